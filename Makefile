@@ -1,0 +1,84 @@
+# Needs Python 3.11 or newer, pip and make; nothing has to be activated, and no service has to run.
+# PYTHON=python3.12 make install    another interpreter      PYTEST_ARGS="-k redis" make test    a part of the tests
+# PYTEST_JOBS=4 make test           more files at a time; 0: one after the other, in this process
+PYTHON ?= python3
+PORT ?= 8000
+PYTEST_ARGS ?=
+PYTEST_JOBS ?= 2
+BENCH_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.installed-runtime
+DEVELOPMENT := $(VENV)/.installed-development
+# The demo is about the embedded stack, whatever is set or running on the machine.
+EMBEDDED := env -u REDIS_URL -u DATABASE_URL -u BANK_URL -u BANK_DATABASE_URL -u SHOP_DATABASE_URL -u DJANGO_PRODUCTION
+LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11
+
+# Some distributions ship Python without ensurepip: then the system's pip installs into the venv from outside.
+define PIP_INSTALL
+	@if $(PY) -m pip --version >/dev/null 2>&1; then set -- $(PY) -m pip; else set -- "$(PYTHON)" -m pip --python $(PY); fi; \
+	"$$@" install --quiet --disable-pip-version-check --no-input --require-hashes
+endef
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help install install-dev demo up test lint bench lock clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-18s%s\n' "$$target" "$$text"; done
+
+$(PY):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "$(PYTHON) is missing or older than 3.11; write PYTHON=/path/to/python3.11 make ..." >&2; exit 4; }
+	@echo "Making $(VENV) ..." >&2
+	@"$(PYTHON)" -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); "$(PYTHON)" -m venv --without-pip $(VENV); }
+
+$(RUNTIME): requirements.txt | $(PY)
+	@echo "Installing requirements.txt ..." >&2
+	$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(DEVELOPMENT): requirements-dev.txt $(RUNTIME)
+	@echo "Installing requirements-dev.txt ..." >&2
+	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+install: $(RUNTIME) ## Make .venv and install what runs, with exact versions and hashes
+
+install-dev: $(DEVELOPMENT) ## The development tools too
+
+demo: $(RUNTIME) ## Kill real workers under three patterns and count the charges; under a minute
+	@$(EMBEDDED) $(PY) manage.py migrate --noinput --verbosity 0
+	@$(EMBEDDED) $(PY) manage.py migrate --noinput --verbosity 0 --database shop
+	@$(EMBEDDED) $(PY) manage.py experiment --pattern acks_early --pattern acks_late --pattern dedup_lock \
+		--fault none --fault kill-child --fault kill-main --tasks 100 --seed 1
+	@echo
+	@echo "See every task ID: run \`make up\`, then open http://127.0.0.1:$(PORT)/admin/tasks_demo/ with the user and password it prints."
+
+up: $(RUNTIME) ## Run it all: Redis, bank, worker, dashboard on http://127.0.0.1:8000/; Ctrl-C ends all
+	@exec $(PY) manage.py up --port $(PORT)
+
+test: $(DEVELOPMENT) ## The whole test suite; no service needed. DATABASE_URL=postgres://... is honoured
+	@$(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(DEVELOPMENT) ## ruff, mypy, the import contracts, missing migrations
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+	@$(PY) manage.py makemigrations --check --dry-run
+
+bench: $(DEVELOPMENT) ## The ratios of the budget, measured side by side
+	@$(PY) manage.py benchmark $(BENCH_ARGS)
+
+lock: $(DEVELOPMENT) ## Compile requirements*.in into requirements*.txt; keeps versions that still fit
+	@$(LOCK) requirements.in --output-file requirements.txt
+	@$(LOCK) requirements-dev.in --output-file requirements-dev.txt
+
+clean: ## Remove .venv, .state and all caches
+	@if [ -f .state/redis/redis.lock ] && [ -x $(PY) ] && ! $(PY) -c 'import fcntl; fcntl.flock(open(".state/redis/redis.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then \
+		echo "The embedded Redis of this folder is running; stop \`make up\` first. Nothing was removed." >&2; exit 4; fi
+	@rm -rf $(VENV) .state staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""The Celery application. Start a worker with ``celery -A project worker``."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from tasks_demo.worker_steps import NoticeChildDeath
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+app = Celery("project")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.steps["worker"].add(NoticeChildDeath)

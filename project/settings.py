@@ -1,0 +1,201 @@
+"""Settings: the only place that reads the environment.
+
+Without any variable set, everything runs embedded: SQLite files and a private Redis below ``.state/``.
+
+=====================  ==========================================================================
+DATABASE_URL           default database (ledger, admin): ``sqlite:///…`` or ``postgres://…``
+SHOP_DATABASE_URL      business data, inbox and outbox; unset: with DATABASE_URL on PostgreSQL, else an SQLite file
+BANK_DATABASE_URL      the bank's own books; never the same database as DATABASE_URL
+REDIS_URL              ``redis://``, ``rediss://`` or ``unix://``; unset: the embedded server
+BANK_URL               address of a running bank; unset: ``make up`` or the lab starts one
+STATE_DIR              where embedded files live; default ``.state`` beside manage.py
+DJANGO_SECRET_KEY      required when DJANGO_PRODUCTION=1; otherwise generated once and kept in STATE_DIR
+DJANGO_PRODUCTION      1: no embedded defaults, secure cookies, a secret key is required
+DJANGO_ALLOWED_HOSTS   comma-separated; default localhost only
+DJANGO_CSRF_ORIGINS    comma-separated origins, for a TLS-terminating proxy
+LOG_LEVEL              default WARNING
+=====================  ==========================================================================
+
+Settings of the patterns, the ledger and the lab start with ``TASKS_DEMO_``: see ``tasks_demo.conf``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+from project.local import bank_address, redis_socket, secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "0").lower()
+    if value not in {"0", "1", "", "false", "true"}:
+        raise ImproperlyConfigured(f"{name}={value!r}: write 0 or 1.")
+    return value in {"1", "true"}
+
+
+def _list(name: str, default: str = "") -> list[str]:
+    return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
+
+
+def _database(name: str, file: str) -> dict[str, Any]:
+    url = os.environ.get(name) or f"sqlite:///{STATE_DIR / file}"
+    try:
+        parsed: dict[str, Any] = dict(dj_database_url.parse(url))
+    except (ValueError, KeyError) as error:
+        # What a parser quotes may be a piece of the password.
+        why = "is the password percent-encoded?" if "@" in url else error
+        raise ImproperlyConfigured(f"{name} is not a database URL ({why}). Write postgres://user@host/name.") from None
+    if parsed["ENGINE"] == "django.db.backends.sqlite3":
+        parsed["OPTIONS"] = {
+            # Take the write lock at BEGIN: two writers then wait for each other instead of failing half-way.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            # NORMAL in WAL mode: a SIGKILL loses nothing that was committed; a power cut may.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+        # Other processes must be able to open the test database, so it is a file too.
+        parsed["TEST"] = {"NAME": str(STATE_DIR / f"test_{os.getpid()}_{file}")}
+    return parsed
+
+
+PRODUCTION = _flag("DJANGO_PRODUCTION")
+STATE_DIR = Path(os.environ.get("STATE_DIR") or BASE_DIR / ".state").resolve()
+STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "")
+if not SECRET_KEY:
+    if PRODUCTION:
+        raise ImproperlyConfigured("DJANGO_SECRET_KEY is not set. Generate one and keep it out of the repository.")
+    SECRET_KEY = secret_key(STATE_DIR)
+DEBUG = False
+ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = _list("DJANGO_CSRF_ORIGINS")
+if PRODUCTION:
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_CONTENT_TYPE_NOSNIFF = True
+    for required in ("DATABASE_URL", "REDIS_URL", "BANK_URL"):
+        if not os.environ.get(required):
+            raise ImproperlyConfigured(f"{required} is not set; DJANGO_PRODUCTION=1 has no embedded defaults.")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "tasks_demo",
+    "tasks_demo.durable",
+    "tasks_demo.shop",
+    "tasks_demo.bank",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DATABASES = {
+    "default": _database("DATABASE_URL", "db.sqlite3"),
+    "bank": _database("BANK_DATABASE_URL", "bank.sqlite3"),
+}
+DATABASE_OF_APP = {"bank": "bank"}
+if os.environ.get("SHOP_DATABASE_URL") or "sqlite" in DATABASES["default"]["ENGINE"]:
+    # SQLite has one writer a file: the ledger must be able to write while a business transaction is open.
+    DATABASES["shop"] = _database("SHOP_DATABASE_URL", "shop.sqlite3")
+    DATABASE_OF_APP |= {"shop": "shop", "durable": "shop"}
+for _alias in set(DATABASES) - {"default"}:
+    # Test databases do not wait for each other.
+    DATABASES[_alias].setdefault("TEST", {})["DEPENDENCIES"] = []
+DATABASE_ROUTERS = ["project.routers.OneHomePerApp"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+with contextlib.suppress(OSError):  # a read-only image has collected them already
+    STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns when it is missing
+WHITENOISE_USE_FINDERS = True
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"urllib3": {"level": "ERROR"}},  # what it warns of, the bank's client reports in its own words
+    "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "WARNING").upper()},
+}
+
+REDIS_IS_EMBEDDED = not os.environ.get("REDIS_URL")
+REDIS_URL = os.environ.get("REDIS_URL") or f"unix://{quote(str(redis_socket(STATE_DIR)))}"
+if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
+    raise ImproperlyConfigured(
+        "REDIS_URL must start with redis://, rediss:// or unix://; unset it for the embedded one."
+    )
+try:
+    urlsplit(REDIS_URL).port  # noqa: B018  (it is parsed when it is read)
+except ValueError:  # its message may quote a piece of the password
+    raise ImproperlyConfigured(
+        "REDIS_URL has no valid port. Percent-encode what is special in the password (/ is %2F, # is %23)."
+    ) from None
+if REDIS_URL.startswith("rediss://") and "ssl_cert_reqs" not in REDIS_URL:
+    REDIS_URL += ("&" if "?" in REDIS_URL else "?") + "ssl_cert_reqs=required"  # Celery's result backend asks for it
+BANK_IS_EMBEDDED = not os.environ.get("BANK_URL")
+BANK_URL = os.environ.get("BANK_URL") or bank_address(STATE_DIR)
+
+# kombu and Celery write the address of a Unix socket in their own way.
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_RESULT_BACKEND = CELERY_BROKER_URL
+CELERY_TIMEZONE = "UTC"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+# One message in hand per pool process: what a dying worker holds is then what it is running.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_TASK_SOFT_TIME_LIMIT = 240
+# Above the time limit, so that Redis never hands out again what is still running.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 900}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+# Celery's Django fixup closes the database connection around every task unless this is set.
+CELERY_DB_REUSE_MAX = 1000
+
+TASKS_DEMO_REDIS_URL = REDIS_URL
+TASKS_DEMO_BANK_URL = BANK_URL
+# Overrides of tasks_demo.conf, e.g. TASKS_DEMO_LEASE_SECONDS=30; values are validated there.
+for _name, _value in os.environ.items():
+    if _name.startswith("TASKS_DEMO_"):
+        globals()[_name] = _value

@@ -1,0 +1,1 @@
+"""The outside world: a small payment service with its own database. Only ``bank.client`` may be imported elsewhere."""

@@ -1,0 +1,14 @@
+"""The bank's tables are an application of their own."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+#: Both the label of the application and the alias of its database.
+BANK = "bank"
+
+
+class BankConfig(AppConfig):
+    name = "tasks_demo.bank"
+    label = BANK
+    default_auto_field = "django.db.models.BigAutoField"

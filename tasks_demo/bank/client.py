@@ -1,0 +1,284 @@
+"""The client of the bank: the only module of it that the rest of the project may import.
+
+A debit is asked for once per call and never retried here: after a lost response nobody knows whether it was made, so
+repeating it is the caller's decision, and safe only with an idempotency key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
+
+T = TypeVar("T")
+
+_LONGEST_KEY = 255
+_PAGE = 1000
+#: Printable ASCII, as header fields can carry it; "%" is left out so that the encoding stays reversible.
+_PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+
+
+class BankError(Exception):
+    """Something between us and the bank went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
+
+class BankUnavailable(BankError):
+    """The bank did not answer. It is unknown whether a debit was made, unless ``certain_not_charged`` is set."""
+
+    def __init__(self, message: str | None = None, certain_not_charged: bool = False) -> None:
+        super().__init__(message)
+        # Both are arguments: Celery stores an error as its class and arguments, and makes it anew where it is read.
+        self.args = (*self.args, certain_not_charged)
+
+    @property
+    def certain_not_charged(self) -> bool:
+        """True: this request never reached the bank, or the bank itself said that it charged nothing.
+
+        Not guaranteed: that an earlier request for the same debit charged nothing either.
+        """
+        return bool(self.args[1])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BankRefused(BankError):
+    """The bank refused the request: nothing was charged. Repeating it will not help."""
+
+
+class BankMismatch(BankRefused):
+    """The idempotency key was used with another debit. Nothing was charged now. Use a new key for a new debit."""
+
+
+class BankFenced(BankError):
+    """The fencing token is stale: another worker took the operation over. Nothing was charged now. Do not repeat it."""
+
+
+class BankConflict(BankError):
+    """A request with this idempotency key is still being processed. Repeat it later, with the same key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Debit:
+    """One row of the bank's books. ``amount`` is in cents, ``created_at`` in seconds since the epoch."""
+
+    id: int
+    account: str
+    amount: int
+    reference: str
+    source: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DebitReceipt(Debit):
+    """The answer to a debit; ``replayed`` if it was made by an earlier request with the same key."""
+
+    replayed: bool
+
+
+class BankClient:
+    """Talks to the bank at ``base_url`` over kept-alive connections. Safe across threads and across fork.
+
+    ``timeout_seconds`` bounds the connection and each wait for bytes; a bank that drips its answer can take longer.
+    Raises ValueError for an address that is not ``http://`` or ``https://``.
+    """
+
+    def __init__(self, base_url: str, timeout_seconds: float = 10.0) -> None:
+        try:
+            url = urllib3.util.parse_url(base_url)
+        except LocationValueError as error:
+            raise ValueError(f"The bank's address {base_url!r} is not a URL.") from error
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ValueError(f"The bank's address {base_url!r} must start with http:// or https://.")
+        self.base_url = base_url.rstrip("/")
+        self._path = (url.path or "").rstrip("/")
+        self._timeout = urllib3.Timeout(total=timeout_seconds)
+        self._open_pool()
+
+    def debit(
+        self,
+        account: str,
+        amount: int,
+        reference: str,
+        *,
+        idempotency_key: str | None = None,
+        fence: int | None = None,
+        source: str = "",
+    ) -> DebitReceipt:
+        """Charge ``account`` with ``amount`` cents for ``reference``.
+
+        With ``idempotency_key``, at most once for that key, however often it is called. With ``fence``, never after a
+        debit of the same reference was answered under a higher one; alone it does not make a repeated debit single.
+        ``source`` is noted only.
+
+        Raises BankRefused, BankMismatch, BankFenced, BankConflict, or BankUnavailable: then it is unknown whether the
+        debit was made, unless it says ``certain_not_charged``. Repeat it with the same key, or ask ``debits(reference)``.
+        """
+        headers = {"Content-Type": "application/json"}
+        try:
+            if source:
+                headers["Task-Id"] = quote(source, safe=_PLAIN)
+            if idempotency_key is not None:
+                headers["Idempotency-Key"] = _as_header(idempotency_key)
+            if fence is not None:
+                headers["Fencing-Token"] = str(fence)
+        except UnicodeEncodeError as error:
+            raise BankRefused("A lone surrogate cannot be sent to the bank: nothing was charged.") from error
+        # The bank compares bodies byte by byte: the same debit must always be written the same way.
+        body = json.dumps({"account": account, "amount": amount, "reference": reference}, separators=(",", ":"))
+        response = self._request("POST", "/debits", body=body.encode(), headers=headers)
+        if response.status != 201:
+            raise _error(response)
+        return _read(
+            response, lambda found: DebitReceipt(**_row(found), replayed="Idempotent-Replayed" in response.headers)
+        )
+
+    def debits(self, reference: str | None = None, after: int = 0) -> Iterator[Debit]:
+        """The books in the bank's order, numbers above ``after``, optionally of one reference; page by page.
+
+        Raises BankUnavailable, BankRefused.
+        """
+        next_after: int | None = after
+        while next_after is not None:
+            asked: dict[str, Any] = {"after": next_after, "limit": _PAGE}
+            if reference is not None:
+                asked["reference"] = reference
+            try:
+                path = f"/debits?{urlencode(asked)}"
+            except UnicodeEncodeError as error:
+                raise BankRefused("A reference with a lone surrogate cannot be in the bank's books.") from error
+            page, next_after = _read(self._ask("GET", path), _page)
+            yield from page
+
+    def books(self) -> str:
+        """The identity of the bank's books: numbers of debits compare only within one. Raises BankUnavailable."""
+        return _read(self._ask("GET", "/health"), lambda found: str(found["books"]))
+
+    def health(self) -> None:
+        """Return if the bank and its database answer. Raises BankUnavailable."""
+        self.books()
+
+    def close(self) -> None:
+        """Close the idle connections; the client opens new ones when it is used again."""
+        self._pool.close()
+        self._open_pool()
+
+    def set_fault(
+        self, name: str, mode: str, references: Iterable[str], *, each: int = 1, delay_ms: int | None = None
+    ) -> None:
+        """For the lab: let a bank started with ``--faults`` strike debits of these references, each ``each`` times.
+
+        ``mode`` is ``lose_response``, ``refuse``, or ``slow`` with ``delay_ms``. Replaces the fault of the same name
+        and its hits; leaves others alone. Raises BankRefused, BankUnavailable.
+        """
+        setting = {"mode": mode, "references": list(references), "each": each, "delay_ms": delay_ms}
+        body = json.dumps({key: value for key, value in setting.items() if value is not None}).encode()
+        self._fault("PUT", name, body)
+
+    def fault_hits(self, name: str) -> dict[str, int]:
+        """How often the fault has struck each of its references. Raises BankRefused if the bank does not know it."""
+        return self._fault("GET", name)
+
+    def remove_fault(self, name: str) -> dict[str, int]:
+        """End the fault; how often it struck each of its references. Raises BankRefused if the bank does not know it."""
+        return self._fault("DELETE", name)
+
+    def _fault(self, method: str, name: str, body: bytes | None = None) -> dict[str, int]:
+        headers = {"Content-Type": "application/json"} if body else None
+        response = self._ask(method, f"/faults/{quote(name, safe='')}", body=body, headers=headers)
+        return _read(response, lambda found: {reference: int(hits) for reference, hits in found["hits"].items()})
+
+    def _ask(self, method: str, path: str, **sent: Any) -> urllib3.BaseHTTPResponse:
+        response = self._request(method, path, **sent)
+        if response.status != 200:
+            raise _error(response)
+        return response
+
+    def _request(
+        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        if self._pid != os.getpid():
+            self._open_pool()
+        # A GET may meet a kept-alive connection that the bank has just closed; a POST then stays unanswered on purpose.
+        retries = urllib3.Retry(1 if method == "GET" else 0, redirect=False, respect_retry_after_header=False)
+        try:
+            return self._pool.request(
+                method, self._path + path, body=body, headers=headers, timeout=self._timeout, retries=retries
+            )
+        except HTTPError as error:
+            cause = getattr(error, "reason", None) or error
+            unsent = isinstance(cause, NewConnectionError | ConnectTimeoutError)
+            what = "cannot be reached" if unsent else "did not answer"
+            certain = unsent or method != "POST"
+            meaning = "nothing was charged" if certain else "it is unknown whether the debit was made"
+            raise BankUnavailable(
+                f"The bank at {self.base_url} {what} ({cause}): {meaning}.", certain_not_charged=certain
+            ) from error
+
+    def _open_pool(self) -> None:
+        # Two processes writing into one connection would read each other's answers.
+        self._pid = os.getpid()
+        self._pool = urllib3.connection_from_url(self.base_url, maxsize=8)
+
+
+def _as_header(key: str) -> str:
+    """The key as a string of RFC 8941. Text beyond ASCII is percent-encoded; a key too long for the bank is hashed."""
+    encoded = quote(key, safe=_PLAIN)
+    if len(encoded) > _LONGEST_KEY:
+        encoded = "sha256-" + hashlib.sha256(key.encode()).hexdigest()
+    escaped = encoded.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _error(response: urllib3.BaseHTTPResponse) -> BankError:
+    problem: dict[str, Any] = {}
+    if response.headers.get("Content-Type", "").startswith("application/problem+json"):
+        try:
+            found = response.json()
+            problem = found if isinstance(found, dict) else {}
+        except ValueError:
+            pass
+    detail = problem.get("detail") or "without an explanation"
+    message = f"The bank answered {response.status}: {detail}"
+    match response.status:
+        case 409:
+            return BankConflict(message)
+        case 412:
+            return BankFenced(message)
+        case 422:
+            return BankMismatch(message)
+        case status if 400 <= status < 500:
+            return BankRefused(message)
+    # A proxy's 503 proves nothing; only the bank's own says that nothing was charged.
+    return BankUnavailable(message, certain_not_charged=problem.get("charged") is False)
+
+
+def _read(response: urllib3.BaseHTTPResponse, reader: Callable[[Any], T]) -> T:
+    try:
+        return reader(response.json())
+    except (ValueError, KeyError, TypeError) as error:
+        raise BankUnavailable(
+            f"The answer ({response.status}) is not one of the bank: check BANK_URL. "
+            "It is unknown whether a debit was made."
+        ) from error
+
+
+def _row(found: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: found[name] for name in ("id", "account", "amount", "reference", "source")}
+    return {**row, "created_at": datetime.fromisoformat(found["created_at"]).timestamp()}
+
+
+def _page(found: Mapping[str, Any]) -> tuple[list[Debit], int | None]:
+    return [Debit(**_row(row)) for row in found["debits"]], found["next"]

@@ -1,0 +1,96 @@
+"""Django system checks on settings and declarations that break a delivery promise: ``manage.py check --tag celery``.
+
+They judge every task of the Celery app, whoever wrote it, from its configuration alone: no broker, no database. What is
+asked for only when a job is sent (``apply_async(countdown=...)``), or on a worker's command line, they cannot see. They
+never raise: what could not be judged is said as tasks_demo.W000. ``manage.py doctor`` asks the running servers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from celery import current_app, signals
+from django.core.checks import CheckMessage, Warning, register
+
+from tasks_demo.checks.rules import RULES, Finding
+from tasks_demo.checks.setup import Setup
+
+__all__ = ["check_delivery", "judge"]
+
+logger = logging.getLogger(__name__)
+#: How many tasks a warning names; the rest is counted.
+NAMED = 5
+#: Celery's own switch against Django's checks (celery/fixups/django.py ``validate_models``).
+SKIP = "CELERY_SKIP_CHECKS"
+
+
+@register("celery")
+def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """Every unsafe setting and declaration of the current Celery app."""
+    return [*_import_tasks(current_app), *judge(current_app)]
+
+
+def judge(app: Any) -> list[CheckMessage]:
+    """The warnings about this app and the tasks it knows now, one for each cause. Never raises."""
+    try:
+        setup = Setup.of(app)
+    except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
+        return [_not_judged("The tasks of the Celery app cannot be built", error)]
+    messages: list[CheckMessage] = []
+    for number, found in RULES.items():
+        try:
+            messages += _messages(number, list(found(setup)))
+        except Exception as error:  # noqa: BLE001 (a check that raises takes every command down)
+            messages.append(_not_judged(f"tasks_demo.{number} could not be judged", error))
+    return messages
+
+
+def _messages(number: str, findings: list[Finding]) -> Iterator[CheckMessage]:
+    causes: dict[tuple[str, str], list[str]] = {}
+    for said, hint, task in findings:
+        causes.setdefault((said, hint), []).append(task)
+    for (said, hint), names in causes.items():
+        yield Warning(_who(names) + said, hint=hint, id=f"tasks_demo.{number}")
+
+
+def _who(names: list[str]) -> str:
+    if not any(names):
+        return ""
+    if len(names) == 1:
+        return f"Task {names[0]}: "
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} tasks ({', '.join(names[:NAMED])}{more}): "
+
+
+def _not_judged(what: str, error: Exception) -> CheckMessage:
+    return Warning(
+        f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        hint="Correct what it names; until then nobody has looked whether jobs can be lost or run twice there.",
+        id="tasks_demo.W000",
+    )
+
+
+def _import_tasks(app: Any) -> Iterator[CheckMessage]:
+    """Import the task modules as a worker does; a manage.py command has not, and would judge nothing."""
+    # Celery's Django fixup answers the import with a run of all system checks: of this one too.
+    already = SKIP in os.environ
+    os.environ.setdefault(SKIP, "1")
+    try:
+        if not app.loader.task_modules:
+            app.loader.import_default_modules()
+    except Exception as error:  # noqa: BLE001 (a module can raise anything)
+        yield _not_judged("A task module cannot be imported, so its tasks were not judged", error)
+    finally:
+        if not already:
+            del os.environ[SKIP]
+
+
+@signals.celeryd_after_setup.connect(weak=False, dispatch_uid="tasks_demo.checks")
+def _log_at_worker_boot(instance: Any = None, **_: Any) -> None:
+    # Celery runs Django's checks when a worker boots and throws the result away. Said here, when logging is set up.
+    for message in judge(instance.app):
+        if not message.is_silenced():
+            logger.warning("%s: %s %s", message.id, message.msg, message.hint)

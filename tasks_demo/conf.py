@@ -1,0 +1,85 @@
+"""Typed settings under one prefix, ``TASKS_DEMO_``: read lazily, validated when read.
+
+``settings.LEASE_SECONDS`` is ``django.conf.settings.TASKS_DEMO_LEASE_SECONDS`` or the default below. All
+durations are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from django.conf import settings as django_settings
+
+from tasks_demo.exceptions import InvalidSetting
+
+
+class Settings:
+    """The defaults. A missing setting takes them; one that cannot work raises InvalidSetting when read."""
+
+    #: How long a claim lasts without a renewal. Renewed at a third of it.
+    LEASE_SECONDS: float = 30.0
+    #: The heartbeat stops renewing after this long, so that a hung task cannot hold an operation for ever.
+    LEASE_CAP_SECONDS: float = 3600.0
+    #: How long a completed marker, its stored result and the fence are kept. It must exceed every redelivery horizon:
+    #: the visibility timeout, the longest countdown, the oldest message that anybody may still replay.
+    RETENTION_SECONDS: float = 7 * 86400.0
+    #: Results larger than this are not stored with the completed marker (a duplicate then gets None). Bytes of JSON.
+    RESULT_MAX_BYTES: int = 65536
+    #: Upper bound of the delay with which a delivery is put back.
+    DEFER_MAX_SECONDS: float = 60.0
+    #: Bound on one Redis call of the lock.
+    REDIS_TIMEOUT_SECONDS: float = 5.0
+    #: Where leases live: ``redis://``, ``rediss://`` or ``unix://``. Required by dedup_lock.
+    REDIS_URL: str = ""
+    #: Where the bank of the demo tasks listens.
+    BANK_URL: str = ""
+    #: Prefix of every Redis key of ours.
+    KEY_PREFIX: str = "tasks_demo:"
+    #: Deliveries that began and never ended before a late-acknowledging pattern parks the message.
+    MAX_ATTEMPTS: int = 5
+    #: False: the ledger is not armed at all.
+    LEDGER: bool = True
+    #: True: every point is committed when it is reached. False: only what must precede the body; the rest follows it.
+    LEDGER_WRITE_THROUGH: bool = False
+    #: Bound on one request to the bank.
+    BANK_TIMEOUT_SECONDS: float = 10.0
+    #: A message of the outbox that no worker has begun is published again after this long; the wait doubles every time.
+    OUTBOX_UNSTARTED_SECONDS: float = 60.0
+    #: One that was begun and not ended is published again after this long. Must exceed hard time limit plus visibility timeout.
+    OUTBOX_UNFINISHED_SECONDS: float = 7200.0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return super().__getattribute__(name)
+        default = getattr(type(self), name)
+        value = getattr(django_settings, f"TASKS_DEMO_{name}", default)
+        return _checked(name, value, default)
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if isinstance(value, str) and kind is not str:
+        value = _parsed(name, value, kind)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be {kind.__name__}, for example {default!r}.")
+    if kind in (int, float) and not (math.isfinite(value) and value > 0):
+        raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be a finite number above zero.")
+    return value
+
+
+def _parsed(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() in {"0", "false", "1", "true"}:
+            return text.lower() in {"1", "true"}
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise InvalidSetting(f"TASKS_DEMO_{name} is {text!r}; it must be {kind.__name__}.")
+
+
+settings = Settings()

@@ -1,0 +1,93 @@
+"""The filters beside the list. A value that is not one of the choices filters to what it says or to nothing: no error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.admin import ModelAdmin, SimpleListFilter
+from django.http import HttpRequest
+
+from tasks_demo.dashboard.latest import Latest
+from tasks_demo.dashboard.pages import Tallies, promise_broken
+from tasks_demo.dashboard.words import VERDICTS
+from tasks_demo.models import IN_A_RUN, Tally
+from tasks_demo.semantics import PROMISES
+
+#: What the tallies call a task that runs under none of our patterns.
+NO_PATTERN = "-"
+
+
+def seen(request: HttpRequest) -> Latest | None:
+    """What the view found out about the latest task IDs, if it did."""
+    return getattr(request, "latest", None)
+
+
+class _Filter(SimpleListFilter):
+    column = ""
+
+    def queryset(self, request: HttpRequest, queryset: Tallies) -> Tallies:
+        value = self.value()
+        return queryset if value is None else self.narrowed(queryset, value)
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        if "\0" in value:
+            return tallies.none()
+        return tallies.filter(**{self.column: value})
+
+
+class VerdictFilter(_Filter):
+    title = "verdict"
+    parameter_name = column = "verdict"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(value, f"{badge.mark} {badge.word}") for value, badge in VERDICTS.items()]
+
+
+class BrokenFilter(_Filter):
+    title = "promise"
+    parameter_name = "promise"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("broken", "✗ broken"), ("kept", "not broken")]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        if value == "broken":
+            return promise_broken(tallies)
+        return tallies.filter(broken=False) if value == "kept" else tallies.none()
+
+
+class PatternFilter(_Filter):
+    title = "pattern"
+    parameter_name = column = "pattern"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        latest = seen(request)
+        others = [item.pattern for item in latest.patterns if item.pattern not in PROMISES] if latest else []
+        return [(name or NO_PATTERN, name or "(none)") for name in (*PROMISES, *others)]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        return super().narrowed(tallies, "" if value == NO_PATTERN else value)
+
+
+class RunFilter(_Filter):
+    """The cells of the latest experiments only; the one that is chosen is always among them."""
+
+    title = "experiment cell"
+    parameter_name = column = "run"
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        return super().narrowed(tallies, value).filter(IN_A_RUN)
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Tally]) -> list[tuple[str, str]]:
+        latest = seen(request)
+        runs = list(latest.runs) if latest else []
+        chosen = self.value()
+        if chosen and chosen not in runs:
+            runs.insert(0, chosen[:120])
+        return [(run, _cell(run)) for run in runs]
+
+
+def _cell(run: str) -> str:
+    """``1a2b:acks_late/kill-main`` is shown with what tells it apart first."""
+    experiment, colon, cell = run.partition(":")
+    return f"{cell} · {experiment}" if colon else run

@@ -1,0 +1,77 @@
+"""Pages of task IDs, latest first or problems first, that never count or sort the whole table.
+
+*Problems first* is a row of segments, each of which an index serves in the order of time: promises broken, then
+duplicated, lost, parked, unresolved, and the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
+
+from tasks_demo.models import Tally
+
+#: Counting stops here; later pages are reached with filters and the search.
+MOST_COUNTED = 10_000
+
+Tallies = QuerySet[Tally]
+if TYPE_CHECKING:
+    _Paginator = Paginator[Tally]
+else:
+    _Paginator = Paginator
+
+
+def promise_broken(tallies: Tallies) -> Tallies:
+    """Those whose promise was broken. Said twice for SQLite: which index holds them alone, and what to look up in it."""
+    return tallies.filter(broken=True, broken__in=[True])
+
+
+def problems_first(tallies: Tallies) -> list[Tallies]:
+    """The same task IDs in segments, worst first. No task ID is in two of them."""
+    kept = tallies.filter(broken=False)
+    worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "RECOVERED", "OK")
+    return [promise_broken(tallies), *(kept.filter(verdict=Tally.Verdict[name]) for name in worst_first)]
+
+
+class BoundedPaginator(_Paginator):
+    """Pages over segments one after the other; ``count`` stops at MOST_COUNTED and ``more`` says that it did."""
+
+    def __init__(self, segments: Sequence[Tallies], per_page: int, most: int = MOST_COUNTED) -> None:
+        self.segments = segments
+        self.most = most
+        super().__init__(segments[0], per_page)
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        left = self.most + 1
+        counts = []
+        for segment in self.segments:
+            counts.append(segment.order_by()[:left].count() if left else 0)
+            left -= counts[-1]
+        return counts
+
+    @cached_property
+    def count(self) -> int:
+        """How many task IDs can be paged through."""
+        return min(sum(self._counts), self.most)
+
+    @property
+    def more(self) -> bool:
+        """Whether there are more than ``count``."""
+        return sum(self._counts) > self.most
+
+    def page(self, number: int | str) -> Page[Tally]:
+        """One page. Raises InvalidPage."""
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        stop = min(start + self.per_page, self.count)
+        found: list[Tally] = []
+        for segment, count in zip(self.segments, self._counts, strict=True):
+            if start < count and stop > 0:
+                found += segment[max(0, start) : stop]
+            start, stop = start - count, stop - count
+        return Page(found, number, self)

@@ -1,0 +1,137 @@
+"""The page of one task ID: its counts, what was promised, what happened in one sentence, and its timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from tasks_demo.dashboard.acts import Act, Line, acts
+from tasks_demo.dashboard.words import BROKEN, Badge, badge, counted, promise, times
+from tasks_demo.ledger.queries import timeline
+from tasks_demo.ledger.rows import EFFECT
+from tasks_demo.models import Event, Tally
+from tasks_demo.semantics import PROMISES, Semantics
+
+#: A page shows no more events than this; `manage.py timeline` shows all.
+MOST_STEPS = 500
+#: Other task IDs of the same operation that are named.
+MOST_SIBLINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One number with its name; ``loud`` if it is one to look at."""
+
+    name: str
+    value: int
+    loud: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that the page of one task ID shows."""
+
+    tally: Tally
+    badge: Badge
+    broken: Badge | None
+    counts: list[Count]
+    promise: str
+    happened: str
+    outcome: str
+    acts: list[Act]
+    kills: list[Line]
+    cut: bool
+    siblings: list[str]
+
+
+def story(tally: Tally) -> Story:
+    """Read the events of a task and tell them."""
+    steps = list(islice(timeline(tally), MOST_STEPS + 1))
+    told = acts(steps[:MOST_STEPS], _made_by_others(tally))
+    kills = [line for act in told for line in act.lines if line.tone == "fell"]
+    siblings = Tally.objects.filter(operation=tally.operation).exclude(task_id=tally.task_id).order_by("task_id")
+    return Story(
+        tally=tally,
+        badge=badge(tally.verdict),
+        broken=BROKEN if tally.broken else None,
+        counts=_counts(tally),
+        promise=promise(tally.pattern),
+        happened=happened(tally, kills),
+        outcome=outcome(tally),
+        acts=told,
+        kills=kills,
+        cut=len(steps) > MOST_STEPS,
+        siblings=list(siblings.values_list("task_id", flat=True)[:MOST_SIBLINGS]) if tally.operation else [],
+    )
+
+
+def _made_by_others(tally: Tally) -> dict[str, str]:
+    """Effects of the same operation that another task ID made: their number in the books, and that task ID."""
+    others = Event.objects.filter(kind=EFFECT, operation=tally.operation).exclude(task_id__in=["", tally.task_id])
+    return {str(detail.get("source")): task_id for detail, task_id in others.values_list("detail", "task_id")[:100]}
+
+
+def _counts(tally: Tally) -> list[Count]:
+    always = ("publications", "deliveries", "executions", "effects", "suppressed")
+    others = ("deferred", "fenced", "failed", "faults")
+    lost = tally.verdict == Tally.Verdict.LOST
+    loud = {
+        "executions": tally.executions > 1,
+        "effects": tally.effects > 1 or lost,
+        "faults": tally.faults > 0,
+        "failed": tally.failed > 0,
+    }
+    shown = [*always, *(name for name in others if getattr(tally, name))]
+    return [Count(name, getattr(tally, name), loud.get(name, False)) for name in shown]
+
+
+def happened(tally: Tally, kills: Sequence[Line]) -> str:
+    """What happened, in one sentence without judgement."""
+    parts = [f"It was delivered {times(tally.deliveries)} and its body was started {times(tally.executions)}"]
+    if tally.executions > tally.deliveries:
+        # Receipts are written down a moment later than starts (ledger.recorder).
+        parts = [
+            f"Its body was started {times(tally.executions)} "
+            f"({counted(tally.deliveries, 'delivery', 'deliveries')} on record: "
+            "a receipt can be lost with the worker that had it)"
+        ]
+    if kills:
+        first = kills[0].what.split(":")[0]
+        parts.append(f"{counted(len(kills), 'fault')} fell on it ({first})")
+    if tally.suppressed:
+        parts.append(f"{times(tally.suppressed)} the body was not run again, because the work was already done")
+    if tally.books:
+        parts.append(f"the {tally.books}'s books show {counted(tally.effects, 'effect')}")
+    else:
+        parts.append("nobody outside counts its effects")
+    return "; ".join(parts) + "."
+
+
+def outcome(tally: Tally) -> str:
+    """Whether the promise was kept, in one sentence; what is not known is never called kept."""
+    found = PROMISES.get(tally.pattern)
+    if found is None:
+        return "There is no promise to keep or to break."
+    if tally.broken:
+        return f"The promise of {tally.pattern} was broken."
+    match tally.verdict:
+        case Tally.Verdict.UNRESOLVED:
+            return f"Whether the promise was kept is not known yet: {_missing(tally)}."
+        case Tally.Verdict.LOST:
+            return f"The effect was lost, which {found.semantics} allows: the promise was kept."
+        case Tally.Verdict.DUPLICATED if found.semantics is Semantics.AT_LEAST_ONCE:
+            return f"The effect happened {times(tally.effects)}, which {found.semantics} allows: the promise was kept."
+        case Tally.Verdict.RECOVERED:
+            return "It was delivered again and still had one effect: the promise was kept."
+    return "The promise was kept."
+
+
+def _missing(tally: Tally) -> str:
+    if not tally.books:
+        return "nobody outside counts the effects"
+    if not tally.ended and not tally.settled:
+        return "no delivery of it has come to an end"
+    if not tally.publications and not tally.effects:
+        return "its publication was not confirmed"
+    return "the books have not been read since it ended"

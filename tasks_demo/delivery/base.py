@@ -1,0 +1,124 @@
+"""What every pattern has in common: a name, a promise, an operation key, and declarations that are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+from tasks_demo.delivery.putting_back import give_back
+from tasks_demo.exceptions import ContradictoryDeclaration
+from tasks_demo.lifecycle import Subject
+from tasks_demo.locks.keys import validate_operation
+from tasks_demo.semantics import PROMISES, Promise
+
+
+class PatternTask(Task):  # type: ignore[type-arg]
+    """Abstract base of the patterns. Declare tasks with ``@AcksLate.task(...)`` or ``@shared_task(base=AcksLate, ...)``.
+
+    The first form refuses a contradictory declaration when the module is imported; the second when Celery builds
+    the task (at the latest when a worker starts or the first job is sent), because that is when the class comes into being.
+    """
+
+    abstract = True
+    Request = "tasks_demo.delivery.request:ObservedRequest"
+
+    #: Name of the pattern in ``semantics.PROMISES``.
+    pattern: ClassVar[str] = ""
+    #: Options whose value the promise depends on: option -> (the value it must have, why).
+    requires: ClassVar[dict[str, tuple[Any, str]]] = {}
+    #: Derives the operation key from the task's arguments; None, or a None result: the task ID is the key. It also runs in
+    #: the worker's event loop, which must not wait: compute the key from the arguments alone, and ask no database.
+    operation: ClassVar[Callable[..., str | None] | None] = None
+    #: Who outside counts this task's effects ("bank", "shop"), for the ledger's verdict; empty: nobody does.
+    books: ClassVar[str] = ""
+    #: Database alias of the pattern's own tables; None: where Django's routers write them.
+    using: ClassVar[str | None] = None
+    #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
+    max_attempts: ClassVar[int | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declared = cls.__dict__.get("operation")
+        if declared is not None and not isinstance(declared, staticmethod):
+            if not callable(declared):
+                raise ContradictoryDeclaration(
+                    f"{cls.__name__}: operation must be a function of the task's arguments that returns the operation "
+                    f"key, not {declared!r}. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
+                )
+            cls.operation = staticmethod(declared)
+        cls.check_options({name: getattr(cls, name, None) for name in (*cls.requires, "max_attempts")})
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern."""
+        for name, given in options.items():
+            if name not in cls.requires:
+                continue
+            wanted, why = cls.requires[name]
+            if bool(given) != bool(wanted):
+                raise ContradictoryDeclaration(
+                    f"{cls.__name__}: {name}={given!r} contradicts the pattern {cls.pattern}: {why} "
+                    f"Leave {name} out, or use another pattern."
+                )
+        cls._check_attempts(options.get("max_attempts"))
+
+    @classmethod
+    def _check_attempts(cls, limit: Any) -> None:
+        if limit is None:
+            return
+        if not cls.acks_late:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: max_attempts={limit!r} contradicts the pattern {cls.pattern}: a message that is acknowledged "
+                "before its body runs does not come back, so there is nothing to count. "
+                "Leave max_attempts out, or use another pattern."
+            )
+        if type(limit) is not int or limit < 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: max_attempts={limit!r} is not a number of attempts. Write a whole number from 1, or None "
+                "for a message that comes back for ever."
+            )
+
+    @classmethod
+    def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorator: like Celery's ``shared_task`` with this base, but refuses contradictory options at once."""
+        cls.check_options(options)
+        declared = options.get("operation")
+        if declared is not None and not callable(declared):
+            raise ContradictoryDeclaration(
+                f"operation={declared!r} is not a function. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
+            )
+        decorate: Callable[[Callable[..., Any]], Any] = shared_task(base=cls, **options)
+        return decorate
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's. But a retry that cannot be published is given back to the broker, where Celery would drop the job
+        (celery/app/task.py rejects it without requeueing)."""
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as error:
+            give_back(self, "a retry", error.__cause__ or error.__context__ or error)
+
+    def nothing_follows(self) -> None:
+        """Take callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
+        request: Any = self.request
+        request.callbacks = request.chain = request.chord = None
+
+    @classmethod
+    def promised(cls) -> Promise:
+        """The promise of this pattern."""
+        return PROMISES[cls.pattern]
+
+    def operation_key(self, args: Any, kwargs: Any, task_id: str) -> str:
+        """The business identity of this work. Raises InvalidOperationKey, or TypeError for wrong arguments."""
+        if self.operation is not None:
+            key = self.operation(*args, **kwargs)
+            if key is not None:
+                return validate_operation(key)
+        return task_id
+
+    def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
+        """Who this delivery is about, for the points of its life."""
+        return Subject(task_id, self.operation_key(args, kwargs, task_id), self.pattern, worker, self.books)

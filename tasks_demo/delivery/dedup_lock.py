@@ -1,0 +1,168 @@
+"""dedup_lock: effectively-once, with a Redis-backed lease on the operation.
+
+What is **not** guaranteed: that the body runs only once. Between the effect and the completed marker lies a window; whoever
+is killed in it leaves an operation that looks unfinished, and the body runs again. The effect stays single if its receiver
+honours the operation key (an Idempotency-Key) or the fence; otherwise it can happen twice, and the lab measures how often.
+On Redis as a broker the fetch window of ``acks_late`` is open here too. And a job that kills its worker ``max_attempts`` times is
+parked (see ``quarantine``); its lease is given back.
+
+    received ─▶ claim ─┬─ claimed ──▶ started ─▶ effect ─▶ complete ─▶ returned ─▶ acked
+                       ├─ held ─────▶ a delayed copy is published, then acked     (deferred)
+                       ├─ completed ▶ the stored result is returned, then acked   (suppressed)
+                       └─ mismatch ─▶ OperationMismatch: other arguments or another task, same key
+                          a heartbeat renews the lease while the body runs
+
+Redis errors fail closed: the body does not run, or its completion is not believed, and the message goes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any
+
+from tasks_demo.conf import settings
+from tasks_demo.delivery import results
+from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.putting_back import put_back
+from tasks_demo.delivery.quarantine import FromSettings, counted
+from tasks_demo.exceptions import (
+    InvalidSetting,
+    LeaseLost,
+    LedgerUnavailable,
+    LockStoreUnavailable,
+    OperationMismatch,
+)
+from tasks_demo.lifecycle import Point, about, reached
+from tasks_demo.locks.heartbeat import Lease, hold
+from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
+from tasks_demo.locks.redis_store import RedisLeaseStore, connect
+
+logger = logging.getLogger(__name__)
+__all__ = ["DedupLock", "Lease", "lease"]
+
+_lease: ContextVar[Lease | None] = ContextVar("tasks_demo_lease", default=None)
+_stores: dict[tuple[Any, ...], LeaseStore] = {}
+
+
+def lease() -> Lease:
+    """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
+
+    Raises LeaseLost outside the body of a DedupLock task: nothing is held there.
+    """
+    held = _lease.get()
+    if held is None:
+        raise LeaseLost("There is no lease here: lease() works inside the body of a DedupLock task only.")
+    return held
+
+
+def store() -> LeaseStore:
+    """The lease store of this process, made from the settings."""
+    key = (
+        os.getpid(),
+        settings.REDIS_URL,
+        settings.KEY_PREFIX,
+        settings.LEASE_SECONDS,
+        settings.RETENTION_SECONDS,
+        settings.REDIS_TIMEOUT_SECONDS,
+    )
+    if key not in _stores:
+        client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
+        _stores[key] = RedisLeaseStore(
+            client,
+            prefix=settings.KEY_PREFIX,
+            lease_seconds=settings.LEASE_SECONDS,
+            retention_seconds=settings.RETENTION_SECONDS,
+        )
+    return _stores[key]
+
+
+class DedupLock(PatternTask):
+    """Promise: 1 effect per operation key, if its receiver honours the key or the fence."""
+
+    abstract = True
+    pattern = "dedup_lock"
+    acks_late = True
+    reject_on_worker_lost = True
+    retry_on_worker_lost = False
+    expires = None
+    max_attempts = FromSettings()
+    requires = {
+        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
+        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
+        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
+        "expires": (None, "an expired message is dropped without having run."),
+    }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Claim the operation, run the body under the lease, store the result with the completed marker."""
+        if self.request.called_directly:
+            return self.run(*args, **kwargs)
+        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
+            try:
+                leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
+                reply = leases.claim(subject.operation, digest(self.name, args, kwargs))
+            except (LockStoreUnavailable, InvalidSetting) as error:
+                put_back(self, str(error))
+            match reply:
+                case Completed(result=stored):
+                    reached(Point.SUPPRESSED)
+                    return results.from_text(stored)
+                case Held(seconds_left=seconds):
+                    # Never acknowledged and dropped: the holder may be dying. Nor put back for the whole lease at once: a retry
+                    # is published a moment before its lease is released, and would wait for nobody.
+                    put_back(self, "held by another worker", at_most=seconds)
+                case Mismatch():
+                    raise OperationMismatch(
+                        f"Operation {subject.operation!r} was used before by another task or with other arguments. "
+                        "Nothing was run. Use a new operation key for new work."
+                    )
+                case Claimed():
+                    pass
+            return self._run_under(leases, reply, cap_seconds, args, kwargs)
+
+    def _run_under(self, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any) -> Any:
+        with hold(leases, claimed, cap_seconds) as held, ExitStack() as attempt:
+            token = _lease.set(held)
+            try:
+                attempt.enter_context(counted(self))  # only the holder counts, until its marker is stored
+                try:
+                    reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
+                    reached(Point.STARTED)
+                except LedgerUnavailable as error:
+                    put_back(self, str(error))
+                result = self.run(*args, **kwargs)
+            except LeaseLost as error:
+                reached(Point.LEASE_LOST, fence=claimed.fence, why=str(error))
+                self._release(leases, claimed)
+                if held.capped:
+                    raise  # it ran for longer than it may: another attempt would do the same
+                put_back(self, str(error))  # whoever took over does the work, or else this copy
+            except Exception:
+                # The body gave up or asks for a retry, or the message was parked or put back: the next delivery must not
+                # wait for the lease to end.
+                self._release(leases, claimed)
+                raise
+            finally:
+                _lease.reset(token)
+            self._complete(leases, claimed, result)
+        reached(Point.RETURNED)
+        return result
+
+    def _complete(self, leases: LeaseStore, claimed: Claimed, result: Any) -> None:
+        try:
+            if not leases.complete(claimed, results.as_text(self, result)):
+                reached(Point.LEASE_LOST, fence=claimed.fence)
+                put_back(self, "another worker took the operation over; this copy waits for its result")
+        except LockStoreUnavailable as error:
+            # Done, but nobody would know: the copy finds either the marker or an operation to run again.
+            put_back(self, str(error))
+        reached(Point.COMPLETED, fence=claimed.fence)
+
+    def _release(self, leases: LeaseStore, claimed: Claimed) -> None:
+        try:
+            leases.release(claimed)
+        except LockStoreUnavailable as error:
+            logger.warning("The lease on %r could not be given back and ends by itself: %s", claimed.operation, error)

@@ -1,0 +1,71 @@
+"""Putting a delivery back for later without a moment in which the broker holds no copy of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from typing import Any, NoReturn
+
+from celery.exceptions import Ignore, Reject
+
+from tasks_demo.conf import settings
+from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.lifecycle import Point, reached
+
+logger = logging.getLogger(__name__)
+#: Header that counts how often this message was put back.
+DEFERRALS = "tasks_demo_deferrals"
+#: What a pool process waits before it gives a message back undelayed, seconds: the broker hands it out again at once.
+BRAKE_SECONDS = 1.0
+
+
+def put_back(task: Any, why: str, *, at_most: float = math.inf) -> NoReturn:
+    """Publish a delayed copy under the same task ID, then let the original be acknowledged.
+
+    It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
+    TASKS_DEMO_DEFER_MAX_SECONDS. If the copy cannot be published, for whatever reason, see ``give_back``. Always raises
+    (Ignore or Reject, which Celery understands).
+    """
+    request = task.request
+    headers = dict(request.headers or {})
+    headers.pop("redelivered", None)  # the broker's word about the original
+    count = whole(headers.get(DEFERRALS), 2**31) + 1
+    # Jitter, so that deliveries that were put back together do not come back together.
+    countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
+    headers[DEFERRALS] = count
+    try:
+        task.signature_from_request(request, countdown=countdown, headers=headers).apply_async()
+    except Exception as error:  # noqa: BLE001  (a failure here would be acknowledged, and the job gone)
+        give_back(task, why, error)
+    reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
+    raise Ignore(why)
+
+
+def give_back(task: Any, why: str, error: BaseException) -> NoReturn:
+    """Have the original rejected and requeued, because no copy of it could be published.
+
+    With late acknowledgement it stays in the broker and comes back at once, which is why this waits a moment; with
+    early acknowledgement, which has already let it go, it is lost, and the log says so. Always raises Reject.
+    """
+    logger.error(
+        "%s[%s] could not be published again (%s): %s: %s. With late acknowledgement it stays in the queue; with early "
+        "acknowledgement it is lost.", task.name, task.request.id, why, type(error).__name__, error,
+    )  # fmt: skip
+    if task.acks_late:
+        time.sleep(BRAKE_SECONDS)  # a brake, not a wait for something
+    raise Reject(why, requeue=True) from error
+
+
+def whole(value: Any, most: int) -> int:
+    """The number, or 0 if it is none from 0 to ``most``: whoever publishes chooses headers."""
+    return value if type(value) is int and 0 <= value <= most else 0
+
+
+def _longest() -> float:
+    try:
+        return float(settings.DEFER_MAX_SECONDS)
+    except InvalidSetting as error:
+        logger.error("%s", error)
+        return type(settings).DEFER_MAX_SECONDS

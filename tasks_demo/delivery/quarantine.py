@@ -1,0 +1,288 @@
+"""quarantine: a message whose worker dies each time is parked, where people see it, instead of coming back for ever.
+
+A part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the
+count committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a
+retry, a deferral). So only deaths add up: of the pool process and of the worker's main process alike.
+
+    received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ take back ─▶ acked
+                ▲      │                └─ killed: the count stays, the message comes back ─┐
+                └──────┼────────────────────────────────────────────────────────────────────┘
+                       ├─ attempts used up ─▶ parked and uncounted in one transaction, then acked   (quarantined)
+                       └─ parked already ───▶ acked: the parked row is the message               (quarantined)
+
+What is **not** guaranteed:
+
+- That only the guilty are parked. Who shares a worker with a poison message dies with it, and an attempt is an attempt; so do
+  deployments that kill. Nothing is lost by it: a parked message waits for ``requeue``.
+- That a body which outlives the visibility timeout is not counted again: a copy that still runs has not ended either.
+- That a death after the body counts: killed while its acknowledgement is on its way, a message comes back uncounted.
+- An answer for whoever waits on the result: a parked task has neither failed nor succeeded, and its state stays as it was.
+- That ``requeue`` sends once. A crash between the broker's confirmation and the mark leaves the row parked, to be sent again.
+- That a copy which comes back after ``requeue`` or ``discard`` is held: a worker killed between parking and acknowledging has
+  left one in the broker. It runs, counted from the beginning.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from celery import current_app
+from celery.canvas import Signature
+from celery.exceptions import Ignore
+from django.db import Error, connections, router, transaction
+from django.utils import timezone
+from kombu import serialization
+from kombu.exceptions import EncodeError, KombuError, OperationalError, SerializerNotInstalled
+from redis.exceptions import RedisError
+
+from tasks_demo.conf import settings
+from tasks_demo.delivery.putting_back import DEFERRALS, put_back, whole
+from tasks_demo.durable.models import Act, Attempt, Parked
+from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
+from tasks_demo.lifecycle import Point, current, reached
+
+logger = logging.getLogger(__name__)
+#: Header of a message sent again: the parked row it was sent from. That row does not hold it back.
+PARKED = "tasks_demo_parked"
+#: Bound on each step of a hand-over to the broker, seconds.
+BROKER_SECONDS = 5.0
+
+
+class FromSettings:
+    """The class attribute ``max_attempts`` as long as no declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read when asked."""
+
+    def __get__(self, task: object, owner: type | None = None) -> int:
+        return int(settings.MAX_ATTEMPTS)
+
+
+# One statement, one commit. It changes and returns nothing if the message is parked or its attempts are used up.
+_COUNT = """
+    INSERT INTO durable_attempt (task_id, retries, count, history, last_at)
+    SELECT %s, %s, 1, %s, %s
+    WHERE NOT EXISTS (SELECT 1 FROM durable_parked WHERE task_id = %s AND state = 'parked' AND id <> %s)
+    ON CONFLICT (task_id, retries) DO UPDATE
+    SET count = durable_attempt.count + 1, history = durable_attempt.history || excluded.history, last_at = excluded.last_at
+    WHERE durable_attempt.count < %s
+    RETURNING count
+"""
+_TAKE_BACK = "DELETE FROM durable_attempt WHERE task_id = %s AND retries = %s"
+
+
+@contextmanager
+def counted(task: Any) -> Iterator[None]:
+    """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
+
+    Where the attempts are used up the message is parked and Ignore raised, so that Celery acknowledges it and the
+    worker goes on. If the database does not answer, the message is put back, and the body does not run.
+    """
+    try:
+        limit = task.max_attempts
+    except InvalidSetting as error:
+        put_back(task, str(error))
+    if limit is None or task.request.is_eager:
+        yield
+        return
+    alias = alias_of(task)
+    key = (fitting(task.request.id or ""), whole(task.request.retries, 2**31 - 1))
+    try:
+        admitted = _admit(task, alias, key, limit)
+    except Error as error:
+        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+        put_back(task, str(_unavailable(alias, error)))
+    if not admitted:
+        reached(Point.QUARANTINED, why="it is parked already: this copy is acknowledged and not run")
+        raise Ignore("parked already")
+    try:
+        yield
+    except Exception:
+        _take_back(alias, key)
+        raise
+    # Not for SystemExit and its like: that is how a dying process looks from inside.
+    _take_back(alias, key)
+
+
+def alias_of(task: Any) -> str:
+    """The database that holds the attempts and the parked messages of this task."""
+    return str(task.using or router.db_for_write(Attempt))
+
+
+def fitting(text: str) -> str:
+    """The text, or if no column can hold it, its digest: whoever publishes chooses task IDs."""
+    if len(text) <= 255 and text.isprintable():
+        return text
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
+    """Count one more attempt. False: it is parked already. Raises Ignore after having parked it."""
+    request = task.request
+    task_id, retries = key
+    source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
+    now = timezone.now()
+    line = json.dumps({"at": now.isoformat(), "worker": request.hostname or "", "pid": os.getpid()}) + "\n"
+    moment = connections[alias].ops.adapt_datetimefield_value(now)
+    while True:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(_COUNT, [task_id, retries, line, moment, task_id, source, limit])
+            if cursor.fetchall():
+                return True
+        with transaction.atomic(using=alias):
+            held = Parked.objects.using(alias).filter(task_id=task_id, state=Parked.State.PARKED)
+            if held.exclude(pk=source).exists():
+                return False
+            attempts = Attempt.objects.using(alias).select_for_update()
+            attempt = attempts.filter(task_id=task_id, retries=retries).first()
+            if attempt is not None:
+                parked = _park(task, attempt, source, alias)
+        if attempt is not None:
+            _announce(task, parked)
+        # Neither: another copy of the message has ended since the count was refused.
+
+
+def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
+    subject = current()
+    history = [json.loads(line) for line in attempt.history.splitlines()]
+    last = history[-1]
+    parked = Parked(
+        task_id=attempt.task_id,
+        operation=fitting(subject.operation) if subject else "",
+        task=task.name,
+        pattern=task.pattern,
+        attempts=attempt.count,
+        history=history,
+        reason=f"Begun {attempt.count} time(s) and never ended, last by {last['worker']} (pid {last['pid']}).",
+        parked_at=timezone.now(),
+        **_packed(task),
+    )
+    # A copy is the proof that its row was sent, even if whoever sent it died before marking the row.
+    Parked.objects.using(alias).filter(pk=source, state=Parked.State.PARKED).update(state=Parked.State.REQUEUED)
+    parked.save(using=alias, force_insert=True)
+    attempt.delete(using=alias)
+    return parked
+
+
+def _announce(task: Any, parked: Parked) -> NoReturn:
+    logger.error(
+        "%s[%s] is parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
+        task.name, task.request.id, parked.pk, parked.reason,
+    )  # fmt: skip
+    reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
+    raise Ignore(parked.reason)
+
+
+def _take_back(alias: str, key: tuple[str, int]) -> None:
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(_TAKE_BACK, key)
+    except Error as error:
+        connections[alias].close()
+        logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], error)
+
+
+def _unavailable(alias: str, error: Error) -> RecordsUnavailable:
+    return RecordsUnavailable(
+        f"The attempt could not be counted in the database {alias!r}: {str(error).partition(chr(10))[0]}. The body was not "
+        "run; the message goes back. Is the database running, writable and migrated (`manage.py migrate`)?"
+    )
+
+
+# -- the message as text ---------------------------------------------------------------------------------------------
+
+
+def _packed(task: Any) -> dict[str, str]:
+    """The whole message, as Celery itself would publish it for a retry, in the task's serialisation, or another that is
+    accepted here and can carry it.
+
+    JSON escapes whatever a text column refuses (NUL, half surrogate pairs); bytes of other serialisations become base64.
+    What none can carry is kept for people to read, and cannot be requeued: it must not come back to kill again.
+    """
+    request = task.request
+    # What the broker and we have added on the way does not belong to it.
+    added = {"redelivered", DEFERRALS, PARKED}
+    headers = {name: value for name, value in (request.headers or {}).items() if name not in added}
+    # No eta: it was due when it began. No expiry: whoever sends it again wants it run.
+    copy = task.signature_from_request(request, headers=headers, expires=None)
+    copy["options"].pop("redelivered", None)
+    kind, encoding, data = "text/plain", "utf-8", repr(dict(copy)).encode("ascii", "backslashreplace").decode()
+    for serializer in (task.serializer or current_app.conf.task_serializer, *current_app.conf.accept_content):
+        with suppress(EncodeError, SerializerNotInstalled):
+            kind, encoding, data = serialization.dumps(dict(copy), serializer=serializer)
+            break
+    else:
+        logger.error(
+            "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.", task.name, request.id
+        )
+    if isinstance(data, bytes):
+        data = base64.b64encode(data).decode()
+    return {"message": data, "content_type": kind, "content_encoding": encoding}
+
+
+def message_of(parked: Parked) -> Signature:
+    """The parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serialisation raises."""
+    data: str | bytes = parked.message
+    if parked.content_encoding == "binary":
+        data = base64.b64decode(parked.message)
+    accept = serialization.prepare_accept_content(current_app.conf.accept_content)
+    content = serialization.loads(data, parked.content_type, parked.content_encoding, accept=accept)
+    return Signature.from_dict(content, app=current_app)
+
+
+# -- what people do with a parked message ----------------------------------------------------------------------------
+
+
+def requeue(parked: Parked, *, by: str, why: str) -> bool:
+    """Publish the message again, under its task ID, to its queue; its attempts start at 0. False: it is not parked (any more).
+
+    The row's mark is committed after the broker confirmed. Raises EnvironmentNotReady if the broker does not take it, and
+    RequeueFailed if it cannot be made a message again; either way nothing has changed.
+    """
+    try:
+        copy = message_of(parked)
+        copy["options"]["headers"] = {**(copy["options"].get("headers") or {}), PARKED: parked.pk}
+        # RabbitMQ confirms when told to, Redis by its reply; without a bound kombu waits for Redis for ever.
+        options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
+        with current_app.connection_for_write(transport_options=options) as broker:
+            # Asked before the row is locked: to find out that nobody answers takes time.
+            broker.ensure_connection(max_retries=1, interval_start=0)
+            with transaction.atomic(using=parked._state.db):
+                if not _marked(parked, Parked.State.REQUEUED, "requeue", by, why):
+                    return False
+                copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
+    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result store gave up
+        raise EnvironmentNotReady(
+            f"{parked} was not published again: the broker did not take it ({_reason(error)}). It is still parked and nothing "
+            "was changed. Start the broker, or make it take writes, and try again."
+        ) from error
+    except (KombuError, TypeError, ValueError, LookupError) as error:
+        raise RequeueFailed(
+            f"{parked} was not published again: it cannot be made a message ({_reason(error)}). It is still parked and nothing "
+            "was changed. Does its task still take these arguments, and is its serialisation still accepted?"
+        ) from error
+    return True
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {str(cause).rstrip('.')}"
+
+
+def discard(parked: Parked, *, by: str, why: str) -> bool:
+    """Decide that the message is not to be run. The row stays. False: it is not parked (any more)."""
+    with transaction.atomic(using=parked._state.db):
+        return _marked(parked, Parked.State.DISCARDED, "discard", by, why)
+
+
+def _marked(parked: Parked, state: Parked.State, act: str, by: str, why: str) -> bool:
+    """Whether this call is the one that took the row out of ``parked``; of two at once, the second waits and gets False."""
+    rows = Parked.objects.using(parked._state.db).filter(pk=parked.pk, state=Parked.State.PARKED)
+    if not rows.update(state=state):
+        return False
+    Act.objects.using(parked._state.db).create(parked_id=parked.pk, act=act, by=by[:255], why=why, at=timezone.now())
+    return True

@@ -1,0 +1,154 @@
+"""Does it answer? The broker, the result backend and the lock's Redis, each asked in the way its user would ask.
+
+What is a Redis is handed on, to be examined by ``redis_server``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
+from django.conf import settings as django_settings
+from kombu.utils.encoding import bytes_to_str
+
+from tasks_demo.conf import settings
+from tasks_demo.delivery import DedupLock
+from tasks_demo.doctor.rows import PATIENCE, Row, State, address, reason, silent
+from tasks_demo.locks.redis_store import connect
+
+PART = "connections"
+UNREADABLE = "its address cannot be read"
+ENCODE = "Percent-encode the special characters of the password, for example %40 for @."
+#: kombu's transports for Redis.
+REDIS_TRANSPORTS = ("redis", "rediss", "sentinel")
+
+
+@dataclass(frozen=True)
+class RedisUser:
+    """Somebody who uses a Redis: ``role`` for people, a client that is connected, and the prefix of its keys."""
+
+    role: str
+    client: Any
+    prefix: str
+    #: True: what is evicted or refused here breaks a promise. Results are only convenient.
+    needed: bool = True
+
+
+def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
+    """Connect as a worker does."""
+    conf: Any = app.conf
+    urls = _urls(conf.broker_read_url)
+    if any(url and not address(url) for url in urls):
+        return [silent(PART, "broker", UNREADABLE, ENCODE)]
+    options = dict(conf.broker_transport_options or {})
+    is_redis = any(url.startswith(REDIS_TRANSPORTS) for url in urls)
+    if is_redis:
+        options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+    with app.connection_for_read(connect_timeout=PATIENCE, transport_options=options, heartbeat=0) as given:
+        connection: Any = given
+        seen = address(connection.as_uri())
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=PATIENCE)
+            channel = connection.channel()
+        except Exception as error:  # noqa: BLE001 (each transport has errors of its own)
+            fix = how_to_start("CELERY_BROKER_URL", is_redis=is_redis)
+            return [silent(PART, "broker", f"{seen}: {reason(error)}", fix)]
+        if is_redis:
+            # Without kombu's client, which would put its prefix before the keys of others.
+            raw = redis.Redis(connection_pool=channel.client.connection_pool)
+            users.append(RedisUser("broker", raw, str(options.get("global_keyprefix", ""))))
+            return [Row(PART, "broker", State.OK, seen)]
+        return [Row(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
+
+
+def _product(seen: str, connection: Any) -> str:
+    properties = getattr(connection.connection, "server_properties", None) or {}
+    product = f"{properties.get('product', '')} {properties.get('version', '')}".strip()
+    return f"{seen} {product}".strip()
+
+
+def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Row]:
+    if connection.transport.driver_type == "amqp":
+        if options.get("confirm_publish"):
+            yield Row(PART, "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker")
+        else:
+            yield Row(
+                PART,
+                "confirms",
+                State.FAIL,
+                "confirm_publish is not set: apply_async returns although the broker may never have had the job",
+                "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
+            )
+
+
+def results(app: Celery, users: list[RedisUser]) -> list[Row]:
+    """Read the result of a task that never was."""
+    what = "results"
+    url = str(app.conf.result_backend or "")
+    if "://" in url and not address(url):
+        return [silent(PART, what, UNREADABLE, ENCODE)]
+    backend: Any = app.backend
+    if isinstance(backend, DisabledBackend):
+        return [Row(PART, what, State.OK, "there is no result backend: return values are not kept")]
+    seen = address(url) or url
+    try:
+        if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
+            # Celery's own client would wait two minutes.
+            given = backend.client.connection_pool
+            options = {**given.connection_kwargs, "socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+            pool = redis.ConnectionPool(connection_class=given.connection_class, **options)
+            client = redis.Redis(connection_pool=pool)
+            client.ping()
+            users.append(RedisUser("results", client, _prefix(backend), needed=False))
+        else:
+            backend.get_task_meta(str(uuid.uuid4()), cache=False)
+    except Exception as error:  # noqa: BLE001 (each backend has errors of its own)
+        is_redis = isinstance(backend, RedisBackend)
+        return [
+            silent(PART, what, f"{seen}: {reason(error)}", how_to_start("CELERY_RESULT_BACKEND", is_redis=is_redis))
+        ]
+    return [Row(PART, what, State.OK, seen)]
+
+
+def _prefix(backend: Any) -> str:
+    """What stands before Celery's own part of a result's key."""
+    return bytes_to_str(backend.task_keyprefix).removesuffix("celery-task-meta-")
+
+
+def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
+    """Connect as dedup_lock does."""
+    what, url = "leases", settings.REDIS_URL
+    if not url:
+        unset = "TASKS_DEMO_REDIS_URL is not set"
+        locked = [name for name, task in app.tasks.items() if isinstance(task, DedupLock)]
+        if not locked:
+            return [Row(PART, what, State.OK, f"{unset}, and no task uses dedup_lock")]
+        said = f"{unset}: every job of {', '.join(sorted(locked))} is put back, and none runs"
+        return [Row(PART, what, State.FAIL, said, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
+    if not address(url):
+        return [silent(PART, what, UNREADABLE, ENCODE)]
+    try:
+        client = connect(url, PATIENCE)
+        client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        fix = how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
+        return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
+    users.append(RedisUser("leases", client, settings.KEY_PREFIX))
+    return [Row(PART, what, State.OK, address(url))]
+
+
+def how_to_start(setting: str, *, is_redis: bool) -> str:
+    """What to do about a server that does not answer."""
+    if is_redis and getattr(django_settings, "REDIS_IS_EMBEDDED", False):
+        return "Run `python manage.py redis` in another terminal, or `make up` for everything."
+    return f"Start it, or correct the address or the password in {setting}."
+
+
+def _urls(given: Any) -> list[str]:
+    return [str(url) for url in given] if isinstance(given, (list, tuple)) else str(given or "").split(";")

@@ -1,0 +1,138 @@
+"""A database of ours: does it answer, is it migrated, may we write, and what does it keep when the machine stops?"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
+
+from tasks_demo.doctor.rows import PATIENCE, Row, State, reason, silent
+
+#: Difference between two clocks that is worth a word, seconds.
+SKEW = 1.0
+#: PRAGMA synchronous in words.
+SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
+
+
+def database(alias: str) -> list[Row]:
+    """Everything about one alias, on a connection of our own."""
+    part = f"database {alias}"
+    with closing(_connection(alias)) as connection:
+        try:
+            connection.ensure_connection()
+            rows = [Row(part, "answers", State.OK, _described(connection)), _migrations(part, alias, connection)]
+            look = {"sqlite": _sqlite, "postgresql": _postgresql}.get(connection.vendor)
+            return [*rows, *(look(part, connection) if look else ())]
+        except DatabaseError as error:
+            return [
+                silent(part, "answers", reason(error), "Start it, or correct its address; unset it for an SQLite file.")
+            ]
+
+
+def _connection(alias: str) -> BaseDatabaseWrapper:
+    connection = connections.create_connection(alias)
+    connection.settings_dict = copy.deepcopy(connection.settings_dict)
+    options = connection.settings_dict.setdefault("OPTIONS", {})
+    if connection.vendor == "sqlite":
+        options["timeout"] = PATIENCE
+    elif connection.vendor == "postgresql":
+        options["connect_timeout"] = int(PATIENCE)
+    return connection
+
+
+def _described(connection: BaseDatabaseWrapper) -> str:
+    known = connection.settings_dict
+    version = ".".join(str(part) for part in connection.get_database_version())
+    where = known["NAME"] if connection.vendor == "sqlite" else f"{known['NAME']} on {known['HOST'] or 'this machine'}"
+    return f"{connection.display_name} {version}, {where}"
+
+
+def _migrations(part: str, alias: str, connection: BaseDatabaseWrapper) -> Row:
+    executor = MigrationExecutor(connection)
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if not missing:
+        return Row(part, "migrations", State.OK, "all applied")
+    seen = f"{len(missing)} missing, the first is {missing[0][0]}"
+    fix = f"Run `python manage.py migrate --database {alias}`."
+    return Row(part, "migrations", State.FAIL, seen, fix, ready=False)
+
+
+def _one(connection: BaseDatabaseWrapper, sql: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()
+
+
+def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
+    (mode,) = _one(connection, "PRAGMA journal_mode")
+    (level,) = _one(connection, "PRAGMA synchronous")
+    if mode == "wal":
+        yield Row(part, "journal", State.OK, "WAL: readers and the one writer do not wait for each other")
+    else:
+        fix = "Write PRAGMA journal_mode=WAL in the database's init_command."
+        yield Row(part, "journal", State.WARN, f"{mode}: every reader makes the writers wait", fix)
+    if level:
+        keeps = (
+            "a power cut may cost the last commits, a kill costs none" if level == 1 else "a power cut costs no commit"
+        )
+        yield Row(part, "on disk", State.OK, f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
+    else:
+        fix = "Write PRAGMA synchronous=NORMAL in the database's init_command."
+        yield Row(part, "on disk", State.WARN, "synchronous=OFF: a power cut may destroy the file", fix)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("ROLLBACK")
+        yield Row(part, "writes", State.OK, "the write lock is free")
+    except DatabaseError as error:
+        yield Row(
+            part,
+            "writes",
+            State.FAIL,
+            f"{reason(error)}, for {PATIENCE:g} s: no start is recorded, so no body runs",
+            "End the process that keeps a write transaction open, or make the file and its folder writable.",
+            ready=False,
+        )
+
+
+def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
+    before = time.time()
+    now, replica, read_only, synchronous, fsync = _one(
+        connection,
+        "SELECT extract(epoch FROM clock_timestamp()), pg_is_in_recovery(), current_setting('transaction_read_only'), "
+        "current_setting('synchronous_commit'), current_setting('fsync')",
+    )
+    after = time.time()
+    if replica or read_only == "on":
+        what = "a replica" if replica else "read-only (default_transaction_read_only)"
+        seen = f"{what}: no start is recorded, so no body runs"
+        yield Row(part, "writes", State.FAIL, seen, "Connect to the primary.", ready=False)
+    else:
+        yield Row(part, "writes", State.OK, "a primary that takes writes")
+    if "off" in (synchronous, fsync):
+        seen = f"synchronous_commit={synchronous}, fsync={fsync}: a crash of the server may cost commits that were reported"
+        yield Row(part, "on disk", State.WARN, seen, "Set both to on.")
+    else:
+        yield Row(part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server costs no commit")
+    yield clock(part, float(now), before, after)
+
+
+def clock(part: str, theirs: float, before: float, after: float) -> Row:
+    """Their clock against ours; ``before`` and ``after`` are ours around the question."""
+    apart = max(before - theirs, theirs - after, 0.0)
+    if apart <= SKEW:
+        return Row(part, "clock", State.OK, f"at most {apart:.1f} s from ours")
+    ahead = "ahead of" if theirs > after else "behind"
+    return Row(
+        part,
+        "clock",
+        State.WARN,
+        f"{apart:.1f} s {ahead} ours: countdowns and visibility timeouts are off by as much, and histories out of order",
+        "Run NTP on both machines.",
+    )

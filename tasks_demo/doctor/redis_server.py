@@ -1,0 +1,240 @@
+"""One Redis, examined once however many use it: what it evicts, what it keeps, whether it takes writes, who else is there."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import redis
+
+from tasks_demo.doctor.connections import RedisUser
+from tasks_demo.doctor.database import clock
+from tasks_demo.doctor.rows import Row, State, reason
+
+#: kombu sweeps unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py ``restore_visible``).
+OLDEST = (6, 2)
+#: Part of maxmemory from which it counts as nearly full.
+NEARLY_FULL = 0.9
+#: How many keys are looked at to see who else is there.
+LOOKED_AT = 20_000
+#: How a queue is described that is under our own keys and not in our settings.
+STRANGER = "a queue that is not in our settings: "
+#: Keys of Celery behind some prefix (kombu/transport/redis.py, celery/backends/base.py).
+OF_CELERY = re.compile(
+    r"(?P<prefix>.*?)(?:_kombu\.binding\.(?P<queue>.+)|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
+    re.DOTALL,
+)
+#: Queues of Celery's own talk among workers: every app has them.
+INTERNAL = re.compile(r"(?:.*\.)?celery\.pidbox|celeryev(?:\..*)?", re.DOTALL)
+
+
+def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Row]:
+    """All about the server that these users share. ``queues``: the names that our Celery app uses."""
+    client, part = users[0].client, title(users)
+    needed = any(user.needed for user in users)
+    try:
+        info = client.info()
+    except redis.RedisError as error:
+        seen = f"INFO is refused ({reason(error)}): eviction, persistence and memory are unknown"
+        rows = [Row(part, "settings", State.WARN, seen, "Allow this user +info, or look in the provider's console.")]
+    else:
+        rows = [
+            _version(part, info, needed=needed),
+            _eviction(part, info, needed=needed),
+            _persistence(part, info, client, needed=needed),
+            _memory(part, info),
+        ]
+    before = time.time()
+    seconds, microseconds = client.time()
+    rows.append(clock(part, seconds + microseconds / 1e6, before, time.time()))
+    rows.append(_company(part, users, queues))  # before we write there ourselves
+    return [*rows, *(_writes(part, user) for user in users)]
+
+
+def title(users: Sequence[RedisUser]) -> str:
+    """The server by its users."""
+    return f"Redis ({', '.join(user.role for user in users)})"
+
+
+def group(users: Sequence[RedisUser]) -> list[list[RedisUser]]:
+    """The users by server and database. Everything behind a Sentinel counts as one."""
+    servers: dict[Any, list[RedisUser]] = {}
+    for user in users:
+        options = user.client.connection_pool.connection_kwargs
+        place = options.get("path") or (options.get("host"), options.get("port"))
+        servers.setdefault((place, int(options.get("db") or 0)), []).append(user)
+    return list(servers.values())
+
+
+def _version(part: str, info: dict[str, Any], *, needed: bool) -> Row:
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    version = str(info.get("valkey_version") or info.get("redis_version", "unknown"))
+    numbers = tuple(int(number) for number in re.findall(r"\d+", str(info.get("redis_version", "")))[:2])
+    if numbers and numbers < OLDEST and needed:
+        seen = f"{product} {version} is older than 6.2: Celery cannot bring back the messages of dead workers"
+        return Row(part, "version", State.FAIL, seen, "Install Redis 6.2 or newer.")
+    return Row(part, "version", State.OK, f"{product} {version}")
+
+
+def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Row:
+    policy, limit = str(info.get("maxmemory_policy", "unknown")), info.get("maxmemory")
+    fix = "Set maxmemory-policy noeviction (redis.conf, CONFIG SET, or the provider's parameter group)."
+    if policy == "noeviction":
+        return Row(part, "eviction", State.OK, "noeviction: a full Redis refuses writes and drops nothing")
+    if policy == "unknown":
+        return Row(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not tell it here", fix)
+    if limit == 0:
+        seen = f"{policy}, but without a maxmemory: nothing is evicted until somebody sets one"
+        return Row(part, "eviction", State.WARN, seen, fix)
+    victims = "queues, leases and completed markers" if policy.startswith("allkeys") else "leases and completed markers"
+    seen = f"{policy}: a full Redis drops {victims if needed else 'results'}"
+    return Row(part, "eviction", State.FAIL if needed else State.WARN, seen, fix)
+
+
+def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) -> Row:
+    what = "persistence"
+    if "aof_enabled" not in info:
+        return Row(part, what, State.WARN, "unknown: INFO does not tell it here", "Look in the provider's console.")
+    if info["aof_enabled"]:
+        if info.get("aof_last_write_status", "ok") != "ok":
+            seen = "the append-only file cannot be written: Redis refuses writes"
+            return Row(part, what, State.FAIL, seen, "Make room on its disk.")
+        often = _configured(client, "appendfsync")
+        costs = {
+            "always": "a power cut costs nothing that was acknowledged",
+            "everysec": "a power cut costs up to 2 s of acknowledged writes, a kill costs none",
+            "no": "a power cut costs what the kernel had not written yet, often 30 s",
+        }
+        seen = f"append-only file, appendfsync {often or 'unknown (CONFIG is refused)'}: "
+        state = State.WARN if often == "no" else State.OK
+        fix = "Set appendfsync everysec." if often == "no" else ""
+        return Row(part, what, state, seen + costs.get(often or "", "how much a power cut costs depends on it"), fix)
+    copies, snapshots = int(info.get("connected_slaves", 0)), _configured(client, "save")
+    state = State.WARN
+    if snapshots:
+        seen = "snapshots only: a restart loses every job and lease since the last one"
+    elif snapshots is None:
+        seen = (
+            "no append-only file; snapshots unknown (CONFIG is refused): a restart loses jobs and leases, perhaps all"
+        )
+    elif copies:
+        seen = f"nothing on disk, {copies} replica(s): a failover loses what was not copied yet, a restart everything"
+    else:
+        seen = "none: a restart loses every queued job and every lease"
+        state = State.FAIL if needed else State.WARN
+    return Row(part, what, state, seen, "Set appendonly yes.")
+
+
+def _configured(client: Any, name: str) -> str | None:
+    """One value of CONFIG GET; None where it is forbidden, as on most managed servers."""
+    try:
+        found = client.config_get(name)
+    except redis.RedisError:
+        return None
+    value = found.get(name)
+    return None if value is None else str(value)
+
+
+def _memory(part: str, info: dict[str, Any]) -> Row:
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not limit:
+        return Row(part, "memory", State.OK, f"{_size(used)} used, no maxmemory")
+    seen = f"{_size(used)} of {_size(limit)} used"
+    if used < NEARLY_FULL * limit:
+        return Row(part, "memory", State.OK, seen)
+    fix = "Raise maxmemory, or find out what grows: queues, results, or keys of others."
+    return Row(part, "memory", State.WARN, f"{seen}: soon no job can be sent and no lease taken", fix)
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"
+
+
+def _writes(part: str, user: RedisUser) -> Row:
+    """Write a key that ends by itself; for the lock, from a script too."""
+    what = f"writes of {user.role}"
+    # A name that a rule on keys (ACL) allows if it allows Celery's, and that the next doctor takes for ours.
+    key = f"{user.prefix}{'' if user.role == 'leases' else 'celery-task-meta-'}doctor-{uuid.uuid4().hex}"
+    try:
+        user.client.set(key, "1", px=1000)
+        if user.role == "leases":
+            user.client.eval("return redis.call('GET', KEYS[1])", 1, key)
+    except redis.RedisError as error:
+        words = reason(error)
+        fix = next((fix for sign, fix in _REFUSALS.items() if sign in words.lower()), "Look at the log of the server.")
+        return Row(part, what, State.FAIL, f"refused: {words}", fix, ready=False)
+    return Row(part, what, State.OK, "taken")
+
+
+_REFUSALS = {
+    "readonly": "This is a replica. Write the address of the primary.",
+    "read only replica": "This is a replica. Write the address of the primary.",
+    "replicas": "Bring its replicas back, or lower min-replicas-to-write.",
+    "oom": "Raise maxmemory, or delete what is not needed.",
+    "outofmemory": "Raise maxmemory, or delete what is not needed.",
+    "misconf": "Its disk cannot be written: make room, then look at its log.",
+    "noperm": "Allow this user the commands and keys of Celery and of the lock (ACL SETUSER).",
+    "nopermission": "Allow this user the commands and keys of Celery and of the lock (ACL SETUSER).",
+}
+
+
+def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Row:
+    """Who else is there. Of two apps on the same keys, the shorter visibility timeout holds for both."""
+    client = users[0].client
+    others: Counter[str] = Counter()
+    looked_at = 0
+    try:
+        for key in islice(client.scan_iter(count=1000), LOOKED_AT):
+            looked_at += 1
+            others[_owner(key if isinstance(key, str) else key.decode(errors="replace"), users, queues)] += 1
+    except redis.RedisError as error:
+        fix = "Allow this user +scan, or look for other applications yourself."
+        return Row(part, "company", State.WARN, f"unknown: {reason(error)}", fix)
+    del others[""]
+    shown = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
+    seen = f"keys of others among {looked_at}: {shown}" if others else f"no keys of others among {looked_at}"
+    seen += _named(client)
+    if any(name.startswith(STRANGER) for name in others):
+        seen += ". Of two Celery apps on the same keys, the shorter visibility timeout holds for both"
+        fix = "Give each app a database of its own, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
+        return Row(part, "company", State.WARN, seen, fix)
+    return Row(part, "company", State.OK, seen)
+
+
+def _named(client: Any) -> str:
+    """Connections that gave themselves a name (CLIENT SETNAME)."""
+    try:
+        names = sorted({str(entry["name"]) for entry in client.client_list() if entry.get("name")})
+    except redis.RedisError:
+        return "; names of connections unknown (CLIENT LIST is refused)"
+    return f"; named connections: {', '.join(map(_plain, names[:5]))}" if names else ""
+
+
+def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
+    """Whose key it is, in words; empty: ours."""
+    prefixes = {user.role: user.prefix for user in users}
+    if "leases" in prefixes and key.startswith(prefixes["leases"]):
+        return ""
+    ours = {prefixes.get("broker"), prefixes.get("results")}
+    found = OF_CELERY.fullmatch(key)
+    if found:
+        if found["prefix"] not in ours:
+            return f"Celery with the prefix {_plain(found['prefix'])}"
+        queue = found["queue"] or ""
+        known = not queue or queue in queues or INTERNAL.fullmatch(queue)
+        return "" if known else STRANGER + _plain(queue)
+    # kombu adds a separator and the priority to the name of a queue.
+    queue = key.removeprefix(prefixes.get("broker") or "").partition("\x06")[0]
+    if queue in queues or INTERNAL.fullmatch(queue):
+        return ""
+    head, colon, _ = key.partition(":")
+    return _plain(head + colon)
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:40])

@@ -1,0 +1,94 @@
+"""One line of the doctor's answer, and the bound on everything that he asks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import unquote, urlsplit
+
+from tasks_demo.exceptions import InvalidSetting
+
+#: Bound on one wait for a server, seconds.
+PATIENCE = 3.0
+#: Bound on a whole part, seconds: after it, the part counts as silent.
+DEADLINE = 10.0
+
+
+class State(StrEnum):
+    """``fail``: a promise is broken, or a part that jobs need cannot be used."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``part`` (who was asked), ``what`` was looked at, what was ``seen``, and the ``fix``: what to do, empty if nothing."""
+
+    part: str
+    what: str
+    state: State
+    seen: str
+    fix: str = ""
+    #: False: the part cannot be used as it is, so jobs cannot run and its other rows are missing or mean little.
+    ready: bool = True
+
+
+def silent(part: str, what: str, seen: str, fix: str) -> Row:
+    """Something that jobs need and that does not answer."""
+    return Row(part, what, State.FAIL, seen, fix, ready=False)
+
+
+#: Who is asked, and what: the part and the first row of its answer.
+Asked = tuple[str, str]
+
+
+def side_by_side(works: Mapping[Asked, Callable[[], list[Row]]], seconds: float = DEADLINE) -> list[Row]:
+    """The rows of all, in their order. What takes longer is left to a daemon thread and counts as silent."""
+    found: dict[Asked, list[Row]] = {}
+
+    def run(asked: Asked, work: Callable[[], list[Row]]) -> None:
+        try:
+            found[asked] = work()
+        except Exception as error:  # noqa: BLE001 (drivers raise what they like; one part must not hide the others)
+            is_setting = isinstance(error, InvalidSetting)
+            fix = "Correct this setting." if is_setting else "The doctor does not know this answer. Look at its log."
+            found[asked] = [silent(*asked, reason(error), fix)]
+
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in works.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = f"no answer within {seconds:g} s"
+    return [
+        row
+        for asked in works
+        for row in found.get(asked) or [silent(*asked, late, "Start it, or correct its address.")]
+    ]
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, with its class; of its cause, where a library only wraps it."""
+    cause = error.__cause__ or error
+    text = " ".join(str(cause).split()).rstrip(".")
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+def address(url: str) -> str:
+    """Scheme, host and port, or path of a socket: nothing that could hold a password. Empty: it cannot be read."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    # An "@" there is the end of a password whose special characters are not percent-encoded.
+    if not parts.scheme or "@" in parts.path + parts.query + parts.fragment:
+        return ""
+    path = "" if parts.hostname else unquote(parts.path)
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{path}"

@@ -1,0 +1,16 @@
+"""The patterns' tables: label ``durable``."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig, apps
+
+
+class DurableConfig(AppConfig):
+    name = "tasks_demo.durable"
+    label = "durable"
+    verbose_name = "Durable records of the patterns"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        if apps.is_installed("django.contrib.admin"):
+            from tasks_demo.durable import admin_outbox  # noqa: F401  (registers it)

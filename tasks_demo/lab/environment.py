@@ -1,0 +1,96 @@
+"""The ground an experiment stands on: database, Redis, bank and worker template; checked before anything is published."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings as django_settings
+from django.db import DatabaseError, connections, router
+from django.db.migrations.executor import MigrationExecutor
+
+from tasks_demo.bank.client import BankClient, BankError
+from tasks_demo.exceptions import EnvironmentNotReady
+from tasks_demo.lab.brokers import RedisLane
+from tasks_demo.lab.template import TemplateClient
+from tasks_demo.ledger.store import ALIAS
+from tasks_demo.shop.models import Booking
+from tasks_demo.stack.bank import EmbeddedBank
+from tasks_demo.stack.redis import EmbeddedRedis
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the lanes need. ``socket_dir`` is short and private."""
+
+    redis_url: str
+    bank_url: str
+    template: TemplateClient
+    socket_dir: Path
+
+
+@contextlib.contextmanager
+def prepared(folder: Path, broker: str, run_id: str) -> Iterator[Ground]:
+    """Bring everything up, and down again whatever happens. Call from the main thread.
+
+    ``broker``: ``redis`` (the server of REDIS_URL, or else an embedded one) or the address of a Redis server. Raises
+    EnvironmentNotReady with a sentence that says what to do.
+    """
+    check_databases()
+    with contextlib.ExitStack() as stack:
+        socket_dir = Path(tempfile.mkdtemp(prefix="lab-"))
+        stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
+        # The template first: it imports while the others start.
+        template = TemplateClient(folder / "template.log")
+        stack.callback(template.close)
+        bank_url = django_settings.BANK_URL
+        if django_settings.BANK_IS_EMBEDDED:
+            bank_url = stack.enter_context(EmbeddedBank(folder / "bank.log", arguments=["--faults"])).url
+        redis_url = broker
+        if broker == "redis":
+            redis_url = django_settings.REDIS_URL
+            if django_settings.REDIS_IS_EMBEDDED:
+                redis_url = stack.enter_context(EmbeddedRedis(folder / "redis", socket_dir / "redis.sock")).url
+        lane = RedisLane(redis_url, f"lab:{run_id}:")
+        lane.check()
+        lane.client.close()
+        check_bank(bank_url)
+        template.wait_ready()
+        yield Ground(redis_url, bank_url, template, socket_dir)
+
+
+def check_databases() -> None:
+    """Raise EnvironmentNotReady unless the databases of the ledger and of the shop answer and are migrated."""
+    for alias in sorted({ALIAS, router.db_for_write(Booking)}):
+        _check_database(alias)
+
+
+def _check_database(alias: str) -> None:
+    connection = connections[alias]
+    try:
+        executor = MigrationExecutor(connection)
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except DatabaseError as error:
+        why = " ".join(str(error).split()).rstrip(".?")
+        raise EnvironmentNotReady(
+            f"The database {alias!r} cannot be used: {why}. Check DATABASE_URL and SHOP_DATABASE_URL, or unset them for SQLite."
+        ) from error
+    if missing:
+        raise EnvironmentNotReady(
+            f"The database {alias!r} misses {len(missing)} migration(s), first {missing[0][0]}. "
+            f"Run `python manage.py migrate{'' if alias == ALIAS else f' --database {alias}'}`."
+        )
+
+
+def check_bank(url: str) -> None:
+    """Raise EnvironmentNotReady unless the bank answers."""
+    try:
+        BankClient(url, 5.0).health()
+    except (BankError, ValueError) as error:
+        raise EnvironmentNotReady(
+            f"The bank at {url} does not answer: {error} Start one with `python manage.py bank` or unset BANK_URL."
+        ) from error

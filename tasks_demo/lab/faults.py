@@ -1,0 +1,71 @@
+"""The faults: an Enum, and what each does to whom. The verbs are in ``nemesis`` and ``lane``."""
+
+from __future__ import annotations
+
+import signal
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """What is done to each planned victim."""
+
+    NONE = "none"
+    KILL_CHILD = "kill-child"
+    KILL_MAIN = "kill-main"
+    KILL_GROUP = "kill-group"
+    TERM = "term"
+    QUIT = "quit"
+    STOP = "stop"
+    SLOW = "slow"
+    POISON = "poison"
+    LOST_RESPONSE = "lost-response"
+    DOUBLE_PUBLISH = "double-publish"
+    PUBLISHER_CRASH = "publisher-crash"
+
+    @property
+    def victim(self) -> str:
+        """Which process it strikes: "", "child", "main", "group" or "publisher"."""
+        return {
+            Fault.KILL_CHILD: "child",
+            Fault.STOP: "child",
+            Fault.POISON: "child",
+            Fault.KILL_MAIN: "main",
+            Fault.TERM: "main",
+            Fault.QUIT: "main",
+            Fault.KILL_GROUP: "group",
+            Fault.PUBLISHER_CRASH: "publisher",
+        }.get(self, "")
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that is sent; None where no process is struck."""
+        if not self.victim:
+            return None
+        return {
+            Fault.TERM: signal.SIGTERM,
+            Fault.QUIT: signal.SIGQUIT,
+            Fault.STOP: signal.SIGSTOP,
+        }.get(self, signal.SIGKILL)
+
+    @property
+    def aimable(self) -> bool:
+        """Whether it can be aimed at a point of the victim's life."""
+        return self.victim in {"child", "main", "group"}
+
+    @property
+    def explained(self) -> str:
+        """One line for a newcomer."""
+        return {
+            Fault.NONE: "nothing is done (the healthy control)",
+            Fault.KILL_CHILD: "SIGKILL to the pool process that runs the job, as the OOM killer does",
+            Fault.KILL_MAIN: "SIGKILL to the worker's main process; its pool processes die with it",
+            Fault.KILL_GROUP: "SIGKILL to the whole process group, as a container runtime does",
+            Fault.TERM: "SIGTERM: a warm shutdown, running jobs may finish",
+            Fault.QUIT: "SIGQUIT: a cold shutdown, running jobs are cut off",
+            Fault.STOP: "SIGSTOP to the pool process for longer than lease and visibility timeout, then SIGCONT",
+            Fault.SLOW: "the job works for longer than the visibility timeout",
+            Fault.POISON: "the job's pool process is killed at every attempt",
+            Fault.LOST_RESPONSE: "the bank books the debit and resets the connection",
+            Fault.DOUBLE_PUBLISH: "a double click: two task IDs for one operation",
+            Fault.PUBLISHER_CRASH: "the publisher is killed between its commit and its publication",
+        }[self]

@@ -1,0 +1,55 @@
+"""What was found out about a cell, in sentences, and the verdict that follows from them. Pure."""
+
+from __future__ import annotations
+
+#: A verdict is explained in at most this many sentences.
+REASONS = 10
+
+
+class Sentences:
+    """Keeps the first few sentences and counts them all."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+        self.said = 0
+
+    def say(self, sentence: str) -> None:
+        self.said += 1
+        if self.said <= REASONS:
+            self.kept.append(sentence)
+
+    def __bool__(self) -> bool:
+        return self.said > 0
+
+
+class Findings:
+    """Sentences by what they do to the verdict, the weightiest first, and the operations whose promise is broken."""
+
+    def __init__(self, contradictions: Sentences) -> None:
+        self.contradictions = contradictions
+        self.exceeded, self.missing, self.unmet, self.doubts = Sentences(), Sentences(), Sentences(), Sentences()
+        self.violated: set[str] = set()
+
+    def verdict(self) -> tuple[str, list[str]]:
+        """``held``, ``broken`` or ``unknown``, and at most ten reasons."""
+        order = [
+            (self.contradictions, "unknown"),
+            (self.exceeded, "broken"),
+            (self.missing, "unknown"),
+            (self.unmet, "broken"),
+            (self.doubts, "unknown"),
+        ]
+        if self.missing:
+            del order[3]  # what is missing may be what would have met them
+        observed = next((verdict for sentences, verdict in order if sentences), "held")
+        reasons = [sentence for sentences, _ in order for sentence in sentences.kept]
+        said = sum(sentences.said for sentences, _ in order)
+        if said > REASONS:
+            reasons[REASONS - 1 :] = [f"and {said - REASONS + 1} more findings"]
+        return observed, reasons
+
+
+def name(text: str) -> str:
+    """A task ID or an operation as it may stand in a sentence: short and printable whatever it holds."""
+    shown = text if text.isprintable() and text else ascii(text)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,0 +1,34 @@
+"""The ledger: an append-only history of what happened to every task, and the counts per task ID.
+
+It listens to ``tasks_demo.lifecycle``; nothing that is watched knows that it is.
+"""
+
+from __future__ import annotations
+
+
+def arm() -> None:
+    """Start writing down every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
+    from tasks_demo import lifecycle
+    from tasks_demo.conf import settings
+
+    if settings.LEDGER:
+        from celery import signals
+
+        from tasks_demo.ledger.recorder import recorder
+
+        lifecycle.observe(recorder)
+        signals.worker_init.connect(_main, dispatch_uid="tasks_demo.ledger")
+        # A pool process ends without running what atexit knows.
+        signals.worker_process_shutdown.connect(_close, dispatch_uid="tasks_demo.ledger")
+
+
+def _main(**_: object) -> None:
+    from tasks_demo.ledger.recorder import recorder
+
+    recorder.is_main = True
+
+
+def _close(**_: object) -> None:
+    from tasks_demo.ledger.recorder import recorder
+
+    recorder.close()

@@ -1,0 +1,29 @@
+-- Add one batch's counts to the tally of one task ID; the first batch creates it.
+-- Parameters: task_id, operation, pattern, run, books, the eleven counts in the order of the columns,
+-- operation again (effects that were in the books before this task ID was heard of), first_at, last_at.
+INSERT INTO tasks_demo_tally AS t (
+    task_id, operation, pattern, run, books,
+    publications, deliveries, executions, suppressed, deferred, fenced, quarantined, failed, faults, ended, settled,
+    effects, first_at, last_at
+) VALUES (
+    %s, %s, %s, %s, %s,
+    %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    (SELECT COUNT(*) FROM tasks_demo_event WHERE kind = 'effect' AND operation = %s), %s, %s
+)
+ON CONFLICT (task_id) DO UPDATE SET
+    -- Whoever speaks first may not know the task's class: fill in what is still empty, never change what is there.
+    -- operation and run are never set again: everybody derives them alike, and each would cost an index entry.
+    pattern = CASE WHEN t.pattern = '' THEN excluded.pattern ELSE t.pattern END,
+    books = CASE WHEN t.books = '' THEN excluded.books ELSE t.books END,
+    publications = t.publications + excluded.publications,
+    deliveries = t.deliveries + excluded.deliveries,
+    executions = t.executions + excluded.executions,
+    suppressed = t.suppressed + excluded.suppressed,
+    deferred = t.deferred + excluded.deferred,
+    fenced = t.fenced + excluded.fenced,
+    quarantined = t.quarantined + excluded.quarantined,
+    failed = t.failed + excluded.failed,
+    faults = t.faults + excluded.faults,
+    ended = t.ended + excluded.ended,
+    settled = t.settled + excluded.settled,
+    last_at = CASE WHEN excluded.last_at > t.last_at THEN excluded.last_at ELSE t.last_at END

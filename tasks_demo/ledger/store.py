@@ -1,0 +1,230 @@
+"""The ledger's own connection: appends batches of events and keeps the tallies, in one transaction.
+
+The connection is not one of Django's ``connections``: a task's rollback cannot erase evidence, and Celery's
+Django fixup, which closes those around every task, leaves it open. After a fork the child starts afresh and
+never touches what it inherited. SIGKILL loses no committed batch; nothing is claimed about power loss.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, Sum, fold
+from tasks_demo.ledger.sql import statement
+
+ALIAS = "default"
+#: Both databases bound the parameters of one statement (32,766 on SQLite, 65,535 on PostgreSQL).
+ROWS_A_STATEMENT = 100
+#: How long SQLite's log may grow before whoever commits next copies it into the database: 16 MB of pages of 4 kB, instead
+#: of 4 MB. The same pages are written again and again; the longer it waits, the fewer of them it copies.
+CHECKPOINT_PAGES = 4000
+#: Pause before SQLite's write lock is asked for again.
+BUSY_SECONDS = 0.0005
+
+
+class Store:
+    """One per process. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._connection: BaseDatabaseWrapper | None = None
+        self._in_doubt = False
+        self._patience = 0.0
+        self._inherited: list[BaseDatabaseWrapper] = []
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Commit the rows and their counts, all or none.
+
+        Raises LedgerUnavailable if that failed *or is in doubt*; the same rows may then be appended again, with
+        others after them, and are counted once.
+        """
+        if not rows:
+            return
+        with self.lock:
+            try:
+                self._append(rows)
+                self._in_doubt = False
+            except Error as error:
+                self._in_doubt = True
+                self.close()
+                raise LedgerUnavailable(
+                    f"The ledger's database did not take {len(rows)} event(s): {str(error).partition(chr(10))[0]}. "
+                    "Is it running, writable and migrated (`manage.py migrate`)?"
+                ) from error
+
+    def close(self) -> None:
+        """Close the connection; the next append opens another."""
+        with self.lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the parent's connection without closing it, and start afresh."""
+        if self._connection is not None:
+            # Never closed, never collected: closing would speak to the server, or unlock the file, for the parent.
+            self._inherited.append(self._connection)
+        self._connection = None
+        self.lock = threading.RLock()
+
+    def _open(self) -> BaseDatabaseWrapper:
+        if self._connection is None:
+            self._connection = connections.create_connection(ALIAS)
+            self._connection.inc_thread_sharing()  # guarded by our own lock
+        if self._connection.connection is None:
+            self._connection.ensure_connection()
+            if self._connection.vendor == "sqlite":
+                with self._connection.cursor() as cursor:
+                    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                    cursor.execute("PRAGMA busy_timeout")
+                    self._patience = cursor.fetchone()[0] / 1000
+                    cursor.execute("PRAGMA busy_timeout = 0")  # see _begin
+                    # Debian's library overwrites what is deleted, which here is index entries of rows that stay.
+                    cursor.execute("PRAGMA secure_delete = 0")
+        return self._connection
+
+    def _append(self, rows: Sequence[Row]) -> None:
+        connection = self._open()
+        batch = _Batch(rows, connection)
+        # The driver's own cursor: Django's wrappers cost more than the database. Errors become Django's all the same.
+        with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
+            self._begin(cursor, connection.vendor)
+            try:
+                if self._in_doubt:
+                    batch = _Batch(_missing(cursor, rows, connection.vendor), connection)
+                batch.write(cursor)
+                cursor.execute("COMMIT")
+            except BaseException:
+                # The failure that brought us here is the one to report; the caller closes the connection.
+                with suppress(Error), connection.wrap_database_errors:
+                    cursor.execute("ROLLBACK")
+                raise
+
+    def _begin(self, cursor: Any, vendor: str) -> None:
+        """Take SQLite's write lock at once: a transaction that reads first could not become a writer later.
+
+        Whoever finds it taken asks again after a moment, as SQLite does by itself, but not after 1, 2, 5, 10 … ms: our batches
+        hold it for less than that, and pool processes would sleep while it is free.
+        """
+        if vendor != "sqlite":
+            cursor.execute("BEGIN")
+            return
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(BUSY_SECONDS)  # SQLite tells nobody when it is free
+
+
+class _Batch:
+    """Rows as parameters of the statements, made before the transaction begins: SQLite has one writer at a time."""
+
+    def __init__(self, rows: Sequence[Row], connection: BaseDatabaseWrapper) -> None:
+        self._vendor = connection.vendor
+        moments = _Moments(connection)
+        self._events = [_values(row, moments) for row in rows]
+        # In one order everywhere, so that two batches cannot wait for each other.
+        self._tallies = [_tally(counted, moments) for _, counted in sorted(fold(rows).items())]
+        self._operations = sorted({row.operation for row in rows if row.kind == EFFECT})
+
+    def write(self, cursor: Any) -> None:
+        """Send everything in few statements: after each, another thread may keep this one, and the write lock, waiting."""
+        for name, rows in (("append_event", self._events), ("keep_tally", self._tallies)):
+            for start in range(0, len(rows), ROWS_A_STATEMENT):
+                part = rows[start : start + ROWS_A_STATEMENT]
+                cursor.execute(_sql(name, self._vendor, len(part)), [value for row in part for value in row])
+        for operation in self._operations:
+            cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
+
+
+def _missing(cursor: Any, rows: Sequence[Row], vendor: str) -> Sequence[Row]:
+    """The rows that are not committed yet. What is, is a beginning: batches are whole, and only grow at the end."""
+    for number, row in enumerate(rows):
+        cursor.execute(_sql("already_there", vendor), [row.source])
+        if cursor.fetchone() is None:
+            return rows[number:]
+    return []
+
+
+#: An INSERT of one row: what comes before its values, the values, what follows.
+_ONE_ROW = re.compile(r"(.*?\bVALUES\s*)(\(.*?\))(\s*(?:ON CONFLICT\b.*)?)", re.DOTALL)
+
+
+@cache
+def _sql(name: str, vendor: str, rows: int = 1) -> str:
+    """The statement, for that many rows, with the placeholders of the database's driver."""
+    text = statement(name)
+    if rows > 1:
+        found = _ONE_ROW.fullmatch(text)
+        if found is None:
+            raise AssertionError(f"{name}.sql is not an INSERT of one row.")
+        before, values, after = found.groups()
+        text = before + ", ".join([values] * rows) + after
+    return text.replace("%s", "?") if vendor == "sqlite" else text
+
+
+class _Moments(dict[float, Any]):
+    """Seconds since the epoch as the database takes them; each is made once, since event and tally share it."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__()
+        self._adapt: Callable[[datetime], Any] = connection.ops.adapt_datetimefield_value
+
+    def __missing__(self, seconds: float) -> Any:
+        moment = self[seconds] = self._adapt(datetime.fromtimestamp(seconds, UTC))
+        return moment
+
+
+def _values(row: Row, moments: _Moments) -> list[Any]:
+    return [
+        moments[row.at],
+        row.kind,
+        row.task_id,
+        row.operation,
+        row.pattern,
+        row.worker,
+        row.pid,
+        row.run,
+        row.source,
+        row.detail_as_json(),
+    ]
+
+
+def _tally(counted: Sum, moments: _Moments) -> list[Any]:
+    return [
+        counted.task_id,
+        counted.operation,
+        counted.pattern,
+        counted.run,
+        counted.books,
+        *(counted.counts[column] for column in COUNTS),
+        counted.operation,
+        moments[counted.first_at],
+        moments[counted.last_at],
+    ]
+
+
+store = Store()
+# A fork while another thread is inside the database library would copy its locked mutexes into the child.
+os.register_at_fork(
+    before=lambda: store.lock.acquire(),
+    after_in_parent=lambda: store.lock.release(),
+    after_in_child=store.after_fork,
+)

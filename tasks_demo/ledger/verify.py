@@ -1,0 +1,54 @@
+"""``tallies == fold(events)``: recount everything from the events and compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, fold
+from tasks_demo.models import Event, Tally
+
+
+def _rows(task_id: str) -> Iterator[Row]:
+    for event in Event.objects.filter(task_id=task_id).order_by("id").iterator():
+        yield Row(
+            at=event.at.timestamp(),
+            kind=event.kind,
+            source=event.source,
+            task_id=event.task_id,
+            operation=event.operation,
+            pattern=event.pattern,
+            run=event.run,
+            detail=event.detail,
+        )
+
+
+def differences() -> Iterator[str]:
+    """A sentence for every tally that does not equal the fold of its events; none is the healthy answer.
+
+    Reads one task's events at a time, in constant memory. Run it while nothing is being written.
+    """
+    effects: Counter[str] = Counter()
+    for operation in Event.objects.filter(kind=EFFECT).values_list("operation", flat=True).iterator():
+        effects[operation] += 1
+    for tally in Tally.objects.order_by("task_id").iterator():
+        summed = fold(_rows(tally.task_id)).get(tally.task_id)
+        if summed is None:
+            yield f"{tally.task_id}: a tally without a single event."
+            continue
+        for column in COUNTS:
+            kept, counted = getattr(tally, column), summed.counts[column]
+            if kept != counted:
+                yield f"{tally.task_id}: {column} is {kept}, the events say {counted}."
+        if tally.effects != effects[tally.operation]:
+            yield f"{tally.task_id}: effects is {tally.effects}, the events say {effects[tally.operation]}."
+    counted_kinds = sorted(frozenset[str]().union(*COUNTS.values()))
+    missing = (
+        Event.objects.filter(kind__in=counted_kinds)
+        .exclude(task_id="")
+        .exclude(task_id__in=Tally.objects.values("task_id"))
+        .values_list("task_id", flat=True)
+        .distinct()
+    )
+    for task_id in missing.iterator():
+        yield f"{task_id}: events without a tally."

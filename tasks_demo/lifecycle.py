@@ -1,0 +1,122 @@
+"""The one seam between the patterns and whoever watches them.
+
+A pattern announces each point of a task's life with :func:`reached`; observers (the ledger, the lab)
+are told in the order in which they were registered. With no observer armed a point costs one
+attribute look-up and one truth test.
+
+An observer that raises stops the pattern at that point, on purpose: if the start of a body cannot be
+recorded, the body must not run. Each pattern documents what it then does with the message. The
+observer decides which of its failures are worth that (see ``ledger.recorder``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Point(StrEnum):
+    """A named moment of a task's life, in the order of a healthy one; then the side roads."""
+
+    PUBLISHED = "published"  # the broker confirmed that it has the message
+    FETCHED = "fetched"  # popped, and the broker does not know yet by whom; announced in the lab only
+    RECEIVED = "received"  # a worker's main process was handed the message: one delivery
+    CLAIMED = "claimed"  # the pattern took the operation (a lease or a durable row)
+    STARTED = "started"  # one execution: the body runs next
+    EFFECT_BEGUN = "effect_begun"  # the body is about to change the outside world
+    EFFECT_DONE = "effect_done"  # the outside world confirmed the change
+    COMPLETED = "completed"  # the pattern's completed marker is stored
+    RETURNED = "returned"  # the body and its pattern are through
+    ACKING = "acking"  # about to be acknowledged; announced in the lab only
+    ACKED = "acked"  # the worker acknowledged the message to the broker
+
+    SUPPRESSED = "suppressed"  # the operation was already completed: the body was not run
+    DEFERRED = "deferred"  # put back for later
+    LEASE_LOST = "lease_lost"  # the holder learnt that it no longer holds the operation
+    FENCED = "fenced"  # a write was refused because its fencing token was stale
+    FAILED = "failed"  # the body, or its pattern, raised
+    RETRIED = "retried"  # the task asked to be published again
+    REJECTED = "rejected"  # the worker could not make a task of the message
+    QUARANTINED = "quarantined"  # parked after too many attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose life it is: one delivery of one task."""
+
+    task_id: str
+    operation: str
+    pattern: str
+    worker: str = ""
+    books: str = ""  # who outside counts the effects of this task; empty: nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """One point reached: what observers are given. ``at`` is seconds since the epoch."""
+
+    point: Point
+    subject: Subject
+    at: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+Observer = Callable[[Reached], None]
+
+_observers: tuple[Observer, ...] = ()
+_current: ContextVar[Subject | None] = ContextVar("tasks_demo_subject", default=None)
+
+
+def observe(observer: Observer) -> None:
+    """Register an observer; a second registration of the same one is ignored."""
+    global _observers
+    if observer not in _observers:
+        _observers = (*_observers, observer)
+
+
+def ignore(observer: Observer) -> None:
+    """Remove an observer; one that is not registered is ignored."""
+    global _observers
+    _observers = tuple(known for known in _observers if known != observer)
+
+
+def observers() -> tuple[Observer, ...]:
+    """The observers armed now, in the order in which they are told."""
+    return _observers
+
+
+@contextmanager
+def about(subject: Subject) -> Iterator[Subject]:
+    """Make ``subject`` the one that :func:`reached` speaks about when it is not told."""
+    token = _current.set(subject)
+    try:
+        yield subject
+    finally:
+        _current.reset(token)
+
+
+def current() -> Subject | None:
+    """The delivery being executed here, or None outside one."""
+    return _current.get()
+
+
+def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None:
+    """Announce that the current delivery (or ``subject``) reached ``point``.
+
+    ``detail`` must be JSON-serialisable. Does nothing outside a delivery, so that a task body can
+    also be called as an ordinary function. Raises whatever an observer raises.
+    """
+    if not _observers:
+        return
+    if subject is None:
+        subject = _current.get()
+        if subject is None:
+            return
+    event = Reached(point, subject, time.time(), detail)
+    for observer in _observers:
+        observer(event)

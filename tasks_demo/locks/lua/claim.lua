@@ -1,0 +1,73 @@
+-- claim: ask for the lease on an operation.
+--
+-- KEYS[1]  the operation's record, a hash:
+--            state     claimed | completed | released
+--            owner     token of the claim that holds the lease, or that completed; absent when released
+--            fence     integer; every claim gets a greater one than any claim before it
+--            attempt   integer; how many claims there were
+--            digest    of the arguments of the first claim
+--            deadline  end of the lease, milliseconds of Redis TIME; only while claimed
+--            result    JSON text; only when completed with a result
+-- ARGV[1]  owner: a random token, a new one for every claim
+-- ARGV[2]  digest of the arguments
+-- ARGV[3]  length of the lease, milliseconds
+-- ARGV[4]  retention, milliseconds: the record lives this long after its last change
+--
+-- Replies  {'claimed', fence, attempt}   the lease is ours
+--          {'held', ms_left}             somebody else's lease has this long to go (at least 1)
+--          {'completed', result}         done before; {'completed'} if no result was stored
+--          {'mismatch'}                  the key was used with other arguments, whatever became of that claim
+--          error BADRECORD               the record is not one of ours; nothing was changed
+--
+-- Asked again by the token that holds the lease (its reply was lost on the way), it gives the same fence and attempt:
+-- nobody else can have claimed in between, or the token would not be there any more. (A copy that arrives after a later claim
+-- has ended is a claim of its own, with a new fence: renew, complete and release ask for token and fence.)
+-- Expiry is judged by Redis TIME alone. All replies but 'claimed' change nothing.
+
+local record = KEYS[1]
+local owner, digest, lease_ms, retention_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local now_ms = math.floor(now_us / 1000)
+-- Rounded up: a lease in Redis never ends before its owner thinks it does.
+local deadline_ms = string.format('%.0f', now_ms + 1 + lease_ms)
+
+local state, holder, fence, attempt, known_digest, held_until, result =
+  unpack(redis.call('HMGET', record, 'state', 'owner', 'fence', 'attempt', 'digest', 'deadline', 'result'))
+
+if redis.call('EXISTS', record) == 1 then
+  local sound = tonumber(fence or '') and tonumber(attempt or '') and known_digest
+    and (state == 'released' or (state == 'claimed' and holder and tonumber(held_until or ''))
+      or (state == 'completed' and holder))
+  if not sound then
+    return redis.error_reply('BADRECORD the record of this operation is damaged; inspect it before you delete it')
+  end
+  if known_digest ~= digest then
+    return {'mismatch'}
+  end
+  if state == 'completed' then
+    if result then
+      return {'completed', result}
+    end
+    return {'completed'}
+  end
+  if state == 'claimed' and holder == owner then
+    redis.call('HSET', record, 'deadline', deadline_ms)
+    redis.call('PEXPIRE', record, retention_ms)
+    return {'claimed', fence, attempt}
+  end
+  if state == 'claimed' and tonumber(held_until) > now_ms then
+    return {'held', string.format('%.0f', tonumber(held_until) - now_ms)}
+  end
+end
+
+-- The clock makes the fence outlive the record; the previous fence makes it survive a clock that was set back.
+fence = string.format('%.0f', math.max((tonumber(fence or '') or 0) + 1, now_us))
+attempt = string.format('%.0f', (tonumber(attempt or '') or 0) + 1)
+
+-- One HSET, and first: a full Redis refuses it before anything has changed.
+redis.call('HSET', record, 'state', 'claimed', 'owner', owner, 'fence', fence, 'attempt', attempt,
+  'digest', digest, 'deadline', deadline_ms)
+redis.call('PEXPIRE', record, retention_ms)
+return {'claimed', fence, attempt}

@@ -1,0 +1,179 @@
+"""``manage.py quarantine``: look at parked messages, requeue them or discard them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connections, router
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tasks_demo.delivery.quarantine import discard, message_of, requeue
+from tasks_demo.durable.models import Parked
+from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.management.arguments import Exit
+
+DECISIONS: dict[str, tuple[Callable[..., bool], str]] = {
+    "requeue": (requeue, "requeued"),
+    "discard": (discard, "discarded"),
+}
+
+
+class Command(BaseCommand):
+    help = (
+        "Messages parked because their workers died of them. Without arguments: list those that wait for a decision. "
+        "Exit codes: 0 done, 1 nothing done or some failed, 2 usage, 4 database or broker not ready."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "act", nargs="?", choices=["list", "show", *DECISIONS], default="list", help="default: list"
+        )
+        parser.add_argument("task_ids", nargs="*", metavar="TASK_ID", help="a task ID, or the beginning of one")
+        parser.add_argument("--all", action="store_true", help="all that are parked; with list: also what is decided")
+        parser.add_argument("--why", default="", metavar="TEXT", help="kept with the decision")
+        parser.add_argument("--json", action="store_true", help="one JSON document instead of a table or sentences")
+        parser.add_argument(
+            "--database",
+            choices=sorted(connections),
+            default=router.db_for_write(Parked),
+            help="whose parked messages: for tasks that declare `using`",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        act, task_ids = options["act"], options["task_ids"]
+        self._rows = Parked.objects.using(options["database"])
+        if any("\0" in text or not text.isprintable() for text in task_ids):
+            raise CommandError("A task ID holds printable characters only.", returncode=Exit.USAGE)
+        if act == "list" and task_ids:
+            raise CommandError("list takes no task ID. Write `show TASK_ID`.", returncode=Exit.USAGE)
+        if act == "show" and (options["all"] or not task_ids):
+            raise CommandError("show takes one or more task IDs, and no --all.", returncode=Exit.USAGE)
+        if act in DECISIONS and bool(task_ids) == options["all"]:
+            raise CommandError(f"{act} takes one or more task IDs, or --all.", returncode=Exit.USAGE)
+        try:
+            if act == "list":
+                self._list(everything=options["all"], as_json=options["json"])
+            elif act == "show":
+                self._show(task_ids, as_json=options["json"])
+            else:
+                self._decide(act, task_ids, why=options["why"], as_json=options["json"])
+        except DatabaseError as error:
+            raise CommandError(
+                f"The database of the parked messages cannot be used: {error}. Check DATABASE_URL and SHOP_DATABASE_URL, "
+                "and run `python manage.py migrate`.",
+                returncode=Exit.NOT_READY,
+            ) from error
+
+    def _list(self, *, everything: bool, as_json: bool) -> None:
+        rows = list(self._rows.all() if everything else self._rows.filter(state=Parked.State.PARKED))
+        if as_json:
+            self.stdout.write(json.dumps([_facts(row) for row in rows], indent=2))
+            return
+        if not rows:
+            self.stdout.write("No message is parked.")
+            return
+        table = Table(box=None, pad_edge=False)
+        table.add_column("task ID", overflow="fold", min_width=36)  # in one piece, to be copied
+        table.add_column("task", overflow="fold")
+        table.add_column("attempts", justify="right")
+        table.add_column("parked (UTC)" if not everything else "parked (UTC), state")
+        for row in rows:
+            at = f"{row.parked_at:%Y-%m-%d %H:%M}" + (f" {row.state}" if everything else "")
+            table.add_row(escape(row.task_id), escape(row.task), str(row.attempts), at)
+        Console(file=sys.stdout).print(table)
+
+    def _show(self, task_ids: list[str], *, as_json: bool) -> None:
+        found = [row for task_id in task_ids for row in self._known(task_id)]
+        if as_json:
+            self.stdout.write(
+                json.dumps([{**_facts(row), **_message(row), "acts": _acts(row)} for row in found], indent=2)
+            )
+        console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        for row in [] if as_json else found:
+            console.print(f"[bold]{escape(row.task_id)}[/]  {escape(row.task)}  [bold]{row.state}[/]")
+            console.print(escape(row.reason))
+            for name, value in _message(row).items():
+                console.print(f"{name}: {escape(str(value))}")
+            for one in row.history:
+                console.print(escape(f"  begun {one['at']} by {one['worker']}, pid {one['pid']}"))
+            for act in _acts(row):
+                console.print(escape(f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}"))
+        if len({row.task_id for row in found}) < len(set(task_ids)):
+            sys.exit(Exit.BROKEN)
+
+    def _decide(self, act: str, task_ids: list[str], *, why: str, as_json: bool) -> None:
+        decide, done = DECISIONS[act]
+        if task_ids:
+            chosen = [row for task_id in task_ids for row in self._known(task_id) if row.state == Parked.State.PARKED]
+        else:
+            chosen = list(self._rows.filter(state=Parked.State.PARKED).order_by("id"))
+        wanted = len(set(task_ids)) or len(chosen)
+        acted: list[Parked] = []
+        try:
+            for row in chosen:
+                try:
+                    if decide(row, by=_who(), why=why):
+                        acted.append(row)
+                except RequeueFailed as error:
+                    self.stderr.write(str(error))
+        except EnvironmentNotReady as error:
+            raise CommandError(f"{error} {len(acted)} other(s) were {done}.", returncode=Exit.NOT_READY) from error
+        finally:
+            if as_json:
+                self.stdout.write(json.dumps({done: [row.task_id for row in acted]}, indent=2))
+            else:
+                for row in acted:
+                    self.stdout.write(f"{row.task_id} {done}")
+        if not wanted:
+            self.stderr.write("No message is parked: nothing was done.")
+        elif len(acted) < wanted:
+            self.stderr.write(f"{len(acted)} of {wanted} {done}; the others were not parked (any more), or see above.")
+        if not acted or len(acted) < wanted:
+            sys.exit(Exit.BROKEN)
+
+    def _known(self, text: str) -> list[Parked]:
+        """The rows of the task ID that is, or alone begins with, the text; latest first. Says so if there is none."""
+        rows = list(self._rows.filter(task_id=text)) or list(self._rows.filter(task_id__startswith=text))
+        if len({row.task_id for row in rows}) == 1:
+            return rows
+        several = (
+            f"{len({row.task_id for row in rows})} parked messages begin"
+            if rows
+            else "No parked message is, or begins,"
+        )
+        self.stderr.write(f"{several} with {text!r}. `manage.py quarantine list --all` shows task IDs.")
+        return []
+
+
+def _facts(row: Parked) -> dict[str, Any]:
+    names = ("task_id", "operation", "task", "pattern", "attempts", "state", "reason", "history")
+    return {**{name: getattr(row, name) for name in names}, "parked_at": row.parked_at.isoformat()}
+
+
+def _message(row: Parked) -> dict[str, str]:
+    """What is sent again, as Python would write it: not every argument is JSON."""
+    try:
+        copy = message_of(row)
+    except Exception as error:  # noqa: BLE001  (whatever a serialisation raises: the rest is worth seeing)
+        return {"message": f"cannot be read ({type(error).__name__}: {error})"}
+    options = {name: value for name, value in copy.options.items() if value not in (None, "", [], {})}
+    return {"args": repr(copy.args), "kwargs": repr(copy.kwargs), "options": repr(options)}
+
+
+def _acts(row: Parked) -> list[dict[str, str]]:
+    return [{"act": act.act, "by": act.by, "why": act.why, "at": act.at.isoformat()} for act in row.acts.all()]
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"uid {os.getuid()}"

@@ -1,0 +1,129 @@
+"""``manage.py relay``: publish what the outbox holds, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+from celery import current_app
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error, connections
+
+from tasks_demo.delivery.relay import Relay, overdue
+from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.stopping import stop_signals
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a pause in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.01 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pause; write 0.01 to 60 seconds")
+    return value
+
+
+class Command(BaseCommand):
+    help = (
+        "Publishes the jobs that the outbox holds, and again those that nobody began or ended. Several may run at once. "
+        "One line a batch on stderr. Exit codes: 0 after SIGTERM or --once, 1 --check found one overdue, 2 usage, 4 database or "
+        "broker not ready, 130 Ctrl-C; the message in hand is published before it ends."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--check",
+            type=whole("--check", 1, 86_400),
+            metavar="S",
+            help="publish nothing; exit 1 if a message has been due for more than S seconds",
+        )
+        parser.add_argument("--once", action="store_true", help="publish what is due now, and end")
+        parser.add_argument(
+            "--batch", type=whole("--batch", 1, 1000), default=100, help="messages taken at once, default 100"
+        )
+        parser.add_argument(
+            "--interval", type=seconds, default=0.5, metavar="S", help="pause when nothing is due, default 0.5 s"
+        )
+        parser.add_argument("--using", choices=sorted(connections), metavar="ALIAS", help="database of the outbox")
+        parser.add_argument(
+            "--no-reconcile",
+            action="store_true",
+            help="publish nothing again: a message has ended when the broker has confirmed it; for workers that cannot reach "
+            "the outbox's database. Tell all relays of an outbox the same",
+        )
+
+    def handle(
+        self,
+        *,
+        once: bool,
+        check: int | None,
+        batch: int,
+        interval: float,
+        using: str | None,
+        no_reconcile: bool,
+        **options: Any,
+    ) -> None:
+        if options["verbosity"]:
+            logging.getLogger("tasks_demo.delivery.relay").setLevel(logging.INFO)
+        # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
+        current_app.loader.import_default_modules()
+        relay = Relay(using=using, batch=batch, interval=interval, reconcile=not no_reconcile)
+        try:
+            waited = overdue(relay.using)
+            if check is not None:
+                if waited > check:
+                    raise CommandError(
+                        f"A message of the outbox on {relay.using!r} has been due for {waited:.0f} s. Nothing is lost. See that "
+                        "`manage.py relay` runs and what it says of the broker.",
+                        returncode=Exit.BROKEN,
+                    )
+                return
+            code = _until_asked(lambda stop: self._once(relay, stop) if once else relay.run(stop))
+        except Error as error:
+            raise CommandError(
+                f"The outbox on {relay.using!r} cannot be read ({' '.join(str(error).split())}); its messages wait there. "
+                "Start the database and run `manage.py migrate`.",
+                returncode=Exit.NOT_READY,
+            ) from error
+        sys.exit(code)
+
+    def _once(self, relay: Relay, stop: threading.Event) -> None:
+        published = 0
+        while not stop.is_set():
+            result = relay.run_once(stop)
+            published += result.published
+            if result.trouble:
+                raise CommandError(
+                    f"{published} published, then: {result.trouble}. The rest waits in the outbox. Start the broker, "
+                    "or set REDIS_URL to one that takes writes.",
+                    returncode=Exit.NOT_READY,
+                )
+            if not result.taken:
+                break
+        self.stdout.write(f"{published} published")
+
+
+def _until_asked(work: Any) -> int:
+    """Run it in a thread, so that no signal interrupts a hand-over; returns the exit code."""
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            work(stop)
+        finally:
+            connections.close_all()
+
+    with stop_signals() as asked, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        while wait([running], 0.2).not_done:
+            if asked:
+                stop.set()
+        running.result()
+    return Exit.INTERRUPTED if signal.SIGINT in asked else Exit.OK

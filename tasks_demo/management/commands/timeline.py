@@ -1,0 +1,96 @@
+"""``manage.py timeline TASK_ID``: what happened to one task, in order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tasks_demo.dashboard.refresh import Refresher
+from tasks_demo.ledger.queries import find, timeline
+from tasks_demo.management.arguments import Exit
+from tasks_demo.models import Tally
+
+
+class Command(BaseCommand):
+    help = "Show every event of one task ID in order: who ran it, where a kill fell, what the bank's books say."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("task_id", help="a task ID, or the beginning of one")
+        parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        task_id: str = options["task_id"]
+        if "\0" in task_id or not task_id.isprintable():
+            raise CommandError("A task ID holds printable characters only.", returncode=Exit.USAGE)
+        try:
+            trouble = Refresher()().trouble  # its own, without the pause between two screens
+            if trouble:
+                self.stderr.write(f"Effects may be missing: {trouble}.")
+            tally = find(task_id)
+            if tally is None:
+                raise CommandError(
+                    f"The ledger knows no task ID that is, or alone begins with, {task_id!r}. "
+                    "`manage.py enqueue` and the dashboard show task IDs.",
+                    returncode=Exit.BROKEN,
+                )
+            self._show(tally, as_json=options["json"])
+        except DatabaseError as error:
+            raise CommandError(
+                f"The ledger's database cannot be read: {error}. Check DATABASE_URL and run `python manage.py migrate`.",
+                returncode=Exit.NOT_READY,
+            ) from error
+
+    def _show(self, tally: Tally, *, as_json: bool) -> None:
+        steps = list(timeline(tally))
+        counts = {
+            name: getattr(tally, name)
+            for name in ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
+        }
+        if as_json:
+            document = {
+                "task_id": tally.task_id,
+                "operation": tally.operation,
+                "pattern": tally.pattern,
+                "verdict": tally.verdict,
+                "promise_broken": tally.broken,
+                **counts,
+                "events": [
+                    {
+                        "at": step.at.isoformat(),
+                        "kind": step.kind,
+                        "worker": step.worker,
+                        "pid": step.pid,
+                        "detail": step.detail,
+                    }
+                    for step in steps
+                ],
+            }
+            self.stdout.write(json.dumps(document, indent=2))
+            return
+        console = Console(file=sys.stdout)
+        table = Table(box=None, pad_edge=False)
+        for heading, justify in (
+            ("ms", "right"),
+            ("event", "left"),
+            ("worker", "left"),
+            ("pid", "right"),
+            ("", "left"),
+        ):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for step in steps:
+            pid = "" if step.pid is None else str(step.pid)
+            row = (f"{step.after_ms:.1f}", step.kind, escape(step.worker), pid, escape(step.what))
+            table.add_row(*row, style="bold red" if step.fell else None)
+        console.print(f"[bold]{escape(tally.task_id)}[/]  {escape(tally.pattern or 'no pattern')}", highlight=False)
+        if tally.operation != tally.task_id:
+            console.print(f"operation {escape(tally.operation)}", highlight=False)
+        console.print(" · ".join(f"{count} {name}" for name, count in counts.items()), highlight=False)
+        console.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
+        console.print(table)

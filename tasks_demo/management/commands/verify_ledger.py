@@ -1,0 +1,33 @@
+"""``manage.py verify_ledger``: recount every tally from the events."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from tasks_demo.ledger.verify import differences
+from tasks_demo.management.arguments import Exit
+from tasks_demo.models import Event, Tally
+
+
+class Command(BaseCommand):
+    help = "Check that every tally equals the sum of its events. Run it while nothing is being written. Exit 1: it does not."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = 0
+        try:
+            for sentence in differences():
+                found += 1
+                self.stdout.write(sentence)
+            counted = f"{Tally.objects.count()} tallies, {Event.objects.count()} events"
+        except DatabaseError as error:
+            raise CommandError(
+                f"The ledger cannot be read: {error}. Check DATABASE_URL and run `python manage.py migrate`.",
+                returncode=Exit.NOT_READY,
+            ) from error
+        self.stdout.write(f"{counted}: {found or 'no'} difference(s).")
+        if found:
+            sys.exit(Exit.BROKEN)

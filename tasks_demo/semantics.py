@@ -1,0 +1,70 @@
+"""The vocabulary of delivery: what a pattern may promise, and what that means in numbers.
+
+Pure: this module knows nothing of Django, Celery or Redis. A *promise* is a pair of bounds, on the
+executions of one task ID (starts of its body) and on the effects of one operation (what the outside
+world saw happen). Nothing here claims "exactly-once delivery": delivery cannot be, effects can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Semantics(StrEnum):
+    """The three delivery semantics."""
+
+    AT_MOST_ONCE = "at-most-once"
+    AT_LEAST_ONCE = "at-least-once"
+    EFFECTIVELY_ONCE = "effectively-once"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """An inclusive range of counts; ``most`` None means "as often as it takes"."""
+
+    least: int
+    most: int | None
+
+    def __contains__(self, count: int) -> bool:
+        return self.least <= count and (self.most is None or count <= self.most)
+
+    def exceeded_by(self, count: int) -> bool:
+        """True if the count is already too high, whatever may still happen."""
+        return self.most is not None and count > self.most
+
+    def as_list(self) -> list[int | None]:
+        """``[least, most]``, the form used in JSON results."""
+        return [self.least, self.most]
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"≥{self.least}" if self.least else "any number"
+        if self.least == self.most:
+            return f"={self.least}"
+        return f"≤{self.most}" if self.least == 0 else f"{self.least}–{self.most}"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a pattern guarantees for a task whose publication was confirmed, once all is quiet."""
+
+    semantics: Semantics
+    executions: Bounds
+    effects: Bounds
+
+
+AT_MOST_ONCE = Promise(Semantics.AT_MOST_ONCE, Bounds(0, 1), Bounds(0, 1))
+AT_LEAST_ONCE = Promise(Semantics.AT_LEAST_ONCE, Bounds(1, None), Bounds(1, None))
+# The second task ID of an operation is suppressed: it need not execute at all.
+EFFECTIVELY_ONCE = Promise(Semantics.EFFECTIVELY_ONCE, Bounds(0, None), Bounds(1, 1))
+
+#: The promise of every pattern, by name: the one table that patterns, ledger, lab and docs agree on.
+PROMISES: dict[str, Promise] = {
+    "acks_early": AT_MOST_ONCE,
+    "claim_first": AT_MOST_ONCE,
+    "acks_late": AT_LEAST_ONCE,
+    "outbox": AT_LEAST_ONCE,
+    "dedup_lock": EFFECTIVELY_ONCE,
+    "inbox": EFFECTIVELY_ONCE,
+}

@@ -1,0 +1,31 @@
+"""Run by path, not imported: ``python -I -S bound.py PARENT_PID COMMAND [ARGUMENT ...]``.
+
+Asks the kernel (Linux) to SIGKILL this process when its parent ends, then becomes COMMAND: the request
+survives the exec. It is a program of its own because code between fork and exec is unsafe when the parent
+has threads. Exit 127: COMMAND cannot be run; 125: the kernel refused.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        print(f"{command[0]}: prctl failed: {os.strerror(ctypes.get_errno())}", file=sys.stderr)  # noqa: T201
+        sys.exit(125)
+    # The parent may have died before the request was made; then nobody will send the signal.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as error:
+        print(f"{command[0]} cannot be run: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(127)
+
+
+main()

@@ -1,0 +1,25 @@
+"""A worker bootstep for any Celery app: ``app.steps["worker"].add(NoticeChildDeath)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+
+class NoticeChildDeath(bootsteps.StartStopStep):
+    """Notices the death of a pool process within a quarter of a second.
+
+    Celery sometimes learns of it only from the pool's own 5 s timer (celery/concurrency/asynpool.py ``timers``); until
+    then the message of the dead process is not requeued.
+    """
+
+    requires = ("celery.worker.components:Pool", "celery.worker.components:Hub")
+    #: Seconds between two looks at the pool processes: one waitpid each.
+    interval = 0.25
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Called by Celery when the worker's event loop is there; pools without child processes have no such method."""
+        maintain = getattr(worker.pool, "maintain_pool", None)
+        if maintain is not None:
+            hub.call_repeatedly(self.interval, maintain)

@@ -1,0 +1,138 @@
+"""The dashboard in a real browser: log in, filter, open a killed task, see where the kill fell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from tests.integration.ledger_rows import append, killed, lost, ok
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        message = f"{CHROMIUM} is missing: install the package chromium to run the browser tests."
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # The synchronous interface keeps an event loop in this thread; Django then refuses the ORM unless told so.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        expect.set_options(timeout=30_000)
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(
+    browser: Browser, live_server: LiveServer, settings: Settings, request: pytest.FixtureRequest
+) -> Iterator[Page]:
+    """A page of somebody who has logged in, with three tasks in the ledger."""
+    settings.TASKS_DEMO_BANK_URL = ""
+    append(ok("fine"), killed("struck", run="r1:acks_late/kill-main"), lost("broken-promise"))
+    User.objects.create_superuser("admin", password="of this test")
+    options = getattr(request, "param", {})
+    context = browser.new_context(base_url=live_server.url, **options)
+    page = context.new_page()
+    page.goto("/admin/tasks_demo/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("of this test")
+    page.get_by_role("button", name="Log in").click()
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
+    page.wait_for_load_state("load")  # the admin's scripts have found their buttons then
+    yield page
+    context.close()
+
+
+def test_from_the_list_to_where_the_kill_fell(page: Page) -> None:
+    rows = page.locator("#result_list tbody tr")
+    expect(rows).to_have_count(3)
+    page.get_by_role("link", name="Problems first").click()
+    expect(rows.first).to_contain_text("broken-promise")
+    expect(rows.first).to_contain_text("promise broken")
+
+    page.locator("#changelist-filter").get_by_role("link", name="duplicated").click()
+    expect(rows).to_have_count(1)
+    page.get_by_role("link", name="struck").click()
+
+    expect(page.locator(".kill")).to_have_text("✗ The kill fell here")
+    struck = page.locator(".act-fell")
+    expect(struck).to_have_count(1)
+    expect(struck).to_contain_text("Delivery 1")
+    expect(struck.locator(".line").last).to_contain_text("SIGKILL")
+    expect(page.locator(".act").nth(2)).to_contain_text("delivered again")
+    expect(page.locator(".facts")).to_contain_text("which at-least-once allows: the promise was kept")
+
+
+def test_search_by_the_beginning_of_a_task_id(page: Page) -> None:
+    page.locator("#searchbar").fill("stru")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator("#result_list")).to_contain_text("struck")
+
+
+@pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
+def test_the_timeline_needs_no_javascript(page: Page) -> None:
+    page.get_by_role("link", name="struck").click()
+    expect(page.locator(".kill")).to_be_visible()
+    expect(page.locator(".line")).to_have_count(15)
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 400, "height": 800}}], indirect=True)
+def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) <= 400
+    expect(page.locator("#result_list .field-executions_n").first).to_be_in_viewport()
+    page.get_by_role("link", name="struck").click()
+    expect(page.locator(".kill")).to_be_visible()
+    assert page.evaluate(width) <= 400
+
+
+@pytest.mark.parametrize(
+    "page", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_badges_can_be_read(page: Page) -> None:
+    """Contrast of at least 4.5 to 1 (WCAG AA) for every badge and for the mark of the kill."""
+    page.wait_for_load_state("load")
+    seen = page.eval_on_selector_all(".badge", _COLOURS)
+    page.get_by_role("link", name="struck").click()
+    seen += page.eval_on_selector_all(".badge, .kill", _COLOURS)
+    assert len(seen) >= 6
+    assert {
+        (text, round(_contrast(front, back), 1)) for text, front, back in seen if _contrast(front, back) < 4.5
+    } == set()
+
+
+_COLOURS = """elements => elements.map(element => {
+    const numbers = text => text.match(/[0-9.]+/g).map(Number);
+    let ground = element;
+    while (getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;
+    return [element.textContent, numbers(getComputedStyle(element).color), numbers(getComputedStyle(ground).backgroundColor)];
+})"""
+
+
+def _contrast(front: list[float], back: list[float]) -> float:
+    light, dark = sorted((_luminance(front), _luminance(back)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: list[float]) -> float:
+    parts = [part / 255 for part in colour[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

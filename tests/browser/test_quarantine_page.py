@@ -1,0 +1,116 @@
+"""The quarantine in a real browser: from the list to a message, its requeue with a reason, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, Page, expect
+from pytest_django.live_server_helper import LiveServer
+
+from tasks_demo.durable.models import Parked
+from tasks_demo.locks.redis_store import connect
+from tests.browser.test_admin_page import _COLOURS, _contrast, browser
+from tests.integration.parked_rows import QUEUE, lying
+
+__all__ = ["browser"]
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+HISTORY = [
+    {"at": f"2026-11-24T04:0{minute}:05.678901+00:00", "worker": f"w{minute}@host", "pid": 4000 + minute}
+    for minute in range(5)
+]
+
+
+@pytest.fixture
+def poison(redis_url: str) -> Iterator[Parked]:
+    """One message that waits for a decision, among two that were decided."""
+    reason = "Begun 5 time(s) and never ended, last by w4@host (pid 4004)."
+    lying(state="discarded")
+    row = lying(
+        note={"order": 17, "customer": "Grüße & <b>co</b>"}, history=HISTORY, reason=reason, operation="order-17"
+    )
+    lying(state="requeued")
+    yield row
+    with connect(redis_url, 5.0) as client:
+        client.delete(QUEUE)
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: LiveServer, poison: Parked, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The list, for somebody who may decide."""
+    User.objects.create_superuser("admin", password="of this test")
+    context = browser.new_context(base_url=live_server.url, **getattr(request, "param", {}))
+    page = context.new_page()
+    page.goto("/admin/durable/parked/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("of this test")
+    page.get_by_role("button", name="Log in").click()
+    expect(page).to_have_url(f"{live_server.url}/admin/durable/parked/")
+    page.wait_for_load_state("load")  # the admin's scripts have found their buttons then
+    yield page
+    context.close()
+
+
+def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, redis_url: str) -> None:
+    rows = page.locator("#result_list tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("parked")
+    page.get_by_role("link", name=poison.task_id).click()
+    expect(page.locator(".facts")).to_contain_text("never ended")
+    expect(page.locator("table tbody tr")).to_have_count(5)
+    expect(page.locator("pre").first).to_contain_text("Grüße & <b>co</b>")
+
+    page.get_by_role("button", name="Requeue…").click()
+    page.get_by_role("button", name="Requeue 1 message").click()
+    # The browser itself insists on a reason.
+    expect(page.locator("textarea:invalid")).to_have_count(1)
+    page.get_by_label("Why?").fill("the disk is back")
+    page.get_by_role("button", name="Requeue 1 message").click()
+
+    expect(page.locator(".messagelist")).to_contain_text("1 message was requeued.")
+    acts = page.locator("table").first
+    expect(acts).to_contain_text("the disk is back")
+    expect(acts).to_contain_text("admin")
+    expect(page.get_by_role("button", name="Requeue…")).to_have_count(0)
+    with connect(redis_url, 5.0) as client:
+        assert client.llen(QUEUE) == 1
+
+
+def test_several_are_discarded_from_the_list(page: Page) -> None:
+    page.get_by_label("Select all objects on this page for an action").check()
+    expect(page.locator("#result_list tr.selected")).to_have_count(3)
+    page.get_by_label("Action:").select_option(label="Discard the selected messages…")
+    page.get_by_role("button", name="Go", exact=True).click()
+    expect(page.locator(".notice")).to_contain_text("2 of the selected are not parked any more")
+    page.get_by_label("Why?").fill("duplicates")
+    page.get_by_role("button", name="Discard 1 message").click()
+    expect(page.locator(".messagelist")).to_contain_text("1 message was discarded.")
+    expect(page.locator(".messagelist")).to_contain_text("2 messages were not parked any more")
+    expect(page.locator("#result_list .badge-unresolved")).to_have_count(2)
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 400, "height": 800}}], indirect=True)
+def test_a_narrow_screen_does_not_scroll_sideways(page: Page, poison: Parked) -> None:
+    width = "document.documentElement.scrollWidth"
+    page.get_by_role("link", name=poison.task_id).click()
+    expect(page.get_by_role("button", name="Requeue…")).to_be_visible()
+    assert page.evaluate(width) <= 400
+    page.get_by_role("button", name="Requeue…").click()
+    expect(page.get_by_label("Why?")).to_be_visible()
+    assert page.evaluate(width) <= 400
+
+
+@pytest.mark.parametrize(
+    "page", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_badges_and_buttons_can_be_read(page: Page, poison: Parked) -> None:
+    """Contrast of at least 4.5 to 1 (WCAG AA)."""
+    page.wait_for_load_state("load")
+    seen = page.eval_on_selector_all(".badge", _COLOURS)
+    page.get_by_role("link", name=poison.task_id).click()
+    page.wait_for_load_state("load")
+    seen += page.eval_on_selector_all(".badge, .decisions button", _COLOURS)
+    assert len(seen) == 6
+    assert [(text, front, back) for text, front, back in seen if _contrast(front, back) < 4.5] == []

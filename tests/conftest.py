@@ -1,0 +1,194 @@
+"""Fixtures of the whole suite: nothing here touches the developer's state folder, services or databases."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from tests.support import STATE, TOKEN, Finished, Home, describe, living, marked, private_environment, scratch_database
+
+private_environment()
+
+
+def _settle_in() -> None:
+    """pytest-django loads the settings before any conftest is read: let them read the private environment."""
+    from django.conf import settings
+    from django.db import connections
+
+    import project.settings as loaded
+
+    if STATE.resolve() == settings.STATE_DIR:
+        return
+    fresh = importlib.reload(loaded)
+    for name in dir(fresh):
+        if name.isupper():
+            setattr(settings, name, getattr(fresh, name))
+    # Nothing has been opened yet: the handler reads the new addresses when somebody asks for a connection.
+    connections.__dict__.pop("settings", None)
+    connections._settings = None  # type: ignore[attr-defined]
+    connections.close_all()
+    for alias in list(connections):
+        if hasattr(connections._connections, alias):  # type: ignore[attr-defined]
+            del connections[alias]
+
+
+_settle_in()
+
+
+#: What the processes that run the tests (pytest-xdist) have found left over, as told to the one that leads them.
+_told: list[str] = []
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    _told.extend(getattr(node, "workeroutput", {}).get("left_over", ()))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail the session if a process that the tests started is still there; then end it, by its number."""
+    if session.config.getoption("numprocesses", None):
+        if _told:  # each of the processes that run the tests has looked for itself
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return
+    _, late = psutil.wait_procs(_left_over(), timeout=5)
+    left = [process for process in _left_over() if process in late]
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        _told.extend(f"left running by the tests: {process.pid} {describe(process)}" for process in left)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        getattr(session.config, "workeroutput", {})["left_over"] = _told
+    if session.exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(STATE, ignore_errors=True)
+
+
+def _left_over() -> list[psutil.Process]:
+    ours = {process.pid: process for process in marked(TOKEN)}
+    ours |= {child.pid: child for child in living(psutil.Process().children(recursive=True))}
+    return list(ours.values())
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """What a failing run needs to be repeated, also with -q."""
+    for line in _told:
+        terminalreporter.write_line(line, red=True)
+    if exitstatus != pytest.ExitCode.OK:
+        seed = config.getoption("randomly_seed", None)
+        terminalreporter.write_line(f"order of the tests: PYTEST_ARGS='--randomly-seed={seed}'")
+
+
+def pytest_report_header() -> str:
+    return f"state of this run (kept if a test fails): {STATE}"
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Home]:
+    """Where the subprocess commands live: their own state folder, and a migrated database that no test empties."""
+    state = Path(tempfile.mkdtemp(prefix="h-", dir=STATE))
+    with scratch_database(f"tasks_demo_home_{TOKEN[:12]}") as url:
+        place = Home(state, url)
+        place.migrate()
+        yield place
+
+
+@pytest.fixture(scope="session")
+def manage(home: Home) -> Callable[..., Finished]:
+    """``manage(*args, env=..., timeout=...)`` runs a real manage.py in ``home``."""
+
+    def run(*arguments: str | bytes, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> Finished:
+        return home.manage(*arguments, env=env, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The embedded Redis at the address of the settings, so that this process publishes to it without further ado."""
+    from django.conf import settings
+
+    from project.local import redis_socket
+    from tasks_demo.stack import EmbeddedRedis
+
+    with EmbeddedRedis(STATE / "redis", redis_socket(settings.STATE_DIR)) as server:
+        assert server.url == settings.REDIS_URL
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def bank_url() -> Iterator[str]:
+    """A bank with books of its own."""
+    from tasks_demo.stack import EmbeddedBank
+
+    books = f"sqlite:///{STATE / 'bank_of_tests.sqlite3'}"
+    with EmbeddedBank(STATE / "bank.log", env={"BANK_DATABASE_URL": books}, ready_seconds=60) as server:
+        yield server.url
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name (sun_path holds 108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="s-", dir=STATE) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """All test databases, always: pytest-django makes only those that a django_db mark names, and ``ledger`` has none."""
+    from django.db import connections
+    from django.test.utils import setup_databases, teardown_databases
+
+    for alias in connections:
+        known = connections[alias].settings_dict
+        if connections[alias].vendor == "postgresql":  # SQLite's are in a folder of this process already
+            known["TEST"]["NAME"] = f"test_{known['NAME']}_{TOKEN[:12]}"
+    with django_db_blocker.unblock():
+        made = setup_databases(
+            verbosity=0, interactive=False, aliases=dict.fromkeys(connections), serialized_aliases=set()
+        )
+    yield
+    with django_db_blocker.unblock():
+        teardown_databases(made, verbosity=0)
+
+
+@pytest.fixture
+def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The ledger on the test database, with commits that other processes see; emptied afterwards.
+
+    Two DELETEs instead of pytest-django's flush of every table, which takes a second on PostgreSQL.
+    """
+    from django.db import connection, connections
+
+    from tasks_demo.ledger.recorder import recorder
+    from tasks_demo.ledger.store import store
+
+    with django_db_blocker.unblock():
+        assert "test_" in str(connection.settings_dict["NAME"]), "this is not a test database"
+        recorder.try_flush()
+        _empty(connection)  # of what a worker of the module before has written down since
+        try:
+            yield
+            recorder.try_flush()
+            assert not recorder._waiting, "the ledger could not write everything down"
+        finally:
+            recorder._waiting.clear()
+            store.close()
+            _empty(connection)
+            connections.close_all()
+
+
+def _empty(connection: Any) -> None:
+    from django.db import transaction
+
+    # In one transaction: a worker's commit between the two would leave events without a tally.
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM tasks_demo_tally")
+        cursor.execute("DELETE FROM tasks_demo_event")

@@ -1,0 +1,32 @@
+"""Jobs for the worker of ``test_outbox`` (``--include``); the tests publish them by name and do not import them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tasks_demo.delivery import Outbox
+
+
+def _hang() -> None:
+    for _ in range(2):
+        with suppress(SoftTimeLimitExceeded):  # it takes no hint
+            time.sleep(60)  # the job's own work: longer than any limit it is given
+
+
+@shared_task(name="outbox_tasks.early")
+def early() -> None:
+    _hang()
+
+
+@Outbox.task(name="outbox_tasks.late", max_attempts=None)
+def late() -> None:
+    _hang()
+
+
+@Outbox.task(name="outbox_tasks.back", max_attempts=None, acks_on_failure_or_timeout=False)
+def back() -> None:
+    _hang()

@@ -1,0 +1,732 @@
+"""The ledger on a real database: counts equal the fold of the events, whoever writes, dies, forks or fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import signals
+from django.db import connection, connections, router, transaction
+
+from tasks_demo import lifecycle
+from tasks_demo.bank.client import BankClient
+from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.ledger import effects
+from tasks_demo.ledger.effects import read_bookings, read_books, settle
+from tasks_demo.ledger.queries import find, timeline
+from tasks_demo.ledger.recorder import FOLLOWS, MUST_PRECEDE, recorder
+from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
+from tasks_demo.ledger.store import store
+from tasks_demo.ledger.verify import differences
+from tasks_demo.lifecycle import Point, Subject, about, reached
+from tasks_demo.models import Event, Tally
+from tasks_demo.shop.models import Booking
+from tests.support import PROJECT, Home, database_url_of_tests, together, until
+
+pytestmark = pytest.mark.usefixtures("ledger")
+
+#: A real process that appends batches: each has one task of its own and one that all writers share.
+WRITER = """
+import sys, time, uuid
+import django; django.setup()
+from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.store import store
+name, batches, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for batch in range(batches):
+    task = f"{name}-{batch}"
+    rows = [
+        Row(at=time.time(), kind=kind, source=f"{name}:{batch}:{number}", task_id=who, operation=who,
+            pattern="acks_late", books="bank")
+        for number, (kind, who) in enumerate([("received", task), ("started", "shared"), ("returned", task)] * size)
+    ]
+    store.append(rows)
+    print(batch, flush=True)
+"""
+
+
+def write_elsewhere(name: str, batches: int, size: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, name, str(batches), str(size)],
+        cwd=PROJECT,
+        env={
+            **os.environ,
+            "DATABASE_URL": database_url_of_tests(),
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "TASKS_DEMO_LEDGER": "0",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def row(kind: str, task_id: str = "t", source: str = "", **fields: Any) -> Row:
+    fields.setdefault("operation", task_id)
+    return Row(at=time.time(), kind=kind, source=source or uuid.uuid4().hex, task_id=task_id, **fields)
+
+
+def subject(task_id: str | None = None) -> Subject:
+    name = task_id or uuid.uuid4().hex
+    return Subject(name, name, "acks_late", "w@t", "bank")
+
+
+def consistent() -> None:
+    assert list(differences()) == []
+
+
+@pytest.fixture
+def impatient(ledger: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wait for a locked database for a moment only."""
+    options = dict(connections.settings["default"]["OPTIONS"])
+    if connection.vendor == "sqlite":
+        options["timeout"] = 0.2
+    else:
+        options["options"] = "-c lock_timeout=200ms"
+    monkeypatch.setitem(connections.settings["default"], "OPTIONS", options)
+    store.close()
+    yield
+    store.close()
+
+
+# -- writers, and their deaths ------------------------------------------------------------------------------------------
+
+
+def test_tallies_equal_the_events_after_writers_in_several_processes() -> None:
+    writers = [write_elsewhere(f"w{number}", 15, 4) for number in range(3)]
+    for writer, (_, error) in zip(writers, together([w.communicate for w in writers]), strict=True):
+        assert writer.returncode == 0, error
+    consistent()
+    assert Event.objects.count() == 3 * 15 * 12
+    assert Tally.objects.get(task_id="shared").executions == 3 * 15 * 4
+    assert Tally.objects.get(task_id="w1-7").deliveries == 4
+
+
+def test_a_writer_that_is_killed_loses_no_committed_batch_and_leaves_no_half_one() -> None:
+    writer = write_elsewhere("victim", 1_000_000, 30)
+    assert writer.stdout is not None
+    confirmed = [int(writer.stdout.readline()) for _ in range(5)][-1]
+    writer.send_signal(signal.SIGKILL)
+    rest, _ = writer.communicate(timeout=30)
+    assert writer.returncode == -signal.SIGKILL
+    confirmed = int(rest.split()[-1]) if rest.split() and rest.endswith("\n") else confirmed
+    counts: dict[str, int] = {}
+    for source in Event.objects.values_list("source", flat=True):
+        batch = source.split(":")[1]
+        counts[batch] = counts.get(batch, 0) + 1
+    assert set(map(str, range(confirmed + 1))) <= set(counts), "a committed batch is missing"
+    assert set(counts.values()) == {90}, "a batch is there by half"
+    consistent()
+
+
+def test_a_fork_writes_its_own_events_and_leaves_the_parent_s_connection_alone() -> None:
+    store.append([row("received", "parent", "p:1")])
+    recorder.note("acked", at=time.time(), task_id="parent", operation="parent")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert not recorder._waiting  # what the parent saw is the parent's to commit
+            store.append([row("started", "child", "c:1")])
+            store.close()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    store.append([row("returned", "parent", "p:2")])
+    recorder.flush()
+    assert sorted(Event.objects.values_list("kind", flat=True)) == ["acked", "received", "returned", "started"]
+    consistent()
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_appended_again_after_a_failure_in_doubt_count_once() -> None:
+    rows = [row("received", "t", "x:1"), row("started", "t", "x:2")]
+    store.append(rows)
+    # The commit arrived, its confirmation did not: that is how the store sees it from now on.
+    with pytest.raises(LedgerUnavailable):
+        store.append(rows)
+    store.append(rows)
+    tally = Tally.objects.get(task_id="t")
+    assert (tally.deliveries, tally.executions, Event.objects.count()) == (1, 1, 2)
+    consistent()
+
+
+def test_what_was_added_to_a_batch_in_doubt_is_not_lost_with_it() -> None:
+    rows = [row("received", "t", "x:1"), row("started", "t", "x:2")]
+    store.append(rows)
+    with pytest.raises(LedgerUnavailable):
+        store.append(rows)
+    store.append([*rows, row("returned", "t", "x:3")])
+    tally = Tally.objects.get(task_id="t")
+    assert (tally.deliveries, tally.executions, tally.ended, Event.objects.count()) == (1, 1, 1, 3)
+    consistent()
+
+
+def test_a_source_that_comes_twice_is_loud_when_nothing_was_in_doubt() -> None:
+    store.append([row("received", "t", "x:1")])
+    with pytest.raises(LedgerUnavailable):
+        store.append([row("started", "u", "y:1"), row("received", "t", "x:1")])
+    assert Event.objects.count() == 1
+    assert not Tally.objects.filter(task_id="u").exists()
+
+
+def break_table() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE tasks_demo_event RENAME TO tasks_demo_event_away")
+
+
+def mend_table() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE tasks_demo_event_away RENAME TO tasks_demo_event")
+
+
+@pytest.fixture
+def without_table(ledger: None) -> Iterator[None]:
+    break_table()
+    yield
+    if "tasks_demo_event_away" in connection.introspection.table_names():
+        mend_table()
+
+
+@pytest.mark.usefixtures("without_table")
+def test_a_missing_table_is_a_sentence_and_the_start_is_forgotten() -> None:
+    waiting = len(recorder._waiting)
+    with about(subject("t")), pytest.raises(LedgerUnavailable, match=r"did not take 1 event.*migrate") as caught:
+        reached(Point.STARTED)
+    assert "tasks_demo_event" in str(caught.value)
+    assert len(recorder._waiting) == waiting, "a start that did not happen must not be written down later"
+    mend_table()
+    store.append([row("received", "t")])
+    assert Tally.objects.get(task_id="t").executions == 0
+
+
+@pytest.mark.usefixtures("without_table")
+def test_what_follows_the_body_is_kept_and_written_when_the_database_is_back() -> None:
+    someone = subject()
+    with about(someone):
+        reached(Point.EFFECT_DONE, debit=1)
+        reached(Point.RETURNED)  # raises nothing: that would undo nothing
+        assert not recorder.try_flush()
+    until(lambda: len(recorder._waiting) == 2, "what the thread took and could not commit either")
+    mend_table()
+    reached(Point.FAILED, someone)
+    assert list(Event.objects.values_list("kind", flat=True)) == ["effect_done", "returned", "failed"]
+    consistent()
+
+
+@pytest.mark.usefixtures("without_table")
+@pytest.mark.parametrize("point", [Point.RETURNED, Point.FAILED, Point.RECEIVED])
+def test_what_was_kept_is_written_when_the_database_is_back_though_nothing_else_happens(
+    point: Point, caplog: pytest.LogCaptureFixture
+) -> None:
+    reached(point, subject("t"))
+    until(lambda: "kept for the next attempt" in caplog.text, "an attempt that failed")
+    mend_table()
+    until(lambda: Event.objects.filter(kind=point).exists(), "the thread's next attempt")
+    consistent()
+
+
+def test_the_thread_goes_on_after_an_error_that_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fall(rows: list[Row]) -> None:
+        if rows:
+            seen.append(threading.current_thread().name)
+            raise RuntimeError("unexpected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append", fall)
+        reached(Point.RETURNED, subject("t"))
+        until(lambda: seen, "the attempt")
+    assert set(seen) == {"ledger"}
+    until(lambda: Event.objects.filter(kind="returned").exists(), "the thread's next attempt")
+
+
+def test_a_publication_in_a_transaction_is_written_after_it_though_nothing_else_happens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
+        reached(Point.PUBLISHED, subject("t"))
+        transaction.set_rollback(True)
+    until(lambda: Event.objects.filter(kind="published").exists(), "the thread's commit", 10)
+    assert not caplog.records, "it does not wait for a file that this process itself holds"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_locked_database_is_a_sentence_and_nothing_is_written() -> None:
+    def append() -> None:
+        with pytest.raises(LedgerUnavailable, match="did not take 1 event"):
+            store.append([row("started", "t", "x:1")])
+
+    if connection.vendor == "sqlite":
+        other = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        append()
+        other.execute("ROLLBACK")
+        other.close()
+    else:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE tasks_demo_event IN ACCESS EXCLUSIVE MODE")
+            append()
+    store.append([row("started", "t", "x:1")])
+    assert Tally.objects.get(task_id="t").executions == 1
+
+
+def test_a_database_that_takes_no_writes_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = dict(connections.settings["default"]["OPTIONS"])
+    if connection.vendor == "sqlite":
+        options["init_command"] = "PRAGMA query_only = ON"
+    else:
+        options["options"] = "-c default_transaction_read_only=on"
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setitem(connections.settings["default"], "OPTIONS", options)
+        with pytest.raises(LedgerUnavailable, match="writable"):
+            store.append([row("started")])
+    store.append([row("started")])
+    assert Event.objects.count() == 1
+
+
+# -- the task's own transactions -----------------------------------------------------------------------------------------
+
+
+def test_a_rollback_of_the_task_does_not_erase_evidence() -> None:
+    someone = subject()
+
+    class Rollback(Exception):
+        pass
+
+    with about(someone):
+        reached(Point.STARTED)
+        with pytest.raises(Rollback), transaction.atomic():  # noqa: PT012
+            reached(Point.EFFECT_BEGUN)
+            reached(Point.EFFECT_DONE)
+            raise Rollback
+        reached(Point.RETURNED)
+    recorder.flush()
+    kinds = Event.objects.filter(task_id=someone.task_id).values_list("kind", flat=True)
+    assert list(kinds) == ["started", "effect_begun", "effect_done", "returned"]
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["batched", "write through"])
+def test_inside_an_open_transaction_of_the_task_nothing_waits_for_itself(
+    through: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "write_through", through)
+    someone = subject()
+    began = time.monotonic()
+    with about(someone), transaction.atomic():
+        # The transaction holds SQLite's only write lock.
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
+        reached(Point.STARTED)
+        reached(Point.EFFECT_DONE)
+        reached(Point.RETURNED)
+    recorder.flush()
+    assert time.monotonic() - began < 5.0
+    assert Tally.objects.get(task_id=someone.task_id).executions == 1
+    consistent()
+
+
+def test_what_the_main_process_sees_is_written_soon_without_being_asked_again() -> None:
+    someone = subject()
+    reached(Point.RECEIVED, someone)
+    reached(Point.ACKED, someone)
+    until(lambda: Event.objects.filter(task_id=someone.task_id).count() == 2, "the thread's commit", 10)
+
+
+@pytest.mark.parametrize("point", sorted(set(Point) - MUST_PRECEDE - FOLLOWS))
+@pytest.mark.parametrize("waits", [False, True], ids=["does not wait", "waits, for the lab"])
+def test_a_worker_s_main_process_never_commits_on_its_event_loop(
+    point: Point, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    append = store.append
+
+    def watched(rows: list[Row]) -> None:
+        append(rows)
+        if rows:  # the thread may still be awake from an earlier test
+            threads.append(threading.current_thread().name)
+
+    monkeypatch.setattr(store, "append", watched)
+    monkeypatch.setattr(recorder, "is_main", True)
+    monkeypatch.setattr(recorder, "main_waits", waits)
+    reached(point, subject("t"))
+    until(lambda: Event.objects.filter(kind=point).exists() and threads, "the commit", 10)
+    by = "ledger" if not waits or point is Point.RETURNED else threading.current_thread().name
+    assert threads == [by]
+
+
+def test_celery_tells_the_recorder_that_this_is_a_worker_s_main_process(home: Home) -> None:
+    done = home.python(
+        "import os\n"
+        "from project.celery import app\n"
+        "from tasks_demo.ledger.recorder import recorder\n"
+        "assert not recorder.is_main\n"
+        "app.WorkController(pool='solo')\n"
+        "assert recorder.is_main\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    os._exit(recorder.is_main)\n"
+        "assert os.waitpid(pid, 0)[1] == 0, 'a pool process takes itself for main'\n"
+    )
+    assert done.code == 0, done.err
+
+
+def test_a_return_is_written_soon_without_another_start_and_write_through_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = subject(), subject()
+    with about(first):
+        reached(Point.STARTED)
+        assert Tally.objects.get(task_id=first.task_id).executions == 1, "a start is committed before the body"
+        reached(Point.RETURNED)
+    until(lambda: Tally.objects.get(task_id=first.task_id).ended == 1, "the thread's commit", 10)
+    monkeypatch.setattr(recorder, "write_through", True)
+    with about(second):
+        reached(Point.STARTED)
+        reached(Point.RETURNED)
+    assert Tally.objects.get(task_id=second.task_id).ended == 1
+    consistent()
+
+
+def test_a_pool_process_that_ends_of_its_own_writes_its_last_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_commit_soon", lambda: None)
+    someone = subject()
+    with about(someone):
+        reached(Point.STARTED)
+        reached(Point.RETURNED)
+    signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+    assert Tally.objects.get(task_id=someone.task_id).ended == 1
+
+
+def test_whoever_notes_a_point_does_not_wait_for_a_commit_that_waits_for_a_lock() -> None:
+    """The thread's commit may wait for the very transaction that the body is in."""
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has more than one writer")
+    recorder.note("returned", at=time.time(), task_id="before", operation="before")
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
+        thread = threading.Thread(target=recorder.try_flush)
+        thread.start()
+        until(lambda: not recorder._waiting, "the commit under way")
+        with about(subject("inside")):
+            reached(Point.STARTED)
+            reached(Point.RETURNED)
+        # Whoever waited for that commit would come back when it has given up, after 20 s.
+        assert thread.is_alive()
+        assert [kept.task_id for kept in recorder._waiting] == ["inside", "inside"]
+    thread.join(30)
+    recorder.flush()
+    assert sorted(Tally.objects.values_list("task_id", "ended")) == [("before", 1), ("inside", 1)]
+    consistent()
+
+
+@pytest.mark.parametrize("task_id", ["nul\0", "half \ud800 pair", "long " * 100, "'; DROP TABLE x; --", "%s", "☃"])
+def test_a_hostile_task_id_is_kept_as_far_as_a_database_can_and_keeps_nobody_out(task_id: str) -> None:
+    someone = subject(task_id)
+    with about(someone):
+        reached(Point.STARTED)
+        reached(Point.RETURNED)
+    with about(subject("polite")):
+        reached(Point.STARTED)  # commits the return before it, too
+    kept = Tally.objects.exclude(task_id="polite").get()
+    assert (kept.executions, kept.ended) == (1, 1)
+    assert len(kept.task_id) <= 255
+    assert kept.task_id[:5] == task_id.replace("\0", "\\0")[:5]
+    consistent()
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "nul \0",
+        "half \ud800 pair",
+        "a whole pair 😀",
+        "a quote ' and %s",
+        "\\u0000",
+        float("nan"),
+        {"x": [float("inf")]},
+        {("a", "pair"): 1},
+    ],
+)
+def test_a_hostile_detail_is_kept_and_wedges_nothing(why: Any) -> None:
+    store.append([row("failed", "t", detail={"why": why})])
+    kept = Event.objects.get().detail["why"]
+    if why in ("a whole pair 😀", "a quote ' and %s", "\\u0000"):
+        assert kept == why
+    assert kept is not None
+
+
+# -- effects and verdicts -------------------------------------------------------------------------------------------------
+
+
+def test_effects_read_twice_count_once(bank_url: str) -> None:
+    client = BankClient(bank_url)
+    key = f"twice-{uuid.uuid4()}"
+    store.append([row("started", "t1", operation=key, pattern="acks_late", books="bank")])
+    client.debit("c", 100, key, source="t1")
+    assert read_books(client) >= 1
+    assert read_books(client) == 0
+    client.debit("c", 100, key, source="t1")
+    assert read_books(client) == 1
+    client.close()
+    tally = Tally.objects.get(task_id="t1")
+    assert (tally.effects, tally.verdict, tally.broken) == (2, "duplicated", False)
+    consistent()
+
+
+@pytest.fixture
+def shop(ledger: None) -> Iterator[str]:
+    """The alias of a shop on PostgreSQL whose bookings so far are in the ledger."""
+    alias = router.db_for_write(Booking)
+    if connections[alias].vendor != "postgresql":
+        pytest.skip("SQLite has one writer: its numbers become visible in their order")
+    read_bookings()
+    yield alias
+    Booking.objects.all().delete()
+
+
+def book(operation: str, count: int = 1) -> None:
+    Booking.objects.bulk_create(Booking(operation=operation, customer="c", amount=5) for _ in range(count))
+
+
+@contextmanager
+def booked_in_an_open_transaction(alias: str, operation: str) -> Iterator[None]:
+    """The body of an inbox that sleeps after its effect."""
+    with closing(connections.create_connection(alias)) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(
+            "INSERT INTO shop_booking (operation, task_id, customer, amount, created_at) VALUES (%s, %s, 'c', 5, now())",
+            [operation, operation],
+        )
+        yield
+        cursor.execute("COMMIT")
+
+
+def test_a_booking_that_is_committed_after_150_later_ones_were_read_is_not_lost(shop: str) -> None:
+    store.append([row("published", "slow", pattern="inbox", books="shop")])
+    with booked_in_an_open_transaction(shop, "slow"):
+        book("quick", 150)
+        assert read_bookings() == 150
+        book("quick", 5)
+        assert read_bookings() == 5
+        assert read_bookings() == 0
+    store.append([row("returned", "slow", pattern="inbox", books="shop")])
+    assert read_bookings() == 1
+    assert settle(time.time() + 1) == 0
+    tally = Tally.objects.get(task_id="slow")
+    assert (tally.effects, tally.verdict) == (1, "ok")
+    assert read_bookings() == 0
+    consistent()
+
+
+def test_each_of_several_late_bookings_is_read_whatever_is_read_between_them(shop: str) -> None:
+    with booked_in_an_open_transaction(shop, "first"):
+        book("quick", 150)
+        with booked_in_an_open_transaction(shop, "second"):
+            with booked_in_an_open_transaction(shop, "third"):
+                book("quick", 150)
+                assert read_bookings() == 300
+            assert read_bookings() == 1  # a late one is the newest copy now
+            book("quick", 501)  # more than one batch
+            assert read_bookings() == 501
+        assert read_bookings() == 1
+        assert read_bookings() == 0
+    assert read_bookings() == 1
+    counts = Counter(Event.objects.filter(kind=EFFECT).values_list("operation", flat=True))
+    assert counts == {"first": 1, "second": 1, "third": 1, "quick": 801}
+
+
+def test_a_reader_that_dies_between_two_batches_leaves_the_rest_to_the_next(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "BATCH", 1)
+    appended = []
+    append = store.append
+
+    def die_after_one(rows: list[Row]) -> None:
+        append(rows)
+        appended.extend(rows)
+        if rows:
+            raise KeyboardInterrupt
+
+    with booked_in_an_open_transaction(shop, "first"), booked_in_an_open_transaction(shop, "second"):
+        book("quick", 150)
+        assert read_bookings() == 150
+    book("quick")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append", die_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            read_bookings()
+    assert len(appended) == 1
+    assert read_bookings() == 2
+    assert read_bookings() == 0
+
+
+def test_copies_of_a_version_that_knew_no_open_transactions_are_carried_on(shop: str) -> None:
+    book("quick", 150)
+    assert read_bookings() == 150
+    with connection.cursor() as cursor:
+        cursor.execute("""UPDATE tasks_demo_event SET detail = '{"amount": 5}'""")
+    with booked_in_an_open_transaction(shop, "slow"):
+        book("quick", 150)
+        assert read_bookings() == 150
+    assert read_bookings() == 1
+
+
+def test_a_task_heard_of_after_its_effect_takes_it_over() -> None:
+    store.append([row(EFFECT, "early", operation="order-1")])
+    assert not Tally.objects.exists()
+    store.append([row("started", "early", operation="order-1", pattern="dedup_lock", books="bank")])
+    store.append([row("started", "late", operation="order-1", pattern="dedup_lock", books="bank")])
+    store.append([row("returned", "stranger", operation="order-2", pattern="dedup_lock", books="bank")])
+    assert dict(Tally.objects.values_list("task_id", "effects")) == {"early": 1, "late": 1, "stranger": 0}
+    store.append([row(EFFECT, "late", operation="order-1")])
+    assert dict(Tally.objects.values_list("task_id", "effects")) == {"early": 2, "late": 2, "stranger": 0}
+    consistent()
+
+
+def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:
+    for task in ("ended", "running", "charged", "nobody counts"):
+        books = "" if task == "nobody counts" else "bank"
+        store.append([row("published", task, pattern="acks_early", books=books)])
+    store.append([row("failed", task, pattern="acks_early") for task in ("ended", "charged", "nobody counts")])
+    store.append([row(EFFECT, "charged")])
+    assert settle(time.time() + 1) == 1
+    assert settle(time.time() + 1) == 0
+    assert dict(Tally.objects.values_list("task_id", "verdict")) == {
+        "ended": "lost",
+        "running": "unresolved",
+        "charged": "ok",
+        "nobody counts": "unresolved",
+    }
+    with pytest.raises(ValueError, match="a moment or a run"):
+        settle()
+
+
+def test_task_ids_that_differ_at_their_end_only_are_settled_each() -> None:
+    ends = ["x", "y", "x" * 60, "x" * 142, "y" * 142]
+    task_ids = [f"{'long ' * 22}pre{end}" for end in ends]
+    assert [len(task_id) for task_id in task_ids] == [114, 114, 173, 255, 255]
+    # At the limit, and one that reads like the hash of another.
+    task_ids += ["z" * 112, "z" * 113, sha256(task_ids[0].encode()).hexdigest()]
+    for task_id in task_ids:
+        store.append([row("published", task_id, books="bank"), row("failed", task_id, books="bank")])
+    assert settle(time.time() + 1) == len(task_ids)
+    assert settle(time.time() + 1) == 0
+    assert dict(Tally.objects.values_list("task_id", "settled")) == dict.fromkeys(task_ids, 1)
+    assert Event.objects.filter(source=f"settled:{'z' * 112}").exists(), "short ones are as they were"
+    consistent()
+
+
+P, R, S, RET, E, Z = "published", "received", "started", "returned", EFFECT, SETTLED
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict", "broken"),
+    [
+        # (events, verdict, the patterns whose promise is broken)
+        ([P], "unresolved", ""),
+        ([P, R, S], "unresolved", ""),
+        ([P, R, S, E], "unresolved", ""),
+        ([P, R, S, E, RET], "ok", ""),
+        ([P, R, S, E, Z], "ok", ""),
+        ([P, R, S, R, S, E, RET], "recovered", "acks_early"),
+        ([P, R, R, S, E, RET], "recovered", ""),
+        ([P, R, S, RET], "unresolved", ""),
+        ([P, R, S, RET, Z], "lost", "acks_late dedup_lock"),
+        ([P, Z], "lost", "acks_late dedup_lock"),
+        ([R, S, Z], "unresolved", ""),
+        ([P, R, S, E, E], "duplicated", "acks_early dedup_lock"),
+        ([P, R, S, R, S, E, E, RET, Z], "duplicated", "acks_early dedup_lock"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_verdict_and_broken_promise_of_each_combination(kinds: list[str], verdict: str, broken: str) -> None:
+    for pattern in ("acks_early", "acks_late", "dedup_lock", ""):
+        for kind in kinds:
+            store.append([row(kind, f"t-{pattern}", pattern=pattern, books="bank")])
+        tally = Tally.objects.get(task_id=f"t-{pattern}")
+        assert tally.verdict == verdict
+        assert tally.broken == (pattern in broken.split()), pattern
+    consistent()
+
+
+def test_a_publication_without_its_confirmation_is_never_called_lost() -> None:
+    store.append([row("published", detail={"outcome": "info"}, pattern="acks_late", books="bank"), row(SETTLED)])
+    tally = Tally.objects.get()
+    assert (tally.verdict, tally.broken) == ("unresolved", False)
+
+
+# -- the checker of the ledger itself -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forgery", "said"),
+    [
+        ("UPDATE tasks_demo_tally SET executions = executions + 1", "executions is 2, the events say 1"),
+        ("UPDATE tasks_demo_tally SET effects = 5", "effects is 5, the events say 0"),
+        ("DELETE FROM tasks_demo_event", "a tally without a single event"),
+        ("DELETE FROM tasks_demo_event WHERE kind = 'started'", "executions is 1, the events say 0"),
+        ("DELETE FROM tasks_demo_tally", "events without a tally"),
+    ],
+)
+def test_verify_finds_a_forgery(forgery: str, said: str) -> None:
+    store.append([row("received"), row("started")])
+    consistent()
+    with connection.cursor() as cursor:
+        cursor.execute(forgery)
+    assert any(said in sentence for sentence in differences())
+
+
+def test_evidence_cannot_be_edited_through_the_models() -> None:
+    store.append([row("received")])
+    for thing in (Event.objects.get(), Tally.objects.get()):
+        with pytest.raises(TypeError, match="read-only"):
+            thing.save()
+        with pytest.raises(TypeError, match="read-only"):
+            thing.delete()
+
+
+def test_a_task_is_found_by_the_beginning_of_its_id_if_that_names_one_only() -> None:
+    store.append([row("received", "abc-1"), row("received", "abc-2"), row("received", "abc")])
+    found = {text: find(text) for text in ("abc-1", "abc-", "abc", "ab", "", "zzz", "%", "_")}
+    assert {text: tally and tally.task_id for text, tally in found.items()} == {
+        "abc-1": "abc-1", "abc-": None, "abc": "abc", "ab": None, "": None, "zzz": None, "%": None, "_": None,
+    }  # fmt: skip
+
+
+def test_a_timeline_has_the_task_s_events_and_its_operation_s_effects() -> None:
+    store.append([row("started", "t1", operation="o"), row("started", "t2", operation="o")])
+    store.append([row(EFFECT, "t2", operation="o", detail={"amount": 5, "account": "c"})])
+    tally = find("t1")
+    assert tally is not None
+    steps = list(timeline(tally))
+    assert [step.kind for step in steps] == ["started", "effect"]
+    assert steps[1].what == "the bank's books: 5 cents from c"
+    assert steps[1].after_ms >= 0
+
+
+def test_the_recorder_is_armed_once() -> None:
+    assert lifecycle.observers().count(recorder) == 1
+    assert Path(PROJECT, "tasks_demo", "ledger", "sql", "append_event.sql").exists()

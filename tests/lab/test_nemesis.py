@@ -1,0 +1,344 @@
+"""The nemesis strikes only what this run started, only at the planned point, and says honestly whether it landed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks_demo.lab.faults import Fault
+from tasks_demo.lab.nemesis import Nemesis
+from tasks_demo.lifecycle import Point
+from tests.support import until
+
+#: A process in a group of its own with one child, as a worker's main process has; it tells both pids and waits.
+MAIN = """
+import os, signal, sys, time
+child = os.fork()
+if child == 0:
+    signal.pause()
+    os._exit(0)
+signal.signal(signal.SIGTERM, lambda *_: (os.kill(child, 9), sys.exit(0)))
+signal.signal(signal.SIGQUIT, lambda *_: (os.kill(child, 9), sys.exit(0)))
+print(child, flush=True)
+while True:
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        signal.pause()
+"""
+
+
+class Pair:
+    """A main process and its child."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", MAIN], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._popen.stdout is not None
+        self.main = self._popen.pid
+        self.child = int(self._popen.stdout.readline())
+
+    def alive(self) -> tuple[bool, bool]:
+        """(main, child)"""
+        return self._lives(self.main), self._lives(self.child)
+
+    @staticmethod
+    def _lives(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def end(self) -> None:
+        if self._popen.poll() is None:
+            os.killpg(self.main, signal.SIGKILL)
+        elif self._lives(self.child):
+            os.kill(self.child, signal.SIGKILL)
+        self._popen.wait(10)
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def arena(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Nemesis, list[dict[str, Any]]]]]:
+    made: list[Nemesis] = []
+    monkeypatch.setattr("tasks_demo.lab.nemesis.KNOWN_PATIENCE", 0.1)  # strangers stay strangers here
+
+    def make(fault: Fault, **options: Any) -> tuple[Nemesis, list[dict[str, Any]]]:
+        told: list[dict[str, Any]] = []
+        nemesis = Nemesis(
+            short / f"{len(made)}.sock", fault, {"victim": Point.STARTED, "of main": Point.FETCHED},
+            on_fault=lambda task_id, detail: told.append({"task_id": task_id, **detail}), on_ready=lambda pid: None, **options,
+        )  # fmt: skip
+        made.append(nemesis)
+        return nemesis, told
+
+    yield make
+    for nemesis in made:
+        nemesis.close()
+
+
+def call(
+    short: Path, child: int, main: int, task_id: str = "victim", point: str = "started", role: str = "child"
+) -> socket.socket:
+    """What the probe in a pool process does; the answer, if any, can be read from the socket."""
+    line = socket.socket(socket.AF_UNIX)
+    line.settimeout(30)
+    line.connect(str(short / "0.sock"))
+    message = {"what": "at", "role": role, "pid": child, "parent": main, "task_id": task_id, "point": point}
+    line.sendall(json.dumps(message).encode() + b"\n")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("fault", "survivors"),
+    [
+        (Fault.KILL_CHILD, (True, False)),
+        (Fault.KILL_GROUP, (False, False)),
+        (Fault.TERM, (False, False)),
+        (Fault.QUIT, (False, False)),
+    ],
+)
+def test_a_blow_that_landed_is_reported_and_did_what_it_says(
+    short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault, survivors: tuple[bool, bool]
+) -> None:
+    nemesis, told = arena(fault)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main):
+        until(lambda: told, "the report of the blow")
+    assert told[0]["landed"] is True, told
+    assert (told[0]["what"], told[0]["main_pid"], told[0]["child_pid"]) == (str(fault), pair.main, pair.child)
+    assert told[0]["pid"] == (pair.child if fault.victim == "child" else pair.main)
+    until(lambda: pair.alive() == survivors, f"{survivors} alive, it was {pair.alive()}")
+    assert nemesis.landed == 1
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault.aimable])
+def test_a_process_that_this_run_did_not_start_is_refused(
+    short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault
+) -> None:
+    nemesis, told = arena(fault)
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g", "it is let go"
+    until(lambda: told, "the report")
+    assert told[0]["landed"] is False
+    assert told[0]["why"] == f"pid {pair.main} is not a worker that this run started"
+    assert (pair.alive(), nemesis.landed) == ((True, True), 0)
+
+
+def test_a_child_of_somebody_else_is_refused(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    other = Pair()
+    try:
+        nemesis, told = arena(Fault.KILL_CHILD)
+        nemesis.mains.add(pair.main)
+        for victim in (other.child, os.getpid(), 1):
+            nemesis.struck.clear()
+            with call(short, victim, pair.main) as line:
+                assert line.recv(1) == b"g"
+        until(lambda: len(told) == 3, "three reports")
+        assert {report["landed"] for report in told} == {False}
+        assert all("is not a pool process of worker" in report["why"] for report in told)
+        assert pair.alive() == other.alive() == (True, True)
+    finally:
+        other.end()
+
+
+def test_a_process_that_is_gone_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis.mains.add(pair.main)
+    os.kill(pair.child, signal.SIGKILL)
+    until(lambda: not pair.alive()[1], "the child's end")
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g"
+    until(lambda: told, "the report")
+    assert told[0]["landed"] is False
+    assert nemesis.landed == 0
+
+
+@pytest.mark.parametrize(("task_id", "point"), [("somebody", "started"), ("victim", "returned")])
+def test_only_a_planned_victim_at_its_planned_point_is_struck(
+    short: Path, pair: Pair, arena: Callable[..., Any], task_id: str, point: str
+) -> None:
+    nemesis, told = arena(Fault.KILL_GROUP)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main, task_id, point) as line:
+        assert line.recv(1) == b"g"
+    assert (told, pair.alive()) == ([], (True, True))
+
+
+def test_a_victim_is_struck_once(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main):
+        until(lambda: told, "the first blow")
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g"
+    assert len(told) == 1
+
+
+def test_a_blow_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def missing(task_id: str, point: str) -> str:
+        assert (task_id, point) == ("victim", "started")
+        asked.append(pair.alive())
+        return "" if len(asked) >= 3 else "the acknowledgement"
+
+    nemesis, told = arena(Fault.KILL_CHILD, now=missing)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main):
+        until(lambda: told, "the blow")
+    assert asked == [(True, True)] * 3
+    assert told[0]["landed"] is True
+
+
+def test_a_moment_that_does_not_come_is_a_miss(
+    short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks_demo.lab.nemesis.MOMENT_PATIENCE", 0.1)
+    nemesis, told = arena(Fault.KILL_CHILD, now=lambda task_id, point: "the message was not acknowledged")
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g"
+    until(lambda: told, "the report")
+    assert (told[0]["landed"], pair.alive()) == (False, (True, True))
+    assert told[0]["why"].startswith("the message was not acknowledged within")
+
+
+def test_a_main_process_is_struck_at_a_point_of_its_own(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.KILL_MAIN)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.main, os.getpid(), "of main", "fetched", "main"):
+        until(lambda: told, "the blow")
+    assert (told[0]["landed"], told[0]["pid"], told[0]["child_pid"]) == (True, pair.main, None)
+    until(lambda: not pair.alive()[0], "the end of main")
+
+
+def test_no_child_is_struck_at_a_point_of_main(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.main, os.getpid(), "of main", "fetched", "main") as line:
+        assert line.recv(1) == b"g"
+    until(lambda: told, "the report")
+    assert told[0]["why"] == "fetched is a point of the main process"
+    assert pair.alive() == (True, True)
+
+
+def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.PUBLISHER_CRASH)
+    with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
+        assert line.recv(1) == b"g", "not one of ours"
+    nemesis.mains.add(pair.main)
+    nemesis.struck.clear()
+    with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):
+        until(lambda: len(told) == 2, "the blow")
+    assert [report["landed"] for report in told] == [False, True]
+    until(lambda: not pair.alive()[0], "its end")
+
+
+def test_a_stopped_process_sleeps_and_is_woken(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.STOP, pause_seconds=3.0)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g", "it finds this word when it wakes"
+        assert psutil.Process(pair.child).status() == psutil.STATUS_STOPPED
+        until(lambda: told, "the end of the pause")
+    assert (told[0]["landed"], told[0]["seconds"]) == (True, 3.0)
+    until(lambda: psutil.Process(pair.child).status() != psutil.STATUS_STOPPED, "its waking")
+    assert pair.alive() == (True, True)
+
+
+def test_a_pause_that_somebody_ends_early_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.STOP, pause_seconds=30.0)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g"
+        os.kill(pair.child, signal.SIGCONT)
+        until(lambda: psutil.Process(pair.child).status() != psutil.STATUS_STOPPED, "its waking")
+        nemesis._closing.set()  # the end of the pause
+        until(lambda: told, "the end of the pause")
+    assert (told[0]["landed"], told[0]["why"]) == (False, "the process was not asleep all the time")
+
+
+def test_a_copy_comes_by_while_the_victim_sleeps(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.STOP, pause_seconds=30.0)
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main) as asleep, call(short, pair.child, pair.main) as copy:
+        assert {asleep.recv(1), copy.recv(1)} == {b"g"}
+        assert not told, "the pause is not over"
+        nemesis._closing.set()
+    until(lambda: told, "the end of the pause")
+    assert len(told) == 1
+
+
+def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any]) -> None:
+    nemesis, told = arena(Fault.POISON)
+    for attempt in (1, 2):
+        victim = Pair()
+        try:
+            nemesis.mains.add(victim.main)
+            with call(short, victim.child, victim.main):
+                until(lambda attempt=attempt: len(told) == attempt, "the blow")
+            assert told[-1]["landed"] is True
+            until(lambda victim=victim: victim.alive() == (True, False), "the child's end")
+        finally:
+            victim.end()
+    assert nemesis.landed == 2
+
+
+def test_a_blow_on_a_process_that_does_not_die_is_not_called_landed(
+    short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks_demo.lab.nemesis.DEATH_PATIENCE", 0.3)
+    nemesis, told = arena(Fault.QUIT)
+    nemesis.mains.add(pair.main)
+    os.kill(pair.main, signal.SIGSTOP)  # a stopped process does not handle SIGQUIT
+    with call(short, pair.child, pair.main) as line:
+        assert line.recv(1) == b"g"
+    until(lambda: told, "the report")
+    assert told[0]["landed"] is False
+    assert "no death within" in told[0]["why"]
+
+
+@pytest.mark.parametrize("nonsense", [b"\n", b"{}\n", b"not json\n", b"[1]\n", b"\xff\xff\n", b'{"what": "at"}\n', b""])
+def test_nonsense_on_its_socket_does_not_end_it(
+    short: Path, pair: Pair, arena: Callable[..., Any], nonsense: bytes
+) -> None:
+    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis.mains.add(pair.main)
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(short / "0.sock"))
+        line.sendall(nonsense)
+    with call(short, pair.child, pair.main):
+        until(lambda: told, "the blow after the nonsense", 5)
+    assert told[0]["landed"] is True
+
+
+def test_closing_lets_a_waiting_victim_go(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+    nemesis, _ = arena(Fault.KILL_CHILD, now=lambda task_id, point: "the acknowledgement")
+    nemesis.mains.add(pair.main)
+    with call(short, pair.child, pair.main) as line:
+        until(lambda: nemesis.struck, "the wait for the acknowledgement")
+        nemesis.close()
+        assert line.recv(1) in (b"g", b"")
+    assert pair.alive() == (True, True)

@@ -1,0 +1,101 @@
+"""The prediction table is complete, says why, and agrees with the promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_demo.lab.faults import Fault
+from tasks_demo.lab.plan import applies, points_of
+from tasks_demo.lab.predictions import PREDICTIONS, Prediction, prediction
+from tasks_demo.semantics import PROMISES
+
+FAULTS = [str(fault) for fault in Fault]
+
+
+def allowed(pattern: str) -> set[str]:
+    promise = PROMISES[pattern]
+    return {what for what, count in (("lost", 0), ("duplicated", 2)) if count in promise.effects}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("pattern", list(PROMISES))
+def test_every_cell_has_a_prediction_that_agrees_with_its_promise(pattern: str, fault: str) -> None:
+    if not applies(pattern, Fault(fault)):
+        assert (pattern, fault) not in PREDICTIONS
+        return
+    predicted = PREDICTIONS[pattern, fault]
+    assert len(predicted.why) > 20
+    assert predicted.why.endswith(".")
+    # Whatever the promise forbids is either predicted never to be seen, or it must be seen and the promise is broken.
+    assert {"lost", "duplicated"} - allowed(pattern) <= predicted.never | predicted.expect
+    assert (predicted.outcome == "broken") == bool(predicted.expect - allowed(pattern))
+
+
+def test_the_promises_that_are_predicted_to_break() -> None:
+    broken = {cell for cell, predicted in PREDICTIONS.items() if predicted.outcome == "broken"}
+    assert broken == {
+        ("acks_early", "double-publish"),
+        ("acks_late", "publisher-crash"),
+        ("dedup_lock", "publisher-crash"),
+        ("inbox", "publisher-crash"),
+    }
+
+
+@pytest.mark.parametrize("fault", ["kill-child", "kill-main"])
+def test_at_single_points_promises_break_exactly_where_the_facts_say(fault: str) -> None:
+    broken = {
+        (pattern, str(point))
+        for pattern in PROMISES
+        for point in points_of(pattern, Fault(fault))
+        if prediction(pattern, fault, str(point)).outcome == "broken"
+    }
+    windows = {("acks_early", "acking"), ("acks_late", "fetched")}
+    assert broken == (windows if fault == "kill-main" else set())
+
+
+@pytest.mark.parametrize("fault", ["kill-child", "kill-main", "kill-group"])
+def test_a_kill_must_show_what_each_configuration_does(fault: str) -> None:
+    for patterns, visible in (
+        (("acks_early", "claim_first"), {"lost"}),
+        (("acks_late", "outbox"), {"duplicated"}),
+        (("dedup_lock", "inbox"), set()),
+    ):
+        assert {PREDICTIONS[pattern, fault].expect for pattern in patterns} == {frozenset(visible)}
+
+
+@pytest.mark.parametrize("pattern", list(PROMISES))
+def test_a_healthy_run_shows_nothing(pattern: str) -> None:
+    assert PREDICTIONS[pattern, "none"].never == {"lost", "duplicated"}
+
+
+def test_several_clicks_are_several_jobs_unless_somebody_compares() -> None:
+    for pattern in ("acks_early", "acks_late", "outbox"):
+        assert prediction(pattern, "kill-main", clicks=2).expect == {"duplicated"}
+    for pattern in ("claim_first", "dedup_lock", "inbox"):
+        assert prediction(pattern, "kill-main", clicks=2) == prediction(pattern, "kill-main")
+
+
+@pytest.mark.parametrize("pattern", list(PROMISES))
+@pytest.mark.parametrize("fault", ["kill-child", "kill-main"])
+def test_blows_at_all_points_show_what_the_single_points_show(pattern: str, fault: str) -> None:
+    singles = [prediction(pattern, fault, str(point)) for point in points_of(pattern, Fault(fault))]
+    mixed = prediction(pattern, fault, "mixed")
+    assert mixed.expect == frozenset().union(*(single.expect for single in singles))
+    assert mixed.outcome == ("broken" if "broken" in {single.outcome for single in singles} else "held")
+
+
+def test_a_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
+    assert prediction("outbox", "broker-kill").outcome == "held"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outcome": "unknown"},
+        {"outcome": "held", "expect": frozenset({"charged"})},
+        {"outcome": "held", "expect": frozenset({"lost"}), "never": frozenset({"lost"})},
+    ],
+)
+def test_a_prediction_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"prediction|name"):
+        Prediction(why="because", **fields)  # type: ignore[arg-type]

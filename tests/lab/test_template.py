@@ -1,0 +1,132 @@
+"""The worker template: forks real workers in a moment, and takes them along when it goes, however it goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks_demo.exceptions import EnvironmentNotReady
+from tasks_demo.lab.faults import Fault
+from tasks_demo.lab.nemesis import Nemesis
+from tasks_demo.lab.template import TemplateClient
+from tests.support import Home, living, until
+
+
+class Lab:
+    """A template and the nemesis that hears of its workers."""
+
+    def __init__(self, folder: Path, redis_url: str, bank_url: str) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.bank_url = bank_url
+        self.ready: Queue[int] = Queue()
+        self.exits: Queue[tuple[int, int]] = Queue()
+        self.nemesis = Nemesis(
+            folder / "n.sock", Fault.KILL_MAIN, {}, on_fault=lambda *_: None, on_ready=self.ready.put
+        )
+        self.template = TemplateClient(folder / "template.log")
+        self.template.wait_ready()
+
+    def fork(self) -> int:
+        prefix = f"t:{uuid.uuid4().hex}:"
+        order: dict[str, Any] = {
+            "name": f"w{uuid.uuid4().hex[:6]}@lab",
+            "run": "",
+            "socket": str(self.folder / "n.sock"),
+            "victims": {},
+            "log": str(self.folder / "worker.log"),
+            "broker_url": self.redis_url.replace("unix://", "redis+socket://", 1),
+            "transport_options": {"global_keyprefix": prefix},
+            "concurrency": 1,
+            "lock": {"url": self.redis_url, "prefix": prefix, "lease_seconds": 2.0},
+            "bank_url": self.bank_url,
+        }
+        pid = self.template.fork(order, lambda status: self.exits.put((pid, status)))
+        return pid
+
+    def worker(self) -> list[psutil.Process]:
+        """A worker that consumes: its main process and its pool."""
+        pid = self.fork()
+        assert self.ready.get(timeout=60) == pid
+        main = psutil.Process(pid)
+        return [main, *main.children(recursive=True)]
+
+    def close(self) -> None:
+        self.nemesis.close()
+        self.template.close()
+
+
+@pytest.fixture
+def lab(short: Path, home: Home, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    if home.database_url:
+        monkeypatch.setenv("DATABASE_URL", home.database_url)
+    else:
+        monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("STATE_DIR", str(home.state))
+    made = Lab(short, redis_url, "http://127.0.0.1:1")
+    yield made
+    made.close()
+
+
+def dead(processes: list[psutil.Process]) -> bool:
+    return not living(processes)
+
+
+def test_workers_are_real_ones_in_groups_of_their_own_and_tell_their_end(lab: Lab) -> None:
+    main, *pool = lab.worker()
+    assert pool, "a prefork worker has a pool process"
+    assert os.getpgid(main.pid) == os.getsid(main.pid) == main.pid
+    assert main.ppid() == lab.template.process.pid
+    lab.template.terminate(main.pid)
+    assert lab.exits.get(timeout=30) == (main.pid, 0)
+    until(lambda: dead([main, *pool]), "the end of the worker")
+
+
+def test_a_killed_worker_is_reported_with_its_signal_and_its_pool_dies_with_it(lab: Lab) -> None:
+    main, *pool = lab.worker()
+    main.kill()
+    assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
+    until(lambda: dead(pool), "the end of the pool")
+
+
+def test_a_worker_that_has_ended_is_not_asked_to_end_again(lab: Lab) -> None:
+    """Its number may be somebody else's by now, and whoever asks cannot know that it has just been killed."""
+    main, *_ = lab.worker()
+    main.kill()
+    assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
+    lab.template.terminate(main.pid)
+    lab.template.terminate(os.getpid())
+    assert lab.worker(), "the template lives, and so do we"
+
+
+def test_closing_the_template_ends_its_workers(lab: Lab) -> None:
+    processes = [process for _ in range(2) for process in lab.worker()]
+    lab.template.close()
+    until(lambda: dead(processes), "the end of every worker")
+    assert not lab.template.process.alive()
+    with pytest.raises(EnvironmentNotReady, match="template has ended"):
+        lab.fork()
+
+
+def test_a_killed_template_takes_its_workers_along(lab: Lab) -> None:
+    processes = lab.worker()
+    os.kill(lab.template.process.pid, signal.SIGKILL)
+    until(lambda: dead(processes), "the end of every worker")
+
+
+def test_a_template_that_cannot_start_says_why(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "nonsense")
+    client = TemplateClient(short / "template.log")
+    try:
+        with pytest.raises(EnvironmentNotReady, match="did not start"):
+            client.wait_ready()
+    finally:
+        client.close()

@@ -1,0 +1,317 @@
+"""What the tests share: a private state folder, real subprocesses, and waiting for evidence.
+
+Imports nothing of Django when it is imported, because it decides what the settings will read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psutil
+
+T = TypeVar("T")
+
+PROJECT = Path(__file__).resolve().parent.parent
+#: Marks every process that the tests start, however far down: it is inherited with the environment.
+MARK = "TASKS_DEMO_TEST_RUN"
+TOKEN = uuid.uuid4().hex
+#: Short, because Unix sockets live in it.
+STATE = Path(tempfile.mkdtemp(prefix="td-"))
+BOUND_SECONDS = 30.0
+
+
+def private_environment() -> None:
+    """Make this process, and what it starts, use a state folder of its own and the embedded stack.
+
+    DATABASE_URL is left alone: it names the server on which test databases are made.
+    """
+    for name in list(os.environ):
+        if name.startswith("TASKS_DEMO_") or name in {
+            "REDIS_URL",
+            "BANK_URL",
+            "BANK_DATABASE_URL",
+            "SHOP_DATABASE_URL",
+            "DJANGO_PRODUCTION",
+        }:
+            del os.environ[name]
+    os.environ["STATE_DIR"] = str(STATE)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(STATE / "hypothesis")  # not into the tree
+    os.environ[MARK] = TOKEN
+
+
+def until(evidence: Callable[[], T], what: str, seconds: float = BOUND_SECONDS) -> T:
+    """The first true answer of ``evidence``; fails, and says what was missing, when there is none within the bound."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        answer = evidence()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        pause.wait(0.02)
+
+
+def marked(token: str) -> list[psutil.Process]:
+    """The living processes, except this one, whose environment holds ``token`` as the mark; zombies are dead."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+                if f"{MARK}={token}".encode() in environment.split(b"\0"):
+                    found.append(process)
+    return found
+
+
+def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; neither a zombie nor a stranger with a reused pid does."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = 15.0) -> None:
+    """Fails unless every process with this mark, and all that were ``seen``, end within the bound.
+
+    A redis-server writes its title over its environment: it is found by having been seen, not by its mark.
+    """
+
+    def none_left() -> bool:
+        return not marked(token) and not living(seen)
+
+    try:
+        until(none_left, "the end of every process that was started", seconds)
+    except AssertionError as error:
+        left = {process.pid: describe(process) for process in (*marked(token), *living(seen))}
+        raise AssertionError(f"still running after {seconds:g} s: {left}") from error
+
+
+def describe(process: psutil.Process) -> str:
+    """The command line of a process that may end any moment."""
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return "(gone)"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def sentence(self) -> str:
+        """What stderr says to the user; fails if a traceback is shown or nothing is said."""
+        assert "Traceback" not in self.err, self.err
+        assert self.err.strip(), f"exit {self.code} without a word"
+        return self.err
+
+
+@dataclass(frozen=True)
+class Home:
+    """A state folder with migrated databases, and the commands run in it. ``database_url`` empty: SQLite in ``state``."""
+
+    state: Path
+    database_url: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def env(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The whole environment of a command here."""
+        ours = {"STATE_DIR": str(self.state)}
+        inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        if self.database_url:
+            ours["DATABASE_URL"] = self.database_url
+        return {**inherited, **ours, **self.extra, **(env or {})}
+
+    def start(
+        self, *arguments: str | bytes, env: Mapping[str, str] | None = None, own_group: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start ``manage.py`` with these arguments."""
+        command: list[str | bytes] = [sys.executable, str(PROJECT / "manage.py"), *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=self.env(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=own_group,
+        )
+
+    def manage(self, *arguments: str | bytes, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> Finished:
+        """Run ``manage.py`` with these arguments to its end."""
+        return finish(self.start(*arguments, env=env), timeout)
+
+    def migrate(self) -> None:
+        """Make the tables: of the ledger, and of the shop where that has a database of its own."""
+        for more in ([],) if self.database_url else ([], ["--database", "shop"]):
+            done = self.manage("migrate", "-v0", *more)
+            assert done.code == 0, done.err
+
+    def python(self, code: str, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> Finished:
+        """Run a program with Django set up."""
+        prelude = "import django; django.setup()\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", prelude + code],
+            cwd=PROJECT,
+            env={**self.env(env), "DJANGO_SETTINGS_MODULE": "project.settings"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return finish(process, timeout)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> Finished:
+    """Wait for the end of a command; one that takes too long is killed, and that is an error."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"not finished within {timeout:g} s; it had said:\n{out}\n{err}") from None
+    return Finished(process.returncode, out, err)
+
+
+class Worker:
+    """A real ``celery -A project worker``, in an environment of its choice; ready when ``start`` returns."""
+
+    def __init__(self, home: Home, log: Path, env: Mapping[str, str], concurrency: int = 2) -> None:
+        self.log = log
+        self._env = home.env(env)
+        self._concurrency = concurrency
+        self._process: Any = None
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def start(self) -> None:
+        from tasks_demo.stack.processes import spawn
+
+        self._process = spawn(
+            [
+                sys.executable, "-m", "celery", "-A", "project", "worker", f"--concurrency={self._concurrency}",
+                "--loglevel=INFO", "--without-mingle", "--without-gossip", f"--hostname=w{uuid.uuid4().hex[:6]}@t",
+            ],
+            log=self.log,
+            env=self._env,
+            cwd=PROJECT,
+        )  # fmt: skip
+        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
+        assert self.alive(), self.log.read_text(errors="replace")[-3000:]
+
+    def ready(self) -> bool:
+        return self.log.exists() and bool(re.search(r"@t ready\.", self.log.read_text(errors="replace")))
+
+    def alive(self) -> bool:
+        return bool(self._process.alive())
+
+    def stop(self) -> None:
+        """A moment to leave by itself, then SIGKILL."""
+        if self._process is not None:
+            self._process.stop(1)
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+@contextlib.contextmanager
+def producer_on(redis_url: str) -> Iterator[Any]:
+    """A kombu producer on this Redis, whatever the settings say."""
+    from celery import current_app
+
+    with current_app.connection_for_write(redis_url.replace("unix://", "redis+socket://", 1)) as connection:
+        yield connection.Producer()
+
+
+def queued(redis_url: str) -> int:
+    """Messages in the default queue."""
+    from tasks_demo.locks.redis_store import connect
+
+    with connect(redis_url, 5.0) as client:
+        return int(client.llen("celery"))
+
+
+def databases_of_tests() -> dict[str, str]:
+    """The environment that leads processes of our own to the test databases that pytest-django made."""
+    from django.db import connections
+
+    urls = {"DATABASE_URL": database_url_of_tests()}
+    if "shop" in connections.settings:
+        urls["SHOP_DATABASE_URL"] = database_url_of_tests("shop")
+    return urls
+
+
+def database_url_of_tests(alias: str = "default") -> str:
+    """The address of one test database."""
+    from django.db import connections
+
+    known = connections[alias].settings_dict
+    if connections[alias].vendor == "sqlite":
+        return f"sqlite:///{known['NAME']}"
+    host = f"{known['HOST'] or '127.0.0.1'}:{known['PORT'] or 5432}"
+    if known["HOST"].startswith("/"):
+        host = quote(known["HOST"], safe="")  # the folder of a Unix socket
+    password = f":{quote(known['PASSWORD'])}" if known["PASSWORD"] else ""
+    return f"postgres://{quote(known['USER'])}{password}@{host}/{quote(known['NAME'])}"
+
+
+@contextlib.contextmanager
+def scratch_database(name: str) -> Iterator[str]:
+    """The address of an empty database of our own: on the server of DATABASE_URL, or "" for SQLite files."""
+    server = os.environ.get("DATABASE_URL", "")
+    if not server.startswith(("postgres://", "postgresql://")):
+        yield ""
+        return
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def interrupt(process: subprocess.Popen[str], sign: signal.Signals) -> None:
+    """Signal the whole foreground group, as a terminal does."""
+    os.killpg(process.pid, sign)
+
+
+def written(log_folder: Path, pattern: str, needle: str) -> bool:
+    """Whether one of the files that match holds the text."""
+    return any(needle in path.read_text(errors="replace") for path in log_folder.glob(pattern))
+
+
+def together(works: Sequence[Callable[[], T]], threads: int = 4) -> list[T]:
+    """Run independent pieces side by side; results in order, the first error raised."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(work) for work in works]]

@@ -1,0 +1,53 @@
+"""Numbers on a command line: whole, in range, written as people write them; otherwise a sentence."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks_demo.management.arguments import Exit, whole
+
+parse = whole("--tasks", 1, 1_000_000)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("007", 7), ("1000000", 1_000_000), ("+5", 5)])
+def test_a_whole_number_in_range_is_taken(text: str, number: int) -> None:
+    assert parse(text) == number
+
+
+@pytest.mark.parametrize("text", ["", " ", "7 ", "1_000", "1.0", "1e3", "nan", "inf", "seven", "0x10", "१", "٣", "1\n"])
+def test_what_is_not_a_plain_whole_number_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a whole number; --tasks is 1 to 1000000\."):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1000001", "-99999999999999999999", "9" * 4000])
+def test_what_is_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is out of range; --tasks is 1 to 1000000\."):
+        parse(text)
+
+
+@given(st.text())
+def test_any_text_is_a_number_in_range_or_a_sentence(text: str) -> None:
+    try:
+        number = parse(text)
+    except argparse.ArgumentTypeError as refusal:
+        said = str(refusal)
+    else:
+        assert 1 <= number <= 1_000_000
+        return
+    assert "--tasks is 1 to 1000000" in said
+
+
+def test_a_number_too_long_for_python_is_a_sentence_too() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="--tasks is 1 to 1000000"):
+        parse("9" * 5000)
+
+
+def test_the_exit_codes_that_scripts_rely_on() -> None:
+    assert {code.name: int(code) for code in Exit} == {
+        "OK": 0, "BROKEN": 1, "USAGE": 2, "UNKNOWN": 3, "NOT_READY": 4, "INTERNAL": 5, "INTERRUPTED": 130,
+    }  # fmt: skip
