@@ -188,7 +188,10 @@ def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
 def _empty(connection: Any) -> None:
     from django.db import transaction
 
-    # In one transaction: a worker's commit between the two would leave events without a tally.
+    # A worker's commit between the two would leave a tally without events, or events without a tally. On PostgreSQL a
+    # transaction alone does not help: each of its statements sees what is committed by then.
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("LOCK TABLE tasks_demo_event, tasks_demo_tally IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute("DELETE FROM tasks_demo_tally")
         cursor.execute("DELETE FROM tasks_demo_event")

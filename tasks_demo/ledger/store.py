@@ -146,6 +146,9 @@ class _Batch:
 
     def write(self, cursor: Any) -> None:
         """Send everything in few statements: after each, another thread may keep this one, and the write lock, waiting."""
+        if self._operations and self._vendor == "postgresql":
+            # Whoever inserts a tally at this moment does not see these effects, nor do we see the tally: one waits for the other.
+            cursor.execute(_sql("one_at_a_time", self._vendor))
         for name, rows in (("append_event", self._events), ("keep_tally", self._tallies)):
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 part = rows[start : start + ROWS_A_STATEMENT]

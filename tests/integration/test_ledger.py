@@ -25,11 +25,12 @@ from tasks_demo import lifecycle
 from tasks_demo.bank.client import BankClient
 from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger import effects
+from tasks_demo.ledger import store as store_module
 from tasks_demo.ledger.effects import read_bookings, read_books, settle
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.ledger.recorder import FOLLOWS, MUST_PRECEDE, recorder
 from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
-from tasks_demo.ledger.store import store
+from tasks_demo.ledger.store import Store, store
 from tasks_demo.ledger.verify import differences
 from tasks_demo.lifecycle import Point, Subject, about, reached
 from tasks_demo.models import Event, Tally
@@ -43,7 +44,7 @@ WRITER = """
 import sys, time, uuid
 import django; django.setup()
 from tasks_demo.ledger.rows import Row
-from tasks_demo.ledger.store import store
+from tasks_demo.ledger.store import Store, store
 name, batches, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for batch in range(batches):
     task = f"{name}-{batch}"
@@ -606,6 +607,34 @@ def test_a_task_heard_of_after_its_effect_takes_it_over() -> None:
     consistent()
 
 
+def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("two writers at a time: PostgreSQL")
+    elsewhere, here = Store(), Store()
+    batch = store_module._Batch([row("received", "t", operation="op")], elsewhere._open())
+    copied = threading.Thread(target=here.append, args=([row(EFFECT, "t", operation="op")],))
+    try:
+        with elsewhere._open().connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            batch.write(cursor)  # the tally, which sees no effect, and is seen by nobody yet
+            copied.start()
+            until(lambda: _waiting_for_a_lock() or not copied.is_alive(), "the copy of the effect: it waits, or is through")
+            cursor.execute("COMMIT")
+        copied.join(timeout=30)
+        assert not copied.is_alive()
+    finally:
+        elsewhere.close()
+        here.close()
+    assert Tally.objects.get(task_id="t").effects == 1
+    consistent()
+
+
+def _waiting_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
+
+
 def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:
     for task in ("ended", "running", "charged", "nobody counts"):
         books = "" if task == "nobody counts" else "bank"
@@ -697,6 +726,17 @@ def test_verify_finds_a_forgery(forgery: str, said: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(forgery)
     assert any(said in sentence for sentence in differences())
+
+
+def test_verify_reads_everything_as_of_one_moment_while_others_write() -> None:
+    store.append([row("received", task_id) for task_id in "abc"])
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE tasks_demo_tally SET executions = 7 WHERE task_id = 'a'")
+    found = differences()
+    seen = [next(found)]
+    store.append([row("started", "b"), row("received", "new")])  # and no writer waits for the reader
+    seen += found
+    assert seen == ["a: executions is 7, the events say 0."]
 
 
 def test_evidence_cannot_be_edited_through_the_models() -> None:

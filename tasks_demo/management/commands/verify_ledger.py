@@ -14,7 +14,7 @@ from tasks_demo.models import Event, Tally
 
 
 class Command(BaseCommand):
-    help = "Check that every tally equals the sum of its events. Run it while nothing is being written. Exit 1: it does not."
+    help = "Check that every tally equals the sum of its events, also while workers run. Exit 1: it does not."
 
     def handle(self, *args: Any, **options: Any) -> None:
         found = 0
