@@ -618,7 +618,10 @@ def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it() -> None:
             cursor.execute("BEGIN")
             batch.write(cursor)  # the tally, which sees no effect, and is seen by nobody yet
             copied.start()
-            until(lambda: _waiting_for_a_lock() or not copied.is_alive(), "the copy of the effect: it waits, or is through")
+            until(
+                lambda: _waiting_for_a_lock() or not copied.is_alive(),
+                "the copy of the effect: it waits, or is through",
+            )
             cursor.execute("COMMIT")
         copied.join(timeout=30)
         assert not copied.is_alive()
