@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks_demo.exceptions import InvalidSetting, LockStoreUnavailable
 from tasks_demo.locks.keys import record_key
@@ -382,6 +383,42 @@ def test_a_client_has_our_timeouts_and_no_retries_whatever_the_address_says(sche
     assert connection.retry.get_retries() == 0
     assert connection.db == 2
     assert not connection.encoder.decode_responses
+
+
+def test_whoever_is_interrupted_before_the_answer_leaves_none_to_the_next(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(own_redis.url, 5)
+    store = RedisLeaseStore(client, "t:", 60, 3600)
+    claimed(store, "warm")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "parse_response", interrupted)
+        with pytest.raises(SoftTimeLimitExceeded):
+            store.claim("order", DIGEST)
+    other = claimed(store, "other")
+    record = own_redis.client().hgetall(record_key("t:", "other"))
+    assert (record[b"owner"].decode(), int(record[b"fence"])) == (other.owner, other.fence)
+
+
+def test_a_connection_that_redis_has_closed_costs_no_question(own_redis: RedisServer) -> None:
+    store = store_at(own_redis.url)
+    lease = claimed(store)
+    own_redis.client().client_kill_filter(_type="normal")
+    assert store.renew(lease) is not None, "a renewal is sent once only"
+
+
+def test_a_refusal_leaves_the_connection_to_the_next(own_redis: RedisServer) -> None:
+    client = connect(own_redis.url, 5)
+    number = client.client_id()
+    with pytest.raises(redis.ResponseError):
+        client.execute_command("EVALSHA", "0" * 40, 0)
+    assert client.client_id() == number
+    client.close()
+    assert client.client_id() != number
 
 
 def test_tls_where_there_is_none_is_refused(short_folder: Path) -> None:
