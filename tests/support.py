@@ -228,10 +228,10 @@ class Worker:
     def alive(self) -> bool:
         return bool(self._process.alive())
 
-    def stop(self) -> None:
-        """A moment to leave by itself, then SIGKILL."""
+    def stop(self, seconds: float = 1.0) -> None:
+        """SIGTERM, then SIGKILL if it has not left by itself: what it had fetched then waits for the visibility timeout."""
         if self._process is not None:
-            self._process.stop(1)
+            self._process.stop(seconds)
 
     def __enter__(self) -> Worker:
         self.start()

@@ -327,6 +327,32 @@ def test_without_its_ledger_no_body_runs_and_the_message_is_put_back(ground: Gro
     assert ground.worker.alive()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TASKS_DEMO_LEASE_SECONDS", "soon"),
+        ("TASKS_DEMO_REDIS_URL", "http://nowhere"),
+        ("TASKS_DEMO_DEFER_MAX_SECONDS", "-1"),
+    ],
+)
+def test_a_worker_whose_settings_cannot_work_puts_jobs_back_and_the_next_worker_does_them(
+    home: Home, short: Path, bank_url: str, books: BankClient, name: str, value: str
+) -> None:
+    with EmbeddedRedis(short / "b", short / "b.sock") as broker:
+        env = {**databases_of_tests(), "REDIS_URL": broker.url, "BANK_URL": bank_url}
+        if name == "TASKS_DEMO_DEFER_MAX_SECONDS":
+            env["TASKS_DEMO_REDIS_URL"] = "http://nowhere"  # how long to put back for is asked in need only
+        with Worker(home, short / "misled.log", {**env, name: value}) as misled, producer_on(broker.url) as producer:
+            job = {"customer": "c", "amount": 3}
+            sent = CHARGES["dedup_lock"].apply_async(kwargs=job, producer=producer, ignore_result=True)
+            has(sent.id, "deferred")
+            misled.stop(30)  # in peace: it gives back the copy that it keeps until the delay is over
+        assert not Event.objects.filter(task_id=sent.id, kind__in=["failed", "started"]).exists()
+        with Worker(home, short / "sound.log", env | {"TASKS_DEMO_REDIS_URL": broker.url}):
+            has(sent.id, "completed", "returned")
+    assert len(list(books.debits(reference=sent.id))) == 1
+
+
 def test_called_as_a_function_a_job_is_just_a_function(monkeypatch: pytest.MonkeyPatch, bank_url: str) -> None:
     from django.conf import settings
 
