@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import platform
 import signal
 import subprocess
 import uuid
@@ -274,11 +276,27 @@ def running(short: Path) -> Iterator[Running]:
             made.close()
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def to_another_thread(process: subprocess.Popen[str]) -> None:
+    """SIGINT as the kernel may give it: to a thread that is not the main one, which sleeps on."""
+    tgkill = {"x86_64": 234, "aarch64": 131}.get(platform.machine())
+    if tgkill is None:
+        pytest.skip("the number of this system call is not known here")
+    other = next(thread.id for thread in psutil.Process(process.pid).threads() if thread.id != process.pid)
+    assert ctypes.CDLL(None).syscall(tgkill, process.pid, other, signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    "interrupted",
+    [
+        pytest.param(lambda process: interrupt(process, signal.SIGINT), id="Ctrl-C"),
+        pytest.param(lambda process: process.send_signal(signal.SIGTERM), id="SIGTERM"),
+        pytest.param(to_another_thread, id="another-thread"),
+    ],
+)
 def test_an_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
-    running: Running, sign: signal.Signals
+    running: Running, interrupted: Callable[[subprocess.Popen[str]], None]
 ) -> None:
-    interrupt(running.process, sign) if sign is signal.SIGINT else running.process.send_signal(sign)
+    interrupted(running.process)
     done = finish(running.process, 60)
     assert done.code == 130, done.err
     assert "Interrupted. Everything was ended; what was seen until then is in " in done.sentence()
