@@ -84,7 +84,7 @@ class _Direct(redis.Redis):
     """redis-py's client without what each command passes on its way there and what is of no use here: retries, of which there are
     none, the bookkeeping of its pool, measurements for observers. They are a third of a call's time in this process.
 
-    As with its pool, threads, greenlets and a fork may share one: whoever asks takes a connection that nobody else has.
+    Threads, greenlets and forks may share one, without a lock: whoever asks takes a connection that nobody else has.
     """
 
     def __init__(self, connection_pool: redis.ConnectionPool) -> None:
@@ -111,12 +111,18 @@ class _Direct(redis.Redis):
     def _connection(self) -> Any:
         try:
             connection = self._idle.pop()
+            while (
+                connection.pid != os.getpid()
+            ):  # a parent's, inherited by a fork: never used, and never told to shut down
+                connection = self._idle.pop()
         except IndexError:
-            return self.connection_pool.make_connection()
+            # Not made by the pool, which counts what it has made and allows 100: nothing is ever given back to it.
+            pool = self.connection_pool
+            return pool.connection_class(**pool.connection_kwargs)
         try:
             if not connection.can_read():
                 return connection
-        except redis.ConnectionError:
+        except redis.RedisError:
             pass
         connection.disconnect()  # closed by Redis since, or it has said what nobody asked for; it connects when used
         return connection
@@ -157,7 +163,6 @@ class RedisLeaseStore:
                 "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
             )
         self._client = client
-        self._pid = os.getpid()
         self._prefix = prefix
         self._lease_seconds = lease_seconds
         # Rounded up: Redis must not end a lease before its owner does.
@@ -211,36 +216,21 @@ class RedisLeaseStore:
     def _ask(self, name: str, operation: str, *args: str | int, again: bool = True) -> tuple[float, list[str]]:
         """When the script was sent (monotonic), and its reply as texts."""
         key = record_key(self._prefix, operation)
-        client = self._own_client()
         try:
             try:
                 sent = time.monotonic()
-                reply = _run(client, script(name), key, args)
+                reply = _run(self._client, script(name), key, args)
             except _REPLY_LOST as error:
                 if not again or isinstance(error, _REFUSED):
                     raise
                 sent = time.monotonic()
-                reply = _run(client, script(name), key, args)
+                reply = _run(self._client, script(name), key, args)
         except _FAILURES as error:
             raise _unavailable(name, operation, f"{type(error).__name__}: {error}") from error
         try:
             return sent, [part if isinstance(part, str) else part.decode("utf-8") for part in reply]
         except (TypeError, AttributeError, UnicodeError) as error:
             raise _unintelligible(name, operation, reply) from error
-
-    def _own_client(self) -> redis.Redis:
-        """The client, rebuilt after a fork: the parent's sockets and its pool's locks are not ours to touch."""
-        if self._pid != os.getpid():
-            old = self._client.connection_pool
-            self._client = _Direct(
-                connection_pool=redis.ConnectionPool(
-                    connection_class=old.connection_class,
-                    max_connections=old.max_connections,
-                    **old.connection_kwargs,
-                )
-            )
-            self._pid = os.getpid()
-        return self._client
 
 
 def _run(client: redis.Redis, lua: Script, key: str, args: tuple[str | int, ...]) -> Any:

@@ -411,6 +411,16 @@ def test_a_connection_that_redis_has_closed_costs_no_question(own_redis: RedisSe
     assert store.renew(lease) is not None, "a renewal is sent once only"
 
 
+def test_a_long_outage_is_over_when_redis_is_back(short_folder: Path) -> None:
+    server = RedisServer(short_folder)
+    store = store_at(server.url)
+    for _ in range(150):  # more than a pool of redis-py has connections
+        with pytest.raises(LockStoreUnavailable):
+            store.claim("order", DIGEST)
+    with server:
+        claimed(store)
+
+
 def test_a_refusal_leaves_the_connection_to_the_next(own_redis: RedisServer) -> None:
     client = connect(own_redis.url, 5)
     number = client.client_id()
@@ -436,8 +446,8 @@ from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 client = connect(sys.argv[1], 5)
 store = RedisLeaseStore(client, "t:", 60, 3600)
 parent_lease = store.claim("parent", "d")
-socket_of_parent = store._own_client().client_id()
-# As if another thread were inside the pool at the moment of the fork.
+socket_of_parent = client.client_id()
+# As if another thread held a lock of the client's pool at the moment of the fork.
 inside, leave = threading.Event(), threading.Event()
 def occupy():
     with client.connection_pool._fork_lock:
@@ -449,13 +459,13 @@ inside.wait(10)
 pid = os.fork()
 if pid == 0:
     lease = store.claim("child", "d")
-    assert store._own_client().client_id() != socket_of_parent
+    assert client.client_id() != socket_of_parent
     assert store.complete(lease, "1")
     os._exit(0)
 leave.set()
 occupier.join()
 assert os.waitpid(pid, 0)[1] == 0, "the child failed"
-assert store._own_client().client_id() == socket_of_parent
+assert client.client_id() == socket_of_parent
 assert store.complete(parent_lease, "1")
 print("both completed")
 """
