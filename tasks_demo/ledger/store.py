@@ -33,6 +33,11 @@ ROWS_A_STATEMENT = 100
 CHECKPOINT_PAGES = 4000
 #: Pause before SQLite's write lock is asked for again.
 BUSY_SECONDS = 0.0005
+#: PostgreSQL's bounds, where the project sets none: on a wait for a lock, as long as project.settings has SQLite wait; on that of
+#: whoever counts effects, for whom others wait; and on a transaction whose process has been stopped in the middle.
+LOCK_SECONDS, EFFECTS_LOCK_SECONDS, IDLE_SECONDS = 20, 2, 20
+#: The advisory lock of PostgreSQL that everybody who writes tallies shares, and whoever counts effects has alone.
+TALLIES = 0x7461736B735F7461
 
 
 class Store:
@@ -43,6 +48,7 @@ class Store:
         self._connection: BaseDatabaseWrapper | None = None
         self._in_doubt = False
         self._patience = 0.0
+        self._bounded = True
         self._inherited: list[BaseDatabaseWrapper] = []
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -94,6 +100,10 @@ class Store:
                     cursor.execute("PRAGMA busy_timeout = 0")  # see _begin
                     # Debian's library overwrites what is deleted, which here is index entries of rows that stay.
                     cursor.execute("PRAGMA secure_delete = 0")
+            else:
+                with self._connection.cursor() as cursor:
+                    cursor.execute("SHOW lock_timeout")
+                    self._bounded = cursor.fetchone()[0] != "0"
         return self._connection
 
     def _append(self, rows: Sequence[Row]) -> None:
@@ -101,7 +111,10 @@ class Store:
         batch = _Batch(rows, connection)
         # The driver's own cursor: Django's wrappers cost more than the database. Errors become Django's all the same.
         with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
-            self._begin(cursor, connection.vendor)
+            if connection.vendor == "sqlite":
+                self._begin_sqlite(cursor)
+            else:
+                self._begin_postgresql(cursor, alone=bool(batch.operations))
             try:
                 if self._in_doubt:
                     batch = _Batch(_missing(cursor, rows, connection.vendor), connection)
@@ -113,15 +126,23 @@ class Store:
                     cursor.execute("ROLLBACK")
                 raise
 
-    def _begin(self, cursor: Any, vendor: str) -> None:
+    def _begin_postgresql(self, cursor: Any, *, alone: bool) -> None:
+        """Begin, and have no tally come into being while effects are counted: the counter would not see it, nor it the effects.
+
+        One round trip; in one statement, a snapshot would be older than the lock. Not the table's own lock, which VACUUM takes
+        too. Bounded, because whoever waits for a lock has others wait behind it.
+        """
+        bounds = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS * 1000:.0f}ms'; "
+        if not self._bounded:
+            bounds += f"SET LOCAL lock_timeout = '{(EFFECTS_LOCK_SECONDS if alone else LOCK_SECONDS) * 1000:.0f}ms'; "
+        cursor.execute(f"BEGIN; {bounds}SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES})")
+
+    def _begin_sqlite(self, cursor: Any) -> None:
         """Take SQLite's write lock at once: a transaction that reads first could not become a writer later.
 
         Whoever finds it taken asks again after a moment, as SQLite does by itself, but not after 1, 2, 5, 10 … ms: our batches
         hold it for less than that, and pool processes would sleep while it is free.
         """
-        if vendor != "sqlite":
-            cursor.execute("BEGIN")
-            return
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -142,18 +163,15 @@ class _Batch:
         self._events = [_values(row, moments) for row in rows]
         # In one order everywhere, so that two batches cannot wait for each other.
         self._tallies = [_tally(counted, moments) for _, counted in sorted(fold(rows).items())]
-        self._operations = sorted({row.operation for row in rows if row.kind == EFFECT})
+        self.operations = sorted({row.operation for row in rows if row.kind == EFFECT})
 
     def write(self, cursor: Any) -> None:
         """Send everything in few statements: after each, another thread may keep this one, and the write lock, waiting."""
-        if self._operations and self._vendor == "postgresql":
-            # Whoever inserts a tally at this moment does not see these effects, nor do we see the tally: one waits for the other.
-            cursor.execute(_sql("one_at_a_time", self._vendor))
         for name, rows in (("append_event", self._events), ("keep_tally", self._tallies)):
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 part = rows[start : start + ROWS_A_STATEMENT]
                 cursor.execute(_sql(name, self._vendor, len(part)), [value for row in part for value in row])
-        for operation in self._operations:
+        for operation in self.operations:
             cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
 
 

@@ -607,34 +607,59 @@ def test_a_task_heard_of_after_its_effect_takes_it_over() -> None:
     consistent()
 
 
-def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it() -> None:
+@pytest.fixture
+def elsewhere(ledger: None) -> Iterator[Store]:
+    """The store of another process."""
     if connection.vendor != "postgresql":
         pytest.skip("two writers at a time: PostgreSQL")
-    elsewhere, here = Store(), Store()
-    batch = store_module._Batch([row("received", "t", operation="op")], elsewhere._open())
-    copied = threading.Thread(target=here.append, args=([row(EFFECT, "t", operation="op")],))
-    try:
-        with elsewhere._open().connection.cursor() as cursor:
-            cursor.execute("BEGIN")
-            batch.write(cursor)  # the tally, which sees no effect, and is seen by nobody yet
-            copied.start()
-            until(
-                lambda: _waiting_for_a_lock() or not copied.is_alive(),
-                "the copy of the effect: it waits, or is through",
-            )
-            cursor.execute("COMMIT")
-        copied.join(timeout=30)
-        assert not copied.is_alive()
-    finally:
-        elsewhere.close()
-        here.close()
+    other = Store()
+    yield other
+    other.close()
+
+
+@contextmanager
+def half_written(writer: Store, rows: list[Row]) -> Iterator[Any]:
+    """A transaction of the writer, open as long as the block."""
+    batch = store_module._Batch(rows, writer._open())
+    with closing(writer._open().connection.cursor()) as cursor:
+        writer._begin_postgresql(cursor, alone=bool(batch.operations))
+        batch.write(cursor)
+        yield cursor
+
+
+def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it(elsewhere: Store) -> None:
+    # The tally sees no effect, and is seen by nobody yet.
+    with half_written(elsewhere, [row("received", "t", operation="op")]) as cursor:
+        copied = threading.Thread(target=store.append, args=([row(EFFECT, "t", operation="op")],))
+        copied.start()
+        until(lambda: _waiting_for_a_lock() or not copied.is_alive(), "the copy of the effect: it waits, or is through")
+        cursor.execute("COMMIT")
+    copied.join(timeout=30)
+    assert not copied.is_alive()
     assert Tally.objects.get(task_id="t").effects == 1
     consistent()
 
 
+def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
+    elsewhere: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "EFFECTS_LOCK_SECONDS", 0.2)
+    with half_written(elsewhere, [row("received", "t")]) as cursor:
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            store.append([row(EFFECT, "t")])
+        cursor.execute("ROLLBACK")
+    monkeypatch.setattr(store_module, "EFFECTS_LOCK_SECONDS", 20)
+    monkeypatch.setattr(store_module, "IDLE_SECONDS", 0.2)
+    with half_written(elsewhere, [row("received", "t")]) as cursor:
+        store.append([row(EFFECT, "t")])
+        with pytest.raises(Exception, match=r"idle-in-transaction timeout|closed"):
+            cursor.execute("COMMIT")
+    assert not Tally.objects.filter(task_id="t").exists()
+
+
 def _waiting_for_a_lock() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         return bool(cursor.fetchone()[0])
 
 
