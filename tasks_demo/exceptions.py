@@ -42,6 +42,10 @@ class LeaseLost(DeliveryError):
     """The lease on the operation is gone: another worker may hold it. Stop; later writes are fenced."""
 
 
+class NoLease(DeliveryError, RuntimeError):
+    """There is no lease here: lease() works inside the body of a DedupLock task only, in the thread that runs it."""
+
+
 class Fenced(LeaseLost):
     """A later holder of the lease has written already: this write came too late and was refused. Nothing was changed."""
 

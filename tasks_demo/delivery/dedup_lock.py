@@ -33,6 +33,7 @@ from tasks_demo.exceptions import (
     LeaseLost,
     LedgerUnavailable,
     LockStoreUnavailable,
+    NoLease,
     OperationMismatch,
 )
 from tasks_demo.lifecycle import Point, about, reached
@@ -50,11 +51,11 @@ _stores: dict[tuple[Any, ...], LeaseStore] = {}
 def lease() -> Lease:
     """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
 
-    Raises LeaseLost outside the body of a DedupLock task: nothing is held there.
+    Raises NoLease outside the body of a DedupLock task, and in other threads than that of the body.
     """
     held = _lease.get()
     if held is None:
-        raise LeaseLost("There is no lease here: lease() works inside the body of a DedupLock task only.")
+        raise NoLease
     return held
 
 

@@ -32,7 +32,7 @@ _ADVANCE = """
 def fenced(using: str | None = None) -> Iterator[None]:
     """A transaction in which only the latest holder of the lease may write. One statement more.
 
-    ``using``: alias of the database that is written. Raises Fenced when a later holder has been here, and LeaseLost outside
+    ``using``: alias of the database that is written. Raises Fenced when a later holder has been here, and NoLease outside
     the body of a DedupLock task; nothing is changed then.
     """
     held = lease()

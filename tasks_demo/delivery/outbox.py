@@ -37,6 +37,7 @@ from kombu.serialization import dumps
 from tasks_demo.conf import settings
 from tasks_demo.delivery.acks_late import AcksLate
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.putting_back import NotOver
 from tasks_demo.durable.models import OutboxMessage
 from tasks_demo.exceptions import OutboxRefused
 
@@ -229,9 +230,11 @@ def _started(sender: Any = None, task_id: str = "", task: Any = None, **_: Any) 
 
 
 @signals.task_postrun.connect(weak=False, dispatch_uid="tasks_demo.outbox.finished")
-def _finished(sender: Any = None, task_id: str = "", task: Any = None, state: Any = None, **_: Any) -> None:
-    # RETRY, IGNORED and REJECTED are no end: the message is on its way again.
-    if state in {"SUCCESS", "FAILURE"}:
+def _finished(
+    sender: Any = None, task_id: str = "", task: Any = None, state: Any = None, retval: Any = None, **_: Any
+) -> None:
+    # After RETRY and REJECTED the message may come again, and after an Ignore of ours; after that of a body nothing follows.
+    if state in {"SUCCESS", "FAILURE"} or (state == "IGNORED" and not isinstance(retval, NotOver)):
         _mark(task.request, task_id, finished_at=Now())
 
 

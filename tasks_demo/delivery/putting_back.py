@@ -21,12 +21,16 @@ DEFERRALS = "tasks_demo_deferrals"
 BRAKE_SECONDS = 1.0
 
 
+class NotOver(Ignore):
+    """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
+
+
 def put_back(task: Any, why: str, *, at_most: float = math.inf) -> NoReturn:
     """Publish a delayed copy under the same task ID, then let the original be acknowledged.
 
     It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
     TASKS_DEMO_DEFER_MAX_SECONDS. If the copy cannot be published, for whatever reason, see ``give_back``. Always raises
-    (Ignore or Reject, which Celery understands).
+    (NotOver or Reject, which Celery understands).
     """
     request = task.request
     headers = dict(request.headers or {})
@@ -40,7 +44,7 @@ def put_back(task: Any, why: str, *, at_most: float = math.inf) -> NoReturn:
     except Exception as error:  # noqa: BLE001  (a failure here would be acknowledged, and the job gone)
         give_back(task, why, error)
     reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
-    raise Ignore(why)
+    raise NotOver(why)
 
 
 def give_back(task: Any, why: str, error: BaseException) -> NoReturn:

@@ -35,7 +35,6 @@ from typing import Any, NoReturn
 
 from celery import current_app
 from celery.canvas import Signature
-from celery.exceptions import Ignore
 from django.db import Error, connections, router, transaction
 from django.utils import timezone
 from kombu import serialization
@@ -43,7 +42,7 @@ from kombu.exceptions import EncodeError, KombuError, OperationalError, Serializ
 from redis.exceptions import RedisError
 
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, put_back, whole
+from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, put_back, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, reached
@@ -62,16 +61,17 @@ class FromSettings:
         return int(settings.MAX_ATTEMPTS)
 
 
+_PARKED = "SELECT 1 FROM durable_parked WHERE task_id = %s AND state = 'parked' AND id <> %s"
 # One statement, one commit. It changes and returns nothing if the message is parked or its attempts are used up.
-_COUNT = """
+_COUNT = f"""
     INSERT INTO durable_attempt (task_id, retries, count, history, last_at)
     SELECT %s, %s, 1, %s, %s
-    WHERE NOT EXISTS (SELECT 1 FROM durable_parked WHERE task_id = %s AND state = 'parked' AND id <> %s)
+    WHERE NOT EXISTS ({_PARKED})
     ON CONFLICT (task_id, retries) DO UPDATE
     SET count = durable_attempt.count + 1, history = durable_attempt.history || excluded.history, last_at = excluded.last_at
     WHERE durable_attempt.count < %s
     RETURNING count
-"""
+"""  # noqa: S608  (the constant above)
 _TAKE_BACK = "DELETE FROM durable_attempt WHERE task_id = %s AND retries = %s"
 
 
@@ -79,7 +79,7 @@ _TAKE_BACK = "DELETE FROM durable_attempt WHERE task_id = %s AND retries = %s"
 def counted(task: Any) -> Iterator[None]:
     """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
 
-    Where the attempts are used up the message is parked and Ignore raised, so that Celery acknowledges it and the
+    Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
     worker goes on. If the database does not answer, the message is put back, and the body does not run.
     """
     try:
@@ -98,9 +98,11 @@ def counted(task: Any) -> Iterator[None]:
         put_back(task, str(_unavailable(alias, error)))
     if not admitted:
         reached(Point.QUARANTINED, why="it is parked already: this copy is acknowledged and not run")
-        raise Ignore("parked already")
+        raise NotOver("parked already")
     try:
         yield
+    except MemoryError:
+        raise  # Celery's main process ends itself over it before it acknowledges (worker/request.py): a death like others
     except Exception:
         _take_back(alias, key)
         raise
@@ -121,7 +123,7 @@ def fitting(text: str) -> str:
 
 
 def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
-    """Count one more attempt. False: it is parked already. Raises Ignore after having parked it."""
+    """Count one more attempt. False: it is parked already. Raises NotOver after having parked it."""
     request = task.request
     task_id, retries = key
     source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
@@ -131,7 +133,11 @@ def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
     while True:
         with connections[alias].cursor() as cursor:
             cursor.execute(_COUNT, [task_id, retries, line, moment, task_id, source, limit])
-            if cursor.fetchall():
+            counts = cursor.fetchall()
+            if counts == [(1,)] and _parked_meanwhile(cursor, alias, task_id, source):
+                cursor.execute(_TAKE_BACK, key)
+                return False
+            if counts:
                 return True
         with transaction.atomic(using=alias):
             held = Parked.objects.using(alias).filter(task_id=task_id, state=Parked.State.PARKED)
@@ -144,6 +150,14 @@ def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
         if attempt is not None:
             _announce(task, parked)
         # Neither: another copy of the message has ended since the count was refused.
+
+
+def _parked_meanwhile(cursor: Any, alias: str, task_id: str, source: int) -> bool:
+    """On PostgreSQL a statement that has waited for another's COMMIT inserts where that one deleted, and asks nothing again."""
+    if connections[alias].vendor == "sqlite":
+        return False
+    cursor.execute(_PARKED, [task_id, source])
+    return cursor.fetchone() is not None
 
 
 def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
@@ -174,7 +188,7 @@ def _announce(task: Any, parked: Parked) -> NoReturn:
         task.name, task.request.id, parked.pk, parked.reason,
     )  # fmt: skip
     reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
-    raise Ignore(parked.reason)
+    raise NotOver(parked.reason)
 
 
 def _take_back(alias: str, key: tuple[str, int]) -> None:

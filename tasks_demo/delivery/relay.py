@@ -225,10 +225,10 @@ class Relay:
 
     def _parked(self, alias: str, known: list[str]) -> dict[str, str]:
         """Of these messages, those that quarantine holds there or has discarded. All, if it is another database and silent."""
-        states = (Parked.State.PARKED, Parked.State.DISCARDED)
         try:
-            held = Parked.objects.using(alias).filter(task_id__in=known, state__in=states)
-            return dict(held.order_by("id").values_list("task_id", "state"))
+            rows = Parked.objects.using(alias).filter(task_id__in=known).order_by("id")
+            latest = dict(rows.values_list("task_id", "state"))
+            return {task_id: state for task_id, state in latest.items() if state != Parked.State.REQUEUED}
         except (Error, ConnectionDoesNotExist) as error:
             if alias == self.using:
                 raise

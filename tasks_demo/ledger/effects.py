@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Protocol
 
 from django.apps import apps
 from django.db import DatabaseError, connections, router
+from django.db.models import Count, Exists, F, OuterRef, Subquery
+from django.db.models.functions import Coalesce
 
 from tasks_demo.bank.client import BankClient
+from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
 from tasks_demo.ledger.store import store
@@ -139,6 +142,22 @@ def _read(book: str, identity: str, entries: Callable[[int], Iterable[Entry]], l
 
 
 def _copy(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, Any]) -> int:
+    return _append(lambda: _unknown(book, prefix, debits, note))
+
+
+def _append(missing: Callable[[], Sequence[Row]]) -> int:
+    """Append the rows that are missing; returns how many. Another reader may append some of them at the same moment."""
+    rows = missing()
+    try:
+        store.append(rows)
+    except LedgerUnavailable:
+        rows = missing()
+        store.append(rows)
+    return len(rows)
+
+
+def _unknown(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, Any]) -> list[Row]:
+    """The entries that the ledger does not have yet, as its rows."""
     sources = [f"{prefix}{debit.id}" for debit in debits]
     known = set(Event.objects.filter(source__in=sources).values_list("source", flat=True))
     operations = {debit.reference for debit in debits}
@@ -169,8 +188,7 @@ def _copy(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, Any])
                     },
                 )
             )
-    store.append(rows)
-    return len(rows)
+    return rows
 
 
 def settle(before: float | None = None, *, run: str | None = None) -> int:
@@ -178,16 +196,28 @@ def settle(before: float | None = None, *, run: str | None = None) -> int:
 
     Only a settled task may be called lost: before, its debit may simply not have been read yet. Either ``before``
     (seconds since the epoch): up to 500 tasks without an effect that ended before then, the oldest first, for a caller
-    that has read the books since. Or ``run``: every task of that run, for a caller that has seen that all is quiet there.
+    that has read the books since; not while an execution of the same operation may still go on. Or ``run``: every task
+    of that run, for a caller that has seen that all is quiet there.
     """
     if run is not None:
         quiet = Tally.objects.filter(IN_A_RUN, settled=0, run=run).exclude(books="")
     elif before is not None:
-        quiet = Tally.objects.filter(UNSETTLED, last_at__lt=datetime.fromtimestamp(before, UTC)).order_by("first_at")
-        quiet = quiet[:BATCH]
+        moment = datetime.fromtimestamp(before, UTC)
+        quiet = Tally.objects.filter(UNSETTLED, ~_still_running(moment), last_at__lt=moment).order_by("first_at")[
+            :BATCH
+        ]
     else:
         raise ValueError("settle() needs a moment or a run.")
-    rows = [
+    known = list(quiet.values_list("task_id", flat=True))
+    return sum(
+        _append(lambda part=known[start : start + BATCH]: _settlements(part))  # type: ignore[misc]
+        for start in range(0, len(known), BATCH)
+    )
+
+
+def _settlements(task_ids: Sequence[str]) -> list[Row]:
+    unsettled = Tally.objects.filter(task_id__in=task_ids, settled=0)
+    return [
         Row(
             at=time.time(),
             kind=SETTLED,
@@ -197,11 +227,25 @@ def settle(before: float | None = None, *, run: str | None = None) -> int:
             pattern=pattern,
             run=in_run,
         )
-        for task_id, operation, pattern, in_run in quiet.values_list("task_id", "operation", "pattern", "run")
+        for task_id, operation, pattern, in_run in unsettled.values_list("task_id", "operation", "pattern", "run")
     ]
-    for start in range(0, len(rows), BATCH):
-        store.append(rows[start : start + BATCH])
-    return len(rows)
+
+
+def _still_running(moment: datetime) -> Exists:
+    """Whether an execution of the same operation has begun that nobody has seen end, if it may be alive: one that is older than
+    TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS is not.
+
+    What was killed looks the same, which is why this has an end.
+    """
+    given_up = Event.objects.filter(task_id=OuterRef("task_id"), kind__in=["retried", "lease_lost"]).order_by()
+    counted = given_up.values("task_id").annotate(count=Count("id")).values("count")
+    seen = F("ended") - F("suppressed") - F("quarantined") + Coalesce(Subquery(counted), 0)
+    oldest = moment - timedelta(seconds=settings.OUTBOX_UNFINISHED_SECONDS)
+    return Exists(
+        Tally.objects.filter(operation=OuterRef("operation"), last_at__gt=oldest, executions__gt=seen).exclude(
+            operation=""
+        )
+    )
 
 
 def _settlement(task_id: str) -> str:

@@ -15,6 +15,9 @@ SETTLED = "settled"  # the books were read after all was quiet
 WORKER = "worker"  # a worker came or went
 QUIESCENT = "quiescent"  # the end of an experiment's cell, with the evidence that all is quiet
 
+#: Kinds of events by whoever runs the task; its publisher may know no more of it than its name.
+KNOWS_ITS_TASK = frozenset({"received", "started"})
+
 #: The columns of a tally that count events of a kind, in the order of ``sql/keep_tally.sql``.
 COUNTS: dict[str, frozenset[str]] = {
     "publications": frozenset({"published"}),

@@ -22,7 +22,7 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.exceptions import LedgerUnavailable
-from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, Sum, fold
+from tasks_demo.ledger.rows import COUNTS, EFFECT, KNOWS_ITS_TASK, Row, Sum, fold
 from tasks_demo.ledger.sql import statement
 
 ALIAS = "default"
@@ -163,6 +163,13 @@ class _Batch:
         self._events = [_values(row, moments) for row in rows]
         # In one order everywhere, so that two batches cannot wait for each other.
         self._tallies = [_tally(counted, moments) for _, counted in sorted(fold(rows).items())]
+        self._learnt = sorted(
+            {
+                (row.task_id, row.operation)
+                for row in rows
+                if row.kind in KNOWS_ITS_TASK and row.operation != row.task_id
+            }
+        )
         self.operations = sorted({row.operation for row in rows if row.kind == EFFECT})
 
     def write(self, cursor: Any) -> None:
@@ -171,6 +178,8 @@ class _Batch:
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 part = rows[start : start + ROWS_A_STATEMENT]
                 cursor.execute(_sql(name, self._vendor, len(part)), [value for row in part for value in row])
+        for task_id, operation in self._learnt:
+            cursor.execute(_sql("learn_operation", self._vendor), [operation, operation, task_id])
         for operation in self.operations:
             cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import Any
 
-from celery import shared_task
-from celery.exceptions import SoftTimeLimitExceeded
+from celery import shared_task, signature
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from tasks_demo.delivery import Outbox
+from tasks_demo.delivery.putting_back import DEFERRALS, put_back
 
 
 def _hang() -> None:
@@ -30,3 +32,19 @@ def late() -> None:
 @Outbox.task(name="outbox_tasks.back", max_attempts=None, acks_on_failure_or_timeout=False)
 def back() -> None:
     _hang()
+
+
+@shared_task(name="outbox_tasks.ignored", acks_late=True)
+def ignored() -> None:
+    raise Ignore
+
+
+@shared_task(name="outbox_tasks.replaced", bind=True)
+def replaced(self: Any) -> None:
+    raise self.replace(signature("celery.accumulate", args=(1, 2)))
+
+
+@Outbox.task(name="outbox_tasks.later", bind=True, max_attempts=None)
+def later(self: Any) -> None:
+    if DEFERRALS not in self.request.headers:
+        put_back(self, "not now")

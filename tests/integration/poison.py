@@ -61,6 +61,8 @@ def body(task: Any, diary: str, deed: str = "kill-child", note: Any = None) -> s
             raise task.retry(countdown=0, max_retries=4, exc=Odd("after 4 retries"))
         case "unpublishable retry":
             raise task.retry(countdown=0, serializer="no such", exc=Odd("on purpose"))
+        case "memory":
+            raise MemoryError("on purpose")
         case "exit":
             sys.exit(3)
     return "done"
@@ -106,9 +108,9 @@ def linked(before: str, diary: str) -> None:
 
 
 def _die_after_parking(event: Reached) -> None:
-    """SIGKILL between the commit of the parked row and the acknowledgement, once, if the test asked for it."""
+    """SIGKILL between the commit of the parked row and the acknowledgement, once, if the test asked for it for this message."""
     flag = Path(os.environ.get("POISON_FLAG", ""))
-    if event.point is Point.QUARANTINED and flag.is_file():
+    if event.point is Point.QUARANTINED and flag.is_file() and flag.read_text() == event.subject.task_id:
         flag.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -16,7 +16,7 @@ from django.db import router, transaction
 from tasks_demo.delivery.dedup_lock import _lease
 from tasks_demo.delivery.fencing import fenced
 from tasks_demo.durable.models import Fence
-from tasks_demo.exceptions import Fenced, LeaseLost
+from tasks_demo.exceptions import Fenced, LeaseLost, NoLease
 from tasks_demo.lifecycle import Point, Reached, Subject, about, ignore, observe
 from tasks_demo.locks.heartbeat import Lease
 from tasks_demo.locks.protocol import Claimed
@@ -120,7 +120,7 @@ def test_a_lease_that_is_known_to_be_lost_is_not_even_tried(brief: RedisLeaseSto
 
 
 def test_outside_a_body_there_is_nothing_to_fence_with() -> None:
-    with pytest.raises(LeaseLost, match="inside the body"), fenced():
+    with pytest.raises(NoLease, match="inside the body"), fenced():
         pass
 
 

@@ -22,7 +22,7 @@ from celery import signals
 from django.db import connection, connections, router, transaction
 
 from tasks_demo import lifecycle
-from tasks_demo.bank.client import BankClient
+from tasks_demo.bank.client import BankClient, Debit
 from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger import effects
 from tasks_demo.ledger import store as store_module
@@ -423,10 +423,10 @@ def test_whoever_notes_a_point_does_not_wait_for_a_commit_that_waits_for_a_lock(
     """The thread's commit may wait for the very transaction that the body is in."""
     if connection.vendor != "sqlite":
         pytest.skip("PostgreSQL has more than one writer")
-    recorder.note("returned", at=time.time(), task_id="before", operation="before")
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
+        recorder.note("returned", at=time.time(), task_id="before", operation="before")
         thread = threading.Thread(target=recorder.try_flush)
         thread.start()
         until(lambda: not recorder._waiting, "the commit under way")
@@ -649,7 +649,7 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
             store.append([row(EFFECT, "t")])
         cursor.execute("ROLLBACK")
     monkeypatch.setattr(store_module, "EFFECTS_LOCK_SECONDS", 20)
-    monkeypatch.setattr(store_module, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(store_module, "IDLE_SECONDS", 2)
     with half_written(elsewhere, [row("received", "t")]) as cursor:
         store.append([row(EFFECT, "t")])
         with pytest.raises(Exception, match=r"idle-in-transaction timeout|closed"):
@@ -659,8 +659,67 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
 
 def _waiting_for_a_lock() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         return bool(cursor.fetchone()[0])
+
+
+def test_two_readers_of_one_entry_count_it_once_and_neither_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append([row("published", "t", books="bank"), row("failed", "t")])
+    append, other = store.append, Store()
+
+    def second(rows: list[Row]) -> None:
+        monkeypatch.setattr(store, "append", append)
+        other.append(rows)  # after this reader has looked for what is missing
+        append(rows)
+
+    debit = Debit(id=7, account="c", amount=5, reference="t", source="t", created_at=time.time())
+    try:
+        monkeypatch.setattr(store, "append", second)
+        assert effects._copy("shop", "shop:x:", [debit], {}) == 0
+        assert Tally.objects.get().effects == 1
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM tasks_demo_event WHERE kind = 'effect'")
+            cursor.execute("UPDATE tasks_demo_tally SET effects = 0")
+        monkeypatch.setattr(store, "append", second)
+        settle(time.time() + 1)
+    finally:
+        other.close()
+    assert Tally.objects.get().settled == 1
+    consistent()
+
+
+def test_whoever_runs_a_task_knows_its_operation_better_than_who_published_it_by_name() -> None:
+    store.append([row("published", "t", operation="t")])
+    store.append([row(EFFECT, "t", operation="charge:17")])
+    store.append(
+        [row("received", "t", operation="charge:17", pattern="dedup_lock", books="bank"), row("received", "u")]
+    )
+    store.append([row("returned", "t", operation="charge:17", pattern="dedup_lock")])
+    tally = Tally.objects.get(task_id="t")
+    assert (tally.operation, tally.effects, tally.verdict) == ("charge:17", 1, "ok")
+    store.append([row("received", "t", operation="charge:18", pattern="dedup_lock", books="bank")])
+    assert Tally.objects.get(task_id="t").operation == "charge:17", "corrected once, never changed"
+    assert Tally.objects.get(task_id="u").operation == "u"
+    consistent()
+
+
+def test_nothing_is_settled_while_an_execution_of_the_same_operation_may_go_on() -> None:
+    for click in ("one", "two"):
+        store.append([row("published", click, operation="op", pattern="claim_first", books="bank")])
+    store.append([row("started", "one", operation="op")])
+    store.append([row("suppressed", "two", operation="op")])
+    assert settle(time.time() + 1) == 0
+    store.append([row("retried", "one", operation="op"), row("started", "one", operation="op")])
+    assert settle(time.time() + 1) == 0
+    # After the wait for an end it is taken for dead.
+    assert settle(time.time() + 7201 + 1) == 1
+    store.append([row("failed", "one", operation="op")])
+    assert settle(time.time() + 1) == 1
+    assert set(Tally.objects.values_list("settled", flat=True)) == {1}
+    consistent()
 
 
 def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:

@@ -28,6 +28,7 @@ from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxM
 from tasks_demo.exceptions import ContradictoryDeclaration, OutboxRefused
 from tasks_demo.locks.protocol import digest
 from tasks_demo.locks.redis_store import connect
+from tasks_demo.models import Event
 from tasks_demo.shop.models import Order
 from tasks_demo.tasks import CHARGES
 from tests.integration.outbox_ground import RelayTo, elsewhere, environment, messages, row, table
@@ -291,6 +292,21 @@ def test_a_failure_is_an_end(worker: Worker) -> None:
     found = ended(publish(CHARGES["acks_early"], kwargs=JOB))
     assert (found.publications, found.error) == (1, "")
     assert current_app.AsyncResult(found.task_id).get(timeout=10, propagate=False) is not None
+
+
+@pytest.mark.parametrize("task", ["ignored", "replaced"])
+def test_a_job_that_its_body_has_celery_ignore_does_not_come_again(worker: Worker, task: str) -> None:
+    found = ended(publish(f"outbox_tasks.{task}"))
+    assert (found.publications, found.error) == (1, "")
+
+
+def test_a_job_that_is_put_back_has_not_ended(worker: Worker) -> None:
+    found = ended(publish("outbox_tasks.later"))
+    first, second = (
+        Event.objects.filter(task_id=found.task_id, kind="started").order_by("id").values_list("at", flat=True)
+    )
+    assert found.finished_at is not None
+    assert first < second < found.finished_at
 
 
 # Celery counts the hard limit from the soft one on.

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import current_app
-from django.db import connection, connections, router
+from celery.app.task import Context
+from django.db import connection, connections, router, transaction
 
 from tasks_demo.conf import settings as ours
 from tasks_demo.delivery import AcksEarly, AcksLate, DedupLock
-from tasks_demo.delivery.quarantine import PARKED, _packed, discard, message_of, requeue
+from tasks_demo.delivery.quarantine import PARKED, _admit, _packed, discard, message_of, requeue
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import ContradictoryDeclaration, EnvironmentNotReady, RequeueFailed
 from tasks_demo.locks.keys import record_key
@@ -139,12 +142,14 @@ def test_a_poison_message_is_parked_after_exactly_so_many_deaths_and_the_worker_
     until(lambda: not Attempt.objects.exists(), "no attempt left over")
 
 
-def test_deaths_of_the_main_process_are_counted_too(home: Home, redis_url: str, diary: Path) -> None:
+@pytest.mark.parametrize("deed", ["kill-main", "memory"])
+def test_deaths_of_the_main_process_are_counted_too(home: Home, redis_url: str, diary: Path, deed: str) -> None:
+    """A MemoryError in a body ends it, too: Celery raises it there again."""
     env = environment(redis_url, TASKS_DEMO_MAX_ATTEMPTS="2", POISON_VISIBILITY_SECONDS="1")
     worker = PoisonWorker(home, STATE / "quarantine-main.log", env, concurrency=1)
     worker.queues = "doomed"  # no other worker is to die of it
     with worker:
-        sent = send("acks_late", [str(diary), "kill-main"], queue="doomed")
+        sent = send("acks_late", [str(diary), deed], queue="doomed")
         for deaths in (1, 2):
             until(lambda: not worker.alive(), f"death {deaths} of the main process")
             assert len(entries(diary)) == deaths
@@ -162,7 +167,7 @@ def test_an_attempt_is_on_record_while_the_body_runs_and_gone_when_it_has_return
     sent = send("acks_late", [str(diary), "nothing"])
     assert sent.get(timeout=30) == "done"
     assert [entry["counted"] for entry in entries(diary)] == [1]
-    assert not Attempt.objects.exists()
+    until(lambda: not Attempt.objects.exists(), "the attempt taken back")
 
 
 @pytest.mark.usefixtures("worker")
@@ -174,7 +179,7 @@ def test_neither_exceptions_nor_retries_add_up(diary: Path, pattern: str) -> Non
     assert [entry["counted"] for entry in entries(diary)] == [1] * 5
     once = send("once", [str(diary), "raise"])
     assert "on purpose" in str(once.get(timeout=30, propagate=False))
-    assert not Attempt.objects.exists()
+    until(lambda: not Attempt.objects.exists(), "the attempts taken back")  # each after its copy was published
     assert not Parked.objects.exists()
 
 
@@ -256,8 +261,9 @@ def test_killed_between_parking_and_acknowledging_it_is_parked_once_and_not_run_
     worker: Worker, diary: Path
 ) -> None:
     flag = STATE / "die-after-parking"
-    flag.touch()
-    sent = send("once", [str(diary)])
+    task_id = str(uuid.uuid4())
+    flag.write_text(task_id)
+    sent = send("once", [str(diary)], task_id=task_id)
     row = parked(sent.id)
     until(lambda: not flag.exists(), "the death after parking")
     has(sent.id, "acked")
@@ -353,6 +359,39 @@ def test_any_other_copy_of_a_parked_message_is_not_run(diary: Path) -> None:
     message_of(row).apply_async()
     until(lambda: seen(sent.id, "quarantined") == 2, "the refusal of the copy")
     assert (len(entries(diary)), Parked.objects.count()) == (1, 1)
+
+
+def test_a_copy_that_comes_while_its_message_is_being_parked_is_not_run() -> None:
+    alias = router.db_for_write(Attempt)
+    if connections[alias].vendor != "postgresql":
+        pytest.skip("SQLite has one writer")
+    row = lying()
+    Parked.objects.update(state="requeued")
+    Attempt.objects.create(task_id=row.task_id, retries=0, count=3, history="", last_at=datetime.now(UTC))
+    task = SimpleNamespace(request=Context(id=row.task_id, headers={}))
+    admitted: list[bool] = []
+
+    def copy() -> None:
+        try:
+            admitted.append(_admit(task, alias, (row.task_id, 0), 3))
+        finally:
+            connections.close_all()
+
+    waits = threading.Thread(target=copy)
+    with transaction.atomic(using=alias):
+        Parked.objects.update(state="parked")
+        Attempt.objects.all().delete()
+        waits.start()
+        with connections[alias].cursor() as cursor:
+
+            def waiting() -> bool:
+                cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+                return bool(cursor.fetchone()[0])
+
+            until(lambda: waiting() or admitted, "the copy, which waits for this row")
+    waits.join(30)
+    assert admitted == [False]
+    assert not Attempt.objects.exists()
 
 
 @pytest.mark.usefixtures("worker")

@@ -105,6 +105,20 @@ def test_what_quarantine_holds_is_not_published_and_what_it_discarded_has_ended(
     assert row(states["parked"]).finished_at is None
 
 
+@pytest.mark.usefixtures("table")
+def test_the_latest_decision_on_a_message_counts(broker: RedisServer) -> None:
+    task_id = enqueue(JOB, [1])
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 1
+    for state in ("discarded", "requeued"):
+        Parked.objects.create(
+            task_id=task_id, task=JOB, message="", attempts=3, reason="x", state=state, parked_at=timezone.now()
+        )
+    OutboxMessage.objects.update(due_at=F("published_at"))
+    assert relay.run_once().published == 1
+    assert row(task_id).finished_at is None
+
+
 WITH_PATTERN = CHARGES["outbox"]
 CHARGE = {"customer": "c", "amount": 5}
 

@@ -9,7 +9,7 @@ from celery import Celery
 
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, lease
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.exceptions import ContradictoryDeclaration, DeliveryError, InvalidOperationKey, LeaseLost
+from tasks_demo.exceptions import ContradictoryDeclaration, DeliveryError, InvalidOperationKey, NoLease
 from tasks_demo.semantics import PROMISES
 from tasks_demo.tasks import CHARGES
 
@@ -125,5 +125,5 @@ def test_the_operation_key_comes_from_the_arguments_and_otherwise_is_the_task_id
 
 
 def test_a_lease_exists_only_inside_a_dedup_lock_body() -> None:
-    with pytest.raises(LeaseLost, match="inside the body of a DedupLock task only"):
+    with pytest.raises(NoLease, match="inside the body of a DedupLock task only"):
         lease()

@@ -12,7 +12,7 @@ INSERT INTO tasks_demo_tally AS t (
 )
 ON CONFLICT (task_id) DO UPDATE SET
     -- Whoever speaks first may not know the task's class: fill in what is still empty, never change what is there.
-    -- operation and run are never set again: everybody derives them alike, and each would cost an index entry.
+    -- operation and run are not set again, each would cost an index entry; see learn_operation.sql for who did not know better.
     pattern = CASE WHEN t.pattern = '' THEN excluded.pattern ELSE t.pattern END,
     books = CASE WHEN t.books = '' THEN excluded.books ELSE t.books END,
     publications = t.publications + excluded.publications,
