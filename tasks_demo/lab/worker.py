@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from tasks_demo.lab.probe import OF_MAIN, Probe
+from tasks_demo.lab.probe import Probe
 from tasks_demo.lifecycle import Point
 
 
@@ -64,13 +64,13 @@ def run(order: dict[str, Any], parent: int) -> int:
     for name, value in order.get("settings", {}).items():
         setattr(settings, f"TASKS_DEMO_{name}", value)
     recorder.run = order["run"]
-    recorder.write_through = order.get("write_through", True)
+    # Main's points too: a delivery that main did not live to write down would be missing beside its execution.
+    recorder.write_through = recorder.main_waits = order.get("write_through", True)
     if order.get("ledger", True):
         lifecycle.observe(recorder)  # the lab needs its history, whatever TASKS_DEMO_LEDGER says
     points = set(order["victims"].values())
     if points & {Point.FETCHED, Point.ACKING}:
         open_windows(order["name"])
-    recorder.main_waits = bool(points & OF_MAIN)
     if order["victims"]:
         lifecycle.observe(probe)
     signals.worker_ready.connect(lambda **_: probe.say("ready"), weak=False)

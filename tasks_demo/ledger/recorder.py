@@ -54,7 +54,7 @@ class Recorder:
     def __init__(self) -> None:
         self.run = ""
         self.write_through = settings.LEDGER_WRITE_THROUGH
-        #: The worker's main process commits at once, too. For the lab, where a kill may be aimed at main's own points.
+        #: The worker's main process commits at once, too. For the lab, which kills it.
         self.main_waits = False
         self._start_afresh()
 
