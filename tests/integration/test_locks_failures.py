@@ -185,18 +185,20 @@ def test_redis_is_down(own_redis: RedisServer) -> None:
 
 
 def test_redis_hangs_for_two_timeouts_at_most(own_redis: RedisServer) -> None:
-    store = store_at(own_redis.url, timeout=0.2)
-    claimed(store, "before")
+    admin, store = own_redis.client(), store_at(own_redis.url, timeout=0.2)
+    claimed(store_at(own_redis.url), "before")  # Redis knows the script now; asked with time enough
+    admin.config_resetstat()
     os.kill(own_redis.pid, signal.SIGSTOP)
     try:
         before = time.monotonic()
         with pytest.raises(LockStoreUnavailable, match="TimeoutError"):
             store.claim("order", DIGEST)
-        assert 0.4 <= time.monotonic() - before < 2
+        assert 0.4 <= time.monotonic() - before < 10
     finally:
         os.kill(own_redis.pid, signal.SIGCONT)
     # Both copies were still executed when Redis went on: held by a token that nobody knows, as documented.
     assert isinstance(until(lambda: store_at(own_redis.url).claim("order", DIGEST)), Held)
+    assert admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 3, "two copies, and the question just asked"
 
 
 @pytest.mark.parametrize("verb", ["claim", "renew"])
@@ -204,15 +206,15 @@ def test_a_deadline_counts_from_before_the_script_was_sent(own_redis: RedisServe
     store = store_at(own_redis.url)
     lease = claimed(store)
     os.kill(own_redis.pid, signal.SIGSTOP)
-    goes_on = threading.Timer(0.5, os.kill, (own_redis.pid, signal.SIGCONT))
+    goes_on = threading.Timer(2.0, os.kill, (own_redis.pid, signal.SIGCONT))
     goes_on.start()
     sent = time.monotonic()
     deadline = claimed(store, "other").deadline if verb == "claim" else store.renew(lease)
     answered = time.monotonic()
     goes_on.join()
-    assert answered - sent > 0.4, "Redis did not make it wait"
+    assert answered - sent > 1, "Redis did not make it wait"
     assert deadline is not None
-    assert sent + 60 <= deadline < sent + 60.2
+    assert sent + 60 <= deadline < sent + 61
 
 
 def test_a_connection_that_redis_closed_is_replaced(own_redis: RedisServer) -> None:
