@@ -229,7 +229,7 @@ def test_many_threads_without_a_key_are_all_booked(bank: Bank) -> None:
 
 def test_a_key_in_flight_is_409_and_then_answered(bank: Bank) -> None:
     bank.start("--faults")
-    bank.faults(mode="slow", delay_ms=1500, count=1)
+    bank.faults(mode="slow", delay_ms=5000, count=1)
     client = bank.client()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.debit, "alice", 1, "r", idempotency_key="k")
@@ -293,14 +293,14 @@ def test_two_banks_on_one_database_still_make_one_debit(bank: Bank, tmp_path: Pa
     other = Bank(tmp_path)
     try:
         other.start("--faults")
-        bank.faults(mode="slow", delay_ms=2000, count=1)
+        bank.faults(mode="slow", delay_ms=5000, count=1)
         if first_to_finish == "the first bank":
-            other.faults(mode="slow", delay_ms=4000, count=1)
+            other.faults(mode="slow", delay_ms=8000, count=1)
         with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(bank.client().debit, "alice", 1, "r", idempotency_key="k")
+            first = pool.submit(bank.client(30.0).debit, "alice", 1, "r", idempotency_key="k")
             until(in_flight("k"), "the key is in flight")
             owner = IdempotencyKey.objects.get().owner
-            second = pool.submit(other.client().debit, "alice", 1, "r", idempotency_key="k")
+            second = pool.submit(other.client(30.0).debit, "alice", 1, "r", idempotency_key="k")
             until(lambda: IdempotencyKey.objects.get().owner != owner, "the key was taken over")
             assert isinstance(first.exception(BOUND_SECONDS), BankConflict)
             assert not second.result(BOUND_SECONDS).replayed
@@ -403,7 +403,7 @@ def test_tokens_at_once_on_postgresql(bank: Bank) -> None:
 def test_a_holder_that_is_overtaken_inside_the_bank_is_fenced_off(bank: Bank, key: str | None) -> None:
     bank.start("--faults")
     client = bank.client()
-    client.set_fault("zombie", "slow", ["r"], delay_ms=1500)
+    client.set_fault("zombie", "slow", ["r"], delay_ms=5000)
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(client.debit, "alice", 1, "r", idempotency_key=key, fence=1)
         until(lambda: client.fault_hits("zombie")["r"], "the first debit waits inside the bank")

@@ -164,6 +164,7 @@ def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held
 ) -> None:
     sent = place.fill(30)
     killed = place.python(
+        "from celery import current_app\n"
         "from tasks_demo import lifecycle\n"
         "from tasks_demo.delivery.relay import Relay\n"
         "seen = []\n"
@@ -171,9 +172,12 @@ def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held
         "    seen.append(event.subject.task_id)\n"
         "    if len(seen) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "lifecycle.observe(die)\n"
-        "Relay(batch=10).run_once()",
+        "relay = Relay(batch=10)\n"
+        # Beforehand: the time for the batch is half of the wait below.
+        "current_app.loader.import_default_modules()\n"
+        "relay._producer().connection.ensure_connection()\n"
+        "relay.run_once()",
         broker,
-        # Half of it is the time for the batch, and the first message pays for finding the tasks and for connecting.
         TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="6",
     )
     assert killed == -signal.SIGKILL
@@ -213,7 +217,9 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     arguments = ("--batch", "20", "--no-reconcile")
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
         until(lambda: queued(broker.url) >= 20, "the first batch")
+        relay.process.send_signal(signal.SIGSTOP)  # finding the server's processes takes a while
         place.server.kill()
+        relay.process.send_signal(signal.SIGCONT)
         try:
             relay.await_words("the database does not answer")
             assert queued(broker.url) < 400, "it was killed too late"
