@@ -14,7 +14,18 @@ import psutil
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from tests.support import STATE, TOKEN, Finished, Home, describe, living, marked, private_environment, scratch_database
+from tests.support import (
+    STATE,
+    TOKEN,
+    Finished,
+    Home,
+    describe,
+    emptied,
+    living,
+    marked,
+    private_environment,
+    scratch_database,
+)
 
 private_environment()
 
@@ -111,8 +122,7 @@ def manage(home: Home) -> Callable[..., Finished]:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """The embedded Redis at the address of the settings, so that this process publishes to it without further ado."""
+def _redis() -> Iterator[str]:
     from django.conf import settings
 
     from project.local import redis_socket
@@ -121,6 +131,16 @@ def redis_url() -> Iterator[str]:
     with EmbeddedRedis(STATE / "redis", redis_socket(settings.STATE_DIR)) as server:
         assert server.url == settings.REDIS_URL
         yield server.url
+
+
+@pytest.fixture(scope="module")
+def redis_url(_redis: str) -> str:
+    """The embedded Redis at the address of the settings, so that this process publishes to it without further ado.
+
+    Empty: what a killed worker of the module before had fetched would be unacknowledged for a quarter of an hour.
+    """
+    emptied(_redis)
+    return _redis
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +166,8 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
     from django.db import connections
     from django.test.utils import setup_databases, teardown_databases
 
+    from tasks_demo.ledger.recorder import recorder
+
     for alias in connections:
         known = connections[alias].settings_dict
         if connections[alias].vendor == "postgresql":  # SQLite's are in a folder of this process already
@@ -156,6 +178,9 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
         )
     yield
     with django_db_blocker.unblock():
+        # A test without ``ledger`` may have opened the ledger's own connection, and PostgreSQL drops no database in use.
+        recorder.close()
+        recorder._waiting.clear()  # with nothing to commit, its thread opens no other
         teardown_databases(made, verbosity=0)
 
 

@@ -258,6 +258,14 @@ def queued(redis_url: str) -> int:
         return int(client.llen("celery"))
 
 
+def emptied(redis_url: str) -> None:
+    """Before a worker of another module starts: nothing is queued or unacknowledged."""
+    from tasks_demo.locks.redis_store import connect
+
+    with connect(redis_url, 5.0) as client:
+        client.flushall()
+
+
 def databases_of_tests() -> dict[str, str]:
     """The environment that leads processes of our own to the test databases that pytest-django made."""
     from django.db import connections

@@ -18,7 +18,7 @@ from celery.result import AsyncResult
 from tasks_demo.locks.redis_store import connect
 from tests.integration.once_tasks import app
 from tests.integration.postgres_server import own_postgres
-from tests.support import PROJECT, STATE, Home, Worker, producer_on, until
+from tests.support import PROJECT, STATE, Home, Worker, emptied, producer_on, until
 
 
 class OnceWorker(Worker):
@@ -49,6 +49,7 @@ class Ground:
         if self.postgres:
             self.home.migrate()
         self.vendor = "postgresql" if self.home.database_url else "sqlite"
+        emptied(redis_url)  # the ground before may have left what ``idle`` would wait for
         env = {"REDIS_URL": redis_url, "TASKS_DEMO_DEFER_MAX_SECONDS": "1"}
         self.worker = stack.enter_context(OnceWorker(self.home, log, env, concurrency=2))
 
