@@ -82,8 +82,6 @@ from tests.integration.redis_server import EMBEDDED, RedisServer
 
 T = TypeVar("T")
 
-pytestmark = pytest.mark.timeout(60)
-
 SEED = 1
 WORKERS = 3
 #: How far ahead the clock of each worker is; the last one is the worker that comes at the end.

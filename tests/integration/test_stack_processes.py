@@ -151,7 +151,9 @@ def test_stop_kills_what_does_not_listen(python: Callable[..., Process], tmp_pat
 
 def test_stop_takes_the_whole_group_with_it(python: Callable[..., Process], tmp_path: Path) -> None:
     process = python(FAMILY, STUBBORN)
-    grandchild = int(said(tmp_path / "log", "deaf").replace("deaf", "").split()[0])
+    log = tmp_path / "log"
+    eventually(lambda: len(log.read_text().split()) == 2, "the pid from the child, the word from the grandchild")
+    (grandchild,) = (int(word) for word in log.read_text().split() if word != "deaf")
     assert not gone(grandchild)
     process.stop(5)
     assert gone(grandchild)
