@@ -478,6 +478,13 @@ def test_a_hostile_detail_is_kept_and_wedges_nothing(why: Any) -> None:
     assert kept is not None
 
 
+def test_a_detail_that_nothing_can_write_down_is_named_and_wedges_nothing() -> None:
+    itself: dict[str, Any] = {}
+    itself["again"] = itself
+    store.append([row("failed", "t", detail=itself)])
+    assert Event.objects.get().detail == {"not_written": "RecursionError"}
+
+
 # -- effects and verdicts -------------------------------------------------------------------------------------------------
 
 
