@@ -33,9 +33,9 @@ ROWS_A_STATEMENT = 100
 CHECKPOINT_PAGES = 4000
 #: Pause before SQLite's write lock is asked for again.
 BUSY_SECONDS = 0.0005
-#: PostgreSQL's bounds, where the project sets none: on a wait for a lock, as long as project.settings has SQLite wait; on that of
-#: whoever counts effects, for whom others wait; and on a transaction whose process has been stopped in the middle.
-LOCK_SECONDS, EFFECTS_LOCK_SECONDS, IDLE_SECONDS = 20, 2, 20
+#: PostgreSQL's bounds: on a wait for a lock, where the project sets none, as long as project.settings has SQLite wait; and on a
+#: transaction whose process has been stopped in the middle, for which all others may have to wait.
+LOCK_SECONDS, IDLE_SECONDS = 20, 10
 #: The advisory lock of PostgreSQL that everybody who writes tallies shares, and whoever counts effects has alone.
 TALLIES = 0x7461736B735F7461
 
@@ -83,6 +83,7 @@ class Store:
         if self._connection is not None:
             # Never closed, never collected: closing would speak to the server, or unlock the file, for the parent.
             self._inherited.append(self._connection)
+            _let_go_of_the_socket(self._connection)
         self._connection = None
         self.lock = threading.RLock()
 
@@ -134,7 +135,7 @@ class Store:
         """
         bounds = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS * 1000:.0f}ms'; "
         if not self._bounded:
-            bounds += f"SET LOCAL lock_timeout = '{(EFFECTS_LOCK_SECONDS if alone else LOCK_SECONDS) * 1000:.0f}ms'; "
+            bounds += f"SET LOCAL lock_timeout = '{LOCK_SECONDS * 1000:.0f}ms'; "
         cursor.execute(f"BEGIN; {bounds}SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES})")
 
     def _begin_sqlite(self, cursor: Any) -> None:
@@ -152,6 +153,16 @@ class Store:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
             time.sleep(BUSY_SECONDS)  # SQLite tells nobody when it is free
+
+
+def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
+    """While a child has it, too, PostgreSQL does not see that the parent was killed, and keeps its transaction and its locks."""
+    if connection.vendor == "sqlite" or connection.connection is None:
+        return
+    with suppress(Exception), open(os.devnull, "r+b", buffering=0) as nothing:
+        os.dup2(
+            nothing.fileno(), connection.connection.fileno(), inheritable=False
+        )  # not closed: the number would be used again
 
 
 class _Batch:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -650,18 +650,53 @@ def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it(elsewhere: Stor
 def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
     elsewhere: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "EFFECTS_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.2)
     with half_written(elsewhere, [row("received", "t")]) as cursor:
         with pytest.raises(LedgerUnavailable, match="lock timeout"):
             store.append([row(EFFECT, "t")])
         cursor.execute("ROLLBACK")
-    monkeypatch.setattr(store_module, "EFFECTS_LOCK_SECONDS", 20)
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 20)
     monkeypatch.setattr(store_module, "IDLE_SECONDS", 2)
     with half_written(elsewhere, [row("received", "t")]) as cursor:
         store.append([row(EFFECT, "t")])
         with pytest.raises(Exception, match=r"idle-in-transaction timeout|closed"):
             cursor.execute("COMMIT")
     assert not Tally.objects.filter(task_id="t").exists()
+
+
+#: A process with a child that is killed in the middle of a transaction; the child lives on until it is told.
+ORPHANED = """
+import os, signal, sys, time
+import django; django.setup()
+from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.store import store, _Batch
+store.append([Row(at=time.time(), kind="received", source="first", task_id="first")])
+pid = os.fork()
+if pid == 0:
+    sys.stdin.readline()
+    os._exit(0)
+with store._open().connection.cursor() as cursor:
+    store._begin_postgresql(cursor, alone=False)
+    _Batch([Row(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_is_not_waited_for_while_its_child_lives_on(
+    elsewhere: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 5)  # less than the server's patience with an idle transaction
+    env = {**os.environ, "DATABASE_URL": database_url_of_tests(), "DJANGO_SETTINGS_MODULE": "project.settings"}
+    killed = subprocess.Popen([sys.executable, "-c", ORPHANED], cwd=PROJECT, env=env, stdin=subprocess.PIPE)
+    assert killed.stdin is not None
+    try:
+        assert killed.wait(60) == -signal.SIGKILL
+        store.append([row(EFFECT, "t")])
+    finally:
+        with suppress(BrokenPipeError):
+            killed.stdin.write(b"\n")
+            killed.stdin.close()
+    assert list(Tally.objects.values_list("task_id", flat=True)) == ["first"]
 
 
 def _waiting_for_a_lock() -> bool:
