@@ -401,6 +401,9 @@ class Lane:
             "concurrency": self.concurrency,
             "lock": {"url": self.redis_url, "prefix": self.broker.prefix, "lease_seconds": LEASE_SECONDS},
             "bank_url": self.bank_url,
+            # A delivery that main did not live to write down would be missing beside its execution. But Celery's handler of
+            # SIGQUIT reports on every job in hand, and would wait in the middle of main's commit for that commit.
+            "main_waits": self.cell.fault is not Fault.QUIT,
             "settings": {"MAX_ATTEMPTS": MAX_ATTEMPTS, "OUTBOX_UNFINISHED_SECONDS": UNFINISHED_SECONDS},
         }
 

@@ -28,7 +28,7 @@ def run(order: dict[str, Any], parent: int) -> int:
     ``order``: name, run, socket (of the lab, for rendezvous), victims (task ID -> point), log, broker_url, transport_options,
     concurrency, lock {url, prefix, lease_seconds}, bank_url, settings (TASKS_DEMO_*); publish (of a publisher: see
     ``publisher.publish_once``); and for the benchmark, whose workers are not watched as closely: imports (modules with tasks),
-    conf (of Celery), ledger (False: not armed), write_through.
+    conf (of Celery), ledger (False: not armed), write_through. main_waits: main, too, commits each point when it is reached.
     """
     os.setsid()
     _die_with(parent)
@@ -64,8 +64,8 @@ def run(order: dict[str, Any], parent: int) -> int:
     for name, value in order.get("settings", {}).items():
         setattr(settings, f"TASKS_DEMO_{name}", value)
     recorder.run = order["run"]
-    # Main's points too: a delivery that main did not live to write down would be missing beside its execution.
-    recorder.write_through = recorder.main_waits = order.get("write_through", True)
+    recorder.write_through = order.get("write_through", True)
+    recorder.main_waits = order.get("main_waits", False)
     if order.get("ledger", True):
         lifecycle.observe(recorder)  # the lab needs its history, whatever TASKS_DEMO_LEDGER says
     points = set(order["victims"].values())

@@ -18,12 +18,14 @@ when it is reached, in a pool process; the lab uses it.
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
 import threading
 import uuid
 from collections import deque
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from django.db import connections
@@ -63,13 +65,15 @@ class Recorder:
         self.is_main = False
         self._token = uuid.uuid4().hex[:16]
         self._pid = os.getpid()
-        self._number = 0
-        #: Guards what waits, for moments only: whoever notes a point never waits for a database.
-        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        #: Guards what waits, for moments only: whoever notes a point never waits for a database. A handler of a signal may
+        #: note one (Celery's cold shutdown does) while the thread that it interrupts holds this.
+        self._lock = threading.RLock()
         #: Held while a batch is committed, so that batches keep their order. Taken before the other lock.
         self._flushing = threading.RLock()
         self._waiting: deque[Row] = deque()
-        self._wake = threading.Event()
+        #: Something waits. Not an Event, which a handler that interrupts its ``set`` could not set, either.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         #: Whose open transaction put off the last commit.
         self._in_the_way: BaseDatabaseWrapper | None = None
@@ -112,8 +116,7 @@ class Recorder:
     def note(self, kind: str, *, at: float, **fields: Any) -> Row:
         """Put one event into the next batch."""
         with self._lock:
-            self._number += 1
-            source = f"{self._token}:{self._number}"
+            source = f"{self._token}:{next(self._numbers)}"
             row = Row(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
             self._waiting.append(row)
             if len(self._waiting) > MOST_KEPT:
@@ -168,7 +171,7 @@ class Recorder:
         return True
 
     def _commit_soon(self) -> None:
-        self._wake.set()
+        self._wake.put(None)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
             with suppress(RuntimeError):  # the interpreter is about to end: ``close`` commits what waits
@@ -178,11 +181,13 @@ class Recorder:
         pause = threading.Event()
         seconds = BATCH_SECONDS
         while True:
-            self._wake.wait()
+            self._wake.get()
             pause.wait(seconds)
             if self._is_in_the_way():
-                continue  # still awake
-            self._wake.clear()
+                self._wake.put(None)
+                continue
+            while not self._wake.empty():
+                self._wake.get()  # one commit is the answer to all
             done = False
             try:
                 done = self.try_flush()

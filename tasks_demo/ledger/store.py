@@ -78,10 +78,21 @@ class Store:
             if connection is not None:
                 connection.close()
 
+    def before_fork(self) -> None:
+        """Let no other thread be inside the database library, whose locked mutexes the child would have; and close SQLite.
+
+        SQLite's own book of locks would be in the child too: it would take the parent's for its own, and either could delete the
+        log (-wal) with what the other commits to it later (https://www.sqlite.org/howtocorrupt.html, section 2.6).
+        """
+        self.lock.acquire()
+        if self._connection is not None and self._connection.vendor == "sqlite":
+            with suppress(Error):
+                self.close()
+
     def after_fork(self) -> None:
         """In a forked child: forget the parent's connection without closing it, and start afresh."""
         if self._connection is not None:
-            # Never closed, never collected: closing would speak to the server, or unlock the file, for the parent.
+            # Never closed, never collected: closing would speak to the server for the parent.
             self._inherited.append(self._connection)
             _let_go_of_the_socket(self._connection)
         self._connection = None
@@ -157,7 +168,7 @@ class Store:
 
 def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
     """While a child has it, too, PostgreSQL does not see that the parent was killed, and keeps its transaction and its locks."""
-    if connection.vendor == "sqlite" or connection.connection is None:
+    if connection.connection is None:
         return
     with suppress(Exception), open(os.devnull, "r+b", buffering=0) as nothing:
         os.dup2(
@@ -263,9 +274,8 @@ def _tally(counted: Sum, moments: _Moments) -> list[Any]:
 
 
 store = Store()
-# A fork while another thread is inside the database library would copy its locked mutexes into the child.
 os.register_at_fork(
-    before=lambda: store.lock.acquire(),
+    before=store.before_fork,
     after_in_parent=lambda: store.lock.release(),
     after_in_child=store.after_fork,
 )

@@ -156,6 +156,51 @@ def test_a_fork_writes_its_own_events_and_leaves_the_parent_s_connection_alone()
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", ["close", "fork again"])
+def test_what_a_fork_commits_survives_that_its_parent_closes(end: str) -> None:
+    """SQLite's locks are the process's: a fork of an open connection took them for its own, and its log was deleted."""
+    connection.close()  # SQLite deletes its log with the last connection only
+    store.append([row("started", "parent")])
+    go, gone = os.pipe()
+    ready, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            store.append([row("started", "child-1")])
+            os.write(say, b"x")
+            os.read(go, 1)
+            store.append([row("started", "child-2")])
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    if end == "close":
+        store.close()
+    else:
+        other = os.fork()
+        if other == 0:
+            os._exit(0)
+        os.waitpid(other, 0)
+    os.write(gone, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    for end_of_pipe in (go, gone, ready, say):
+        os.close(end_of_pipe)
+    assert sorted(Event.objects.values_list("task_id", flat=True)) == ["child-1", "child-2", "parent"]
+    consistent()
+
+
+def test_a_signal_s_handler_may_note_a_point_while_its_thread_notes_one() -> None:
+    def interrupted() -> None:
+        with recorder._lock:
+            recorder.note("returned", at=time.time(), task_id="t", operation="t")
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    recorder.flush()
+    assert Tally.objects.get().ended == 1
+
+
 def test_rows_appended_again_after_a_failure_in_doubt_count_once() -> None:
     rows = [row("received", "t", "x:1"), row("started", "t", "x:2")]
     store.append(rows)
