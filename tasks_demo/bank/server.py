@@ -12,13 +12,14 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, IntegrityError, connections
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
@@ -54,7 +55,7 @@ def prepare() -> None:
     if connections[BANK].vendor == "sqlite":
         options["OPTIONS"] = {**options["OPTIONS"], "timeout": books.BUSY_SECONDS}
     try:
-        call_command("migrate", BANK, database=BANK, verbosity=0, interactive=False)
+        _migrate()
         books.check_writable()
         books.identity()
     except (DatabaseError, Problem) as error:
@@ -65,6 +66,18 @@ def prepare() -> None:
     finally:
         # A connection must not be shared with the worker that is forked later.
         connections.close_all()
+
+
+def _migrate() -> None:
+    """Of several banks that are started on new books at once, each finds what another has just made: it looks again."""
+    for last in (False, False, False, True):
+        try:
+            call_command("migrate", BANK, database=BANK, verbosity=0, interactive=False)
+            return
+        except DatabaseError as error:
+            if last or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise
+        time.sleep(0.2)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -535,6 +535,18 @@ def test_killing_the_main_process_ends_the_worker(bank: Bank) -> None:
     until(lambda: refused(bank.client()), "connections are refused")
 
 
+def test_several_banks_started_on_new_books_at_once_are_all_ready(tmp_path: Path) -> None:
+    books = {"BANK_DATABASE_URL": f"sqlite:///{tmp_path / 'new.sqlite3'}"}
+    banks = [launch(tmp_path, "--port", "0", environment=books) for _ in range(4)]
+    try:
+        for popen in banks:
+            assert popen.stdout is not None
+            assert "Bank listening" in popen.stdout.readline(), popen.communicate(timeout=BOUND_SECONDS)[1]
+    finally:
+        for popen in banks:
+            finish(popen)
+
+
 def test_a_killed_worker_is_replaced(bank: Bank) -> None:
     bank.start()
     main = psutil.Process(bank.running.pid)

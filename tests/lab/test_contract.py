@@ -188,8 +188,12 @@ def test_other_faults(other: Ran, cell: tuple[str, str]) -> None:
     else:
         assert not seen.lost
     if fault in {"stop", "slow", "lost-response"}:
-        if pattern in LATE:  # on a busy machine others, too, wait for longer than the visibility timeout
+        if pattern in LATE and fault == "lost-response":
             assert seen.victims <= seen.twice
+        elif pattern in LATE:
+            # Not all: the copy may still wait in main when the first is acknowledged, which makes it nobody's, and all is quiet.
+            # And not they alone: on a busy machine others, too, wait for longer than the visibility timeout.
+            assert seen.victims & seen.twice
         else:
             assert not seen.twice
     elif fault == "double-publish":
