@@ -77,7 +77,7 @@ def _migrate() -> None:
         except DatabaseError as error:
             if last or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 raise
-        time.sleep(0.2)
+        time.sleep(0.2)  # for the commit of another process, which announces nothing
 
 
 def listen(host: str, port: int) -> socket.socket:

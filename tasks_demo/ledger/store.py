@@ -171,9 +171,8 @@ def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
     if connection.connection is None:
         return
     with suppress(Exception), open(os.devnull, "r+b", buffering=0) as nothing:
-        os.dup2(
-            nothing.fileno(), connection.connection.fileno(), inheritable=False
-        )  # not closed: the number would be used again
+        # Not closed: the number would be used again.
+        os.dup2(nothing.fileno(), connection.connection.fileno(), inheritable=False)
 
 
 class _Batch:

@@ -111,9 +111,8 @@ class _Direct(redis.Redis):
     def _connection(self) -> Any:
         try:
             connection = self._idle.pop()
-            while (
-                connection.pid != os.getpid()
-            ):  # a parent's, inherited by a fork: never used, and never told to shut down
+            # A parent's, inherited by a fork, is never used, and never told to shut down.
+            while connection.pid != os.getpid():
                 connection = self._idle.pop()
         except IndexError:
             # Not made by the pool, which counts what it has made and allows 100: nothing is ever given back to it.
