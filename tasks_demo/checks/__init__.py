@@ -40,7 +40,7 @@ def judge(app: Any) -> list[CheckMessage]:
     except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
         return [_not_judged("The tasks of the Celery app cannot be built", error)]
     messages: list[CheckMessage] = []
-    for number, found in RULES.items():
+    for number, found in sorted(RULES.items()):
         try:
             messages += _messages(number, list(found(setup)))
         except Exception as error:  # noqa: BLE001 (a check that raises takes every command down)

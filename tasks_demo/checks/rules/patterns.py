@@ -1,0 +1,115 @@
+"""The settings and locks that the patterns, ours and those of other libraries, rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tasks_demo.checks.rules.base import Finding, rule, seconds
+from tasks_demo.checks.setup import Setup, hard_limit, retry_delay, soft_limit
+from tasks_demo.conf import settings
+from tasks_demo.delivery import Outbox
+from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.locks.redis_store import connect
+
+#: celery-once's own default (celery_once/tasks.py).
+ONCE_TIMEOUT = 3600
+
+
+@rule("W006")
+def outlives_its_lock(setup: Setup) -> Iterator[Finding]:
+    for task in setup.locked:
+        limit, cap = hard_limit(task), settings.LEASE_CAP_SECONDS
+        if limit is None or limit > cap:
+            may = "without a hard time limit" if limit is None else f"with a hard time limit of {seconds(limit)}"
+            yield Finding(
+                f"{may}, but its lease is not renewed after TASKS_DEMO_LEASE_CAP_SECONDS ({seconds(cap)}): a longer "
+                "run loses the operation to another worker while it works.",
+                f"Write CELERY_TASK_TIME_LIMIT, or time_limit on the task, of at most {cap:.10g}; or raise "
+                "TASKS_DEMO_LEASE_CAP_SECONDS to the time limit.",
+                task.name,
+            )
+    for task in setup.tasks:
+        yield from _foreign_lock(setup, task)
+
+
+def _foreign_lock(setup: Setup, task: Any) -> Iterator[Finding]:
+    """Locks of other libraries, known by the attributes that their users declare; none of them is renewed."""
+    once = getattr(task, "once", None)
+    if isinstance(once, dict) and not once.get("unlock_before_run"):
+        defaults = (setup.conf.get("ONCE") or {}).get("settings") or {}
+        held, source = once.get("timeout") or defaults.get("default_timeout") or ONCE_TIMEOUT, "once"
+    elif hasattr(task, "lock_expiry"):
+        held, source = task.lock_expiry or setup.conf.get("singleton_lock_expiry"), "lock_expiry"
+    else:
+        return
+    limit = soft_limit(task)
+    if held is None:
+        yield Finding(
+            f"a lock that never ends ({source}): when its worker is killed, the job is refused from then on.",
+            f"Write {source} above the task's time limit, or use DedupLock, whose lease ends with its worker.",
+            task.name,
+        )
+    elif limit is None or limit > float(held):
+        may = "without a time limit" if limit is None else f"with a time limit of {seconds(limit)}"
+        yield Finding(
+            f"{may}, but its lock ends after {seconds(float(held))} ({source}) and nothing renews it: a copy then runs "
+            "beside it.",
+            f"Write a soft_time_limit of at most {float(held):.10g} or a longer lock, or use DedupLock, whose lease is "
+            "renewed while the body runs.",
+            task.name,
+        )
+
+
+@rule("W010")
+def renews_too_late(setup: Setup) -> Iterator[Finding]:
+    timeout, lease = settings.REDIS_TIMEOUT_SECONDS, settings.LEASE_SECONDS
+    for task in setup.locked if timeout > lease / 3 else ():
+        yield Finding(
+            f"TASKS_DEMO_REDIS_TIMEOUT_SECONDS is {seconds(timeout)}, more than a third of the lease of "
+            f"{seconds(lease)}: one renewal that times out leaves no time for another, and a running job loses its lease.",
+            f"Write TASKS_DEMO_LEASE_SECONDS of at least {3 * timeout:.10g}, or a shorter timeout.",
+            task.name,
+        )
+
+
+@rule("W011")
+def forgets_too_early(setup: Setup) -> Iterator[Finding]:
+    kept = settings.RETENTION_SECONDS
+    for task in setup.remembering:
+        horizon = max(setup.visibility_timeout or 0.0, retry_delay(task)[0], settings.DEFER_MAX_SECONDS * 1.1)
+        if kept <= horizon:
+            yield Finding(
+                f"TASKS_DEMO_RETENTION_SECONDS is {seconds(kept)}, but a message may come again after "
+                f"{seconds(horizon)}: its marker, claim or entry is gone by then, and the job runs a second time.",
+                f"Write TASKS_DEMO_RETENTION_SECONDS well above {horizon:.10g}; the default is 7 days.",
+                task.name,
+            )
+
+
+@rule("W012")
+def gives_up_too_early(setup: Setup) -> Iterator[Finding]:
+    patience = settings.OUTBOX_UNFINISHED_SECONDS
+    for task in setup.tasks:
+        limit = hard_limit(task)
+        longest = (limit or 0.0) + (setup.visibility_timeout or 0.0)
+        if isinstance(task, Outbox) and patience <= longest:
+            yield Finding(
+                f"TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS is {seconds(patience)}, but a run and a redelivery may take "
+                f"{seconds(longest)}: the reconciler publishes again what is still running.",
+                f"Write TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS above {longest:.10g}.",
+                task.name,
+            )
+
+
+@rule("W013")
+def cannot_lock(setup: Setup) -> Iterator[Finding]:
+    for task in setup.locked:
+        try:
+            connect(settings.REDIS_URL, 1.0)  # connects nothing yet
+        except InvalidSetting as error:
+            yield Finding(
+                f"TASKS_DEMO_REDIS_URL names no Redis that can be used, so every job is put back and none runs: {error}",
+                "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0', a Redis with persistence and noeviction.",
+                task.name,
+            )
