@@ -1,0 +1,1 @@
+"""Orders, what was charged for them, and the jobs that do it."""

@@ -1,0 +1,98 @@
+"""The shop's jobs, one for each pattern, and two that use none."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from celery import shared_task
+
+from orders.models import Payment
+from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox
+
+
+def pay(order_id, cents, by):
+    """Charge: the effect of the jobs below. Returns the number of the payment."""
+    return Payment.objects.create(order_id=str(order_id), cents=cents, by=by).pk
+
+
+@DedupLock.task(bind=True, name="orders.charge", operation=lambda order_id, **_: f"charge:{order_id}")
+def charge(self, order_id, cents=100):
+    """Charge an order once, however often the button was clicked."""
+    return pay(order_id, cents, self.name)
+
+
+@Inbox.task(bind=True, name="orders.book", operation=lambda order_id, **_: f"book:{order_id}")
+def book(self, order_id, cents=100):
+    """Book a payment in the shop's own database, once."""
+    return pay(order_id, cents, self.name)
+
+
+@ClaimFirst.task(bind=True, name="orders.mail_receipt", operation=lambda order_id, **_: f"receipt:{order_id}")
+def mail_receipt(self, order_id, cents=100):
+    """Send a receipt at most once; routed to a queue of its own."""
+    return pay(order_id, cents, self.name)
+
+
+@AcksLate.task(bind=True, name="orders.index")
+def index(self, order_id, cents=100):
+    """Put an order into the search index: may be done twice, must not be lost."""
+    return pay(order_id, cents, self.name)
+
+
+@AcksEarly.task(bind=True, name="orders.count_view")
+def count_view(self, order_id, cents=100):
+    """Count a page view: may be lost."""
+    return pay(order_id, cents, self.name)
+
+
+@Outbox.task(bind=True, name="orders.ship")
+def ship(self, order_id, cents=100, work=0.0):
+    """Ship an order whose row was committed together with the job; ``work`` in seconds."""
+    time.sleep(work)  # the job's own work, not a wait for something
+    return pay(order_id, cents, self.name)
+
+
+@shared_task(name="orders.plain")
+def plain(order_id, cents=100):
+    """A task without any pattern."""
+    return pay(order_id, cents, "orders.plain")
+
+
+@shared_task(name="orders.plain_late", acks_late=True, reject_on_worker_lost=True)
+def plain_late(order_id, cents=100):
+    """A task without any pattern, acknowledged late."""
+    return pay(order_id, cents, "orders.plain_late")
+
+
+@shared_task(name="orders.fail")
+def fail(order_id):
+    """A task that always fails."""
+    raise ValueError(f"order {order_id} cannot be charged")
+
+
+@DedupLock.task(bind=True, name="orders.charge_slowly", operation=lambda order_id, **_: f"slowly:{order_id}")
+def charge_slowly(self, order_id, gate):
+    """Charge when the file ``gate`` is there. It writes its process number to ``gate``.pid first, so that a test can kill it."""
+    return _at_gate(self, order_id, gate)
+
+
+@AcksLate.task(bind=True, name="orders.index_slowly")
+def index_slowly(self, order_id, gate):
+    """As ``charge_slowly``, at least once."""
+    return _at_gate(self, order_id, gate)
+
+
+@Inbox.task(bind=True, name="orders.book_slowly")
+def book_slowly(self, order_id, gate):
+    """As ``charge_slowly``, in the shop's own database."""
+    return _at_gate(self, order_id, gate)
+
+
+def _at_gate(task, order_id, gate):
+    with open(f"{gate}.pid", "a") as pids:
+        pids.write(f"{os.getpid()}\n")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return pay(order_id, 100, task.name)

@@ -1,0 +1,161 @@
+"""The project under ``examples/bookshop``, run as its owner would: real commands, real workers, databases of its own.
+
+It is on SQLite files, or where DATABASE_URL names a PostgreSQL server on two databases there. The broker is a Redis of its own or
+the RabbitMQ of ``rabbitmq_server``. Fixtures: ``stranger`` (one project a module, on Redis) and
+``any_broker`` (the same, once per broker).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.rabbitmq_server import own_rabbitmq
+from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, scratch_database, until
+
+SHOP = PROJECT / "examples" / "bookshop"
+
+
+class ShopWorker(Worker):
+    """``celery -A bookshop worker``."""
+
+    options: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        from tasks_demo.stack.processes import spawn
+
+        command = [sys.executable, "-m", "celery", "-A", "bookshop", "worker", "--loglevel=INFO", "--without-mingle"]
+        command += ["--without-gossip", f"--hostname=w{uuid.uuid4().hex[:6]}@t", *self.options]
+        self._process = spawn(command, log=self.log, env=self._env, cwd=SHOP)
+        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
+        assert self.alive(), self.log.read_text(errors="replace")[-3000:]
+
+    @property
+    def said(self) -> str:
+        """What it has logged so far."""
+        return self.log.read_text(errors="replace")
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """The project, with its databases migrated."""
+
+    folder: Path
+    home: Home
+    broker_url: str
+
+    def env(self, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """The environment of its processes; ``settings`` overrides Django settings, in literals."""
+        return self.home.env({"BOOKSHOP_SETTINGS": repr(dict(settings))} if settings else None)
+
+    def manage(self, *arguments: str, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
+        """Run its ``manage.py`` to the end."""
+        return self._run("manage.py", *arguments, settings=settings, timeout=timeout)
+
+    def python(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
+        """Run a program with its Django set up and its models and tasks at hand."""
+        prelude = (
+            "import bookshop, django; django.setup()\n"
+            "from bookshop import celery_app as app\nfrom orders import tasks\nfrom orders.models import Order, Payment\n"
+        )
+        return self._run("-c", prelude + code, settings=settings, timeout=timeout)
+
+    def value(self, expression: str, *, settings: Mapping[str, Any] | None = None, before: str = "") -> Any:
+        """The value of an expression in that program, through JSON; ``before``: statements that come first."""
+        done = self.python(f"{before}\nimport json; print('\\n=>' + json.dumps({expression}))", settings=settings)
+        assert done.code == 0, done.err
+        return json.loads(done.out.rpartition("\n=>")[2])
+
+    def payments(self, order_id: str) -> int:
+        """How often an order was charged."""
+        return int(self.value(f"Payment.objects.filter(order_id={order_id!r}).count()"))
+
+    @contextlib.contextmanager
+    def worker(
+        self, *options: str, settings: Mapping[str, Any] | None = None, queues: str = "bookshop,bookshop-mail"
+    ) -> Iterator[ShopWorker]:
+        """An ordinary worker of it; prefork with two processes unless ``options`` say otherwise."""
+        log = self.folder / f"worker-{uuid.uuid4().hex[:6]}.log"
+        worker = ShopWorker(self.home, log, {"BOOKSHOP_SETTINGS": repr(dict(settings))} if settings else {})
+        worker.options = ("-Q", queues, "--concurrency=2", *options)
+        with worker:
+            yield worker
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, settings: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """A ``manage.py`` command that goes on, ``relay`` for one, stopped with SIGTERM afterwards."""
+        from tasks_demo.stack.processes import spawn
+
+        log = self.folder / f"{arguments[0]}-{uuid.uuid4().hex[:6]}.log"
+        process = spawn([sys.executable, "manage.py", *arguments], log=log, env=self.env(settings), cwd=SHOP)
+        try:
+            yield process
+        finally:
+            process.stop(10)
+
+    def _run(self, *arguments: str, settings: Mapping[str, Any] | None, timeout: float) -> Finished:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return finish(process, timeout)
+
+
+@contextlib.contextmanager
+def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Stranger]:
+    """A project of its own with empty, migrated databases; ``broker_url`` empty: its Redis is the broker too."""
+    from tasks_demo.stack import EmbeddedRedis
+
+    name = f"shop_{uuid.uuid4().hex[:10]}"
+    with contextlib.ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="x-", dir=STATE, ignore_cleanup_errors=True))
+        )
+        server = stack.enter_context(EmbeddedRedis(folder / "redis", folder / "r.sock"))
+        databases = {
+            variable: stack.enter_context(scratch_database(f"{name}{kind}"))
+            or f"sqlite:///{folder / f'{kind}.sqlite3'}"
+            for variable, kind in (("BOOKSHOP_DATABASE_URL", "shop"), ("BOOKSHOP_OPS_DATABASE_URL", "ops"))
+        }
+        extra = {
+            **databases,
+            "PYTHONPATH": f"{SHOP}:{PROJECT}",
+            "DJANGO_SETTINGS_MODULE": "bookshop.settings",
+            "BOOKSHOP_REDIS_URL": server.url,
+            "BOOKSHOP_BROKER_URL": broker_url,
+        }
+        if settings:
+            extra["BOOKSHOP_SETTINGS"] = repr(dict(settings))
+        project = Stranger(folder, Home(folder, extra=extra), broker_url or server.url)
+        for more in ([], ["--database", "ops"]):
+            done = project.manage("migrate", "-v0", *more)
+            assert done.code == 0, done.err
+        yield project
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    """The project on Redis."""
+    with opened() as project:
+        yield project
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def any_broker(request: pytest.FixtureRequest) -> Iterator[Stranger]:
+    """The project, once on Redis and once on RabbitMQ; leases and results stay on Redis."""
+    if request.param == "redis":
+        with opened() as project:
+            yield project
+        return
+    with own_rabbitmq() as server, opened(server.url) as project:
+        yield project
