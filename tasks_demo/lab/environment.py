@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import redis
 from django.conf import settings as django_settings
 from django.db import DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tasks_demo.bank.client import BankClient, BankError
 from tasks_demo.exceptions import EnvironmentNotReady
+from tasks_demo.lab import scratch
 from tasks_demo.lab.brokers import RedisLane
 from tasks_demo.lab.template import TemplateClient
 from tasks_demo.ledger.store import ALIAS
@@ -41,26 +43,40 @@ def prepared(folder: Path, broker: str, run_id: str) -> Iterator[Ground]:
     EnvironmentNotReady with a sentence that says what to do.
     """
     check_databases()
+    prefix = f"lab:{run_id}:"
+    embedded = broker == "redis" and django_settings.REDIS_IS_EMBEDDED
+    redis_url = "" if embedded else django_settings.REDIS_URL if broker == "redis" else broker
     with contextlib.ExitStack() as stack:
         socket_dir = Path(tempfile.mkdtemp(prefix="lab-"))
         stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
+        note = {"sockets": str(socket_dir), "redis": redis_url, "prefix": prefix}
+        own = stack.enter_context(scratch.kept_apart(folder, note))
+        if not embedded:
+            stack.callback(
+                _purge, redis_url, prefix
+            )  # when the last worker has ended: each lane has done so for itself before
+        place = stack.enter_context(scratch.scratch(own, run_id))
         # The template first: it imports while the others start.
-        template = TemplateClient(folder / "template.log")
+        template = TemplateClient(folder / "template.log", place)
         stack.callback(template.close)
         bank_url = django_settings.BANK_URL
         if django_settings.BANK_IS_EMBEDDED:
-            bank_url = stack.enter_context(EmbeddedBank(folder / "bank.log", arguments=["--faults"])).url
-        redis_url = broker
-        if broker == "redis":
-            redis_url = django_settings.REDIS_URL
-            if django_settings.REDIS_IS_EMBEDDED:
-                redis_url = stack.enter_context(EmbeddedRedis(folder / "redis", socket_dir / "redis.sock")).url
-        lane = RedisLane(redis_url, f"lab:{run_id}:")
+            books = {"BANK_DATABASE_URL": f"sqlite:///{own / 'bank.sqlite3'}"}
+            bank_url = stack.enter_context(EmbeddedBank(folder / "bank.log", env=books, arguments=["--faults"])).url
+        if embedded:
+            redis_url = stack.enter_context(EmbeddedRedis(own / "redis", socket_dir / "redis.sock")).url
+        lane = RedisLane(redis_url, prefix)
         lane.check()
         lane.client.close()
+        scratch.sweep(folder.parent, redis_url)
         check_bank(bank_url)
         template.wait_ready()
         yield Ground(redis_url, bank_url, template, socket_dir)
+
+
+def _purge(redis_url: str, prefix: str) -> None:
+    with contextlib.suppress(redis.RedisError):  # what stays, the next run removes
+        scratch.purge(redis_url, prefix)
 
 
 def check_databases() -> None:

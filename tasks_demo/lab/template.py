@@ -32,13 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 class TemplateClient:
     """The lab's side. Start it from the main thread: its death signal follows the thread that started it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, place: str = "") -> None:
+        """``place``: the scratch database of this run, see ``scratch.use``; none: the project's own tables."""
         from tasks_demo.stack.processes import spawn
 
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = spawn(
-                [sys.executable, "-m", "tasks_demo.lab.template", str(theirs.fileno())],
+                [sys.executable, "-m", "tasks_demo.lab.template", str(theirs.fileno()), place],
                 log=log,
                 pass_fds=(theirs.fileno(),),
                 cwd=ROOT,
@@ -137,13 +138,17 @@ class TemplateClient:
                 on_exit(message["status"])
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, place: str) -> None:
     """The template process: import, then fork on request until the socket closes."""
     import django
 
     from tasks_demo.lab import worker
 
     django.setup()
+    if place:
+        from tasks_demo.lab.scratch import use
+
+        use(place)
     worker.preload()
     control = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
@@ -223,4 +228,4 @@ def _reap(control: socket.socket, workers: set[int]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

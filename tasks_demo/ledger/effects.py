@@ -203,9 +203,9 @@ def settle(before: float | None = None, *, run: str | None = None) -> int:
         quiet = Tally.objects.filter(IN_A_RUN, settled=0, run=run).exclude(books="")
     elif before is not None:
         moment = datetime.fromtimestamp(before, UTC)
-        quiet = Tally.objects.filter(UNSETTLED, ~_still_running(moment), last_at__lt=moment).order_by("first_at")[
-            :BATCH
-        ]
+        quiet = Tally.objects.filter(UNSETTLED, ~_still_running(moment), run="", last_at__lt=moment).order_by(
+            "first_at"
+        )[:BATCH]
     else:
         raise ValueError("settle() needs a moment or a run.")
     known = list(quiet.values_list("task_id", flat=True))

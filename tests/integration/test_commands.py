@@ -301,6 +301,7 @@ def test_an_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
     assert done.code == 130, done.err
     assert "Interrupted. Everything was ended; what was seen until then is in " in done.sentence()
     all_gone(running.token, running.seen)
+    assert not list(running.home.state.glob("runs/2*/scratch")), "its databases are gone"
     events = [json.loads(line) for line in running.events.read_text(encoding="utf-8").splitlines()]
     assert {"published", "started", "worker"} <= {event["kind"] for event in events}
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -313,3 +314,9 @@ def test_when_the_experiment_is_killed_everything_it_started_ends_too(running: R
     running.process.send_signal(signal.SIGKILL)
     finish(running.process, 10)
     all_gone(running.token, running.seen)
+    (left,) = running.home.state.glob("runs/2*/scratch")
+    sockets = Path(json.loads((left / "note.json").read_text())["sockets"])
+    assert sockets.is_dir()
+    assert running.home.manage("experiment", *TINY).code == 0
+    assert not list(running.home.state.glob("runs/2*/scratch")), "the next run removes what it left"
+    assert not sockets.exists()

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tasks_demo.stack import EmbeddedBank
 from tests.support import PROJECT, STATE, TOKEN, Finished, Home, scratch_database
 
 pytestmark = pytest.mark.timeout(420)
@@ -53,10 +54,14 @@ def ran() -> Iterator[Ran]:
         home = Home(state, url)
         home.migrate()
         out, events = state / "out.json", state / "ev.jsonl"
-        done = home.manage(
-            "experiment", "--pattern", *PATTERNS, "--fault", *FAULTS, "--tasks", str(TASKS), "--kills", str(KILLS),
-            "--seed", "7", "--lanes", "6", "--json", str(out), "--events", str(events), timeout=400,
-        )  # fmt: skip
+        # The lab removes the books of a bank that it starts.
+        books = {"BANK_DATABASE_URL": f"sqlite:///{state / 'bank.sqlite3'}"}
+        with EmbeddedBank(state / "bank.log", env=books) as bank:
+            done = home.manage(
+                "experiment", "--pattern", *PATTERNS, "--fault", *FAULTS, "--tasks", str(TASKS), "--kills", str(KILLS),
+                "--seed", "7", "--lanes", "6", "--json", str(out), "--events", str(events), timeout=400,
+                env={"BANK_URL": bank.url},
+            )  # fmt: skip
         assert out.exists(), done.err
         lines = events.read_text(encoding="utf-8").splitlines()
         yield Ran(done, json.loads(out.read_text(encoding="utf-8")), [json.loads(line) for line in lines], home)
