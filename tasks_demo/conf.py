@@ -7,6 +7,7 @@ durations are seconds.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -40,6 +41,9 @@ class Settings:
     MAX_ATTEMPTS: int = 5
     #: False: the ledger is not armed at all.
     LEDGER: bool = True
+    #: True: it also writes while Django's test environment is set up, on a connection of its own, which sees no transaction of
+    #: a test and must be closed before the test databases are dropped. False: in tests nothing is written.
+    LEDGER_IN_TESTS: bool = False
     #: True: every point is committed when it is reached. False: only what must precede the body; the rest follows it.
     LEDGER_WRITE_THROUGH: bool = False
     #: Bound on one request to the bank.
@@ -83,3 +87,9 @@ def _parsed(name: str, text: str, kind: type) -> Any:
 
 
 settings = Settings()
+
+
+def in_tests() -> bool:
+    """Whether Django's test environment is set up in this process: by ``manage.py test``, pytest-django or by hand."""
+    utils = sys.modules.get("django.test.utils")  # imported by whoever runs tests, and by nobody else
+    return utils is not None and hasattr(utils._TestState, "saved_data")

@@ -43,7 +43,8 @@ class LeaseLost(DeliveryError):
 
 
 class NoLease(DeliveryError, RuntimeError):
-    """There is no lease here: lease() works inside the body of a DedupLock task only, in the thread that runs it."""
+    """There is no lease here: lease() works inside the body of a DedupLock task only, in the thread that runs it. To call the
+    body in a test, call the task itself, not its run()."""
 
 
 class Fenced(LeaseLost):
@@ -56,6 +57,10 @@ class LedgerUnavailable(DeliveryError):
 
 class RecordsUnavailable(DeliveryError):
     """The database of the patterns' own records did not answer. The body was not run; the message goes back."""
+
+
+class NothingToRequeue(DeliveryError, RuntimeError):
+    """An eager call has no message that could be requeued; the error says why a worker would have requeued it."""
 
 
 class TransactionOpen(DeliveryError, RuntimeError):

@@ -49,6 +49,7 @@ def private_environment() -> None:
         }:
             del os.environ[name]
     os.environ["STATE_DIR"] = str(STATE)
+    os.environ["TASKS_DEMO_LEDGER_IN_TESTS"] = "1"  # it is one of our subjects; the fixture ``ledger`` empties it
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(STATE / "hypothesis")  # not into the tree
     os.environ[MARK] = TOKEN
 

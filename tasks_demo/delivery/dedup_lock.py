@@ -37,7 +37,7 @@ from tasks_demo.exceptions import (
     OperationMismatch,
 )
 from tasks_demo.lifecycle import Point, about, reached
-from tasks_demo.locks.heartbeat import Lease, hold
+from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
 from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 
@@ -51,7 +51,8 @@ _stores: dict[tuple[Any, ...], LeaseStore] = {}
 def lease() -> Lease:
     """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
 
-    Raises NoLease outside the body of a DedupLock task, and in other threads than that of the body.
+    A body that is called as a function, ``charge(17, 5)``, holds none: its ``check()`` passes, and its ``fence`` is 0, lower than
+    that of any holder. Raises NoLease outside the body of a DedupLock task, and in other threads than that of the body.
     """
     held = _lease.get()
     if held is None:
@@ -100,7 +101,7 @@ class DedupLock(PatternTask):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Claim the operation, run the body under the lease, store the result with the completed marker."""
         if self.request.called_directly:
-            return self.run(*args, **kwargs)
+            return self._run_without_lease(args, kwargs)
         with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
             try:
                 leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
@@ -123,6 +124,16 @@ class DedupLock(PatternTask):
                 case Claimed():
                     pass
             return self._run_under(leases, reply, cap_seconds, args, kwargs)
+
+    def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
+        """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
+        if _lease.get() is not None:
+            return self.run(*args, **kwargs)
+        token = _lease.set(NoLeaseNeeded())
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            _lease.reset(token)
 
     def _run_under(self, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any) -> Any:
         with hold(leases, claimed, cap_seconds) as held, ExitStack() as attempt:

@@ -33,12 +33,15 @@ def fenced(using: str | None = None) -> Iterator[None]:
     """A transaction in which only the latest holder of the lease may write. One statement more.
 
     ``using``: alias of the database that is written. Raises Fenced when a later holder has been here, and NoLease outside
-    the body of a DedupLock task; nothing is changed then.
+    the body of a DedupLock task; nothing is changed then. In a body that is called as a function it is a transaction, no more.
     """
     held = lease()
     held.check()
     alias = using or router.db_for_write(Fence)
     with transaction.atomic(using=alias):
+        if not held.fence:  # the body was called as a function
+            yield
+            return
         with connections[alias].cursor() as cursor:
             moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
             cursor.execute(_ADVANCE, [held.claimed.operation, held.fence, moment])

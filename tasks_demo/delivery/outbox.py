@@ -38,8 +38,9 @@ from tasks_demo.conf import settings
 from tasks_demo.delivery.acks_late import AcksLate
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.putting_back import NotOver
+from tasks_demo.delivery.rows import transaction_open
 from tasks_demo.durable.models import OutboxMessage
-from tasks_demo.exceptions import OutboxRefused
+from tasks_demo.exceptions import NothingToRequeue, OutboxRefused
 
 logger = logging.getLogger(__name__)
 #: Header of a message that a relay published: the alias of the outbox that waits for its marks.
@@ -148,9 +149,9 @@ def _checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
 
 
 def _check_transaction(alias: str) -> None:
-    if connections[alias].in_atomic_block:
+    if transaction_open(alias):
         return
-    others = [c.alias for c in connections.all(initialized_only=True) if c.in_atomic_block]
+    others = [c.alias for c in connections.all(initialized_only=True) if transaction_open(c.alias)]
     if others:
         raise OutboxRefused(
             f"A transaction is open on {', '.join(map(repr, others))}, but the outbox is in {alias!r}: the message would be "
@@ -234,7 +235,7 @@ def _finished(
     sender: Any = None, task_id: str = "", task: Any = None, state: Any = None, retval: Any = None, **_: Any
 ) -> None:
     # After RETRY and REJECTED the message may come again, and after an Ignore of ours; after that of a body nothing follows.
-    if state in {"SUCCESS", "FAILURE"} or (state == "IGNORED" and not isinstance(retval, NotOver)):
+    if state in {"SUCCESS", "FAILURE", "IGNORED"} and not isinstance(retval, (NotOver, NothingToRequeue)):
         _mark(task.request, task_id, finished_at=Now())
 
 

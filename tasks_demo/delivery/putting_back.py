@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from celery.exceptions import Ignore, Reject
 
 from tasks_demo.conf import settings
-from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.exceptions import InvalidSetting, NothingToRequeue
 from tasks_demo.lifecycle import Point, reached
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,14 @@ def put_back(task: Any, why: str, *, at_most: float = math.inf) -> NoReturn:
 
     It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
     TASKS_DEMO_DEFER_MAX_SECONDS. If the copy cannot be published, for whatever reason, see ``give_back``. Always raises
-    (NotOver or Reject, which Celery understands).
+    (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the copy would run here and now).
     """
     request = task.request
+    if request.is_eager:
+        raise NothingToRequeue(
+            f"{task.name}[{request.id}] runs eagerly, so there is no message that could be requeued. A worker would requeue it: "
+            f"{why.rstrip('.')}. Nothing tries it again. In tests, tasks_demo.testing needs no Redis and no broker."
+        )
     headers = dict(request.headers or {})
     headers.pop("redelivered", None)  # the broker's word about the original
     count = whole(headers.get(DEFERRALS), 2**31) + 1

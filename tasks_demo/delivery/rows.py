@@ -57,11 +57,22 @@ def _inserted(row: Claim | InboxEntry, alias: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def outside_transactions(task: Any, alias: str) -> None:
-    """Raise TransactionOpen if a transaction is open on this alias: its rollback would take the row with it."""
+def transaction_open(alias: str) -> bool:
+    """Whether a transaction is open on this alias. The one that Django's TestCase keeps around each test does not count:
+    to the code under test it stands for the database itself, as it does for ``atomic(durable=True)``."""
     connection = connections[alias]
     # Without autocommit a transaction is always open, seen or not.
-    if connection.in_atomic_block or not connection.settings_dict["AUTOCOMMIT"]:
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        return True
+    if connection.in_atomic_block:
+        blocks: list[Any] = connection.atomic_blocks
+        return any(not block._from_testcase for block in blocks)
+    return connection.connection is not None and not connection.autocommit
+
+
+def outside_transactions(task: Any, alias: str) -> None:
+    """Raise TransactionOpen if a transaction is open on this alias: its rollback would take the row with it."""
+    if transaction_open(alias):
         raise TransactionOpen(
             f"{task.name}: a transaction is open on the database {alias!r}, or its autocommit is off. A rollback would erase "
             f"the row that the pattern {task.pattern} relies on. Nothing was run. Call the task outside atomic()."

@@ -108,6 +108,30 @@ class Lease:
         return self._deadline - self.store.lease_seconds * 2 / 3
 
 
+class NoLeaseNeeded(Lease):
+    """What ``lease()`` gives in a body that is called as a function: nobody holds the operation, so it cannot be lost."""
+
+    def __init__(self) -> None:
+        self.claimed = Claimed("", "", 0, 0, math.inf)
+        self.failing = False
+
+    @property
+    def lost(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def capped(self) -> bool:
+        """Never."""
+        return False
+
+    def renew(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is renewed."""
+
+
 class Heartbeat:
     """Keeps leases alive. A forked child starts with none: they are its parent's."""
 
