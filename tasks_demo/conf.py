@@ -31,6 +31,8 @@ class Settings:
     DEFER_MAX_SECONDS: float = 60.0
     #: Bound on one Redis call of the lock.
     REDIS_TIMEOUT_SECONDS: float = 5.0
+    #: RabbitMQ's ``consumer_timeout`` as the server has it: the checks compare time limits and delays with it.
+    CONSUMER_TIMEOUT_SECONDS: float = 1800.0
     #: Where leases live: ``redis://``, ``rediss://`` or ``unix://``. Required by dedup_lock.
     REDIS_URL: str = ""
     #: Where the bank of the demo tasks listens.

@@ -1,8 +1,9 @@
 """Django system checks on settings and declarations that break a delivery promise: ``manage.py check --tag celery``.
 
 They judge every task of the Celery app, whoever wrote it, from its configuration alone: no broker, no database. What is
-asked for only when a job is sent (``apply_async(countdown=...)``), or on a worker's command line, they cannot see. They
-never raise: what could not be judged is said as tasks_demo.W000. ``manage.py doctor`` asks the running servers.
+asked for only when a job is sent (``apply_async(countdown=...)``) they cannot see; what a worker's command line asks for
+(its pool, its limits) is judged by the worker, into its log. They never raise: what could not be judged is said as
+tasks_demo.W000. ``manage.py doctor`` asks the running servers.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     return [*_import_tasks(current_app), *judge(current_app)]
 
 
-def judge(app: Any) -> list[CheckMessage]:
-    """The warnings about this app and the tasks it knows now, one for each cause. Never raises."""
+def judge(app: Any, worker: Any = None) -> list[CheckMessage]:
+    """The warnings about this app and the tasks it knows now, one for each cause. Never raises.
+
+    ``worker``: the one that judges itself, by the pool and the limits that it really has.
+    """
     try:
-        setup = Setup.of(app)
+        setup = Setup.of(app, worker)
     except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
         return [_not_judged("The tasks of the Celery app cannot be built", error)]
     messages: list[CheckMessage] = []
@@ -91,6 +95,6 @@ def _import_tasks(app: Any) -> Iterator[CheckMessage]:
 @signals.celeryd_after_setup.connect(weak=False, dispatch_uid="tasks_demo.checks")
 def _log_at_worker_boot(instance: Any = None, **_: Any) -> None:
     # Celery runs Django's checks when a worker boots and throws the result away. Said here, when logging is set up.
-    for message in judge(instance.app):
+    for message in judge(instance.app, instance):
         if not message.is_silenced():
             logger.warning("%s: %s %s", message.id, message.msg, message.hint)

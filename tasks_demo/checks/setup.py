@@ -5,18 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from tasks_demo.delivery import ClaimFirst, DedupLock, Inbox
+from celery import concurrency
+from celery.concurrency.prefork import TaskPool as Prefork
+from kombu.utils.imports import symbol_by_name
+
+from tasks_demo.checks.queues import queue_of, queues_of
+from tasks_demo.conf import settings
+from tasks_demo.delivery import ClaimFirst, DedupLock, Inbox, Outbox
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.durable.models import Attempt, Claim, InboxEntry, OutboxMessage, Parked
 
-#: Seconds after which the broker hands out an unacknowledged message again, where it does so by the clock: the defaults of
-#: kombu/transport/{redis,SQS/__init__,pgmq}.py. RabbitMQ does it when the connection is gone, so it is not here.
-VISIBILITY_TIMEOUT = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 1800.0, "pgmq": 1800.0}
+#: Seconds after which the broker hands out an unacknowledged message again, where it does so by the clock, the transport
+#: option that says so, and the most that the service takes: kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py.
+#: RabbitMQ has a bound of another kind (``consumer_timeout``). Google's Pub/Sub has none: kombu extends its deadlines.
+VISIBILITY_TIMEOUT = {
+    **dict.fromkeys(("redis", "rediss", "sentinel"), (3600.0, "visibility_timeout", float("inf"))),
+    "pgmq": (1800.0, "visibility_timeout", float("inf")),
+    "slmq": (1800.0, "visibility_timeout", float("inf")),
+    "sqs": (1800.0, "visibility_timeout", 12 * 3600.0),
+    "azureservicebus": (60.0, "peek_lock_seconds", 300.0),
+}
+#: Celery's names of pools: name -> path of the class.
+POOLS: dict[str, str] = getattr(concurrency, "ALIASES")  # noqa: B009  (its stubs do not know it)
+#: The transports of RabbitMQ.
+RABBITMQ = ("amqp", "amqps", "pyamqp", "librabbitmq")
 #: Pools without child processes: there, a worker dies as a whole or not at all.
 CHILDLESS_POOLS = ("solo", "threads", "gevent", "eventlet")
 #: Celery's own default of ``default_retry_delay``: a task that has it has declared nothing.
 UNDECLARED_RETRY_DELAY = 180
+
+
+class Visibility(NamedTuple):
+    """How long a message may stay unacknowledged before it is delivered again, and the transport option that says so."""
+
+    seconds: float
+    option: str
 
 
 @dataclass(frozen=True)
@@ -25,11 +50,14 @@ class Setup:
 
     app: Any
     tasks: tuple[Any, ...]
+    #: The worker that judges itself: it knows its command line, where ``check`` has only the settings.
+    worker: Any = None
 
     @classmethod
-    def of(cls, app: Any) -> Setup:
+    def of(cls, app: Any, worker: Any = None) -> Setup:
         """The app's tasks without those that Celery registers itself. Raises what building a task raises."""
-        return cls(app, tuple(task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")))
+        tasks = tuple(task for name, task in sorted(app.tasks.items()) if not name.startswith("celery."))
+        return cls(app, tasks, worker)
 
     @property
     def conf(self) -> Any:
@@ -64,46 +92,141 @@ class Setup:
         return (scheme.partition("+")[0] if found else self.conf.broker_transport or "amqp").lower()
 
     @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """CELERY_BROKER_TRANSPORT_OPTIONS."""
+        return self.conf.broker_transport_options or {}
+
+    @cached_property
+    def visibility(self) -> Visibility | None:
+        """None where the broker does not redeliver by the clock."""
+        known = VISIBILITY_TIMEOUT.get(self.transport)
+        if known is None or not self.options.get("ack_emulation", True):
+            return None
+        default, option, most = known
+        if self.transport == "azureservicebus" and self.options.get("use_lock_renewal"):
+            return Visibility(float(self.options.get("max_lock_renewal_duration", 3600)), "max_lock_renewal_duration")
+        given = self.options.get(option)
+        return Visibility(min(default if given in (None, "") else float(given), most), option)
+
+    @cached_property
     def visibility_timeout(self) -> float | None:
         """Seconds, or None where the broker does not redeliver by the clock."""
-        options = self.conf.broker_transport_options or {}
-        default = VISIBILITY_TIMEOUT.get(self.transport)
-        if default is None or not options.get("ack_emulation", True):
+        return self.visibility.seconds if self.visibility else None
+
+    @cached_property
+    def queues(self) -> dict[str, Any]:
+        """The queues that the app knows, by name."""
+        return queues_of(self.app, self.tasks)
+
+    @cached_property
+    def is_rabbitmq(self) -> bool:
+        return self.transport in RABBITMQ
+
+    def consumer_timeout(self, task: Any) -> float | None:
+        """Seconds that RabbitMQ leaves a message of this task unacknowledged; None on other brokers."""
+        if not self.is_rabbitmq:
             return None
-        given = options.get("visibility_timeout")
-        return default if given in (None, "") else float(given)
+        queue = queue_of(self.app, self.queues, task)
+        given = (getattr(queue, "queue_arguments", None) or {}).get("x-consumer-timeout")
+        seconds: float = float(given) / 1000 if given else settings.CONSUMER_TIMEOUT_SECONDS
+        return seconds
+
+    @cached_property
+    def delays_natively(self) -> bool:
+        """Whether a message with a countdown waits in RabbitMQ and not in a worker (Celery: with any quorum queue)."""
+        return self.is_rabbitmq and any(is_quorum(queue) for queue in self.queues.values())
+
+    # -- the worker ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pool(self) -> str:
+        """The worker's pool, by Celery's name for it, or else the path of its class."""
+        given = getattr(self.worker, "pool_cls", None) or self.conf.worker_pool or "prefork"
+        path = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
+        return next((name for name, known in POOLS.items() if known == path), path)
+
+    @cached_property
+    def enforces_limits(self) -> bool:
+        """Whether the pool ends a body that takes too long. Only prefork, and what is derived from it, does."""
+        if self.pool in CHILDLESS_POOLS:
+            return False
+        given = getattr(self.worker, "pool_cls", None)
+        try:
+            pool = given if isinstance(given, type) else symbol_by_name(self.pool, POOLS)
+        except Exception:  # noqa: BLE001  (a pool of somebody else's, which is not installed here or raises anything)
+            return False
+        return isinstance(pool, type) and issubclass(pool, Prefork)
+
+    @cached_property
+    def unenforced(self) -> str:
+        """What the pool does not do, to follow a time limit; empty: it enforces them."""
+        if self.enforces_limits:
+            return ""
+        if self.pool == "gevent":
+            return ", which the pool gevent enforces only while the body waits for others"
+        return f", which the pool {self.pool} does not enforce"
 
     @cached_property
     def has_children(self) -> bool:
         """Whether the worker's pool runs tasks in child processes."""
-        return not any(name in str(self.conf.worker_pool) for name in CHILDLESS_POOLS)
+        return self.enforces_limits or not any(name in self.pool for name in CHILDLESS_POOLS)
+
+    @cached_property
+    def prefetch(self) -> int:
+        """Messages that a worker fetches for each pool process; 0: all."""
+        known: int | None = getattr(self.worker, "prefetch_multiplier", None)
+        return self.conf.worker_prefetch_multiplier if known is None else known
+
+    def declared_limit(self, task: Any) -> float | None:
+        """Seconds of the hard time limit, whether the pool enforces it or not; None: none. 0 is none too (billiard/pool.py)."""
+        limit = task.time_limit or getattr(self.worker, "time_limit", None)
+        return float(limit) if limit else None
+
+    def hard_limit(self, task: Any) -> float | None:
+        """Seconds after which the pool kills the body; None: never."""
+        return self.declared_limit(task) if self.enforces_limits else None
+
+    def soft_limit(self, task: Any) -> float | None:
+        """Seconds after which the body is told to stop, or else is killed; None: never."""
+        soft = task.soft_time_limit or getattr(self.worker, "soft_time_limit", None)
+        limits = [float(limit) for limit in (soft, self.declared_limit(task)) if limit]
+        return min(limits, default=None) if self.enforces_limits else None
+
+    def said_limit(self, task: Any) -> str:
+        """The hard time limit in words, with what the pool does not do about it."""
+        limit = self.declared_limit(task)
+        return f"with a hard time limit of {limit:.10g} s{self.unenforced}" if limit else "without a hard time limit"
 
     @cached_property
     def broker_counts_deliveries(self) -> bool:
-        """Whether every declared queue has RabbitMQ's own cap on redeliveries."""
-        queues = self.conf.task_queues or ()
-        declared = list(queues.values()) if isinstance(queues, Mapping) else list(queues)
-        return bool(declared) and all("x-delivery-limit" in (_queue_arguments(queue) or {}) for queue in declared)
+        """Whether every queue of the app has RabbitMQ's own cap on redeliveries, which only quorum queues have."""
+        queues = list(self.queues.values())
+        return bool(queues) and all(is_quorum(queue) and delivery_limit(queue) for queue in queues)
 
 
-def _queue_arguments(queue: Any) -> Any:
-    return queue.get("queue_arguments") if isinstance(queue, Mapping) else getattr(queue, "queue_arguments", None)
+def is_quorum(queue: Any) -> bool:
+    """Whether the queue is declared as RabbitMQ's replicated kind, which counts deliveries."""
+    return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
 
 
-def hard_limit(task: Any) -> float | None:
-    """Seconds after which the pool kills the body; None: never. 0 is never too (billiard/pool.py)."""
-    return float(task.time_limit) if task.time_limit else None
-
-
-def soft_limit(task: Any) -> float | None:
-    """Seconds after which the body is told to stop, or else is killed; None: never."""
-    limits = [float(limit) for limit in (task.soft_time_limit, task.time_limit) if limit]
-    return min(limits, default=None)
+def delivery_limit(queue: Any) -> int | None:
+    """Deliveries after which RabbitMQ drops or dead-letters a message of this queue, as declared; None: its default, or never."""
+    limit = (queue.queue_arguments or {}).get("x-delivery-limit")
+    return None if limit is None or int(limit) < 0 else int(limit)
 
 
 def is_quarantined(task: Any) -> bool:
     """Whether a job that kills its workers is parked after a number of attempts."""
     return isinstance(task, PatternTask) and getattr(task, "max_attempts", None) is not None
+
+
+def tables_of(task: Any) -> tuple[type[Any], ...]:
+    """The models of ``tasks_demo.durable`` without whose tables a job of this task does not run."""
+    own = next((model for pattern, model in _TABLES.items() if isinstance(task, pattern)), None)
+    return (*([own] if own else ()), *((Attempt, Parked) if is_quarantined(task) else ()))
+
+
+_TABLES: dict[type[PatternTask], type[Any]] = {ClaimFirst: Claim, Inbox: InboxEntry, Outbox: OutboxMessage}
 
 
 def most_retries(task: Any) -> int | None:

@@ -12,5 +12,7 @@ class DurableConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from tasks_demo import installed  # noqa: F401  (says when ``tasks_demo`` itself is not installed)
+
         if apps.is_installed("django.contrib.admin"):
             from tasks_demo.durable import admin_outbox  # noqa: F401  (registers it)

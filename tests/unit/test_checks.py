@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import socket
+import sys
+import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from celery import Celery, Task
+from celery.concurrency.base import BasePool
+from celery.concurrency.prefork import TaskPool
+from celery.concurrency.thread import TaskPool as Threads
 from celery.schedules import crontab
 from django.core.management import call_command
 from kombu import Queue
@@ -17,6 +25,7 @@ from pytest_django import Settings
 from tasks_demo.checks import NAMED, check_delivery, judge
 from tasks_demo.checks.rules import RULES
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox
+from tasks_demo.installed import check_installed
 from tests.support import PROJECT, Home
 
 Build = Callable[[], Celery]
@@ -24,6 +33,10 @@ Build = Callable[[], Celery]
 #: Nothing listens there: a check that connects fails.
 REDIS = "redis://:secret@127.0.0.1:1/0"
 AMQP = "amqp://guest@127.0.0.1:1//"
+#: RabbitMQ as it should be: what was published is confirmed.
+RABBIT: dict[str, Any] = {"broker_url": AMQP, "broker_transport_options": {"confirm_publish": True}}
+#: A queue of the kind that counts deliveries, and keeps what came too often.
+COUNTED = {"x-queue-type": "quorum", "x-delivery-limit": 5, "x-dead-letter-exchange": "dead"}
 SOUND = {
     "broker_url": REDIS,
     "result_backend": REDIS,
@@ -93,6 +106,24 @@ def beat(countdown: float) -> dict[str, Any]:
     return {"nightly": entry}
 
 
+def every_night(**entry: Any) -> dict[str, Any]:
+    return {"nightly": {"task": "shop.task0", "schedule": crontab(), **entry}}
+
+
+def bounded_by(seconds: int) -> Queue:
+    return Queue("slow", queue_arguments={"x-consumer-timeout": seconds * 1000})
+
+
+class BoundlessPool(BasePool):
+    """A pool of somebody else's that knows nothing of time limits."""
+
+
+class OwnPrefork(TaskPool):
+    """One that is derived from prefork ends what takes too long."""
+
+
+#: No limits.
+UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": None}
 # One row per cause: what is unsafe, and the nearest configuration that is sound.
 CAUSES: list[tuple[str, str, Build, Build]] = [
     (
@@ -117,7 +148,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         "W001",
         "SQS has a default of its own",
         lambda: shop(quarantined(time_limit=1800), broker_url="sqs://", broker_transport_options={}),
-        lambda: shop(quarantined(time_limit=1800), broker_url=AMQP, broker_transport_options={}),
+        lambda: shop(quarantined(time_limit=1800), broker_url="memory://"),
     ),
     (
         "W001",
@@ -169,7 +200,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         "W002",
         "no visibility timeout, no second copy",
         lambda: shop({}, beat_schedule=beat(7200)),
-        lambda: shop({}, beat_schedule=beat(7200), broker_url=AMQP),
+        lambda: shop({}, beat_schedule=beat(7200), broker_url="memory://"),
     ),
     (
         "W003",
@@ -193,9 +224,9 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         "W003",
         "a pool without child processes loses none",
         lambda: shop({"acks_late": True}, worker_pool="prefork"),
-        lambda: shop({"acks_late": True}, worker_pool="threads"),
+        lambda: shop({"acks_late": True}, worker_pool="threads", broker_url="memory://", **UNLIMITED),
     ),
-    ("W004", "an ordinary task", lambda: shop(LATE), lambda: shop({"acks_late": True}, worker_pool="solo")),
+    ("W004", "an ordinary task", lambda: shop(LATE), lambda: shop({"acks_late": True, "retry_on_worker_lost": True})),
     ("W004", "our pattern without a cap", lambda: shop(quarantined(max_attempts=None)), lambda: shop(quarantined())),
     ("W004", "an attribute of the same name is no quarantine", lambda: shop({"base": Counted, **LATE}), lambda: shop()),
     (
@@ -207,8 +238,8 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     (
         "W004",
         "RabbitMQ counts when it is told to",
-        lambda: shop(LATE, broker_url=AMQP, task_queues=[Queue("a")]),
-        lambda: shop(LATE, broker_url=AMQP, task_queues=[Queue("a", queue_arguments={"x-delivery-limit": 5})]),
+        lambda: shop(LATE, **RABBIT, task_queues=[Queue("a")]),
+        lambda: shop(LATE, **RABBIT, task_default_queue="a", task_queues=[Queue("a", queue_arguments=COUNTED)]),
     ),
     (
         "W005",
@@ -231,14 +262,14 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     (
         "W006",
         "the cap of our heartbeat",
-        lambda: shop(locked(time_limit=3601), broker_url=AMQP),
-        lambda: shop(locked(time_limit=3600), broker_url=AMQP),
+        lambda: shop(locked(time_limit=3601), broker_url="memory://"),
+        lambda: shop(locked(time_limit=3600), broker_url="memory://"),
     ),
     (
         "W006",
         "no time limit",
-        lambda: shop(locked(), broker_url=AMQP, task_time_limit=None),
-        lambda: shop(quarantined(), broker_url=AMQP, task_time_limit=None),
+        lambda: shop(locked(), **RABBIT, task_time_limit=None),
+        lambda: shop({}, **RABBIT, task_time_limit=None),
     ),
     (
         "W006",
@@ -297,9 +328,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     (
         "W008",
         "0 is everything, and no limit is long",
-        lambda: shop(
-            quarantined(), broker_url=AMQP, worker_prefetch_multiplier=0, task_time_limit=None, task_soft_time_limit=None
-        ),
+        lambda: shop(quarantined(), broker_url="memory://", worker_prefetch_multiplier=0, **UNLIMITED),
         lambda: shop(quarantined(), worker_prefetch_multiplier=0, worker_disable_prefetch=True),
     ),
     (
@@ -322,6 +351,161 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         lambda: shop({"serializer": "pickle"}),
         lambda: shop({"serializer": "json"}),
     ),
+    (
+        "W001",
+        "a pool that does not enforce the limit",
+        lambda: shop(quarantined(), worker_pool="threads"),
+        lambda: shop(quarantined(), worker_pool="processes"),
+    ),
+    (
+        "W001",
+        "SQS hides a message for twelve hours at most",
+        lambda: shop(quarantined(time_limit=43200), broker_url="sqs://", broker_transport_options={"visibility_timeout": 86400}),
+        lambda: shop(quarantined(time_limit=43100), broker_url="sqs://", broker_transport_options={"visibility_timeout": 86400}),
+    ),
+    (
+        "W001",
+        "Azure calls it a lock",
+        lambda: shop(quarantined(time_limit=100), broker_url="azureservicebus://", broker_transport_options={}),
+        lambda: shop(
+            quarantined(time_limit=100), broker_url="azureservicebus://",
+            broker_transport_options={"use_lock_renewal": True},
+        ),
+    ),
+    (
+        "W006",
+        "a pool that does not enforce the limit",
+        lambda: shop(locked(), broker_url="memory://", worker_pool="solo"),
+        lambda: shop(locked(), broker_url="memory://"),
+    ),
+    (
+        "W008",
+        "a pool that does not enforce the limit",
+        lambda: shop(quarantined(soft_time_limit=60), broker_url="memory://", worker_prefetch_multiplier=4, worker_pool="gevent"),
+        lambda: shop(quarantined(soft_time_limit=60), broker_url="memory://", worker_prefetch_multiplier=4),
+    ),
+    (
+        "W012",
+        "a pool that does not enforce the limit",
+        lambda: shop({"base": Outbox}, worker_pool="eventlet"),
+        lambda: shop({"base": Outbox}),
+    ),
+    (
+        "W020",
+        "a run of four hours",
+        lambda: shop(quarantined(time_limit=4 * 3600), **RABBIT),
+        lambda: shop(quarantined(time_limit=1733), **RABBIT),
+    ),
+    (
+        "W020",
+        "no limit at all",
+        lambda: shop(quarantined(), **RABBIT, task_time_limit=None),
+        lambda: shop({}, **RABBIT, task_time_limit=None),
+    ),
+    (
+        "W020",
+        "a limit that nothing enforces",
+        lambda: shop(quarantined(), **RABBIT, worker_pool="threads"),
+        lambda: shop(quarantined(), **RABBIT, worker_pool="prefork"),
+    ),
+    (
+        "W020",
+        "the queue's own bound, in milliseconds",
+        lambda: shop(quarantined(), **RABBIT, task_routes={"shop.*": "slow"}, task_queues=[bounded_by(300)]),
+        lambda: shop(
+            quarantined(time_limit=7200), task_routes={"shop.*": "slow"}, **RABBIT,
+            task_queues=[bounded_by(36_000)],
+        ),
+    ),
+    (
+        "W020",
+        "a message that waits in a worker, acknowledged early or not",
+        lambda: shop({}, **RABBIT, beat_schedule=beat(7200)),
+        lambda: shop({}, **RABBIT, beat_schedule=beat(1799)),
+    ),
+    (
+        "W020",
+        "a retry that waits in a worker; with quorum queues RabbitMQ does the waiting",
+        lambda: shop(quarantined(default_retry_delay=1790), **RABBIT),
+        lambda: shop(quarantined(default_retry_delay=7200), **RABBIT, task_queues=[Queue("celery", queue_arguments=COUNTED)]),
+    ),
+    (
+        "W021",
+        "RabbitMQ's own limit",
+        lambda: shop({}, **RABBIT, task_queues=[Queue("celery", queue_arguments={"x-queue-type": "quorum"})]),
+        lambda: shop({}, **RABBIT, task_queues=[Queue("celery", queue_arguments=COUNTED)]),
+    ),
+    (
+        "W021",
+        "a declared limit",
+        lambda: shop(
+            {}, **RABBIT, task_queues=[Queue("celery", queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})]
+        ),
+        lambda: shop(
+            {}, **RABBIT, task_queues=[Queue("celery", queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": -1})]
+        ),
+    ),
+    (
+        "W021",
+        "the default queue",
+        lambda: shop({}, **RABBIT, task_default_queue_type="quorum"),
+        lambda: shop({}, **RABBIT, task_default_queue_type="classic"),
+    ),
+    (
+        "W021",
+        "a queue that a route makes",
+        lambda: shop({}, **RABBIT, task_create_missing_queue_type="quorum", task_routes={"shop.*": {"queue": "slow"}}),
+        lambda: shop({}, **RABBIT, task_create_missing_queue_type="classic", task_routes={"shop.*": {"queue": "slow"}}),
+    ),
+    ("W022", "nothing is confirmed", lambda: shop({}, broker_url=AMQP), lambda: shop({}, **RABBIT)),
+    (
+        "W023",
+        "a constant key",
+        lambda: shop(locked(operation=lambda: "nightly"), beat_schedule=every_night()),
+        lambda: shop(locked(operation=lambda: f"nightly:{datetime.datetime.now(datetime.UTC):%j}"), beat_schedule=every_night()),
+    ),
+    (
+        "W023",
+        "a key of constant arguments",
+        lambda: shop(locked(operation=lambda shop, **_: f"report:{shop}"), beat_schedule=every_night(kwargs={"shop": 3})),
+        lambda: shop(locked(), beat_schedule=every_night(kwargs={"shop": 3})),
+    ),
+    (
+        "W023",
+        "whichever pattern remembers the key",
+        lambda: shop({"base": ClaimFirst, "operation": lambda shop: f"report:{shop}"}, beat_schedule=every_night(args=[3])),
+        lambda: shop({"base": AcksEarly, "operation": lambda shop: f"report:{shop}"}, beat_schedule=every_night(args=[3])),
+    ),
+    (
+        "W023",
+        "a key that is constant although something else is asked for the time",
+        lambda: shop({"base": Inbox, "operation": lambda: "nightly" + "".upper()}, beat_schedule=every_night()),
+        lambda: shop({"base": Inbox, "operation": lambda: f"nightly:{time.strftime('%j')}"}, beat_schedule=every_night()),
+    ),
+    (
+        "W023",
+        "arguments that fit no operation",
+        lambda: shop(locked(operation=lambda shop: f"report:{shop}"), beat_schedule=every_night()),
+        lambda: shop(locked(operation=lambda shop: f"report:{shop}:{uuid.uuid4()}"), beat_schedule=every_night(args=[3])),
+    ),
+    (
+        "W024",
+        "a limit of a task that is acknowledged early",
+        lambda: shop({}, worker_pool="threads"),
+        lambda: shop({}, worker_pool="threads", task_time_limit=None, task_soft_time_limit=None),
+    ),
+    (
+        "W024",
+        "a pool of somebody else's",
+        lambda: shop({}, worker_pool="tests.unit.test_checks:BoundlessPool"),
+        lambda: shop({}, worker_pool="tests.unit.test_checks:OwnPrefork"),
+    ),
+    (
+        "W024",
+        "a pool that cannot be found",
+        lambda: shop({}, worker_pool="no.such.module:Pool"),
+        lambda: shop({}, worker_pool="celery.concurrency.prefork:TaskPool"),
+    ),
 ]  # fmt: skip
 
 
@@ -341,6 +525,7 @@ def test_an_unsafe_configuration_is_named(number: str, unsafe: Build) -> None:
     app = unsafe()
     found = [message for message in judge(app) if message.id == f"tasks_demo.{number}"]
     assert len(found) == 1, judge(app)
+    assert "tasks_demo.W000" not in {message.id for message in judge(app)}
     text, hint = found[0].msg, found[0].hint or ""
     assert "\n" not in text
     assert text.endswith(".")
@@ -355,7 +540,7 @@ def test_the_sound_configuration_beside_it_is_silent(sound: Build) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    of_settings = {"W010", "W011", "W012", "W013"}
+    of_settings = {"W010", "W011", "W012", "W013", "W019"}
     assert set(RULES) == {number for number, *_ in CAUSES} | of_settings
 
 
@@ -467,7 +652,8 @@ def test_a_contradictory_declaration_is_said() -> None:
 def test_strange_broker_addresses_do_not_raise(broker: Any) -> None:
     redis = "redis://a" in broker or broker == "redis://["
     found = ids(shop(quarantined(time_limit=1000), broker_url=broker))
-    assert found == (["W001"] if redis else [])
+    # Without a scheme it is Celery's default, RabbitMQ.
+    assert found == (["W001"] if redis else [] if broker == "://" else ["W022"])
 
 
 def test_our_own_settings_are_silent_and_the_tasks_are_seen() -> None:
@@ -516,3 +702,124 @@ def test_the_page_has_a_row_for_every_check() -> None:
     page = (PROJECT / "docs" / "checks.md").read_text(encoding="utf-8")
     for number in ("W000", *RULES):
         assert f"| `tasks_demo.{number}` |" in page
+
+
+# -- what is not installed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (locked(), "attempts and parked messages"),
+        (locked(max_attempts=None), ""),
+        ({"base": Inbox}, "inbox entries and attempts and parked messages"),
+        ({"base": ClaimFirst}, "claims"),
+        ({"base": Outbox}, "outbox messages and attempts and parked messages"),
+        ({"base": AcksEarly}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_a_pattern_whose_tables_are_not_installed_is_named(
+    options: dict[str, Any], said: str, settings: Settings
+) -> None:
+    app = shop(options)
+    assert "W019" not in ids(app)
+    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != "tasks_demo.durable"]
+    found = [message for message in judge(app) if message.id == "tasks_demo.W019"]
+    assert [f"keeps its {said} in tables of tasks_demo.durable" in message.msg for message in found] == [True] * bool(
+        said
+    )
+    assert all("'tasks_demo.durable' into INSTALLED_APPS" in (message.hint or "") for message in found)
+
+
+def test_the_app_itself_that_is_not_installed_is_said(settings: Settings) -> None:
+    assert check_installed() == []
+    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != "tasks_demo"]
+    (found,) = check_installed()
+    assert "'tasks_demo' is not installed" in found.msg
+
+
+# -- what a worker's command line says ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Booted:
+    """What Celery's signal hands over of a worker that boots."""
+
+    pool_cls: Any
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    prefetch_multiplier: int | None = None
+
+
+def test_a_worker_judges_the_pool_that_it_has() -> None:
+    app = shop(quarantined())
+    assert judge(app, Booted(TaskPool)) == []
+    found = {str(message.id).removeprefix("tasks_demo."): message.msg for message in judge(app, Booted(Threads))}
+    assert set(found) == {"W001", "W024"}
+    assert all("which the pool threads does not enforce" in text for text in found.values())
+    # The setting says threads, the command line prefork.
+    assert judge(shop(quarantined(), worker_pool="threads"), Booted(TaskPool)) == []
+
+
+def test_limits_and_prefetch_of_the_command_line_count() -> None:
+    app = shop(quarantined(), **UNLIMITED, worker_prefetch_multiplier=4)
+    assert ids(app) == ["W001", "W008"]
+    assert judge(app, Booted(TaskPool, time_limit=300, soft_time_limit=50)) == []
+    assert [message.id for message in judge(app, Booted(TaskPool, 300, prefetch_multiplier=1))] == []
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
+def test_the_pool_is_named_that_does_not_enforce(pool: str) -> None:
+    text = " ".join(message.msg for message in judge(shop(quarantined(), worker_pool=pool)))
+    assert text.count(f"which the pool {pool} ") == 2, text
+
+
+def test_no_hint_recommends_a_hard_limit_without_saying_what_it_costs() -> None:
+    for app in (shop(quarantined(time_limit=5000)), shop(quarantined(time_limit=5000), **RABBIT)):
+        (found,) = (message for message in judge(app) if message.id in {"tasks_demo.W001", "tasks_demo.W020"})
+        assert "does not run again by itself" in (found.hint or "")
+        assert "soft_time_limit" in (found.hint or "")
+
+
+def test_our_value_of_the_server_s_bound_counts(settings: Settings) -> None:
+    app = shop(quarantined(time_limit=4 * 3600), **RABBIT)
+    assert ids(app) == ["W020"]
+    settings.TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS = 5 * 3600
+    assert ids(app) == []
+
+
+def test_a_route_is_followed_to_the_bound_of_its_queue() -> None:
+    queues = [Queue("celery"), bounded_by(36_000)]
+    app = shop(quarantined(time_limit=7200), **RABBIT, task_queues=queues)
+    assert ids(app) == ["W020"]
+    for route in ({"queue": "slow"}, "slow"):
+        app = shop(quarantined(time_limit=7200), **RABBIT, task_queues=queues, task_routes={"shop.task0": route})
+        assert ids(app) == []
+    assert set(app.amqp.queues) == {"celery", "slow"}
+
+
+def test_a_router_that_fails_hides_nothing() -> None:
+    def router(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> Any:
+        return {"queue": args[0]}
+
+    assert ids(shop(quarantined(time_limit=7200), **RABBIT, task_routes=(router,))) == ["W020"]
+
+
+def test_the_default_queue_of_an_app_is_not_made_by_looking() -> None:
+    app = shop({}, **RABBIT, task_routes={"shop.task0": {"queue": "slow"}})
+    assert judge(app) == []
+    assert set(app.amqp.queues) == {"celery"}
+
+
+def test_the_profile_of_somebody_else_is_left_alone() -> None:
+    def mine(*_: Any) -> None:
+        """A profiler."""
+
+    sys.setprofile(mine)
+    try:
+        judge(shop(locked(operation=lambda: "nightly"), beat_schedule=every_night()))
+        assert sys.getprofile() is mine
+    finally:
+        sys.setprofile(None)

@@ -1,62 +1,134 @@
-"""What the broker does with a message that is not acknowledged."""
+"""What the broker does with a message that is not acknowledged, and with one that is published."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from tasks_demo.checks.queues import schedule_of
 from tasks_demo.checks.rules.base import Finding, rule, seconds
-from tasks_demo.checks.setup import Setup, hard_limit, retry_delay
+from tasks_demo.checks.setup import Setup, delivery_limit, is_quorum, retry_delay
 from tasks_demo.conf import settings
 from tasks_demo.delivery.base import PatternTask
+
+#: What RabbitMQ 4 and newer take for a quorum queue's x-delivery-limit unless it is told otherwise.
+DELIVERIES = 20
+#: What a hard time limit costs a late-acknowledged job; for everybody who is told to write one.
+KILLED_BY_ITS_LIMIT = (
+    "A job that its hard limit kills does not run again by itself (docs/patterns/acks_late.md): give it a "
+    "soft_time_limit well below, so that the body ends in time or asks for a retry."
+)
 
 
 @rule("W001")
 def outlives_the_visibility_timeout(setup: Setup) -> Iterator[Finding]:
-    timeout = setup.visibility_timeout
-    for task in setup.late if timeout is not None else ():
-        limit = hard_limit(task)
-        if timeout is not None and (limit is None or limit >= timeout):
-            had = "without a hard time limit" if limit is None else f"with a hard time limit of {seconds(limit)}"
+    bound = setup.visibility
+    if bound is None:
+        return
+    for task in setup.late:
+        limit = setup.hard_limit(task)
+        if limit is None or limit >= bound.seconds:
+            enforced = "" if setup.enforces_limits else ", and a pool that enforces it (prefork)"
             yield Finding(
-                f"acknowledged late {had}, so a run that lasts as long as the visibility timeout of {seconds(timeout)} "
-                "is delivered again and runs twice at the same time.",
-                f"Write CELERY_TASK_TIME_LIMIT, or time_limit on the task, below {timeout:.10g}; or raise the "
-                f"visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS above the time limit.",
+                f"acknowledged late {setup.said_limit(task)}, so a run that lasts as long as the visibility timeout of "
+                f"{seconds(bound.seconds)} is delivered again and runs twice at the same time.",
+                f"Write a {bound.option} in CELERY_BROKER_TRANSPORT_OPTIONS above the longest run, and a time_limit "
+                f"(CELERY_TASK_TIME_LIMIT for all) between the two{enforced}. {KILLED_BY_ITS_LIMIT}",
                 task.name,
             )
 
 
 @rule("W002")
 def waits_beyond_the_visibility_timeout(setup: Setup) -> Iterator[Finding]:
-    timeout = setup.visibility_timeout
-    if timeout is None:
+    bound = setup.visibility
+    if bound is None:
         return
-
-    def judged(delay: float, source: str, task: Any) -> Iterator[Finding]:
+    for delay, source, task in _delays(setup):
         # A late-acknowledged message is held while it waits and while it runs. A limit that is too long is W001's.
-        run = (hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
-        run = 0.0 if run >= timeout else run
-        if delay + run >= timeout:
+        run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
+        run = 0.0 if run >= bound.seconds else run
+        if delay + run >= bound.seconds:
             then = f" and the run may take {seconds(run)}" if run else ""
             yield Finding(
                 f"{source} makes a message wait {seconds(delay)}{then}, and after the visibility timeout of "
-                f"{seconds(timeout)} the broker delivers it a second time.",
-                "Write a visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS above "
+                f"{seconds(bound.seconds)} the broker delivers it a second time.",
+                f"Write a {bound.option} in CELERY_BROKER_TRANSPORT_OPTIONS above "
                 f"{delay + run:.10g} s, or a shorter delay; keep long delays in the database and let beat look there.",
                 getattr(task, "name", ""),
             )
 
+
+@rule("W020")
+def outlives_the_consumer_timeout(setup: Setup) -> Iterator[Finding]:
+    if not setup.is_rabbitmq:
+        return
+    then = "RabbitMQ closes the worker's channel, the worker stops, and all that it held comes again."
+    where = (
+        "write the server's own value as TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS if it is another (rabbitmqctl environment), "
+        "or as x-consumer-timeout on the queue"
+    )
+    for task in setup.late:
+        bound, limit = setup.consumer_timeout(task), setup.hard_limit(task)
+        if bound is not None and (limit is None or limit >= bound):
+            yield Finding(
+                f"acknowledged late {setup.said_limit(task)}, but a message may stay unacknowledged for {seconds(bound)} "
+                f"(consumer_timeout): a longer run ends in a second one, because {then}",
+                f"Write a time_limit below {bound:.10g} s{'' if setup.enforces_limits else ', with the prefork pool'}, "
+                f"raise consumer_timeout in rabbitmq.conf, or {where}. {KILLED_BY_ITS_LIMIT}",
+                task.name,
+            )
+    for delay, source, task in () if setup.delays_natively else _delays(setup):
+        bound = setup.consumer_timeout(task) or settings.CONSUMER_TIMEOUT_SECONDS
+        run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
+        run = 0.0 if run >= bound else run
+        if delay + run >= bound:
+            and_runs = f" and the run may take {seconds(run)}" if run else ""
+            yield Finding(
+                f"{source} makes a message wait {seconds(delay)} unacknowledged in a worker{and_runs}, but it may do so for "
+                f"{seconds(bound)} (consumer_timeout): {then}",
+                "Write a shorter delay, or keep it in the database and let beat look there; with quorum queues Celery lets "
+                f"RabbitMQ itself do the waiting. Or raise consumer_timeout in rabbitmq.conf, and {where}.",
+                getattr(task, "name", ""),
+            )
+
+
+@rule("W021")
+def drops_what_came_too_often(setup: Setup) -> Iterator[Finding]:
+    for queue in setup.queues.values() if setup.is_rabbitmq and setup.tasks else ():
+        arguments = queue.queue_arguments or {}
+        unlimited = int(arguments.get("x-delivery-limit", 0)) < 0
+        if is_quorum(queue) and not unlimited and not arguments.get("x-dead-letter-exchange"):
+            limit = delivery_limit(queue)
+            after = f"{DELIVERIES} deliveries (RabbitMQ 4; none before)" if limit is None else f"{limit} deliveries"
+            yield Finding(
+                f"The quorum queue {queue.name!r} has no dead-letter exchange: a message that was delivered and came back "
+                f"is dropped after {after}, and nothing is logged.",
+                "Write x-dead-letter-exchange in its queue_arguments, and a queue bound to it; or x-delivery-limit: -1 and "
+                "max_attempts on its tasks. If a policy on the server does it, silence tasks_demo.W021.",
+            )
+
+
+@rule("W022")
+def publishes_unconfirmed(setup: Setup) -> Iterator[Finding]:
+    if setup.is_rabbitmq and setup.tasks and not setup.options.get("confirm_publish"):
+        yield Finding(
+            "confirm_publish is not set: apply_async returns before RabbitMQ has the job, and one that is lost on the way "
+            "is lost without an error.",
+            "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
+        )
+
+
+def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
+    """Every declared wait of a message: seconds, where it is declared, and the task; None: not one of ours."""
     for task in setup.tasks:
         delay, source = retry_delay(task)
         if delay:
-            yield from judged(delay, source, task)
+            yield delay, source, task
         if isinstance(task, PatternTask):
             # put_back adds up to a tenth.
-            yield from judged(settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task)
+            yield settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task
     tasks = {task.name: task for task in setup.tasks}
-    for name, entry in dict(setup.conf.beat_schedule or {}).items():
-        asks = entry.get if isinstance(entry, dict) else lambda key, entry=entry: getattr(entry, key, None)
-        delay = float((asks("options") or {}).get("countdown") or 0)
+    for name, field in schedule_of(setup.app):
+        delay = float((field("options") or {}).get("countdown") or 0)
         if delay:
-            yield from judged(delay, f"the countdown of beat entry {name!r}", tasks.get(str(asks("task"))))
+            yield delay, f"the countdown of beat entry {name!r}", tasks.get(str(field("task")))

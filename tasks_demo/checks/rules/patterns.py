@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
+
+from tasks_demo.checks.queues import schedule_of
 from tasks_demo.checks.rules.base import Finding, rule, seconds
-from tasks_demo.checks.setup import Setup, hard_limit, retry_delay, soft_limit
+from tasks_demo.checks.setup import Setup, retry_delay, tables_of
 from tasks_demo.conf import settings
 from tasks_demo.delivery import Outbox
 from tasks_demo.exceptions import InvalidSetting
@@ -14,17 +19,18 @@ from tasks_demo.locks.redis_store import connect
 
 #: celery-once's own default (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600
+#: Methods of ``date`` and ``datetime`` that ask a clock: whoever calls one gets another answer later.
+CLOCKS = frozenset({"now", "utcnow", "today"})
 
 
 @rule("W006")
 def outlives_its_lock(setup: Setup) -> Iterator[Finding]:
     for task in setup.locked:
-        limit, cap = hard_limit(task), settings.LEASE_CAP_SECONDS
+        limit, cap = setup.hard_limit(task), settings.LEASE_CAP_SECONDS
         if limit is None or limit > cap:
-            may = "without a hard time limit" if limit is None else f"with a hard time limit of {seconds(limit)}"
             yield Finding(
-                f"{may}, but its lease is not renewed after TASKS_DEMO_LEASE_CAP_SECONDS ({seconds(cap)}): a longer "
-                "run loses the operation to another worker while it works.",
+                f"{setup.said_limit(task)}, but its lease is not renewed after TASKS_DEMO_LEASE_CAP_SECONDS "
+                f"({seconds(cap)}): a longer run loses the operation to another worker while it works.",
                 f"Write CELERY_TASK_TIME_LIMIT, or time_limit on the task, of at most {cap:.10g}; or raise "
                 "TASKS_DEMO_LEASE_CAP_SECONDS to the time limit.",
                 task.name,
@@ -43,7 +49,7 @@ def _foreign_lock(setup: Setup, task: Any) -> Iterator[Finding]:
         held, source = task.lock_expiry or setup.conf.get("singleton_lock_expiry"), "lock_expiry"
     else:
         return
-    limit = soft_limit(task)
+    limit = setup.soft_limit(task)
     if held is None:
         yield Finding(
             f"a lock that never ends ({source}): when its worker is killed, the job is refused from then on.",
@@ -51,7 +57,11 @@ def _foreign_lock(setup: Setup, task: Any) -> Iterator[Finding]:
             task.name,
         )
     elif limit is None or limit > float(held):
-        may = "without a time limit" if limit is None else f"with a time limit of {seconds(limit)}"
+        may = (
+            f"without a time limit{setup.unenforced and ' that the pool enforces'}"
+            if limit is None
+            else f"with a time limit of {seconds(limit)}"
+        )
         yield Finding(
             f"{may}, but its lock ends after {seconds(float(held))} ({source}) and nothing renews it: a copy then runs "
             "beside it.",
@@ -91,15 +101,20 @@ def forgets_too_early(setup: Setup) -> Iterator[Finding]:
 def gives_up_too_early(setup: Setup) -> Iterator[Finding]:
     patience = settings.OUTBOX_UNFINISHED_SECONDS
     for task in setup.tasks:
-        limit = hard_limit(task)
+        limit = setup.hard_limit(task)
         longest = (limit or 0.0) + (setup.visibility_timeout or 0.0)
-        if isinstance(task, Outbox) and patience <= longest:
-            yield Finding(
-                f"TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS is {seconds(patience)}, but a run and a redelivery may take "
-                f"{seconds(longest)}: the reconciler publishes again what is still running.",
-                f"Write TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS above {longest:.10g}.",
-                task.name,
-            )
+        if not isinstance(task, Outbox) or (limit is not None and patience > longest):
+            continue
+        takes = f"a run and a redelivery may take {seconds(longest)}"
+        if limit is None:
+            takes = f"it is {setup.said_limit(task)}, so a run may take any time"
+        yield Finding(
+            f"TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS is {seconds(patience)}, but {takes}: the reconciler publishes again what "
+            "is still running.",
+            f"Write {'a time_limit that the pool enforces, and ' if limit is None else ''}"
+            f"TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS above {'both' if limit is None else f'{longest:.10g}'}.",
+            task.name,
+        )
 
 
 @rule("W013")
@@ -113,3 +128,63 @@ def cannot_lock(setup: Setup) -> Iterator[Finding]:
                 "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0', a Redis with persistence and noeviction.",
                 task.name,
             )
+
+
+@rule("W019")
+def has_no_tables(setup: Setup) -> Iterator[Finding]:
+    for task in setup.tasks if not apps.is_installed("tasks_demo.durable") else ():
+        needed = tables_of(task)
+        if needed:
+            names = " and ".join(str(model._meta.verbose_name_plural) for model in needed)
+            yield Finding(
+                f"the pattern {task.pattern} keeps its {names} in tables of tasks_demo.durable, which is not installed: every "
+                "job is deferred, and none runs.",
+                "Write 'tasks_demo.durable' into INSTALLED_APPS, and run `python manage.py migrate`.",
+                task.name,
+            )
+
+
+@rule("W023")
+def runs_once_and_never_again(setup: Setup) -> Iterator[Finding]:
+    tasks = {task.name: task for task in setup.remembering}
+    kept = seconds(settings.RETENTION_SECONDS)
+    for name, field in schedule_of(setup.app):
+        task = tasks.get(str(field("task")))
+        if task is None or task.operation is None:
+            continue
+        try:
+            if not _is_constant(task, field("args") or (), field("kwargs") or {}):
+                continue
+        except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
+            yield Finding(
+                f"no operation key can be computed for what beat entry {name!r} sends ({type(error).__name__}: {error}): no "
+                "run of it does any work.",
+                "Write args and kwargs into the entry that fit the task and its `operation`.",
+                task.name,
+            )
+            continue
+        yield Finding(
+            f"beat entry {name!r} sends the same operation key each time, so it runs once, and every later run counts as a "
+            f"copy of it and is suppressed, for at least TASKS_DEMO_RETENTION_SECONDS ({kept}).",
+            "Write the period into the key, for example f'report:{day}' with the day as an argument "
+            "(docs/patterns/dedup_lock.md, periodic tasks); or leave `operation` out: then each run is work of its own.",
+            task.name,
+        )
+
+
+def _is_constant(task: Any, args: Any, kwargs: Any) -> bool:
+    """Whether these arguments give the same operation key whenever they are sent: no task ID, no clock, no chance in it."""
+    asked_the_time = False
+
+    def watch(_: Any, event: str, called: Any) -> None:
+        nonlocal asked_the_time
+        if event == "c_call":
+            asked_the_time |= called.__name__ in CLOCKS or getattr(called, "__module__", "") == "time"
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        keys = {task.operation_key(list(args), dict(kwargs), str(uuid.uuid4())) for _ in range(2)}
+    finally:
+        sys.setprofile(before)
+    return len(keys) == 1 and not asked_the_time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tasks_demo.checks.rules.base import Finding, rule
-from tasks_demo.checks.setup import Setup, is_quarantined, most_retries, soft_limit
+from tasks_demo.checks.setup import Setup, is_quarantined, most_retries
 
 #: Seconds from which a task counts as long: jobs that wait behind it then wait noticeably.
 LONG = 60
@@ -86,16 +86,17 @@ def deduplicates_nothing(setup: Setup) -> Iterator[Finding]:
 
 @rule("W008")
 def waits_behind_a_long_one(setup: Setup) -> Iterator[Finding]:
-    prefetch = setup.conf.worker_prefetch_multiplier
+    prefetch = setup.prefetch
     alone = setup.conf.worker_disable_prefetch and setup.transport in {"redis", "rediss", "sentinel"}
     if prefetch == 1 or alone:
         return
+    without = "no time limit that the pool enforces" if setup.unenforced else "no time limit"
     many = f"fetches {prefetch} messages per pool process" if prefetch else "fetches every message there is"
     for task in setup.late:
-        limit = soft_limit(task)
+        limit = setup.soft_limit(task)
         if limit is None or limit > LONG:
             yield Finding(
-                f"acknowledged late and long (no time limit, or one above {LONG} s) while a worker {many}: jobs wait "
+                f"acknowledged late and long ({without}, or one above {LONG} s) while a worker {many}: jobs wait "
                 "behind it, out of reach of idle workers, and come back late when the worker dies.",
                 "Write CELERY_WORKER_PREFETCH_MULTIPLIER = 1.",
                 task.name,
@@ -121,3 +122,18 @@ def reads_insecure_content(setup: Setup) -> Iterator[Finding]:
     for task in setup.tasks:
         if task.serializer in PICKLE and task.serializer != setup.conf.task_serializer:
             yield Finding(f"the serializer {pickled}", "Write serializer='json', or leave it out.", task.name)
+
+
+@rule("W024")
+def is_never_ended(setup: Setup) -> Iterator[Finding]:
+    for task in setup.tasks if setup.unenforced else ():
+        given = {"time_limit": setup.declared_limit(task), "soft_time_limit": task.soft_time_limit}
+        limits = [f"{name} of {float(limit):.10g} s" for name, limit in given.items() if limit]
+        if limits:
+            yield Finding(
+                f"it has a {' and a '.join(limits)}{setup.unenforced}: a body that hangs holds its place, and its message or "
+                "lease, for as long as it likes. These checks count the limit as none.",
+                "Run the worker with the prefork pool; or write timeouts into the body (of its requests, its queries) and "
+                "leave the limit out.",
+                task.name,
+            )

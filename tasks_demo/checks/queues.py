@@ -1,0 +1,63 @@
+"""The queues that a Celery app knows: declared, or named anywhere in its settings, its tasks or its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from celery.app.routes import MapRoute
+from celery.exceptions import QueueNotFound
+from kombu import Queue
+
+
+def queues_of(app: Any, tasks: Iterable[Any]) -> dict[str, Queue]:
+    """By name. The app's own registry is left as it is: there, a queue that is looked up is made."""
+    conf = app.conf
+    # The registry as Celery makes it (celery/app/amqp.py ``AMQP.Queues``), with the default queue if none is declared.
+    known = app.amqp.Queues(conf.task_queues)
+    names = [conf.task_default_queue, *_named(app), *(_wanted(app, task) for task in tasks)]
+    for name in names:
+        if isinstance(name, Queue):
+            known[name.name] = name
+        elif name:
+            try:
+                known[name]
+            except (KeyError, QueueNotFound):  # the app makes no queues; what is sent there is refused
+                continue
+    return dict(known)
+
+
+def queue_of(app: Any, queues: Mapping[str, Queue], task: Any) -> Queue | None:
+    """Where jobs of this task go unless the caller says otherwise; None: nobody can tell."""
+    wanted = _wanted(app, task) or app.conf.task_default_queue
+    return wanted if isinstance(wanted, Queue) else queues.get(wanted)
+
+
+def schedule_of(app: Any) -> Iterator[tuple[str, Any]]:
+    """The entries of the beat schedule: name, and a function that reads one of its fields."""
+    for name, entry in dict(app.conf.beat_schedule or {}).items():
+        yield (
+            str(name),
+            entry.get if isinstance(entry, Mapping) else lambda key, entry=entry: getattr(entry, key, None),
+        )
+
+
+def _named(app: Any) -> Iterator[Any]:
+    for router in app.amqp.routes or ():
+        if isinstance(router, MapRoute):
+            known: Any = router
+            for route in (*known.map.values(), *known.patterns.values()):
+                yield route if isinstance(route, str) else dict(route).get("queue")
+    for _, field in schedule_of(app):
+        yield (field("options") or {}).get("queue")
+
+
+def _wanted(app: Any, task: Any) -> Any:
+    """What the task, or else a route, says; None: neither."""
+    if getattr(task, "queue", None):
+        return task.queue
+    try:
+        route = app.amqp.router.lookup_route(task.name, (), {}, {}, task)
+    except Exception:  # noqa: BLE001  (a router is anybody's function, and may need the arguments of a job)
+        return None
+    return route if isinstance(route, str) else (route or {}).get("queue")
