@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import localtime
+from django.utils.timezone import is_naive, localtime
 
 from tasks_demo.dashboard.changelist import TaskIdList
 from tasks_demo.dashboard.filters import BrokenFilter, PatternFilter, RunFilter, VerdictFilter
@@ -137,7 +137,7 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="first seen", ordering="first_at")
     def first_seen(self, tally: Tally) -> SafeString:
-        at = localtime(tally.first_at)
+        at = tally.first_at if is_naive(tally.first_at) else localtime(tally.first_at)
         return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))
 
 

@@ -82,7 +82,7 @@ class Latest:
 
 def latest(window: int = WINDOW) -> Latest:
     """Look at the latest ``window`` task IDs."""
-    with connections["default"].cursor() as cursor:
+    with connections[Tally.objects.db].cursor() as cursor:
         cursor.execute(_LATEST_SQL, [window])
         groups = [_Group(*row) for row in cursor.fetchall()]
     broken = promise_broken(Tally.objects.order_by())[:MOST_BROKEN].count()

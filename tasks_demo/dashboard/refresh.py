@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from django.db import DatabaseError
 
+from tasks_demo import clock
 from tasks_demo.bank.client import BankClient, BankError, Debit
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import DeliveryError
@@ -94,7 +95,7 @@ class Refresher:
             return Freshness(before, "the ledger's database did not take them")
         except ValueError:
             return Freshness(before, "BANK_URL is not an address")
-        return Freshness(datetime.fromtimestamp(began, UTC))
+        return Freshness(clock.moment(began))
 
 
 refresh = Refresher()

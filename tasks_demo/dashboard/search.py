@@ -43,7 +43,7 @@ def _can_be_stored(term: str) -> bool:
 
 
 def _begins(column: str, term: str) -> Q:
-    if connections["default"].vendor == "sqlite":
+    if connections[Tally.objects.db].vendor == "sqlite":
         # LIKE cannot use an index there, because it ignores case; a range can.
         return Q(**{f"{column}__gte": term, f"{column}__lt": term + _LAST})
     return Q(**{f"{column}__startswith": term})

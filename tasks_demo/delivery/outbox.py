@@ -28,12 +28,14 @@ from typing import Any, NoReturn
 from celery import Task, current_app, signals
 from celery.canvas import Signature
 from celery.exceptions import TimeLimitExceeded
+from django.conf import settings as django_settings
 from django.db import Error, IntegrityError, connections, router, transaction
-from django.db.models.functions import Now
 from django.utils.connection import ConnectionDoesNotExist
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import dumps
 
+from tasks_demo import clock
+from tasks_demo.clock import Now
 from tasks_demo.conf import settings
 from tasks_demo.delivery.acks_late import AcksLate
 from tasks_demo.delivery.base import PatternTask
@@ -165,7 +167,7 @@ def _due(options: Mapping[str, Any]) -> Any:
     if eta is not None and countdown is not None:
         _refuse("countdown and eta exclude each other")
     if eta is not None:
-        return eta
+        return clock.stored(eta)
     return Now() + timedelta(seconds=countdown) if countdown else Now()
 
 
@@ -180,7 +182,7 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             kinds = wanted if isinstance(wanted, tuple) else (wanted,)
             _refuse(f"{name}={value!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
-        if isinstance(value, datetime) and value.tzinfo is None:
+        if isinstance(value, datetime) and value.tzinfo is None and django_settings.USE_TZ:
             _refuse(f"{name}={value!r} has no time zone")
         # A year is far beyond any countdown, and within what every database can add.
         seconds: Any = value if name in {"countdown", "expires"} and not isinstance(value, datetime) else 0
@@ -192,7 +194,7 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
             except SerializerNotInstalled:
                 _refuse(f"the serializer {value!r} is not installed")
         if name not in {"countdown", "eta"}:  # they are in due_at
-            kept[name] = value.isoformat() if isinstance(value, datetime) else _json(name, value)
+            kept[name] = clock.aware(value).isoformat() if isinstance(value, datetime) else _json(name, value)
     return kept
 
 

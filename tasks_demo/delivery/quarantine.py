@@ -41,6 +41,7 @@ from kombu import serialization
 from kombu.exceptions import EncodeError, KombuError, OperationalError, SerializerNotInstalled
 from redis.exceptions import RedisError
 
+from tasks_demo import clock
 from tasks_demo.conf import settings
 from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, put_back, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
@@ -128,7 +129,7 @@ def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
     task_id, retries = key
     source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
     now = timezone.now()
-    line = json.dumps({"at": now.isoformat(), "worker": request.hostname or "", "pid": os.getpid()}) + "\n"
+    line = json.dumps({"at": clock.aware(now).isoformat(), "worker": request.hostname or "", "pid": os.getpid()}) + "\n"
     moment = connections[alias].ops.adapt_datetimefield_value(now)
     while True:
         with connections[alias].cursor() as cursor:

@@ -28,11 +28,13 @@ from typing import Any
 from celery import current_app
 from django.db import Error, connections, router, transaction
 from django.db.models import Case, F, QuerySet, TextField, Value, When
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Coalesce
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.timezone import now
 from kombu.exceptions import OperationalError as BrokerError
 
+from tasks_demo import clock
+from tasks_demo.clock import Now
 from tasks_demo.conf import settings
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.outbox import HEADER, prune
@@ -326,11 +328,11 @@ def _expiry(row: OutboxMessage) -> datetime:
     expires = row.options["expires"]
     if isinstance(expires, str):
         return datetime.fromisoformat(expires)
-    return row.created_at + timedelta(seconds=expires)
+    return clock.aware(row.created_at) + timedelta(seconds=expires)
 
 
 def _expired(row: Any) -> bool:
-    return "expires" in row.options and _expiry(row) <= row.taken_at
+    return "expires" in row.options and _expiry(row) <= clock.aware(row.taken_at)
 
 
 def _back_off(times: int) -> float:

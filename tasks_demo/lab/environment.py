@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 from django.conf import settings as django_settings
-from django.db import DatabaseError, connections, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tasks_demo.bank.client import BankClient, BankError
@@ -19,7 +19,7 @@ from tasks_demo.exceptions import EnvironmentNotReady
 from tasks_demo.lab import scratch
 from tasks_demo.lab.brokers import RedisLane
 from tasks_demo.lab.template import TemplateClient
-from tasks_demo.ledger.store import ALIAS
+from tasks_demo.ledger import store
 from tasks_demo.shop.models import Booking
 from tasks_demo.stack.bank import EmbeddedBank
 from tasks_demo.stack.redis import EmbeddedRedis
@@ -81,7 +81,7 @@ def _purge(redis_url: str, prefix: str) -> None:
 
 def check_databases() -> None:
     """Raise EnvironmentNotReady unless the databases of the ledger and of the shop answer and are migrated."""
-    for alias in sorted({ALIAS, router.db_for_write(Booking)}):
+    for alias in sorted({store.alias(), router.db_for_write(Booking)}):
         _check_database(alias)
 
 
@@ -98,7 +98,7 @@ def _check_database(alias: str) -> None:
     if missing:
         raise EnvironmentNotReady(
             f"The database {alias!r} misses {len(missing)} migration(s), first {missing[0][0]}. "
-            f"Run `python manage.py migrate{'' if alias == ALIAS else f' --database {alias}'}`."
+            f"Run `python manage.py migrate{'' if alias == DEFAULT_DB_ALIAS else f' --database {alias}'}`."
         )
 
 

@@ -220,7 +220,7 @@ class Run:
             configuration={
                 "run": self.run_id,
                 "broker": without_password(self.broker),
-                "database": connections["default"].vendor,
+                "database": connections[Event.objects.db].vendor,
                 "lanes": self.lanes,
                 "plan": [cell.as_dict() for cell in self.cells],
             },

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from django.db import DatabaseError, connections, router
 from django.db.models import Count, Exists, F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
+from tasks_demo import clock
 from tasks_demo.bank.client import BankClient
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
@@ -202,7 +203,7 @@ def settle(before: float | None = None, *, run: str | None = None) -> int:
     if run is not None:
         quiet = Tally.objects.filter(IN_A_RUN, settled=0, run=run).exclude(books="")
     elif before is not None:
-        moment = datetime.fromtimestamp(before, UTC)
+        moment = clock.moment(before)
         quiet = Tally.objects.filter(UNSETTLED, ~_still_running(moment), run="", last_at__lt=moment).order_by(
             "first_at"
         )[:BATCH]

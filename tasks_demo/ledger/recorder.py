@@ -34,7 +34,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger.rows import Row
-from tasks_demo.ledger.store import ALIAS, off_in_tests, store
+from tasks_demo.ledger.store import alias, off_in_tests, store
 from tasks_demo.lifecycle import Point, Reached
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Recorder:
                 self.flush(announced=row)
         elif point in FOLLOWS:
             if self.write_through:
-                self.flush()
+                self.try_flush()  # the effect is there, or about to be: nothing may fail for want of a record
         elif self._may_wait(point):
             self.try_flush()
         else:
@@ -200,19 +200,28 @@ class Recorder:
     def _shares_a_file_with_an_open_transaction(self) -> bool:
         # SQLite has one writer: our commit would wait for the transaction that is waiting for us. The rows go after
         # it; its rollback does not touch them.
-        connection = connections[ALIAS]
-        if connection.vendor != "sqlite" or not connection.in_atomic_block:
+        home = connections[alias()]
+        if home.vendor != "sqlite":
             return False
-        self._in_the_way = connection
-        return True
+        for connection in connections.all(initialized_only=True):
+            # The same file may have several aliases.
+            if _in_transaction(connection) and connection.settings_dict["NAME"] == home.settings_dict["NAME"]:
+                self._in_the_way = connection
+                return True
+        return False
 
     def _is_in_the_way(self) -> bool:
         # Of several threads' transactions the last is known: the others are waited for in the database, and tried again.
         connection = self._in_the_way
-        if connection is not None and connection.in_atomic_block:
+        if connection is not None and _in_transaction(connection):
             return True
         self._in_the_way = None
         return False
+
+
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether SQLite's transaction is open there, by ``atomic()`` or by hand."""
+    return connection.vendor == "sqlite" and connection.connection is not None and connection.connection.in_transaction
 
 
 recorder = Recorder()

@@ -12,21 +12,22 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from django.db import Error, connections
+from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from tasks_demo import clock
 from tasks_demo.conf import in_tests, settings
 from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger.rows import COUNTS, EFFECT, KNOWS_ITS_TASK, Row, Sum, fold
 from tasks_demo.ledger.sql import statement
+from tasks_demo.models import Event
 
-ALIAS = "default"
 #: Both databases bound the parameters of one statement (32,766 on SQLite, 65,535 on PostgreSQL).
 ROWS_A_STATEMENT = 100
 #: How long SQLite's log may grow before whoever commits next copies it into the database: 16 MB of pages of 4 kB, instead
@@ -45,6 +46,11 @@ def off_in_tests() -> bool:
     """Whether this is a test run whose project has not asked for the ledger: the rows of a connection of our own would stay from
     test to test, it would keep PostgreSQL from dropping the test database, and it would not see one in SQLite's memory."""
     return in_tests() and not settings.LEDGER_IN_TESTS
+
+
+def alias() -> str:
+    """The database of the ledger: where Django's routers write its events."""
+    return router.db_for_write(Event)
 
 
 class Store:
@@ -70,9 +76,10 @@ class Store:
             try:
                 self._append(rows)
                 self._in_doubt = False
-            except Error as error:
+            except Exception as error:  # whatever the driver or a router raises: it must not fail a job
                 self._in_doubt = True
-                self.close()
+                with suppress(Exception):
+                    self.close()
                 raise LedgerUnavailable(
                     f"The ledger's database did not take {len(rows)} event(s): {str(error).partition(chr(10))[0]}. "
                     "Is it running, writable and migrated (`manage.py migrate`)?"
@@ -107,7 +114,7 @@ class Store:
 
     def _open(self) -> BaseDatabaseWrapper:
         if self._connection is None:
-            self._connection = connections.create_connection(ALIAS)
+            self._connection = connections.create_connection(alias())
             self._connection.inc_thread_sharing()  # guarded by our own lock
         if self._connection.connection is None:
             self._connection.ensure_connection()
@@ -243,10 +250,10 @@ class _Moments(dict[float, Any]):
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()
-        self._adapt: Callable[[datetime], Any] = connection.ops.adapt_datetimefield_value
+        self._connection = connection
 
     def __missing__(self, seconds: float) -> Any:
-        moment = self[seconds] = self._adapt(datetime.fromtimestamp(seconds, UTC))
+        moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self._connection)
         return moment
 
 

@@ -944,3 +944,33 @@ def test_a_timeline_has_the_task_s_events_and_its_operation_s_effects() -> None:
 def test_the_recorder_is_armed_once() -> None:
     assert lifecycle.observers().count(recorder) == 1
     assert Path(PROJECT, "tasks_demo", "ledger", "sql", "append_event.sql").exists()
+
+
+# -- nothing after the start may fail for want of a record -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("without_table")
+@pytest.mark.parametrize("point", sorted(set(Point) - MUST_PRECEDE))
+def test_no_point_after_the_start_raises_though_each_is_written_at_once(
+    point: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "write_through", True)
+    reached(point, subject("t"))
+    mend_table()
+    until(lambda: Event.objects.filter(kind=point).exists(), "what was kept")
+    consistent()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, AttributeError, RuntimeError])
+def test_whatever_a_driver_raises_is_the_ledger_s_failure(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall(*_: object) -> None:
+        raise error("unexpected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks_demo.clock.adapted", fall)
+        with pytest.raises(LedgerUnavailable, match="unexpected"):
+            store.append([row("started", "t")])
+    store.append([row("started", "t")])
+    assert Tally.objects.get().executions == 1

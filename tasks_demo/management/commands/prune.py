@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import current_app
@@ -13,6 +13,7 @@ from django.db.models import Model
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.timezone import now
 
+from tasks_demo import clock
 from tasks_demo.conf import settings
 from tasks_demo.delivery import claim_first, inbox, outbox, rows
 from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage
@@ -72,4 +73,6 @@ class Command(BaseCommand):
                 f"{', '.join(removed) or 'nothing'}. Start it, run `manage.py migrate`, and run this again.",
                 returncode=Exit.NOT_READY,
             ) from error
-        self.stdout.write(f"Removed {', '.join(removed)} from before {before:%Y-%m-%d %H:%M} UTC.")
+        self.stdout.write(
+            f"Removed {', '.join(removed)} from before {clock.aware(before).astimezone(UTC):%Y-%m-%d %H:%M} UTC."
+        )

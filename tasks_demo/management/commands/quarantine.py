@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tasks_demo import clock
 from tasks_demo.delivery.quarantine import discard, message_of, requeue
 from tasks_demo.durable.models import Parked
 from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
@@ -86,7 +88,9 @@ class Command(BaseCommand):
         table.add_column("attempts", justify="right")
         table.add_column("parked (UTC)" if not everything else "parked (UTC), state")
         for row in rows:
-            at = f"{row.parked_at:%Y-%m-%d %H:%M}" + (f" {row.state}" if everything else "")
+            at = f"{clock.aware(row.parked_at).astimezone(UTC):%Y-%m-%d %H:%M}" + (
+                f" {row.state}" if everything else ""
+            )
             table.add_row(escape(row.task_id), escape(row.task), str(row.attempts), at)
         Console(file=sys.stdout).print(table)
 
@@ -155,7 +159,7 @@ class Command(BaseCommand):
 
 def _facts(row: Parked) -> dict[str, Any]:
     names = ("task_id", "operation", "task", "pattern", "attempts", "state", "reason", "history")
-    return {**{name: getattr(row, name) for name in names}, "parked_at": row.parked_at.isoformat()}
+    return {**{name: getattr(row, name) for name in names}, "parked_at": clock.aware(row.parked_at).isoformat()}
 
 
 def _message(row: Parked) -> dict[str, str]:
@@ -169,7 +173,9 @@ def _message(row: Parked) -> dict[str, str]:
 
 
 def _acts(row: Parked) -> list[dict[str, str]]:
-    return [{"act": act.act, "by": act.by, "why": act.why, "at": act.at.isoformat()} for act in row.acts.all()]
+    return [
+        {"act": act.act, "by": act.by, "why": act.why, "at": clock.aware(act.at).isoformat()} for act in row.acts.all()
+    ]
 
 
 def _who() -> str:

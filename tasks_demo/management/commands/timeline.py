@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tasks_demo import clock
 from tasks_demo.dashboard.refresh import Refresher
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.management.arguments import Exit
@@ -63,7 +64,7 @@ class Command(BaseCommand):
                 **counts,
                 "events": [
                     {
-                        "at": step.at.isoformat(),
+                        "at": clock.aware(step.at).isoformat(),
                         "kind": step.kind,
                         "worker": step.worker,
                         "pid": step.pid,

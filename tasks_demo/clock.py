@@ -1,0 +1,48 @@
+"""Moments as the project's databases keep them: aware, or naive in TIME_ZONE where the project has USE_TZ=False.
+
+SQLite's columns are text without a zone. With USE_TZ=False the hour that the end of summer time repeats is therefore written
+alike twice: moments in it are up to an hour off. PostgreSQL keeps every moment as it is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import functions
+from django.utils import timezone
+
+
+def moment(seconds: float) -> datetime:
+    """Seconds since the epoch as a DateTimeField gives and takes them."""
+    return stored(datetime.fromtimestamp(seconds, UTC))
+
+
+def stored(at: datetime) -> datetime:
+    """A moment as a DateTimeField takes it in this project."""
+    if settings.USE_TZ or timezone.is_naive(at):
+        return at
+    return timezone.make_naive(at, timezone.get_default_timezone())
+
+
+def aware(at: datetime) -> datetime:
+    """A moment from a DateTimeField, or of a caller, with its time zone: two of these can be compared, and sent elsewhere."""
+    return timezone.make_aware(at, timezone.get_default_timezone()) if timezone.is_naive(at) else at
+
+
+def adapted(at: datetime, connection: BaseDatabaseWrapper) -> Any:
+    """An aware moment as the driver takes it."""
+    # PostgreSQL's column knows zones whatever USE_TZ says.
+    return connection.ops.adapt_datetimefield_value(at if connection.vendor == "postgresql" else stored(at))
+
+
+class Now(functions.Now):
+    """The database's clock. Django's is in UTC on SQLite, whatever zone its columns are in."""
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        zone = connection.timezone or timezone.get_default_timezone()
+        offset = datetime.now(zone).utcoffset() or timedelta()
+        template = f"STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW', '{offset.total_seconds():+.0f} seconds')"
+        return self.as_sql(compiler, connection, template=template, **context)
