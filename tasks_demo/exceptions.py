@@ -55,6 +55,10 @@ class LedgerUnavailable(DeliveryError):
     """The ledger's database did not take an event. A body whose start is not recorded does not run."""
 
 
+class StartNotRecorded(DeliveryError):
+    """An observer could not take down that the body is about to begin. The body was not run; the message is requeued."""
+
+
 class RecordsUnavailable(DeliveryError):
     """The database of the patterns' own records did not answer. The body was not run; the message goes back."""
 

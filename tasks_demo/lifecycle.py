@@ -4,20 +4,29 @@ A pattern announces each point of a task's life with :func:`reached`; observers 
 are told in the order in which they were registered. With no observer armed a point costs one
 attribute look-up and one truth test.
 
-An observer that raises stops the pattern at that point, on purpose: if the start of a body cannot be
-recorded, the body must not run. Each pattern documents what it then does with the message. The
-observer decides which of its failures are worth that (see ``ledger.recorder``).
+What an observer may do to a job depends on the point. At those that must precede the body (``MUST_PRECEDE``) its error, of
+whatever class, becomes StartNotRecorded: the body does not run, and the pattern requeues the delivery. At every other point
+its error is logged and counted, and the job goes on: what has begun or is done must not fail for want of a record.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tasks_demo.exceptions import DeliveryError, StartNotRecorded
+from tasks_demo.limited_log import limited_log
+
+logger = logging.getLogger(__name__)
 
 
 class Point(StrEnum):
@@ -43,6 +52,14 @@ class Point(StrEnum):
     RETRIED = "retried"  # the task asked to be published again
     REJECTED = "rejected"  # the worker could not make a task of the message
     QUARANTINED = "quarantined"  # parked after too many attempts
+
+
+#: Points at which the body has not begun, and does not begin if an observer fails.
+MUST_PRECEDE = frozenset({Point.CLAIMED, Point.STARTED})
+#: Points that a body announces: a soft time limit that strikes in an observer there is meant for the body.
+IN_THE_BODY = frozenset({Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.FENCED})
+#: How often an observer of this process failed at a point that must not stop a job.
+unobserved: Counter[Point] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,8 @@ def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None
     """Announce that the current delivery (or ``subject``) reached ``point``.
 
     ``detail`` must be JSON-serialisable. Does nothing outside a delivery, so that a task body can
-    also be called as an ordinary function. Raises whatever an observer raises.
+    also be called as an ordinary function. Raises StartNotRecorded at the points of ``MUST_PRECEDE`` if an observer fails,
+    and at none of the others; what asks the process to end (SystemExit and its like) passes always.
     """
     if not _observers:
         return
@@ -119,4 +137,37 @@ def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None
             return
     event = Reached(point, subject, time.time(), detail)
     for observer in _observers:
-        observer(event)
+        try:
+            observer(event)
+        except Exception as error:
+            if point in MUST_PRECEDE:
+                raise StartNotRecorded(
+                    f"The body was not run, because {_name(observer)} failed at {point}: {described(error)}. "
+                    "The message is requeued."
+                ) from error
+            if point in IN_THE_BODY and isinstance(error, SoftTimeLimitExceeded):
+                raise
+            _report(observer, event, error)
+
+
+def described(error: BaseException) -> str:
+    """The error as one line, whatever its ``__str__`` does: the message of one of ours, else class and message."""
+    try:
+        text = " ".join(str(error).split()).rstrip(".")
+    except Exception:  # noqa: BLE001
+        text = "(its message cannot be shown)"
+    return text if isinstance(error, DeliveryError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _report(observer: Observer, event: Reached, error: Exception) -> None:
+    unobserved[event.point] += 1
+    limited_log(
+        logger, logging.ERROR, (_name(observer), str(event.point), type(error).__name__),
+        "[%s]: %s failed at %s and missed it (%s). The job goes on.",
+        event.subject.task_id, _name(observer), event.point, described(error),
+        exc_info=None if isinstance(error, DeliveryError) else error,
+    )  # fmt: skip
+
+
+def _name(observer: Observer) -> str:
+    return getattr(observer, "__qualname__", "") or type(observer).__qualname__

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.delivery.putting_back import put_back
-from tasks_demo.exceptions import ContradictoryDeclaration, LedgerUnavailable
+from tasks_demo.delivery.execution import execution
+from tasks_demo.exceptions import ContradictoryDeclaration
 from tasks_demo.lifecycle import Point, about, reached
 
 
@@ -39,12 +39,11 @@ class AcksEarly(PatternTask):
         """Run the body once, after its start was recorded."""
         if self.request.called_directly:
             return self.run(*args, **kwargs)
-        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")):
-            try:
-                reached(Point.STARTED)
-            except LedgerUnavailable as error:
-                put_back(self, str(error))  # the body has not run: a new copy is not a second execution
-            result = self.run(*args, **kwargs)
+        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
+        # If it is requeued the body has not run: a new copy is not a second execution.
+        with about(subject), execution(self) as body:
+            reached(Point.STARTED)
+            result = body.run(args, kwargs)
             reached(Point.RETURNED)
             return result
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.delivery.putting_back import put_back
+from tasks_demo.delivery.execution import execution
 from tasks_demo.delivery.quarantine import FromSettings, counted
-from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.lifecycle import Point, about, reached
 
 
@@ -43,11 +42,9 @@ class AcksLate(PatternTask):
         """Run the body, after its start was recorded; Celery acknowledges when it has returned."""
         if self.request.called_directly:
             return self.run(*args, **kwargs)
-        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")), counted(self):
-            try:
-                reached(Point.STARTED)
-            except LedgerUnavailable as error:
-                put_back(self, str(error))
-            result = self.run(*args, **kwargs)
+        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
+        with about(subject), execution(self) as body, counted(self):
+            reached(Point.STARTED)
+            result = body.run(args, kwargs)
             reached(Point.RETURNED)
             return result

@@ -9,6 +9,7 @@ from celery import Task, shared_task
 from celery.exceptions import Reject
 
 from tasks_demo.delivery.putting_back import give_back
+from tasks_demo.delivery.result_backend import LenientBackend
 from tasks_demo.exceptions import ContradictoryDeclaration
 from tasks_demo.lifecycle import Subject
 from tasks_demo.locks.keys import validate_operation
@@ -100,6 +101,15 @@ class PatternTask(Task):  # type: ignore[type-arg]
             return super().retry(*args, **kwargs)
         except Reject as error:
             give_back(self, "a retry", error.__cause__ or error.__context__ or error)
+
+    @property
+    def backend(self) -> Any:
+        """Celery's result backend, whose failures neither fail nor lose the job."""
+        return LenientBackend(super().backend)
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
 
     def nothing_follows(self) -> None:
         """Take callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""

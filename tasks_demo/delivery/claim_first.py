@@ -18,20 +18,23 @@ import logging
 from datetime import datetime
 from typing import Any, NoReturn
 
-from django.db import Error, connections, router
+from django.db import connections, router
 from django.utils import timezone
 
 from tasks_demo.delivery import rows
 from tasks_demo.delivery.acks_early import AcksEarly
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.execution import execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import fitting
 from tasks_demo.durable.models import Claim
-from tasks_demo.exceptions import ContradictoryDeclaration, LedgerUnavailable, RecordsUnavailable
-from tasks_demo.lifecycle import Point, about, reached
+from tasks_demo.exceptions import ContradictoryDeclaration, RecordsUnavailable
+from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.protocol import digest
 
 logger = logging.getLogger(__name__)
+#: Header of a requeued copy whose body has not begun although its claim is there: when that claim was made.
+UNBEGUN = "tasks_demo_unbegun"
 
 
 class ClaimFirst(PatternTask):
@@ -59,24 +62,37 @@ class ClaimFirst(PatternTask):
                 claimed_at=timezone.now(),
             )
             rows.outside_transactions(self, alias)
-            try:
-                taken = rows.earlier(claim, alias)
-            except RecordsUnavailable as error:
-                connections[alias].close()
-                put_back(self, str(error))
-            if taken is not None:
-                self.nothing_follows()
-                reached(Point.SUPPRESSED)
-                return None
-            try:
-                reached(Point.CLAIMED)
-                reached(Point.STARTED)
-            except LedgerUnavailable as error:
-                _give_back(claim, alias)  # the body has not run: a new copy is not a second execution
-                put_back(self, str(error))
-            result = self.run(*args, **kwargs)
-            reached(Point.RETURNED)
-            return result
+            with execution(self) as body:
+                try:
+                    taken = rows.earlier(claim, alias)
+                except RecordsUnavailable:
+                    connections[alias].close()
+                    raise
+                if taken is not None and not self._takes_over(taken, claim, alias):
+                    self.nothing_follows()
+                    reached(Point.SUPPRESSED)
+                    return None
+                try:
+                    reached(Point.CLAIMED)
+                    reached(Point.STARTED)
+                    result = body.run(args, kwargs)
+                except Exception as error:
+                    if not body.begun and not _undone(claim, alias):
+                        # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
+                        put_back(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
+                    raise
+                reached(Point.RETURNED)
+                return result
+
+    def _takes_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
+        """Whether the claim is that of an earlier delivery of this task, whose body has not begun, and is now ours.
+
+        Of several copies one takes it: the row is changed only as long as it is the one that the header names.
+        """
+        if (self.request.headers or {}).get(UNBEGUN) != taken.claimed_at.isoformat() or taken.task_id != claim.task_id:
+            return False
+        theirs = Claim.objects.using(alias).filter(pk=taken.pk, task_id=taken.task_id, claimed_at=taken.claimed_at)
+        return bool(theirs.update(worker=claim.worker, claimed_at=claim.claimed_at))
 
     def retry(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: a retry from inside the body is a second execution, and its copy would find the claim."""
@@ -86,16 +102,21 @@ class ClaimFirst(PatternTask):
         )
 
 
-def _give_back(claim: Claim, alias: str) -> None:
+def _undone(claim: Claim, alias: str) -> bool:
+    """Delete the claim of a body that has not begun; False, and an error in the log, if that failed."""
     # Exactly the row of this delivery, even if the statement arrives late: not one that was made since.
     ours = Claim.objects.using(alias).filter(
         pk=claim.pk, task_id=claim.task_id, worker=claim.worker, claimed_at=claim.claimed_at
     )
     try:
         ours.delete()
-    except Error as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, the job is requeued)
+        logger.error(
+            "The claim on %r could not be deleted: its copy takes it over. %s", claim.operation, described(error)
+        )
         connections[alias].close()
-        logger.error("The claim on %r could not be given back: the job may not run at all. %s", claim.operation, error)
+        return False
+    return True
 
 
 def prune(before: datetime, using: str | None = None) -> int:

@@ -19,24 +19,19 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from tasks_demo.conf import settings
 from tasks_demo.delivery import results
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted
-from tasks_demo.exceptions import (
-    InvalidSetting,
-    LeaseLost,
-    LedgerUnavailable,
-    LockStoreUnavailable,
-    NoLease,
-    OperationMismatch,
-)
-from tasks_demo.lifecycle import Point, about, reached
+from tasks_demo.exceptions import LeaseLost, NoLease, OperationMismatch
+from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
 from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
@@ -102,12 +97,11 @@ class DedupLock(PatternTask):
         """Claim the operation, run the body under the lease, store the result with the completed marker."""
         if self.request.called_directly:
             return self._run_without_lease(args, kwargs)
-        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
-            try:
-                leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
-                reply = leases.claim(subject.operation, digest(self.name, args, kwargs))
-            except (LockStoreUnavailable, InvalidSetting) as error:
-                put_back(self, str(error))
+        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
+        arguments = digest(self.name, args, kwargs)
+        with about(subject), execution(self) as body:
+            leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
+            reply = leases.claim(subject.operation, arguments)
             match reply:
                 case Completed(result=stored):
                     reached(Point.SUPPRESSED)
@@ -115,7 +109,7 @@ class DedupLock(PatternTask):
                 case Held(seconds_left=seconds):
                     # Never acknowledged and dropped: the holder may be dying. Nor put back for the whole lease at once: a retry
                     # is published a moment before its lease is released, and would wait for nobody.
-                    put_back(self, "held by another worker", at_most=seconds)
+                    put_back(self, "held by another worker", at_most=seconds, level=logging.INFO)
                 case Mismatch():
                     raise OperationMismatch(
                         f"Operation {subject.operation!r} was used before by another task or with other arguments. "
@@ -123,58 +117,66 @@ class DedupLock(PatternTask):
                     )
                 case Claimed():
                     pass
-            return self._run_under(leases, reply, cap_seconds, args, kwargs)
+            result = self._run_under(body, leases, reply, cap_seconds, args, kwargs)
+            reached(Point.RETURNED)
+            return result
 
     def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
         """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
         if _lease.get() is not None:
             return self.run(*args, **kwargs)
-        token = _lease.set(NoLeaseNeeded())
-        try:
+        with _as_current(NoLeaseNeeded()):
             return self.run(*args, **kwargs)
-        finally:
-            _lease.reset(token)
 
-    def _run_under(self, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any) -> Any:
-        with hold(leases, claimed, cap_seconds) as held, ExitStack() as attempt:
-            token = _lease.set(held)
+    def _run_under(
+        self, body: Execution, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any
+    ) -> Any:
+        with ExitStack() as until_completed:
             try:
-                attempt.enter_context(counted(self))  # only the holder counts, until its marker is stored
-                try:
-                    reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
-                    reached(Point.STARTED)
-                except LedgerUnavailable as error:
-                    put_back(self, str(error))
-                result = self.run(*args, **kwargs)
+                held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
+                until_completed.enter_context(_as_current(held))
+                until_completed.enter_context(counted(self))  # only the holder counts, until its marker is stored
+                reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
+                reached(Point.STARTED)
+                result = body.run(args, kwargs)
             except LeaseLost as error:
                 reached(Point.LEASE_LOST, fence=claimed.fence, why=str(error))
                 self._release(leases, claimed)
                 if held.capped:
                     raise  # it ran for longer than it may: another attempt would do the same
-                put_back(self, str(error))  # whoever took over does the work, or else this copy
+                put_back(self, error)  # whoever took over does the work, or else this copy
             except Exception:
-                # The body gave up or asks for a retry, or the message was parked or put back: the next delivery must not
+                # The body did not begin, gave up or asks for a retry, or the message was parked: the next delivery must not
                 # wait for the lease to end.
                 self._release(leases, claimed)
                 raise
-            finally:
-                _lease.reset(token)
             self._complete(leases, claimed, result)
-        reached(Point.RETURNED)
         return result
 
     def _complete(self, leases: LeaseStore, claimed: Claimed, result: Any) -> None:
         try:
-            if not leases.complete(claimed, results.as_text(self, result)):
-                reached(Point.LEASE_LOST, fence=claimed.fence)
-                put_back(self, "another worker took the operation over; this copy waits for its result")
-        except LockStoreUnavailable as error:
+            stored = leases.complete(claimed, results.as_text(self, result))
+        except Exception as error:  # noqa: BLE001  (the body has run: no failure of ours may fail the job)
             # Done, but nobody would know: the copy finds either the marker or an operation to run again.
-            put_back(self, str(error))
+            put_back(self, error)
+        if not stored:
+            reached(Point.LEASE_LOST, fence=claimed.fence)
+            put_back(self, "another worker took the operation over; this copy waits for its result")
         reached(Point.COMPLETED, fence=claimed.fence)
 
     def _release(self, leases: LeaseStore, claimed: Claimed) -> None:
         try:
             leases.release(claimed)
-        except LockStoreUnavailable as error:
-            logger.warning("The lease on %r could not be given back and ends by itself: %s", claimed.operation, error)
+        except Exception as error:  # noqa: BLE001  (what becomes of the job is decided by then)
+            logger.warning(
+                "The lease on %r could not be released and ends by itself: %s", claimed.operation, described(error)
+            )
+
+
+@contextmanager
+def _as_current(held: Lease) -> Iterator[None]:
+    token = _lease.set(held)
+    try:
+        yield
+    finally:
+        _lease.reset(token)

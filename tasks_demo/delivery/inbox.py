@@ -23,16 +23,17 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
-from django.db import DatabaseError, OperationalError, connections, router, transaction
+from django.db import DatabaseError, Error, OperationalError, connections, router, transaction
 from django.utils import timezone
 
 from tasks_demo.delivery import results, rows
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted, fitting
 from tasks_demo.durable.models import InboxEntry
-from tasks_demo.exceptions import LedgerUnavailable, OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
-from tasks_demo.lifecycle import Point, about, reached
+from tasks_demo.exceptions import OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
+from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.protocol import digest
 
 
@@ -66,28 +67,24 @@ class Inbox(PatternTask):
                 completed_at=timezone.now(),
             )
             rows.outside_transactions(self, alias)
-            with counted(self):  # in commits of its own, before and after the transaction
-                try:
-                    done, result = self._in_one_transaction(alias, entry, args, kwargs)
-                except LedgerUnavailable as error:
-                    put_back(self, str(error))
-                except RecordsUnavailable as error:
-                    connections[alias].close()
-                    put_back(self, str(error))
-                except OperationalError as error:
-                    if not _is_the_database_s(error):
-                        raise
-                    connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
-                    put_back(self, f"The database {alias!r} gave way: {str(error).partition(chr(10))[0]}")
-            if done is not None:
-                reached(Point.SUPPRESSED)
-                return results.from_text(done.result)
-            reached(Point.COMPLETED)
-            reached(Point.RETURNED)
-            return result
+            with execution(self) as body:
+                with counted(self):  # in commits of its own, before and after the transaction
+                    try:
+                        done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
+                    except (RecordsUnavailable, Error) as error:
+                        if body.begun and not _is_the_database_s(error):
+                            raise
+                        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+                        put_back(self, error)
+                if done is not None:
+                    reached(Point.SUPPRESSED)
+                    return results.from_text(done.result)
+                reached(Point.COMPLETED)
+                reached(Point.RETURNED)
+                return result
 
     def _in_one_transaction(
-        self, alias: str, entry: InboxEntry, args: Any, kwargs: Any
+        self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any
     ) -> tuple[InboxEntry | None, Any]:
         """The entry that was there before, or None and the result of the body."""
         with transaction.atomic(using=alias, durable=True):
@@ -97,9 +94,15 @@ class Inbox(PatternTask):
                 return done, None
             reached(Point.STARTED)
             with only_database(alias), unbroken(self, alias):
-                result = self.run(*args, **kwargs)
+                result = body.run(args, kwargs)
             mine = InboxEntry.objects.using(alias).filter(pk=entry.pk)
-            mine.update(result=results.as_text(self, result), completed_at=timezone.now())
+            try:
+                mine.update(result=results.as_text(self, result), completed_at=timezone.now())
+            except Error as error:
+                raise RecordsUnavailable(
+                    f"The database {alias!r} did not take the result of operation {entry.operation!r} ({described(error)}). "
+                    "All is rolled back, the effect too; the message is requeued."
+                ) from error
         return None, result
 
 
@@ -135,7 +138,7 @@ def unbroken(task: Any, alias: str) -> Iterator[None]:
         try:
             connection.savepoint_commit(str(savepoint))
         except DatabaseError as error:
-            if isinstance(error, OperationalError) and _is_the_database_s(error):
+            if _is_the_database_s(error):
                 raise
             why = str(error).partition("\n")[0]
     if why:
@@ -146,8 +149,10 @@ def unbroken(task: Any, alias: str) -> Iterator[None]:
         )
 
 
-def _is_the_database_s(error: OperationalError) -> bool:
-    """Whether the database gave way (gone, locked, deadlock, serialisation), and not the statement: then a retry can help."""
+def _is_the_database_s(error: Exception) -> bool:
+    """Whether the database failed (gone, locked, deadlock, serialisation), and not the statement: then a retry can help."""
+    if not isinstance(error, OperationalError):
+        return isinstance(error, RecordsUnavailable)
     state = getattr(error.__cause__, "sqlstate", None)
     if state is not None:
         # Connection, rollback, resources, shutdown, system; a lock that was not to be had. Not 57014, a statement that took

@@ -6,13 +6,15 @@ import logging
 import math
 import random
 import time
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
 
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import InvalidSetting, NothingToRequeue
-from tasks_demo.lifecycle import Point, reached
+from tasks_demo.lifecycle import Point, current, described, reached
+from tasks_demo.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
 #: Header that counts how often this message was put back.
@@ -25,31 +27,51 @@ class NotOver(Ignore):
     """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
 
 
-def put_back(task: Any, why: str, *, at_most: float = math.inf) -> NoReturn:
+def put_back(
+    task: Any,
+    why: str | BaseException,
+    *,
+    at_most: float = math.inf,
+    headers: Mapping[str, Any] | None = None,
+    level: int = logging.WARNING,
+) -> NoReturn:
     """Publish a delayed copy under the same task ID, then let the original be acknowledged.
 
     It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
-    TASKS_DEMO_DEFER_MAX_SECONDS. If the copy cannot be published, for whatever reason, see ``give_back``. Always raises
-    (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the copy would run here and now).
+    TASKS_DEMO_DEFER_MAX_SECONDS. ``headers`` are added to its own. If the copy cannot be published, for whatever reason, see
+    ``give_back``. Always raises (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the copy
+    would run here and now).
     """
-    request = task.request
+    request, kind = task.request, why
+    if isinstance(why, BaseException):
+        why, kind = described(why), type(why).__name__
     if request.is_eager:
         raise NothingToRequeue(
             f"{task.name}[{request.id}] runs eagerly, so there is no message that could be requeued. A worker would requeue it: "
             f"{why.rstrip('.')}. Nothing tries it again. In tests, tasks_demo.testing needs no Redis and no broker."
         )
-    headers = dict(request.headers or {})
-    headers.pop("redelivered", None)  # the broker's word about the original
-    count = whole(headers.get(DEFERRALS), 2**31) + 1
-    # Jitter, so that deliveries that were put back together do not come back together.
-    countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
-    headers[DEFERRALS] = count
     try:
-        task.signature_from_request(request, countdown=countdown, headers=headers).apply_async()
+        copied = {**(request.headers or {}), **(headers or {})}
+        copied.pop("redelivered", None)  # the broker's word about the original
+        count = whole(copied.get(DEFERRALS), 2**31) + 1
+        # Jitter, so that deliveries that were put back together do not come back together.
+        countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
+        copied[DEFERRALS] = count
+        task.signature_from_request(request, countdown=countdown, headers=copied).apply_async()
     except Exception as error:  # noqa: BLE001  (a failure here would be acknowledged, and the job gone)
         give_back(task, why, error)
+    say(task, level, str(kind), "requeued, to be delivered again in %.1f s: %s", countdown, why)
     reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
     raise NotOver(why)
+
+
+def say(task: Any, level: int, kind: str, what: str, *args: Any) -> None:
+    """Log what becomes of this delivery, where Celery says only that it was ignored; rate-limited by task name and ``kind``."""
+    subject = current()
+    operation = subject.operation if subject else task.request.id
+    limited_log(
+        logger, level, (task.name, kind), "%s[%s], operation %r: " + what, task.name, task.request.id, operation, *args
+    )
 
 
 def give_back(task: Any, why: str, error: BaseException) -> NoReturn:
@@ -60,7 +82,7 @@ def give_back(task: Any, why: str, error: BaseException) -> NoReturn:
     """
     logger.error(
         "%s[%s] could not be published again (%s): %s: %s. With late acknowledgement it stays in the queue; with early "
-        "acknowledgement it is lost.", task.name, task.request.id, why, type(error).__name__, error,
+        "acknowledgement it is lost.", task.name, task.request.id, why, type(error).__name__, described(error),
     )  # fmt: skip
     if task.acks_late:
         time.sleep(BRAKE_SECONDS)  # a brake, not a wait for something

@@ -46,7 +46,7 @@ from tasks_demo.conf import settings
 from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, put_back, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
-from tasks_demo.lifecycle import Point, current, reached
+from tasks_demo.lifecycle import Point, current, described, reached
 
 logger = logging.getLogger(__name__)
 #: Header of a message sent again: the parked row it was sent from. That row does not hold it back.
@@ -86,7 +86,7 @@ def counted(task: Any) -> Iterator[None]:
     try:
         limit = task.max_attempts
     except InvalidSetting as error:
-        put_back(task, str(error))
+        put_back(task, error)
     if limit is None or task.request.is_eager:
         yield
         return
@@ -96,7 +96,7 @@ def counted(task: Any) -> Iterator[None]:
         admitted = _admit(task, alias, key, limit)
     except Error as error:
         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
-        put_back(task, str(_unavailable(alias, error)))
+        put_back(task, _unavailable(alias, error))
     if not admitted:
         reached(Point.QUARANTINED, why="it is parked already: this copy is acknowledged and not run")
         raise NotOver("parked already")
@@ -196,9 +196,10 @@ def _take_back(alias: str, key: tuple[str, int]) -> None:
     try:
         with connections[alias].cursor() as cursor:
             cursor.execute(_TAKE_BACK, key)
-    except Error as error:
-        connections[alias].close()
-        logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], error)
+    except Exception as error:  # noqa: BLE001  (the body has ended: nothing of ours changes how)
+        logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], described(error))
+        with suppress(Exception):
+            connections[alias].close()
 
 
 def _unavailable(alias: str, error: Error) -> RecordsUnavailable:

@@ -25,11 +25,12 @@ class OnceWorker(Worker):
     """A worker with the jobs of ``once_tasks`` and a queue of its own."""
 
     queue = "once"
+    module = "tests.integration.once_tasks"
 
     def start(self) -> None:
         from tasks_demo.stack.processes import spawn
 
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.once_tasks", "worker", "-Q", self.queue]
+        command = [sys.executable, "-m", "celery", "-A", self.module, "worker", "-Q", self.queue]
         command += [f"--concurrency={self._concurrency}", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
         name = f"--hostname=w{uuid.uuid4().hex[:6]}@t"
         self._process = spawn([*command, name], log=self.log, env=self._env, cwd=PROJECT)
@@ -78,8 +79,8 @@ class Ground:
         with producer_on(self.redis_url) as producer:
             headers = {"task": task, "id": task_id, "lang": "py"}
             producer.publish(
-                [[], kwargs, embed or {}], exchange="", routing_key=OnceWorker.queue, serializer="json", headers=headers,
-                correlation_id=task_id, declare=[app.amqp.queues[OnceWorker.queue]],
+                [[], kwargs, embed or {}], exchange="", routing_key=self.worker.queue, serializer="json", headers=headers,
+                correlation_id=task_id, declare=[app.amqp.queues[self.worker.queue]],
             )  # fmt: skip
         return AsyncResult(task_id, app=app)
 
@@ -108,7 +109,7 @@ class Ground:
     def idle(self) -> bool:
         """Nothing queued, nothing unacknowledged."""
         with connect(self.redis_url, 5.0) as client:
-            return client.llen(OnceWorker.queue) == 0 and client.hlen("unacked") == 0
+            return client.llen(self.worker.queue) == 0 and client.hlen("unacked") == 0
 
     def has(self, task_id: str, *wanted: str) -> None:
         until(lambda: set(wanted) <= set(self.points(task_id)), f"{wanted} of {task_id}")

@@ -180,10 +180,10 @@ def test_what_is_given_back_is_exactly_the_own_row() -> None:
     mine = claim("given-back")
     assert rows.earlier(mine, alias) is None
     stranger = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
-    claim_first._give_back(stranger, alias)
+    assert claim_first._undone(stranger, alias)
     with pytest.raises(OperationMismatch):
         rows.earlier(claim("given-back", digest="other"), alias)
-    claim_first._give_back(mine, alias)
+    assert claim_first._undone(mine, alias)
     assert rows.earlier(stranger, alias) is None
 
 

@@ -1,14 +1,18 @@
-"""The seam: points are announced to observers in order, about the right delivery, and errors propagate."""
+"""The seam: points are announced to observers in order, about the right delivery, and stop only what has not begun."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
 import pytest
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from tasks_demo import lifecycle
+from tasks_demo.exceptions import StartNotRecorded
 from tasks_demo.lifecycle import Point, Reached, Subject, about, current, ignore, observe, observers, reached
+from tasks_demo.limited_log import LimitedLog
 
 SUBJECT = Subject("task-1", "order-1", "acks_late", "w1@t", "bank")
 
@@ -57,18 +61,63 @@ def test_outside_a_delivery_nothing_is_announced_so_that_a_body_is_an_ordinary_f
     assert told == []
 
 
-def test_an_error_of_an_observer_stops_the_pattern_at_that_point_and_later_observers_are_not_told() -> None:
+class Mute(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+ERRORS = [
+    OSError("disk full"),
+    KeyError("x"),
+    RecursionError(),
+    MemoryError(),
+    SoftTimeLimitExceeded(),
+    Ignore(),
+    Mute(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("point", list(Point))
+def test_an_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_point(
+    point: Point, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[Reached] = []
+    monkeypatch.setattr(lifecycle, "unobserved", Counter())
+    monkeypatch.setattr(lifecycle, "limited_log", LimitedLog())
 
     def full(event: Reached) -> None:
-        raise OSError("disk full")
+        raise error
 
     observe(full)
     observe(told.append)
-    with about(SUBJECT), pytest.raises(OSError, match="disk full"):
-        reached(Point.STARTED)
-    assert told == []
+    if point in {Point.CLAIMED, Point.STARTED}:
+        with about(SUBJECT), pytest.raises(StartNotRecorded, match=f"full failed at {point}: {type(error).__name__}"):
+            reached(point)
+        assert (told, lifecycle.unobserved, caplog.records) == ([], {}, [])
+    elif isinstance(error, SoftTimeLimitExceeded) and point in lifecycle.IN_THE_BODY:
+        with about(SUBJECT), pytest.raises(SoftTimeLimitExceeded):
+            reached(point)
+    else:
+        with about(SUBJECT):
+            reached(point)
+        assert ([event.point for event in told], lifecycle.unobserved) == ([point], {point: 1})
+        (line,) = caplog.records
+        assert line.levelname == "ERROR"
+        assert f"[task-1]: {full.__qualname__} failed at {point}" in line.getMessage()
     assert current() is None
+
+
+@pytest.mark.parametrize("point", [Point.STARTED, Point.RETURNED])
+def test_what_asks_the_process_to_end_passes(point: Point) -> None:
+    def ends(event: Reached) -> None:
+        raise SystemExit(3)
+
+    observe(ends)
+    with pytest.raises(SystemExit):
+        reached(point, SUBJECT)
 
 
 def test_a_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:

@@ -1,0 +1,78 @@
+"""One execution of a body: what fails before it requeues the delivery, and what comes after it cannot fail it.
+
+    with execution(self) as body:            # a failure in here, of whatever class, requeues the delivery ...
+        ...                                  # claim, count
+        reached(Point.STARTED)
+        result = body.run(args, kwargs)      # ... until the body begins: its errors are its own
+        ...                                  # no soft time limit strikes here any more
+
+What is **not** guaranteed: that a requeued delivery of an early-acknowledging pattern survives if no copy of it can be
+published (see ``putting_back.give_back``).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from billiard.pool import soft_timeout_sighandler
+from celery.exceptions import TaskPredicate
+
+from tasks_demo.delivery.putting_back import put_back
+from tasks_demo.exceptions import ContradictoryDeclaration, NothingToRequeue, OperationMismatch, TransactionOpen
+
+#: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
+_FINAL = (TaskPredicate, ContradictoryDeclaration, OperationMismatch, TransactionOpen, NothingToRequeue)
+
+
+class Execution:
+    """Knows whether the body has begun."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._handler: Any = None
+        self.begun = False
+
+    def run(self, args: Any, kwargs: Any) -> Any:
+        """Run the body, and raise what it raises."""
+        self.begun = True
+        try:
+            return self._task.run(*args, **kwargs)
+        finally:
+            self._ignore_soft_limit()
+
+    def _ignore_soft_limit(self) -> None:
+        # It asks a body to stop. Raised between an effect and its record, it would fail a job that is done.
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGUSR1)
+            if handler is soft_timeout_sighandler:
+                signal.signal(signal.SIGUSR1, _ignored)
+                self._handler = handler
+
+    def close(self) -> None:
+        """The next body may have a soft time limit again."""
+        if self._handler is not None:
+            signal.signal(signal.SIGUSR1, self._handler)
+
+
+def _ignored(*_: object) -> None:
+    """A soft time limit that came when the body had ended."""
+
+
+@contextmanager
+def execution(task: Any) -> Iterator[Execution]:
+    """Frame one execution. Raises NotOver or Reject for a failure before the body, and what the body raises."""
+    body = Execution(task)
+    try:
+        yield body
+    except _FINAL:
+        raise
+    except Exception as error:
+        if body.begun:
+            raise
+        put_back(task, error)
+    finally:
+        body.close()

@@ -1,0 +1,142 @@
+"""What fails beside the body: before it the delivery is requeued and runs later; after it the job is done all the same."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+
+from tests.integration.failing_tasks import ERRORS, PATTERNS
+from tests.integration.once_ground import Ground, OnceWorker
+from tests.support import STATE, Home, emptied, until
+
+NAMES = [pattern.pattern for pattern in PATTERNS]
+CLAIMING = {"claim_first", "dedup_lock"}
+BEFORE = {name: ["claimed", "started"] if name in CLAIMING else ["started"] for name in NAMES}
+AFTER = {name: ["effect_begun", "effect_done", "returned", "received", "acked"] for name in NAMES}
+AFTER["dedup_lock"].append("completed")
+AFTER["inbox"].append("completed")
+
+
+class FailingWorker(OnceWorker):
+    queue = "failing"
+    module = "tests.integration.failing_tasks"
+
+
+class Failing(Ground):
+    """The ground of ``once_tasks`` with a worker of its own."""
+
+    def __init__(self, home: Home, redis_url: str) -> None:
+        self.redis_url, self.home, self.postgres = redis_url, home, None
+        self.vendor = "postgresql" if home.database_url else "sqlite"
+        self.folder = STATE / f"failing-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir()
+        emptied(redis_url)
+        env = {"REDIS_URL": redis_url, "TASKS_DEMO_DEFER_MAX_SECONDS": "1", "FAILED_FOLDER": str(self.folder)}
+        self.worker = FailingWorker(home, STATE / "failing.log", env, concurrency=2)
+
+    def job(self, pattern: str, operation: str = "", **kwargs: Any) -> tuple[str, AsyncResult[Any]]:
+        operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
+        folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
+        folder.mkdir()
+        return str(folder), self.send(f"failing.{pattern}", operation=operation, folder=str(folder), **kwargs)
+
+
+@pytest.fixture(scope="module")
+def ground(home: Home, redis_url: str) -> Iterator[Failing]:
+    made = Failing(home, redis_url)
+    with made.worker:
+        yield made
+
+
+def executions(folder: str) -> int:
+    diary = Path(folder) / "ran"
+    return len(diary.read_text().split()) if diary.exists() else 0
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_an_observer_that_fails_before_the_body_has_the_delivery_requeued(ground: Failing, pattern: str) -> None:
+    jobs = {
+        f"{point} {error}": ground.job(pattern, f"{point} {error}") for point in BEFORE[pattern] for error in ERRORS
+    }
+    results = {why: sent.get(timeout=30, propagate=False) for why, (_, sent) in jobs.items()}
+    assert results == {why: {"number": 1} for why in jobs}
+    assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
+    log = ground.worker.log.read_text(errors="replace")
+    assert all((sent.id, log.count(f"[{sent.id}] received")) == (sent.id, 2) for _, sent in jobs.values())
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_an_observer_that_fails_after_the_start_fails_no_job_and_loses_none(ground: Failing, pattern: str) -> None:
+    # A soft time limit that strikes in the body, be it in an observer, is the body's.
+    jobs = {
+        f"{point} {error}": ground.job(pattern, f"{point} {error}")
+        for point in AFTER[pattern] for error in ERRORS
+        if (point.partition("_")[0], error) != ("effect", "SoftTimeLimitExceeded")
+    }  # fmt: skip
+    results = {why: sent.get(timeout=30, propagate=False) for why, (_, sent) in jobs.items()}
+    assert results == {why: {"number": 1} for why in jobs}
+    assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
+    until(ground.idle, "every job acknowledged")
+    assert ground.worker.alive()
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+@pytest.mark.parametrize("error", ["KeyError", "RecursionError", "MemoryError", "Unspeakable", "Ignore"])
+def test_a_result_that_cannot_be_made_text_is_none_and_its_job_is_done(
+    ground: Failing, pattern: str, error: str
+) -> None:
+    folder, sent = ground.job(pattern, result=error)
+    assert (sent.get(timeout=30, propagate=False), sent.state) == (None, "SUCCESS")
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_after_such_a_result_the_operation_is_completed(ground: Failing, pattern: str) -> None:
+    folder, sent = ground.job(pattern, result="KeyError")
+    sent.get(timeout=30, propagate=False)
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    again = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    assert again.get(timeout=30) is None
+    ground.has(again.id, "suppressed")
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_without_its_result_store_a_job_is_run_once_and_acknowledged(ground: Failing, pattern: str) -> None:
+    folder, sent = ground.job(f"{pattern}.storeless")
+    ground.has(sent.id, "returned", "acked")
+    assert executions(folder) == 1
+    log = ground.worker.log.read_text(errors="replace")
+    assert f"[{sent.id}] raised" not in log
+    assert f"[{sent.id}] succeeded" in log
+
+
+def test_a_heartbeat_that_cannot_be_started_releases_the_lease_and_requeues(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", "no threads")
+    assert sent.get(timeout=20) == {"number": 1}
+    ground.has(sent.id, "deferred", "completed")
+    assert executions(folder) == 1
+    assert "can't start new thread" in ground.worker.log.read_text(errors="replace")
+
+
+def test_a_claim_that_cannot_be_undone_is_taken_over_by_the_copy_and_by_nobody_else(ground: Failing) -> None:
+    operation = f"started OSError {uuid.uuid4().hex[:8]}"
+    name = "durable_claim_kept"
+    if ground.vendor == "sqlite":
+        body = "BEGIN SELECT RAISE(ABORT, 'not today'); END"
+        ground.query(f"CREATE TRIGGER {name} BEFORE DELETE ON durable_claim {body}")
+    else:
+        ground.query(f"CREATE FUNCTION {name}() RETURNS trigger AS $$ BEGIN RAISE 'not today'; END $$ LANGUAGE plpgsql")
+        ground.query(f"CREATE TRIGGER {name} BEFORE DELETE ON durable_claim EXECUTE FUNCTION {name}()")
+    try:
+        folder, sent = ground.job("claim_first", operation)
+        assert sent.get(timeout=20) == {"number": 1}
+        assert executions(folder) == 1
+    finally:
+        ground.query(f"DROP TRIGGER {name}" + ("" if ground.vendor == "sqlite" else " ON durable_claim"))
+    assert "could not be deleted" in ground.worker.log.read_text(errors="replace")
