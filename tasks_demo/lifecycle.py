@@ -142,8 +142,7 @@ def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None
         except Exception as error:
             if point in MUST_PRECEDE:
                 raise StartNotRecorded(
-                    f"The body was not run, because {_name(observer)} failed at {point}: {described(error)}. "
-                    "The message is requeued."
+                    f"The body was not run and its message is requeued: {_name(observer)} failed at {point}: {described(error)}"
                 ) from error
             if point in IN_THE_BODY and isinstance(error, SoftTimeLimitExceeded):
                 raise

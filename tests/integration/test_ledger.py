@@ -23,7 +23,7 @@ from django.db import connection, connections, router, transaction
 
 from tasks_demo import lifecycle
 from tasks_demo.bank.client import BankClient, Debit
-from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.exceptions import LedgerUnavailable, StartNotRecorded
 from tasks_demo.ledger import effects
 from tasks_demo.ledger import store as store_module
 from tasks_demo.ledger.effects import read_bookings, read_books, settle
@@ -253,7 +253,7 @@ def without_table(ledger: None) -> Iterator[None]:
 @pytest.mark.usefixtures("without_table")
 def test_a_missing_table_is_a_sentence_and_the_start_is_forgotten() -> None:
     waiting = len(recorder._waiting)
-    with about(subject("t")), pytest.raises(LedgerUnavailable, match=r"did not take 1 event.*migrate") as caught:
+    with about(subject("t")), pytest.raises(StartNotRecorded, match=r"did not take 1 event.*migrate") as caught:
         reached(Point.STARTED)
     assert "tasks_demo_event" in str(caught.value)
     assert len(recorder._waiting) == waiting, "a start that did not happen must not be written down later"
