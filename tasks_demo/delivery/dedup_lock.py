@@ -24,15 +24,20 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from tasks_demo.conf import settings
+from celery import current_app
+from redis import Redis
+
+from tasks_demo.conf import in_tests, settings
 from tasks_demo.delivery import results
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted
-from tasks_demo.exceptions import LeaseLost, NoLease, OperationMismatch
+from tasks_demo.exceptions import InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
+from tasks_demo.locks.memory_store import MEMORY, Memory, MemoryLeaseStore
+from tasks_demo.locks.memory_store import URL as MEMORY_URL
 from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 
@@ -66,14 +71,23 @@ def store() -> LeaseStore:
         settings.REDIS_TIMEOUT_SECONDS,
     )
     if key not in _stores:
-        client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
-        _stores[key] = RedisLeaseStore(
-            client,
-            prefix=settings.KEY_PREFIX,
-            lease_seconds=settings.LEASE_SECONDS,
-            retention_seconds=settings.RETENTION_SECONDS,
-        )
+        _stores.clear()  # only tests change these settings: what was connected for the last one is closed
+        place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
+        kind: Any = MemoryLeaseStore if isinstance(place, Memory) else RedisLeaseStore
+        _stores[key] = kind(place, settings.KEY_PREFIX, settings.LEASE_SECONDS, settings.RETENTION_SECONDS)
     return _stores[key]
+
+
+def lease_place(timeout: float) -> Redis | Memory:
+    """What TASKS_DEMO_REDIS_URL names; nothing is connected yet. Raises InvalidSetting for an address that cannot work here."""
+    if settings.REDIS_URL != MEMORY_URL:
+        return connect(settings.REDIS_URL, timeout)
+    if not (in_tests() or current_app.conf.task_always_eager):
+        raise InvalidSetting(
+            f"TASKS_DEMO_REDIS_URL is {MEMORY_URL!r}, which keeps leases in the memory of one process: two workers would run "
+            "one operation at the same time. It is for tests and eager mode. Write the address of a Redis."
+        )
+    return MEMORY
 
 
 class DedupLock(PatternTask):

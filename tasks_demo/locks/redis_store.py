@@ -139,6 +139,18 @@ def _as_redis_spells_it(options: dict[str, Any]) -> dict[str, Any]:
     return options if wanted is None else {**options, "ssl_cert_reqs": wanted.removeprefix("CERT_").lower()}
 
 
+def check_durations(prefix: str, lease_seconds: float, retention_seconds: float) -> None:
+    """Raise InvalidSetting for a prefix, lease or retention that no store can work with."""
+    record_key(prefix, "any")
+    if not 0 < lease_seconds < math.inf:
+        raise InvalidSetting(f"A lease of {lease_seconds!r} seconds cannot work: write a number above zero.")
+    if not lease_seconds <= retention_seconds < math.inf:
+        raise InvalidSetting(
+            f"A retention of {retention_seconds!r} seconds is shorter than the lease ({lease_seconds} s): "
+            "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
+        )
+
+
 class RedisLeaseStore:
     """A LeaseStore on one Redis or one Redis Cluster node; safe to share between threads and across a fork.
 
@@ -153,14 +165,7 @@ class RedisLeaseStore:
     """
 
     def __init__(self, client: redis.Redis, prefix: str, lease_seconds: float, retention_seconds: float) -> None:
-        record_key(prefix, "any")
-        if not 0 < lease_seconds < math.inf:
-            raise InvalidSetting(f"A lease of {lease_seconds!r} seconds cannot work: write a number above zero.")
-        if not lease_seconds <= retention_seconds < math.inf:
-            raise InvalidSetting(
-                f"A retention of {retention_seconds!r} seconds is shorter than the lease ({lease_seconds} s): "
-                "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
-            )
+        check_durations(prefix, lease_seconds, retention_seconds)
         self._client = client
         self._prefix = prefix
         self._lease_seconds = lease_seconds

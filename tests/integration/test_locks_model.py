@@ -57,7 +57,8 @@ from tasks_demo.exceptions import LockStoreUnavailable
 from tasks_demo.locks import redis_store
 from tasks_demo.locks.keys import record_key
 from tasks_demo.locks.lua import Script
-from tasks_demo.locks.protocol import Claimed, Completed, Held, Mismatch
+from tasks_demo.locks.memory_store import Record
+from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
 from tests.integration.lease_model import (
     FINE,
     LEASE_SECONDS,
@@ -72,6 +73,7 @@ from tests.integration.lease_model import (
     Clock,
     Invariant,
     Judge,
+    JudgedMemory,
     Link,
     Mutant,
     Violation,
@@ -269,13 +271,24 @@ def key_of(delivery: Delivery) -> str:
 class World:
     """What one example happens in: the store, the broker's queue, the workers and the receivers."""
 
-    def __init__(self, client: Any, scripts: dict[str, Script], mutant: Mutant, watched: Collection[Invariant]) -> None:
+    def __init__(
+        self,
+        client: Any,
+        scripts: dict[str, Script],
+        mutant: Mutant,
+        watched: Collection[Invariant],
+        memory: bool = False,
+    ) -> None:
         self.mutant = mutant
         self.clock = Clock()
         self.judge = Judge(self.clock, watched)
-        self.wire = Wire(client, scripts, self.clock, self.judge)
-        wire: Any = self.wire
-        self.store = redis_store.RedisLeaseStore(wire, PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
+        self.wire: Any
+        self.store: LeaseStore
+        if memory:
+            self.wire = self.store = JudgedMemory(self.clock, self.judge)
+        else:
+            self.wire = Wire(client, scripts, self.clock, self.judge)
+            self.store = redis_store.RedisLeaseStore(self.wire, PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
         self.receivers = Receivers(self.judge)
         self.queue: list[Delivery] = []
         self.delivered: set[Delivery] = set()
@@ -447,6 +460,7 @@ class LeaseMachine(RuleBasedStateMachine):
         given = [known.grant.until_us for known in self.world.judge.records.values() if known.grant]
         self.world.wire.wait(max(0, some(given, number) - self.world.clock.redis_us + microseconds))
 
+    @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
     @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
     def set_the_clock_of_redis_back(self, microseconds: int) -> None:
         """In all the steps of an example by less than the retention: more, with the record gone, is not guaranteed."""
@@ -487,14 +501,17 @@ def client() -> Iterator[Any]:
 
 
 def explore(client: Any, mutant: Mutant, watched: Collection[Invariant], examples: int, *phases: Phase) -> None:
-    """Run the machine; raises Violation. The same examples each time: they depend on the seed and on nothing else."""
+    """Run the machine; raises Violation. The same examples each time: they depend on the seed and on nothing else.
+
+    ``client`` None: the store is the one in memory.
+    """
     scripts = scripts_of(mutant)
     for lua in scripts.values():
-        assert client.script_load(lua.source) == lua.sha
+        assert client is None or client.script_load(lua.source) == lua.sha
 
     @seed(SEED)
     def machine() -> LeaseMachine:
-        return LeaseMachine(World(client, scripts, mutant, watched))
+        return LeaseMachine(World(client, scripts, mutant, watched, memory=client is None))
 
     chosen = settings(
         max_examples=examples,
@@ -608,3 +625,31 @@ def test_the_table_above_is_right() -> None:
 def test_the_protocol_keeps_every_invariant(client: Any) -> None:
     explore(client, Mutant(), frozenset(Invariant), 250, Phase.shrink)
     assert client.dbsize() == 0
+
+
+def test_the_store_in_memory_keeps_every_invariant() -> None:
+    explore(None, Mutant(), frozenset(Invariant), 100, Phase.shrink)
+
+
+class _NoOwner(JudgedMemory):
+    def _held_by(self, claimed: Claimed) -> tuple[str, Record | None]:
+        key = record_key(PREFIX, claimed.operation)
+        return key, self.memory.get(key)
+
+
+class _NoRetention(JudgedMemory):
+    def _keep(self, key: str, record: Record) -> None:
+        record.kept_until = record.kept_until or self.memory.now() + RETENTION_SECONDS
+        self.memory.put(key, record)
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "watched"), [(_NoOwner, Invariant.STALE_TOKEN), (_NoRetention, Invariant.RETENTION)]
+)
+def test_a_mistake_in_memory_is_caught_too(
+    monkeypatch: pytest.MonkeyPatch, mistaken: type[JudgedMemory], watched: Invariant
+) -> None:
+    monkeypatch.setitem(globals(), "JudgedMemory", mistaken)
+    with pytest.raises(Violation) as caught:
+        explore(None, Mutant(), {watched}, 1000)
+    assert caught.value.invariant is watched

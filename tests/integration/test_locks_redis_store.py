@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tasks_demo.exceptions import InvalidOperationKey, InvalidSetting
+from tasks_demo.exceptions import InvalidOperationKey
 from tasks_demo.locks.keys import record_key
 from tasks_demo.locks.lua import script
-from tasks_demo.locks.protocol import Claimed, Completed, Held, Mismatch
+from tasks_demo.locks.protocol import Claimed, Completed
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 from tests.integration.redis_server import RedisServer, shared_redis, until
 
@@ -89,64 +87,9 @@ def test_redis_never_ends_the_lease_before_its_owner_does(client: Any, operation
     assert odd.renew(lease) is not None
 
 
-def test_every_claim_has_a_token_of_its_own(store: RedisLeaseStore, operation: str) -> None:
-    one, other = claimed(store, operation), claimed(store, operation + "b")
-    assert one.owner != other.owner
-    assert len(one.owner) == 32
-
-
-def test_a_second_claim_is_held_even_for_the_same_store(store: RedisLeaseStore, operation: str) -> None:
-    claimed(store, operation)
-    reply = store.claim(operation, DIGEST)
-    assert isinstance(reply, Held)
-    assert 50 < reply.seconds_left <= 60.001
-
-
-def test_a_completed_operation_gives_its_result(store: RedisLeaseStore, operation: str) -> None:
-    assert store.complete(claimed(store, operation), '{"charged": "5 €"}')
-    assert store.claim(operation, DIGEST) == Completed('{"charged": "5 €"}')
-
-
-@pytest.mark.parametrize("result", [None, "", "null"])
-def test_no_result_and_an_empty_one_are_told_apart(store: RedisLeaseStore, operation: str, result: str | None) -> None:
-    assert store.complete(claimed(store, operation), result)
-    assert store.claim(operation, DIGEST) == Completed(result)
-
-
-@pytest.mark.parametrize("state", ["claimed", "expired", "completed", "released"])
-def test_other_arguments_are_a_mismatch_in_every_state(
-    client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str, state: str
-) -> None:
-    lease = claimed(brief if state == "expired" else store, operation)
-    if state == "completed":
-        store.complete(lease, "1")
-    elif state == "released":
-        store.release(lease)
-    elif state == "expired":
-        until(lambda: redis_ms(client) > int(record(client, operation)["deadline"]))
-    before = record(client, operation)
-    assert store.claim(operation, OTHER) == Mismatch()
-    assert record(client, operation) == before
-
-
 def redis_ms(client: Any) -> float:
     seconds, microseconds = client.time()
     return float(seconds * 1000 + microseconds / 1000)
-
-
-def test_an_expired_lease_is_taken_over_with_a_greater_fence(brief: RedisLeaseStore, operation: str) -> None:
-    first = claimed(brief, operation)
-    second = taken_over(brief, operation)
-    assert second.fence > first.fence
-    assert second.attempt == 2
-    assert second.owner != first.owner
-
-
-def test_nobody_takes_over_before_the_lease_has_ended(client: Any, operation: str) -> None:
-    store = RedisLeaseStore(client, "t:", 0.3, 3600)
-    lease = claimed(store, operation)
-    taken_over(store, operation)
-    assert time.monotonic() >= lease.deadline
 
 
 def test_release_lets_the_next_one_in_and_keeps_the_record(client: Any, store: RedisLeaseStore, operation: str) -> None:
@@ -169,78 +112,10 @@ def test_the_fence_grows_although_the_clock_of_redis_was_set_back(
     assert claimed(store, operation).fence == ahead + 1
 
 
-def test_the_fence_outlives_the_record(client: Any, operation: str) -> None:
-    fleeting = RedisLeaseStore(client, "t:", SHORT, SHORT)
-    first = claimed(fleeting, operation)
-    until(lambda: not client.exists(record_key("t:", operation)))
-    second = claimed(fleeting, operation)
-    assert second.attempt == 1
-    assert second.fence > first.fence
-
-
 def test_the_fence_is_an_exact_integer(client: Any, store: RedisLeaseStore, operation: str) -> None:
     lease = claimed(store, operation)
     assert record(client, operation)["fence"] == str(lease.fence)
     assert abs(lease.fence / 1000 - redis_ms(client)) < 60_000
-
-
-@pytest.mark.parametrize("verb", ["renew", "complete", "release"])
-def test_a_stale_owner_changes_nothing_once_taken_over(
-    client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str, verb: str
-) -> None:
-    stale = claimed(brief, operation)
-    taken_over(store, operation)
-    before = record(client, operation)
-    assert not ask(store, verb, stale)
-    assert record(client, operation) == before
-
-
-@pytest.mark.parametrize("verb", ["renew", "complete", "release"])
-def test_an_owner_changes_nothing_once_released(client: Any, store: RedisLeaseStore, operation: str, verb: str) -> None:
-    lease = claimed(store, operation)
-    store.release(lease)
-    before = record(client, operation)
-    assert not ask(store, verb, lease)
-    assert record(client, operation) == before
-
-
-@pytest.mark.parametrize("verb", ["renew", "release"])
-def test_a_late_renewal_or_release_does_not_undo_the_completed_marker(
-    client: Any, store: RedisLeaseStore, operation: str, verb: str
-) -> None:
-    lease = claimed(store, operation)
-    store.complete(lease, "1")
-    before = record(client, operation)
-    assert not ask(store, verb, lease)
-    assert record(client, operation) == before
-
-
-@pytest.mark.parametrize("verb", ["renew", "complete", "release"])
-def test_a_vanished_record_is_lost_and_not_made_again(
-    client: Any, store: RedisLeaseStore, operation: str, verb: str
-) -> None:
-    lease = claimed(store, operation)
-    client.delete(record_key("t:", operation))
-    assert not ask(store, verb, lease)
-    assert record(client, operation) == {}
-
-
-def test_complete_works_after_expiry_when_nobody_has_claimed(
-    client: Any, brief: RedisLeaseStore, operation: str
-) -> None:
-    lease = claimed(brief, operation)
-    until(lambda: redis_ms(client) > int(record(client, operation)["deadline"]))
-    assert brief.complete(lease, "1")
-    assert brief.claim(operation, DIGEST) == Completed("1")
-
-
-def test_renew_works_after_expiry_when_nobody_has_claimed(
-    client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
-) -> None:
-    lease = claimed(brief, operation)
-    until(lambda: redis_ms(client) > int(record(client, operation)["deadline"]))
-    assert store.renew(lease) is not None
-    assert isinstance(store.claim(operation, DIGEST), Held)
 
 
 def test_a_renewal_counts_from_before_it_was_sent(client: Any, store: RedisLeaseStore, operation: str) -> None:
@@ -250,13 +125,6 @@ def test_a_renewal_counts_from_before_it_was_sent(client: Any, store: RedisLease
     assert deadline is not None
     assert before + 60 <= deadline <= time.monotonic() + 60
     assert int(record(client, operation)["deadline"]) > redis_ms(client) + 59_000
-
-
-def test_completing_twice_keeps_the_first_result(store: RedisLeaseStore, operation: str) -> None:
-    lease = claimed(store, operation)
-    assert store.complete(lease, "1")
-    assert store.complete(lease, "2")
-    assert store.claim(operation, DIGEST) == Completed("1")
 
 
 def test_every_change_sets_the_retention(client: Any, operation: str) -> None:
@@ -301,18 +169,6 @@ def test_the_same_token_asking_again_gets_the_same_answer(
     client.hset(record_key("t:", operation), "deadline", 1)
     taken_over(store, operation)
     assert client.eval(script("claim").source, 1, *arguments)[0] == b"held"
-
-
-def test_of_many_threads_one_claims(store: RedisLeaseStore, operation: str) -> None:
-    together = threading.Barrier(16)
-
-    def race(_: int) -> object:
-        together.wait(10)
-        return store.claim(operation, DIGEST)
-
-    with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(race, range(16)))
-    assert sorted(type(reply).__name__ for reply in replies) == ["Claimed"] + ["Held"] * 15
 
 
 @pytest.mark.parametrize("operation", ["{}", "}x{", "*", "a:b:c", "é😀", "%7B", " ", "{" * 200])
@@ -365,22 +221,6 @@ def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, o
     assert store.claim(operation, DIGEST) == Completed("1")
     client.script_flush()
     assert store.release(claimed(store, operation + "b"))
-
-
-@pytest.mark.parametrize(
-    ("prefix", "lease", "retention"),
-    [
-        ("{", 1, 2),
-        ("p:", 0, 1),
-        ("p:", -1, 1),
-        ("p:", 2, 1),
-        ("p:", float("inf"), float("inf")),
-        ("p:", 1, float("nan")),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(client: Any, prefix: str, lease: float, retention: float) -> None:
-    with pytest.raises(InvalidSetting):
-        RedisLeaseStore(client, prefix, lease, retention)
 
 
 def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(

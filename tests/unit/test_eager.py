@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, current_app
 from django.db import transaction
 from pytest_django import Settings as DjangoSettings
 
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox, lease, rows
+from tasks_demo.delivery.dedup_lock import lease_place
 from tasks_demo.delivery.fencing import fenced
 from tasks_demo.durable.models import Fence
-from tasks_demo.exceptions import NoLease, NothingToRequeue, OutboxRefused, TransactionOpen
+from tasks_demo.exceptions import InvalidSetting, NoLease, NothingToRequeue, OutboxRefused, TransactionOpen
+from tasks_demo.locks.memory_store import MEMORY
 
 PATTERNS = (AcksEarly, ClaimFirst, AcksLate, DedupLock, Inbox, Outbox)
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -172,3 +174,22 @@ def test_fenced_writes_work_in_a_direct_call_and_leave_no_fence(app: Celery) -> 
 
     assert body() == "written"
     assert not Fence.objects.exists()
+
+
+def test_leases_in_memory_are_for_tests_and_eager_mode_only(
+    app: Celery, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TASKS_DEMO_REDIS_URL = "memory://"
+    settings.TASKS_DEMO_KEY_PREFIX = "eager:"
+    charge, ran = declared(app, DedupLock, operation=lambda order: f"order {order}")
+    try:
+        assert [charge.delay(17).get(), charge.delay(17).get()] == ["done (17,)"] * 2
+        assert ran == [(17,)]
+        monkeypatch.delattr("django.test.utils._TestState.saved_data")
+        with pytest.raises(InvalidSetting, match="two workers would run"):
+            lease_place(1.0)
+        current_app.conf.task_always_eager = True
+        assert lease_place(1.0) is MEMORY
+    finally:
+        current_app.conf.task_always_eager = False
+        MEMORY.forget("eager:")

@@ -14,8 +14,8 @@ from tasks_demo.checks.rules.base import Finding, rule, seconds
 from tasks_demo.checks.setup import Setup, retry_delay, tables_of
 from tasks_demo.conf import settings
 from tasks_demo.delivery import Outbox
+from tasks_demo.delivery.dedup_lock import lease_place
 from tasks_demo.exceptions import InvalidSetting
-from tasks_demo.locks.redis_store import connect
 
 #: celery-once's own default (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600
@@ -121,7 +121,7 @@ def gives_up_too_early(setup: Setup) -> Iterator[Finding]:
 def cannot_lock(setup: Setup) -> Iterator[Finding]:
     for task in setup.locked:
         try:
-            connect(settings.REDIS_URL, 1.0)  # connects nothing yet
+            lease_place(1.0)  # connects nothing yet
         except InvalidSetting as error:
             yield Finding(
                 f"TASKS_DEMO_REDIS_URL names no Redis that can be used, so every job is put back and none runs: {error}",
