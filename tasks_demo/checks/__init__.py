@@ -19,7 +19,7 @@ from django.core.checks import CheckMessage, Warning, register
 from tasks_demo.checks.rules import RULES, Finding
 from tasks_demo.checks.setup import Setup
 
-__all__ = ["check_delivery", "judge"]
+__all__ = ["check_delivery", "import_tasks", "judge"]
 
 logger = logging.getLogger(__name__)
 #: How many tasks a warning names; the rest is counted.
@@ -31,7 +31,7 @@ SKIP = "CELERY_SKIP_CHECKS"
 @register("celery")
 def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """Every unsafe setting and declaration of the current Celery app."""
-    return [*_import_tasks(current_app), *judge(current_app)]
+    return [*import_tasks(current_app), *judge(current_app)]
 
 
 def judge(app: Any, worker: Any = None) -> list[CheckMessage]:
@@ -77,7 +77,7 @@ def _not_judged(what: str, error: Exception) -> CheckMessage:
     )
 
 
-def _import_tasks(app: Any) -> Iterator[CheckMessage]:
+def import_tasks(app: Any) -> Iterator[CheckMessage]:
     """Import the task modules as a worker does; a manage.py command has not, and would judge nothing."""
     # Celery's Django fixup answers the import with a run of all system checks: of this one too.
     already = SKIP in os.environ

@@ -118,6 +118,10 @@ class Setup:
         """The queues that the app knows, by name."""
         return queues_of(self.app, self.tasks)
 
+    def queue(self, task: Any) -> Any:
+        """Where jobs of this task go unless the caller says otherwise; None: nobody can tell."""
+        return queue_of(self.app, self.queues, task)
+
     @cached_property
     def is_rabbitmq(self) -> bool:
         return self.transport in RABBITMQ
@@ -126,7 +130,7 @@ class Setup:
         """Seconds that RabbitMQ leaves a message of this task unacknowledged; None on other brokers."""
         if not self.is_rabbitmq:
             return None
-        queue = queue_of(self.app, self.queues, task)
+        queue = self.queue(task)
         given = (getattr(queue, "queue_arguments", None) or {}).get("x-consumer-timeout")
         seconds: float = float(given) / 1000 if given else settings.CONSUMER_TIMEOUT_SECONDS
         return seconds

@@ -1,8 +1,8 @@
 """The doctor: asks the parts that are running whether they can keep the promises. ``manage.py doctor`` shows the answer.
 
-Everything is read, except one key that ends after a second in each Redis and a transaction without content in each SQLite
-file: otherwise nobody knows whether writes are taken. Not guaranteed: that what is well now stays so, and that the workers,
-which may run elsewhere, see the same servers and the same settings.
+Everything is read, except one key that ends after a second in each Redis, a transaction without content in each SQLite file,
+and the question to the workers, whose answers come by a queue that ends by itself. Not guaranteed: that what is well now
+stays so, and that the workers, which may run elsewhere, see the same servers and the same settings.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from celery import current_app
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
+from django.db import connections as databases
 
 from tasks_demo.bank.client import BankClient, BankError
+from tasks_demo.checks import import_tasks
+from tasks_demo.checks.setup import Setup
 from tasks_demo.conf import settings
-from tasks_demo.doctor.connections import PART, RedisUser, broker, leases, results
+from tasks_demo.doctor import celery_app
+from tasks_demo.doctor import workers as its_workers
+from tasks_demo.doctor.connections import PART, RedisUser, broker, connected, leases, results
 from tasks_demo.doctor.database import database
+from tasks_demo.doctor.rabbitmq import rabbitmq
+from tasks_demo.doctor.records import PART as RECORDS
+from tasks_demo.doctor.records import records
 from tasks_demo.doctor.redis_server import examine as examine_redis
 from tasks_demo.doctor.redis_server import group, title
 from tasks_demo.doctor.rows import PATIENCE, Asked, Row, State, address, side_by_side
@@ -27,38 +35,74 @@ from tasks_demo.doctor.rows import PATIENCE, Asked, Row, State, address, side_by
 __all__ = ["Row", "State", "examine"]
 
 
-def examine() -> list[Row]:
-    """Ask everybody, side by side. Never raises for a server's sake; takes two deadlines at most."""
-    proxy: Any = current_app
-    app = proxy._get_current_object()  # in another thread the proxy may mean another app
+def examine(named: str = "") -> list[Row]:
+    """Ask everybody, side by side. Never raises for a server's sake; takes three deadlines at most.
+
+    ``named``: the Celery app, as for ``celery -A``; otherwise the project's. Raises EnvironmentNotReady for a wrong name.
+    """
+    app, judged = celery_app.application(named)
+    list(import_tasks(app))  # what cannot be imported is among the system checks
+    try:
+        setup = Setup.of(app)
+    except Exception:  # noqa: BLE001  (a declaration raises anything; it is among the system checks)
+        setup = Setup(app, ())
     users: list[RedisUser] = []
     asked: dict[Asked, Callable[[], list[Row]]] = {
-        ("settings", "system checks"): _settings,
+        ("settings", "system checks"): partial(_settings, app),
         (PART, "broker"): lambda: broker(app, users),
         (PART, "results"): lambda: results(app, users),
         (PART, "leases"): lambda: leases(app, users),
-        (PART, "bank"): _bank,
     }
+    if apps.is_installed("tasks_demo.shop"):  # the demo's jobs are
+        asked[PART, "bank"] = _bank
+    asked[RECORDS, "tables"] = partial(records, setup)
     # The bank's own database is the bank's business.
     for alias in sorted(set(django_settings.DATABASES) - {"bank"}):
         asked[f"database {alias}", "answers"] = partial(database, alias)
     found = side_by_side(asked)
-    order = [what for part, what in asked if part == PART]
-    servers = group(sorted(users, key=lambda user: order.index(user.role)))
-    queues = _queues(app)
     try:
-        return found + side_by_side({(title(its), "answers"): partial(examine_redis, its, queues) for its in servers})
+        order = [what for part, what in asked if part == PART]
+        servers = group(sorted(users, key=lambda user: order.index(user.role)))
+        works = any((row.part, row.what, row.state) == (PART, "broker", State.OK) for row in found)
+        jobs, consumed = _jobs(app, setup, users) if works else ([], frozenset())
+        queues = _names(setup) | consumed
+        more = side_by_side({(title(its), "answers"): partial(examine_redis, its, queues) for its in servers})
     finally:
         for user in users:
             user.client.connection_pool.disconnect()
+    return [judged, *found, *jobs, *more]
 
 
-def _queues(app: Any) -> frozenset[str]:
-    declared = app.amqp.queues.values()
-    return frozenset({name for queue in declared for name in (queue.name, queue.exchange.name) if name})
+def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Row], frozenset[str]]:
+    """Workers and queues, and what RabbitMQ tells of itself."""
+    consumed: list[frozenset[str]] = []
+
+    def ask() -> list[Row]:
+        try:
+            rows, queues = its_workers.jobs(app, setup, next((user for user in users if user.role == "broker"), None))
+        finally:
+            databases.close_all()  # of this thread: the ledger was asked
+        consumed.append(queues)
+        return rows
+
+    def rabbit() -> list[Row]:
+        with connected(app) as connection:
+            connection.connect()
+            return list(rabbitmq(setup, connection))
+
+    asked: dict[Asked, Callable[[], list[Row]]] = {(its_workers.PART, "workers"): ask}
+    if setup.is_rabbitmq:
+        asked["RabbitMQ", "answers"] = rabbit
+    return side_by_side(asked), next(iter(consumed), frozenset())
 
 
-def _settings() -> list[Row]:
+def _names(setup: Setup) -> frozenset[str]:
+    """Of the queues that our app uses, and of their exchanges."""
+    return frozenset({name for queue in setup.queues.values() for name in (queue.name, queue.exchange.name) if name})
+
+
+def _settings(app: Any) -> list[Row]:
+    app.set_current()  # in a thread of its own the checks would judge another one
     ids = Counter(str(message.id) for message in run_checks(tags=["celery"]) if not message.is_silenced())
     if not ids:
         return [Row("settings", "system checks", State.OK, "no warning")]

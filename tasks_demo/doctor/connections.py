@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,17 @@ from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend, SentinelBackend
 from django.conf import settings as django_settings
 from kombu.utils.encoding import bytes_to_str
+from redis.sentinel import MasterNotFoundError
 
 from tasks_demo.conf import settings
 from tasks_demo.delivery import DedupLock
+from tasks_demo.doctor.rabbitmq import confirms
 from tasks_demo.doctor.rows import PATIENCE, Row, State, address, reason, silent
 from tasks_demo.locks.redis_store import connect
 
 PART = "connections"
+#: Tasks that are named.
+NAMED = 5
 UNREADABLE = "its address cannot be read"
 ENCODE = "Percent-encode the special characters of the password, for example %40 for @."
 #: kombu's transports for Redis.
@@ -48,23 +53,49 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
         return [silent(PART, "broker", UNREADABLE, ENCODE)]
     options = dict(conf.broker_transport_options or {})
     is_redis = any(url.startswith(REDIS_TRANSPORTS) for url in urls)
-    if is_redis:
-        options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
-    with app.connection_for_read(connect_timeout=PATIENCE, transport_options=options, heartbeat=0) as given:
-        connection: Any = given
+    with connected(app) as connection:
         seen = address(connection.as_uri())
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=PATIENCE)
             channel = connection.channel()
         except Exception as error:  # noqa: BLE001 (each transport has errors of its own)
-            fix = how_to_start("CELERY_BROKER_URL", is_redis=is_redis)
+            fix = _sentinel_fix(error) or how_to_start("CELERY_BROKER_URL", is_redis=is_redis)
             return [silent(PART, "broker", f"{seen}: {reason(error)}", fix)]
         if is_redis:
             # Without kombu's client, which would put its prefix before the keys of others.
             raw = redis.Redis(connection_pool=channel.client.connection_pool)
             users.append(RedisUser("broker", raw, str(options.get("global_keyprefix", ""))))
-            return [Row(PART, "broker", State.OK, seen)]
+            return [Row(PART, "broker", State.OK, seen + _primary(raw))]
         return [Row(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
+
+
+@contextmanager
+def connected(app: Celery) -> Iterator[Any]:
+    """A connection as a worker has it, with our patience. Nothing is connected yet."""
+    conf: Any = app.conf
+    options = dict(conf.broker_transport_options or {})
+    if any(url.startswith(REDIS_TRANSPORTS) for url in _urls(conf.broker_read_url)):
+        options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+    with app.connection_for_read(connect_timeout=PATIENCE, transport_options=options, heartbeat=0) as connection:
+        yield connection
+
+
+def _primary(client: Any) -> str:
+    """Who is behind the Sentinels; empty where there are none."""
+    found = getattr(client.connection_pool, "get_master_address", None)
+    if found is None:
+        return ""
+    host, port = found()
+    return f", the primary is {host}:{port}"
+
+
+def _sentinel_fix(error: BaseException) -> str:
+    """What to do about an error of the Sentinels; empty: it is none of theirs."""
+    if isinstance(error.__cause__ or error, MasterNotFoundError):
+        return "Write the name that the Sentinels monitor as master_name, or look whether they see a primary (SENTINEL MASTERS)."
+    if "master_name" in str(error):
+        return "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'master_name': '…'}: what the Sentinels call the primary."
+    return ""
 
 
 def _product(seen: str, connection: Any) -> str:
@@ -75,16 +106,7 @@ def _product(seen: str, connection: Any) -> str:
 
 def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Row]:
     if connection.transport.driver_type == "amqp":
-        if options.get("confirm_publish"):
-            yield Row(PART, "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker")
-        else:
-            yield Row(
-                PART,
-                "confirms",
-                State.FAIL,
-                "confirm_publish is not set: apply_async returns although the broker may never have had the job",
-                "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
-            )
+        yield confirms(options)
 
 
 def results(app: Celery, users: list[RedisUser]) -> list[Row]:
@@ -129,18 +151,21 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
         locked = [name for name, task in app.tasks.items() if isinstance(task, DedupLock)]
         if not locked:
             return [Row(PART, what, State.OK, f"{unset}, and no task uses dedup_lock")]
-        said = f"{unset}: every job of {', '.join(sorted(locked))} is put back, and none runs"
-        return [Row(PART, what, State.FAIL, said, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
+        named = (
+            f"{', '.join(sorted(locked)[:NAMED])}{f' and {len(locked) - NAMED} more' if len(locked) > NAMED else ''}"
+        )
+        said = f"{unset}: every job of {named} is deferred, and none runs"
+        return [silent(PART, what, said, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
     if not address(url):
         return [silent(PART, what, UNREADABLE, ENCODE)]
     try:
         client = connect(url, PATIENCE)
         client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        fix = how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
+        fix = _sentinel_fix(error) or how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
         return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
     users.append(RedisUser("leases", client, settings.KEY_PREFIX))
-    return [Row(PART, what, State.OK, address(url))]
+    return [Row(PART, what, State.OK, address(url) + _primary(client))]
 
 
 def how_to_start(setting: str, *, is_redis: bool) -> str:

@@ -26,11 +26,11 @@ LOOKED_AT = 20_000
 STRANGER = "a queue that is not in our settings: "
 #: Keys of Celery behind some prefix (kombu/transport/redis.py, celery/backends/base.py).
 OF_CELERY = re.compile(
-    r"(?P<prefix>.*?)(?:_kombu\.binding\.(?P<queue>.+)|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
+    r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
     re.DOTALL,
 )
 #: Queues of Celery's own talk among workers: every app has them.
-INTERNAL = re.compile(r"(?:.*\.)?celery\.pidbox|celeryev(?:\..*)?", re.DOTALL)
+INTERNAL = re.compile(r"(?:.*\.)?celery\.pidbox|celeryev(?:\..*)?|celery_delayed_.*", re.DOTALL)
 
 
 def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Row]:

@@ -398,6 +398,8 @@ def test_who_else_is_there(server: RedisServer) -> None:
         "celery\x06\x163",
         "_kombu.binding.celery",
         "_kombu.binding.celery.pidbox",
+        "_kombu.binding_permanent.celery",
+        "_kombu.binding_deadlines",
         "unacked",
         "unacked_index",
     ]

@@ -1,0 +1,115 @@
+"""What RabbitMQ tells over AMQP: its version, its queues, and whether they are what we declare. The rest is looked up by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AMQPError, NotFound
+
+from tasks_demo.checks.rules.broker import DELIVERIES
+from tasks_demo.checks.setup import Setup, is_quorum
+from tasks_demo.conf import settings
+from tasks_demo.doctor.rows import Row, State, reason
+
+if TYPE_CHECKING:
+    from tasks_demo.doctor.workers import Waiting
+
+PART = "RabbitMQ"
+
+
+def rabbitmq(setup: Setup, connection: Any) -> Iterator[Row]:
+    """The rows about a server that answers."""
+    yield _consumer_timeout(setup, connection)
+    for name, queue in sorted(setup.queues.items()):
+        row = _declared(name, queue, connection, setup)
+        if row is not None:
+            yield row
+
+
+def version(connection: Any) -> tuple[int, ...]:
+    """Of the server; empty: it does not tell."""
+    told = str((getattr(connection.connection, "server_properties", None) or {}).get("version", ""))
+    return tuple(int(number) for number in re.findall(r"\d+", told)[:3])
+
+
+def confirms(options: Any) -> Row:
+    """Whether what is sent is in the broker when ``apply_async`` returns."""
+    if options.get("confirm_publish"):
+        return Row("connections", "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker")
+    return Row(
+        "connections",
+        "confirms",
+        State.FAIL,
+        "confirm_publish is not set: apply_async returns although the broker may never have had the job",
+        "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
+    )
+
+
+def _consumer_timeout(setup: Setup, connection: Any) -> Row:
+    counted = settings.CONSUMER_TIMEOUT_SECONDS
+    since = version(connection)
+    if since and since < (3, 8, 15):
+        return Row(PART, "consumer_timeout", State.OK, "this version has none: a message may stay unacknowledged")
+    seen = f"not told over AMQP; the checks count with {counted:g} s (TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS)"
+    fix = "Compare, on its machine: `rabbitmqctl environment | grep consumer_timeout` (milliseconds; 30 minutes unless set)."
+    state = State.WARN if any(task.acks_late for task in setup.tasks) else State.OK
+    return Row(PART, "consumer_timeout", state, seen, fix if state is State.WARN else "")
+
+
+def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Row | None:
+    """Declare again what is there: RabbitMQ refuses when it is another kind, and changes nothing when it is the same."""
+    what = f"queue {name}"[:60]
+    channel = connection.channel()
+    try:
+        queue(channel).queue_declare(passive=True)
+        queue(channel).queue_declare(passive=False)
+    except NotFound:
+        return None  # the first worker declares it
+    except AMQPError as error:
+        seen = f"it is not what is declared here, so a worker that consumes it does not start: {reason(error)}"
+        fix = "Delete and declare it anew when it is empty (`rabbitmqctl delete_queue`), or correct task_queues."
+        return Row(PART, what, State.FAIL, seen, fix, ready=False)
+    finally:
+        _close(channel)
+    return (
+        _deliveries(what, queue, connection) if is_quorum(queue) else Row(PART, what, State.OK, "as declared (classic)")
+    )
+
+
+def _deliveries(what: str, queue: Any, connection: Any) -> Row:
+    arguments = queue.queue_arguments or {}
+    limit, target = arguments.get("x-delivery-limit"), arguments.get("x-dead-letter-exchange")
+    if limit is None and version(connection) >= (4,):
+        limit = DELIVERIES
+    if limit is None or int(limit) < 0:
+        return Row(PART, what, State.OK, "as declared (quorum), without a limit of deliveries")
+    if target:
+        return Row(PART, what, State.OK, f"as declared (quorum); after {limit} deliveries a message goes to {target}")
+    seen = f"quorum without a declared dead-letter exchange: a message is dropped after {limit} deliveries, and nothing is logged"
+    fix = "Declare x-dead-letter-exchange. A policy is not seen from here: `rabbitmqctl list_policies`."
+    return Row(PART, what, State.FAIL, seen, fix)
+
+
+def depth(app: Any, queue: Any) -> Waiting:
+    """Messages that wait, and consumers. What consumers hold unacknowledged is not among them; ages are not told over AMQP."""
+    from tasks_demo.doctor.connections import connected
+    from tasks_demo.doctor.workers import Waiting
+
+    with connected(app) as connection:
+        channel = connection.channel()
+        try:
+            told = channel.queue_declare(getattr(queue, "name", queue), passive=True)
+        except NotFound:
+            return Waiting(0, consumers=0, missing=True)
+        finally:
+            _close(channel)
+        return Waiting(int(told.message_count), consumers=int(told.consumer_count))
+
+
+def _close(channel: Any) -> None:
+    try:
+        channel.close()
+    except (AMQPError, OSError):  # an error has closed it already
+        return

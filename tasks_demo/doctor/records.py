@@ -1,0 +1,157 @@
+"""The tables that jobs need, where the router puts them; and what waits in them for somebody: the outbox and the quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from django.apps import apps
+from django.db import DatabaseError, connections, router
+from django.db.models.functions import Now
+
+from tasks_demo.checks.setup import Setup, tables_of
+from tasks_demo.conf import settings
+from tasks_demo.delivery import DedupLock, relay
+from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.durable.models import Fence, OutboxMessage, Parked
+from tasks_demo.models import Event, Tally
+
+PART = "records"
+#: From when the first message that is due says that no relay works, seconds: a word, and a broken promise.
+LATE, TOO_LATE = 10.0, 60.0
+#: Tasks that are named.
+NAMED = 3
+
+
+def records(setup: Setup) -> list[Row]:
+    """Runs in a thread of its own: leaves no connection open."""
+    try:
+        return [*_tables(setup), *_outbox(setup), *_parked(setup)]
+    finally:
+        connections.close_all()
+
+
+def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
+    """The tables that jobs need: alias and model -> names of the tasks. The ledger's are for all."""
+    found: dict[tuple[str, Any], list[str]] = {}
+    for task in setup.tasks:
+        models = tables_of(task)
+        if isinstance(task, DedupLock) and apps.is_installed("tasks_demo.durable"):
+            models = (*models, Fence)
+        for model in models:
+            alias = getattr(task, "using", None) or router.db_for_write(model)
+            found.setdefault((alias, model), []).append(task.name)
+    if settings.LEDGER:
+        for model in (Event, Tally):
+            found[router.db_for_write(model), model] = []
+    return found
+
+
+def _tables(setup: Setup) -> Iterator[Row]:
+    there: dict[str, set[str]] = {}
+    missing = False
+    needed = _needed(setup)
+    for (alias, model), tasks in sorted(needed.items(), key=lambda item: (item[0][0], item[0][1]._meta.db_table)):
+        table = model._meta.db_table
+        if alias not in connections:
+            seen = f"{_who(tasks)} the database {alias!r}, and DATABASES has none of that name"
+            yield Row(PART, f"table {table}", State.FAIL, seen, "Correct `using` or the router.", ready=False)
+            missing = True
+            continue
+        if alias not in there:
+            try:
+                there[alias] = set(connections[alias].introspection.table_names())
+            except DatabaseError:
+                there[alias] = {each._meta.db_table for _, each in needed}  # the part "database" says what is wrong
+        if table in there[alias]:
+            continue
+        missing = True
+        where = next((other for other in connections if _has(other, table, there)), None)
+        seen = f"missing in the database {alias!r}, where the router writes it{_for(tasks)}"
+        fix = f"Run `python manage.py migrate --database {alias}`."
+        if not apps.is_installed("tasks_demo.durable") and model._meta.app_label == "durable":
+            fix = f"Write 'tasks_demo.durable' into INSTALLED_APPS. {fix}"
+        elif not router.allow_migrate_model(alias, model):
+            fix = (
+                f"The router's allow_migrate forbids it there: let it allow {model._meta.app_label} in {alias!r}. {fix}"
+            )
+        elif where:
+            seen += f"; it is in {where!r}"
+        yield Row(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
+    if not missing:
+        homes = ", ".join(sorted({alias for alias, _ in needed})) or "none needed"
+        yield Row(PART, "tables", State.OK, f"{len(needed)} tables that jobs need are there ({homes})")
+
+
+def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
+    if alias not in there:
+        try:
+            there[alias] = set(connections[alias].introspection.table_names())
+        except Exception:  # noqa: BLE001  (any backend's; it was only asked to help)
+            there[alias] = set()
+    return table in there[alias]
+
+
+def _who(tasks: list[str]) -> str:
+    named = ", ".join(sorted(set(tasks))[:NAMED])
+    return f"{named} keep records in" if tasks else "the ledger is in"
+
+
+def _for(tasks: list[str]) -> str:
+    if not tasks:
+        return " (the ledger)"
+    more = f" and {len(set(tasks)) - NAMED} more" if len(set(tasks)) > NAMED else ""
+    return f": jobs of {', '.join(sorted(set(tasks))[:NAMED])}{more} are deferred and do not run"
+
+
+def _aliases(setup: Setup, model: Any) -> list[str]:
+    if not apps.is_installed("tasks_demo.durable"):
+        return []
+    named = {str(getattr(task, "using", None) or router.db_for_write(model)) for task in setup.tasks}
+    return sorted(alias for alias in named | {router.db_for_write(model)} if alias in connections)
+
+
+def _outbox(setup: Setup) -> Iterator[Row]:
+    for alias in _aliases(setup, OutboxMessage):
+        with suppress(DatabaseError):  # no table: said above
+            open_rows = OutboxMessage.objects.using(alias).filter(finished_at=None)
+            late, what = relay.overdue(alias), f"outbox in {alias}"
+            due, failing = open_rows.filter(due_at__lte=Now()).count(), open_rows.filter(failures__gt=0)
+            refused = failing.order_by("-failures", "id").first()
+            if late > LATE:
+                seen = f"{due} message(s) are due, the first for {late:.0f} s: no relay publishes them"
+                row = Row(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
+                if late > TOO_LATE:
+                    row = Row(PART, what, State.FAIL, seen, row.fix, ready=False)
+                yield row
+            elif due or OutboxMessage.objects.using(alias).exists():
+                yield Row(PART, what, State.OK, f"{open_rows.count()} not ended, {due} due")
+            if refused is not None:
+                seen = f"{failing.count()} could not be published; {refused.task}, {refused.failures} time(s): "
+                seen += refused.error[:200]
+                yield Row(
+                    PART, f"refused in {alias}", State.WARN, seen, "See the outbox in the admin, filter: failing."
+                )
+
+
+def _parked(setup: Setup) -> Iterator[Row]:
+    for alias in _aliases(setup, Parked):
+        try:
+            rows = Parked.objects.using(alias).filter(state=Parked.State.PARKED)
+            many, first = rows.count(), rows.order_by("id").first()
+        except DatabaseError as error:
+            if any(alias == known for known, model in _needed(setup) if model is Parked):
+                continue  # no table: said above
+            yield Row(
+                PART, f"parked in {alias}", State.WARN, f"unknown: {reason(error)}", "Run `python manage.py migrate`."
+            )
+            continue
+        if first is None:
+            yield Row(PART, f"parked in {alias}", State.OK, "none")
+            continue
+        seen = f"{many} message(s) wait for a decision, the first since {first.parked_at:%Y-%m-%d %H:%M} UTC ({first.task})"
+        option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
+        yield Row(
+            PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."
+        )

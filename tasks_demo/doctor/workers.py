@@ -1,0 +1,208 @@
+"""Who works, and what waits: the living workers, the backlog of each queue, and how old it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from django.db import DatabaseError
+from django.utils.timezone import now
+
+from tasks_demo.checks.setup import Setup
+from tasks_demo.doctor.connections import RedisUser, connected
+from tasks_demo.doctor.rabbitmq import depth
+from tasks_demo.doctor.rows import Row, State, reason
+
+PART = "jobs"
+#: How long workers have for their answers, seconds. Each broadcast takes all of it: nobody knows how many will answer.
+ANSWER = 1.0
+#: A backlog is worth a word from this age, seconds.
+OLD = 300.0
+#: How many messages at the old end of a queue are looked up in the ledger, and how many workers are named.
+LOOKED_UP, NAMED = 20, 5
+#: kombu/transport/redis.py: what stands between the name of a queue and a priority.
+SEPARATOR, PRIORITIES = "\x06\x16", (0, 3, 6, 9)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Messages in one queue; the age of the oldest in seconds, where somebody knows it; and consumers that the broker counts."""
+
+    many: int
+    age: float | None = None
+    consumers: int | None = None
+    missing: bool = False
+
+
+def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Row], frozenset[str]]:
+    """The rows, and the queues that living workers consume."""
+    if not broker and not setup.is_rabbitmq:
+        seen = f"the workers and queues of {setup.transport} cannot be asked"
+        return [Row(PART, "workers", State.WARN, seen, "Look at its own console.")], frozenset()
+    asked = _asks(app)
+    try:
+        pools, consumed = _workers(app)
+    except Exception as error:  # noqa: BLE001  (each transport has errors of its own)
+        seen = f"cannot be asked: {reason(error)}"
+        rows = [Row(PART, "workers", State.WARN, seen, "Put the broker right; then ask again.")]
+        pools, consumed, asked = {}, {}, False
+    else:
+        rows = [_said(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
+    used = {str(name) for name in setup.queues}
+    routed = _routed(setup)
+    for name in sorted(used | set(consumed)):
+        found = _on_redis(broker, setup, name) if broker else depth(app, setup.queues.get(name, name))
+        by = consumed.get(name, [])
+        rows.append(_queue(name, found, by, routed=name in routed, asked=asked, anybody=bool(pools)))
+    if broker:
+        rows += _unacknowledged(broker, setup)
+    return rows, frozenset(consumed)
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------------
+
+
+def _asks(app: Any) -> bool:
+    return bool(app.conf.worker_enable_remote_control)
+
+
+def _workers(app: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Pool by worker, and workers by queue. No answer: no worker, a busy solo one, or remote control is off."""
+    if not _asks(app):
+        return {}, {}
+    with connected(app) as connection:
+        inspect = app.control.inspect(timeout=ANSWER, connection=connection)
+        alive = sorted(inspect.ping() or {})
+        if not alive:
+            return {}, {}
+        stats = inspect.stats() or {}
+        queues = inspect.active_queues() or {}
+    consumed: dict[str, list[str]] = {}
+    for worker, its in sorted(queues.items()):
+        for queue in its or ():
+            consumed.setdefault(str(queue["name"]), []).append(worker)
+    return {worker: _pool((stats.get(worker) or {}).get("pool") or {}) for worker in alive}, consumed
+
+
+def _pool(told: Mapping[str, Any]) -> str:
+    name = str(told.get("implementation", "")).partition(":")[0].removeprefix("celery.concurrency.")
+    many = told.get("max-concurrency")
+    return f"{name or 'pool unknown'}{f', {many}' if many else ''}"
+
+
+def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Row:
+    if not _asks(app):
+        seen = "not asked: worker_enable_remote_control is off"
+        return Row(PART, "workers", State.WARN, seen, "Look yourself whether workers are running.")
+    if not pools:
+        seen = f"none answers within {ANSWER:g} s (one on the solo pool does not while it runs a job)"
+        return Row(PART, "workers", State.WARN, seen, "Start one: `celery -A … worker`.")
+    named = "; ".join(f"{_plain(worker)} ({pool})" for worker, pool in list(pools.items())[:NAMED])
+    more = f"; and {len(pools) - NAMED} more" if len(pools) > NAMED else ""
+    seen = f"{len(pools)} answer{'s' if len(pools) == 1 else ''}: {named}{more}"
+    boundless = [worker for worker, pool in pools.items() if not pool.startswith(("prefork", "pool unknown"))]
+    if boundless and limited:
+        seen += f". The time limits of our tasks are not enforced on {', '.join(map(_plain, boundless[:NAMED]))}"
+        return Row(PART, "workers", State.WARN, seen, "See tasks_demo.W024 in docs/checks.md, and the worker's log.")
+    return Row(PART, "workers", State.OK, seen)
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------------
+
+
+def _routed(setup: Setup) -> set[str]:
+    """The queues to which a task of ours goes."""
+    return {queue.name for queue in (setup.queue(task) for task in setup.tasks) if queue is not None}
+
+
+def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: bool, anybody: bool) -> Row:
+    what = f"queue {_plain(name)}"
+    who = f"consumed by {', '.join(map(_plain, by[:NAMED]))}" if by else "no worker that answers consumes it"
+    if not asked:
+        who = "by whom it is consumed is not known"
+    if not by and found.consumers:
+        who = f"{found.consumers} consumer(s), by RabbitMQ's count"
+    nobody = asked and not by and not found.consumers
+    fix = f"Start a worker for it: `celery -A … worker -Q {_plain(name)}`."
+    if found.many:
+        age = f"the oldest for {_duration(found.age)}" if found.age is not None else "for how long nobody here knows"
+        seen = f"{found.many} wait{'s' if found.many == 1 else ''}, {age}; {who}"
+        if nobody:
+            return Row(PART, what, State.FAIL, seen, fix, ready=False)
+        if found.age is not None and found.age > OLD:
+            return Row(PART, what, State.WARN, seen, "Start more workers, or find out what keeps these busy.")
+        return Row(PART, what, State.OK, seen)
+    empty = "not there yet" if found.missing else "empty"
+    if nobody and routed and anybody:
+        return Row(PART, what, State.WARN, f"{empty}; {who}, and tasks of ours go there", fix)
+    return Row(PART, what, State.OK, f"{empty}; {who}")
+
+
+def _on_redis(broker: RedisUser, setup: Setup, name: str) -> Waiting:
+    separator = str(setup.options.get("sep", SEPARATOR))
+    steps = setup.options.get("priority_steps", PRIORITIES)
+    many, oldest = 0, []
+    for step in steps:
+        key = f"{broker.prefix}{name}{f'{separator}{step}' if step else ''}"
+        with suppress(redis.ResponseError):  # a key of somebody else's with that name
+            many += int(broker.client.llen(key))
+            oldest += broker.client.lrange(key, -LOOKED_UP, -1)  # kombu takes from the right
+    return Waiting(many, _age(_task_ids(oldest)))
+
+
+def _task_ids(messages: Iterable[bytes]) -> Iterator[str]:
+    for raw in messages:
+        with suppress(ValueError, TypeError, AttributeError):
+            yield str(json.loads(raw)["headers"]["id"])
+
+
+def _age(task_ids: Iterable[str]) -> float | None:
+    """Seconds since the first of them was published, by the ledger or the outbox; None: neither knows them."""
+    from tasks_demo.durable.models import OutboxMessage
+    from tasks_demo.models import Tally
+
+    known = list(task_ids)
+    moments = []
+    for moment, rows in (("first_at", Tally.objects), ("published_at", OutboxMessage.objects)):
+        with suppress(DatabaseError):  # its own row says so
+            found = rows.filter(task_id__in=known, **{f"{moment}__isnull": False}).order_by(moment)
+            moments += list(found.values_list(moment, flat=True)[:1]) if known else []
+    return max((now() - min(moments)).total_seconds(), 0.0) if moments else None
+
+
+def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Row]:
+    """What workers hold, or held when they were killed."""
+    key = broker.prefix + str(setup.options.get("unacked_key", "unacked"))
+    index = broker.prefix + str(setup.options.get("unacked_index_key", "unacked_index"))
+    try:
+        many = int(broker.client.hlen(key))
+        first: Any = broker.client.zrange(index, 0, 0, withscores=True)
+    except redis.RedisError as error:
+        return [
+            Row(PART, "unacknowledged", State.WARN, f"unknown: {reason(error)}", "Allow this user +hlen and +zrange.")
+        ]
+    if not many:
+        return [Row(PART, "unacknowledged", State.OK, "none")]
+    age = max(time.time() - float(first[0][1]), 0.0) if first else 0.0
+    seen = f"{many} in the hands of workers, living or killed; the oldest for {_duration(age)}"
+    timeout = setup.visibility_timeout
+    if timeout is not None and age > timeout:
+        fix = "Start a worker: it delivers them again. If one is running, a job of it lasts longer than the timeout (W001)."
+        return [Row(PART, "unacknowledged", State.WARN, f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)]
+    return [Row(PART, "unacknowledged", State.OK, seen)]
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:80])
