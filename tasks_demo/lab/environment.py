@@ -23,6 +23,7 @@ from tasks_demo.ledger import store
 from tasks_demo.shop.models import Booking
 from tasks_demo.stack.bank import EmbeddedBank
 from tasks_demo.stack.redis import EmbeddedRedis
+from tasks_demo.wording import counted
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _check_database(alias: str) -> None:
         ) from error
     if missing:
         raise EnvironmentNotReady(
-            f"The database {alias!r} misses {len(missing)} migration(s), first {missing[0][0]}. "
+            f"The database {alias!r} misses {counted(len(missing), 'migration')}, first {missing[0][0]}. "
             f"Run `python manage.py migrate{'' if alias == DEFAULT_DB_ALIAS else f' --database {alias}'}`."
         )
 

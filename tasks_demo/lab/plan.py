@@ -163,7 +163,8 @@ def plan(
                 aims += [(str(point), (point,)) for point in known if point in points]
             for name, windows in aims:
                 victims = _victims(f"{seed}:{pattern}:{fault}:{name}", tasks, kills, windows) if windows else {}
-                cells.append(Cell(pattern, fault, name, broker, seed, tasks, work_ms, victims, clicks, keyless))
+                without = keyless and pattern == "dedup_lock"
+                cells.append(Cell(pattern, fault, name, broker, seed, tasks, work_ms, victims, clicks, without))
     return cells
 
 

@@ -11,8 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tasks_demo.wording import counted
+
 COLUMNS = 100
 WIDE = 96
+#: A console of that width is no window but a pipe or a file.
+UNBOUNDED = 10_000
 HEAD = (
     "pattern",
     "fault",
@@ -98,25 +102,36 @@ def reading(cell: Mapping[str, Any]) -> str:
     if cell["observed"] == "unknown":
         why = cell["reasons"][0] if cell["reasons"] else "evidence is missing"
         return f"{pattern}: it is unknown what happened {fault}: {why}."
-    parts = []
-    if cell["lost"]:
-        parts.append(f"lost {cell['lost']}")
-    if cell["duplicated"]:
-        parts.append(f"charged twice or more {cell['duplicated']}")
-    if cell["quarantined"]:
-        parts.append(f"parked {cell['quarantined']}")
-    if parts:
-        happened = f"{' and '.join(parts)} of {total} charges"
-    elif cell["effects"]["1"] == total:
-        happened = f"charged all {total} exactly once"
-    else:
-        happened = f"charged {cell['effects']['1']} of {total} once and the others never"
+    happened = _happened(cell, total)
     promise = _WORDS.get(cell["semantics"], cell["semantics"])
     kept = "held" if cell["observed"] == "held" else "was BROKEN"
     sentence = f"{pattern} {happened} {fault}; its promise ({promise}) {kept}."
     if not cell["as_predicted"]:
         sentence += f" That was not predicted ({'; '.join(cell['reasons'][:3]) or cell['predicted']})."
     return sentence
+
+
+def _happened(cell: Mapping[str, Any], total: int) -> str:
+    """What became of the charges: a verb first, since the pattern is the subject."""
+    counts = (("lost {}", "lost"), ("made {} twice or more", "duplicated"), ("parked {}", "quarantined"))
+    parts = [(words, cell[name]) for words, name in counts if cell[name]]
+    if total == 0:
+        return "had no charges to make"
+    if not parts:
+        once = cell["effects"]["1"]
+        if once == total:
+            return "made its one charge exactly once" if total == 1 else f"charged all {total} exactly once"
+        return (
+            "never made its one charge" if total == 1 else f"made {once} of {total} charges once and the others never"
+        )
+    if total == 1:
+        said = [words.format("its one charge" if not number else "it") for number, (words, _) in enumerate(parts)]
+    else:
+        said = [
+            words.format(f"{count} of {total} charges" if not number else f"{count} of them")
+            for number, (words, count) in enumerate(parts)
+        ]
+    return " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -127,16 +142,28 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     unknown = sum(cell["observed"] == "unknown" for cell in cells)
     wrong = sum(not cell["as_predicted"] for cell in cells) - unknown
     if result["as_predicted"]:
-        last = f"Everything was as predicted in {len(cells)} {'cell' if len(cells) == 1 else 'cells'}."
+        last = f"Everything was as predicted in {counted(len(cells), 'cell')}."
     else:
-        last = f"Of {len(cells)} cells, {wrong} were not as predicted and {unknown} are unknown."
+        found = [f"{wrong} {_were(wrong)} not as predicted"] if wrong else []
+        found += [f"{unknown} {'is' if unknown == 1 else 'are'} unknown"] if unknown else []
+        last = f"Of {counted(len(cells), 'cell')}, {' and '.join(found)}."
     return [*(reading(cell) for cell in cells), last]
 
 
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
 def render(console: Console, result: Mapping[str, Any]) -> None:
-    """The table and the sentences, in at most 100 columns. Nothing in the result is taken for markup."""
+    """The table and the sentences: in at most 100 columns of a window; nothing is wrapped or cut where lines have no bound.
+
+    Nothing in the result is taken for markup.
+    """
     width = min(console.width, COLUMNS)
-    grid = Table(box=box.SIMPLE_HEAD, width=width, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    unbounded = console.width >= UNBOUNDED
+    grid = Table(
+        box=box.SIMPLE_HEAD, width=None if unbounded else width, pad_edge=False, collapse_padding=True, padding=(0, 1)
+    )
     head, rows = table(result)
     # Where there is no room for it, the promise is in the sentences below; names and numbers stay whole.
     shown = [index for index, title in enumerate(head) if width >= WIDE or title != "promise"]
@@ -148,7 +175,7 @@ def render(console: Console, result: Mapping[str, Any]) -> None:
         grid.add_row(*(Text(_plain(row[index])) for index in shown[:-1]), Text(row[-1], style=colour))
     console.print(grid)
     for sentence in sentences(result):
-        console.print(Text(_plain(sentence)), width=width, soft_wrap=False)
+        console.print(Text(_plain(sentence)), width=None if unbounded else width, soft_wrap=unbounded)
 
 
 def _plain(text: str) -> str:

@@ -16,8 +16,8 @@ from tasks_demo.lab.plan import Cell
 class Screen:
     """Shows what the lanes report; ``live`` False prints only what is said."""
 
-    def __init__(self, cells: Sequence[Cell], *, live: bool) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, cells: Sequence[Cell], *, live: bool, console: Console) -> None:
+        self._console = console
         self._lock = threading.Lock()
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(

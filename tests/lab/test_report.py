@@ -225,11 +225,57 @@ def test_the_terminal_tells_a_newcomer_what_happened() -> None:
     shown = " ".join(terminal(good()).split())
     assert "acks_early lost 2 of 10 charges when the worker was killed; its promise (at most once) held." in shown
     assert (
-        "acks_late charged twice or more 2 of 10 charges when the process running the task was killed; "
+        "acks_late made 2 of 10 charges twice or more when the process running the task was killed; "
         "its promise (at least once) held."
     ) in shown
     assert "dedup_lock charged all 10 exactly once when the worker was killed" in shown
     assert "Everything was as predicted in 4 cells." in shown
+
+
+@pytest.mark.parametrize(
+    ("effects", "lost", "twice", "parked", "said"),
+    [
+        ("0/10/0", 0, 0, 0, "charged all 10 exactly once"),
+        ("0/1/0", 0, 0, 0, "made its one charge exactly once"),
+        ("0/0/0", 0, 0, 0, "had no charges to make"),
+        ("2/8/0", 0, 0, 0, "made 8 of 10 charges once and the others never"),
+        ("1/0/0", 0, 0, 0, "never made its one charge"),
+        ("1/9/0", 1, 0, 0, "lost 1 of 10 charges"),
+        ("1/0/0", 1, 0, 0, "lost its one charge"),
+        ("0/9/1", 0, 1, 0, "made 1 of 10 charges twice or more"),
+        ("0/0/1", 0, 1, 0, "made its one charge twice or more"),
+        ("2/6/2", 1, 2, 1, "lost 1 of 10 charges, made 2 of them twice or more and parked 1 of them"),
+        ("1/8/1", 0, 1, 1, "made 1 of 10 charges twice or more and parked 1 of them"),
+    ],
+)
+def test_a_sentence_says_what_became_of_the_charges(
+    effects: str, lost: int, twice: int, parked: int, said: str
+) -> None:
+    [result] = check(story("acks_late", "kill-main").end().events)
+    spread = dict(zip(("0", "1", "2+"), map(int, effects.split("/")), strict=True))
+    changed = {"effects": spread, "lost": lost, "duplicated": twice, "quarantined": parked}
+    document = from_results([CellResult(**{**vars(result), **changed})])
+    assert report.sentences(document)[0].startswith(f"acks_late {said} when the worker was killed; its promise")
+
+
+def test_the_last_sentence_counts_in_english() -> None:
+    broken = story("acks_late", "kill-main", again=False).end()
+    unknown = story("dedup_lock", "kill-main").end(queued=1)
+    assert report.sentences(built(broken))[-1] == "Of 1 cell, 1 was not as predicted."
+    assert report.sentences(built(unknown))[-1] == "Of 1 cell, 1 is unknown."
+    told = report.sentences(built(broken, unknown, story("dedup_lock", "none").end()))[-1]
+    assert told == "Of 3 cells, 1 was not as predicted and 1 is unknown."
+
+
+def test_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
+    [result] = check(story("acks_early", "kill-main", again=False).end().events)
+    big = {"0": 123_456, "1": 654_321, "2+": 222_223}
+    document = from_results([CellResult(**{**vars(result), "executions": big, "effects": big})])
+    lines = [line.rstrip() for line in terminal(document, 100_000).splitlines() if line.strip()]
+    assert len(lines) == 3 + 1 + 2, lines  # a head of two lines, its rule, one row, two sentences
+    for whole in ("promise", "at most once", "123456/654321/222223"):
+        assert any(whole in line for line in lines), whole
+    assert lines[-2:] == report.sentences(document)
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])

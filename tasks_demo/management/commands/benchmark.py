@@ -14,18 +14,23 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.console import Console
 
 from tasks_demo.exceptions import DeliveryError
 from tasks_demo.lab.benchmark import PARTS, Sizes
 from tasks_demo.lab.benchmark_figures import render
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.output import console
 from tasks_demo.stack.processes import spawn
 
 #: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
 #: How long its processes may take to end after a Ctrl-C, seconds.
 _END_SECONDS = 20.0
+#: The parts that an option is about.
+MEASURED_IN = {
+    "rounds": {"start", "throughput", "patterns", "latency", "point"},
+    "tasks": {"throughput", "patterns"},
+}
 
 
 class Command(BaseCommand):
@@ -52,6 +57,13 @@ class Command(BaseCommand):
         target: str | None = options["json"]
         if target not in (None, "-"):
             _check_writable(Path(target))
+        for option, parts in MEASURED_IN.items():
+            if options[option] and options["only"] and not parts & set(options["only"]):
+                raise CommandError(
+                    f"--{option} would do nothing: {', '.join(sorted(set(options['only'])))} has none. Leave it out, or measure "
+                    f"one of {', '.join(sorted(parts))}.",
+                    returncode=Exit.USAGE,
+                )
         sizes = Sizes.quick() if options["quick"] else Sizes()
         sizes = replace(
             sizes,
@@ -72,7 +84,7 @@ class Command(BaseCommand):
         if target == "-":
             self.stdout.write(text)
             return
-        render(Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140), document)
+        render(console(options), document)
         if target is not None:
             Path(target).write_text(text + "\n", encoding="utf-8")
 

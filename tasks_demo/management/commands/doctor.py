@@ -8,13 +8,13 @@ from itertools import groupby
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tasks_demo.doctor import Row, State, examine
 from tasks_demo.exceptions import EnvironmentNotReady
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.output import console
 
 COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red"}
 VERDICTS = {
@@ -50,7 +50,7 @@ class Command(BaseCommand):
             ]
             self.stdout.write(json.dumps({"schema": "doctor/1", "exit": code, "rows": shown}, indent=2))
         else:
-            _show(rows)
+            _show(rows, options)
         sys.exit(code)
 
 
@@ -61,10 +61,10 @@ def exit_code(rows: list[Row]) -> Exit:
     return Exit.BROKEN if any(row.state is State.FAIL for row in rows) else Exit.OK
 
 
-def _show(rows: list[Row]) -> None:
-    console = Console(file=sys.stdout)
+def _show(rows: list[Row], options: dict[str, Any]) -> None:
+    out = console(options)
     for part, its in groupby(rows, key=lambda row: row.part):
-        console.print(Text(part, style="bold"))
+        out.print(Text(part, style="bold"))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=19)
         table.add_column(width=4)
@@ -74,9 +74,9 @@ def _show(rows: list[Row]) -> None:
             if row.fix:
                 told.append(f"\n→ {row.fix}", style="bold")
             table.add_row(f"  {row.what}", Text(row.state, style=COLOURS[row.state]), told)
-        console.print(table)
+        out.print(table)
     counts = ", ".join(f"{sum(row.state is state for row in rows)} {state}" for state in State)
     verdict = VERDICTS[exit_code(rows)]
     if exit_code(rows) is Exit.OK and any(row.what == "workers" and row.seen.startswith("none") for row in rows):
         verdict = "Jobs can run once a worker is started; what is looked at here keeps its promises."
-    console.print(f"{counts}. {verdict}", highlight=False)
+    out.print(f"{counts}. {verdict}", highlight=False)

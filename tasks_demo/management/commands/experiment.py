@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.console import Console
 
 from tasks_demo.exceptions import DeliveryError
-from tasks_demo.lab import report
-from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.plan import AIMABLE, MIXED, MOST_CLICKS, Cell, plan
+from tasks_demo.lab import asked, report
+from tasks_demo.lab.plan import MIXED, MOST_CLICKS, Cell
 from tasks_demo.lab.runner import LANES, Outcome, Run, dump_plan
 from tasks_demo.lab.screen import Screen
 from tasks_demo.management.arguments import Exit, whole
-from tasks_demo.semantics import PROMISES
+from tasks_demo.management.output import console
+from tasks_demo.wording import counted
 
-POINTS = list(dict.fromkeys(point for points in AIMABLE.values() for point in points))
-DEFAULT_FAULTS = [Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN]
-AIMED_FAULTS = [Fault.KILL_CHILD, Fault.KILL_MAIN]
+#: What is written into files of the user's choice.
+WRITTEN = ("json", "junit", "markdown", "html", "events")
 
 
 class Command(BaseCommand):
@@ -34,33 +32,31 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         what = parser.add_argument_group("what to run")
-        patterns, faults = list(PROMISES), [str(fault) for fault in Fault]
-        points = [str(point) for point in POINTS]
         many: dict[str, Any] = {"nargs": "+", "action": "extend"}
-        what.add_argument("--pattern", choices=[*patterns, "all"], **many, help="default: all")
+        what.add_argument("--pattern", choices=[*asked.PATTERNS, "all"], **many, help="default: all")
         what.add_argument(
             "--fault",
-            choices=[*faults, "all"],
+            choices=[*asked.FAULTS, "all"],
             **many,
             help="default: none kill-child kill-main; with --point the latter two",
         )
         what.add_argument(
             "--point",
-            choices=[*points, MIXED, "all"],
+            choices=[*asked.POINTS, MIXED, "all"],
             **many,
             help="aim every kill at this point, one cell per point; mixed: all points in one cell",
         )
-        what.add_argument("--broker", default="redis", help="redis (REDIS_URL, or an embedded one) or a Redis address")
         what.add_argument(
-            "--tasks", type=whole("--tasks", 1, 1_000_000), default=100, help="jobs per cell, default 100"
+            "--broker", help="redis (the default: REDIS_URL, or an embedded one) or the address of a Redis server"
         )
         what.add_argument(
-            "--kills", type=whole("--kills", 1, 100_000), help="kills per cell, default a tenth of the jobs"
+            "--tasks", type=whole("--tasks", 1, 1_000_000), help=f"operations per cell, default {asked.TASKS}"
         )
-        what.add_argument("--work", type=whole("--work", 0, 60_000), default=0, metavar="MS", help="work of each job")
         what.add_argument(
-            "--clicks", type=whole("--clicks", 1, MOST_CLICKS), default=1, help="task IDs per operation, default 1"
+            "--kills", type=whole("--kills", 1, 100_000), help="victims per cell, default a tenth of the jobs"
         )
+        what.add_argument("--work", type=whole("--work", 0, 60_000), metavar="MS", help="work of each job, default 0")
+        what.add_argument("--clicks", type=whole("--clicks", 1, MOST_CLICKS), help="task IDs per operation, default 1")
         what.add_argument(
             "--keyless",
             action="store_true",
@@ -72,7 +68,7 @@ class Command(BaseCommand):
             help="makes the plan reproducible; default: a random one, printed",
         )
         what.add_argument(
-            "--lanes", type=whole("--lanes", 1, 64), default=LANES, help=f"cells side by side, default {LANES}"
+            "--lanes", type=whole("--lanes", 1, 64), help=f"at most so many cells side by side, default {LANES}"
         )
         what.add_argument("--plan", action="store_true", help="print the plan as JSON and run nothing")
         what.add_argument(
@@ -103,64 +99,55 @@ class Command(BaseCommand):
             ) from error
 
     def _run(self, options: dict[str, Any]) -> int:
-        seed, cells = self._cells(options)
+        seed, cells, left_out = self._cells(options)
         if options["plan"]:
+            self.stderr.writelines(f"{sentence}\n" for sentence in left_out)
             self.stdout.write(dump_plan(cells, seed))
             return Exit.OK
-        for name in ("json", "junit", "markdown", "html", "events"):
-            self._check_writable(name, options[name])
+        self._check_targets({name: options[name] for name in WRITTEN if options[name] is not None})
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
             signal.signal(number, _interrupt)
         live = not options["no_progress"] and sys.stderr.isatty()
-        with Screen(cells, live=live) as screen:
-            run = Run(cells, seed=seed, broker=options["broker"], lanes=options["lanes"], progress=screen.show)
-            screen.say(f"seed {seed} · {len(cells)} cells · logs and history in {run.folder}")
+        with Screen(cells, live=live, console=console(options, sys.stderr)) as screen:
+            run = Run(
+                cells,
+                seed=seed,
+                broker=options["broker"] or "redis",
+                lanes=options["lanes"] or LANES,
+                progress=screen.show,
+            )
+            for sentence in left_out:
+                screen.say(sentence)
+            screen.say(f"seed {seed} · {counted(len(cells), 'cell')} · logs and history in {run.folder}")
             outcome = run.execute()
         return self._report(outcome, options)
 
-    def _cells(self, options: dict[str, Any]) -> tuple[int, list[Cell]]:
-        if options["broker"] != "redis" and not options["broker"].startswith(("redis://", "rediss://", "unix://")):
+    def _cells(self, options: dict[str, Any]) -> tuple[int, list[Cell], list[str]]:
+        broker = options["broker"]
+        if broker not in (None, "redis") and not broker.startswith(("redis://", "rediss://", "unix://")):
             raise CommandError(
-                f"Unknown broker {options['broker']!r}: write redis, or the address of a Redis server "
+                f"Unknown broker {broker!r}: write redis, or the address of a Redis server "
                 "(redis://…, rediss://…, unix://…).",
                 returncode=Exit.USAGE,
             )
-        if options["replay"]:
-            return self._replayed(options)
-        seed = random.SystemRandom().randrange(2**32) if options["seed"] is None else options["seed"]
-        if (options["kills"] or 0) > options["tasks"]:
-            raise CommandError(
-                f"--kills {options['kills']} is more than --tasks {options['tasks']}: each job is hit once at most.",
-                returncode=Exit.USAGE,
-            )
-        points = _chosen(options["point"], [str(point) for point in POINTS], [])
-        usual = AIMED_FAULTS if points else DEFAULT_FAULTS
-        cells = plan(
-            patterns=_chosen(options["pattern"], list(PROMISES), list(PROMISES)),
-            faults=[Fault(name) for name in _chosen(options["fault"], [str(fault) for fault in Fault], usual)],
-            points=points,
-            broker="redis",
-            seed=seed,
-            tasks=options["tasks"],
-            kills=options["kills"],
-            work_ms=options["work"],
-            clicks=options["clicks"],
-            keyless=options["keyless"],
-        )
-        if not cells:
-            raise CommandError("Nothing to run: none of the patterns has any of the points.", returncode=Exit.USAGE)
-        return seed, cells
+        try:
+            if options["plan"]:
+                asked.beside_plan(options)
+            if options["replay"]:
+                asked.beside_replay(options)
+                return (*self._replayed(options["replay"]), [])
+            seed = random.SystemRandom().randrange(2**32) if options["seed"] is None else options["seed"]
+            return (seed, *asked.cells_for(options, seed))
+        except asked.Refused as error:
+            raise CommandError(str(error), returncode=Exit.USAGE) from error
 
-    def _replayed(self, options: dict[str, Any]) -> tuple[int, list[Cell]]:
-        if any(options[name] for name in ("pattern", "fault", "point", "kills")) or options["seed"] is not None:
-            raise CommandError("--replay brings its own plan: leave the other choices out.", returncode=Exit.USAGE)
-        path: Path = options["replay"]
+    def _replayed(self, path: Path) -> tuple[int, list[Cell]]:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             found = document["plan"] if "plan" in document else document["configuration"]["plan"]
             cells = [Cell.from_dict(cell) for cell in found]
-            if not cells or any(cell.pattern not in PROMISES for cell in cells):
-                raise ValueError("no cells, or an unknown pattern")
+            if not cells:
+                raise ValueError("no cells")
             return int(document["seed"]), cells
         except OSError as error:
             raise CommandError(f"{path} cannot be read: {error.strerror}.", returncode=Exit.USAGE) from error
@@ -170,18 +157,30 @@ class Command(BaseCommand):
                 returncode=Exit.USAGE,
             ) from error
 
-    def _check_writable(self, option: str, target: str | Path | None) -> None:
-        if target is None or target == "-":
-            return
-        path = Path(target)
-        try:
-            # Before the run, not after it: a result that cannot be written is a lost result.
-            with path.open("a", encoding="utf-8"):
-                pass
-        except OSError as error:
-            raise CommandError(
-                f"--{option}: {path} cannot be written: {error.strerror}. Nothing was run.", returncode=Exit.USAGE
-            ) from error
+    def _check_targets(self, targets: dict[str, str | Path]) -> None:
+        known: dict[Path, str] = {}
+        for option, target in targets.items():
+            path = Path(target)
+            if str(path) == "-":
+                if option == "json":
+                    continue
+                raise CommandError(
+                    f"--{option} - : only --json goes to stdout. Name a file. Nothing was run.", returncode=Exit.USAGE
+                )
+            if (other := known.setdefault(path.absolute(), option)) != option:
+                raise CommandError(
+                    f"--{other} and --{option} name the same file {path}. Nothing was run.", returncode=Exit.USAGE
+                )
+        for path, option in known.items():
+            try:
+                # Before the run, not after it: a result that cannot be written is a lost result.
+                with path.open("a", encoding="utf-8"):
+                    pass
+            except OSError as error:
+                raise CommandError(
+                    f"--{option}: {targets[option]} cannot be written: {error.strerror}. Nothing was run.",
+                    returncode=Exit.USAGE,
+                ) from error
 
     def _report(self, outcome: Outcome, options: dict[str, Any]) -> int:
         result = outcome.result
@@ -193,7 +192,7 @@ class Command(BaseCommand):
             (options["events"], lambda: outcome.events.read_text(encoding="utf-8")),
         ]
         if options["json"] != "-":
-            report.render(Console(file=sys.stdout), result)
+            report.render(console(options), result)
         for target, write in writers:
             if target == "-":
                 self.stdout.write(write(), ending="")
@@ -213,12 +212,6 @@ class Command(BaseCommand):
                 f"{outcome.failure} What was seen until then is in {outcome.folder}.", returncode=Exit.NOT_READY
             )
         return report.exit_code(result)
-
-
-def _chosen(given: list[str] | None, everything: list[str], default: list[Any]) -> list[Any]:
-    if not given:
-        return default
-    return everything if "all" in given else list(dict.fromkeys(given))
 
 
 def _interrupt(*_: object) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +20,8 @@ from tasks_demo.delivery.quarantine import discard, message_of, requeue
 from tasks_demo.durable.models import Parked
 from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.output import console
+from tasks_demo.wording import counted
 
 DECISIONS: dict[str, tuple[Callable[..., bool], str]] = {
     "requeue": (requeue, "requeued"),
@@ -56,15 +57,20 @@ class Command(BaseCommand):
             raise CommandError("A task ID holds printable characters only.", returncode=Exit.USAGE)
         if act == "list" and task_ids:
             raise CommandError("list takes no task ID. Write `show TASK_ID`.", returncode=Exit.USAGE)
+        if options["why"] and act not in DECISIONS:
+            raise CommandError(
+                f"--why is kept with a decision, and {act} makes none. Write it with requeue or discard.",
+                returncode=Exit.USAGE,
+            )
         if act == "show" and (options["all"] or not task_ids):
             raise CommandError("show takes one or more task IDs, and no --all.", returncode=Exit.USAGE)
         if act in DECISIONS and bool(task_ids) == options["all"]:
             raise CommandError(f"{act} takes one or more task IDs, or --all.", returncode=Exit.USAGE)
         try:
             if act == "list":
-                self._list(everything=options["all"], as_json=options["json"])
+                self._list(options)
             elif act == "show":
-                self._show(task_ids, as_json=options["json"])
+                self._show(task_ids, options)
             else:
                 self._decide(act, task_ids, why=options["why"], as_json=options["json"])
         except DatabaseError as error:
@@ -74,9 +80,10 @@ class Command(BaseCommand):
                 returncode=Exit.NOT_READY,
             ) from error
 
-    def _list(self, *, everything: bool, as_json: bool) -> None:
+    def _list(self, options: dict[str, Any]) -> None:
+        everything = options["all"]
         rows = list(self._rows.all() if everything else self._rows.filter(state=Parked.State.PARKED))
-        if as_json:
+        if options["json"]:
             self.stdout.write(json.dumps([_facts(row) for row in rows], indent=2))
             return
         if not rows:
@@ -92,24 +99,24 @@ class Command(BaseCommand):
                 f" {row.state}" if everything else ""
             )
             table.add_row(escape(row.task_id), escape(row.task), str(row.attempts), at)
-        Console(file=sys.stdout).print(table)
+        console(options).print(table)
 
-    def _show(self, task_ids: list[str], *, as_json: bool) -> None:
+    def _show(self, task_ids: list[str], options: dict[str, Any]) -> None:
         found = [row for task_id in task_ids for row in self._known(task_id)]
-        if as_json:
+        if options["json"]:
             self.stdout.write(
                 json.dumps([{**_facts(row), **_message(row), "acts": _acts(row)} for row in found], indent=2)
             )
-        console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        for row in [] if as_json else found:
-            console.print(f"[bold]{escape(row.task_id)}[/]  {escape(row.task)}  [bold]{row.state}[/]")
-            console.print(escape(row.reason))
+        out = console(options, highlight=False, soft_wrap=True)
+        for row in [] if options["json"] else found:
+            out.print(f"[bold]{escape(row.task_id)}[/]  {escape(row.task)}  [bold]{row.state}[/]")
+            out.print(escape(row.reason))
             for name, value in _message(row).items():
-                console.print(f"{name}: {escape(str(value))}")
+                out.print(f"{name}: {escape(str(value))}")
             for one in row.history:
-                console.print(escape(f"  begun {one['at']} by {one['worker']}, pid {one['pid']}"))
+                out.print(escape(f"  begun {one['at']} by {one['worker']}, pid {one['pid']}"))
             for act in _acts(row):
-                console.print(escape(f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}"))
+                out.print(escape(f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}"))
         if len({row.task_id for row in found}) < len(set(task_ids)):
             sys.exit(Exit.BROKEN)
 
@@ -129,7 +136,8 @@ class Command(BaseCommand):
                 except RequeueFailed as error:
                     self.stderr.write(str(error))
         except EnvironmentNotReady as error:
-            raise CommandError(f"{error} {len(acted)} other(s) were {done}.", returncode=Exit.NOT_READY) from error
+            others = f"{counted(len(acted), 'other')} {'was' if len(acted) == 1 else 'were'} {done}."
+            raise CommandError(f"{error} {others[0].upper()}{others[1:]}", returncode=Exit.NOT_READY) from error
         finally:
             if as_json:
                 self.stdout.write(json.dumps({done: [row.task_id for row in acted]}, indent=2))

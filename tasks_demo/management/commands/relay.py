@@ -45,12 +45,8 @@ class Command(BaseCommand):
             help="publish nothing; exit 1 if a message has been due for more than S seconds",
         )
         parser.add_argument("--once", action="store_true", help="publish what is due now, and end")
-        parser.add_argument(
-            "--batch", type=whole("--batch", 1, 1000), default=100, help="messages taken at once, default 100"
-        )
-        parser.add_argument(
-            "--interval", type=seconds, default=0.5, metavar="S", help="pause when nothing is due, default 0.5 s"
-        )
+        parser.add_argument("--batch", type=whole("--batch", 1, 1000), help="messages taken at once, default 100")
+        parser.add_argument("--interval", type=seconds, metavar="S", help="pause when nothing is due, default 0.5 s")
         parser.add_argument("--using", choices=sorted(connections), metavar="ALIAS", help="database of the outbox")
         parser.add_argument(
             "--no-reconcile",
@@ -64,17 +60,28 @@ class Command(BaseCommand):
         *,
         once: bool,
         check: int | None,
-        batch: int,
-        interval: float,
+        batch: int | None,
+        interval: float | None,
         using: str | None,
         no_reconcile: bool,
         **options: Any,
     ) -> None:
+        of_publishing = {"once": once, "batch": batch, "interval": interval, "no-reconcile": no_reconcile}
+        ignored = [f"--{name}" for name, value in of_publishing.items() if value]
+        if check is not None and ignored:
+            raise CommandError(
+                f"--check publishes nothing, so {', '.join(ignored)} would do nothing: leave it out.",
+                returncode=Exit.USAGE,
+            )
+        if once and interval:
+            raise CommandError(
+                "--once ends when nothing is due, so --interval would do nothing: leave it out.", returncode=Exit.USAGE
+            )
         if options["verbosity"]:
             logging.getLogger("tasks_demo.delivery.relay").setLevel(logging.INFO)
         # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
         current_app.loader.import_default_modules()
-        relay = Relay(using=using, batch=batch, interval=interval, reconcile=not no_reconcile)
+        relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)
         try:
             waited = overdue(relay.using)
             if check is not None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +14,7 @@ from tasks_demo import clock
 from tasks_demo.dashboard.refresh import Refresher
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.output import console
 from tasks_demo.models import Tally
 
 
@@ -41,20 +40,20 @@ class Command(BaseCommand):
                     "`manage.py enqueue` and the dashboard show task IDs.",
                     returncode=Exit.BROKEN,
                 )
-            self._show(tally, as_json=options["json"])
+            self._show(tally, options)
         except DatabaseError as error:
             raise CommandError(
                 f"The ledger's database cannot be read: {error}. Check DATABASE_URL and run `python manage.py migrate`.",
                 returncode=Exit.NOT_READY,
             ) from error
 
-    def _show(self, tally: Tally, *, as_json: bool) -> None:
+    def _show(self, tally: Tally, options: dict[str, Any]) -> None:
         steps = list(timeline(tally))
         counts = {
             name: getattr(tally, name)
             for name in ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
         }
-        if as_json:
+        if options["json"]:
             document = {
                 "task_id": tally.task_id,
                 "operation": tally.operation,
@@ -75,7 +74,7 @@ class Command(BaseCommand):
             }
             self.stdout.write(json.dumps(document, indent=2))
             return
-        console = Console(file=sys.stdout)
+        out = console(options)
         table = Table(box=None, pad_edge=False)
         for heading, justify in (
             ("ms", "right"),
@@ -89,9 +88,9 @@ class Command(BaseCommand):
             pid = "" if step.pid is None else str(step.pid)
             row = (f"{step.after_ms:.1f}", step.kind, escape(step.worker), pid, escape(step.what))
             table.add_row(*row, style="bold red" if step.fell else None)
-        console.print(f"[bold]{escape(tally.task_id)}[/]  {escape(tally.pattern or 'no pattern')}", highlight=False)
+        out.print(f"[bold]{escape(tally.task_id)}[/]  {escape(tally.pattern or 'no pattern')}", highlight=False)
         if tally.operation != tally.task_id:
-            console.print(f"operation {escape(tally.operation)}", highlight=False)
-        console.print(" · ".join(f"{count} {name}" for name, count in counts.items()), highlight=False)
-        console.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
-        console.print(table)
+            out.print(f"operation {escape(tally.operation)}", highlight=False)
+        out.print(" · ".join(f"{count} {name}" for name, count in counts.items()), highlight=False)
+        out.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
+        out.print(table)

@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from tasks_demo.ledger.verify import differences
 from tasks_demo.management.arguments import Exit
 from tasks_demo.models import Event, Tally
+from tasks_demo.wording import counted
 
 
 class Command(BaseCommand):
@@ -22,12 +23,13 @@ class Command(BaseCommand):
             for sentence in differences():
                 found += 1
                 self.stdout.write(sentence)
-            counted = f"{Tally.objects.count()} tallies, {Event.objects.count()} events"
+            tallies, events = Tally.objects.count(), Event.objects.count()
+            seen = f"{counted(tallies, 'tally', 'tallies')}, {counted(events, 'event')}"
         except DatabaseError as error:
             raise CommandError(
                 f"The ledger cannot be read: {error}. Check DATABASE_URL and run `python manage.py migrate`.",
                 returncode=Exit.NOT_READY,
             ) from error
-        self.stdout.write(f"{counted}: {found or 'no'} difference(s).")
+        self.stdout.write(f"{seen}: {counted(found, 'difference')}.")
         if found:
             sys.exit(Exit.BROKEN)

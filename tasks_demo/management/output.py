@@ -1,0 +1,43 @@
+"""Where commands print: a terminal, a pipe, or a stream that cannot carry every character."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Mapping
+from typing import IO, Any
+
+from rich.console import Console
+
+#: Characters of a line in a pipe or a file: nobody's window is that wide, so nothing is wrapped or cut.
+UNBOUNDED = 100_000
+_PLAIN = {"–": "-", "—": "-", "→": "->", "·": "|", "…": "...", "≤": "<=", "≥": ">=", "×": "x", "“": '"', "”": '"'}
+_HANDLER = "tasks_demo.plain"
+
+
+def console(options: Mapping[str, Any], stream: IO[str] | None = None, **settings: Any) -> Console:
+    """A console on ``stream`` (stdout by default), as Django's ``--no-color`` and ``--force-color`` in ``options`` say.
+
+    In a terminal, lines are as wide as its window. In a pipe or a file they have no bound, whatever COLUMNS says. What the
+    stream's encoding does not know is written in other characters.
+    """
+    out = stream or sys.stdout
+    if hasattr(out, "reconfigure"):
+        out.reconfigure(errors=_HANDLER)
+    if not out.isatty():
+        settings.setdefault("width", UNBOUNDED)
+    return Console(
+        file=out,
+        no_color=True if options.get("no_color") else None,
+        force_terminal=True if options.get("force_color") else None,
+        **settings,
+    )
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_HANDLER, _plain)
