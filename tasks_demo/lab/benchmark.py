@@ -69,7 +69,7 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
     if "kills" in sizes.parts:
         figures += _kills(sizes, say)
     if "point" in sizes.parts:
-        figures += _point(sizes.rounds)
+        figures += _point(max(sizes.rounds, 5))
     return {
         "schema": SCHEMA,
         "versions": versions(),

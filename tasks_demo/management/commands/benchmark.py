@@ -48,7 +48,9 @@ class Command(BaseCommand):
         )
         parser.add_argument("--quick", action="store_true", help="smaller: shows that it works, decides nothing")
         parser.add_argument("--only", choices=PARTS, nargs="+", action="extend", help="measure these parts only")
-        parser.add_argument("--rounds", type=whole("--rounds", 3, 100), help=f"default {default.rounds}")
+        parser.add_argument(
+            "--rounds", type=whole("--rounds", 3, 100), help=f"default {default.rounds}; of a point at least 5"
+        )
         parser.add_argument(
             "--tasks", type=whole("--tasks", 10, 100_000), help=f"tasks of each round, default {default.tasks}"
         )
