@@ -55,7 +55,7 @@ DATABASES = {
         os.environ.get("BOOKSHOP_OPS_DATABASE_URL") or f"sqlite:///{BASE_DIR / 'ops.sqlite3'}"
     ),
 }
-DATABASE_ROUTERS = ["bookshop.routers.LedgerInOps"] if os.environ.get("BOOKSHOP_LEDGER_IN_OPS") == "1" else []
+DATABASE_ROUTERS = ["bookshop.routers.LedgerInOps"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = os.environ.get("BOOKSHOP_USE_TZ", "1") == "1"
 TIME_ZONE = "Europe/Berlin"
