@@ -87,5 +87,13 @@ class RequeueFailed(DeliveryError):
     """The parked message was not published again. It is still parked and nothing was changed."""
 
 
+class OperationHeld(DeliveryError):
+    """Somebody may be doing this operation now. Nothing was removed. Wait for its end, or say that it is to be forgotten."""
+
+
+class UnknownTask(DeliveryError, LookupError):
+    """No task of this name with a pattern is registered in this process. Nothing was done."""
+
+
 class EnvironmentNotReady(DeliveryError):
     """Something the command needs is missing or does not answer; the message says what to start or set."""

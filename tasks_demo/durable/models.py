@@ -164,3 +164,26 @@ class Act(models.Model):
 
     def __str__(self) -> str:
         return f"{self.act} by {self.by}"
+
+
+class OperationAct(models.Model):
+    """Who made the patterns forget an operation, when and why, and what was removed. Written before anything is removed."""
+
+    id = models.BigAutoField(primary_key=True)
+    operation = models.CharField(max_length=255, db_index=True)
+    task = models.CharField(max_length=255, blank=True, help_text="The task it was restricted to; empty: all.")
+    by = models.CharField(max_length=255, help_text="The admin's user name, or the system user of the command.")
+    why = models.TextField()
+    at = models.DateTimeField()
+    removed = JSONText(default=list, help_text="Of each store: what it knew.")
+    outcome = models.TextField(help_text="'begun': whoever did it was stopped before it could say more.")
+
+    class Meta:
+        app_label = "durable"
+        verbose_name = "forgotten operation"
+        ordering = ["-id"]
+        default_permissions = ("view",)
+        permissions = [("forget_operation", "Can make the patterns forget an operation")]
+
+    def __str__(self) -> str:
+        return f"{self.operation} by {self.by}"

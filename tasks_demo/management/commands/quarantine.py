@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC
@@ -21,6 +19,7 @@ from tasks_demo.durable.models import Parked
 from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import console
+from tasks_demo.management.people import who
 from tasks_demo.wording import counted
 
 DECISIONS: dict[str, tuple[Callable[..., bool], str]] = {
@@ -131,7 +130,7 @@ class Command(BaseCommand):
         try:
             for row in chosen:
                 try:
-                    if decide(row, by=_who(), why=why):
+                    if decide(row, by=who(), why=why):
                         acted.append(row)
                 except RequeueFailed as error:
                     self.stderr.write(str(error))
@@ -184,10 +183,3 @@ def _acts(row: Parked) -> list[dict[str, str]]:
     return [
         {"act": act.act, "by": act.by, "why": act.why, "at": clock.aware(act.at).isoformat()} for act in row.acts.all()
     ]
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return f"uid {os.getuid()}"

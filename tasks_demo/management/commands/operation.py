@@ -1,0 +1,132 @@
+"""``manage.py operation``: what the patterns remember of an operation, and how to make them forget it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error
+
+from tasks_demo.delivery.operations import Known, forget, known
+from tasks_demo.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.management.arguments import Exit
+from tasks_demo.management.people import who
+from tasks_demo.models import Tally
+
+#: Of the ledger, what is told of each task ID.
+COUNTS = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
+#: Task IDs of the ledger that are told.
+TOLD = 20
+
+
+class Command(BaseCommand):
+    help = (
+        "What the patterns remember of an operation (lock, claim, inbox entry, fence), and what the ledger counted. `forget` "
+        "removes marker, claim and entry, so that the operation can be done again; the fence stays. "
+        "Exit codes: 0 done, 1 nothing known or nothing removed, 2 usage, 4 a store does not answer."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("act", choices=["show", "forget"])
+        parser.add_argument(
+            "key", metavar="KEY", help="the operation key, or the task ID if there is none; `--` before a -key"
+        )
+        parser.add_argument("--task", default="", metavar="NAME", help="only what the pattern of this task keeps")
+        parser.add_argument("--json", action="store_true", help="one JSON document")
+        parser.add_argument("--why", default="", metavar="TEXT", help="forget: kept with your name; required")
+        parser.add_argument("--yes", action="store_true", help="forget: do not ask")
+        parser.add_argument(
+            "--even-if-held",
+            action="store_true",
+            help="forget: also while somebody may be doing it; it can be done twice",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        act, as_json = options["act"], options["json"]
+        if act == "show" and (options["why"] or options["yes"] or options["even_if_held"]):
+            raise CommandError("show takes no --why, --yes or --even-if-held.", returncode=Exit.USAGE)
+        if act == "forget" and not options["why"].strip():
+            raise CommandError("forget needs --why TEXT: it is kept with your name.", returncode=Exit.USAGE)
+        try:
+            found = known(options["key"], options["task"])
+        except (InvalidOperationKey, UnknownTask) as error:
+            raise CommandError(str(error), returncode=Exit.USAGE) from error
+        tallies, trouble = _tallies(found.operation)
+        troubles = [*found.troubles, *([trouble] if trouble else [])]
+        if act == "show" or not as_json:
+            self._show(found, tallies, troubles, as_json=as_json)
+        if troubles:
+            raise CommandError(" ".join(troubles), returncode=Exit.NOT_READY)
+        if act == "forget":
+            self._forget(found, options)
+        elif not found.traces and not tallies:
+            sys.exit(Exit.BROKEN)
+
+    def _show(self, found: Known, tallies: list[dict[str, Any]], troubles: list[str], *, as_json: bool) -> None:
+        if as_json:
+            document = {
+                "operation": found.operation,
+                "stores": [trace.as_json() for trace in found.traces],
+                "ledger": tallies,
+                "not_asked": troubles,
+            }
+            self.stdout.write(json.dumps(document, indent=2))
+            return
+        self.stdout.write(f"Operation {found.operation}")
+        for trace in found.traces:
+            self.stdout.write(f"  {trace.kind} ({trace.place}): {trace.state}")
+            for name, value in trace.facts.items():
+                self.stdout.write(f"    {name}: {value if value != '' else '(none)'}")
+            if trace.held:
+                self.stdout.write(f"    may be running: {trace.held}")
+        for tally in tallies:
+            counts = ", ".join(f"{tally[name]} {name}" for name in COUNTS if tally[name])
+            self.stdout.write(f"  ledger {tally['task_id']}: {counts or 'nothing counted'}")
+        if not found.traces and not tallies and not troubles:
+            self.stdout.write(
+                "  Nothing is known of it. Is the key complete? It is the operation key, not the task's name."
+            )
+
+    def _forget(self, found: Known, options: dict[str, Any]) -> None:
+        removable = [trace for trace in found.traces if trace.removable]
+        if removable and not options["yes"] and not self._confirmed(found.operation):
+            return
+        try:
+            removed = forget(
+                found, by=who(), why=options["why"].strip(), task=options["task"], even_if_held=options["even_if_held"]
+            )
+        except OperationHeld as error:
+            raise CommandError(f"{error} (--even-if-held)", returncode=Exit.BROKEN) from error
+        except EnvironmentNotReady as error:
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
+        if options["json"]:
+            document = {"operation": found.operation, "removed": [trace.as_json() for trace in removed]}
+            self.stdout.write(json.dumps(document, indent=2))
+        for trace in [] if options["json"] else removed:
+            self.stdout.write(f"Removed: {trace.kind} ({trace.place}), {trace.state}.")
+        if len(removed) < len(removable):
+            self.stderr.write("Something has changed since it was shown, and was left. Look again.")
+        elif not removable:
+            self.stderr.write("There is nothing to remove: no lock, claim or inbox entry knows this operation.")
+        if not removed or len(removed) < len(removable):
+            sys.exit(Exit.BROKEN)
+
+    def _confirmed(self, operation: str) -> bool:
+        if not sys.stdin.isatty():
+            raise CommandError("Nothing was removed. Write --yes to forget it.", returncode=Exit.USAGE)
+        answer = input(f"Forget it? The operation can then be done again. Type yes for {operation!r}: ")
+        if answer.strip() != "yes":
+            self.stderr.write("Nothing was removed.")
+            sys.exit(Exit.BROKEN)
+        return True
+
+
+def _tallies(operation: str) -> tuple[list[dict[str, Any]], str]:
+    """What the ledger counted of each task ID, the latest first; and why it could not be asked."""
+    try:
+        rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:TOLD]
+        return list(rows.values("task_id", "pattern", "verdict", *COUNTS)), ""
+    except Error as error:
+        return [], f"The ledger's database did not answer: {str(error).partition(chr(10))[0]}."
