@@ -1,7 +1,7 @@
 -- claim: ask for the lease on an operation.
 --
 -- KEYS[1]  the operation's record, a hash:
---            state     claimed | completed | released | forgotten (forget.lua: without a digest, whatever comes next is taken)
+--            state     claimed | completed | released | forgotten (see forget.lua)
 --            owner     token of the claim that holds the lease, or that completed; absent when released
 --            fence     integer; every claim gets a greater one than any claim before it
 --            attempt   integer; how many claims there were
@@ -36,14 +36,17 @@ local deadline_ms = string.format('%.0f', now_ms + 1 + lease_ms)
 local state, holder, fence, attempt, known_digest, held_until, result =
   unpack(redis.call('HMGET', record, 'state', 'owner', 'fence', 'attempt', 'digest', 'deadline', 'result'))
 
+if state == 'forgotten' then
+  state, known_digest = 'released', digest  -- whatever comes next is taken
+end
 if redis.call('EXISTS', record) == 1 then
-  local sound = tonumber(fence or '') and tonumber(attempt or '') and (known_digest or state == 'forgotten')
-    and (state == 'forgotten' or state == 'released' or (state == 'claimed' and holder and tonumber(held_until or ''))
+  local sound = tonumber(fence or '') and tonumber(attempt or '') and known_digest
+    and (state == 'released' or (state == 'claimed' and holder and tonumber(held_until or ''))
       or (state == 'completed' and holder))
   if not sound then
     return redis.error_reply('BADRECORD the record of this operation is damaged; inspect it before you delete it')
   end
-  if known_digest and known_digest ~= digest then
+  if known_digest ~= digest then
     return {'mismatch'}
   end
   if state == 'completed' then
