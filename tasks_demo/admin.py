@@ -16,13 +16,20 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import is_naive, localtime
 
 from tasks_demo.dashboard.changelist import TaskIdList
-from tasks_demo.dashboard.filters import BrokenFilter, PatternFilter, RunFilter, VerdictFilter
+from tasks_demo.dashboard.filters import (
+    BrokenFilter,
+    OutcomeFilter,
+    PatternFilter,
+    RunFilter,
+    TaskFilter,
+    VerdictFilter,
+)
 from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.pages import Tallies
 from tasks_demo.dashboard.refresh import refresh
 from tasks_demo.dashboard.search import matching
 from tasks_demo.dashboard.story import story
-from tasks_demo.dashboard.words import BROKEN, Badge, badge
+from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
 from tasks_demo.models import Tally
 
 if TYPE_CHECKING:
@@ -40,18 +47,20 @@ class TallyAdmin(_Admin):
 
     list_display = (
         "identity",
+        "of_task",
         "of_pattern",
+        "outcome_sign",
+        "sign",
         "deliveries_n",
         "executions_n",
         "effects_n",
         "suppressed_n",
-        "sign",
         "first_seen",
     )
-    list_filter = (VerdictFilter, BrokenFilter, PatternFilter, RunFilter)
+    list_filter = (OutcomeFilter, VerdictFilter, BrokenFilter, PatternFilter, TaskFilter, RunFilter)
     sortable_by = ("first_seen",)
-    search_fields = ("task_id", "operation")
-    search_help_text = "A task ID or an operation, or the beginning of one."
+    search_fields = ("task_id", "operation", "task")
+    search_help_text = "A task ID, an operation or the name of a task, or the beginning of one."
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
@@ -111,6 +120,14 @@ class TallyAdmin(_Admin):
     def identity(self, tally: Tally) -> str:
         return tally.task_id
 
+    @admin.display(description="task")
+    def of_task(self, tally: Tally) -> str:
+        return tally.task
+
+    @admin.display(description="outcome")
+    def outcome_sign(self, tally: Tally) -> SafeString:
+        return _badge(outcome_badge(tally.outcome))
+
     @admin.display(description="pattern")
     def of_pattern(self, tally: Tally) -> str:
         return tally.pattern or "(none)"
@@ -133,7 +150,9 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="verdict")
     def sign(self, tally: Tally) -> SafeString:
-        return format_html("{}{}", _badge(badge(tally.verdict)), _badge(BROKEN) if tally.broken else "")
+        return format_html(
+            "{}{}", _badge(badge(tally.verdict, books=tally.books)), _badge(BROKEN) if tally.broken else ""
+        )
 
     @admin.display(description="first seen", ordering="first_at")
     def first_seen(self, tally: Tally) -> SafeString:

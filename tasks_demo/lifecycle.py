@@ -18,46 +18,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks_demo.exceptions import DeliveryError, StartNotRecorded
 from tasks_demo.limited_log import limited_log
+from tasks_demo.points import BY_MAIN, FOLLOWS, IN_THE_BODY, MUST_PRECEDE, Point
 
+__all__ = [
+    "BY_MAIN", "FOLLOWS", "IN_THE_BODY", "MUST_PRECEDE", "Point", "Reached", "Subject", "about", "current", "ignore", "observe",
+    "observers", "reached",
+]  # fmt: skip
 logger = logging.getLogger(__name__)
-
-
-class Point(StrEnum):
-    """A named moment of a task's life, in the order of a healthy one; then the side roads."""
-
-    PUBLISHED = "published"  # the broker confirmed that it has the message
-    FETCHED = "fetched"  # popped, and the broker does not know yet by whom; announced in the lab only
-    RECEIVED = "received"  # a worker's main process was handed the message: one delivery
-    CLAIMED = "claimed"  # the pattern took the operation (a lease or a durable row)
-    STARTED = "started"  # one execution: the body runs next
-    EFFECT_BEGUN = "effect_begun"  # the body is about to change the outside world
-    EFFECT_DONE = "effect_done"  # the outside world confirmed the change
-    COMPLETED = "completed"  # the pattern's completed marker is stored
-    RETURNED = "returned"  # the body and its pattern are through
-    ACKING = "acking"  # about to be acknowledged; announced in the lab only
-    ACKED = "acked"  # the worker acknowledged the message to the broker
-
-    SUPPRESSED = "suppressed"  # the operation was already completed: the body was not run
-    DEFERRED = "deferred"  # put back for later
-    LEASE_LOST = "lease_lost"  # the holder learnt that it no longer holds the operation
-    FENCED = "fenced"  # a write was refused because its fencing token was stale
-    FAILED = "failed"  # the body, or its pattern, raised
-    RETRIED = "retried"  # the task asked to be published again
-    REJECTED = "rejected"  # the worker could not make a task of the message
-    QUARANTINED = "quarantined"  # parked after too many attempts
-
-
-#: Points at which the body has not begun, and does not begin if an observer fails.
-MUST_PRECEDE = frozenset({Point.CLAIMED, Point.STARTED})
-#: Points that a body announces: a soft time limit that strikes in an observer there is meant for the body.
-IN_THE_BODY = frozenset({Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.FENCED})
 #: How often an observer of this process failed at a point that must not stop a job.
 unobserved: Counter[Point] = Counter()
 
@@ -71,6 +44,7 @@ class Subject:
     pattern: str
     worker: str = ""
     books: str = ""  # who outside counts the effects of this task; empty: nobody
+    task: str = ""  # the name under which the task is registered
 
 
 @dataclass(frozen=True, slots=True)

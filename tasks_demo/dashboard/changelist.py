@@ -14,7 +14,7 @@ from tasks_demo.dashboard.pages import BoundedPaginator, Tallies, problems_first
 
 #: The parameter of the switch above the list, and its value.
 FIRST, PROBLEMS = "first", "problems"
-PARAMETERS = frozenset({"verdict", "promise", "pattern", "run"})
+PARAMETERS = frozenset({"verdict", "outcome", "promise", "task", "pattern", "run"})
 
 
 class TaskIdList(ChangeList):

@@ -9,8 +9,8 @@ from django.http import HttpRequest
 
 from tasks_demo.dashboard.latest import Latest
 from tasks_demo.dashboard.pages import Tallies, promise_broken
-from tasks_demo.dashboard.words import VERDICTS
-from tasks_demo.models import IN_A_RUN, Tally
+from tasks_demo.dashboard.words import OUTCOMES, VERDICTS
+from tasks_demo.models import IN_A_RUN, NOT_SUCCEEDED, Outcome, Tally
 from tasks_demo.semantics import PROMISES
 
 #: What the tallies call a task that runs under none of our patterns.
@@ -41,6 +41,33 @@ class VerdictFilter(_Filter):
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in VERDICTS.items()]
+
+
+class OutcomeFilter(_Filter):
+    title = "outcome"
+    parameter_name = column = "outcome"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(value, f"{badge.mark} {badge.word}") for value, badge in OUTCOMES.items()]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        found = super().narrowed(tallies, value)
+        return found if value == Outcome.SUCCEEDED else found.filter(NOT_SUCCEEDED)
+
+
+class TaskFilter(_Filter):
+    """The tasks of the latest task IDs only; the one that is chosen is always among them."""
+
+    title = "task"
+    parameter_name = column = "task"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        latest = seen(request)
+        tasks = [task for task in latest.tasks if task] if latest else []
+        chosen = self.value()
+        if chosen and chosen not in tasks:
+            tasks.insert(0, chosen[:255])
+        return [(task, task) for task in tasks]
 
 
 class BrokenFilter(_Filter):

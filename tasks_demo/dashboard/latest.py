@@ -1,4 +1,4 @@
-"""What the latest task IDs look like: one bounded query for the strip above the list and for the choice of runs.
+"""What the latest task IDs look like: one bounded query for the strip above the list and for the choice of tasks and runs.
 
 Nothing here counts the whole table: a screen must cost the same with a thousand and with a million task IDs.
 """
@@ -22,6 +22,8 @@ from tasks_demo.semantics import PROMISES
 WINDOW = 5_000
 #: How many runs are offered as a filter.
 MOST_RUNS = 15
+#: How many names of tasks are.
+MOST_TASKS = 30
 #: Promises broken are counted up to here.
 MOST_BROKEN = 1_000
 
@@ -31,6 +33,7 @@ _LATEST_SQL = (Path(__file__).parent / "sql" / "latest.sql").read_text()
 class _Group(NamedTuple):
     """One row of ``sql/latest.sql``. ``last`` is for comparing only: a datetime, or on SQLite its text."""
 
+    task: str
     pattern: str
     run: str
     verdict: str
@@ -64,6 +67,7 @@ class Latest:
     """``total`` is at most WINDOW; ``broken`` counts in the whole ledger, up to MOST_BROKEN."""
 
     patterns: list[PatternSummary]
+    tasks: list[str]
     runs: list[str]
     total: int
     window: int
@@ -88,6 +92,7 @@ def latest(window: int = WINDOW) -> Latest:
     broken = promise_broken(Tally.objects.order_by())[:MOST_BROKEN].count()
     return Latest(
         patterns=_patterns(groups),
+        tasks=_tasks(groups),
         runs=_runs(groups),
         total=sum(group.size for group in groups),
         window=window,
@@ -115,6 +120,14 @@ def _patterns(groups: Iterable[_Group]) -> list[PatternSummary]:
         )
         for name in known
     ]
+
+
+def _tasks(groups: Iterable[_Group]) -> list[str]:
+    """The names, the most frequent first come in; in the order of the alphabet."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        counts[group.task] += group.size
+    return sorted(name for name, _ in counts.most_common(MOST_TASKS))
 
 
 def _runs(groups: Iterable[_Group]) -> list[str]:

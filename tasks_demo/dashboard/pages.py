@@ -1,7 +1,7 @@
 """Pages of task IDs, latest first or problems first, that never count or sort the whole table.
 
 *Problems first* is a row of segments, each of which an index serves in the order of time: promises broken, then
-duplicated, lost, parked, unresolved, and the rest.
+duplicated, lost, parked, unresolved, dropped, and the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def promise_broken(tallies: Tallies) -> Tallies:
 def problems_first(tallies: Tallies) -> list[Tallies]:
     """The same task IDs in segments, worst first. No task ID is in two of them."""
     kept = tallies.filter(broken=False)
-    worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "RECOVERED", "OK")
+    worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "DROPPED", "RECOVERED", "OK")
     return [promise_broken(tallies), *(kept.filter(verdict=Tally.Verdict[name]) for name in worst_first)]
 
 

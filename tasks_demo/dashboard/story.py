@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tasks_demo.dashboard.acts import Act, Line, acts
-from tasks_demo.dashboard.words import BROKEN, Badge, badge, counted, promise, times
+from tasks_demo.dashboard.words import BROKEN, Badge, badge, counted, outcome_badge, promise, times
 from tasks_demo.ledger.queries import timeline
 from tasks_demo.ledger.rows import EFFECT
 from tasks_demo.models import Event, Tally
@@ -39,6 +39,7 @@ class Story:
     promise: str
     happened: str
     outcome: str
+    outcome_badge: Badge
     acts: list[Act]
     kills: list[Line]
     cut: bool
@@ -53,12 +54,13 @@ def story(tally: Tally) -> Story:
     siblings = Tally.objects.filter(operation=tally.operation).exclude(task_id=tally.task_id).order_by("task_id")
     return Story(
         tally=tally,
-        badge=badge(tally.verdict),
+        badge=badge(tally.verdict, books=tally.books),
         broken=BROKEN if tally.broken else None,
         counts=_counts(tally),
         promise=promise(tally.pattern),
         happened=happened(tally, kills),
         outcome=outcome(tally),
+        outcome_badge=outcome_badge(tally.outcome),
         acts=told,
         kills=kills,
         cut=len(steps) > MOST_STEPS,
@@ -103,8 +105,10 @@ def happened(tally: Tally, kills: Sequence[Line]) -> str:
         parts.append(f"{times(tally.suppressed)} the body was not run again, because the work was already done")
     if tally.books:
         parts.append(f"the {tally.books}'s books show {counted(tally.effects, 'effect')}")
+    elif tally.effects:
+        parts.append(f"it recorded {counted(tally.effects, 'effect')} itself, and nobody outside counts them")
     else:
-        parts.append("nobody outside counts its effects")
+        parts.append("nobody outside counts its effects, so its executions are judged")
     return "; ".join(parts) + "."
 
 
@@ -118,6 +122,12 @@ def outcome(tally: Tally) -> str:
     match tally.verdict:
         case Tally.Verdict.UNRESOLVED:
             return f"Whether the promise was kept is not known yet: {_missing(tally)}."
+        case Tally.Verdict.DROPPED:
+            return f"It was {tally.outcome}, so nobody wants its effect any more."
+        case Tally.Verdict.PARKED:
+            return "It waits in the quarantine for people; nothing is lost by that."
+        case _ if not tally.books:
+            return _judged_by_executions(tally)
         case Tally.Verdict.LOST:
             return f"The effect was lost, which {found.semantics} allows: the promise was kept."
         case Tally.Verdict.DUPLICATED if found.semantics is Semantics.AT_LEAST_ONCE:
@@ -127,9 +137,16 @@ def outcome(tally: Tally) -> str:
     return "The promise was kept."
 
 
+def _judged_by_executions(tally: Tally) -> str:
+    match tally.verdict:
+        case Tally.Verdict.LOST:
+            return "It was killed, and nobody runs it again, which its pattern allows: the promise was kept."
+        case Tally.Verdict.DUPLICATED:
+            return f"Its body came to its end {times(max(tally.returned, tally.effects))}, which its pattern allows."
+    return "As far as its executions tell, the promise was kept."
+
+
 def _missing(tally: Tally) -> str:
-    if not tally.books:
-        return "nobody outside counts the effects"
     if not tally.ended and not tally.settled:
         return "no delivery of it has come to an end"
     if not tally.publications and not tally.effects:

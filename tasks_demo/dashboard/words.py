@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tasks_demo.models import Tally
+from tasks_demo.models import Outcome, Tally
 from tasks_demo.semantics import PROMISES, Semantics
 
 
@@ -21,12 +21,43 @@ class Badge:
 VERDICTS: dict[str, Badge] = {
     Tally.Verdict.OK.value: Badge("ok", "✓", "ok", "one effect"),
     Tally.Verdict.RECOVERED.value: Badge("recovered", "↻", "recovered", "two or more deliveries, one effect"),
-    Tally.Verdict.LOST.value: Badge("lost", "∅", "lost", "published, all is quiet, and no effect"),
-    Tally.Verdict.DUPLICATED.value: Badge("duplicated", "⇉", "duplicated", "two or more effects"),
+    Tally.Verdict.LOST.value: Badge(
+        "lost",
+        "∅",
+        "lost",
+        "published, all is quiet, and no effect",
+    ),
+    Tally.Verdict.DUPLICATED.value: Badge(
+        "duplicated",
+        "⇉",
+        "duplicated",
+        "two or more effects",
+    ),
     Tally.Verdict.PARKED.value: Badge("lost", "‖", "parked", "its worker died each time: it waits in the quarantine"),
+    Tally.Verdict.DROPPED.value: Badge(
+        "unresolved", "⊘", "dropped", "expired or revoked: nobody wants its effect any more"
+    ),
     Tally.Verdict.UNRESOLVED.value: Badge(
         "unresolved", "…", "unresolved", "not at its end yet, or evidence is missing"
     ),
+}
+#: What a verdict means where nobody outside counts effects.
+JUDGED_BY_EXECUTIONS: dict[str, str] = {
+    Tally.Verdict.OK.value: "it has ended, and its body ran no more than once; nobody counts its effects",
+    Tally.Verdict.RECOVERED.value: "delivered or begun again, and its body came to its end once; nobody counts its effects",
+    Tally.Verdict.LOST.value: "its process was killed, or no worker could run it, and nobody runs it again",
+    Tally.Verdict.DUPLICATED.value: "its body came to its end twice or more, or recorded two or more effects itself",
+}
+OUTCOMES: dict[str, Badge] = {
+    Outcome.WAITING.value: Badge("unresolved", "◦", "waiting", "published, and not begun as far as the ledger knows"),
+    Outcome.RUNNING.value: Badge("recovered", "▸", "running", "begun, and no end is on record: it runs, or died"),
+    Outcome.RETRYING.value: Badge("recovered", "↺", "retrying", "it failed and asked to be run again"),
+    Outcome.SUCCEEDED.value: Badge("ok", "✓", "succeeded", "its body returned, or the work was done already"),
+    Outcome.FAILED.value: Badge("lost", "✗", "failed", "its body raised, or its process was killed and Celery gave up"),
+    Outcome.EXPIRED.value: Badge("unresolved", "⊘", "expired", "it was too old when a worker got it"),
+    Outcome.REVOKED.value: Badge("unresolved", "⊘", "revoked", "somebody revoked it"),
+    Outcome.REJECTED.value: Badge("lost", "⊘", "rejected", "no worker could run it, or the task itself turned it down"),
+    Outcome.PARKED.value: Badge("lost", "‖", "parked", "it waits in the quarantine for people"),
 }
 BROKEN = Badge("broken", "✗", "promise broken", "the pattern promised that this cannot happen")
 
@@ -54,16 +85,26 @@ KINDS: dict[str, str] = {
     "fenced": "a late write was refused",
     "failed": "the body, or its pattern, raised",
     "retried": "the task asked to be published again",
-    "rejected": "the worker gave the message back, or could not read it",
+    "replaced": "the task published another one under its own task ID",
+    "rejected": "the worker dropped the message: it could not run it, or the task rejected it",
+    "ignored": "the task asked Celery to forget it: acknowledged, without a result",
+    "expired": "dropped because it was too old",
+    "revoked": "dropped, or its process killed, because somebody revoked it",
     "quarantined": "parked after too many attempts",
-    "effect": "one debit in the bank's own books, or one booking in the shop's",
+    "effect": "one effect in the books of the outside world",
     "settled": "all was quiet and the books were read",
 }
 
 
-def badge(verdict: str) -> Badge:
+def outcome_badge(outcome: str) -> Badge:
+    """The sign of an outcome, likewise."""
+    return OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
+
+
+def badge(verdict: str, *, books: str = "whosoever's") -> Badge:
     """The sign of a verdict; one that is not known shows as itself, in the tone of unresolved."""
-    return VERDICTS.get(verdict) or Badge("unresolved", "?", verdict, "")
+    found = VERDICTS.get(verdict) or Badge("unresolved", "?", verdict, "")
+    return found if books else replace(found, meaning=JUDGED_BY_EXECUTIONS.get(verdict, found.meaning))
 
 
 def promise(pattern: str) -> str:

@@ -131,4 +131,4 @@ class PatternTask(Task):  # type: ignore[type-arg]
 
     def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
         """Who this delivery is about, for the points of its life."""
-        return Subject(task_id, self.operation_key(args, kwargs, task_id), self.pattern, worker, self.books)
+        return Subject(task_id, self.operation_key(args, kwargs, task_id), self.pattern, worker, self.books, self.name)

@@ -19,6 +19,8 @@ from tasks_demo.limited_log import limited_log
 logger = logging.getLogger(__name__)
 #: Header that counts how often this message was put back.
 DEFERRALS = "tasks_demo_deferrals"
+#: Header of a message that people sent again out of the quarantine: its parked row, which does not hold it back.
+PARKED = "tasks_demo_parked"
 #: What a pool process waits before it gives a message back undelayed, seconds: the broker hands it out again at once.
 BRAKE_SECONDS = 1.0
 

@@ -43,14 +43,12 @@ from redis.exceptions import RedisError
 
 from tasks_demo import clock
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, put_back, whole
+from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, put_back, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, described, reached
 
 logger = logging.getLogger(__name__)
-#: Header of a message sent again: the parked row it was sent from. That row does not hold it back.
-PARKED = "tasks_demo_parked"
 #: Bound on each step of a hand-over to the broker, seconds.
 BROKER_SECONDS = 5.0
 

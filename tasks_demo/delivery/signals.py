@@ -9,14 +9,21 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import Task, current_app, signals
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Task, current_app, signals, states
+from celery.exceptions import Reject
 
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.putting_back import PARKED, NotOver
 from tasks_demo.lifecycle import Point, Subject, observers, reached
 
 logger = logging.getLogger(__name__)
 #: How much of an error is kept as evidence, and how much of a message that Celery drops, in characters.
 KEPT, KEPT_BODY = 2000, 1_000_000
+#: How Celery's self.replace() ends the task that it replaces (celery/app/task.py).
+REPLACED = "Replaced by new task"
+#: Marks the delivery_info of a request whose receipt was announced.
+RECEIVED = "tasks_demo_received"
 
 
 def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
@@ -26,12 +33,14 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
             return task.subject(args or (), kwargs or {}, task_id, worker)
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this may be main's event loop)
             logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
-            return Subject(task_id, task_id, task.pattern, worker, task.books)
-    return Subject(task_id, task_id, "", worker)
+            return Subject(task_id, task_id, task.pattern, worker, task.books, task.name)
+    return Subject(
+        task_id, task_id, "", worker, "", task if isinstance(task, str) else getattr(task, "name", None) or ""
+    )
 
 
 def _task(sender: Any) -> Any:
-    return current_app.tasks.get(sender) if isinstance(sender, str) else sender
+    return current_app.tasks.get(sender, sender) if isinstance(sender, str) else sender
 
 
 @signals.after_task_publish.connect(weak=False, dispatch_uid="tasks_demo.published")
@@ -39,15 +48,45 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
     if not observers() or not isinstance(headers, dict) or "id" not in headers:
         return
     args, kwargs = (body[0], body[1]) if isinstance(body, (tuple, list)) and len(body) >= 2 else ((), {})
-    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"]), task=sender, outcome="ok")
+    detail = {"task": sender, "outcome": "ok"}
+    if PARKED in headers:
+        detail["requeued"] = True  # by people, out of the quarantine
+    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"]), **detail)
 
 
 @signals.task_received.connect(weak=False, dispatch_uid="tasks_demo.received")
 def _received(request: Any = None, **_: Any) -> None:
     if observers():
+        request.delivery_info[RECEIVED] = True  # what task_revoked is given shares this dictionary
         subject = subject_of(request.task, request.args, request.kwargs, request.id, request.hostname)
-        redelivered = bool((request.delivery_info or {}).get("redelivered"))
-        reached(Point.RECEIVED, subject, task=request.name, redelivered=redelivered)
+        _announce_received(request.task, subject, request.delivery_info)
+
+
+def _announce_received(task: Any, subject: Subject, delivery_info: Any) -> None:
+    redelivered = bool((delivery_info or {}).get("redelivered"))
+    reached(Point.RECEIVED, subject, task=task.name, redelivered=redelivered, acks_late=bool(task.acks_late))
+
+
+@signals.task_revoked.connect(weak=False, dispatch_uid="tasks_demo.revoked")
+def _revoked(
+    sender: Any = None,
+    request: Any = None,
+    terminated: bool = False,
+    signum: Any = None,
+    expired: bool = False,
+    **_: Any,
+) -> None:
+    if not observers():
+        return
+    subject = subject_of(sender, request.args, request.kwargs, request.id, request.hostname or "")
+    if not (request.delivery_info or {}).get(RECEIVED):
+        # Celery announces no receipt of what it drops at once (celery/worker/strategy.py).
+        _announce_received(sender, subject, request.delivery_info)
+    if expired:
+        reached(Point.EXPIRED, subject, expires=str(request.expires))
+    else:
+        why = f"its process was killed ({signum})" if terminated else "revoked before it began"
+        reached(Point.REVOKED, subject, why=why, terminated=terminated)
 
 
 @signals.task_prerun.connect(weak=False, dispatch_uid="tasks_demo.started")
@@ -58,19 +97,58 @@ def _started(sender: Any = None, task_id: str = "", args: Any = None, kwargs: An
 
 @signals.task_postrun.connect(weak=False, dispatch_uid="tasks_demo.returned")
 def _returned(
-    sender: Any = None, task_id: str = "", args: Any = None, kwargs: Any = None, state: Any = None, **_: Any
+    sender: Any = None,
+    task_id: str = "",
+    args: Any = None,
+    kwargs: Any = None,
+    retval: Any = None,
+    state: Any = None,
+    **_: Any,
 ) -> None:
-    if observers() and not isinstance(sender, PatternTask) and state == "SUCCESS":
-        reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
+    if not observers():
+        return
+    if state == states.SUCCESS:
+        if not isinstance(sender, PatternTask):
+            reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
+    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, NotOver):
+        _left_without_a_result(subject_of(sender, args, kwargs, task_id, _hostname(sender)), retval)
+
+
+def _left_without_a_result(subject: Subject, how: Any) -> None:
+    """The body raised Ignore or Reject. A Reject without requeue is announced by Celery's main process (see ``_failed``)."""
+    if isinstance(how, Reject):
+        if getattr(how, "requeue", False):
+            reached(Point.DEFERRED, subject, why=f"the task rejected it: {how}"[:KEPT], requeued=True)
+    elif str(how) == REPLACED:
+        reached(Point.REPLACED, subject)
+    else:
+        reached(Point.IGNORED, subject, why=str(how)[:KEPT])
 
 
 @signals.task_failure.connect(weak=False, dispatch_uid="tasks_demo.failed")
 def _failed(
-    sender: Any = None, task_id: str = "", args: Any = None, kwargs: Any = None, exception: Any = None, **_: Any
+    sender: Any = None,
+    task_id: str = "",
+    args: Any = None,
+    kwargs: Any = None,
+    exception: Any = None,
+    traceback: Any = None,
+    **_: Any,
 ) -> None:
-    if observers():
-        why = f"{type(exception).__name__}: {exception}"[:KEPT]
-        reached(Point.FAILED, subject_of(sender, args, kwargs, task_id, _hostname(sender)), why=why)
+    if not observers():
+        return
+    if isinstance(exception, TimeLimitExceeded) and isinstance(traceback, str):
+        return  # Celery sends two signals for one hard time limit; the other one comes from Request.on_timeout
+    subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
+    why = f"{type(exception).__name__}: {exception}"[:KEPT]
+    if isinstance(exception, Reject):
+        reached(Point.REJECTED, subject, why=why)
+    elif not isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
+        reached(Point.FAILED, subject, why=why)
+    elif isinstance(exception, TimeLimitExceeded) and sender.acks_late and not sender.acks_on_timeout:
+        reached(Point.DEFERRED, subject, why=why, requeued=True)
+    else:
+        reached(Point.FAILED, subject, why=why, abandoned=True)
 
 
 @signals.task_retry.connect(weak=False, dispatch_uid="tasks_demo.retried")
@@ -81,25 +159,35 @@ def _retried(sender: Any = None, request: Any = None, reason: Any = None, **_: A
 
 
 @signals.task_unknown.connect(weak=False, dispatch_uid="tasks_demo.unknown")
-def _unknown(message: Any = None, exc: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
-    _rejected(message, f"no task is registered under the name {name!r}", str(id or ""))
+def _unknown(
+    sender: Any = None, message: Any = None, exc: Any = None, name: Any = None, id: Any = None, **_: Any
+) -> None:
+    _rejected(sender, message, f"no task is registered under the name {name!r}", str(id or ""), str(name or ""))
 
 
 @signals.task_rejected.connect(weak=False, dispatch_uid="tasks_demo.rejected")
-def _invalid(message: Any = None, exc: Any = None, **_: Any) -> None:
-    _rejected(message, f"not a task message: {exc!r}", "")
+def _invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+    headers = getattr(message, "headers", None) or {}
+    task_id, task = (str(headers.get(name) or "") for name in ("id", "task"))
+    _rejected(sender, message, f"not a task message: {exc!r}", task_id, task)
 
 
-def _rejected(message: Any, why: str, task_id: str) -> None:
+def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) -> None:
     # Celery drops such a message. It is kept here, so that it can be published again by hand.
     if observers():
         body = getattr(message, "body", b"")
         text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
         text = text.replace("\0", "\\0")
-        detail = {"why": why[:KEPT], "body": text[:KEPT_BODY], "headers": getattr(message, "headers", None) or {}}
+        detail = {
+            "why": why[:KEPT],
+            "task": task,
+            "body": text[:KEPT_BODY],
+            "headers": getattr(message, "headers", None) or {},
+        }
         if len(text) > KEPT_BODY:
             detail["cut"] = f"the body had {len(text)} characters"
-        reached(Point.REJECTED, Subject(task_id, task_id, ""), **detail)
+        worker = str(getattr(consumer, "hostname", None) or "")
+        reached(Point.REJECTED, Subject(task_id, task_id, "", worker, "", task), **detail)
 
 
 def _hostname(task: Task[Any, Any]) -> str:

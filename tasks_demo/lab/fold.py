@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks_demo.lab.findings import Sentences, name
 from tasks_demo.lab.history import KINDS, POINTS, HistoryError, HistoryEvent
+from tasks_demo.points import BY_MAIN
 
 CellKey = tuple[str, str, str, str]
 
@@ -27,11 +28,21 @@ _WEIGHTS = {"received": DELIVERIES, "started": EXECUTIONS}
 _PLANS = {point: (_BITS[point], _WEIGHTS.get(point, 0)) for point in POINTS - {"published"}}
 _STARTED = _BITS["started"]
 _KILLED = 1 << len(_BITS)
-_ENDINGS = ("returned", "failed", "retried", "rejected", "suppressed", "deferred", "quarantined")
+_ENDINGS = (
+    "returned",
+    "failed",
+    "retried",
+    "replaced",
+    "rejected",
+    "ignored",
+    "expired",
+    "revoked",
+    "suppressed",
+    "deferred",
+    "quarantined",
+)
 _ENDED = sum(_BITS[point] for point in _ENDINGS)
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
-#: What only a worker's main process announces.
-_OF_MAIN = frozenset({"fetched", "received", "acking", "acked"})
 #: Faults that strike no process of the history, and after which nobody's word is needed that it died.
 _UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash"})
 #: For each point, what the same process announces later in the same delivery.
@@ -118,7 +129,7 @@ class Evidence:
             if what != self.fault:
                 self._refute(kill, event, f"it is a {name(what)} in a cell of {name(self.fault)}")
             return
-        pid = detail.get("main_pid") if point in _OF_MAIN else detail.get("child_pid")
+        pid = detail.get("main_pid") if point in BY_MAIN else detail.get("child_pid")
         state = self.running.get(pid) if isinstance(pid, int) else None
         # A warm shutdown and a pause let their victim go on: that it did is no evidence against them.
         problem = self._not_at(state, point, task_id, survives=what in {"term", "stop"})
@@ -143,7 +154,7 @@ class Evidence:
             return "that process had been killed before"
         if point and not reached & _BITS.get(point, 0):
             return f"it had not reached {point}"
-        if survives or point in _OF_MAIN:
+        if survives or point in BY_MAIN:
             return ""
         if point and reached & _LATER.get(point, 0):
             return f"it had gone on beyond {point}"

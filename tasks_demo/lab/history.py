@@ -1,6 +1,8 @@
 """The history of a run: one event a line, in JSON, so that any program can check it.
 
-Pure: the standard library only. :func:`write` and :func:`read` are each other's inverse. Reading is strict, because a
+Pure: the standard library and the names of the points.
+
+:func:`write` and :func:`read` are each other's inverse. Reading is strict, because a
 history is evidence: a line that is cut off, is not JSON, misses a field, holds a value of the wrong type, or does not
 carry on the numbering raises :class:`HistoryError`, and nothing after it is looked at. Fields that are not known here
 are ignored. What is *not* checked here is whether the events can be true together: that is ``lab.checkers``.
@@ -13,12 +15,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-#: The points of a task's life; the values of ``lifecycle.Point``, spelled out so that this module imports nothing.
-POINTS = frozenset(
-    {"published", "fetched", "received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned"}
-    | {"acking", "acked"}
-    | {"suppressed", "deferred", "lease_lost", "fenced", "failed", "retried", "rejected", "quarantined"}
-)
+from tasks_demo.points import Point
+
+#: The points of a task's life, as text.
+POINTS = frozenset(map(str, Point))
 #: What others wrote down: the bank's books, the nemesis, the runner about its workers, the runner at the end.
 WITNESSES = frozenset({"effect", "fault", "worker", "quiescent"})
 KINDS = POINTS | WITNESSES

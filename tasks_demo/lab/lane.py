@@ -29,11 +29,10 @@ from tasks_demo.lab.brokers import RedisLane
 from tasks_demo.lab.faults import Fault
 from tasks_demo.lab.nemesis import DEATH_PATIENCE, Nemesis
 from tasks_demo.lab.plan import Cell
-from tasks_demo.lab.probe import OF_MAIN
 from tasks_demo.lab.template import TemplateClient
 from tasks_demo.ledger.rows import FAULT, QUIESCENT, WORKER, Row
 from tasks_demo.ledger.store import store
-from tasks_demo.lifecycle import Point
+from tasks_demo.lifecycle import BY_MAIN, Point
 from tasks_demo.models import Event
 from tasks_demo.semantics import PROMISES, Semantics
 from tasks_demo.shop.models import Order
@@ -328,7 +327,7 @@ class Lane:
         if point == Point.ACKING:
             done = Event.objects.filter(run=self.name, task_id=task_id, kind=Point.EFFECT_DONE).exists()
             return "" if done else "the body had no effect"
-        if point in OF_MAIN:
+        if point in BY_MAIN:
             return ""
         return "the message was not acknowledged" if self.broker.holds(task_id) else ""
 
@@ -483,6 +482,7 @@ class Lane:
             pattern=self.cell.pattern,
             run=self.name,
             books=self.task.books if task_id else "",
+            task=self.task.name if task_id else "",
             **fields,
         )
 

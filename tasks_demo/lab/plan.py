@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.probe import OF_MAIN
-from tasks_demo.lifecycle import Point
+from tasks_demo.lifecycle import BY_MAIN, Point
 
 #: Where a blow is aimed when no point is asked for: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
@@ -126,7 +125,7 @@ def points_of(pattern: str, fault: Fault) -> tuple[Point, ...]:
     """
     if not fault.aimable:
         return ()
-    return tuple(point for point in AIMABLE[pattern] if fault.victim != "child" or point not in OF_MAIN)
+    return tuple(point for point in AIMABLE[pattern] if fault.victim != "child" or point not in BY_MAIN)
 
 
 def plan(

@@ -7,10 +7,7 @@ import os
 import socket
 from typing import Any
 
-from tasks_demo.lifecycle import Point, Reached
-
-#: Points that a worker's main process announces; all others are its pool processes'.
-OF_MAIN = frozenset({Point.FETCHED, Point.RECEIVED, Point.ACKING, Point.ACKED})
+from tasks_demo.lifecycle import BY_MAIN, Reached
 
 
 class Probe:
@@ -23,7 +20,7 @@ class Probe:
     def __call__(self, event: Reached) -> None:
         """Observe one point: if it is a planned one, tell the nemesis and wait for its word, or for death."""
         if self.victims.get(event.subject.task_id) == event.point:
-            role = "main" if event.point in OF_MAIN else "child"
+            role = "main" if event.point in BY_MAIN else "child"
             self.say("at", role=role, task_id=event.subject.task_id, point=str(event.point), wait=True)
 
     def say(self, what: str, *, wait: bool = False, **facts: Any) -> None:

@@ -28,9 +28,31 @@ COUNTS: dict[str, frozenset[str]] = {
     "fenced": frozenset({"fenced"}),
     "quarantined": frozenset({"quarantined"}),
     "failed": frozenset({"failed"}),
+    "returned": frozenset({"returned"}),
+    "abandoned": frozenset({"failed"}),
     "faults": frozenset({FAULT}),
-    "ended": frozenset({"returned", "suppressed", "failed", "rejected", "quarantined"}),
+    "ended": frozenset(
+        {"returned", "suppressed", "failed", "rejected", "ignored", "expired", "revoked", "quarantined"}
+    ),
     "settled": frozenset({SETTLED}),
+}
+
+#: What the events say of a job's state, as the last digit (of base 16) of ``Tally.state``. Kinds that are not here change
+#: nothing: a copy that is received, put back or suppressed may be one beside another that runs or has ended.
+#: ``models.OUTCOMES`` gives the numbers their names.
+STATES: dict[str, int] = {
+    "deferred": 1,
+    "published": 1,
+    "replaced": 1,
+    "started": 2,
+    "retried": 3,
+    "returned": 4,
+    "failed": 5,
+    "expired": 6,
+    "revoked": 7,
+    "rejected": 8,
+    "ignored": 8,
+    "quarantined": 9,
 }
 
 #: The columns that an event of a kind may count in.
@@ -40,7 +62,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 #: Longest text of the columns that hold what strangers chose, in characters.
-LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255}
+LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255, "task": 255}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,7 @@ class Row:
     pid: int | None = None
     run: str = ""
     books: str = ""
+    task: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,7 +111,26 @@ class Row:
             return False
         if self.kind == "published":
             return bool(self.detail.get("outcome", "ok") == "ok")
+        if column == "abandoned":
+            return bool(self.detail.get("abandoned"))
         return self.kind != FAULT or bool(self.detail.get("landed"))
+
+    def state(self) -> int:
+        """The moment and what the job has been since then, in one number that orders events; 0: this one does not say.
+
+        By the clocks of those who wrote: hosts whose clocks differ by more than a retry takes can be read in the wrong order.
+        """
+        code = STATES.get(self.kind, 0)
+        # What was only put back beside another, and what a reconciler sends once more, is not news of the job.
+        if not code or (code == 1 and self.kind != "replaced" and not self.detail.get("requeued")):
+            return 0
+        return microseconds(self.at) * 16 + code
+
+
+def microseconds(at: float) -> int:
+    """Whole microseconds since the epoch, rounded as ``datetime.fromtimestamp`` does: a column holds the same ones."""
+    whole = int(at)
+    return whole * 1_000_000 + round((at - whole) * 1e6)
 
 
 def storable(text: str) -> str:
@@ -120,6 +162,8 @@ class Sum:
     pattern: str = ""
     run: str = ""
     books: str = ""
+    task: str = ""
+    state: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     first_at: float = float("inf")
     last_at: float = float("-inf")
@@ -129,6 +173,9 @@ class Sum:
         self.pattern = self.pattern or row.pattern
         self.run = self.run or row.run
         self.books = self.books or row.books
+        self.task = self.task or row.task
+        if row.kind in STATES:
+            self.state = max(self.state, row.state())
         for column in _COLUMNS.get(row.kind, ()):
             if row.counts_in(column):
                 self.counts[column] += 1
@@ -137,12 +184,13 @@ class Sum:
 
 
 def fold(rows: Iterable[Row]) -> dict[str, Sum]:
-    """Sum rows by task ID. Kinds that no column counts touch no tally: a tally costs more than an event.
+    """Sum rows by task ID. Kinds that neither a column counts nor a state follows from touch no tally: a tally costs
+    more than an event.
 
     Effects are not here either: they belong to operations (``sql/count_effects.sql``).
     """
     sums: dict[str, Sum] = {}
     for row in rows:
-        if row.task_id and row.kind in _COLUMNS:
+        if row.task_id and (row.kind in _COLUMNS or row.kind in STATES):
             sums.setdefault(row.task_id, Sum(row.task_id)).add(row)
     return sums

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from django.db import Error, connections
 
+from tasks_demo import clock
 from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, fold
 from tasks_demo.models import Event, Tally
 
@@ -30,13 +31,14 @@ def _one_moment(alias: str) -> Iterator[None]:
 def _rows(task_id: str) -> Iterator[Row]:
     for event in Event.objects.filter(task_id=task_id).order_by("id").iterator():
         yield Row(
-            at=event.at.timestamp(),
+            at=clock.aware(event.at).timestamp(),
             kind=event.kind,
             source=event.source,
             task_id=event.task_id,
             operation=event.operation,
             pattern=event.pattern,
             run=event.run,
+            task=str(event.detail.get("task") or ""),
             detail=event.detail,
         )
 
@@ -56,7 +58,8 @@ def _differences() -> Iterator[str]:
     for operation in Event.objects.filter(kind=EFFECT).values_list("operation", flat=True).iterator():
         effects[operation] += 1
     for tally in Tally.objects.order_by("task_id").iterator():
-        summed = fold(_rows(tally.task_id)).get(tally.task_id)
+        rows = list(_rows(tally.task_id))
+        summed = fold(rows).get(tally.task_id)
         if summed is None:
             yield f"{tally.task_id}: a tally without a single event."
             continue
@@ -64,6 +67,11 @@ def _differences() -> Iterator[str]:
             kept, counted = getattr(tally, column), summed.counts[column]
             if kept != counted:
                 yield f"{tally.task_id}: {column} is {kept}, the events say {counted}."
+        if tally.state != summed.state:
+            yield f"{tally.task_id}: state is {tally.state}, the events say {summed.state}."
+        named = {row.task for row in rows} - {""}  # few events name it; one that was replaced has two
+        if named and tally.task not in named:
+            yield f"{tally.task_id}: task is {tally.task!r}, the events say {' and '.join(sorted(named))!r}."
         if tally.effects != effects[tally.operation]:
             yield f"{tally.task_id}: effects is {tally.effects}, the events say {effects[tally.operation]}."
     counted_kinds = sorted(frozenset[str]().union(*COUNTS.values()))

@@ -74,7 +74,7 @@ def test_both_addresses_list_task_ids_with_their_counts(staff: Client) -> None:
     for address in (LIST, LIST + "tally/"):
         page = text(staff, address)
         assert "charged-twice" in page
-        assert re.search(r"acks_late 2 2 2 0 ⇉ duplicated", page), page
+        assert re.search(r"charged-twice - acks_late ✓ succeeded ⇉ duplicated 2 2 2 0", page), page
 
 
 def test_a_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:

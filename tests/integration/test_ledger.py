@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -260,6 +261,17 @@ def test_a_missing_table_is_a_sentence_and_the_start_is_forgotten() -> None:
     mend_table()
     store.append([row("received", "t")])
     assert Tally.objects.get(task_id="t").executions == 0
+
+
+@pytest.mark.usefixtures("without_table")
+def test_the_start_of_a_task_without_a_pattern_is_kept_for_its_body_runs_all_the_same() -> None:
+    with about(Subject("t", "t", "", "w@t", "", "shop.x")):
+        reached(Point.STARTED)
+        mend_table()
+        reached(Point.RETURNED)
+    recorder.flush()
+    tally = Tally.objects.get()
+    assert (tally.executions, tally.outcome) == (1, "succeeded")
 
 
 @pytest.mark.usefixtures("without_table")
@@ -821,7 +833,7 @@ def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:
         "ended": "lost",
         "running": "unresolved",
         "charged": "ok",
-        "nobody counts": "unresolved",
+        "nobody counts": "ok",
     }
     with pytest.raises(ValueError, match="a moment or a run"):
         settle()
@@ -875,6 +887,100 @@ def test_verdict_and_broken_promise_of_each_combination(kinds: list[str], verdic
     consistent()
 
 
+D, F, U, Q, X, V, J, I_, Y = (
+    "deferred", "failed", "suppressed", "quarantined", "expired", "revoked", "rejected", "ignored", "retried"
+)  # fmt: skip
+KILLED, AGAIN, BY_HAND = ("failed", "abandoned"), ("deferred", "requeued"), ("published", "requeued")
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome", "verdict", "broken"),
+    [
+        # What happened, in the order of time; the outcome; the verdict where nobody counts effects; whose promise is broken.
+        ([P], "waiting", "unresolved", ""),
+        ([P, R], "waiting", "unresolved", ""),
+        ([P, R, S], "running", "unresolved", ""),
+        ([P, R, S, RET], "succeeded", "ok", ""),
+        ([P, R, S, F], "failed", "ok", ""),
+        ([P, R, S, Y], "retrying", "unresolved", ""),
+        ([P, R, S, P, Y, R, S], "running", "unresolved", "acks_early"),
+        ([P, R, S, P, Y, R, S, RET], "succeeded", "recovered", "acks_early"),
+        ([P, R, S, P, Y, R, S, F], "failed", "recovered", "acks_early"),
+        ([P, R, S, R, S, RET], "succeeded", "recovered", "acks_early"),
+        ([P, R, S, RET, R], "succeeded", "recovered", ""),
+        ([P, R, S, RET, R, S], "running", "recovered", "acks_early"),
+        ([P, R, S, RET, R, S, RET], "succeeded", "duplicated", "acks_early"),
+        ([P, R, S, KILLED], "failed", "lost", "acks_late dedup_lock"),
+        ([P, R, S, KILLED, R, S, RET], "succeeded", "recovered", "acks_early"),
+        ([P, R, X], "expired", "dropped", ""),
+        ([P, R, V], "revoked", "dropped", ""),
+        ([P, R, S, V], "revoked", "dropped", ""),
+        ([P, J], "rejected", "lost", "acks_late dedup_lock"),
+        ([P, R, S, J], "rejected", "ok", ""),
+        ([P, R, S, I_], "rejected", "ok", ""),
+        ([P, R, S, AGAIN], "waiting", "unresolved", ""),
+        ([P, R, S, AGAIN, R, S, RET], "succeeded", "recovered", "acks_early"),
+        ([P, R, S, "replaced", R], "waiting", "unresolved", ""),
+        ([P, R, P, D, R, S], "running", "unresolved", ""),
+        ([P, R, S, R, P, D], "running", "unresolved", ""),
+        ([P, R, S, R, S, R, Q], "parked", "parked", "acks_early"),
+        ([P, R, S, R, Q, BY_HAND], "waiting", "parked", ""),
+        ([P, R, S, R, Q, BY_HAND, R, S, RET], "succeeded", "recovered", "acks_early"),
+        ([P, R, U], "succeeded", "ok", ""),
+        ([P, R, S, F, R, U], "failed", "recovered", ""),
+        ([P, R, S, RET, R, U], "succeeded", "recovered", ""),
+    ],
+    ids=lambda value: (
+        "-".join(item if isinstance(item, str) else item[1] for item in value) if isinstance(value, list) else ""
+    ),
+)
+def test_the_outcome_and_verdict_of_a_task_without_books_whatever_batch_is_committed_last(
+    events: list[Any], outcome: str, verdict: str, broken: str
+) -> None:
+    start = time.time()
+    for order in ("in order", "backwards", "all at once", "shuffled"):
+        for pattern in ("acks_early", "acks_late", "dedup_lock", ""):
+            name = f"{order} {pattern}"
+            rows = []
+            for number, item in enumerate(events):
+                kind, flag = item if isinstance(item, tuple) else (item, "")
+                detail = {flag: True} if flag else {}
+                rows.append(row(kind, name, pattern=pattern, task="shop.x", detail=detail))
+                object.__setattr__(rows[-1], "at", start + number)
+            batches = [rows] if order == "all at once" else [[each] for each in rows]
+            if order == "backwards":
+                batches.reverse()
+            elif order == "shuffled":
+                random.shuffle(batches)
+            for batch in batches:
+                store.append(batch)
+            tally = Tally.objects.get(task_id=name)
+            assert (tally.outcome, tally.verdict, tally.broken) == (
+                outcome,
+                verdict,
+                pattern in broken.split(),
+            ), name
+            assert tally.task == "shop.x"
+    consistent()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "outcome"),
+    [("dedup_lock", "succeeded"), ("inbox", "succeeded"), ("claim_first", "running"), ("acks_late", "running")],
+)
+def test_a_suppressed_copy_says_that_the_work_is_done_where_there_is_a_marker(pattern: str, outcome: str) -> None:
+    for kind in (P, R, S, R, U):
+        store.append([row(kind, pattern=pattern)])
+    assert Tally.objects.get().outcome == outcome
+
+
+def test_a_revoked_task_with_books_is_dropped_and_breaks_no_promise() -> None:
+    for kind in (P, R, V, Z):
+        store.append([row(kind, pattern="dedup_lock", books="bank")])
+    tally = Tally.objects.get()
+    assert (tally.verdict, tally.broken) == ("dropped", False)
+
+
 def test_a_publication_without_its_confirmation_is_never_called_lost() -> None:
     store.append([row("published", detail={"outcome": "info"}, pattern="acks_late", books="bank"), row(SETTLED)])
     tally = Tally.objects.get()
@@ -892,10 +998,12 @@ def test_a_publication_without_its_confirmation_is_never_called_lost() -> None:
         ("DELETE FROM tasks_demo_event", "a tally without a single event"),
         ("DELETE FROM tasks_demo_event WHERE kind = 'started'", "executions is 1, the events say 0"),
         ("DELETE FROM tasks_demo_tally", "events without a tally"),
+        ("UPDATE tasks_demo_tally SET state = state + 3", "state is"),
+        ("UPDATE tasks_demo_tally SET task = 'another'", "task is 'another', the events say 'shop.x'"),
     ],
 )
 def test_verify_finds_a_forgery(forgery: str, said: str) -> None:
-    store.append([row("received"), row("started")])
+    store.append([row("received", task="shop.x", detail={"task": "shop.x"}), row("started")])
     consistent()
     with connection.cursor() as cursor:
         cursor.execute(forgery)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks_demo.lab.plan import AIMABLE
-from tasks_demo.lab.probe import OF_MAIN
+from tasks_demo.lifecycle import BY_MAIN
 from tests.support import STATE, TOKEN, Finished, Home, scratch_database
 
 pytestmark = pytest.mark.timeout(600)
@@ -29,7 +29,7 @@ CELLS = [
     for pattern in PATTERNS
     for fault in ("kill-child", "kill-main")
     for point in AIMABLE[pattern]
-    if fault == "kill-main" or point not in OF_MAIN
+    if fault == "kill-main" or point not in BY_MAIN
 ]
 OTHER_CELLS = [
     (pattern, fault) for pattern in PATTERNS for fault in OTHERS if (pattern, fault) != ("inbox", "lost-response")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_demo.ledger.rows import COUNTS, EFFECT, FAULT, SETTLED, Row, fold
+from tasks_demo.ledger.rows import COUNTS, EFFECT, FAULT, SETTLED, Row, fold, microseconds
 from tasks_demo.ledger.sql import statement
 from tasks_demo.lifecycle import Point
-from tasks_demo.models import Tally
+from tasks_demo.models import OUTCOMES, Tally
 
 
 def row(kind: str, task_id: str = "t", at: float = 1.0, **fields: Any) -> Row:
@@ -32,7 +33,7 @@ def row(kind: str, task_id: str = "t", at: float = 1.0, **fields: Any) -> Row:
         ("effect_begun", set()),
         ("effect_done", set()),
         ("completed", set()),
-        ("returned", {"ended"}),
+        ("returned", {"returned", "ended"}),
         ("acking", set()),
         ("acked", set()),
         ("suppressed", {"suppressed", "ended"}),
@@ -42,6 +43,10 @@ def row(kind: str, task_id: str = "t", at: float = 1.0, **fields: Any) -> Row:
         ("failed", {"failed", "ended"}),
         ("retried", set()),
         ("rejected", {"ended"}),
+        ("ignored", {"ended"}),
+        ("expired", {"ended"}),
+        ("revoked", {"ended"}),
+        ("replaced", set()),
         ("quarantined", {"quarantined", "ended"}),
         (SETTLED, {"settled"}),
         (EFFECT, set()),
@@ -123,15 +128,46 @@ def test_sums_of_batches_add_up_to_the_sum_of_all(events: list[Row], cut: int) -
         parts = [part[task_id] for part in (head, tail) if task_id in part]
         for column in COUNTS:
             assert summed.counts[column] == sum(part.counts[column] for part in parts)
+        assert summed.state == max(part.state for part in parts)
         assert summed.first_at == min(part.first_at for part in parts)
         assert summed.last_at == max(part.last_at for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("detail", "counted"), [({"abandoned": True}, 1), ({"why": "ValueError"}, 0), ({"abandoned": False}, 0)]
+)
+def test_only_an_execution_that_was_killed_is_abandoned(detail: dict[str, Any], counted: int) -> None:
+    summed = fold([row("failed", detail=detail)])["t"]
+    assert (summed.counts["failed"], summed.counts["abandoned"]) == (1, counted)
+
+
+@given(st.floats(0, 4e9))
+def test_a_moment_is_the_same_number_before_and_after_the_database_had_it(at: float) -> None:
+    stored = datetime.fromtimestamp(at, UTC)
+    assert microseconds(at) == microseconds(stored.timestamp())
+    assert microseconds(at) == (stored - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail", "code"),
+    [
+        ("received", {}, 0), ("suppressed", {}, 0), ("deferred", {"why": "held"}, 0), ("published", {"outcome": "ok"}, 0),
+        ("deferred", {"requeued": True}, 1), ("published", {"requeued": True}, 1), ("replaced", {}, 1), ("started", {}, 2),
+        ("retried", {}, 3), ("returned", {}, 4), ("failed", {}, 5), ("expired", {}, 6), ("revoked", {}, 7),
+        ("rejected", {}, 8), ("ignored", {}, 8), ("quarantined", {}, 9),
+    ],
+)  # fmt: skip
+def test_what_each_kind_says_of_the_state(kind: str, detail: dict[str, Any], code: int) -> None:
+    assert row(kind, at=2.5, detail=detail).state() == (2_500_000 * 16 + code if code else 0)
+    assert not code or OUTCOMES[code]
 
 
 def test_the_sql_has_the_columns_in_the_order_of_the_table() -> None:
     inserted = re.search(r"INSERT INTO tasks_demo_tally AS t \((.*?)\)", statement("keep_tally"), re.S)
     assert inserted
     columns = re.sub(r"\s", "", inserted[1]).split(",")
-    assert columns == ["task_id", "operation", "pattern", "run", "books", *COUNTS, "effects", "first_at", "last_at"]
+    known = ["task_id", "operation", "pattern", "run", "books", "task"]
+    assert columns == [*known, *COUNTS, "state", "effects", "first_at", "last_at"]
 
 
 def test_every_count_is_a_column_of_the_tally_and_is_added_up() -> None:

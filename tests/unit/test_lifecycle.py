@@ -160,7 +160,8 @@ def test_the_points_of_the_design_are_all_there() -> None:
     ]
     side_roads = ["suppressed", "deferred", "lease_lost", "fenced", "failed", "retried", "quarantined"]
     windows = ["fetched", "acking"]  # moments of the main process that only the lab announces
-    assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, "rejected"}
+    dropped = ["rejected", "ignored", "expired", "revoked", "replaced"]
+    assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, *dropped}
 
 
 def test_the_lab_s_pure_history_knows_the_same_points() -> None:

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from tasks_demo.lab.faults import Fault
 from tasks_demo.lab.plan import AIMABLE, MIXED, WINDOWS, Cell, plan, points_of
-from tasks_demo.lab.probe import OF_MAIN
 from tasks_demo.lab.runner import dump_plan
-from tasks_demo.lifecycle import Point
+from tasks_demo.lifecycle import BY_MAIN, Point
 from tasks_demo.semantics import PROMISES
 
 
@@ -82,7 +81,7 @@ def test_a_point_makes_a_cell_only_for_patterns_that_announce_it() -> None:
 
 def test_points_of_main_are_aimed_at_main_only() -> None:
     for fault, found in ((Fault.KILL_CHILD, False), (Fault.KILL_MAIN, True), (Fault.KILL_GROUP, True)):
-        cells = make(faults=[fault], points=sorted(OF_MAIN))
+        cells = make(faults=[fault], points=sorted(BY_MAIN))
         assert {cell.pattern for cell in cells} == (set(PROMISES) if found else set())
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
 from celery import shared_task
+from celery.exceptions import Ignore, Reject
 
 from orders.models import Payment
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox
@@ -95,4 +97,43 @@ def _at_gate(task, order_id, gate):
         pids.write(f"{os.getpid()}\n")
     while not Path(gate).exists():
         time.sleep(0.01)
+    return pay(order_id, 100, task.name)
+
+
+@shared_task(bind=True, name="orders.awkward", max_retries=3)
+def awkward(self, order_id, how):
+    """A task without any pattern that ends in one of the ways that Celery knows."""
+    return _awkwardly(self, order_id, how)
+
+
+@shared_task(bind=True, name="orders.awkward_late", max_retries=3, acks_late=True, reject_on_worker_lost=True)
+def awkward_late(self, order_id, how):
+    """As ``awkward``, acknowledged late."""
+    return _awkwardly(self, order_id, how)
+
+
+@AcksLate.task(bind=True, name="orders.index_awkwardly", max_retries=3)
+def index_awkwardly(self, order_id, how):
+    """As ``awkward``, at least once."""
+    return _awkwardly(self, order_id, how)
+
+
+def _awkwardly(task, order_id, how):
+    again = task.request.delivery_info.get("redelivered")
+    if how == "retry" and not task.request.retries:
+        raise task.retry(countdown=0)
+    if how == "retry later":
+        raise task.retry(countdown=600)
+    if how == "ignore":
+        raise Ignore
+    if how == "reject":
+        raise Reject("not ours", requeue=False)
+    if how == "requeue" and not again:
+        raise Reject("not now", requeue=True)
+    if how == "replace":
+        raise task.replace(plain.si(order_id))
+    if how == "hang":
+        time.sleep(60)
+    if how == "die" or (how == "die once" and not again):
+        os.kill(os.getpid(), signal.SIGKILL)
     return pay(order_id, 100, task.name)

@@ -1,18 +1,19 @@
 -- Add one batch's counts to the tally of one task ID; the first batch creates it.
--- Parameters: task_id, operation, pattern, run, books, the eleven counts in the order of the columns,
+-- Parameters: task_id, operation, pattern, run, books, task, the thirteen counts in the order of the columns, state,
 -- operation again (effects that were in the books before this task ID was heard of), first_at, last_at.
 INSERT INTO tasks_demo_tally AS t (
-    task_id, operation, pattern, run, books,
-    publications, deliveries, executions, suppressed, deferred, fenced, quarantined, failed, faults, ended, settled,
-    effects, first_at, last_at
+    task_id, operation, pattern, run, books, task,
+    publications, deliveries, executions, suppressed, deferred, fenced, quarantined, failed, returned, abandoned, faults, ended, settled,
+    state, effects, first_at, last_at
 ) VALUES (
-    %s, %s, %s, %s, %s,
-    %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    %s, %s, %s, %s, %s, %s,
+    %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    %s,
     (SELECT COUNT(*) FROM tasks_demo_event WHERE kind = 'effect' AND operation = %s), %s, %s
 )
 ON CONFLICT (task_id) DO UPDATE SET
     -- Whoever speaks first may not know the task's class: fill in what is still empty, never change what is there.
-    -- operation and run are not set again, each would cost an index entry; see learn_operation.sql for who did not know better.
+    -- operation, run and task are not set again, each would cost an index entry; see learn_operation.sql for who did not know better.
     pattern = CASE WHEN t.pattern = '' THEN excluded.pattern ELSE t.pattern END,
     books = CASE WHEN t.books = '' THEN excluded.books ELSE t.books END,
     publications = t.publications + excluded.publications,
@@ -23,7 +24,11 @@ ON CONFLICT (task_id) DO UPDATE SET
     fenced = t.fenced + excluded.fenced,
     quarantined = t.quarantined + excluded.quarantined,
     failed = t.failed + excluded.failed,
+    returned = t.returned + excluded.returned,
+    abandoned = t.abandoned + excluded.abandoned,
     faults = t.faults + excluded.faults,
     ended = t.ended + excluded.ended,
     settled = t.settled + excluded.settled,
+    -- The latest state wins, whichever batch is committed last.
+    state = CASE WHEN excluded.state > t.state THEN excluded.state ELSE t.state END,
     last_at = CASE WHEN excluded.last_at > t.last_at THEN excluded.last_at ELSE t.last_at END

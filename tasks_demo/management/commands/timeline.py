@@ -56,8 +56,10 @@ class Command(BaseCommand):
         if options["json"]:
             document = {
                 "task_id": tally.task_id,
+                "task": tally.task,
                 "operation": tally.operation,
                 "pattern": tally.pattern,
+                "outcome": tally.outcome,
                 "verdict": tally.verdict,
                 "promise_broken": tally.broken,
                 **counts,
@@ -89,8 +91,11 @@ class Command(BaseCommand):
             row = (f"{step.after_ms:.1f}", step.kind, escape(step.worker), pid, escape(step.what))
             table.add_row(*row, style="bold red" if step.fell else None)
         out.print(f"[bold]{escape(tally.task_id)}[/]  {escape(tally.pattern or 'no pattern')}", highlight=False)
+        if tally.task:
+            out.print(f"task {escape(tally.task)}", highlight=False)
         if tally.operation != tally.task_id:
             out.print(f"operation {escape(tally.operation)}", highlight=False)
         out.print(" · ".join(f"{count} {name}" for name, count in counts.items()), highlight=False)
+        out.print(f"outcome: [bold]{tally.outcome}[/]", highlight=False)
         out.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
         out.print(table)
