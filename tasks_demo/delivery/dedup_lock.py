@@ -36,6 +36,7 @@ from tasks_demo.delivery.quarantine import FromSettings, counted
 from tasks_demo.exceptions import InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
+from tasks_demo.locks.holder import parsed, this_process
 from tasks_demo.locks.memory_store import MEMORY, Memory, MemoryLeaseStore
 from tasks_demo.locks.memory_store import URL as MEMORY_URL
 from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
@@ -115,7 +116,11 @@ class DedupLock(PatternTask):
         arguments = digest(self.name, args, kwargs)
         with about(subject), execution(self) as body:
             leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
-            reply = leases.claim(subject.operation, arguments)
+            me = this_process(subject.task_id)
+            reply = leases.claim(subject.operation, arguments, str(me))
+            if isinstance(reply, Held) and (holder := parsed(reply.who)) and holder.gone:
+                # Killed: its lease would be waited for. If it is not that claim any more, this is an ordinary one.
+                reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
             match reply:
                 case Completed(result=stored):
                     reached(Point.SUPPRESSED)

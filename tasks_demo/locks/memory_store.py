@@ -30,6 +30,7 @@ class Record:
     holder: Claimed | None = None
     completed: bool = False
     result: str | None = None
+    who: str = ""
     #: End of the lease, and of the record, in seconds of the memory's clock.
     held_until: float = 0.0
     kept_until: float = 0.0
@@ -100,8 +101,8 @@ class MemoryLeaseStore:
         """How long a claim or a renewal lasts."""
         return self._lease_seconds
 
-    def claim(self, operation: str, digest: str) -> Reply:
-        """Ask for the lease."""
+    def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
+        """Ask for the lease; over the claim with the fence ``gone``, if one is given, at once."""
         key = record_key(self._prefix, operation)
         with self.memory.lock:
             now = self.memory.now()
@@ -109,9 +110,11 @@ class MemoryLeaseStore:
             if record.digest != digest:
                 return Mismatch()
             if record.completed:
-                return Completed(record.result)
-            if record.holder is not None and now < record.held_until:
-                return Held(record.held_until - now + 0.001)  # as on Redis, a little too long rather than too short
+                return Completed(record.result, record.who)
+            if record.holder is not None and record.holder.fence != gone and now < record.held_until:
+                # As on Redis, a little too long rather than too short.
+                return Held(record.held_until - now + 0.001, record.holder.fence, record.who)
+            record.who = who
             record.attempt += 1
             record.held_until = now + self._lease_seconds
             deadline = self.memory.by_the_clock(record.held_until)

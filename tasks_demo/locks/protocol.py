@@ -31,16 +31,22 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Somebody else holds the lease; it ends in this many seconds unless it is renewed."""
+    """Somebody else holds the lease; it ends in this many seconds unless it is renewed.
+
+    ``fence`` names that claim, and ``who`` made it (see ``holder``; empty: nobody said).
+    """
 
     seconds_left: float
+    fence: int = 0
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The operation was done before. ``result`` is JSON text, or None when none was stored."""
+    """The operation was done before, by ``who``. ``result`` is JSON text, or None when none was stored."""
 
     result: str | None
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,12 @@ class LeaseStore(Protocol):
     def lease_seconds(self) -> float:
         """How long a claim or a renewal lasts."""
 
-    def claim(self, operation: str, digest: str) -> Reply:
-        """Ask for the lease, under a token of its own: a second claim by the same process gets Held."""
+    def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
+        """Ask for the lease, under a token of its own: a second claim by the same process gets Held.
+
+        ``gone``: the fence of a claim (from Held) whose holder is known to have ended; it is taken over at once, if it is still
+        that claim which holds the lease.
+        """
 
     def renew(self, claimed: Claimed) -> float | None:
         """The new deadline (as in Claimed), or None when the claim does not hold the lease any more."""

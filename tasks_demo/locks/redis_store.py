@@ -178,20 +178,24 @@ class RedisLeaseStore:
         """How long a claim or a renewal lasts."""
         return self._lease_seconds
 
-    def claim(self, operation: str, digest: str) -> Reply:
-        """Ask for the lease. Raises LockStoreUnavailable and InvalidOperationKey; then the body must not run."""
+    def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
+        """Ask for the lease; over the claim with the fence ``gone``, if one is given, at once.
+
+        Raises LockStoreUnavailable and InvalidOperationKey; then the body must not run.
+        """
         owner = secrets.token_hex(16)
-        sent, reply = self._ask("claim", operation, owner, digest, self._lease_ms, self._retention_ms)
+        over = "" if gone is None else gone
+        sent, reply = self._ask("claim", operation, owner, digest, self._lease_ms, self._retention_ms, who, over)
         try:
             match reply:
                 case ["claimed", fence, attempt]:
                     return Claimed(operation, owner, int(fence), int(attempt), sent + self._lease_seconds)
-                case ["held", ms_left]:
-                    return Held(int(ms_left) / 1000)
-                case ["completed"]:
-                    return Completed(None)
-                case ["completed", result]:
-                    return Completed(result)
+                case ["held", ms_left, fence, holder]:
+                    return Held(int(ms_left) / 1000, int(fence), holder)
+                case ["completed", holder]:
+                    return Completed(None, holder)
+                case ["completed", holder, result]:
+                    return Completed(result, holder)
                 case ["mismatch"]:
                     return Mismatch()
         except ValueError as error:

@@ -19,7 +19,7 @@ from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbo
 from tasks_demo.exceptions import LedgerUnavailable  # noqa: E402
 from tasks_demo.lifecycle import Point, Reached, observe, reached  # noqa: E402
 from tasks_demo.locks import heartbeat  # noqa: E402
-from tests.integration.once_tasks import _operation, _run, app  # noqa: E402
+from tests.integration.once_tasks import _gate, _operation, _run, app  # noqa: E402
 
 __all__ = ["app"]
 
@@ -72,6 +72,7 @@ class Hostile:
 def body(self: Any, *, operation: str, folder: str, result: str = "") -> Any:
     """Write down that it runs, and announce an effect."""
     number = _run(folder)
+    _gate(folder)
     reached(Point.EFFECT_BEGUN)
     reached(Point.EFFECT_DONE)
     return Hostile(result) if result else {"number": number}

@@ -188,6 +188,7 @@ class Grant:
     attempt: int
     number: int
     until_us: int
+    who: str
     over: bool = False
 
 
@@ -246,7 +247,7 @@ class Judge:
         known.record = record
 
     def _claim(self, known: Known, call: Call, reply: list[str]) -> bool:
-        token, digest = call.args[:2]
+        token, digest, _, _, who, gone = call.args
         now, grant = self.clock.redis_us, known.grant
         current = grant is not None and not grant.over
         own = grant is not None and current and grant.token == token
@@ -255,18 +256,22 @@ class Judge:
             self.require(Invariant.DIGEST, reply == ["mismatch"], said)
         elif known.completed:
             stored = [] if known.result is None else [known.result]
-            self.require(Invariant.FINAL, reply == ["completed", *stored], said)
+            self.require(Invariant.FINAL, reply == ["completed", grant.who if grant else "", *stored], said)
         else:
             self.require(Invariant.DIGEST, reply[0] != "mismatch", said)
             self.require(Invariant.FINAL, reply[0] != "completed", said)
             if grant is not None and own:
                 again = ["claimed", str(grant.fence), str(grant.attempt)]
                 self.require(Invariant.PROGRESS, reply == again, f"asked again, {said}")
+            elif grant is not None and current and grant.fence == gone:
+                self.require(Invariant.PROGRESS, reply[0] == "claimed", said)
             elif grant is not None and current and now < grant.until_us:
                 self.require(Invariant.ONE_HOLDER, reply[0] != "claimed", said)
             if reply[0] == "held":
                 over_by = int(reply[1]) * 1000 - (grant.until_us - now) if grant is not None and current else -1
                 self.require(Invariant.PROGRESS, 0 < over_by < ROUNDING_US and int(reply[1]) > 0, said)
+                known_as = [str(grant.fence), grant.who] if grant is not None else []
+                self.require(Invariant.PROGRESS, reply[2:] == known_as, said)
         if reply[0] != "claimed":
             return False
         fence, attempt = int(reply[1]), int(reply[2])
@@ -280,7 +285,7 @@ class Judge:
         known.claims += 1
         known.digest = known.digest or digest
         known.completed = False
-        known.grant = Grant(token, fence, attempt, self.grants[call.key], now + LEASE_US)
+        known.grant = Grant(token, fence, attempt, self.grants[call.key], now + LEASE_US, who)
         return True
 
     def _holds(self, known: Known, call: Call, reply: list[str], yes: str) -> bool:
@@ -435,8 +440,11 @@ class JudgedMemory(MemoryLeaseStore):
         """The network of the next call."""
         self.link = link
 
-    def claim(self, operation: str, digest: str) -> Reply:
-        reply = self._call(lambda: super(JudgedMemory, self).claim(operation, digest), operation, "claim", digest)
+    def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
+        def work() -> Reply:
+            return super(JudgedMemory, self).claim(operation, digest, who, gone)
+
+        reply = self._call(work, operation, "claim", digest, LEASE_US, RETENTION_US, who, gone)
         assert not isinstance(reply, bool | float | None)
         return reply
 
@@ -465,7 +473,7 @@ class JudgedMemory(MemoryLeaseStore):
         key = record_key(PREFIX, operation)
         record = self.memory.get(key)
         args = (
-            (_asks_as(answer), about[0])
+            (_asks_as(answer), *about)
             if name == "claim"
             else (about[0].owner, about[0].fence, RETENTION_US, *about[1:])
         )
@@ -500,12 +508,12 @@ def _as_reply(name: str, answer: Any) -> list[str]:
     match answer:
         case Claimed():
             return ["claimed", str(answer.fence), str(answer.attempt)]
-        case Held(seconds_left=seconds):
-            return ["held", str(round(seconds * 1e6) // 1000)]
-        case Completed(result=None):
-            return ["completed"]
-        case Completed(result=result):
-            return ["completed", str(result)]
+        case Held(seconds_left=seconds, fence=fence, who=who):
+            return ["held", str(round(seconds * 1e6) // 1000), str(fence), who]
+        case Completed(result=None, who=who):
+            return ["completed", who]
+        case Completed(result=result, who=who):
+            return ["completed", who, str(result)]
         case Mismatch():
             return ["mismatch"]
     yes = {"renew": "renewed", "complete": "completed", "release": "released"}[name]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,8 @@ from tests.integration.once_ground import Ground, OnceWorker
 from tests.support import STATE, Home, emptied, until
 
 NAMES = [pattern.pattern for pattern in PATTERNS]
+#: A third of it is far more than a message needs to come back, and far less than the lease lasts.
+LEASE_SECONDS = 30
 CLAIMING = {"claim_first", "dedup_lock"}
 BEFORE = {name: ["claimed", "started"] if name in CLAIMING else ["started"] for name in NAMES}
 AFTER = {name: ["effect_begun", "effect_done", "returned", "received", "acked"] for name in NAMES}
@@ -36,13 +41,23 @@ class Failing(Ground):
         self.folder = STATE / f"failing-{uuid.uuid4().hex[:8]}"
         self.folder.mkdir()
         emptied(redis_url)
-        env = {"REDIS_URL": redis_url, "TASKS_DEMO_DEFER_MAX_SECONDS": "1", "FAILED_FOLDER": str(self.folder)}
+        env = {
+            "REDIS_URL": redis_url,
+            "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
+            "TASKS_DEMO_LEASE_SECONDS": str(LEASE_SECONDS),
+            "FAILED_FOLDER": str(self.folder),
+        }
         self.worker = FailingWorker(home, STATE / "failing.log", env, concurrency=2)
 
-    def job(self, pattern: str, operation: str = "", **kwargs: Any) -> tuple[str, AsyncResult[Any]]:
+    def job(
+        self, pattern: str, operation: str = "", *, gate: bool = False, **kwargs: Any
+    ) -> tuple[str, AsyncResult[Any]]:
+        """Publish a job that wants a failure; the folder with its diary, and what is to come of it."""
         operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
         folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
         folder.mkdir()
+        if gate:
+            (folder / "gate").touch()
         return str(folder), self.send(f"failing.{pattern}", operation=operation, folder=str(folder), **kwargs)
 
 
@@ -140,3 +155,30 @@ def test_a_claim_that_cannot_be_undone_is_taken_over_by_the_copy_and_by_nobody_e
     finally:
         ground.query(f"DROP TRIGGER {name}" + ("" if ground.vendor == "sqlite" else " ON durable_claim"))
     assert "could not be deleted" in ground.worker.log.read_text(errors="replace")
+
+
+def test_a_lease_whose_holder_was_killed_is_taken_over_as_soon_as_the_message_is_back(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the first execution")
+    victim = int((Path(folder) / "ran").read_text())
+    began = time.monotonic()
+    ground.killed(victim)
+    until(lambda: executions(folder) == 2, "the second execution", 10)
+    took = time.monotonic() - began
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+    assert took < LEASE_SECONDS / 3, f"{took:.1f} s"
+
+
+def test_a_lease_whose_holder_lives_is_waited_for(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the first execution")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    second = ground.send("failing.dedup_lock", operation=operation, folder=folder)
+    ground.has(second.id, "deferred")
+    os.kill(int((Path(folder) / "ran").read_text()), signal.SIGSTOP)
+    until(lambda: ground.points(second.id).count("deferred") >= 2, "another deferral")
+    assert executions(folder) == 1
+    os.kill(int((Path(folder) / "ran").read_text()), signal.SIGCONT)
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == second.get(timeout=20) == {"number": 1}

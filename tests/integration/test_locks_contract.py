@@ -332,3 +332,36 @@ def test_of_many_threads_one_claims(store: LeaseStore, operation: str) -> None:
 def test_settings_that_cannot_work_are_refused(place: Place, prefix: str, lease: float, retention: float) -> None:
     with pytest.raises(InvalidSetting):
         place.store(lease, retention, prefix)
+
+
+def test_a_claim_whose_holder_is_gone_is_taken_over_at_once_and_only_that_claim(
+    store: LeaseStore, operation: str
+) -> None:
+    store.claim(operation, DIGEST, "process 7")
+    first = store.claim(operation, DIGEST, "process 8")
+    assert isinstance(first, Held)
+    assert first.who == "process 7"
+    wrong = store.claim(operation, DIGEST, "process 8", first.fence - 1)
+    assert isinstance(wrong, Held)
+    over = store.claim(operation, DIGEST, "process 8", first.fence)
+    assert isinstance(over, Claimed)
+    assert (over.fence > first.fence, over.attempt) == (True, 2)
+    late = store.claim(operation, DIGEST, "process 9", first.fence)
+    assert isinstance(late, Held)
+    assert (late.who, late.fence) == ("process 8", over.fence)
+    assert store.complete(over, "1")
+    assert store.claim(operation, DIGEST, "process 9", over.fence) == Completed("1", "process 8")
+
+
+@pytest.mark.parametrize("verb", ["renew", "complete", "release"])
+def test_the_holder_that_was_taken_for_gone_is_told_so(store: LeaseStore, operation: str, verb: str) -> None:
+    lease = claimed(store, operation)
+    assert isinstance(store.claim(operation, DIGEST, "other", lease.fence), Claimed)
+    assert not ask(store, verb, lease)
+
+
+def test_the_token_is_in_no_reply(store: LeaseStore, operation: str) -> None:
+    lease = claimed(store, operation)
+    assert lease.owner not in repr(store.claim(operation, DIGEST))
+    store.complete(lease, "1")
+    assert lease.owner not in repr(store.claim(operation, DIGEST))

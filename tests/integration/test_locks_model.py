@@ -24,6 +24,8 @@ same machine is let loose on protocols with one mistake each. Each of these inva
     expiry by the clock of the worker: ONE_HOLDER, PROGRESS
     the deadline counts from the reply: BELIEF
     the deadline is not rounded up: ONE_HOLDER
+    a take-over does not ask whose claim is meant: ONE_HOLDER
+    a claim of the dead is waited for: PROGRESS
 
 Not shown: anything about a request that arrives later than ``LATEST_US`` (that a claim so late gives its first holder nothing
 is in test_locks_redis_store.py), about a Redis that loses the record,
@@ -142,8 +144,9 @@ class Receivers:
 class Worker:
     """Follows the program of ``dedup_lock``, one step at a time: whoever is not asked to go on is a zombie."""
 
-    def __init__(self, world: World, ahead_us: int) -> None:
+    def __init__(self, world: World, number: int, ahead_us: int) -> None:
         self.world = world
+        self.name = f"worker {number}"
         self.ahead_us = ahead_us
         self.stop()
 
@@ -178,12 +181,15 @@ class Worker:
             self.running and not self.has_completed and self.has_effect != self.world.mutant.completes_before_the_effect
         )
 
-    def receive(self, delivery: Delivery, link: Link) -> float:
+    def receive(self, delivery: Delivery, link: Link, over: int | None = None) -> float:
         """Claim. Seconds that the holder has left, if the delivery was put back for that; else 0."""
         world = self.world
         world.wire.use(link, self.ahead_us)
         try:
-            reply = world.store.claim(delivery.operation, delivery.digest)
+            reply = world.store.claim(delivery.operation, delivery.digest, self.name, over)
+            if isinstance(reply, Held) and (delivery.operation, reply.fence) in world.gone:
+                # Between the two calls anything may happen: the fence names the claim that is meant.
+                reply = world.store.claim(delivery.operation, delivery.digest, self.name, reply.fence)
         except LockStoreUnavailable:
             world.queue.append(delivery)
             return 0
@@ -292,7 +298,9 @@ class World:
         self.receivers = Receivers(self.judge)
         self.queue: list[Delivery] = []
         self.delivered: set[Delivery] = set()
-        self.workers = [Worker(self, skew) for skew in SKEWS_US]
+        #: Fences of claims whose worker has died, and is known to have.
+        self.gone: set[tuple[str, int]] = set()
+        self.workers = [Worker(self, number, skew) for number, skew in enumerate(SKEWS_US)]
 
     def publish(self, delivery: Delivery) -> None:
         self.delivered.add(delivery)
@@ -435,6 +443,23 @@ class LeaseMachine(RuleBasedStateMachine):
     def die(self, number: int) -> None:
         self.some(number, lambda worker: worker.running).give_up()
 
+    @precondition(lambda self: self.any(lambda worker: worker.running))
+    @rule(number=numbers)
+    def be_seen_dying(self, number: int) -> None:
+        """Whoever claims next on the same machine knows that the holder is gone."""
+        worker = self.some(number, lambda worker: worker.running)
+        self.world.gone.add((worker.holding[0].operation, worker.holding[1].fence))
+        worker.give_up()
+
+    @precondition(lambda self: self.world.queue and self.any(lambda worker: not worker.running))
+    @rule(number=numbers, message=numbers)
+    def claim_over_a_claim_of_the_past(self, number: int, message: int) -> None:
+        """Between the reply that named a dead holder and the second claim another has taken over."""
+        worker = self.some(number, lambda worker: not worker.running)
+        delivery = some(self.world.queue, message)
+        self.world.queue.remove(delivery)
+        worker.receive(delivery, FINE, over=min((fence for _, fence in self.world.gone), default=1))
+
     @precondition(lambda self: len(self.world.queue) < 5 and self.any(lambda worker: worker.running))
     @rule(number=numbers)
     def deliver_again(self, number: int) -> None:
@@ -535,6 +560,11 @@ _ROUNDED_UP, _NOT_ROUNDED = "now_ms + 1 + lease_ms", "now_ms + lease_ms"
 
 #: A mistake, and the invariants of which each alone catches it.
 MUTANTS: dict[Mutant, tuple[Invariant, ...]] = {
+    Mutant(
+        "a take-over does not ask whose claim is meant",
+        edits=(("claim", "fence ~= gone and", "gone == '' and"),),
+    ): (Invariant.ONE_HOLDER,),
+    Mutant("a claim of the dead is waited for", edits=(("claim", "fence ~= gone and ", ""),)): (Invariant.PROGRESS,),
     Mutant("renew does not ask who", edits=(("renew", _NOT_OWNER, "if state ~= 'claimed' then"),)): (
         Invariant.STALE_TOKEN,
         Invariant.BELIEF,
@@ -569,7 +599,7 @@ MUTANTS: dict[Mutant, tuple[Invariant, ...]] = {
     Mutant(
         "release deletes the record",
         edits=(
-            ("release", "redis.call('HDEL', record, 'owner', 'deadline')", "redis.call('DEL', record)"),
+            ("release", "redis.call('HDEL', record, 'owner', 'deadline', 'who')", "redis.call('DEL', record)"),
             ("release", "redis.call('HSET', record, 'state', 'released')", ""),
         ),
     ): (Invariant.RETENTION, Invariant.ATTEMPT),

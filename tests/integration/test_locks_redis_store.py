@@ -75,7 +75,7 @@ def test_a_first_claim_is_claimed(client: Any, store: RedisLeaseStore, operation
     assert lease.attempt == 1
     assert before + 60 <= lease.deadline <= after + 60
     stored = record(client, operation)
-    assert set(stored) == {"state", "owner", "fence", "attempt", "digest", "deadline"}
+    assert set(stored) == {"state", "owner", "fence", "attempt", "digest", "deadline", "who"}
     assert (stored["state"], stored["owner"], stored["fence"]) == ("claimed", lease.owner, str(lease.fence))
 
 
@@ -160,7 +160,7 @@ def test_the_same_token_asking_again_gets_the_same_answer(
     """What happens when the reply to a claim was lost: only here is the script called past the store."""
     from tasks_demo.locks.lua import script
 
-    arguments = (record_key("t:", operation), "token", DIGEST, 60_000, 3_600_000)
+    arguments = (record_key("t:", operation), "token", DIGEST, 60_000, 3_600_000, "who", "")
     first = client.eval(script("claim").source, 1, *arguments)
     assert client.eval(script("claim").source, 1, *arguments) == first
     assert first[0] == b"claimed"
@@ -229,7 +229,7 @@ def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holde
     """The token is granted again, with a fence of its own; whoever still believes in the first one is told that it is lost."""
     first = claimed(brief, operation)
     taken_over(brief, operation)
-    late = (first.owner, DIGEST, 60_000, 60_000)
+    late = (first.owner, DIGEST, 60_000, 60_000, "", "")
     key = record_key("t:", operation)
     # Loaded by the claims before.
     until(lambda: client.evalsha(script("claim").sha, 1, key, *late)[0] == b"claimed")

@@ -7,25 +7,30 @@
 --            attempt   integer; how many claims there were
 --            digest    of the arguments of the first claim
 --            deadline  end of the lease, milliseconds of Redis TIME; only while claimed
+--            who       which process made the claim and for which task ID, as others may know it (holder.py); not the token
 --            result    JSON text; only when completed with a result
 -- ARGV[1]  owner: a random token, a new one for every claim
 -- ARGV[2]  digest of the arguments
 -- ARGV[3]  length of the lease, milliseconds
 -- ARGV[4]  retention, milliseconds: the record lives this long after its last change
+-- ARGV[5]  who claims
+-- ARGV[6]  fence of a claim whose process is known to be gone, or empty: that claim's lease is over
 --
 -- Replies  {'claimed', fence, attempt}   the lease is ours
---          {'held', ms_left}             somebody else's lease has this long to go (at least 1)
---          {'completed', result}         done before; {'completed'} if no result was stored
+--          {'held', ms_left, fence, who} somebody else's lease has this long to go (at least 1)
+--          {'completed', who, result}    done before; {'completed', who} if no result was stored
 --          {'mismatch'}                  the key was used with other arguments, whatever became of that claim
 --          error BADRECORD               the record is not one of ours; nothing was changed
 --
 -- Asked again by the token that holds the lease (its reply was lost on the way), it gives the same fence and attempt:
 -- nobody else can have claimed in between, or the token would not be there any more. (A copy that arrives after a later claim
 -- has ended is a claim of its own, with a new fence: renew, complete and release ask for token and fence.)
--- Expiry is judged by Redis TIME alone. All replies but 'claimed' change nothing.
+-- Expiry is judged by Redis TIME alone, but for a gone holder's claim, which the fence names: no later one can be meant.
+-- All replies but 'claimed' change nothing.
 
 local record = KEYS[1]
 local owner, digest, lease_ms, retention_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local claimant, gone = ARGV[5], ARGV[6]
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -33,8 +38,8 @@ local now_ms = math.floor(now_us / 1000)
 -- Rounded up: a lease in Redis never ends before its owner thinks it does.
 local deadline_ms = string.format('%.0f', now_ms + 1 + lease_ms)
 
-local state, holder, fence, attempt, known_digest, held_until, result =
-  unpack(redis.call('HMGET', record, 'state', 'owner', 'fence', 'attempt', 'digest', 'deadline', 'result'))
+local state, holder, fence, attempt, known_digest, held_until, result, who =
+  unpack(redis.call('HMGET', record, 'state', 'owner', 'fence', 'attempt', 'digest', 'deadline', 'result', 'who'))
 
 if state == 'forgotten' then
   state, known_digest = 'released', digest  -- whatever comes next is taken
@@ -51,17 +56,17 @@ if redis.call('EXISTS', record) == 1 then
   end
   if state == 'completed' then
     if result then
-      return {'completed', result}
+      return {'completed', who or '', result}
     end
-    return {'completed'}
+    return {'completed', who or ''}
   end
   if state == 'claimed' and holder == owner then
     redis.call('HSET', record, 'deadline', deadline_ms)
     redis.call('PEXPIRE', record, retention_ms)
     return {'claimed', fence, attempt}
   end
-  if state == 'claimed' and tonumber(held_until) > now_ms then
-    return {'held', string.format('%.0f', tonumber(held_until) - now_ms)}
+  if state == 'claimed' and fence ~= gone and tonumber(held_until) > now_ms then
+    return {'held', string.format('%.0f', tonumber(held_until) - now_ms), fence, who or ''}
   end
 end
 
@@ -71,6 +76,6 @@ attempt = string.format('%.0f', (tonumber(attempt or '') or 0) + 1)
 
 -- One HSET, and first: a full Redis refuses it before anything has changed.
 redis.call('HSET', record, 'state', 'claimed', 'owner', owner, 'fence', fence, 'attempt', attempt,
-  'digest', digest, 'deadline', deadline_ms)
+  'digest', digest, 'deadline', deadline_ms, 'who', claimant)
 redis.call('PEXPIRE', record, retention_ms)
 return {'claimed', fence, attempt}

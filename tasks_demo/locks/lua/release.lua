@@ -20,6 +20,6 @@ end
 
 -- PEXPIRE first: a full Redis accepts it, and lets a script that has written finish.
 redis.call('PEXPIRE', record, retention_ms)
-redis.call('HDEL', record, 'owner', 'deadline')
+redis.call('HDEL', record, 'owner', 'deadline', 'who')
 redis.call('HSET', record, 'state', 'released')
 return {'released'}
