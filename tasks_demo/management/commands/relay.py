@@ -78,7 +78,7 @@ class Command(BaseCommand):
                 "--once ends when nothing is due, so --interval would do nothing: leave it out.", returncode=Exit.USAGE
             )
         if options["verbosity"]:
-            logging.getLogger("tasks_demo.delivery.relay").setLevel(logging.INFO)
+            _tell(logging.getLogger("tasks_demo.delivery.relay"))
         # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
         current_app.loader.import_default_modules()
         relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)
@@ -115,6 +115,15 @@ class Command(BaseCommand):
             if not result.taken:
                 break
         self.stdout.write(f"{published} published")
+
+
+def _tell(logger: logging.Logger) -> None:
+    """Have what it says appear, also in a project without a LOGGING of its own, where INFO would go nowhere."""
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
 
 
 def _until_asked(work: Any) -> int:
