@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks_demo.stack.processes import spawn
-from tests.integration.snippets import commands, pieces
+from tests.snippets import commands, pieces
 from tests.support import PROJECT, finish, until
 
 pytestmark = pytest.mark.timeout(180)
