@@ -7,6 +7,7 @@ was removed is kept with who, when and why (``OperationAct``) before anything is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,6 +58,15 @@ class Known:
     operation: str
     traces: list[Trace]
     troubles: list[str]
+
+    @property
+    def mark(self) -> str:
+        """Of what was shown: another one means that it has changed. What only the clock changes does not belong to it."""
+        told = [
+            (trace.kind, trace.place, trace.state, {k: str(v) for k, v in trace.facts.items() if "seconds" not in k})
+            for trace in self.traces
+        ]
+        return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def known(operation: str, task: str = "") -> Known:

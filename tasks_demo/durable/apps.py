@@ -15,4 +15,4 @@ class DurableConfig(AppConfig):
         from tasks_demo import installed  # noqa: F401  (says when ``tasks_demo`` itself is not installed)
 
         if apps.is_installed("django.contrib.admin"):
-            from tasks_demo.durable import admin_outbox  # noqa: F401  (registers it)
+            from tasks_demo.durable import admin_operations, admin_outbox  # noqa: F401  (registers them)

@@ -105,7 +105,6 @@ def test_the_table_says_it_to_people(home: Home, server: RedisServer) -> None:
     ):
         assert text in done.out, done.out
     assert "→ Only the demo jobs need it" in done.out
-    assert max(len(line) for line in done.out.splitlines()) <= 80
 
 
 def test_warnings_of_the_checks_are_counted(home: Home, server: RedisServer) -> None:
