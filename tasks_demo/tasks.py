@@ -14,12 +14,13 @@ from tasks_demo.conf import settings
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox, lease
 from tasks_demo.exceptions import Fenced
 from tasks_demo.lifecycle import Point, current, reached
-from tasks_demo.shop.models import Booking
 
 if not apps.is_installed("tasks_demo.shop"):
     # Celery's autodiscovery takes this for "there is no such module" (celery/loaders/base.py find_related_module): whoever uses
     # the patterns only does not want the demo's jobs in the own workers.
     raise ModuleNotFoundError("The demo's jobs need tasks_demo.shop in INSTALLED_APPS.", name=__name__)
+
+from tasks_demo.shop.models import Booking
 
 
 @cache

@@ -43,7 +43,7 @@ from redis.exceptions import RedisError
 
 from tasks_demo import clock
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, put_back, whole
+from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, has_message, put_back, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, described, reached
@@ -85,7 +85,7 @@ def counted(task: Any) -> Iterator[None]:
         limit = task.max_attempts
     except InvalidSetting as error:
         put_back(task, error)
-    if limit is None or task.request.is_eager:
+    if limit is None or not has_message(task.request):
         yield
         return
     alias = alias_of(task)
