@@ -4,7 +4,8 @@ What is **not** guaranteed: that the job runs at all. Whoever is killed between 
 claim that nobody takes over. Doubt falls to the same side: if the connection is lost while the claim is being committed, the
 body does not run, and the copy that is put back runs if the claim is not there and is suppressed if it is. Nor is it
 guaranteed once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short
-a horizon. And SUCCESS of a suppressed copy says only that it ended: its result is None, whatever became of the first.
+a horizon. And SUCCESS of another task ID that was suppressed (a double click) says only that it ended: its result is None,
+whatever became of the first. A copy of the same task ID stores nothing: the outcome is the first one's.
 
     received ─▶ acked ─▶ claim (committed) ─┬─ ours ───────▶ started ─▶ effect ─▶ returned
                                             ├─ taken ──────▶ nothing is run, no chain goes on     (suppressed)
@@ -27,6 +28,7 @@ from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import fitting
+from tasks_demo.delivery.suppression import suppressed
 from tasks_demo.durable.models import Claim
 from tasks_demo.exceptions import ContradictoryDeclaration, RecordsUnavailable
 from tasks_demo.lifecycle import Point, about, described, reached
@@ -69,8 +71,10 @@ class ClaimFirst(PatternTask):
                     connections[alias].close()
                     raise
                 if taken is not None and not self._takes_over(taken, claim, alias):
+                    left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
+                    if taken.task_id == claim.task_id:
+                        raise left  # the first delivery of this very task gives its outcome, or nobody does
                     self.nothing_follows()
-                    reached(Point.SUPPRESSED)
                     return None
                 try:
                     reached(Point.CLAIMED)

@@ -33,6 +33,7 @@ from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted
+from tasks_demo.delivery.suppression import suppress
 from tasks_demo.exceptions import InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
@@ -122,9 +123,9 @@ class DedupLock(PatternTask):
                 # Killed: its lease would be waited for. If it is not that claim any more, this is an ordinary one.
                 reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
             match reply:
-                case Completed(result=stored):
-                    reached(Point.SUPPRESSED)
-                    return results.from_text(stored)
+                case Completed(result=stored, who=who):
+                    first = parsed(who)
+                    return suppress(self, results.from_text(stored), first.task_id if first else "")
                 case Held(seconds_left=seconds):
                     # Never acknowledged and dropped: the holder may be dying. Nor put back for the whole lease at once: a retry
                     # is published a moment before its lease is released, and would wait for nobody.

@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from billiard.pool import soft_timeout_sighandler
+from celery import states
 from celery.exceptions import TaskPredicate
 
 from tasks_demo.delivery.putting_back import put_back
+from tasks_demo.delivery.suppression import known_outcome, suppressed
 from tasks_demo.exceptions import ContradictoryDeclaration, NothingToRequeue, OperationMismatch, TransactionOpen
 
 #: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
-_FINAL = (TaskPredicate, ContradictoryDeclaration, OperationMismatch, TransactionOpen, NothingToRequeue)
+_FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
 
 
 class Execution:
@@ -68,6 +70,11 @@ def execution(task: Any) -> Iterator[Execution]:
     body = Execution(task)
     try:
         yield body
+    except OperationMismatch as error:
+        # A message that bears the ID of a task which has ended is not to make a failure of it.
+        if not body.begun and known_outcome(task) in states.READY_STATES:
+            raise suppressed(task, f"its outcome stands, although {error}") from error
+        raise
     except _FINAL:
         raise
     except Exception as error:

@@ -31,6 +31,7 @@ from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted, fitting
+from tasks_demo.delivery.suppression import suppress
 from tasks_demo.durable.models import InboxEntry
 from tasks_demo.exceptions import OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
 from tasks_demo.lifecycle import Point, about, described, reached
@@ -77,8 +78,8 @@ class Inbox(PatternTask):
                         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
                         put_back(self, error)
                 if done is not None:
-                    reached(Point.SUPPRESSED)
-                    return results.from_text(done.result)
+                    first = str(self.request.id) if done.task_id == entry.task_id else ""
+                    return suppress(self, results.from_text(done.result), first)
                 reached(Point.COMPLETED)
                 reached(Point.RETURNED)
                 return result

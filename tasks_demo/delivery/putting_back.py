@@ -29,6 +29,10 @@ class NotOver(Ignore):
     """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
 
 
+class Suppressed(Ignore):
+    """Celery acknowledges this copy and stores nothing: its task has an outcome, or another delivery is to give it one."""
+
+
 def put_back(
     task: Any,
     why: str | BaseException,

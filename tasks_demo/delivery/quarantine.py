@@ -43,7 +43,7 @@ from redis.exceptions import RedisError
 
 from tasks_demo import clock
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, has_message, put_back, whole
+from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, has_message, put_back, say, whole
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, described, reached
@@ -96,7 +96,9 @@ def counted(task: Any) -> Iterator[None]:
         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
         put_back(task, _unavailable(alias, error))
     if not admitted:
-        reached(Point.QUARANTINED, why="it is parked already: this copy is acknowledged and not run")
+        why = "it is parked already: this copy is acknowledged and not run"
+        say(task, logging.INFO, "parked already", why)
+        reached(Point.QUARANTINED, why=why)
         raise NotOver("parked already")
     try:
         yield

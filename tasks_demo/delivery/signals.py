@@ -14,7 +14,7 @@ from celery import Task, current_app, signals, states
 from celery.exceptions import Reject
 
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.delivery.putting_back import PARKED, NotOver
+from tasks_demo.delivery.putting_back import PARKED, NotOver, Suppressed
 from tasks_demo.lifecycle import Point, Subject, observers, reached
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _returned(
     if state == states.SUCCESS:
         if not isinstance(sender, PatternTask):
             reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
-    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, NotOver):
+    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (NotOver, Suppressed)):
         _left_without_a_result(subject_of(sender, args, kwargs, task_id, _hostname(sender)), retval)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
-from tests.integration.failing_tasks import ERRORS, PATTERNS
+from tests.integration.failing_tasks import ERRORS, PATTERNS, app
 from tests.integration.once_ground import Ground, OnceWorker
 from tests.support import STATE, Home, emptied, until
 
@@ -182,3 +182,81 @@ def test_a_lease_whose_holder_lives_is_waited_for(ground: Failing) -> None:
     os.kill(int((Path(folder) / "ran").read_text()), signal.SIGCONT)
     (Path(folder) / "gate").unlink()
     assert sent.get(timeout=20) == second.get(timeout=20) == {"number": 1}
+
+
+# -- whoever suppresses changes no outcome --------------------------------------------------------------------------------------
+
+
+def now(sent: AsyncResult[Any]) -> tuple[str, Any]:
+    """State and result, past the cache of the client."""
+    app.backend._cache.clear()
+    fresh: AsyncResult[Any] = AsyncResult(sent.id, app=app)
+    return fresh.state, fresh.result
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_a_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(ground: Failing, pattern: str) -> None:
+    folder, first = ground.job(pattern)
+    assert first.get(timeout=20) == {"number": 1}
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    for embed in {"chain": [follow]}, {"callbacks": [follow]}, {"errbacks": [follow]}:
+        ground.send(f"failing.{pattern}", task_id=first.id, embed=embed, operation=operation, folder=folder)
+    until(lambda: ground.points(first.id).count("suppressed") == 3, "all copies suppressed")
+    failed = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    failed.get(timeout=20, propagate=False)
+    ground.send(f"failing.{pattern}", task_id=failed.id, operation=operation, folder=folder)
+    ground.has(failed.id, "suppressed")
+    until(ground.idle, "the ends of the copies")
+    assert now(first) == ("SUCCESS", {"number": 1})
+    assert (now(failed)[0], "used before" in str(now(failed)[1])) == ("FAILURE", True)
+    assert not (Path(folder) / "followed").exists()
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_a_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_and_goes_on(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern)
+    first.get(timeout=20)
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    first.forget()  # as if it had been killed after its marker
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    ground.send(f"failing.{pattern}", task_id=first.id, embed={"chain": [follow]}, operation=operation, folder=folder)
+    until((Path(folder) / "followed").exists, "what follows")
+    until(lambda: now(first) == ("SUCCESS", {"number": 1}), "its outcome")
+    ground.has(first.id, "deferred", "suppressed")  # the first might have been about to store it
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", ["claim_first", "dedup_lock", "inbox"])
+def test_a_mismatching_message_with_the_id_of_a_task_that_has_ended_does_not_make_it_a_failure(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern)
+    assert first.get(timeout=20) == {"number": 1}
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    ground.send(f"failing.{pattern}", task_id=first.id, operation=operation, folder=folder, result="KeyError")
+    ground.has(first.id, "suppressed")
+    until(ground.idle, "its end")
+    assert now(first) == ("SUCCESS", {"number": 1})
+    other = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    assert "used before" in str(other.get(timeout=20, propagate=False))
+
+
+def test_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operation(ground: Failing) -> None:
+    folder, first = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the execution")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    second = ground.send("failing.dedup_lock", operation=operation, folder=folder)
+    ground.has(second.id, "deferred")
+    (Path(folder) / "gate").unlink()
+    assert first.get(timeout=20) == second.get(timeout=20) == {"number": 1}
+    about = f"failing.dedup_lock[{second.id}], operation {operation!r}: "
+    held, *_, suppressed = [line for line in ground.worker.log.read_text().splitlines() if about in line]
+    assert "requeued, to be delivered again in" in held
+    assert "held by another worker" in held
+    assert suppressed.endswith("the body was not run: its operation is completed: the stored result is its outcome")
+    assert "INFO" in held
+    assert "INFO" in suppressed
