@@ -23,6 +23,7 @@ A promise bounds the executions of each task ID and the effects of each operatio
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections import Counter
@@ -293,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("events", metavar="EVENTS.jsonl", help="written by manage.py experiment --events; - is stdin")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of sentences")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a history may hold what this terminal's encoding does not
     try:
         if options.events == "-":
             cells = check(read(sys.stdin))

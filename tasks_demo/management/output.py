@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import sys
 from collections.abc import Mapping
 from typing import IO, Any
@@ -21,9 +22,7 @@ def console(options: Mapping[str, Any], stream: IO[str] | None = None, **setting
     In a terminal, lines are as wide as its window. In a pipe or a file they have no bound, whatever COLUMNS says. What the
     stream's encoding does not know is written in other characters.
     """
-    out = stream or sys.stdout
-    if hasattr(out, "reconfigure"):
-        out.reconfigure(errors=_HANDLER)
+    out = carrying_all(stream or sys.stdout)
     if not out.isatty():
         settings.setdefault("width", UNBOUNDED)
     return Console(
@@ -32,6 +31,13 @@ def console(options: Mapping[str, Any], stream: IO[str] | None = None, **setting
         force_terminal=True if options.get("force_color") else None,
         **settings,
     )
+
+
+def carrying_all(stream: IO[str]) -> IO[str]:
+    """The same stream, which from now on writes another character for one that its encoding does not know, and raises nothing."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=_HANDLER)
+    return stream
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

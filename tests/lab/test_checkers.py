@@ -789,3 +789,14 @@ def test_the_command_needs_no_django(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["recovered"] == 1
+
+
+def test_the_command_prints_in_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "ev.jsonl"
+    path.write_text(text(Story().published("приказ").ran("приказ").events), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks_demo.lab.checkers", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "unknown" in done.stdout

@@ -82,12 +82,12 @@ class Command(BaseCommand):
             ) from None
         except DeliveryError as error:
             raise CommandError(str(error), returncode=Exit.NOT_READY) from error
-        text = json.dumps(document, indent=2, ensure_ascii=False)
         if target == "-":
-            self.stdout.write(text)
+            self.stdout.write(json.dumps(document, indent=2))
             return
         render(console(options), document)
         if target is not None:
+            text = json.dumps(document, indent=2, ensure_ascii=False)
             Path(target).write_text(text + "\n", encoding="utf-8")
 
     def _measured(self, sizes: Sizes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connections
 
 from tasks_demo.exceptions import EnvironmentNotReady
+from tasks_demo.management.output import carrying_all
 from tasks_demo.stack.bank import healthy
 from tasks_demo.stack.redis import listening
 from tasks_demo.stack.up import Formation, read_procfile
@@ -37,6 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
         without, ready = self._embedded()
+        carrying_all(sys.stdout)  # the parts log in UTF-8, whatever this terminal takes
         try:
             self._prepare(f"http://127.0.0.1:{port}/admin/tasks_demo/")
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})

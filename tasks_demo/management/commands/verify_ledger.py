@@ -10,6 +10,7 @@ from django.db import DatabaseError
 
 from tasks_demo.ledger.verify import differences
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.output import carrying_all
 from tasks_demo.models import Event, Tally
 from tasks_demo.wording import counted
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         found = 0
+        carrying_all(sys.stdout)  # a task ID may be any text
         try:
             for sentence in differences():
                 found += 1
