@@ -24,8 +24,10 @@ pytestmark = pytest.mark.timeout(240)
 
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
-#: Pages whose Python runs in the bookshop. README's is followed in an empty folder: test_readme_adoption.
-PAGES = sorted({piece.page for piece in PYTHON} - {"README.md"})
+#: Pages whose Python blocks are the files of a project of their own, and who makes and runs it.
+PROJECTS = {"README.md": "test_readme_adoption.py", "docs/testing.md": "test_testing_package.py"}
+#: All others run in the bookshop.
+PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------------
@@ -67,6 +69,15 @@ def test_a_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None
                 seen += len(text)
         finally:
             shell.communicate("kill $(jobs -p)\nexit\n", timeout=10)
+
+
+@pytest.mark.parametrize(("page", "by"), PROJECTS.items())
+def test_a_page_with_a_project_of_its_own_is_run_by_its_test(page: str, by: str) -> None:
+    assert Path(page).name in (Path(__file__).parent / by).read_text(encoding="utf-8")
+    blocks = [piece for piece in PYTHON if piece.page == page]
+    nameless = [piece.where for piece in blocks if not re.match(r"# [a-z_/]+\.py\b", piece.text)]
+    assert blocks
+    assert not nameless, f"which file is this? {nameless}"
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------------
