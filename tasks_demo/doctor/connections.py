@@ -23,6 +23,7 @@ from tasks_demo.conf import settings
 from tasks_demo.delivery import DedupLock
 from tasks_demo.doctor.rabbitmq import confirms
 from tasks_demo.doctor.rows import PATIENCE, Row, State, address, reason, silent
+from tasks_demo.exceptions import InvalidSetting
 from tasks_demo.locks.redis_store import connect
 
 PART = "connections"
@@ -59,7 +60,9 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=PATIENCE)
             channel = connection.channel()
         except Exception as error:  # noqa: BLE001 (each transport has errors of its own)
-            fix = _sentinel_fix(error) or how_to_start("CELERY_BROKER_URL", is_redis=is_redis)
+            fix = _sentinel_fix(error, "CELERY_BROKER_TRANSPORT_OPTIONS") or how_to_start(
+                "CELERY_BROKER_URL", is_redis=is_redis
+            )
             return [silent(PART, "broker", f"{seen}: {reason(error)}", fix)]
         if is_redis:
             # Without kombu's client, which would put its prefix before the keys of others.
@@ -89,13 +92,13 @@ def _primary(client: Any) -> str:
     return f", the primary is {host}:{port}"
 
 
-def _sentinel_fix(error: BaseException) -> str:
+def _sentinel_fix(error: BaseException, setting: str) -> str:
     """What to do about an error of the Sentinels; empty: it is none of theirs."""
-    if isinstance(error.__cause__ or error, MasterNotFoundError):
-        return "Write the name that the Sentinels monitor as master_name, or look whether they see a primary (SENTINEL MASTERS)."
-    if "master_name" in str(error):
-        return "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'master_name': '…'}: what the Sentinels call the primary."
-    return ""
+    nameless = f"Write master_name in {setting}: what the Sentinels call the primary."
+    cause = error.__cause__ or error
+    if isinstance(cause, MasterNotFoundError) and "None" not in str(cause):
+        return f"Correct master_name in {setting}, or look whether the Sentinels see a primary (SENTINEL MASTERS)."
+    return nameless if isinstance(cause, MasterNotFoundError) or "master_name" in str(error) else ""
 
 
 def _product(seen: str, connection: Any) -> str:
@@ -131,10 +134,10 @@ def results(app: Celery, users: list[RedisUser]) -> list[Row]:
         else:
             backend.get_task_meta(str(uuid.uuid4()), cache=False)
     except Exception as error:  # noqa: BLE001 (each backend has errors of its own)
-        is_redis = isinstance(backend, RedisBackend)
-        return [
-            silent(PART, what, f"{seen}: {reason(error)}", how_to_start("CELERY_RESULT_BACKEND", is_redis=is_redis))
-        ]
+        fix = _sentinel_fix(error, "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS") or how_to_start(
+            "CELERY_RESULT_BACKEND", is_redis=isinstance(backend, RedisBackend)
+        )
+        return [silent(PART, what, f"{seen}: {reason(error)}", fix)]
     return [Row(PART, what, State.OK, seen)]
 
 
@@ -162,7 +165,9 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
         client = connect(url, PATIENCE)
         client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        fix = _sentinel_fix(error) or how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
+        fix = _sentinel_fix(error, "TASKS_DEMO_REDIS_URL") or how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
+        if isinstance(error, InvalidSetting):
+            fix = "Write TASKS_DEMO_REDIS_URL as in docs/patterns/dedup_lock.md, for example redis://host:6379/0."
         return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
     users.append(RedisUser("leases", client, settings.KEY_PREFIX))
     return [Row(PART, what, State.OK, address(url) + _primary(client))]

@@ -62,11 +62,14 @@ def title(users: Sequence[RedisUser]) -> str:
 
 
 def group(users: Sequence[RedisUser]) -> list[list[RedisUser]]:
-    """The users by server and database. Everything behind a Sentinel counts as one."""
+    """The users by server and database; behind Sentinels, by the primary that they name now."""
     servers: dict[Any, list[RedisUser]] = {}
     for user in users:
         options = user.client.connection_pool.connection_kwargs
+        pool = user.client.connection_pool
         place = options.get("path") or (options.get("host"), options.get("port"))
+        if hasattr(pool, "get_master_address"):
+            place = tuple(pool.get_master_address())
         servers.setdefault((place, int(options.get("db") or 0)), []).append(user)
     return list(servers.values())
 
