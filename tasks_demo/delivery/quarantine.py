@@ -44,11 +44,15 @@ from redis.exceptions import RedisError
 from tasks_demo import clock
 from tasks_demo.conf import settings
 from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, has_message, put_back, say, whole
+from tasks_demo.delivery.rows import outside_transactions
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, described, reached
+from tasks_demo.locks.holder import parsed, this_process
 
 logger = logging.getLogger(__name__)
+#: Of an attempt in the history: its process, as others on the machine can check. Not kept when the message is parked.
+PROCESS = "process"
 #: Bound on each step of a hand-over to the broker, seconds.
 BROKER_SECONDS = 5.0
 
@@ -71,7 +75,8 @@ _COUNT = f"""
     WHERE durable_attempt.count < %s
     RETURNING count
 """  # noqa: S608  (the constant above)
-_TAKE_BACK = "DELETE FROM durable_attempt WHERE task_id = %s AND retries = %s"
+# Nearly always the attempt is the only one.
+_TAKE_BACK = "DELETE FROM durable_attempt WHERE task_id = %s AND retries = %s AND history = %s"
 
 
 @contextmanager
@@ -79,7 +84,8 @@ def counted(task: Any) -> Iterator[None]:
     """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
 
     Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
-    worker goes on. If the database does not answer, the message is put back, and the body does not run.
+    worker goes on. If the database does not answer, the message is put back, and the body does not run. Raises TransactionOpen
+    where a rollback could take the count along.
     """
     try:
         limit = task.max_attempts
@@ -90,8 +96,10 @@ def counted(task: Any) -> Iterator[None]:
         return
     alias = alias_of(task)
     key = (fitting(task.request.id or ""), whole(task.request.retries, 2**31 - 1))
+    outside_transactions(task, alias)
+    line = _line(task)
     try:
-        admitted = _admit(task, alias, key, limit)
+        admitted = _admit(task, alias, key, line, limit)
     except Error as error:
         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
         put_back(task, _unavailable(alias, error))
@@ -105,10 +113,10 @@ def counted(task: Any) -> Iterator[None]:
     except MemoryError:
         raise  # Celery's main process ends itself over it before it acknowledges (worker/request.py): a death like others
     except Exception:
-        _take_back(alias, key)
+        _take_back(alias, key, line)
         raise
     # Not for SystemExit and its like: that is how a dying process looks from inside.
-    _take_back(alias, key)
+    _take_back(alias, key, line)
 
 
 def alias_of(task: Any) -> str:
@@ -123,20 +131,25 @@ def fitting(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _admit(task: Any, alias: str, key: tuple[str, int], limit: int) -> bool:
+def _line(task: Any) -> str:
+    """This attempt, in the history of its message. Of several at once each finds its own again."""
+    process = str(this_process(task.request.id or ""))
+    at = clock.aware(timezone.now()).isoformat()
+    return json.dumps({"at": at, "worker": task.request.hostname or "", "pid": os.getpid(), PROCESS: process}) + "\n"
+
+
+def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -> bool:
     """Count one more attempt. False: it is parked already. Raises NotOver after having parked it."""
     request = task.request
     task_id, retries = key
     source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
-    now = timezone.now()
-    line = json.dumps({"at": clock.aware(now).isoformat(), "worker": request.hostname or "", "pid": os.getpid()}) + "\n"
-    moment = connections[alias].ops.adapt_datetimefield_value(now)
+    moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
     while True:
         with connections[alias].cursor() as cursor:
             cursor.execute(_COUNT, [task_id, retries, line, moment, task_id, source, limit])
             counts = cursor.fetchall()
             if counts == [(1,)] and _parked_meanwhile(cursor, alias, task_id, source):
-                cursor.execute(_TAKE_BACK, key)
+                cursor.execute(_TAKE_BACK, [*key, line])
                 return False
             if counts:
                 return True
@@ -164,6 +177,8 @@ def _parked_meanwhile(cursor: Any, alias: str, task_id: str, source: int) -> boo
 def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
     subject = current()
     history = [json.loads(line) for line in attempt.history.splitlines()]
+    for attempt_made in history:
+        attempt_made.pop(PROCESS, None)
     last = history[-1]
     parked = Parked(
         task_id=attempt.task_id,
@@ -192,14 +207,32 @@ def _announce(task: Any, parked: Parked) -> NoReturn:
     raise NotOver(parked.reason)
 
 
-def _take_back(alias: str, key: tuple[str, int]) -> None:
+def _take_back(alias: str, key: tuple[str, int], line: str) -> None:
+    """Remove this attempt, and those of processes that are known to have ended: the message has outlived them.
+
+    That of another copy which runs stays: its death is still to be counted.
+    """
     try:
         with connections[alias].cursor() as cursor:
-            cursor.execute(_TAKE_BACK, key)
+            cursor.execute(_TAKE_BACK, [*key, line])
+            done = cursor.rowcount > 0
+        while not done:
+            attempt = Attempt.objects.using(alias).filter(task_id=key[0], retries=key[1]).first()
+            if attempt is None:
+                return
+            left = [other for other in attempt.history.splitlines(keepends=True) if other != line and not _ended(other)]
+            same = Attempt.objects.using(alias).filter(pk=attempt.pk, history=attempt.history)
+            # False: another copy has begun or ended since, and is looked at again.
+            done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
     except Exception as error:  # noqa: BLE001  (the body has ended: nothing of ours changes how)
         logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], described(error))
         with suppress(Exception):
             connections[alias].close()
+
+
+def _ended(line: str) -> bool:
+    holder = parsed(str(json.loads(line).get(PROCESS)))
+    return holder is not None and holder.gone
 
 
 def _unavailable(alias: str, error: Error) -> RecordsUnavailable:

@@ -15,7 +15,10 @@ from celery.exceptions import Ignore, Reject, Retry
 
 django.setup()  # the patterns have tables; a worker that finds its tasks by itself does this first
 
+from django.db import router, transaction  # noqa: E402
+
 from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox  # noqa: E402
+from tasks_demo.durable.models import Attempt  # noqa: E402
 from tasks_demo.exceptions import LedgerUnavailable  # noqa: E402
 from tasks_demo.lifecycle import Point, Reached, observe, reached  # noqa: E402
 from tasks_demo.locks import heartbeat  # noqa: E402
@@ -82,7 +85,32 @@ def body(self: Any, *, operation: str, folder: str, result: str = "") -> Any:
 NO_STORE = RedisBackend(url="redis://127.0.0.1:1/0", app=app)
 NO_STORE.retry_policy = {"max_retries": 0, "interval_start": 0}  # type: ignore[attr-defined]
 
+
+class InATransaction:
+    """What a base of the project's own may do around every task."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with transaction.atomic(using=router.db_for_write(Attempt)):
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+class WithoutAutocommit:
+    """As with ``transaction.set_autocommit(False)`` somewhere before."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        alias = router.db_for_write(Attempt)
+        transaction.set_autocommit(False, using=alias)
+        try:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            transaction.rollback(using=alias)
+            transaction.set_autocommit(True, using=alias)
+
+
 for pattern in PATTERNS:
+    for around in InATransaction, WithoutAutocommit:
+        wrapped = type(f"{around.__name__}{pattern.__name__}", (around, pattern), {"abstract": True})
+        wrapped.task(bind=True, name=f"failing.{pattern.pattern}.{around.__name__}", operation=_operation)(body)
     pattern.task(bind=True, name=f"failing.{pattern.pattern}", operation=_operation)(body)
     storeless = pattern.task(
         bind=True, name=f"failing.{pattern.pattern}.storeless", operation=_operation, track_started=True

@@ -60,6 +60,11 @@ class Failing(Ground):
             (folder / "gate").touch()
         return str(folder), self.send(f"failing.{pattern}", operation=operation, folder=str(folder), **kwargs)
 
+    def attempts(self, task_id: str) -> tuple[int, str]:
+        """Count and history of the attempts of a message."""
+        found = self.query("SELECT count, history FROM durable_attempt WHERE task_id = %s", task_id)
+        return tuple(found[0]) if found else (0, "")
+
 
 @pytest.fixture(scope="module")
 def ground(home: Home, redis_url: str) -> Iterator[Failing]:
@@ -260,3 +265,50 @@ def test_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operatio
     assert suppressed.endswith("the body was not run: its operation is completed: the stored result is its outcome")
     assert "INFO" in held
     assert "INFO" in suppressed
+
+
+# -- the quarantine's count -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", ["InATransaction", "WithoutAutocommit"])
+@pytest.mark.parametrize("pattern", sorted({*NAMES} - {"acks_early"}))
+def test_inside_a_transaction_of_somebody_else_nothing_is_run_or_counted(
+    ground: Failing, pattern: str, around: str
+) -> None:
+    folder, sent = ground.job(f"{pattern}.{around}")
+    assert "A rollback would erase the row" in str(sent.get(timeout=20, propagate=False))
+    until(ground.idle, "its acknowledgement")
+    assert executions(folder) == 0
+
+
+@pytest.mark.parametrize("pattern", ["acks_late", "outbox"])
+def test_a_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_runs(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern, gate=True)
+    until(lambda: executions(folder) == 1, "the first copy")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    slow = int((Path(folder) / "ran").read_text())
+    ground.send(f"failing.{pattern}", task_id=first.id, operation=operation, folder=folder)
+    until(lambda: executions(folder) == 2, "the second copy")
+    assert ground.attempts(first.id)[0] == 2
+    os.kill(slow, signal.SIGSTOP)
+    try:
+        (Path(folder) / "gate").unlink()
+        until(lambda: ground.points(first.id).count("returned") == 1, "the end of the second copy")
+        _, history = until(lambda: (row := ground.attempts(first.id))[0] == 1 and row, "its attempt taken back")
+        assert f'"pid": {slow},' in history
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    until(lambda: ground.attempts(first.id) == (0, ""), "the other attempt taken back")
+
+
+def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(ground: Failing) -> None:
+    folder, sent = ground.job("acks_late", gate=True)
+    until(lambda: executions(folder) == 1, "the first copy")
+    ground.killed(int((Path(folder) / "ran").read_text()))
+    until(lambda: executions(folder) == 2, "the second copy")
+    assert ground.attempts(sent.id)[0] == 2
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+    until(lambda: ground.attempts(sent.id) == (0, ""), "no attempt left")
