@@ -144,3 +144,13 @@ def test_settings_and_pages_that_are_named_exist(path: Path) -> None:
     assert named <= known, f"no such settings: {named - known}"
     links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith("http")}
     assert not {link for link in links if not (path.parent / link).exists()}
+
+
+def test_readme_names_every_command_and_every_page() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## Commands\n")[2].partition("\n## ")[0]
+    ours = {path.stem for path in (PROJECT / "tasks_demo/management/commands").glob("[a-z]*.py")}
+    assert not {name for name in ours if not re.search(rf"`{name}\b", table)}, "the table of commands"
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", readme))
+    tops = {str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md")}
+    assert not tops - linked, "pages that README does not link"
