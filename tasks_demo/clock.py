@@ -32,6 +32,11 @@ def aware(at: datetime) -> datetime:
     return timezone.make_aware(at, timezone.get_default_timezone()) if timezone.is_naive(at) else at
 
 
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as text, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
 def adapted(at: datetime, connection: BaseDatabaseWrapper) -> Any:
     """An aware moment as the driver takes it."""
     # PostgreSQL's column knows zones whatever USE_TZ says.

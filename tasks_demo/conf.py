@@ -6,6 +6,7 @@ durations are seconds.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from typing import Any
@@ -49,6 +50,13 @@ class Settings:
     LEDGER_IN_TESTS: bool = False
     #: True: every point is committed when it is reached. False: only what must precede the body; the rest follows it.
     LEDGER_WRITE_THROUGH: bool = False
+    #: So long, seconds, publishing, or a job about to begin, waits for the ledger; after a failure nobody waits until it is back.
+    LEDGER_WAIT_SECONDS: float = 1.0
+    #: True: no body runs whose start is not recorded. False: only tasks with ``needs_ledger`` ask for that.
+    LEDGER_REQUIRED: bool = False
+    #: Which task IDs are recorded, by patterns of task names, the first that matches: True, False, or a share like 0.01.
+    #: Where none matches, the task's own attribute ``ledger`` counts. Every process must have the same.
+    LEDGER_TASKS: dict[str, Any] = {}
     #: Bound on one request to the bank.
     BANK_TIMEOUT_SECONDS: float = 10.0
     #: A message of the outbox that no worker has begun is published again after this long; the wait doubles every time.
@@ -83,7 +91,7 @@ def _parsed(name: str, text: str, kind: type) -> Any:
             return text.lower() in {"1", "true"}
     else:
         try:
-            return kind(text)
+            return json.loads(text) if kind is dict else kind(text)
         except ValueError:
             pass
     raise InvalidSetting(f"TASKS_DEMO_{name} is {text!r}; it must be {kind.__name__}.")

@@ -45,6 +45,8 @@ class Subject:
     worker: str = ""
     books: str = ""  # who outside counts the effects of this task; empty: nobody
     task: str = ""  # the name under which the task is registered
+    needs_ledger: bool = False  # its body does not run unless its start is recorded
+    ledger: float = 1.0  # the share of its task IDs that are recorded, as the task declares it
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,7 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
         # A test without ``ledger`` may have opened the ledger's own connection, and PostgreSQL drops no database in use.
         recorder.close()
         recorder._waiting.clear()  # with nothing to commit, its thread opens no other
+        recorder._gap = None
         teardown_databases(made, verbosity=0)
 
 
@@ -205,6 +206,7 @@ def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
             assert not recorder._waiting, "the ledger could not write everything down"
         finally:
             recorder._waiting.clear()
+            recorder._gap = None
             store.close()
             _empty(connection)
             connections.close_all()

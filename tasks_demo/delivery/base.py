@@ -40,6 +40,11 @@ class PatternTask(Task):  # type: ignore[type-arg]
     #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
     max_attempts: ClassVar[int | None] = None
 
+    #: True: the body does not run unless its start is recorded. False: it runs all the same, and what was missed is counted.
+    needs_ledger: ClassVar[bool] = False
+    #: Which of its task IDs the ledger records: True, False, or a share like 0.01. See ``ledger.sampling``.
+    ledger: ClassVar[bool | float] = True
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         declared = cls.__dict__.get("operation")
@@ -50,7 +55,9 @@ class PatternTask(Task):  # type: ignore[type-arg]
                     f"key, not {declared!r}. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
                 )
             cls.operation = staticmethod(declared)
-        cls.check_options({name: getattr(cls, name, None) for name in (*cls.requires, "max_attempts")})
+        cls.check_options(
+            {name: getattr(cls, name, None) for name in (*cls.requires, "max_attempts", "needs_ledger", "ledger")}
+        )
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
@@ -65,6 +72,19 @@ class PatternTask(Task):  # type: ignore[type-arg]
                     f"Leave {name} out, or use another pattern."
                 )
         cls._check_attempts(options.get("max_attempts"))
+        cls._check_ledger(options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
+
+    @classmethod
+    def _check_ledger(cls, needed: Any, recorded: Any) -> None:
+        if not isinstance(recorded, bool | int | float) or not 0 <= recorded <= 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: ledger={recorded!r} is no share. Write True, False, or a number between 0 and 1."
+            )
+        if needed and recorded < 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: a start that is not recorded cannot be "
+                "waited for. Leave one of them out."
+            )
 
     @classmethod
     def _check_attempts(cls, limit: Any) -> None:
@@ -131,4 +151,10 @@ class PatternTask(Task):  # type: ignore[type-arg]
 
     def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
         """Who this delivery is about, for the points of its life."""
-        return Subject(task_id, self.operation_key(args, kwargs, task_id), self.pattern, worker, self.books, self.name)
+        return self.subject_named(self.operation_key(args, kwargs, task_id), task_id, worker)
+
+    def subject_named(self, operation: str, task_id: str, worker: str = "") -> Subject:
+        """As ``subject``, with an operation key that is known."""
+        return Subject(
+            task_id, operation, self.pattern, worker, self.books, str(self.name), self.needs_ledger, float(self.ledger)
+        )

@@ -33,10 +33,15 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
             return task.subject(args or (), kwargs or {}, task_id, worker)
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this may be main's event loop)
             logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
-            return Subject(task_id, task_id, task.pattern, worker, task.books, task.name)
-    return Subject(
-        task_id, task_id, "", worker, "", task if isinstance(task, str) else getattr(task, "name", None) or ""
-    )
+            return task.subject_named(task_id, task_id, worker)
+    name = task if isinstance(task, str) else getattr(task, "name", None) or ""
+    return Subject(task_id, task_id, "", worker, task=name, ledger=_share(task))
+
+
+def _share(task: Any) -> float:
+    """The attribute ``ledger`` of a task without a pattern; anything else of that name is the task's own business."""
+    given = getattr(task, "ledger", True)
+    return float(given) if isinstance(given, bool | int | float) and 0 <= given <= 1 else 1.0
 
 
 def _task(sender: Any) -> Any:

@@ -1,18 +1,21 @@
 """The observer that writes points down.
 
-What must precede the body (``claimed``, ``started``) is committed before the body runs, or LedgerUnavailable is raised and
-it does not run. Effects and the return follow with the next start, or a thread commits them BATCH_SECONDS later if there is
-none; if that fails they are kept, because raising then would undo nothing, and the thread tries again by itself, after
-pauses that grow to LONGEST_PAUSE seconds. The same thread commits all that a worker's main process sees (``received``,
-``acked``, the failure of a job whose process died), so that the event loop does not wait for a commit. One wait is left: a
-commit of main's that is under way is waited for before main forks a pool process, also one in place of a dead one.
+The start of a body is committed before the body runs. If that fails, or takes longer than TASKS_DEMO_LEDGER_WAIT_SECONDS, the
+job goes on all the same, unless it needs the ledger (``needs_ledger`` of its task, or TASKS_DEMO_LEDGER_REQUIRED): then
+LedgerUnavailable is raised, and it does not run. Publishing waits as long, and everything else for nothing: a thread commits it
+BATCH_SECONDS later, or with the next start.
 
-A SIGKILL therefore loses at most what is not committed yet: the points of the delivery that it hits after its start, those
-of the last BATCH_SECONDS before, up to and including a ``returned``, and whatever the database would not take by then. Counts
-of executions are exact, unless the commit of a ``started`` is in doubt: if the server committed it and its answer was lost,
-the body does not run and counts as an execution all the same. Counts of deliveries and ends are lower bounds, and a job whose
-end was lost stays unresolved rather than being called ok. ``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body
-when it is reached, in a pool process; the lab uses it.
+After one failure nobody waits: points are kept in memory, and the thread tries again by itself, after pauses that grow to
+LONGEST_PAUSE seconds. When the ledger is back, what was kept is written with the moments at which it happened, and one
+event ``gap`` says how many points were late and how many are lost (see ``ledger.gap``). All that a worker's main process sees
+goes through the thread, so that the event loop never waits for a commit.
+
+What is **not** guaranteed: a SIGKILL loses what is not committed yet: of a delivery the points after its start, those of the
+last BATCH_SECONDS, up to and including a ``returned``, and while the ledger is away all that is kept, starts too. A process that
+ends while it is away says how many events it takes along. So counts of deliveries and ends are lower bounds, and those of
+executions are exact where the ledger is required (but for a ``started`` that was committed and whose answer was lost: that
+body does not run). ``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body when it is reached, in a pool process;
+the lab uses it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import itertools
 import logging
 import os
 import threading
+import time
 import uuid
 from collections import deque
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.db import connections
@@ -33,14 +37,20 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
-from tasks_demo.ledger.rows import Row
-from tasks_demo.ledger.store import alias, off_in_tests, store
+from tasks_demo.ledger.gap import Gap
+from tasks_demo.ledger.rows import GAP, Row
+from tasks_demo.ledger.sampling import Sampling
+from tasks_demo.ledger.store import alias, off_in_tests, store, unsupported
 from tasks_demo.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached
 
 logger = logging.getLogger(__name__)
 
-#: Kept while the database is away; beyond this the oldest go, and the log says so.
-MOST_KEPT = 100_000
+#: Kept while the database is away, about 20 MB; beyond this the oldest go, and are counted.
+MOST_KEPT = 20_000
+#: Events of one transaction: when the ledger is back, others want to write, too.
+MOST_AT_ONCE = 1000
+#: Whoever waits for a commit that is under way gives up after this long, seconds, if nothing shorter is set.
+MOST_PATIENCE = 30.0
 #: Seconds that the thread waits for company before it commits.
 BATCH_SECONDS = 0.05
 #: What its pause doubles up to, seconds, while the database is away.
@@ -53,8 +63,14 @@ class Recorder:
     def __init__(self) -> None:
         self.run = ""
         self.write_through = settings.LEDGER_WRITE_THROUGH
-        #: The worker's main process commits at once, too. For the lab, which kills it.
-        self.main_waits = False
+        #: No body runs without a recorded start.
+        self.required = settings.LEDGER_REQUIRED
+        self.wait_seconds = settings.LEDGER_WAIT_SECONDS
+        self.sampling = Sampling(settings.LEDGER_TASKS)
+        #: For the lab, which kills them: the worker's main process commits at once, too; all wait as long as the database does.
+        self.main_waits = self.patient = False
+        #: Why nothing can be recorded here, or ""; None: not asked yet.
+        self._off: str | None = None
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -69,8 +85,12 @@ class Recorder:
         #: Held while a batch is committed, so that batches keep their order. Taken before the other lock.
         self._flushing = threading.RLock()
         self._waiting: deque[Row] = deque()
+        #: The ledger is away: nobody waits for it.
+        self._gap: Gap | None = None
         #: Something waits. Not an Event, which a handler that interrupts its ``set`` could not set, either.
         self._wake: SimpleQueue[None] = SimpleQueue()
+        #: Whoever waits for the thread's next commit: a lock that it releases.
+        self._hurry: SimpleQueue[Any] = SimpleQueue()
         self._thread: threading.Thread | None = None
         #: Whose open transaction put off the last commit.
         self._in_the_way: BaseDatabaseWrapper | None = None
@@ -80,10 +100,20 @@ class Recorder:
         self._start_afresh()
 
     def __call__(self, event: Reached) -> None:
-        """Observe one point (see the module's docstring for what raises)."""
+        """Observe one point. Raises LedgerUnavailable at a start that must be recorded, and nothing otherwise."""
         if off_in_tests():
             return
         subject = event.subject
+        if self._off is None:
+            self._off = unsupported()
+            if self._off:
+                logger.error("%s", self._off)
+        if self._off:
+            if event.point in MUST_PRECEDE and (self.required or subject.needs_ledger):
+                raise LedgerUnavailable(self._off)
+            return
+        if not self.sampling.includes(subject.task, subject.ledger, subject.task_id):
+            return
         row = self.note(
             event.point,
             at=event.at,
@@ -97,16 +127,19 @@ class Recorder:
         )
         point = event.point
         if point is Point.STARTED and not subject.pattern:
-            self.try_flush()  # Celery runs a body without a pattern whatever an observer says: its start is kept
+            self._commit_in_time()  # Celery runs a body without a pattern whatever an observer says: its start is kept
         elif point in MUST_PRECEDE:
             # The start says all that a claim says: one commit for both.
             if point is Point.STARTED or self.write_through:
-                self.flush(announced=row)
+                if self.required or subject.needs_ledger:
+                    self.flush(announced=row)
+                else:
+                    self._commit_in_time()
         elif point in FOLLOWS:
             if self.write_through:
-                self.try_flush()  # the effect is there, or about to be: nothing may fail for want of a record
+                self._commit_in_time()
         elif self._may_wait(point):
-            self.try_flush()
+            self._commit_in_time()
         else:
             self._commit_soon()
 
@@ -121,9 +154,12 @@ class Recorder:
             source = f"{self._token}:{next(self._numbers)}"
             row = Row(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
             self._waiting.append(row)
+            if self._gap is not None:
+                self._gap.add_late([row])
             if len(self._waiting) > MOST_KEPT:
-                self._waiting.popleft()
-                logger.error("The ledger is away for too long: its oldest unwritten event was dropped.")
+                if self._gap is None:
+                    self._gap = Gap()
+                self._gap.add_lost(self._waiting.popleft())
         return row
 
     def flush(self, announced: Row | None = None) -> bool:
@@ -139,38 +175,79 @@ class Recorder:
                 self._commit_soon()
         return done
 
-    def try_flush(self) -> bool:
+    def try_flush(self, patience: float | None = None) -> bool:
         """Commit what waits; on failure log it and keep it for the next time. Whether it was committed."""
         try:
-            return self.flush()
+            done = self._flush(patience=patience)
         except LedgerUnavailable as error:
-            logger.error("%s %d event(s) kept for the next attempt.", error, len(self._waiting))
-            return False
+            self._is_away(error)
+            done = False
+        if not done:
+            self._commit_soon()
+        return done
 
     def close(self) -> None:
-        """Commit what waits and close the connection."""
-        try:
-            self._flush()
-        except LedgerUnavailable as error:
-            logger.error("%s %d event(s) are lost if this process ends now.", error, len(self._waiting))
-        store.close()
+        """Commit what waits and close the connection; waits for both as long as publishing does."""
+        if self._waiting and not self._commit_in_time(even_if_away=True):
+            logger.error("%d event(s) or more of the ledger are lost if this process ends now.", len(self._waiting))
+        store.close(None if self.patient else self.wait_seconds)
 
-    def _flush(self, announced: Row | None = None) -> bool:
+    def _commit_in_time(self, *, even_if_away: bool = False) -> bool:
+        """Commit what waits, within ``wait_seconds``; what takes longer follows later. Whether it was committed."""
+        if self.patient:
+            return self.try_flush()
+        if self._gap is not None and not even_if_away:
+            self._commit_soon()
+            return False
+        if not store.can_hang():
+            return self.try_flush(self.wait_seconds)
+        # A server may never answer: the thread waits for it, and this one for the thread.
+        done = threading.Lock()
+        done.acquire()
+        self._hurry.put(done)
+        self._commit_soon()
+        if not done.acquire(timeout=self.wait_seconds):
+            self._is_away(f"The ledger's database has not answered for {self.wait_seconds:g} s.")
+        return self._gap is None
+
+    def _is_away(self, why: object) -> None:
+        with self._lock:
+            if self._gap is None:
+                self._gap = Gap()
+                self._gap.add_late(self._waiting)
+            self._gap.say(why, len(self._waiting))
+
+    def _flush(self, announced: Row | None = None, patience: float | None = None) -> bool:
         # Asked first: the thread may hold the lock while it waits for the very transaction that we are in.
         if self._shares_a_file_with_an_open_transaction():
             return False
-        with self._flushing:
-            with self._lock:
-                if announced is not None and announced not in self._waiting:
-                    return True  # the thread was quicker
-                rows, self._waiting = self._waiting, deque()
-            try:
-                store.append(list(rows))
-            except BaseException:
-                with self._lock:
-                    self._waiting.extendleft(row for row in reversed(rows) if row is not announced)
-                raise
+        seconds = MOST_PATIENCE if patience is None else patience
+        if not self._flushing.acquire(timeout=seconds):
+            raise LedgerUnavailable(f"The ledger's database has not answered for {seconds:g} s.")
+        try:
+            while rows := self._next_batch(announced):
+                try:
+                    store.append(rows, patience)
+                except BaseException:
+                    with self._lock:
+                        self._waiting.extendleft(row for row in reversed(rows) if row is not announced)
+                    raise
+                if rows[-1].kind == GAP:
+                    logger.warning(
+                        "The ledger is back: %(late)d event(s) were written late, %(lost)d are lost.", rows[-1].detail
+                    )
+        finally:
+            self._flushing.release()
         return True
+
+    def _next_batch(self, announced: Row | None) -> list[Row]:
+        with self._lock:
+            if announced is not None and not any(row is announced for row in self._waiting):
+                return []  # the thread was quicker, or it is done
+            if not self._waiting and self._gap is not None:
+                gap, self._gap = self._gap, None
+                self.note(GAP, at=time.time(), detail=gap.detail())
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
 
     def _commit_soon(self) -> None:
         self._wake.put(None)
@@ -180,21 +257,27 @@ class Recorder:
                 self._thread.start()
 
     def _commit_for_ever(self) -> None:
-        pause = threading.Event()
         seconds = BATCH_SECONDS
         while True:
             self._wake.get()
-            pause.wait(seconds)
+            in_a_hurry = []
+            with suppress(Empty):
+                in_a_hurry.append(self._hurry.get(timeout=seconds))
             if self._is_in_the_way():
                 self._wake.put(None)
                 continue
             while not self._wake.empty():
                 self._wake.get()  # one commit is the answer to all
+            while not self._hurry.empty():
+                in_a_hurry.append(self._hurry.get())
             done = False
             try:
                 done = self.try_flush()
             except Exception:
                 logger.exception("The ledger's thread goes on.")  # nobody would tell an idle process to start another
+                self._commit_soon()
+            for waits in in_a_hurry:
+                waits.release()
             seconds = BATCH_SECONDS if done else min(2 * seconds, LONGEST_PAUSE)
 
     def _shares_a_file_with_an_open_transaction(self) -> bool:

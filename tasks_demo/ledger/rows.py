@@ -12,6 +12,7 @@ from typing import Any
 EFFECT = "effect"  # one debit in the bank's own books
 FAULT = "fault"  # what the nemesis did
 SETTLED = "settled"  # the books were read after all was quiet
+GAP = "gap"  # what a process could not write in time
 WORKER = "worker"  # a worker came or went
 QUIESCENT = "quiescent"  # the end of an experiment's cell, with the evidence that all is quiet
 

@@ -38,6 +38,12 @@ BUSY_SECONDS = 0.0005
 #: PostgreSQL's bounds: on a wait for a lock, where the project sets none, as long as project.settings has SQLite wait; and on a
 #: transaction whose process has been stopped in the middle, for which all others may have to wait.
 LOCK_SECONDS, IDLE_SECONDS = 20, 10
+#: Bounds on what the network may do, seconds: reach the server; have it acknowledge what was sent. Where the project sets none.
+CONNECT_SECONDS, UNHEARD_SECONDS = 3, 10
+#: So long a fork waits for PostgreSQL's answer to a commit that is under way.
+FORK_SECONDS = 1.0
+#: The databases whose SQL we speak.
+VENDORS = frozenset({"sqlite", "postgresql"})
 #: The advisory lock of PostgreSQL that everybody who writes tallies shares, and whoever counts effects has alone.
 TALLIES = 0x7461736B735F7461
 
@@ -53,6 +59,17 @@ def alias() -> str:
     return router.db_for_write(Event)
 
 
+def unsupported() -> str:
+    """Why the ledger cannot be in its database, as a sentence; empty: it can."""
+    connection = connections[alias()]
+    if connection.vendor in VENDORS:
+        return ""
+    return (
+        f"The ledger would be in {connection.alias!r}, which is {connection.display_name}: it knows SQLite and PostgreSQL. "
+        "Nothing is recorded. Send the app tasks_demo to another database with a router, or set TASKS_DEMO_LEDGER = False."
+    )
+
+
 class Store:
     """One per process. Safe to call from several threads."""
 
@@ -61,20 +78,26 @@ class Store:
         self._connection: BaseDatabaseWrapper | None = None
         self._in_doubt = False
         self._patience = 0.0
+        #: Somebody wants to fork: SQLite's lock is not waited for any longer.
+        self._forking = False
+        self._held = False
         self._bounded = True
         self._inherited: list[BaseDatabaseWrapper] = []
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[Row], patience: float | None = None) -> None:
         """Commit the rows and their counts, all or none.
 
+        ``patience``: seconds to wait for another thread's commit, and for SQLite's write lock; None: as the database is set up.
         Raises LedgerUnavailable if that failed *or is in doubt*; the same rows may then be appended again, with
         others after them, and are counted once. Does nothing in a test run, unless TASKS_DEMO_LEDGER_IN_TESTS.
         """
         if not rows or off_in_tests():
             return
-        with self.lock:
+        if not self.lock.acquire(timeout=-1 if patience is None else patience):
+            raise LedgerUnavailable(f"The ledger's database has not answered for {patience:g} s.")
+        try:
             try:
-                self._append(rows)
+                self._append(rows, patience)
                 self._in_doubt = False
             except Exception as error:  # whatever the driver or a router raises: it must not fail a job
                 self._in_doubt = True
@@ -84,24 +107,41 @@ class Store:
                     f"The ledger's database did not take {len(rows)} event(s): {str(error).partition(chr(10))[0]}. "
                     "Is it running, writable and migrated (`manage.py migrate`)?"
                 ) from error
+        finally:
+            self.lock.release()
 
-    def close(self) -> None:
-        """Close the connection; the next append opens another."""
-        with self.lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+    def can_hang(self) -> bool:
+        """Whether an answer may never come: a server's. SQLite's lock is waited for as long as one likes."""
+        return connections[alias()].vendor != "sqlite"
+
+    def close(self, patience: float | None = None) -> None:
+        """Close the connection; the next append opens another. Leaves it open if a commit takes longer than ``patience``."""
+        if self.lock.acquire(timeout=-1 if patience is None else patience):
+            try:
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection.close()
+            finally:
+                self.lock.release()
 
     def before_fork(self) -> None:
         """Let no other thread be inside the database library, whose locked mutexes the child would have; and close SQLite.
 
         SQLite's own book of locks would be in the child too: it would take the parent's for its own, and either could delete the
         log (-wal) with what the other commits to it later (https://www.sqlite.org/howtocorrupt.html, section 2.6).
+        PostgreSQL may never answer: then the other thread waits for its socket, and holds nothing that the child needs.
         """
-        self.lock.acquire()
-        if self._connection is not None and self._connection.vendor == "sqlite":
+        self._forking = True
+        seconds = FORK_SECONDS if self._connection is not None and self._connection.vendor != "sqlite" else -1
+        self._held = self.lock.acquire(timeout=seconds)
+        self._forking = False
+        if self._held and self._connection is not None and self._connection.vendor == "sqlite":
             with suppress(Error):
                 self.close()
+
+    def after_fork_in_parent(self) -> None:
+        if self._held:
+            self.lock.release()
 
     def after_fork(self) -> None:
         """In a forked child: forget the parent's connection without closing it, and start afresh."""
@@ -115,6 +155,7 @@ class Store:
     def _open(self) -> BaseDatabaseWrapper:
         if self._connection is None:
             self._connection = connections.create_connection(alias())
+            self._connection.settings_dict = _bounded(self._connection)
             self._connection.inc_thread_sharing()  # guarded by our own lock
         if self._connection.connection is None:
             self._connection.ensure_connection()
@@ -132,20 +173,26 @@ class Store:
                     self._bounded = cursor.fetchone()[0] != "0"
         return self._connection
 
-    def _append(self, rows: Sequence[Row]) -> None:
+    def _append(self, rows: Sequence[Row], patience: float | None) -> None:
+        if why := unsupported():
+            raise LedgerUnavailable(why)
         connection = self._open()
+        deadline = time.monotonic() + (self._patience if patience is None else min(patience, self._patience))
         batch = _Batch(rows, connection)
         # The driver's own cursor: Django's wrappers cost more than the database. Errors become Django's all the same.
         with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
             if connection.vendor == "sqlite":
-                self._begin_sqlite(cursor)
+                self._sqlite(cursor, "BEGIN IMMEDIATE", deadline)
             else:
                 self._begin_postgresql(cursor, alone=bool(batch.operations))
             try:
                 if self._in_doubt:
                     batch = _Batch(_missing(cursor, rows, connection.vendor), connection)
                 batch.write(cursor)
-                cursor.execute("COMMIT")
+                if connection.vendor == "sqlite":
+                    self._sqlite(cursor, "COMMIT", deadline)
+                else:
+                    cursor.execute("COMMIT")
             except BaseException:
                 # The failure that brought us here is the one to report; the caller closes the connection.
                 with suppress(Error), connection.wrap_database_errors:
@@ -163,21 +210,31 @@ class Store:
             bounds += f"SET LOCAL lock_timeout = '{LOCK_SECONDS * 1000:.0f}ms'; "
         cursor.execute(f"BEGIN; {bounds}SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES})")
 
-    def _begin_sqlite(self, cursor: Any) -> None:
-        """Take SQLite's write lock at once: a transaction that reads first could not become a writer later.
+    def _sqlite(self, cursor: Any, statement: str, deadline: float) -> None:
+        """Begin or commit, once the file is free.
 
-        Whoever finds it taken asks again after a moment, as SQLite does by itself, but not after 1, 2, 5, 10 … ms: our batches
-        hold it for less than that, and pool processes would sleep while it is free.
+        SQLite's write lock is taken at once: a transaction that reads first could not become a writer later. Without WAL a
+        commit waits, too, until nobody reads. Whoever finds the file taken asks again after a moment, as SQLite does by itself,
+        but not after 1, 2, 5, 10 … ms: our batches hold it for less than that, and pool processes would sleep while it is free.
         """
-        deadline = time.monotonic() + self._patience
         while True:
             try:
-                cursor.execute("BEGIN IMMEDIATE")
+                cursor.execute(statement)
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline or self._forking:
                     raise
             time.sleep(BUSY_SECONDS)  # SQLite tells nobody when it is free
+
+
+def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    """Its settings with bounds on what a network may do; what the project has set stays. A pool would be shared with others."""
+    known: dict[str, Any] = {**connection.settings_dict, "OPTIONS": {**connection.settings_dict["OPTIONS"]}}
+    if connection.vendor == "postgresql":
+        known["OPTIONS"].pop("pool", None)
+        known["OPTIONS"].setdefault("connect_timeout", CONNECT_SECONDS)
+        known["OPTIONS"].setdefault("tcp_user_timeout", UNHEARD_SECONDS * 1000)
+    return known
 
 
 def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
@@ -291,6 +348,6 @@ def _tally(counted: Sum, moments: _Moments) -> list[Any]:
 store = Store()
 os.register_at_fork(
     before=store.before_fork,
-    after_in_parent=lambda: store.lock.release(),
+    after_in_parent=store.after_fork_in_parent,
     after_in_child=store.after_fork,
 )

@@ -1,0 +1,1 @@
+"""A database backend that is none of ours: it says MySQL, and cannot be connected to."""
