@@ -52,7 +52,7 @@ class Fenced(LeaseLost):
 
 
 class LedgerUnavailable(DeliveryError):
-    """The ledger's database did not take an event. A body whose start is not recorded does not run."""
+    """The ledger's database did not take an event. A body that needs its start recorded does not run."""
 
 
 class StartNotRecorded(DeliveryError):

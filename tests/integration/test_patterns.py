@@ -190,6 +190,7 @@ class Ground:
             **databases_of_tests(),
             "REDIS_URL": self.broker.url,
             "BANK_URL": self.bank.url,
+            "TASKS_DEMO_LEDGER_REQUIRED": "1",
             "TASKS_DEMO_REDIS_URL": self.locks.url,
             "TASKS_DEMO_LEASE_SECONDS": "10",
             "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
