@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import current_app
 from django.db.models.functions import Now
@@ -25,7 +25,7 @@ class DrainingRelay(Relay):
         self.errors: list[Exception] = []
         self._deliveries = deliveries
 
-    def _publish(self, row: OutboxMessage) -> None:
+    def _publish(self, row: OutboxMessage) -> Any:
         headers = {**row.options.get("headers", {}), HEADER: self.using}
         message = Message(row.task, row.args, row.kwargs, row.task_id, headers)
         try:
@@ -34,6 +34,7 @@ class DrainingRelay(Relay):
             self.errors.append(error)  # not an answer of a broker: the test is told
             raise
         self.delivered.append(delivered)
+        return ""
 
 
 def drain(deliveries: Deliveries, using: str | None, future: bool) -> list[Delivered]:

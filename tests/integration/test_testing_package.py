@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,3 +195,31 @@ def test_leases_in_memory_by_the_settings_alone(shop: Shop) -> None:
         passed(shop.django("plain.test_memory", SHOP_LEASES="memory://"), 1)
     finally:
         (shop.folder / "plain" / "test_memory.py").unlink()
+
+
+def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_url: str) -> None:
+    import redis
+    from celery import current_app
+
+    from tasks_demo.delivery import DedupLock
+    from tasks_demo.testing import State, deliver, isolated, redeliver, skip_time
+
+    ran: list[int] = []
+    options: dict[str, Any] = {"base": DedupLock, "operation": lambda *_, **__: "one"}
+
+    def body(order: int) -> None:
+        ran.append(order)
+
+    task = current_app.task(body, shared=False, name="testing.on_redis", **options)
+    for _ in range(2):
+        with isolated(redis_url):
+            done = deliver(task, (17,))
+            assert redeliver(done.task_id).state is State.SUPPRESSED
+            with pytest.raises(RuntimeError, match="leases in memory"):
+                skip_time(1)
+    assert len(ran) == 2
+    with redis.Redis.from_url(redis_url) as client:
+        left = client.keys("*:test:*")
+        assert left
+        assert all(0 < client.ttl(key) <= 3600 for key in left)
+        client.delete(*left)

@@ -160,24 +160,6 @@ def test_nothing_is_left(settings: DjangoSettings) -> None:
     assert not [key for key in MEMORY._records if ":test:" in key]
 
 
-def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_url: str) -> None:
-    import redis
-
-    task, ran = declared(DedupLock, operation=lambda *_, **__: "one")
-    for _ in range(2):
-        with isolated(redis_url):
-            done = deliver(task, (17,))
-            assert redeliver(done.task_id).state is State.SUPPRESSED
-            with pytest.raises(RuntimeError, match="leases in memory"):
-                skip_time(1)
-    assert len(ran) == 2
-    with redis.Redis.from_url(redis_url) as client:
-        left = client.keys("*:test:*")
-        assert left
-        assert all(0 < client.ttl(key) <= 3600 for key in left)
-        client.delete(*left)
-
-
 # -- the outbox ---------------------------------------------------------------------------------------------------------------
 
 
