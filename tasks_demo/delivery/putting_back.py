@@ -49,8 +49,10 @@ def put_back(
     would run here and now).
     """
     request, kind = task.request, why
+    cause: BaseException | None = None
     if isinstance(why, BaseException):
-        why, kind = described(why), type(why).__name__
+        cause = why
+        why, kind = described(cause), type(cause).__name__
     if not has_message(request):
         raise NothingToRequeue(
             f"{task.name}[{request.id}] runs eagerly, so there is no message that could be requeued. A worker would requeue it: "
@@ -58,7 +60,7 @@ def put_back(
         )
     if request.is_eager:  # tasks_demo.testing keeps the message, and delivers it again when it is told to
         reached(Point.DEFERRED, why=why)
-        raise NotOver(why)
+        raise NotOver(why) from cause
     try:
         copied = {**(request.headers or {}), **(headers or {})}
         copied.pop("redelivered", None)  # the broker's word about the original

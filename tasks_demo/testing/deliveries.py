@@ -14,6 +14,7 @@ from django.test.utils import override_settings
 
 from tasks_demo import lifecycle
 from tasks_demo.conf import settings
+from tasks_demo.exceptions import LeaseLost
 from tasks_demo.lifecycle import Point, Reached
 from tasks_demo.locks.memory_store import MEMORY, URL
 from tasks_demo.testing.messages import Kill, Message, WorkerKilled, hand_over
@@ -76,7 +77,8 @@ class Deliveries:
     ) -> Delivered:
         """Deliver a new message of this task, as a broker does; unlike ``delay()``, it can be deferred, counted and parked.
 
-        ``kill``: "before_body" or "after_body": the worker dies there. Errors of the job are in the answer and not raised.
+        ``kill``: "before_body" or "after_body": the worker dies there. Errors of the job are in the answer and not raised; what
+        a worker would requeue the message for is raised (no Redis, no table, a database that this test may not use).
         """
         message = Message(task.name, args, kwargs or {}, task_id or str(uuid.uuid4()), headers or {})
         return self._deliver(message.through_its_serializer(), redelivered=False, kill=kill)
@@ -130,6 +132,9 @@ class Deliveries:
             if point in points and state is not State.KILLED:
                 state = means
                 why = str(events[points.index(point)].detail.get("why", ""))
+        cause = result.__cause__ if isinstance(result, BaseException) else None
+        if state is State.DEFERRED and cause is not None and not isinstance(cause, LeaseLost):
+            raise cause  # not the job's doing: a test would go on as if it had been delivered
         if isinstance(result, BaseException):
             error = result if state is State.FAILURE else None
             result = None

@@ -197,6 +197,7 @@ def test_leases_in_memory_by_the_settings_alone(shop: Shop) -> None:
         (shop.folder / "plain" / "test_memory.py").unlink()
 
 
+@pytest.mark.django_db(databases="__all__")
 def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_url: str) -> None:
     import redis
     from celery import current_app

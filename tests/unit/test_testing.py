@@ -15,7 +15,7 @@ from tasks_demo import lifecycle
 from tasks_demo.delivery import AcksLate, ClaimFirst, DedupLock, Inbox, Outbox
 from tasks_demo.delivery.outbox import enqueue
 from tasks_demo.durable.models import Attempt, OutboxMessage
-from tasks_demo.exceptions import OperationMismatch
+from tasks_demo.exceptions import DeliveryError, OperationMismatch
 from tasks_demo.locks.memory_store import MEMORY
 from tasks_demo.testing import Deliveries, State, deliver, drain_outbox, executions, isolated, redeliver, skip_time
 
@@ -126,6 +126,14 @@ def test_what_a_living_worker_holds_is_deferred_until_its_lease_is_over(here: De
     skip_time(60)
     assert redeliver(killed.task_id).state is State.SUCCESS
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
+def test_a_table_that_is_not_there_is_raised(here: Deliveries, pattern: Any) -> None:
+    task, ran = declared(pattern, using="bank")
+    with pytest.raises(DeliveryError, match="migrated"):
+        deliver(task, (17,))
+    assert ran == []
 
 
 def test_the_body_is_its_own_again_after_a_death(here: Deliveries) -> None:
