@@ -34,8 +34,8 @@ class Settings:
     REDIS_TIMEOUT_SECONDS: float = 5.0
     #: RabbitMQ's ``consumer_timeout`` as the server has it: the checks compare time limits and delays with it.
     CONSUMER_TIMEOUT_SECONDS: float = 1800.0
-    #: Where leases live: ``redis://``, ``rediss://`` or ``unix://``. Required by dedup_lock. ``memory://``, in tests and eager
-    #: mode only: in the memory of this process.
+    #: Where leases live: ``redis://``, ``rediss://``, ``unix://``, or ``sentinel://host1:26379,host2:26379/0?master=NAME``
+    #: (locks/sentinel.py). Required by dedup_lock. ``memory://``, in tests and eager mode only: in the memory of this process.
     REDIS_URL: str = ""
     #: Where the bank of the demo tasks listens.
     BANK_URL: str = ""

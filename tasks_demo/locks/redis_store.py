@@ -23,6 +23,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 
 from tasks_demo.exceptions import InvalidSetting, LockStoreUnavailable
+from tasks_demo.locks import sentinel
 from tasks_demo.locks.keys import record_key
 from tasks_demo.locks.lua import Script, script
 from tasks_demo.locks.protocol import Claimed, Completed, Held, Mismatch, Reply
@@ -45,7 +46,7 @@ _url_options: Final[Callable[[str], dict[str, Any]]] = parse_url
 
 
 def connect(url: str, timeout: float) -> redis.Redis:
-    """A client for ``redis://``, ``rediss://`` or ``unix://`` that waits ``timeout`` seconds and never retries.
+    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://`` that waits ``timeout`` seconds and never retries.
 
     The timeout bounds each wait: for the connection, for a reply. Timeouts, retries and decoding in the URL's query
     are overruled. Nothing is connected yet. Raises InvalidSetting for an address that cannot work; the message
@@ -53,10 +54,9 @@ def connect(url: str, timeout: float) -> redis.Redis:
     """
     try:
         scheme = urlsplit(url).scheme
-        if scheme not in {"redis", "rediss", "unix"}:
+        if scheme not in {"redis", "rediss", "unix", sentinel.SCHEME}:
             raise ValueError(f"its scheme is {scheme!r}")
         options: dict[str, Any] = {
-            **_as_redis_spells_it(_url_options(url)),
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),
@@ -68,14 +68,20 @@ def connect(url: str, timeout: float) -> redis.Redis:
             "protocol": 2,
             "driver_info": None,
         }
-        pool = redis.ConnectionPool(**options)
+        if scheme == sentinel.SCHEME:
+            pool = sentinel.pool(url, options)
+        else:
+            pool = redis.ConnectionPool(**{**_as_redis_spells_it(_url_options(url)), **options})
         # Connects nothing, but an option that redis-py does not know is found here and not at the first claim.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, redis.RedisError) as error:
         # What a parser quotes may be a piece of the password.
-        why = "it has a user or a password that is not percent-encoded, perhaps" if "@" in url else error
+        why: object = error
+        if "@" in url and not (isinstance(error, ValueError) and str(error).startswith(("its ", "it does not ", "a "))):
+            why = "it has a user or a password that is not percent-encoded, perhaps"
         raise InvalidSetting(
-            f"The address of Redis cannot be used ({why}). Write redis://host:6379/0, rediss://… or unix:///path."
+            f"The address of Redis cannot be used ({why}). Write redis://host:6379/0, rediss://…, unix:///path or "
+            "sentinel://host1:26379,host2:26379/0?master=NAME."
         ) from error
     return _Direct(connection_pool=pool)
 
@@ -96,13 +102,17 @@ class _Direct(redis.Redis):
         connection = self._connection()
         parsed: Callable[..., Any] = self.parse_response
         try:
+            if not connection.is_connected:
+                connection.connect()  # of a primary behind sentinels, only this asks where it is
             connection.send_command(*args)
             reply = parsed(connection, args[0], **options)
-        except redis.ResponseError:
+        except redis.exceptions.NoScriptError:
             self._idle.append(connection)
             raise
         except BaseException:
-            # A soft time limit between question and answer, for one: the next to ask must not be given this answer.
+            # A soft time limit between question and answer, for one: the next to ask must not be given this answer. And an
+            # error as the answer may mean "not me" (READONLY, MASTERDOWN, also from within a script): the next connection
+            # goes to whoever has the address by then.
             connection.disconnect()
             raise
         self._idle.append(connection)
