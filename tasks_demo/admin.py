@@ -8,10 +8,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.safestring import SafeString
 from django.utils.timezone import is_naive, localtime
 
@@ -26,10 +28,12 @@ from tasks_demo.dashboard.filters import (
 )
 from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.pages import Tallies
-from tasks_demo.dashboard.refresh import refresh
+from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import matching
 from tasks_demo.dashboard.story import story
 from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
+from tasks_demo.exceptions import DeliveryError
+from tasks_demo.ledger.effects import read_books
 from tasks_demo.models import Tally
 
 if TYPE_CHECKING:
@@ -87,18 +91,38 @@ class TallyAdmin(_Admin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        freshness = refresh()
         found = latest()
         request.latest = found  # type: ignore[attr-defined]  # the filters offer what it saw
-        context = {**_WIDE, "title": "Task IDs", "freshness": freshness, "latest": found, **(extra_context or {})}
+        context = {**_WIDE, "title": "Task IDs", "freshness": freshness(), "latest": found, **(extra_context or {})}
         return super().changelist_view(request, context)
+
+    def get_urls(self) -> list[URLPattern]:
+        read = path("books/", self.admin_site.admin_view(self.read_books_view), name="tasks_demo_read_books")
+        return [read, *super().get_urls()]
+
+    def read_books_view(self, request: HttpRequest) -> HttpResponse:
+        """Read the books now, because somebody pressed the button; then back to where it was."""
+        if request.method != "POST" or not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            troubled = [state.name for state in read_books() if state.trouble]
+        except (DeliveryError, DatabaseError) as error:
+            messages.error(request, f"The books were not read: {str(error).partition(chr(10))[0]}")
+        else:
+            if troubled:
+                messages.warning(request, f"Could not be read: {', '.join(troubled)}.")
+            else:
+                messages.success(request, "The books were read.")
+        back = request.POST.get("next", "")
+        if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
+            back = reverse("admin:app_list", kwargs={"app_label": self.opts.app_label})
+        return HttpResponseRedirect(back)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         if request.method not in {"GET", "HEAD"} or not self.has_view_permission(request):
             raise PermissionDenied
-        freshness = refresh()
         task_id = unquote(object_id)
         tally = None if "\0" in task_id else Tally.objects.filter(task_id=task_id).first()
         if tally is None:
@@ -111,7 +135,7 @@ class TallyAdmin(_Admin):
             "title": "Task ID",
             "subtitle": tally.task_id,
             "story": story(tally),
-            "freshness": freshness,
+            "freshness": freshness(),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/tasks_demo/tally/task.html", context)

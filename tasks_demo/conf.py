@@ -57,6 +57,12 @@ class Settings:
     #: Which task IDs are recorded, by patterns of task names, the first that matches: True, False, or a share like 0.01.
     #: Where none matches, the task's own attribute ``ledger`` counts. Every process must have the same.
     LEDGER_TASKS: dict[str, Any] = {}
+    #: Who outside counts effects: name -> the path of a subclass of ``tasks_demo.ledger.books.Books``.
+    BOOKS: dict[str, str] = {}
+    #: Pause between two readings of the books by ``manage.py relay``. Seconds.
+    BOOKS_SECONDS: float = 5.0
+    #: Books that give no entry for this long are given up until the next reading. Seconds.
+    BOOKS_TIMEOUT_SECONDS: float = 10.0
     #: Bound on one request to the bank.
     BANK_TIMEOUT_SECONDS: float = 10.0
     #: A message of the outbox that no worker has begun is published again after this long; the wait doubles every time.

@@ -58,11 +58,40 @@ class Event(ReadOnly):
             models.Index(fields=["task_id", "id"], name="event_task"),
             models.Index(fields=["run", "id"], condition=IN_A_RUN, name="event_run"),
             models.Index(fields=["operation"], condition=Q(kind="effect"), name="event_effect_operation"),
-            models.Index(fields=["id"], condition=Q(kind="effect"), name="event_effect_latest"),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.task_id}"
+
+
+class BookCursor(models.Model):
+    """How far a book was read: all up to ``number``, but for what transactions that were open then have committed since."""
+
+    source = models.CharField(max_length=120, primary_key=True, help_text="The book's name and identity.")
+    number = models.BigIntegerField(default=0)
+    snapshot = models.CharField(max_length=60, blank=True)
+
+    class Meta:
+        app_label = "tasks_demo"
+
+    def __str__(self) -> str:
+        return f"{self.source}{self.number}"
+
+
+class BooksRead(models.Model):
+    """When the books of a name were last read to their end, or since when they cannot be."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    read_at = models.DateTimeField(null=True)
+    trouble = models.CharField(max_length=500, blank=True)
+    failing_since = models.DateTimeField(null=True)
+
+    class Meta:
+        app_label = "tasks_demo"
+        verbose_name_plural = "books read"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def _semantics(semantics: Semantics) -> Q:

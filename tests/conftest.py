@@ -222,3 +222,5 @@ def _empty(connection: Any) -> None:
             cursor.execute("LOCK TABLE tasks_demo_event, tasks_demo_tally IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute("DELETE FROM tasks_demo_tally")
         cursor.execute("DELETE FROM tasks_demo_event")
+        cursor.execute("DELETE FROM tasks_demo_bookcursor")
+        cursor.execute("DELETE FROM tasks_demo_booksread")

@@ -38,6 +38,7 @@ from tasks_demo.ledger import effects
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.rows import SETTLED
 from tasks_demo.models import IN_A_RUN, Event
+from tasks_demo.shop.books import Bank, Bookings
 from tasks_demo.shop.models import Booking
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,8 @@ class Run:
             evidence = lane.run()
             with self._books:  # one reader at a time: two would read the same debits twice
                 try:
-                    effects.read_books(BankClient(ground.bank_url, 10.0))
+                    effects.copy("bank", Bank(BankClient(ground.bank_url, 10.0)))
+                    effects.copy("shop", Bookings())
                     evidence["books_read"] = True
                     if not evidence["reason"]:
                         effects.settle(run=lane.name)

@@ -1,149 +1,158 @@
-"""Effects enter the ledger from the books of the outside world, never from a worker's word.
+"""Effects enter the ledger from the books of the outside world, never from a worker's word (but see ``books.record_effect``).
 
-Books are read by number, from the newest copy on. The bank's numbers become visible in their order. The shop's do not on
-PostgreSQL: a booking is made inside the job's transaction, and others with higher numbers may be committed while that stays
-open. So a copy carries ``open_since``, the oldest transaction that was open before its reader began: of the bookings with
-lower numbers, all that were made by older transactions are copied, too. The next reader looks for those of younger ones, by
-PostgreSQL's own number of the transaction in each row, and reads again from the first.
-
-What is **not** guaranteed: that a booking is found which is committed after REACH later ones were copied; if the newest copy
-was made by a version without ``open_since``, after OVERLAP. A transaction that stays open, whosesoever it is, has all bookings
-since its beginning read again by every reader until it ends: that costs time, and counts nothing twice.
+Books are read by number, from a cursor on. Each has one, stored for its name and identity: what it costs to read them depends on
+what is new in them. Reading twice, or from two processes at once, counts nothing twice: the books' name, their identity
+and the entry's number are the event's source.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Protocol
 
-from django.apps import apps
-from django.db import DatabaseError, connections, router
-from django.db.models import Count, Exists, F, OuterRef, Subquery
+from django.db import connections
+from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
 from tasks_demo import clock
-from tasks_demo.bank.client import BankClient
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.ledger import books as registry
+from tasks_demo.ledger.books import Books, Effect
 from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
 from tasks_demo.ledger.store import store
-from tasks_demo.models import IN_A_RUN, UNSETTLED, Event, Tally
+from tasks_demo.models import IN_A_RUN, UNSETTLED, BookCursor, BooksRead, Event, Tally
 
 #: Events of one transaction: long enough to be quick, short enough not to keep other writers waiting.
 BATCH = 500
-#: Entries read again before the newest one known, where nothing is known about open transactions.
-OVERLAP = 100
-#: Bookings among which those that were committed late are looked for: PostgreSQL looks through that many in 0.15 s.
-REACH = 1_000_000
+#: A task is settled only if it ended this long before the books were read, seconds: clocks differ.
+MARGIN_SECONDS = 2.0
+#: An entry that is read again, and as old as this, was known before, even if the ledger has let go of it since. Seconds.
+OLD_SECONDS = 3600.0
 
 
-class Entry(Protocol):
-    """One entry in somebody's books, numbered in the order of that book; ``created_at`` is seconds since the epoch."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a book was read last. ``as_of`` None: never; ``trouble`` empty: nothing is wrong; else ``since`` when."""
 
-    @property
-    def id(self) -> int: ...
-    @property
-    def account(self) -> str: ...
-    @property
-    def amount(self) -> int: ...
-    @property
-    def reference(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def created_at(self) -> float: ...
+    name: str
+    as_of: datetime | None = None
+    trouble: str = ""
+    since: datetime | None = None
 
 
-def read_books(client: BankClient) -> int:
-    """Copy the entries that the ledger does not have yet, the bank's debits and the shop's bookings; returns how many.
+def read_books() -> list[State]:
+    """Read every registered book, and settle the tasks of those that were read to the end. Raises nothing that books can cause.
 
-    Reading twice, or from two processes at once, counts nothing twice: the books' identity and the entry's number
-    are the event's source. Raises BankUnavailable, LedgerUnavailable.
+    Each in a thread of its own that is given up after TASKS_DEMO_BOOKS_TIMEOUT_SECONDS without an entry: one that hangs, or
+    fails, keeps none of the others from being read. Raises InvalidSetting, LedgerUnavailable, DatabaseError.
     """
-    copied = _read("bank", client.books(), lambda after: client.debits(after=after))
-    return copied + read_bookings()
+    for name in sorted(registry.names()):
+        began = time.time()
+        trouble = _in_time(name)
+        if not trouble:
+            settle(before=began - MARGIN_SECONDS, books=name)
+        _note(name, began, trouble)
+    return states()
 
 
-def read_bookings() -> int:
-    """Copy the shop's bookings only; a project without the demo's shop has none. Raises LedgerUnavailable."""
-    if not apps.is_installed("tasks_demo.shop"):
-        return 0
-    from tasks_demo.shop.books import bookings, identity
-
-    try:
-        return _read("shop", identity(), bookings, _Late())
-    except DatabaseError as error:
-        raise LedgerUnavailable(
-            f"The shop's bookings cannot be read: {str(error).partition(chr(10))[0]}. Is its database there and migrated "
-            "(`manage.py migrate --database shop`, or `migrate` where it is the default one)?"
-        ) from error
+def states() -> list[State]:
+    """How the registered books were read last. Writes nothing."""
+    known = {row.name: row for row in BooksRead.objects.filter(name__in=registry.names())}
+    return [
+        State(name, row.read_at, row.trouble, row.failing_since) if (row := known.get(name)) else State(name)
+        for name in sorted(registry.names())
+    ]
 
 
-class _Late:
-    """Finds the bookings that became visible after others with higher numbers; on SQLite, which has one writer, there are none.
-
-    Made before the books are read, because it notes which transactions are open now.
-    """
-
-    def __init__(self) -> None:
-        from tasks_demo.shop.models import Booking
-
-        self._table = Booking._meta.db_table
-        self._connection = connections[router.db_for_read(Booking)]
-        #: All transactions with lower numbers have ended; 0: this database does not number them.
-        self.open_since = 0
-        if self._connection.vendor == "postgresql":
-            self.open_since = self._number("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
-
-    def first(self, to: int, open_since: int) -> int:
-        """The lowest number up to ``to`` that a transaction not older than ``open_since`` booked; none: the next number."""
-        # A row's number of a transaction is cut to 32 bits: what does not wrap around is its distance from the newest.
-        return self._number(
-            f"SELECT COALESCE(min(id), %s) FROM {self._table} "  # noqa: S608  (the name of our own table)
-            "WHERE id > %s AND id <= %s AND age(xmin) <= age(%s::xid8::xid)",
-            to + 1,
-            to - REACH,
-            to,
-            str(open_since),
+def _note(name: str, began: float, trouble: str) -> None:
+    moment = clock.moment(began)
+    if trouble:
+        row, _ = BooksRead.objects.get_or_create(name=name)
+        row.trouble, row.failing_since = trouble, row.failing_since or moment
+        row.save()
+    else:
+        BooksRead.objects.update_or_create(
+            name=name, defaults={"read_at": moment, "trouble": "", "failing_since": None}
         )
 
-    def _number(self, statement: str, *values: int | str) -> int:
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement, values)
-            (number,) = cursor.fetchone()
-        return int(number)
+
+#: Readings that were given up and still hang: no second one is begun.
+_hanging: dict[str, _Reading] = {}
 
 
-def _read(book: str, identity: str, entries: Callable[[int], Iterable[Entry]], late: _Late | None = None) -> int:
-    prefix = f"{book}:{identity}:"
-    newest = (
-        Event.objects.filter(kind=EFFECT, source__startswith=prefix)
-        .order_by("-id")
-        .values_list("source", "detail")
-        .first()
-    )
-    to = int(newest[0].removeprefix(prefix)) if newest else 0
-    after = max(0, to - OVERLAP)
-    note: dict[str, Any] = {}
-    if late and late.open_since:
-        note = {"open_since": late.open_since}
-        if newest and "open_since" in newest[1]:
-            after = late.first(to, newest[1]["open_since"]) - 1
-    copied = 0
-    batch: list[Entry] = []
-    for entry in entries(after):
-        batch.append(entry)
+class _Reading(threading.Thread):
+    """Copies one book; says when it last got anything, and what went wrong."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=f"books {name}", daemon=True)
+        self.book = name
+        self.trouble = ""
+        self.ticked = time.monotonic()
+
+    def run(self) -> None:
+        try:
+            copy(self.book, registry.registered(self.book), self._tick)
+        except Exception as error:  # noqa: BLE001  (books are anybody's)
+            self.trouble = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
+        finally:
+            connections.close_all()
+
+    def _tick(self) -> None:
+        self.ticked = time.monotonic()
+
+
+def _in_time(name: str) -> str:
+    """Read this book; why that failed, or an empty text."""
+    reading = _hanging.pop(name, None) or _Reading(name)
+    patience = float(settings.BOOKS_TIMEOUT_SECONDS)
+    if reading.ident is None:
+        reading.start()
+    while reading.is_alive():
+        left = reading.ticked + patience - time.monotonic()
+        if left <= 0:
+            _hanging[name] = reading
+            return f"no answer within {patience:g} s"
+        reading.join(left)
+    return reading.trouble
+
+
+def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> int:
+    """Copy the entries of these books that the ledger does not have yet; returns how many. Raises what the books raise."""
+    prefix = f"{name}:{books.identity()[:60]}:"
+    snapshot = books.snapshot()  # before anything is read
+    cursor = BookCursor.objects.filter(source=prefix).first()
+    known = cursor.number if cursor else 0
+    after = books.resume(known, cursor.snapshot) if cursor else 0
+    copied, last = 0, known
+    for batch in _batches(books.effects(after), tick):
+        copied += _append(lambda batch=batch: _unknown(name, prefix, batch, known))  # type: ignore[misc]
+        if batch[-1].number > last:
+            last = batch[-1].number
+            _move(prefix, last, snapshot)
+    if cursor is None or snapshot != cursor.snapshot:
+        _move(prefix, last, snapshot)
+    return copied
+
+
+def _move(prefix: str, number: int, snapshot: str) -> None:
+    BookCursor.objects.update_or_create(source=prefix, defaults={"number": number, "snapshot": snapshot[:60]})
+
+
+def _batches(effects: Iterable[Effect], tick: Callable[[], None]) -> Iterable[list[Effect]]:
+    batch: list[Effect] = []
+    for effect in effects:
+        tick()
+        batch.append(effect)
         if len(batch) >= BATCH:
-            copied += _copy(book, prefix, batch, note)
+            yield batch
             batch = []
-    return copied + _copy(book, prefix, batch, note)
-
-
-def _copy(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, Any]) -> int:
-    return _append(lambda: _unknown(book, prefix, debits, note))
+    if batch:
+        yield batch
 
 
 def _append(missing: Callable[[], Sequence[Row]]) -> int:
@@ -157,11 +166,12 @@ def _append(missing: Callable[[], Sequence[Row]]) -> int:
     return len(rows)
 
 
-def _unknown(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, Any]) -> list[Row]:
+def _unknown(name: str, prefix: str, batch: Sequence[Effect], known: int) -> list[Row]:
     """The entries that the ledger does not have yet, as its rows."""
-    sources = [f"{prefix}{debit.id}" for debit in debits]
-    known = set(Event.objects.filter(source__in=sources).values_list("source", flat=True))
-    operations = {debit.reference for debit in debits}
+    now = time.time()
+    sources = [f"{prefix}{effect.number}" for effect in batch]
+    there = set(Event.objects.filter(source__in=sources).values_list("source", flat=True))
+    operations = {effect.operation for effect in batch}
     homes = {
         operation: (pattern, run)
         for operation, pattern, run in Tally.objects.filter(operation__in=operations)
@@ -169,46 +179,45 @@ def _unknown(book: str, prefix: str, debits: Sequence[Entry], note: dict[str, An
         .values_list("operation", "pattern", "run")
     }
     rows = []
-    for source, debit in zip(sources, debits, strict=True):
-        if source not in known:
-            pattern, run = homes.get(debit.reference, ("", ""))
+    for source, effect in zip(sources, batch, strict=True):
+        at = effect.at or now
+        # Read again, and removed by `prune` since it was copied.
+        pruned = effect.number <= known and at < now - OLD_SECONDS
+        if source not in there and not pruned:
+            pattern, run = homes.get(effect.operation, ("", ""))
             rows.append(
                 Row(
-                    at=debit.created_at,
+                    at=at,
                     kind=EFFECT,
                     source=source,
-                    task_id=debit.source,
-                    operation=debit.reference,
+                    task_id=effect.task_id,
+                    operation=effect.operation,
                     pattern=pattern,
                     run=run,
-                    detail={
-                        "source": f"{book}:{debit.id}",
-                        "amount": debit.amount,
-                        "account": debit.account,
-                        **note,
-                    },
+                    detail={"source": f"{name}:{effect.number}", **effect.detail},
                 )
             )
     return rows
 
 
-def settle(before: float | None = None, *, run: str | None = None) -> int:
+def settle(before: float | None = None, *, books: str = "", run: str | None = None) -> int:
     """Note that the books were read for tasks that have come to an end; returns for how many.
 
     Only a settled task may be called lost: before, its debit may simply not have been read yet. Either ``before``
-    (seconds since the epoch): up to 500 tasks without an effect that ended before then, the oldest first, for a caller
-    that has read the books since; not while an execution of the same operation may still go on. Or ``run``: every task
+    (seconds since the epoch) and ``books``: up to 500 of their tasks without an effect that ended before then, the
+    oldest first, for a caller that has read the books since; not while an execution of the same operation may still go on. Or
+    ``run``: every task
     of that run, for a caller that has seen that all is quiet there.
     """
     if run is not None:
         quiet = Tally.objects.filter(IN_A_RUN, settled=0, run=run).exclude(books="")
-    elif before is not None:
+    elif before is not None and books:
         moment = clock.moment(before)
-        quiet = Tally.objects.filter(UNSETTLED, ~_still_running(moment), run="", last_at__lt=moment).order_by(
-            "first_at"
-        )[:BATCH]
+        quiet = Tally.objects.filter(
+            UNSETTLED, ~_still_running(moment), books=books, run="", last_at__lt=moment
+        ).order_by("first_at")[:BATCH]
     else:
-        raise ValueError("settle() needs a moment or a run.")
+        raise ValueError("settle() needs a moment and books, or a run.")
     known = list(quiet.values_list("task_id", flat=True))
     return sum(
         _append(lambda part=known[start : start + BATCH]: _settlements(part))  # type: ignore[misc]
@@ -238,7 +247,8 @@ def _still_running(moment: datetime) -> Exists:
 
     What was killed looks the same, which is why this has an end.
     """
-    given_up = Event.objects.filter(task_id=OuterRef("task_id"), kind__in=["retried", "lease_lost"]).order_by()
+    over = Q(kind__in=["retried", "replaced", "lease_lost"]) | Q(kind="deferred", detail__requeued=True)
+    given_up = Event.objects.filter(over, task_id=OuterRef("task_id")).order_by()
     counted = given_up.values("task_id").annotate(count=Count("id")).values("count")
     seen = F("ended") - F("suppressed") - F("quarantined") + Coalesce(Subquery(counted), 0)
     oldest = moment - timedelta(seconds=settings.OUTBOX_UNFINISHED_SECONDS)

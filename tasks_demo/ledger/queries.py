@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db.models import Q
 
+from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
 from tasks_demo.models import Event, Tally
 
@@ -61,8 +62,12 @@ def _what(event: Event) -> str:
         hit = f"{detail.get('what')} {where}: pid {detail.get('pid')}"
         return f"{hit} died ({detail.get('died')})" if detail.get("landed") else f"{hit} missed ({detail.get('why')})"
     if event.kind == EFFECT:
-        by = "" if event.task_id else " by an unknown task"
-        return f"the bank's books: {detail.get('amount')} cents from {detail.get('account')}{by}"
+        name, _, number = str(detail.get("source", "")).partition(":")
+        by = "" if event.task_id else ", by an unknown task"
+        said = ", ".join(f"{key} {value}" for key, value in detail.items() if key not in {"source", "open_since"})
+        if name == RECORDED:
+            return f"recorded by the task itself{': ' if said else ''}{said}"
+        return f"the {name + chr(39) + 's ' if name else ''}books{f', number {number}' if number else ''}: {said}{by}"
     if event.kind == SETTLED:
         return "all was quiet and the books were read"
     if event.kind == "received":

@@ -37,6 +37,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.conf import settings
 from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.ledger.books import counted_by
 from tasks_demo.ledger.gap import Gap
 from tasks_demo.ledger.rows import GAP, Row
 from tasks_demo.ledger.sampling import Sampling
@@ -121,7 +122,7 @@ class Recorder:
             operation=subject.operation,
             pattern=subject.pattern,
             worker=subject.worker,
-            books=subject.books,
+            books=counted_by(subject.books),
             task=subject.task,
             detail=event.detail,
         )

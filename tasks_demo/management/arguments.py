@@ -36,3 +36,14 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
 
     parse.__name__ = what
     return parse
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a pause in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.01 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pause; write 0.01 to 60 seconds")
+    return value

@@ -1,33 +1,50 @@
-"""The shop's books: its bookings in the order of their numbers, as the ledger reads those of the bank."""
+"""The books of the demo, as the ledger reads them: the shop's bookings, and those of the bank."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from tasks_demo.shop.models import Booking, Books
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One booking; ``amount`` in cents, ``created_at`` in seconds since the epoch, ``source`` the task ID."""
-
-    id: int
-    account: str
-    amount: int
-    reference: str
-    source: str
-    created_at: float
+from tasks_demo.bank.client import BankClient
+from tasks_demo.conf import settings
+from tasks_demo.ledger.books import Books, Effect, ModelBooks
+from tasks_demo.shop import models
 
 
-def identity() -> str:
-    """What tells these books from any others, made once: numbers compare only within one."""
-    books, _ = Books.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
-    return books.identity
+class Bookings(ModelBooks):
+    """The shop's bookings."""
+
+    model = models.Booking
+    task_id = "task_id"
+    at = "created_at"
+
+    def identity(self) -> str:
+        """Made once: numbers compare only within one database."""
+        books, _ = models.Books.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
+        return books.identity
+
+    def effects(self, after: int) -> Iterator[Effect]:
+        for row in models.Booking.objects.filter(pk__gt=after).order_by("pk").iterator(chunk_size=500):
+            at = row.created_at.timestamp()
+            yield Effect(row.pk, row.operation, row.task_id, at, {"amount": row.amount, "account": row.customer})
 
 
-def bookings(after: int) -> Iterator[Entry]:
-    """The bookings with numbers above ``after``."""
-    for row in Booking.objects.filter(pk__gt=after).order_by("pk").iterator(chunk_size=500):
-        yield Entry(row.pk, row.customer, row.amount, row.operation, row.task_id, row.created_at.timestamp())
+class Bank(Books):
+    """The bank's debits, over its own interface. Their numbers become visible in their order."""
+
+    def __init__(self, client: BankClient | None = None) -> None:
+        self._client = client
+
+    def _bank(self) -> BankClient:
+        return self._client or BankClient(settings.BANK_URL, settings.BANK_TIMEOUT_SECONDS)
+
+    def identity(self) -> str:
+        return self._bank().books()
+
+    def resume(self, number: int, snapshot: str) -> int:
+        return number
+
+    def effects(self, after: int) -> Iterator[Effect]:
+        for debit in self._bank().debits(after=after):
+            detail = {"amount": debit.amount, "account": debit.account}
+            yield Effect(debit.id, debit.reference, debit.source, debit.created_at, detail)

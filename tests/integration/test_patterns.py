@@ -18,13 +18,14 @@ from tasks_demo.bank.client import BankClient
 from tasks_demo.conf import settings
 from tasks_demo.delivery.dedup_lock import DedupLock
 from tasks_demo.delivery.putting_back import DEFERRALS
-from tasks_demo.ledger.effects import read_books
+from tasks_demo.ledger.effects import copy
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.verify import differences
 from tasks_demo.locks.heartbeat import hold
 from tasks_demo.locks.protocol import Claimed, digest
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 from tasks_demo.models import Event, Tally
+from tasks_demo.shop.books import Bank
 from tasks_demo.stack import EmbeddedBank, EmbeddedRedis
 from tasks_demo.tasks import CHARGES
 from tests.support import STATE, Home, Worker, databases_of_tests, producer_on, queued, until
@@ -83,7 +84,7 @@ def test_a_healthy_job_is_run_once_and_charged_once(pattern: str, books: BankCli
     has(sent.id, *points)
     (debit,) = books.debits(reference=operation)
     assert (debit.source, debit.amount) == (sent.id, 5)
-    read_books(books)
+    copy("bank", Bank(books))
     tally = Tally.objects.get(task_id=sent.id)
     counts = {name: getattr(tally, name) for name in ("publications", "deliveries", "executions", "effects", "ended")}
     assert counts == dict.fromkeys(counts, 1)

@@ -539,8 +539,30 @@ def test_the_sound_configuration_beside_it_is_silent(sound: Build) -> None:
     assert judge(sound()) == []
 
 
+@pytest.mark.parametrize(
+    ("books", "registered", "said"),
+    [
+        ("payments", {}, "no books of that name"),
+        ("payment", {"payments": "tasks_demo.shop.books.Bookings"}, "no books of that name"),
+        ("payments", {"payments": "shop.nowhere.Payments"}, "cannot be imported"),
+        ("payments", {"payments": "tasks_demo.conf.Settings"}, "no subclass of"),
+        ("payments", {"payments": "tasks_demo.shop.books.Bookings"}, ""),
+        ("", {"recorded": "tasks_demo.shop.books.Bookings"}, "is taken"),
+    ],
+)
+def test_books_that_nobody_reads_are_named(
+    settings: Settings, books: str, registered: dict[str, str], said: str
+) -> None:
+    settings.TASKS_DEMO_BOOKS = registered
+    app = shop({"base": AcksLate, "books": books})
+    found = [message for message in judge(app) if message.id == "tasks_demo.W017"]
+    assert [said in message.msg for message in found] == [True] * bool(said)
+    if books == "payment":
+        assert found[0].hint == "Write books='payments'."
+
+
 def test_every_rule_has_a_case() -> None:
-    of_settings = {"W010", "W011", "W012", "W013", "W019"}
+    of_settings = {"W010", "W011", "W012", "W013", "W017", "W019"}
     assert set(RULES) == {number for number, *_ in CAUSES} | of_settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tasks_demo.conf import settings
 from tasks_demo.delivery import Outbox
 from tasks_demo.delivery.dedup_lock import lease_place
 from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.ledger.books import registered
 
 #: celery-once's own default (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600
@@ -188,3 +190,28 @@ def _is_constant(task: Any, args: Any, kwargs: Any) -> bool:
     finally:
         sys.setprofile(before)
     return len(keys) == 1 and not asked_the_time
+
+
+@rule("W017")
+def names_books_that_nobody_reads(setup: Setup) -> Iterator[Finding]:
+    known = settings.BOOKS
+    for task in setup.tasks:
+        books = getattr(task, "books", "")
+        if isinstance(books, str) and books and books not in known:
+            near = difflib.get_close_matches(books, known, 1)
+            yield Finding(
+                f"books={books!r}, but TASKS_DEMO_BOOKS registers no books of that name: its effects are not counted, and the "
+                "dashboard judges its executions.",
+                f"Write books={near[0]!r}."
+                if near
+                else f"Register them, TASKS_DEMO_BOOKS = {{{books!r}: 'shop.books.Payments'}}, or leave books out.",
+                task.name,
+            )
+    for name, path in known.items():
+        try:
+            registered(name)
+        except InvalidSetting as error:
+            yield Finding(
+                f"{error} Its effects are not counted, and no task of these books is ever called lost.",
+                f"Write the path of a subclass of tasks_demo.ledger.books.Books instead of {path!r}.",
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
 import sys
@@ -14,20 +13,14 @@ from celery import current_app
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, connections
 
+from tasks_demo.conf import settings
 from tasks_demo.delivery.relay import Relay, overdue
-from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.exceptions import DeliveryError
+from tasks_demo.ledger.effects import read_books
+from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
 
-
-def seconds(text: str) -> float:
-    """An argparse type: a pause in seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.01 <= value <= 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a pause; write 0.01 to 60 seconds")
-    return value
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -92,7 +85,7 @@ class Command(BaseCommand):
                         returncode=Exit.BROKEN,
                     )
                 return
-            code = _until_asked(lambda stop: self._once(relay, stop) if once else relay.run(stop))
+            code = _until_asked(lambda stop: self._once(relay, stop) if once else _run(relay, stop))
         except Error as error:
             raise CommandError(
                 f"The outbox on {relay.using!r} cannot be read ({' '.join(str(error).split())}); its messages wait there. "
@@ -124,6 +117,33 @@ def _tell(logger: logging.Logger) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
+
+
+def _run(relay: Relay, stop: threading.Event) -> None:
+    """Relay until asked to stop; the registered books are read beside it."""
+    beside = threading.Thread(target=_read_books, args=(stop,), name="books", daemon=True)
+    if settings.LEDGER and settings.BOOKS:
+        beside.start()
+    relay.run(stop)
+
+
+def _read_books(stop: threading.Event) -> None:
+    said: dict[str, str] = {}
+    try:
+        while not stop.wait(settings.BOOKS_SECONDS):
+            try:
+                troubles = {state.name: state.trouble for state in read_books()}
+            except (DeliveryError, Error) as error:
+                troubles = {"": str(error).partition("\n")[0]}
+            for name, trouble in troubles.items():
+                if trouble and said.get(name) != trouble:
+                    logger.warning("The books %r cannot be read: %s. Effects may be missing.", name, trouble)
+            said = troubles
+            connections.close_all()
+    except Exception:
+        logger.exception("The books are not read any more until the relay is started again.")
+    finally:
+        connections.close_all()
 
 
 def _until_asked(work: Any) -> int:

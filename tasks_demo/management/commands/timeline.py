@@ -11,9 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks_demo import clock
-from tasks_demo.dashboard.refresh import Refresher
+from tasks_demo.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import console
 from tasks_demo.models import Tally
 
@@ -30,9 +32,7 @@ class Command(BaseCommand):
         if "\0" in task_id or not task_id.isprintable():
             raise CommandError("A task ID holds printable characters only.", returncode=Exit.USAGE)
         try:
-            trouble = Refresher()().trouble  # its own, without the pause between two screens
-            if trouble:
-                self.stderr.write(f"Effects may be missing: {trouble}.")
+            self._read_books()
             tally = find(task_id)
             if tally is None:
                 raise CommandError(
@@ -46,6 +46,14 @@ class Command(BaseCommand):
                 f"The ledger's database cannot be read: {error}. Check DATABASE_URL and run `python manage.py migrate`.",
                 returncode=Exit.NOT_READY,
             ) from error
+
+    def _read_books(self) -> None:
+        try:
+            for state in read_books():
+                if state.trouble:
+                    self.stderr.write(f"Effects may be missing: {said(state)}")
+        except (InvalidSetting, LedgerUnavailable) as error:
+            self.stderr.write(f"Effects may be missing: {str(error).partition(chr(10))[0]}")
 
     def _show(self, tally: Tally, options: dict[str, Any]) -> None:
         steps = list(timeline(tally))
