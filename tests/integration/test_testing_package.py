@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 from tests.integration.postgres_server import own_postgres
+from tests.integration.stranger import Stranger, stranger
 from tests.support import PROJECT, STATE, Finished, finish
+
+__all__ = ["stranger"]
 
 PAGE = PROJECT / "docs" / "testing.md"
 FILES = {
@@ -224,3 +227,9 @@ def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_
         assert left
         assert all(0 < client.ttl(key) <= 3600 for key in left)
         client.delete(*left)
+
+
+def test_the_example_s_own_suite_passes_twice(stranger: Stranger) -> None:
+    """With the ledger in another database, through the project's router."""
+    for order in (["--shuffle"], ["--reverse"]):
+        passed(stranger.manage("test", "--noinput", *order), 4)
