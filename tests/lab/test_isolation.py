@@ -160,5 +160,5 @@ def test_the_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
     for task_id, run in (("theirs", "r:acks_late/none"), ("ours", "")):
         for kind in ("published", "received", "started", "returned"):
             store.append([Row(kind=kind, source=f"{task_id}{kind}", task_id=task_id, run=run, **at)])  # type: ignore[arg-type]
-    assert effects.settle(before=2e9) == 1
+    assert effects.settle(before=2e9, books="bank") == 1
     assert dict(Tally.objects.values_list("task_id", "settled")) == {"ours": 1, "theirs": 0}
