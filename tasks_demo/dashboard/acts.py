@@ -14,11 +14,10 @@ from typing import Any
 from tasks_demo.dashboard.words import KINDS
 from tasks_demo.ledger.queries import Step
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
+from tasks_demo.points import BY_MAIN
 
 #: Pauses between two acts shorter than this are not worth a word, milliseconds.
 SHORT_PAUSE_MS = 500.0
-#: Points that only a worker's main process announces.
-_FROM_MAIN = frozenset({"received", "acked", "rejected"})
 _BEFORE = frozenset({"published"})
 _AFTER = frozenset({SETTLED})
 
@@ -80,8 +79,10 @@ class _Cast:
         act.points.add(step.kind)
         if step.worker and not act.worker:
             act.worker = step.worker
-        if step.kind in _FROM_MAIN:
+        if step.kind in BY_MAIN:
             act.main_pid = act.main_pid or step.pid
+        elif step.pid == act.main_pid:
+            pass  # main tells of a job whose process died
         elif act.kind == "delivery" and step.worker and step.pid is not None and step.pid not in act.pids:
             act.pids.append(step.pid)
         if step.kind == FAULT and act.kind == "delivery":
@@ -92,7 +93,13 @@ class _Cast:
             return self._last("publishing") or self._open("publishing")
         if step.kind in _AFTER:
             return self._last("afterwards") or self._open("afterwards")
+        if step.kind == "fetched":
+            return self._open("delivery", worker=step.worker, main_pid=step.pid)
         if step.kind == "received":
+            fetched = self._last("delivery")
+            if fetched and fetched.points == {"fetched"} and fetched.main_pid == step.pid:
+                fetched.again = bool(step.detail.get("redelivered"))
+                return fetched
             again = bool(step.detail.get("redelivered"))
             return self._open("delivery", worker=step.worker, main_pid=step.pid, again=again)
         deliveries = [act for act in self.acts if act.kind == "delivery"]
@@ -137,8 +144,10 @@ def _struck(deliveries: list[Act], step: Step) -> Act | None:
 
 def _at_work(deliveries: list[Act], step: Step) -> Act | None:
     of_worker = [act for act in reversed(deliveries) if act.worker == step.worker]
-    if step.kind in _FROM_MAIN:
-        return next((act for act in of_worker if step.kind not in act.points), None)
+    if step.kind in BY_MAIN or (step.pid is not None and step.pid in {act.main_pid for act in of_worker}):
+        of_main = [act for act in of_worker if step.pid is None or act.main_pid in (None, step.pid)]
+        # Of several deliveries to one worker the earliest that has no such event is meant, as deliveries end in their order.
+        return next((act for act in reversed(of_main) if step.kind not in act.points), None)
     for act in of_worker:
         if step.pid in act.pids and not (step.kind == "started" and "started" in act.points):
             return act
@@ -148,7 +157,7 @@ def _at_work(deliveries: list[Act], step: Step) -> Act | None:
 
 def _line(step: Step, made_by: Mapping[str, str]) -> Line:
     tone = {EFFECT: "effect", FAULT: "fell" if step.fell else "missed"}.get(step.kind, "")
-    if step.kind in {"failed", "lease_lost", "fenced", "rejected", "quarantined"}:
+    if step.kind in {"failed", "lease_lost", "fenced", "rejected", "revoked", "expired", "quarantined"}:
         tone = "trouble"
     return Line(
         at=step.at,

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Case, Min, Q, QuerySet, Value, When
 
 from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
 from tasks_demo.models import Event, Tally
+
+#: The order of a job's life, for events of the same moment.
+_LIFE = (
+    "published", "fetched", "received", "claimed", "started", "effect_begun", EFFECT, "effect_done", "completed", "returned",
+    "retried", "failed", "acking", "acked", FAULT, SETTLED,
+)  # fmt: skip
+#: What can be there before any publication.
+_NOT_OF_A_DELIVERY = frozenset({EFFECT, FAULT, SETTLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +47,16 @@ def find(task_id: str) -> Tally | None:
 
 
 def timeline(tally: Tally) -> Iterator[Step]:
-    """What happened to a task, in the order in which it was written down: its own events, and its operation's effects."""
+    """What happened to a task: its own events, and its operation's effects, in the order of time and of cause.
+
+    Clocks tie and race: a publisher learns of its publication when a worker has begun already. So events of one moment are in the
+    order of a job's life, and a publication stands before the delivery that it made. The moments are as they were noted.
+    """
     mine = Q(task_id=tally.task_id) | Q(kind=EFFECT, operation=tally.operation)
-    first: datetime | None = None
-    for event in Event.objects.filter(mine).order_by("at", "id").iterator():
-        first = first or event.at
+    events = Event.objects.filter(mine)
+    first = events.aggregate(first=Min("at"))["first"]
+    life = Case(*(When(kind=kind, then=Value(number)) for number, kind in enumerate(_LIFE)), default=Value(len(_LIFE)))
+    for event in _publications_first(events.order_by("at", life, "id")):
         yield Step(
             at=event.at,
             after_ms=(event.at - first).total_seconds() * 1000,
@@ -53,6 +67,21 @@ def timeline(tally: Tally) -> Iterator[Step]:
             fell=event.kind == FAULT and bool(event.detail.get("landed")),
             detail=event.detail,
         )
+
+
+def _publications_first(events: QuerySet[Event]) -> Iterator[Event]:
+    """Each publication at its time, or, if that is later, before what a worker did with its message."""
+    waiting = deque(events.filter(kind="published"))
+    told = deliveries = 0
+    for event in events.exclude(kind="published").iterator():
+        # A message that is delivered again was published once. What has no receipt on record was published all the same.
+        deliveries += event.kind == "received" and not event.detail.get("redelivered")
+        needed = 0 if event.kind in _NOT_OF_A_DELIVERY else max(1, deliveries)
+        while waiting and (waiting[0].at <= event.at or told < needed):
+            told += 1
+            yield waiting.popleft()
+        yield event
+    yield from waiting
 
 
 def _what(event: Event) -> str:

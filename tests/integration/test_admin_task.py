@@ -67,6 +67,81 @@ def test_a_delivery_whose_receipt_was_lost_says_so() -> None:
     assert "a receipt can be lost" in told("t").happened
 
 
+MAIN: dict[str, Any] = {"worker": "w1@test", "pid": 100}
+CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
+
+
+@pytest.mark.parametrize(
+    ("events", "acts_"),
+    [
+        # main tells that its child died: the lost worker's failure, its revocation, its retry
+        ([("received", MAIN), ("started", CHILD), ("failed", MAIN)], ["received started failed"]),
+        (
+            [("received", MAIN), ("started", CHILD), ("revoked", MAIN), ("acked", MAIN)],
+            ["received started revoked acked"],
+        ),
+        ([("received", MAIN), ("started", CHILD), ("retried", MAIN)], ["received started retried"]),
+        ([("received", MAIN), ("expired", MAIN), ("acked", MAIN)], ["received expired acked"]),
+        # what the lab announces besides
+        (
+            [("fetched", MAIN), ("received", MAIN), ("started", CHILD), ("acking", MAIN), ("acked", MAIN)],
+            ["fetched received started acking acked"],
+        ),
+        (
+            [("fetched", MAIN), ("fetched", {**MAIN, "pid": 200}), ("received", {**MAIN, "pid": 200})],
+            ["fetched", "fetched received"],
+        ),
+        # a pool without processes of its own
+        (
+            [("received", MAIN), ("started", MAIN), ("returned", MAIN), ("acked", MAIN)],
+            ["received started returned acked"],
+        ),
+        ([("rejected", MAIN)], ["rejected"]),
+    ],
+    ids=lambda value: (
+        "-".join(kind for kind, _ in value) if isinstance(value, list) and value and isinstance(value[0], tuple) else ""
+    ),
+)
+def test_whatever_main_announces_belongs_to_the_delivery_it_is_about(
+    events: list[tuple[str, dict[str, Any]]], acts_: list[str]
+) -> None:
+    append([event(kind, number, task_id="t", operation="t", **who) for number, (kind, who) in enumerate(events)])
+    told_ = [act for act in acts(timeline(Tally.objects.get())) if act.kind == "delivery"]
+    assert [" ".join(line.kind for line in act.lines) for act in told_] == acts_
+    assert not any(act.receipt_lost for act in told_ if "received" in act.points or "fetched" in act.points)
+
+
+@pytest.mark.parametrize(
+    ("moments", "order"),
+    [
+        # The publisher notes its publication when the worker has begun.
+        ({"received": 1, "started": 2, "published": 3, "returned": 4}, "published received started returned"),
+        ({"received": 1, "started": 2, "returned": 3, "published": 9}, "published received started returned"),
+        ({"started": 1, "published": 2}, "published started"),
+        # All at one moment, and written down in another order.
+        (
+            dict.fromkeys(["acked", "returned", "started", "received", "published"], 1),
+            "published received started returned acked",
+        ),
+        ({"effect": 0, "published": 1, "received": 2}, "effect published received"),
+    ],
+)
+def test_a_timeline_is_in_the_order_of_cause_though_clocks_race(moments: dict[str, int], order: str) -> None:
+    append([event(kind, after, task_id="t", operation="t", worker="w") for kind, after in moments.items()])
+    steps = list(timeline(Tally.objects.get()))
+    assert " ".join(step.kind for step in steps) == order
+    assert {step.kind: round(step.after_ms) for step in steps} == {
+        kind: after - min(moments.values()) for kind, after in moments.items()
+    }
+
+
+def test_each_publication_stands_before_its_own_delivery() -> None:
+    kinds = ["published", "received", "started", "received", "started", "published", "published"]
+    append([event(kind, number, task_id="t", operation="t", worker="w") for number, kind in enumerate(kinds)])
+    order = "published received started published received started published"
+    assert " ".join(step.kind for step in timeline(Tally.objects.get())) == order
+
+
 def test_two_deliveries_to_one_worker_are_two_acts() -> None:
     same: dict[str, Any] = {"task_id": "t", "operation": "t", "pattern": "acks_early", "books": "bank", "worker": "w"}
     append(
