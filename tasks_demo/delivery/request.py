@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from celery.worker import state
 from celery.worker.request import Request
 
 from tasks_demo.delivery.signals import subject_of
 from tasks_demo.lifecycle import Point, observers, reached
+from tasks_demo.limited_log import limited_log
+
+logger = logging.getLogger(__name__)
 
 
 class ObservedRequest(Request):
@@ -27,6 +32,23 @@ class ObservedRequest(Request):
         self.send_acknowledgement(multiple)
         if observers():
             reached(Point.ACKED, subject_of(self.task, self.args, self.kwargs, self.id, self.hostname))
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's. But where the task has its message requeued after a hard time limit (``acks_on_timeout=False``), that is
+        no end: no FAILURE is stored and no errback called. The attempt stays counted, so the quarantine ends a loop."""
+        task: Any = self.task
+        if soft or not task.acks_late or task.acks_on_timeout or state.should_terminate:
+            super().on_timeout(soft, timeout)
+            return
+        state.task_ready(self)
+        why = f"its hard time limit of {timeout:g} s was exceeded"
+        limited_log(
+            logger, logging.WARNING, (self.name, "hard time limit"), "%s[%s]: requeued: %s", self.name, self.id, why
+        )
+        if observers():
+            subject = subject_of(self.task, self.args, self.kwargs, self.id, self.hostname)
+            reached(Point.DEFERRED, subject, why=why, requeued=True)
+        self.reject(requeue=True)
 
     def send_acknowledgement(self, multiple: bool) -> None:
         """Tell the broker, now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def body(self: Any, *, operation: str, folder: str, result: str = "") -> Any:
     return Hostile(result) if result else {"number": number}
 
 
+def hang(self: Any, *, operation: str, folder: str) -> None:
+    """It takes no hint."""
+    _run(folder)
+    with suppress(SoftTimeLimitExceeded):
+        _gate(folder)
+    _gate(folder)
+
+
 #: A result store that nobody listens for, asked once.
 NO_STORE = RedisBackend(url="redis://127.0.0.1:1/0", app=app)
 NO_STORE.retry_policy = {"max_retries": 0, "interval_start": 0}  # type: ignore[attr-defined]
@@ -112,6 +121,12 @@ for pattern in PATTERNS:
         wrapped = type(f"{around.__name__}{pattern.__name__}", (around, pattern), {"abstract": True})
         wrapped.task(bind=True, name=f"failing.{pattern.pattern}.{around.__name__}", operation=_operation)(body)
     pattern.task(bind=True, name=f"failing.{pattern.pattern}", operation=_operation)(body)
+    if pattern.acks_late:
+        for name, acks in (("acknowledged", True), ("requeued", False)):
+            pattern.task(
+                bind=True, name=f"failing.{pattern.pattern}.{name}", operation=_operation,
+                soft_time_limit=1.5, time_limit=2.5, acks_on_timeout=acks, max_attempts=2,
+            )(hang)  # fmt: skip
     storeless = pattern.task(
         bind=True, name=f"failing.{pattern.pattern}.storeless", operation=_operation, track_started=True
     )(body)

@@ -312,3 +312,30 @@ def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(ground: Failing
     (Path(folder) / "gate").unlink()
     assert sent.get(timeout=20) == {"number": 2}
     until(lambda: ground.attempts(sent.id) == (0, ""), "no attempt left")
+
+
+# -- the hard time limit --------------------------------------------------------------------------------------------------------
+
+#: On SQLite an inbox job that hangs has the write lock: the others would be killed before their bodies.
+LATE = [pattern.pattern for pattern in PATTERNS if pattern.acks_late and pattern.pattern != "inbox"]
+
+
+def test_a_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_not_run_again(ground: Failing) -> None:
+    jobs = [ground.job(f"{pattern}.acknowledged", gate=True) for pattern in LATE]
+    for folder, sent in jobs:
+        assert "TimeLimitExceeded" in repr(sent.get(timeout=30, propagate=False))
+        ground.has(sent.id, "failed", "acked")
+        assert (executions(folder), ground.points(sent.id).count("failed")) == (1, 1)
+    until(ground.idle, "every job acknowledged")
+
+
+def test_a_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_used_up(ground: Failing) -> None:
+    jobs = [ground.job(f"{pattern}.requeued", gate=True) for pattern in LATE]
+    for folder, sent in jobs:
+        ground.has(sent.id, "quarantined")
+        # An attempt is counted before its body, and may be killed in between.
+        assert 1 <= executions(folder) <= 2, folder
+        assert ground.points(sent.id).count("failed") == 0
+        assert "deferred" in ground.points(sent.id)
+        assert now(sent)[0] == "PENDING"
+    until(ground.idle, "every job acknowledged")
