@@ -63,6 +63,8 @@ class Settings:
     BOOKS_SECONDS: float = 5.0
     #: Books that give no entry for this long are given up until the next reading. Seconds.
     BOOKS_TIMEOUT_SECONDS: float = 10.0
+    #: What ended longer ago leaves the ledger with ``manage.py prune``; 0 or None: nothing does.
+    LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
     #: Bound on one request to the bank.
     BANK_TIMEOUT_SECONDS: float = 10.0
     #: A message of the outbox that no worker has begun is published again after this long; the wait doubles every time.
@@ -78,8 +80,14 @@ class Settings:
         return _checked(name, value, default)
 
 
+#: Where 0 and None say "never".
+_MAY_BE_NEVER = frozenset({"LEDGER_RETENTION_SECONDS"})
+
+
 def _checked(name: str, value: Any, default: Any) -> Any:
     kind = type(default)
+    if name in _MAY_BE_NEVER and value in (None, 0, "0", "", "None"):
+        return 0.0
     if isinstance(value, str) and kind is not str:
         value = _parsed(name, value, kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

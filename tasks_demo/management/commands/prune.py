@@ -1,8 +1,8 @@
-"""``manage.py prune``: delete the patterns' records that no copy of a message can need any more."""
+"""``manage.py prune``: delete the patterns' records that no copy of a message can need any more, and the ledger's old history."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ from django.utils.timezone import now
 from tasks_demo import clock
 from tasks_demo.conf import settings
 from tasks_demo.delivery import claim_first, inbox, outbox, rows
-from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage
+from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
+from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
 
 
@@ -30,21 +31,23 @@ def _attempts(before: datetime, using: str) -> int:
     return rows.prune(Attempt, "last_at", before, using)
 
 
-KINDS: tuple[tuple[str, type[Model], Callable[[datetime, str], int]], ...] = (
-    ("claims", Claim, claim_first.prune),
-    ("inbox entries", InboxEntry, inbox.prune),
-    ("outbox messages", OutboxMessage, outbox.prune),
-    ("attempts", Attempt, _attempts),
-    ("fences", Fence, _fences),
+KINDS: tuple[tuple[str, type[Model], str, Callable[[datetime, str], int]], ...] = (
+    ("claims", Claim, "claimed_at", claim_first.prune),
+    ("inbox entries", InboxEntry, "completed_at", inbox.prune),
+    ("outbox messages", OutboxMessage, "finished_at", outbox.prune),
+    ("attempts", Attempt, "last_at", _attempts),
+    ("fences", Fence, "at", _fences),
 )
 
 
 class Command(BaseCommand):
     help = (
-        "Deletes claims, inbox entries, ended outbox messages, attempts and fences older than TASKS_DEMO_RETENTION_SECONDS, in "
-        "small commits: run it daily, at any time. It looks where Django's routers write them and on every alias that an "
-        "installed task declares (`using`); name others with --using. Parked messages and what was decided about them stay. "
-        "The age is judged by this machine's clock."
+        "Deletes claims, inbox entries, ended outbox messages, attempts and fences older than TASKS_DEMO_RETENTION_SECONDS, and "
+        "what ended longer ago than TASKS_DEMO_LEDGER_RETENTION_SECONDS from the ledger, in small commits: run it daily, at any "
+        "time. It looks where Django's routers write them and on every alias that an installed task declares (`using`); name "
+        "others with --using. Parked messages and what was decided about them stay, and in the ledger all that has not ended. "
+        "The age is judged by this machine's clock. Exits with 4 where a database does not answer; what was removed until then "
+        "is gone, and the next run goes on."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -56,23 +59,67 @@ class Command(BaseCommand):
             metavar="ALIAS",
             help="look on this database too, where only fenced(using=...) or enqueue(using=...) writes; may be repeated",
         )
+        parser.add_argument(
+            "--only", choices=["patterns", "ledger"], help="the records of the patterns, or the ledger; without it both"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="count what would be removed, and remove nothing")
 
-    def handle(self, *, using: list[str], **options: Any) -> None:
+    def handle(self, *, using: list[str], only: str | None, dry_run: bool, verbosity: int, **options: Any) -> None:
         # As a worker does: only what is imported can say where it writes.
         current_app.loader.import_default_modules()
         declared = {str(alias) for task in current_app.tasks.values() if (alias := getattr(task, "using", None))}
-        before = now() - timedelta(seconds=settings.RETENTION_SECONDS)
+        self._verb = "Would remove" if dry_run else "Removed"
+        self._aliases = {*declared, *using}
         removed: list[str] = []
         try:
-            for what, model, prune in KINDS:
-                aliases = {router.db_for_write(model), *declared, *using}
-                removed.append(f"{sum(prune(before, alias) for alias in sorted(aliases))} {what}")
+            if only != "ledger":
+                self._prune_patterns(removed, dry_run=dry_run)
+            if only != "patterns":
+                self._prune_ledger(removed, dry_run=dry_run, talkative=verbosity > 1)
         except (Error, ConnectionDoesNotExist) as error:
             raise CommandError(
-                f"The database stopped answering ({' '.join(str(error).split())}). Removed until then: "
+                f"The database stopped answering ({' '.join(str(error).split())}). {self._verb} until then: "
                 f"{', '.join(removed) or 'nothing'}. Start it, run `manage.py migrate`, and run this again.",
                 returncode=Exit.NOT_READY,
             ) from error
-        self.stdout.write(
-            f"Removed {', '.join(removed)} from before {clock.aware(before).astimezone(UTC):%Y-%m-%d %H:%M} UTC."
-        )
+
+    def _prune_patterns(self, removed: list[str], *, dry_run: bool) -> None:
+        before = now() - timedelta(seconds=settings.RETENTION_SECONDS)
+        for what, model, moment, prune in KINDS:
+            count = 0
+            for alias in sorted({router.db_for_write(model), *self._aliases}):
+                old = model._base_manager.using(alias).filter(**{f"{moment}__lt": before})
+                count += old.count() if dry_run else prune(before, alias)
+            removed.append(f"{count} {what}")
+        self._say(", ".join(removed), before)
+
+    def _prune_ledger(self, removed: list[str], *, dry_run: bool, talkative: bool) -> None:
+        if not settings.LEDGER_RETENTION_SECONDS or pruning.unsupported():
+            return
+        before = now() - timedelta(seconds=settings.LEDGER_RETENTION_SECONDS)
+        at = len(removed)
+
+        def progress(pruned: pruning.Pruned) -> None:
+            removed[at:] = [f"{pruned.tallies} task IDs and {pruned.events} events of the ledger"]
+            if talkative:
+                self.stderr.write(f"{removed[at]} so far")
+
+        pruned = pruning.prune(before, parked=self._undecided, dry_run=dry_run, progress=progress)
+        progress(pruned)
+        self._say(removed[at], before)
+        if pruned.open:
+            self.stdout.write(f"{pruned.open} older task IDs stay in the ledger: they have not ended, or are parked.")
+
+    def _undecided(self, task_ids: Sequence[str]) -> set[str]:
+        """Of these, the ones that are parked still."""
+        found: set[str] = set()
+        for alias in sorted({router.db_for_write(Parked), *self._aliases}):
+            if Parked._meta.db_table not in connections[alias].introspection.table_names():
+                continue
+            waiting = Parked.objects.using(alias).filter(task_id__in=task_ids, state=Parked.State.PARKED)
+            found |= set(waiting.values_list("task_id", flat=True))
+        return found
+
+    def _say(self, what: str, before: datetime) -> None:
+        moment = f"{clock.aware(before).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        self.stdout.write(f"{self._verb} {what} from before {moment}.")
