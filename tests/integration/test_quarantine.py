@@ -28,6 +28,7 @@ from tasks_demo.exceptions import ContradictoryDeclaration, EnvironmentNotReady,
 from tasks_demo.locks.keys import record_key
 from tasks_demo.locks.redis_store import connect
 from tasks_demo.models import Event
+from tasks_demo.tasks import CHARGES
 from tests.integration.parked_rows import lying
 from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, producer_on, together, until
 
@@ -373,7 +374,7 @@ def test_a_copy_that_comes_while_its_message_is_being_parked_is_not_run() -> Non
 
     def copy() -> None:
         try:
-            admitted.append(_admit(task, alias, (row.task_id, 0), 3))
+            admitted.append(_admit(task, alias, (row.task_id, 0), "{}\n", 3))
         finally:
             connections.close_all()
 
@@ -546,7 +547,7 @@ def test_a_limit_that_is_no_number_of_attempts_is_refused(base: Any, limit: Any)
 
 def test_what_no_serialisation_can_carry_is_parked_as_text_and_cannot_be_requeued() -> None:
     """It must not come back to kill again; people can still read it."""
-    task = current_app.tasks["tasks_demo.charge_acks_late"]
+    task: Any = CHARGES["acks_late"]
     task.push_request(id="odd", args=[{1, 2}], kwargs={}, delivery_info={})
     try:
         packed = _packed(task)
