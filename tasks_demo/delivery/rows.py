@@ -34,6 +34,11 @@ def earlier(row: Row, alias: str) -> Row | None:
                 )
             return found
     except Error as error:
+        if connections[alias].vendor not in {"sqlite", "postgresql"}:
+            raise RecordsUnavailable(
+                f"The database {alias!r} is {connections[alias].display_name}, and the records of this pattern need SQLite or "
+                "PostgreSQL. The body was not run; the message goes back. Send the app durable to another database."
+            ) from error
         raise RecordsUnavailable(
             f"The database {alias!r} did not take the row of operation {row.operation!r}: "
             f"{str(error).partition(chr(10))[0]}. The body was not run; the message goes back. "

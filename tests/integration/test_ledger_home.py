@@ -46,3 +46,12 @@ def test_every_pattern_runs_where_a_router_sends_the_ledger_elsewhere(routed: St
     urls = f"['/admin/tasks_demo/tally/?q={task_id[:8]}', '/admin/tasks_demo/tally/{task_id}/change/']"
     seen = routed.value(f"[client.get(u, HTTP_HOST='localhost').status_code for u in {urls}]", before=EVENTS + page)
     assert seen == [200, 200]
+
+
+def test_a_database_that_we_do_not_speak_to_is_named_by_check(routed: Stranger) -> None:
+    mysql = {"ENGINE": "tests.integration.mysql_like", "NAME": "shop"}
+    done = routed.manage("check", "--tag", "celery", settings={"DATABASES": {"default": mysql, "ops": mysql}})
+    assert done.err.count("tasks_demo.W018") == 2, done.err
+    assert "MySQL: it knows SQLite and PostgreSQL" in done.err
+    assert "they need SQLite or PostgreSQL" in done.err
+    assert "tasks_demo.W018" not in routed.manage("check", "--tag", "celery").err
