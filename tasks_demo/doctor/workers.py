@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -57,6 +57,8 @@ def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Row], f
     routed = _routed(setup)
     for name in sorted(used | set(consumed)):
         found = _on_redis(broker, setup, name) if broker else depth(app, setup.queues.get(name, name))
+        if not broker and found.many:
+            found = replace(found, age=_age_by_the_ledger(setup, name, found.many))
         by = consumed.get(name, [])
         rows.append(_queue(name, found, by, routed=name in routed, asked=asked, anybody=bool(pools)))
     if broker:
@@ -173,6 +175,20 @@ def _age(task_ids: Iterable[str]) -> float | None:
             found = rows.filter(task_id__in=known, **{f"{moment}__isnull": False}).order_by(moment)
             moments += list(found.values_list(moment, flat=True)[:1]) if known else []
     return max((now() - min(moments)).total_seconds(), 0.0) if moments else None
+
+
+def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
+    """Where the broker shows no message: of the jobs that go to this queue and wait by the ledger, the ``many`` latest."""
+    from tasks_demo.models import Outcome, Tally
+
+    names = [task.name for task in setup.tasks if getattr(setup.queue(task), "name", None) == queue]
+    with suppress(DatabaseError):
+        waiting = Tally.objects.filter(outcome=Outcome.WAITING, deliveries=0, task__in=names).order_by(
+            "-first_at"
+        )
+        moments = list(waiting.values_list("first_at", flat=True)[many - 1 : many])
+        return max((now() - moments[0]).total_seconds(), 0.0) if moments else None
+    return None
 
 
 def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Row]:

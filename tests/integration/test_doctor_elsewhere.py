@@ -199,7 +199,7 @@ def test_rabbitmq_is_asked_what_it_tells(on_rabbitmq: Stranger) -> None:
     assert on_rabbitmq.python("[tasks.count_view.delay(order_id=n) for n in range(3)]").code == 0
     code, rows = doctor(on_rabbitmq)
     assert code == 4
-    assert rows["jobs", "queue doctor-test"]["seen"].startswith("3 wait, for how long nobody here knows; no worker")
+    assert rows["jobs", "queue doctor-test"]["seen"].startswith("3 wait, the oldest for ")
     assert rows["RabbitMQ", "queue doctor-test"]["seen"] == "as declared (classic)"
     row = rows["RabbitMQ", "consumer_timeout"]
     assert (row["state"], "the checks count with 1800 s" in row["seen"]) == ("warn", True)
