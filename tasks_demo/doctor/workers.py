@@ -183,9 +183,7 @@ def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
 
     names = [task.name for task in setup.tasks if getattr(setup.queue(task), "name", None) == queue]
     with suppress(DatabaseError):
-        waiting = Tally.objects.filter(outcome=Outcome.WAITING, deliveries=0, task__in=names).order_by(
-            "-first_at"
-        )
+        waiting = Tally.objects.filter(outcome=Outcome.WAITING, deliveries=0, task__in=names).order_by("-first_at")
         moments = list(waiting.values_list("first_at", flat=True)[many - 1 : many])
         return max((now() - moments[0]).total_seconds(), 0.0) if moments else None
     return None
