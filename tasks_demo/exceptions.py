@@ -6,6 +6,8 @@ without arguments, its docstring is the message.
 
 from __future__ import annotations
 
+from kombu.exceptions import EncodeError
+
 
 class DeliveryError(Exception):
     """Something about the delivery of a task went wrong."""
@@ -26,8 +28,8 @@ class InvalidOperationKey(DeliveryError, ValueError):
     """An operation key must be 1 to 200 characters of printable text that UTF-8 can carry."""
 
 
-class ArgumentsNotJson(DeliveryError, TypeError):
-    """The arguments are not plain JSON, so they cannot be compared with those of an earlier claim. Nothing was run."""
+class ArgumentsNotJson(DeliveryError, TypeError, EncodeError):
+    """The serializer cannot carry the arguments. Nothing was published or run."""
 
 
 class OperationMismatch(DeliveryError):

@@ -7,10 +7,14 @@ from typing import Any, ClassVar
 
 from celery import Task, shared_task
 from celery.exceptions import Reject
+from kombu.exceptions import EncodeError
 
+from tasks_demo.delivery.arguments import Bound, Operation, Parameters, parameters_of
 from tasks_demo.delivery.putting_back import give_back
 from tasks_demo.delivery.result_backend import LenientBackend
-from tasks_demo.exceptions import ContradictoryDeclaration
+from tasks_demo.delivery.sending import once_a_delivery, prepared
+from tasks_demo.digest import digest
+from tasks_demo.exceptions import ArgumentsNotJson, ContradictoryDeclaration, DeliveryError, InvalidOperationKey
 from tasks_demo.lifecycle import Subject
 from tasks_demo.locks.keys import validate_operation
 from tasks_demo.semantics import PROMISES, Promise
@@ -30,8 +34,9 @@ class PatternTask(Task):  # type: ignore[type-arg]
     pattern: ClassVar[str] = ""
     #: Options whose value the promise depends on: option -> (the value it must have, why).
     requires: ClassVar[dict[str, tuple[Any, str]]] = {}
-    #: Derives the operation key from the task's arguments; None, or a None result: the task ID is the key. It also runs in
-    #: the worker's event loop, which must not wait: compute the key from the arguments alone, and ask no database.
+    #: Derives the operation key from the task's arguments, each of which it is given by its name; None, or a None result: the
+    #: task ID is the key. It runs where the job is published, and in the worker only for a message that brings no key along.
+    #: Compute the key from the arguments alone, and ask no database.
     operation: ClassVar[Callable[..., str | None] | None] = None
     #: Who outside counts this task's effects ("bank", "shop"), for the ledger's verdict; empty: nobody does.
     books: ClassVar[str] = ""
@@ -45,6 +50,9 @@ class PatternTask(Task):  # type: ignore[type-arg]
     #: Which of its task IDs the ledger records: True, False, or a share like 0.01. See ``ledger.sampling``.
     ledger: ClassVar[bool | float] = True
 
+    _parameters: ClassVar[tuple[Parameters, ...]] = ()
+    _operation: ClassVar[Operation | None] = None
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         declared = cls.__dict__.get("operation")
@@ -55,6 +63,10 @@ class PatternTask(Task):  # type: ignore[type-arg]
                     f"key, not {declared!r}. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
                 )
             cls.operation = staticmethod(declared)
+        if "run" in cls.__dict__:
+            cls._parameters = parameters_of(cls)
+        if cls.operation is not None:
+            cls._operation = Operation(cls.operation)
         cls.check_options(
             {name: getattr(cls, name, None) for name in (*cls.requires, "max_attempts", "needs_ledger", "ledger")}
         )
@@ -114,6 +126,26 @@ class PatternTask(Task):  # type: ignore[type-arg]
         decorate: Callable[[Callable[..., Any]], Any] = shared_task(base=cls, **options)
         return decorate
 
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """As Celery's. But a job that could not run is refused here, in the caller, and nothing is published then.
+
+        Raises InvalidOperationKey where ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
+        and ArgumentsNotJson (an EncodeError of kombu's) for those that the serializer cannot carry.
+        """
+        try:
+            args, kwargs, options = prepared(self, args, kwargs, options)
+            return super().apply_async(args, kwargs, task_id, *more, **options)
+        except EncodeError as error:
+            if isinstance(error, DeliveryError):
+                raise
+            serializer = options.get("serializer") or self.serializer
+            raise ArgumentsNotJson(
+                f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. Pass text, "
+                "numbers, dates, lists and dictionaries, and an id instead of an object."
+            ) from error
+
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's. But a retry that cannot be published is given back to the broker, where Celery would drop the job
         (celery/app/task.py rejects it without requeueing)."""
@@ -141,17 +173,56 @@ class PatternTask(Task):  # type: ignore[type-arg]
         """The promise of this pattern."""
         return PROMISES[cls.pattern]
 
+    # -- the arguments of a call ----------------------------------------------------------------------------------------------
+
+    def bound(self, args: Any, kwargs: Any) -> Bound:
+        """The arguments of a call under their names. Raises TypeError for arguments that the body does not take."""
+        refused = ""
+        for parameters in self._parameters:
+            try:
+                return parameters.bind(args or (), kwargs or {})
+            except TypeError as error:
+                refused = refused or str(error)
+        if self._parameters:
+            raise TypeError(f"{self.name}() {refused}")
+        return Bound({}, {}, args or (), dict(kwargs or {}))
+
+    def digest(self, args: Any, kwargs: Any) -> str:
+        """What tells one call of this task from another: the same for every spelling of it. Raises ArgumentsNotJson."""
+        try:
+            return self.bound(args, kwargs).digest(self.name)
+        except TypeError as error:
+            if isinstance(error, DeliveryError):
+                raise
+            return digest(self.name, args or (), kwargs or {})  # the body will refuse them
+
     def operation_key(self, args: Any, kwargs: Any, task_id: str) -> str:
         """The business identity of this work. Raises InvalidOperationKey, or TypeError for wrong arguments."""
-        if self.operation is not None:
-            key = self.operation(*args, **kwargs)
-            if key is not None:
-                return validate_operation(key)
-        return task_id
+        if self.operation is None or self._operation is None:
+            return task_id
+        bound = self.bound(args, kwargs)
+        try:
+            key = self._operation(bound)
+        except Exception as error:
+            raise InvalidOperationKey(
+                f"{self.name}: `operation` has failed for these arguments ({type(error).__name__}: {error}), so the job has no "
+                "key. Nothing was published or run. It is called with each argument by its name; correct it, or the arguments."
+            ) from error
+        return task_id if key is None else validate_operation(key)
 
     def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
-        """Who this delivery is about, for the points of its life."""
-        return self.subject_named(self.operation_key(args, kwargs, task_id), task_id, worker)
+        """Who this delivery is about, for the points of its life. Raises as ``operation_key`` does.
+
+        The key is the one that the publisher has sent along, if it was computed for these arguments; otherwise it is computed
+        here, once a delivery.
+        """
+        if self.operation is None:
+            key = task_id
+        elif task_id and self.request.id == task_id:
+            key = once_a_delivery(self, args, kwargs)
+        else:
+            key = self.operation_key(args, kwargs, task_id)
+        return self.subject_named(key, task_id, worker)
 
     def subject_named(self, operation: str, task_id: str, worker: str = "") -> Subject:
         """As ``subject``, with an operation key that is known."""

@@ -32,7 +32,6 @@ from tasks_demo.delivery.suppression import suppressed
 from tasks_demo.durable.models import Claim
 from tasks_demo.exceptions import ContradictoryDeclaration, RecordsUnavailable
 from tasks_demo.lifecycle import Point, about, described, reached
-from tasks_demo.locks.protocol import digest
 
 logger = logging.getLogger(__name__)
 #: Header of a requeued copy whose body has not begun although its claim is there: when that claim was made.
@@ -59,7 +58,7 @@ class ClaimFirst(PatternTask):
             claim = Claim(
                 operation=fitting(subject.operation),
                 task_id=fitting(subject.task_id),
-                digest=digest(self.name, args, kwargs),
+                digest=self.digest(args, kwargs),
                 worker=fitting(subject.worker),
                 claimed_at=timezone.now(),
             )

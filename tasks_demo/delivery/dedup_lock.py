@@ -40,7 +40,7 @@ from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
 from tasks_demo.locks.holder import parsed, this_process
 from tasks_demo.locks.memory_store import MEMORY, Memory, MemoryLeaseStore
 from tasks_demo.locks.memory_store import URL as MEMORY_URL
-from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch, digest
+from tasks_demo.locks.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
 from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class DedupLock(PatternTask):
         if self.request.called_directly:
             return self._run_without_lease(args, kwargs)
         subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
-        arguments = digest(self.name, args, kwargs)
+        arguments = self.digest(args, kwargs)
         with about(subject), execution(self) as body:
             leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
             me = this_process(subject.task_id)

@@ -35,7 +35,6 @@ from tasks_demo.delivery.suppression import suppress
 from tasks_demo.durable.models import InboxEntry
 from tasks_demo.exceptions import OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
 from tasks_demo.lifecycle import Point, about, described, reached
-from tasks_demo.locks.protocol import digest
 
 
 class Inbox(PatternTask):
@@ -64,7 +63,7 @@ class Inbox(PatternTask):
             entry = InboxEntry(
                 operation=fitting(subject.operation),
                 task_id=fitting(subject.task_id),
-                digest=digest(self.name, args, kwargs),
+                digest=self.digest(args, kwargs),
                 completed_at=timezone.now(),
             )
             rows.outside_transactions(self, alias)

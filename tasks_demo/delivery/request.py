@@ -31,7 +31,7 @@ class ObservedRequest(Request):
     def _acknowledge_now(self, multiple: bool = False) -> None:
         self.send_acknowledgement(multiple)
         if observers():
-            reached(Point.ACKED, subject_of(self.task, self.args, self.kwargs, self.id, self.hostname))
+            reached(Point.ACKED, subject_of(self.task, (), {}, self.id, self.hostname, self.request_dict))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """As Celery's. But where the task has its message requeued after a hard time limit (``acks_on_timeout=False``), that is

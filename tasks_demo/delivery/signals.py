@@ -15,6 +15,7 @@ from celery.exceptions import Reject
 
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.putting_back import PARKED, NotOver, Suppressed
+from tasks_demo.delivery.sending import HEADER, told_operation
 from tasks_demo.lifecycle import Point, Subject, observers, reached
 
 logger = logging.getLogger(__name__)
@@ -26,16 +27,20 @@ REPLACED = "Replaced by new task"
 RECEIVED = "tasks_demo_received"
 
 
-def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
-    """The subject of any task, with a pattern or without. Never raises: hostile arguments give the task ID as operation."""
-    if isinstance(task, PatternTask):
+def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = "", headers: Any = None) -> Subject:
+    """The subject of any task, with a pattern or without. Never raises: hostile arguments give the task ID as operation.
+
+    With the ``headers`` of the message it runs nothing of the user's, and asks for no arguments: it is for main's event loop.
+    """
+    if not isinstance(task, PatternTask):
+        name = task if isinstance(task, str) else getattr(task, "name", None) or ""
+        return Subject(task_id, task_id, "", worker, task=name, ledger=_share(task))
+    if headers is None:
         try:
             return task.subject(args or (), kwargs or {}, task_id, worker)
-        except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this may be main's event loop)
+        except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
             logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
-            return task.subject_named(task_id, task_id, worker)
-    name = task if isinstance(task, str) else getattr(task, "name", None) or ""
-    return Subject(task_id, task_id, "", worker, task=name, ledger=_share(task))
+    return task.subject_named(told_operation(headers) or task_id, task_id, worker)
 
 
 def _share(task: Any) -> float:
@@ -56,14 +61,15 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
     detail = {"task": sender, "outcome": "ok"}
     if PARKED in headers:
         detail["requeued"] = True  # by people, out of the quarantine
-    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"]), **detail)
+    told = headers if HEADER in headers else None
+    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"], headers=told), **detail)
 
 
 @signals.task_received.connect(weak=False, dispatch_uid="tasks_demo.received")
 def _received(request: Any = None, **_: Any) -> None:
     if observers():
         request.delivery_info[RECEIVED] = True  # what task_revoked is given shares this dictionary
-        subject = subject_of(request.task, request.args, request.kwargs, request.id, request.hostname)
+        subject = subject_of(request.task, (), {}, request.id, request.hostname, request.request_dict)
         _announce_received(request.task, subject, request.delivery_info)
 
 
@@ -83,7 +89,7 @@ def _revoked(
 ) -> None:
     if not observers():
         return
-    subject = subject_of(sender, request.args, request.kwargs, request.id, request.hostname or "")
+    subject = subject_of(sender, (), {}, request.id, request.hostname or "", request.headers or {})
     if not (request.delivery_info or {}).get(RECEIVED):
         # Celery announces no receipt of what it drops at once (celery/worker/strategy.py).
         _announce_received(sender, subject, request.delivery_info)
@@ -144,7 +150,9 @@ def _failed(
         return
     if isinstance(exception, TimeLimitExceeded) and isinstance(traceback, str):
         return  # Celery sends two signals for one hard time limit; the other one comes from Request.on_timeout
-    subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
+    # Main reports limits and killed processes, without the request: the ledger knows the operation by then.
+    here: Any = None if sender.request.id == task_id else {}
+    subject = subject_of(sender, args, kwargs, task_id, _hostname(sender), here)
     why = f"{type(exception).__name__}: {exception}"[:KEPT]
     if isinstance(exception, Reject):
         reached(Point.REJECTED, subject, why=why)

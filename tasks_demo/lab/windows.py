@@ -26,12 +26,11 @@ def open_windows(worker: str) -> None:
         headers = message.headers
         task = current_app.tasks.get(headers.get("task", ""))
         if task is not None:
-            args, kwargs, _ = message.decode()
-            reached(Point.FETCHED, subject_of(task, args, kwargs, headers["id"], worker))
+            reached(Point.FETCHED, subject_of(task, (), {}, headers["id"], worker, headers))
         record(self, message, delivery_tag)
 
     def announce_and_acknowledge(self: Any, multiple: bool) -> None:
-        reached(Point.ACKING, subject_of(self.task, self.args, self.kwargs, self.id, self.hostname))
+        reached(Point.ACKING, subject_of(self.task, (), {}, self.id, self.hostname, self.request_dict))
         acknowledge(self, multiple)
 
     QoS.append = append  # type: ignore[method-assign]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from tasks_demo.exceptions import ArgumentsNotJson
+from tasks_demo.digest import digest as digest  # what a claim is compared by
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +76,3 @@ class LeaseStore(Protocol):
 
     def release(self, claimed: Claimed) -> bool:
         """Give the lease back without completing. False: it was not ours any more, and nothing was changed."""
-
-
-def digest(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the task's name and arguments as canonical JSON: the same for a tuple and a list, and any order of keys.
-
-    The name belongs to it: an operation is one task's work, and another task under the same key must not take it for its
-    own. 1, 1.0, "1" and true are four different arguments. Raises ArgumentsNotJson for what JSON cannot carry, NaN included.
-    Not guaranteed: that a positional and a keyword spelling of one call are the same.
-    """
-    try:
-        # There and back first: keys that are not text sort differently before JSON has made text of them.
-        plain = json.loads(json.dumps([task, list(args), dict(kwargs)], allow_nan=False))
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentsNotJson(
-            f"The arguments cannot be compared, because they are not plain JSON: {error}. Nothing was run. "
-            "Pass text, numbers, true/false, None, lists and dictionaries, for example an id instead of the object."
-        ) from error
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -61,7 +61,7 @@ def shop(*tasks: dict[str, Any], **conf: Any) -> Celery:
 
 
 def declare(app: Celery, name: str, **options: Any) -> None:
-    def body() -> None:
+    def body(*args: Any, **kwargs: Any) -> None:
         """Does nothing: it is only judged."""
 
     app.task(name=name, shared=False, **options)(body)

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import collections
 import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
 import hashlib
 import json
+import threading
+import uuid
+import zoneinfo
 from typing import Any
 
 import pytest
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu import serialization
 
 from tasks_demo.exceptions import ArgumentsNotJson
 from tasks_demo.locks.protocol import Claimed, Held, digest
@@ -68,12 +78,57 @@ def _deep() -> list[Any]:
 
 @pytest.mark.parametrize(
     "argument",
-    [object(), b"bytes", {1, 2}, float("nan"), float("inf"), {(1, 2): 3}, {"a": 1j}, _endless()],
-    ids=["object", "bytes", "set", "NaN", "infinity", "tuple as key", "complex", "endless"],
+    [threading.Lock(), (n for n in ()), lambda: 1, _endless()],
+    ids=["lock", "generator", "lambda", "endless"],
 )
-def test_what_is_not_json_is_a_clear_error(argument: object) -> None:
-    with pytest.raises(ArgumentsNotJson, match=r"not plain JSON.*Nothing was run"):
+def test_what_no_serializer_can_carry_is_a_clear_error(argument: object) -> None:
+    with pytest.raises(ArgumentsNotJson, match=r"no serializer can carry them.*Nothing was published or run"):
         digest("t", [argument], {})
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Address:
+    town: str
+    tags: set[str] = dataclasses.field(default_factory=lambda: {"b", "a"})
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value"),
+    [
+        *(
+            ("json", value)
+            for value in [
+                uuid.UUID(int=7), decimal.Decimal("1.10"), datetime.date(2026, 1, 2), datetime.time(3, 4, 5, 6),
+                datetime.datetime(2026, 1, 2, 3, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+                b"bytes", b"\xff", gettext_lazy("January"), {1: 2, None: 3}, (1, (2,)), float("nan"), float("inf"),
+                {"__type__": "uuid"}, "\ud800", {"a": [{"b": uuid.UUID(int=8)}]},
+            ]
+        ),
+        *(
+            ("pickle", value)
+            for value in [
+                uuid.UUID(int=7), datetime.timedelta(days=1, microseconds=2), {"b", "a", "c"}, frozenset([frozenset("a")]),
+                Color.RED, Address("x"), 1j, bytearray(b"x"), collections.deque([1, 2]), fractions.Fraction(1, 3), object(),
+                {(1, 2): 3}, {uuid.UUID(int=7): {Color.RED: 1}}, ValueError("why"), datetime.datetime, range(3),
+            ]
+        ),
+        *(("yaml", value) for value in [datetime.date(2026, 1, 2), b"\xff", {1: 2}, {"a", "b"}, float("inf"), "é"]),
+    ],
+    ids=lambda value: value if value in ("json", "pickle", "yaml") else type(value).__name__,
+)  # fmt: skip
+def test_what_a_serializer_carries_has_the_same_digest_when_it_arrives(serializer: str, value: object) -> None:
+    serialization.enable_insecure_serializers([serializer])
+    try:
+        kind, encoding, text = serialization.dumps([value], serializer=serializer)
+        arrived = serialization.loads(text, kind, encoding, accept=[kind])
+    finally:
+        serialization.disable_insecure_serializers(["json"])
+    assert digest("t", [value], {}) == digest("t", arrived, {})
+    assert digest("t", [value], {}) != digest("t", [[value]], {})
 
 
 def test_nesting_too_deep_is_a_clear_error_too() -> None:
