@@ -81,14 +81,23 @@ def reason(error: BaseException) -> str:
 
 
 def address(url: str) -> str:
-    """Scheme, host and port, or path of a socket: nothing that could hold a password. Empty: it cannot be read."""
+    """Scheme, host and port, or path of a socket: nothing that could hold a password. Empty: it cannot be read.
+
+    Sentinels are several, in Celery's spelling (``;`` between addresses) or the lock's (``,`` between hosts).
+    """
+    parts = [_address(part) for part in url.split(";")]
+    return ";".join(parts) if all(parts) else ""
+
+
+def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
+        hosts = [urlsplit(f"//{place}") for place in parts.netloc.rpartition("@")[2].split(",")]
+        named = ",".join(f"{host.hostname or ''}{f':{host.port}' if host.port else ''}" for host in hosts)
     except ValueError:
         return ""
     # An "@" there is the end of a password whose special characters are not percent-encoded.
     if not parts.scheme or "@" in parts.path + parts.query + parts.fragment:
         return ""
-    path = "" if parts.hostname else unquote(parts.path)
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{path}"
+    path = "" if named else unquote(parts.path)
+    return f"{parts.scheme}://{named}{path}"

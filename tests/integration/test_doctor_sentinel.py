@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from pytest_django import Settings
 
-from tasks_demo.doctor.connections import RedisUser, broker, results
+from tasks_demo.doctor.connections import RedisUser, broker, leases, results
 from tasks_demo.doctor.redis_server import examine, group
 from tasks_demo.doctor.rows import State
 from tests.integration.redis_server import EMBEDDED, until
@@ -81,6 +82,21 @@ def test_the_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
     finally:
         for user in (*users, direct):
             user.client.connection_pool.disconnect()
+
+
+def test_leases_behind_sentinels_are_asked_for_too(sentinel: tuple[int, int], settings: Settings) -> None:
+    port, watched = sentinel
+    users: list[RedisUser] = []
+    settings.TASKS_DEMO_REDIS_URL = f"sentinel://127.0.0.1:{port},127.0.0.1:{port}/0?master=shop-primary"
+    (row,) = leases(shop(port), users)
+    assert row.state is State.OK, row
+    assert row.seen.endswith(f"127.0.0.1:{port}, the primary is 127.0.0.1:{watched}")
+    users[0].client.connection_pool.disconnect()
+    for wrong, said in (("master=nope", "Correct master_name"), ("", "Write TASKS_DEMO_REDIS_URL as in")):
+        settings.TASKS_DEMO_REDIS_URL = f"sentinel://127.0.0.1:{port}?{wrong}"
+        (row,) = leases(shop(port), [])
+        assert (row.state, row.ready) == (State.FAIL, False)
+        assert said in row.fix, row
 
 
 @pytest.mark.parametrize(
