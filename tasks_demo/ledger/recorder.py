@@ -86,6 +86,8 @@ class Recorder:
         #: Held while a batch is committed, so that batches keep their order. Taken before the other lock.
         self._flushing = threading.RLock()
         self._waiting: deque[Row] = deque()
+        #: Being committed now.
+        self._in_flight: list[Row] = []
         #: The ledger is away: nobody waits for it.
         self._gap: Gap | None = None
         #: Something waits. Not an Event, which a handler that interrupts its ``set`` could not set, either.
@@ -189,8 +191,8 @@ class Recorder:
 
     def close(self) -> None:
         """Commit what waits and close the connection; waits for both as long as publishing does."""
-        if self._waiting and not self._commit_in_time(even_if_away=True):
-            logger.error("%d event(s) or more of the ledger are lost if this process ends now.", len(self._waiting))
+        if self._unwritten() and not self._commit_in_time(even_if_away=True):
+            logger.error("%d event(s) of the ledger are lost if this process ends now.", self._unwritten())
         store.close(None if self.patient else self.wait_seconds)
 
     def _commit_in_time(self, *, even_if_away: bool = False) -> bool:
@@ -211,12 +213,15 @@ class Recorder:
             self._is_away(f"The ledger's database has not answered for {self.wait_seconds:g} s.")
         return self._gap is None
 
+    def _unwritten(self) -> int:
+        return len(self._in_flight) + len(self._waiting)
+
     def _is_away(self, why: object) -> None:
         with self._lock:
             if self._gap is None:
                 self._gap = Gap()
-                self._gap.add_late(self._waiting)
-            self._gap.say(why, len(self._waiting))
+                self._gap.add_late((*self._in_flight, *self._waiting))
+            self._gap.say(why, self._unwritten())
 
     def _flush(self, announced: Row | None = None, patience: float | None = None) -> bool:
         # Asked first: the thread may hold the lock while it waits for the very transaction that we are in.
@@ -231,8 +236,10 @@ class Recorder:
                     store.append(rows, patience)
                 except BaseException:
                     with self._lock:
+                        self._in_flight = []
                         self._waiting.extendleft(row for row in reversed(rows) if row is not announced)
                     raise
+                self._in_flight = []
                 if rows[-1].kind == GAP:
                     logger.warning(
                         "The ledger is back: %(late)d event(s) were written late, %(lost)d are lost.", rows[-1].detail
@@ -248,7 +255,8 @@ class Recorder:
             if not self._waiting and self._gap is not None:
                 gap, self._gap = self._gap, None
                 self.note(GAP, at=time.time(), detail=gap.detail())
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            self._in_flight = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            return self._in_flight
 
     def _commit_soon(self) -> None:
         self._wake.put(None)
