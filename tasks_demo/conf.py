@@ -67,9 +67,16 @@ class Settings:
     LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
     #: Bound on one request to the bank.
     BANK_TIMEOUT_SECONDS: float = 10.0
-    #: A message of the outbox that no worker has begun is published again after this long; the wait doubles every time.
+    #: A message of the outbox that was published and not begun is looked at after this long, and then ever less often. It is
+    #: published again only on evidence that it was lost; waiting in a long queue is none.
     OUTBOX_UNSTARTED_SECONDS: float = 60.0
-    #: One that was begun and not ended is published again after this long. Must exceed hard time limit plus visibility timeout.
+    #: Without any evidence it is published again after this long, then after twice as long, and so on.
+    OUTBOX_LOST_SECONDS: float = 86400.0
+    #: A worker that has begun a message says so again at a third of this. One on another machine that is silent for longer
+    #: counts as dead; one on the same machine when its process is gone.
+    OUTBOX_LEASE_SECONDS: float = 60.0
+    #: A process that exists on the same machine and is silent counts as dead after this long. Also the longest wait between two
+    #: publications of a job whose worker dies every time.
     OUTBOX_UNFINISHED_SECONDS: float = 7200.0
 
     def __getattribute__(self, name: str) -> Any:

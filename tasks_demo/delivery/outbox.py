@@ -1,54 +1,45 @@
 """outbox: a job is committed together with the business data, and a relay publishes it afterwards.
 
-What is **not** guaranteed: that the job is published or run only once. A relay that dies between publishing and marking has the
-message published again, and so does a message that waits in a long queue, because from here waiting looks like loss. Nor is
-the order of two jobs kept. A job must therefore bear being run twice: combine it with ``dedup_lock`` or ``inbox``.
+What is **not** guaranteed: that the job is published or run only once. A copy is published again on evidence that the last one
+was lost, and the evidence can be wrong; a superfluous copy is suppressed before its body, unless the worker that began the job
+is dead. So a job whose worker is killed runs again, and must bear it: combine it with ``dedup_lock`` or ``inbox``. Nor is the
+order of two jobs kept.
 
     caller ──▶ BEGIN ─ business data ─ enqueue() ─ COMMIT          one row more, no broker involved
     relay  ──▶ take due rows (due_at += wait) ─▶ publish, confirmed ─▶ mark published        delivery/relay.py
-    worker ──▶ started: due_at += unfinished wait ─▶ body ─▶ finished: never due again
+    worker ──▶ claim the row (due_at += lease) ─▶ body, lease renewed ─▶ finished: never due again   delivery/outbox_worker.py
 
-``due_at`` is the one mechanism: a row that is due and not finished is published, for the first time or again. Publishing
-only moves it into the future; only the end of the job takes it out. That closes the fetch window of ``acks_late`` on Redis and
-survives the loss of everything the broker held. All moments are taken from the clock of the outbox's database, but for an
-``eta``, which is the caller's own word.
+``due_at`` says when the relay looks at a row; only the end of the job stops that. A row that was never published is published;
+one whose message waits in its queue waits on; one whose message was lost, or whose worker is dead, is published again
+(delivery/outbox_evidence.py). That closes the fetch window of ``acks_late`` on Redis and survives the loss of everything the
+broker held. All moments are taken from the clock of the outbox's database, but for an ``eta``, which is the caller's own word.
 """
 
 from __future__ import annotations
 
-import logging
+import difflib
 import math
-import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from celery import Task, current_app, signals
+from celery import Task, current_app
 from celery.canvas import Signature
-from celery.exceptions import TimeLimitExceeded
 from django.conf import settings as django_settings
-from django.db import Error, IntegrityError, connections, router, transaction
-from django.utils.connection import ConnectionDoesNotExist
+from django.db import IntegrityError, connections, router, transaction
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import dumps
 
 from tasks_demo import clock
 from tasks_demo.clock import Now
-from tasks_demo.conf import settings
 from tasks_demo.delivery.acks_late import AcksLate
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.delivery.putting_back import NotOver
 from tasks_demo.delivery.rows import transaction_open
 from tasks_demo.durable.models import OutboxMessage
-from tasks_demo.exceptions import NothingToRequeue, OutboxRefused
+from tasks_demo.exceptions import OutboxRefused
 
-logger = logging.getLogger(__name__)
-#: Header of a message that a relay published: the alias of the outbox that waits for its marks.
-HEADER = "tasks_demo_outbox"
-#: So long, in seconds, the event loop of the worker's main process waits for one of its own marks.
-MAIN_SECONDS = 5.0
 #: Options that can be kept for later, and what each must be.
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     "queue": str, "exchange": str, "routing_key": str, "priority": int, "headers": Mapping, "serializer": str,
@@ -75,16 +66,19 @@ def enqueue(
     task_id: str | None = None,
     using: str | None = None,
     independent: bool = False,
+    external: bool = False,
     **options: Any,
 ) -> str:
     """Write one message with the caller's transaction; returns the task ID. The broker is not asked.
 
     ``options`` are those of ``apply_async``; ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
     Outside a transaction the row is committed at once. Raises OutboxRefused, before anything is written, for what could not be
-    published later, and for a transaction that is open on other databases only, unless ``independent`` says that it is meant.
+    published later, for a task or queue that this app does not know, unless ``external`` says that another app has it, and for a
+    transaction that is open on other databases only, unless ``independent`` says that it is meant.
     """
     alias = using or router.db_for_write(OutboxMessage)
-    name = _checked_task(task, args, kwargs or {}, options)
+    name = _checked_task(task, args, kwargs or {}, options, external)
+    _check_queue(options, external)
     if not independent:
         _check_transaction(alias)
     if task_id is not None and not (0 < len(task_id) <= 255 and task_id.isprintable()):
@@ -129,7 +123,9 @@ def _refuse(why: str) -> NoReturn:
     raise OutboxRefused(f"This job could not be published later: {why}. Nothing was written to the outbox.")
 
 
-def _checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _checked_task(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], external: bool
+) -> str:
     if isinstance(task, Signature) or not isinstance(task, str | Task):
         _refuse(f"{task!r} is neither a task nor the name of one; pass a signature's task, args and kwargs separately")
     if isinstance(args, str) or not isinstance(args, Sequence) or not isinstance(kwargs, Mapping):
@@ -140,6 +136,8 @@ def _checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
         _refuse(f"the task {name!r} is not registered; declare it where Celery finds it, or pass a name as text")
     if not 0 < len(name) <= 255:
         _refuse("the task's name must have 1 to 255 characters")
+    if known is None and not external:
+        known = _loaded(name)
     if known is not None and getattr(known, "typing", False):
         try:
             known.__header__(*args, **kwargs)
@@ -148,6 +146,41 @@ def _checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
     if isinstance(known, PatternTask):
         known.check_options(dict(options))
     return name
+
+
+def _loaded(name: str) -> Any:
+    """The task of this name once the app has imported all its task modules, as a worker does."""
+    if name not in current_app.tasks:
+        current_app.loader.import_default_modules()
+    if name not in current_app.tasks:
+        _refuse(
+            f"no task {name!r} is registered in the app {current_app.main or 'default'!r}{_nearest(name, current_app.tasks)}. "
+            "A worker would drop it. For a task that only another app has pass external=True"
+        )
+    return current_app.tasks[name]
+
+
+def _check_queue(options: Mapping[str, Any], external: bool) -> None:
+    """Refuse a queue that nobody is known to read: not in ``task_queues``, if the app declares some."""
+    queue, conf = options.get("queue"), current_app.conf
+    if not isinstance(queue, str) or not (conf.task_queues or not conf.task_create_missing_queues):
+        return
+    # Not amqp.queues: that learns every name that was ever published to.
+    declared = {conf.task_default_queue, *(getattr(each, "name", each) for each in conf.task_queues or ())}
+    if queue in declared:
+        return
+    if not conf.task_create_missing_queues:  # Celery itself would refuse to publish to it
+        _refuse(f"the queue {queue!r} is not declared{_nearest(queue, declared)}. Add it to task_queues")
+    if not external:
+        _refuse(
+            f"the queue {queue!r} is not in task_queues{_nearest(queue, declared)}, so no worker of this app is known to read "
+            "it. Add it there, or pass external=True if others read it"
+        )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [each for each in known if not each.startswith("celery.")], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _check_transaction(alias: str) -> None:
@@ -220,81 +253,3 @@ def _json(where: str, value: Any) -> Any:
                     _refuse(f"{where} has the key {key!r}, and JSON has text keys only")
             return {_json(where, key): _json(f"{where}[{key!r}]", item) for key, item in value.items()}
     _refuse(f"{where} is {value!r:.80}, a {type(value).__name__} and not plain JSON; pass text or a number instead")
-
-
-# -- what the worker reports ----------------------------------------------------------------------------------------------------
-
-
-@signals.task_prerun.connect(weak=False, dispatch_uid="tasks_demo.outbox.started")
-def _started(sender: Any = None, task_id: str = "", task: Any = None, **_: Any) -> None:
-    if HEADER in (task.request.headers or {}):
-        patience = timedelta(seconds=settings.OUTBOX_UNFINISHED_SECONDS)
-        _mark(task.request, task_id, started_at=Now(), due_at=Now() + patience)
-
-
-@signals.task_postrun.connect(weak=False, dispatch_uid="tasks_demo.outbox.finished")
-def _finished(
-    sender: Any = None, task_id: str = "", task: Any = None, state: Any = None, retval: Any = None, **_: Any
-) -> None:
-    # After RETRY and REJECTED the message may come again, and after an Ignore of ours; after that of a body nothing follows.
-    if state in {"SUCCESS", "FAILURE", "IGNORED"} and not isinstance(retval, (NotOver, NothingToRequeue)):
-        _mark(task.request, task_id, finished_at=Now())
-
-
-@signals.task_failure.connect(weak=False, dispatch_uid="tasks_demo.outbox.timed_out")
-def _timed_out(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    """The hard time limit is an end that main alone can report: it kills the process. Other failures that process has marked.
-
-    Celery sends this twice (celery/worker/request.py): from ``on_failure`` with the request at hand, unless the message goes
-    back to the broker, which is no end; and from ``on_timeout`` always, without it. Pools that know ``on_timeout`` only
-    (gevent) therefore report nothing, and the message comes again.
-    """
-    if isinstance(exception, TimeLimitExceeded):
-        _mark_from_main(sender.request, task_id, finished_at=Now())
-
-
-@signals.task_revoked.connect(weak=False, dispatch_uid="tasks_demo.outbox.revoked")
-def _revoked(sender: Any = None, request: Any = None, **_: Any) -> None:
-    # Somebody decided that it must not run: the reconciler must not bring it back.
-    _mark_from_main(request, request.id, finished_at=Now(), error="revoked")
-
-
-def _mark_from_main(request: Any, task_id: str, **values: Any) -> None:
-    """As ``_mark``, in main's event loop, which no database may hold up for longer than MAIN_SECONDS.
-
-    The thread has a connection of its own, so that none is left open to go stale in main or to be inherited by a fork. If it
-    is not back in time the loop goes on, and the mark is made late, or not at all: the message is then published again.
-    """
-
-    def mark() -> None:
-        try:
-            _mark(request, task_id, **values)
-        finally:
-            connections.close_all()
-
-    if HEADER in (request.headers or {}):
-        thread = threading.Thread(target=mark, name="outbox-mark", daemon=True)
-        thread.start()
-        thread.join(MAIN_SECONDS)
-        if thread.is_alive():
-            logger.warning("The outbox has not answered for %g s: %s may be published again.", MAIN_SECONDS, task_id)
-
-
-def _mark(request: Any, task_id: str, **values: Any) -> None:
-    """Report to the outbox that this message came from. A failure changes nothing: the message is then published again."""
-    alias = (request.headers or {}).get(HEADER)
-    if not isinstance(alias, str):
-        return
-    rows = OutboxMessage.objects.using(alias).filter(task_id=task_id, finished_at=None)
-    try:
-        try:
-            rows.update(**values)
-        except Error:
-            # Once more on a new connection: the server may have been restarted since the last task.
-            connections[alias].close()
-            rows.update(**values)
-    except (Error, ConnectionDoesNotExist) as error:
-        logger.warning(
-            "%s could not be marked %s in the outbox %r (%s: %s). It will be published again.",
-            task_id, "/".join(values), alias, type(error).__name__, " ".join(str(error).split()),
-        )  # fmt: skip

@@ -28,6 +28,9 @@ BRAKE_SECONDS = 1.0
 class NotOver(Ignore):
     """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
 
+    #: Until the copy that was published is delivered; None: there is none.
+    seconds: float | None = None
+
 
 class Suppressed(Ignore):
     """Celery acknowledges this copy and stores nothing: its task has an outcome, or another delivery is to give it one."""
@@ -73,7 +76,9 @@ def put_back(
         give_back(task, why, error)
     say(task, level, str(kind), "requeued, to be delivered again in %.1f s: %s", countdown, why)
     reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
-    raise NotOver(why)
+    over = NotOver(why)
+    over.seconds = countdown
+    raise over
 
 
 def has_message(request: Any) -> bool:

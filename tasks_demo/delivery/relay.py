@@ -1,11 +1,11 @@
 """The relay of the outbox: publishes what is due, for the first time or again, each under its own task ID.
 
 What is **not** guaranteed: that a message is published once. It is published again when a relay died, or was stopped for longer
-than the wait, after the broker had taken the message and before the row was marked; when no worker has begun it within
-``OUTBOX_UNSTARTED_SECONDS`` times 2 per publication (a long queue looks like loss, so the wait doubles); and when one
-has begun and none has ended it within ``OUTBOX_UNFINISHED_SECONDS``.
+than the wait, after the broker had taken the message and before the row was marked; when there is evidence that it was lost
+(see ``outbox_evidence``), which can be wrong; and when the worker that began it is dead, or counts as dead.
 
     take:    due and unfinished rows ─ due_at += wait ─ COMMIT        SKIP LOCKED on PostgreSQL, the write lock on SQLite
+    judge:   never published ▶ publish; begun ▶ does its worker live?; waiting ▶ was it lost?     delivery/suspects.py
     publish: each, confirmed by the broker                            no transaction is open and no row is locked meanwhile
     mark:    published_at, publications + 1 ─ COMMIT                  one statement for the batch
 
@@ -37,8 +37,11 @@ from tasks_demo import clock
 from tasks_demo.clock import Now
 from tasks_demo.conf import settings
 from tasks_demo.delivery.base import PatternTask
-from tasks_demo.delivery.outbox import HEADER, prune
+from tasks_demo.delivery.outbox import prune
+from tasks_demo.delivery.outbox_evidence import next_look
+from tasks_demo.delivery.outbox_worker import HEADER, first_look
 from tasks_demo.delivery.quarantine import alias_of
+from tasks_demo.delivery.suspects import Suspects
 from tasks_demo.durable.models import OutboxMessage, Parked
 
 logger = logging.getLogger(__name__)
@@ -46,8 +49,6 @@ logger = logging.getLogger(__name__)
 BROKER_SECONDS = 5.0
 #: So many messages refused one after the other are the broker's trouble, not theirs.
 REFUSED_IN_A_ROW = 3
-#: The wait for a start doubles with every publication, this many times at most.
-DOUBLINGS = 10
 #: Seconds between two looks for old rows, and how many are removed in one go.
 PRUNE_EVERY_SECONDS, PRUNE_AT_ONCE = 600.0, 1000
 
@@ -61,7 +62,9 @@ class RelayResult:
     again: int = 0  # of the published: those that had been published before
     refused: int = 0  # each waits for its own next attempt
     waited: float = 0.0  # how long ago the first of them was due, in seconds
-    held: int = 0  # not published: in quarantine, or ended as it was due
+    held: int = (
+        0  # not published: it waits in its queue, its worker lives, it is in quarantine, or it ended as it was due
+    )
     trouble: str = ""
 
 
@@ -99,7 +102,8 @@ class Relay:
         self._reconcile = reconcile
         self._app = app or current_app
         self._connection: Any = None
-        self._unmarked: list[int] = []  # published, and the database has not been told
+        self._unmarked: dict[int, str] = {}  # published, to which queue, and the database has not been told
+        self._suspects = Suspects(self)
         self._prune_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -113,6 +117,7 @@ class Relay:
                     self._prune_now_and_then()
                 except Error as error:
                     connections[self.using].close()
+                    self._suspects.silence_is_no_sign()
                     result = RelayResult(trouble=f"the database does not answer ({_said(error)})")
                 if result.trouble:
                     troubles += 1
@@ -136,7 +141,7 @@ class Relay:
             return RelayResult()
         # The lease must not run out under way.
         enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2
-        left = self._wanted(rows)
+        left = self._suspects.to_publish(self._wanted(rows)) if self._reconcile else self._wanted(rows)
         held = len(rows) - len(left)
         again = refused = in_a_row = 0
         trouble = ""
@@ -144,20 +149,21 @@ class Relay:
             while left and not trouble and time.monotonic() < enough and not (stop is not None and stop.is_set()):
                 row = left.pop(0)
                 try:
-                    self._publish(row)
+                    queue = self._publish(row)
                 except Exception as error:  # noqa: BLE001  (serializers and routers raise anything; the others must go on)
                     refused += 1
                     in_a_row += 1
                     trouble = self._failed(row, error, in_a_row)
                 else:
-                    self._unmarked.append(row.id)
+                    self._unmarked[row.id] = queue
                     again += row.publications > 0
                     in_a_row = 0
         finally:
             published = len(self._unmarked)
             self._mark()
             self._leased(left).update(due_at=Now())  # given back, to this relay or another
-        logger.info(
+        logger.log(
+            logging.INFO if len(rows) > held else logging.DEBUG,
             "Outbox %s: %d published, %d of them again, %d refused, %d held, %d given back; the first had waited %.1f s.",
             self.using, published, again, refused, held, len(left), waited,
         )  # fmt: skip
@@ -186,25 +192,28 @@ class Relay:
             return [], 0.0
         # durable: inside another transaction it would publish what may be rolled back.
         with transaction.atomic(using=self.using, durable=True):
+            if connections[self.using].vendor == "sqlite":
+                # The first statement writes: a transaction that began as a reader may be refused as a writer, at once.
+                self._rows().filter(id=-1).update(failures=0)
             locked = due.select_for_update(skip_locked=True).order_by("due_at", "id")
             rows: list[Any] = list(locked.annotate(taken_at=Now())[: self._batch])
             waited = (rows[0].taken_at - rows[0].due_at).total_seconds() if rows else 0.0
             for row in rows:
-                wait = settings.OUTBOX_UNSTARTED_SECONDS * 2 ** min(row.publications, DOUBLINGS)
-                row.due_at = row.taken_at + timedelta(seconds=wait)
+                row.due_at = row.taken_at + timedelta(seconds=_wait(row))
             for until, group in groupby(sorted(rows, key=_due_at), key=_due_at):
                 self._rows().filter(id__in=[row.id for row in group]).update(due_at=until)
         return rows, waited
 
     def _mark(self) -> None:
-        if self._unmarked:
-            # due_at is left alone: a worker may have begun the job and moved it on. So is the reason of an end.
-            said = Case(When(finished_at=None, then=Value("")), default=F("error"), output_field=TextField())
-            ended: dict[str, Any] = {} if self._reconcile else {"finished_at": Coalesce("finished_at", Now())}
-            self._rows().filter(id__in=self._unmarked).update(
-                published_at=Now(), publications=F("publications") + 1, failures=0, error=said, **ended
+        # due_at is left alone: a worker may have begun the job and moved it on. So is the reason of an end.
+        said = Case(When(finished_at=None, then=Value("")), default=F("error"), output_field=TextField())
+        ended: dict[str, Any] = {} if self._reconcile else {"finished_at": Coalesce("finished_at", Now())}
+        for queue in sorted(set(self._unmarked.values())):
+            ids = [id for id, its in self._unmarked.items() if its == queue]
+            self._rows().filter(id__in=ids).update(
+                published_at=Now(), publications=F("publications") + 1, failures=0, error=said, queue=queue, **ended
             )
-            self._unmarked.clear()
+        self._unmarked.clear()
 
     def _wanted(self, rows: list[OutboxMessage]) -> list[OutboxMessage]:
         """Without those that quarantine holds; what has expired, was discarded from there, or is not to come again, is ended."""
@@ -267,8 +276,9 @@ class Relay:
 
     # -- the broker ---------------------------------------------------------------------------------------------------------
 
-    def _publish(self, row: OutboxMessage) -> None:
-        """Hand one message over. Redis has it when LPUSH was answered; RabbitMQ when it confirmed that a queue has it."""
+    def _publish(self, row: OutboxMessage) -> str:
+        """Hand one message over; returns where to. Redis has it when LPUSH was answered; RabbitMQ when it confirmed that a queue
+        has it."""
         task = self._app.tasks.get(row.task)
         options = dict(row.options)
         if "expires" in options:
@@ -291,6 +301,28 @@ class Relay:
             confirm_timeout=BROKER_SECONDS,
             **options,
         )
+        name, priority = self.destination(row)
+        return f"{name} at priority {priority or 0}"[:255]
+
+    def destination(self, row: OutboxMessage) -> tuple[str, int | None]:
+        """The queue that Celery routes this message to ("": an exchange of the caller's own decides), and its priority."""
+        task = self._app.tasks.get(row.task)
+        options = {name: row.options[name] for name in ("queue", "exchange", "routing_key") if name in row.options}
+        priority = row.options.get("priority", getattr(task, "priority", None) if task else None)
+        if priority is None:
+            priority = self._app.conf.task_default_priority
+        if "queue" not in options and ("exchange" in options or "routing_key" in options):
+            return "", priority
+        if "queue" not in options and getattr(task, "queue", None):
+            options["queue"] = task.queue  # type: ignore[union-attr]
+        router: Any = self._app.amqp.router
+        queue = router.route(options, row.task, row.args, row.kwargs, task_type=task).get("queue", "")
+        return str(getattr(queue, "name", queue)), priority
+
+    def broker(self) -> Any:
+        """The connection to the broker, opened if need be."""
+        self._producer()
+        return self._connection
 
     def _producer(self) -> Any:
         if self._connection is None:
@@ -322,6 +354,14 @@ class Relay:
 
 def _due_at(row: OutboxMessage) -> datetime:
     return row.due_at
+
+
+def _wait(row: Any) -> float:
+    """Seconds until the row is due again, if nothing else moves it."""
+    if row.started_by:
+        return first_look()
+    age = (row.taken_at - row.published_at).total_seconds() if row.published_at else 0.0
+    return next_look(age, row.publications, settings.OUTBOX_UNSTARTED_SECONDS)
 
 
 def _expiry(row: OutboxMessage) -> datetime:

@@ -14,6 +14,7 @@ from celery import Task, current_app, signals, states
 from celery.exceptions import Reject
 
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.delivery.outbox_worker import refused
 from tasks_demo.delivery.putting_back import PARKED, NotOver, Suppressed
 from tasks_demo.delivery.sending import HEADER, told_operation
 from tasks_demo.lifecycle import Point, Subject, observers, reached
@@ -102,7 +103,7 @@ def _revoked(
 
 @signals.task_prerun.connect(weak=False, dispatch_uid="tasks_demo.started")
 def _started(sender: Any = None, task_id: str = "", args: Any = None, kwargs: Any = None, **_: Any) -> None:
-    if observers() and not isinstance(sender, PatternTask):
+    if observers() and not isinstance(sender, PatternTask) and not refused(sender):
         reached(Point.STARTED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
 
 

@@ -73,8 +73,19 @@ class OutboxMessage(models.Model):
     publications = models.IntegerField(default=0, help_text="Hand-overs that the broker confirmed.")
     failures = models.IntegerField(default=0, help_text="Attempts to publish that failed since the last hand-over.")
     error = models.TextField(blank=True, help_text="Of the last failed attempt, or why it ended without running.")
-    published_at = models.DateTimeField(null=True, help_text="The last confirmed hand-over; null: none yet.")
-    started_at = models.DateTimeField(null=True, help_text="A worker reported that it began, last.")
+    queue = models.CharField(max_length=255, default="", blank=True, help_text="Where it went, and at which priority.")
+    published_at = models.DateTimeField(
+        null=True,
+        help_text="The last confirmed hand-over; of a retry or a deferral, when its copy is due; null: none yet.",
+    )
+    started_at = models.DateTimeField(null=True, help_text="A worker began it, last.")
+    started_by = models.CharField(
+        max_length=255, default="", blank=True, help_text="The process that works on it: machine, pid, start, worker."
+    )
+    seen_at = models.DateTimeField(null=True, help_text="That process said, last, that it works on it.")
+    generation = models.IntegerField(
+        default=-1, help_text="Retries and deferrals of the copy that began last; -1: any may."
+    )
     finished_at = models.DateTimeField(null=True, help_text="It has ended: it is never published again.")
 
     class Meta:

@@ -55,15 +55,11 @@ MOST_ASLEEP = 12
 TOO_LONG_SECONDS = 1.7 * max(VISIBILITY_AFTER_MAIN, LEASE_SECONDS)
 #: Deaths after which a message is parked.
 MAX_ATTEMPTS = 3
-#: The outbox publishes again what nobody has started after this time: above any wait for a pool process in a lane.
-UNSTARTED_SECONDS = 5.0
-#: And what was begun and not ended after this time: above any healthy job of a lane.
-UNFINISHED_SECONDS = 15.0
+#: After this time the outbox asks whether what nobody has begun was lost, and whether who began a job still lives.
+OUTBOX = {"OUTBOX_UNSTARTED_SECONDS": 3.0, "OUTBOX_LEASE_SECONDS": 3.0, "OUTBOX_UNFINISHED_SECONDS": 15.0}
 #: Bound on a cell, seconds: a floor, and what each job and each kill may add.
 PATIENCE, PATIENCE_PER_JOB, PATIENCE_PER_KILL = 60.0, 0.2, 6.0
 POLL = 0.05
-#: Jobs that wait in an outbox at a time.
-BACKLOG = 4
 AMOUNT = 1999
 #: Header by which a lane knows its own messages in an outbox that all lanes share.
 RUN_HEADER = "tasks_demo_run"
@@ -403,7 +399,7 @@ class Lane:
             # A delivery that main did not live to write down would be missing beside its execution. But Celery's handler of
             # SIGQUIT reports on every job in hand, and would wait in the middle of main's commit for that commit.
             "main_waits": self.cell.fault is not Fault.QUIT,
-            "settings": {"MAX_ATTEMPTS": MAX_ATTEMPTS, "OUTBOX_UNFINISHED_SECONDS": UNFINISHED_SECONDS},
+            "settings": {"MAX_ATTEMPTS": MAX_ATTEMPTS, **OUTBOX},
         }
 
     def _start_worker(self) -> None:
@@ -430,14 +426,11 @@ class Lane:
         """Publish, and keep a worker running until the broker holds nothing, then stop it warm: its end is the proof that
         nothing runs. Returns "" or what was not quiet at the deadline."""
         self._show("running")
-        asked = more = False
+        asked, more = False, True
         while time.monotonic() < deadline:
             self._raise_if_stopped()
-            # A long queue looks like loss to an outbox, which then publishes again: it gets a few jobs at a time.
-            while self.outbox is None or self._unfinished() < BACKLOG:
+            while more:
                 more = next(publishing, _NO_MORE) is not _NO_MORE
-                if not more:
-                    break
             quiet = not more and self._holds_nothing()
             if self._exited.is_set():
                 if quiet:

@@ -31,7 +31,7 @@ from tasks_demo.lab import history, report
 from tasks_demo.lab.brokers import without_password
 from tasks_demo.lab.checkers import check
 from tasks_demo.lab.environment import Ground, prepared
-from tasks_demo.lab.lane import OVERLAPPING, UNSTARTED_SECONDS, Lane, Progress, Stop
+from tasks_demo.lab.lane import OUTBOX, OVERLAPPING, Lane, Progress, Stop
 from tasks_demo.lab.plan import WINDOWS, Cell
 from tasks_demo.lab.predictions import Prediction, prediction
 from tasks_demo.ledger import effects
@@ -89,7 +89,8 @@ class Run:
         interrupted = False
         # The lanes write publications down themselves, with their outcome: Celery's signal would count them again.
         lifecycle.ignore(recorder)
-        django_settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = UNSTARTED_SECONDS
+        for name, value in OUTBOX.items():
+            setattr(django_settings, f"TASKS_DEMO_{name}", value)
         with contextlib.ExitStack() as armed_again, prepared(self.folder, self.broker, self.run_id) as ground:
             armed_again.callback(ledger.arm)
             alone = [cell for cell in self.cells if _needs_the_shop_to_itself(cell)]

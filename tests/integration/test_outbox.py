@@ -21,8 +21,9 @@ from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
 
-from tasks_demo.delivery import outbox
-from tasks_demo.delivery.outbox import HEADER, enqueue
+from tasks_demo.delivery import outbox, outbox_worker
+from tasks_demo.delivery.outbox import enqueue
+from tasks_demo.delivery.outbox_worker import HEADER
 from tasks_demo.delivery.relay import Relay
 from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage
 from tasks_demo.exceptions import ContradictoryDeclaration, OutboxRefused
@@ -125,7 +126,7 @@ def test_options_reach_the_broker_as_given_to_apply_async(queue: RedisServer) ->
     task_id = enqueue(
         "somewhere.else", (1, [None, True, 1.5, "☃"]), {"a": {"b": ()}},
         queue="side", priority=6, headers={"mine": 1}, expires=when, ignore_result=True,
-        time_limit=7, soft_time_limit=3.5, shadow="name", compression="zlib",
+        time_limit=7, soft_time_limit=3.5, shadow="name", compression="zlib", external=True,
     )  # fmt: skip
     assert RelayTo(queue.url).run_once().published == 1
     with connect(queue.url, 5.0) as client:
@@ -145,7 +146,7 @@ NUMBERS = [1e16, -0.0, 1.0, 1e300, 5e-324, 0.1, 2**70, -1, True]
 
 
 def test_arguments_arrive_as_a_direct_message_brings_them_so_that_both_are_one_operation(queue: RedisServer) -> None:
-    enqueue("somewhere.else", NUMBERS, {"deep": [{"b": 1e22, "a": -0.0}]}, queue="kept")
+    enqueue("somewhere.else", NUMBERS, {"deep": [{"b": 1e22, "a": -0.0}]}, queue="kept", external=True)
     assert RelayTo(queue.url).run_once().published == 1
     with producer_on(queue.url) as producer:
         direct: Any = {"args": NUMBERS, "kwargs": {"deep": [{"b": 1e22, "a": -0.0}]}, "queue": "direct"}
@@ -262,13 +263,13 @@ class OutboxWorker(Worker):
 @pytest.fixture(scope="module")
 def worker(home: Home, redis_url: str, django_db_setup: None) -> Iterator[Worker]:
     """On the broker of the settings; its bank is not there."""
-    env = environment(redis_url, BANK_URL="http://127.0.0.1:1", TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS="500")
+    env = environment(redis_url, BANK_URL="http://127.0.0.1:1", TASKS_DEMO_OUTBOX_LEASE_SECONDS="50")
     with OutboxWorker(home, STATE / "outbox-worker.log", env) as running:
         yield running
 
 
 def publish(task: Any, *args: Any, **options: Any) -> str:
-    task_id = enqueue(task, args, **options)
+    task_id = enqueue(task, args, external=True, **options)
     assert Relay().run_once().published == 1
     return task_id
 
@@ -285,7 +286,7 @@ def test_any_task_that_succeeds_is_marked_begun_and_ended(worker: Worker) -> Non
     assert found.finished_at is not None
     assert found.created_at <= found.started_at <= found.finished_at
     # Begun: the next look is after the wait for an end, counted from the start.
-    assert found.due_at - found.started_at == timedelta(seconds=500)
+    assert found.due_at - found.started_at == timedelta(seconds=50)
 
 
 def test_a_failure_is_an_end(worker: Worker) -> None:
@@ -341,9 +342,9 @@ def test_a_mark_that_does_not_come_back_does_not_hold_up_the_event_loop(
         opened.wait(60)
         marked.set()
 
-    monkeypatch.setattr(outbox, "_mark", hanging)
-    monkeypatch.setattr(outbox, "MAIN_SECONDS", 0.1)
-    outbox._revoked(request=Context(id="job-17", headers={HEADER: "nowhere"}))
+    monkeypatch.setattr(outbox_worker, "_mark", hanging)
+    monkeypatch.setattr(outbox_worker, "MAIN_SECONDS", 0.1)
+    outbox_worker._revoked(request=Context(id="job-17", headers={HEADER: "nowhere"}))
     assert not marked.is_set(), "it has waited for the mark"
     assert "has not answered for 0.1 s: job-17 may be published again" in caplog.text
     opened.set()

@@ -64,8 +64,11 @@ class Place:
         """Commit so many messages in one transaction, as ``enqueue`` would have; returns their IDs."""
         now = "CURRENT_TIMESTAMP" if self.server else "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')"
         numbers = range(start, start + count)
-        rows = ",".join(f"('job-{n}', '{JOB}', '[{n}]', '{{}}', '{{}}', {now}, {now}, 0, 0, '')" for n in numbers)
+        rows = ",".join(
+            f"('job-{n}', '{JOB}', '[{n}]', '{{}}', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)" for n in numbers
+        )
         columns = "task_id, task, args, kwargs, options, created_at, due_at, publications, failures, error"
+        columns += ", queue, started_by, generation"
         self.sql(f"INSERT INTO durable_outboxmessage ({columns}) VALUES {rows}")  # noqa: S608
         return {f"job-{number}" for number in numbers}
 
