@@ -149,13 +149,13 @@ class Relay:
             while left and not trouble and time.monotonic() < enough and not (stop is not None and stop.is_set()):
                 row = left.pop(0)
                 try:
-                    queue = self._publish(row)
+                    self._publish(row)
                 except Exception as error:  # noqa: BLE001  (serializers and routers raise anything; the others must go on)
                     refused += 1
                     in_a_row += 1
                     trouble = self._failed(row, error, in_a_row)
                 else:
-                    self._unmarked[row.id] = queue
+                    self._unmarked[row.id] = self._queue(row)
                     again += row.publications > 0
                     in_a_row = 0
         finally:
@@ -276,9 +276,8 @@ class Relay:
 
     # -- the broker ---------------------------------------------------------------------------------------------------------
 
-    def _publish(self, row: OutboxMessage) -> str:
-        """Hand one message over; returns where to. Redis has it when LPUSH was answered; RabbitMQ when it confirmed that a queue
-        has it."""
+    def _publish(self, row: OutboxMessage) -> None:
+        """Hand one message over. Redis has it when LPUSH was answered; RabbitMQ when it confirmed that a queue has it."""
         task = self._app.tasks.get(row.task)
         options = dict(row.options)
         if "expires" in options:
@@ -301,6 +300,8 @@ class Relay:
             confirm_timeout=BROKER_SECONDS,
             **options,
         )
+
+    def _queue(self, row: OutboxMessage) -> str:
         name, priority = self.destination(row)
         return f"{name} at priority {priority or 0}"[:255]
 

@@ -54,9 +54,9 @@ class Suspects:
         """Of these, those that go to the broker now; for the rest their leases are the time until the next look."""
         new = [row for row in rows if not row.started_by and not row.published_at]
         dead = [row for row in rows if row.started_by and not self._lives(row)]
-        lost = self._lost([row for row in rows if row.published_at and not row.started_by])
+        lost = dead + self._lost([row for row in rows if row.published_at and not row.started_by])
         if not lost:
-            return new + dead
+            return new
         # Whatever copy comes next may run. Those that began meanwhile have moved their due_at, and are out.
         still = set(self._relay._leased(lost).values_list("id", flat=True))
         lost = [row for row in lost if row.id in still]
@@ -64,9 +64,9 @@ class Suspects:
             later = row.taken_at + timedelta(
                 seconds=next_look(0.0, row.publications + 1, settings.OUTBOX_UNSTARTED_SECONDS)
             )
-            self._relay._leased([row]).update(generation=OPEN, due_at=later)
+            self._relay._leased([row]).update(started_by="", generation=OPEN, due_at=later)
             row.due_at = later
-        return new + dead + lost
+        return new + lost
 
     def _lives(self, row: Any) -> bool:
         life, silent = life_of(row.started_by), (row.taken_at - row.seen_at).total_seconds()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import current_app
 from django.db.models.functions import Now
 
-from tasks_demo.delivery.outbox import HEADER
+from tasks_demo.delivery.outbox_worker import HEADER
 from tasks_demo.delivery.relay import Relay
 from tasks_demo.durable.models import OutboxMessage
 from tasks_demo.testing.messages import Message
@@ -25,7 +25,7 @@ class DrainingRelay(Relay):
         self.errors: list[Exception] = []
         self._deliveries = deliveries
 
-    def _publish(self, row: OutboxMessage) -> Any:
+    def _publish(self, row: OutboxMessage) -> None:
         headers = {**row.options.get("headers", {}), HEADER: self.using}
         message = Message(row.task, row.args, row.kwargs, row.task_id, headers)
         try:
@@ -34,7 +34,6 @@ class DrainingRelay(Relay):
             self.errors.append(error)  # not an answer of a broker: the test is told
             raise
         self.delivered.append(delivered)
-        return ""
 
 
 def drain(deliveries: Deliveries, using: str | None, future: bool) -> list[Delivered]:
