@@ -112,7 +112,7 @@ def test_the_outbox_refuses_the_wrong_transaction_inside_a_test_too(app: Celery)
     other = next(name for name in ("default", "bank") if name != alias)
     task, _ = declared(app, Outbox)
     with transaction.atomic(other), pytest.raises(OutboxRefused, match="A transaction is open on"):
-        enqueue(task.name)
+        enqueue(task.name, external=True)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.pattern)
