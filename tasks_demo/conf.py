@@ -65,6 +65,8 @@ class Settings:
     BOOKS_TIMEOUT_SECONDS: float = 10.0
     #: What ended longer ago leaves the ledger with ``manage.py prune``; 0 or None: nothing does.
     LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
+    #: What happens when a job is published while a transaction is open: "warn" in the log, "error" or "off".
+    PUBLISH_IN_TRANSACTION: str = "warn"
     #: Bound on one request to the bank.
     BANK_TIMEOUT_SECONDS: float = 10.0
     #: A message of the outbox that was published and not begun is looked at after this long, and then ever less often. It is
@@ -89,6 +91,7 @@ class Settings:
 
 #: Where 0 and None say "never".
 _MAY_BE_NEVER = frozenset({"LEDGER_RETENTION_SECONDS"})
+_CHOICES = {"PUBLISH_IN_TRANSACTION": ("warn", "error", "off")}
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
@@ -101,6 +104,8 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be {kind.__name__}, for example {default!r}.")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be one of {', '.join(_CHOICES[name])}.")
     if kind in (int, float) and not (math.isfinite(value) and value > 0):
         raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be a finite number above zero.")
     return value

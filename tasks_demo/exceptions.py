@@ -99,3 +99,11 @@ class UnknownTask(DeliveryError, LookupError):
 
 class EnvironmentNotReady(DeliveryError):
     """Something the command needs is missing or does not answer; the message says what to start or set."""
+
+
+class BodyNotRun(DeliveryError, TypeError):
+    """The body returned something that has still to be run, so its work is not done."""
+
+
+class PublishedInTransaction(DeliveryError, RuntimeError):
+    """A job was published inside an open transaction. Nothing was published. Use delay_on_commit, or the outbox."""

@@ -38,7 +38,7 @@ class AcksEarly(PatternTask):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body once, after its start was recorded."""
         if self.request.called_directly:
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
         subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
         # If it is requeued the body has not run: a new copy is not a second execution.
         with about(subject), execution(self) as body:

@@ -41,7 +41,7 @@ class AcksLate(PatternTask):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body, after its start was recorded; Celery acknowledges when it has returned."""
         if self.request.called_directly:
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
         subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
         with about(subject), execution(self) as body, counted(self):
             reached(Point.STARTED)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from celery import Task, shared_task
+from celery import shared_task
+from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
+from tasks_demo.delivery import declarations
 from tasks_demo.delivery.arguments import Bound, Operation, Parameters, parameters_of
+from tasks_demo.delivery.in_transaction import refuse_in_transaction
 from tasks_demo.delivery.putting_back import give_back
 from tasks_demo.delivery.result_backend import LenientBackend
-from tasks_demo.delivery.sending import once_a_delivery, prepared
+from tasks_demo.delivery.sending import check_options_of_call, once_a_delivery, prepared
 from tasks_demo.digest import digest
 from tasks_demo.exceptions import ArgumentsNotJson, ContradictoryDeclaration, DeliveryError, InvalidOperationKey
 from tasks_demo.lifecycle import Subject
@@ -20,7 +24,7 @@ from tasks_demo.locks.keys import validate_operation
 from tasks_demo.semantics import PROMISES, Promise
 
 
-class PatternTask(Task):  # type: ignore[type-arg]
+class PatternTask(DjangoTask):  # type: ignore[type-arg]
     """Abstract base of the patterns. Declare tasks with ``@AcksLate.task(...)`` or ``@shared_task(base=AcksLate, ...)``.
 
     The first form refuses a contradictory declaration when the module is imported; the second when Celery builds
@@ -52,6 +56,8 @@ class PatternTask(Task):  # type: ignore[type-arg]
 
     _parameters: ClassVar[tuple[Parameters, ...]] = ()
     _operation: ClassVar[Operation | None] = None
+    #: The ``__call__`` of a base behind the pattern, for example of the app's own task class.
+    _around: ClassVar[Callable[..., Any] | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -63,16 +69,73 @@ class PatternTask(Task):  # type: ignore[type-arg]
                     f"key, not {declared!r}. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
                 )
             cls.operation = staticmethod(declared)
+        own = set(cls.__dict__) - declarations.MADE
+        if "_decorated" in cls.__dict__:
+            declarations.refuse_unknown(str(cls.__name__), cls.__bases__[0], sorted(own))
+        else:
+            declarations.refuse_misspelt(str(cls.__name__), cls.__bases__, sorted(own))
         if "run" in cls.__dict__:
+            for body in (inspect.getattr_static(cls, "run"), cls.__dict__.get("_decorated_fun")):
+                declarations.check_body(str(cls.__name__), body)
             cls._parameters = parameters_of(cls)
+        around = declarations.cooperative(cls, PatternTask)
+        cls._around = staticmethod(around) if around else None
         if cls.operation is not None:
             cls._operation = Operation(cls.operation)
-        cls.check_options(
-            {name: getattr(cls, name, None) for name in (*cls.requires, "max_attempts", "needs_ledger", "ledger")}
-        )
+            cls._check_operation()
+        cls.check_final()
+
+    @classmethod
+    def check_final(cls, settled: bool = False) -> None:
+        """Raise ContradictoryDeclaration if the class, as it is now, breaks the promise of its pattern.
+
+        ``settled``: with what the settings have added, among them limits, which Celery compares when a job is published.
+        """
+        names = (*cls.requires, "max_attempts", "needs_ledger", "ledger", *declarations.TYPES)
+        now = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+        cls.check_options({**now, "soft_time_limit": None} if settled else now)
+        if cls.pattern:
+            declarations.check_call(cls)
+
+    @classmethod
+    def bind(cls, app: Any) -> Any:
+        """As Celery's. It ends with the annotations of the settings, which may have changed what was checked."""
+        super().bind(app)
+        try:
+            cls.check_final(settled=True)
+        except ContradictoryDeclaration:
+            app._tasks.pop(cls.name, None)  # whoever goes on after the error must not run it
+            raise
+        return app
+
+    @classmethod
+    def _check_operation(cls) -> None:
+        if inspect.iscoroutinefunction(cls.operation):
+            raise ContradictoryDeclaration(f"{cls.__name__}: operation is async def and returns no key. Write def.")
+        missing = [cls._operation and cls._operation.missing(each) for each in cls._parameters]
+        if missing and all(missing):
+            close = declarations.nearest(str(missing[0]), cls._parameters[0].names)
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
+                "called with the "
+                f"body's arguments by their names. "
+                + (
+                    f"Did you mean {close!r}?"
+                    if close
+                    else f"They are {', '.join(sorted(cls._parameters[0].names)) or 'none'}."
+                )
+            )
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern, or cannot be."""
+        cls.check_requires(options)
+        declarations.check_types(str(cls.__name__), options)
+        cls._check_attempts(options.get("max_attempts"))
+        cls._check_ledger(options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
+
+    @classmethod
+    def check_requires(cls, options: dict[str, Any]) -> None:
         """Raise ContradictoryDeclaration if an option breaks the promise of this pattern."""
         for name, given in options.items():
             if name not in cls.requires:
@@ -83,8 +146,6 @@ class PatternTask(Task):  # type: ignore[type-arg]
                     f"{cls.__name__}: {name}={given!r} contradicts the pattern {cls.pattern}: {why} "
                     f"Leave {name} out, or use another pattern."
                 )
-        cls._check_attempts(options.get("max_attempts"))
-        cls._check_ledger(options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
 
     @classmethod
     def _check_ledger(cls, needed: Any, recorded: Any) -> None:
@@ -117,6 +178,7 @@ class PatternTask(Task):  # type: ignore[type-arg]
     @classmethod
     def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Any]:
         """Decorator: like Celery's ``shared_task`` with this base, but refuses contradictory options at once."""
+        declarations.refuse_unknown(str(cls.__name__), cls, options)
         cls.check_options(options)
         declared = options.get("operation")
         if declared is not None and not callable(declared):
@@ -124,7 +186,36 @@ class PatternTask(Task):  # type: ignore[type-arg]
                 f"operation={declared!r} is not a function. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
             )
         decorate: Callable[[Callable[..., Any]], Any] = shared_task(base=cls, **options)
-        return decorate
+
+        def checked(body: Callable[..., Any]) -> Any:
+            declarations.check_body(getattr(body, "__name__", repr(body)), body)
+            return decorate(body)
+
+        return checked
+
+    def check_call(self, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration for options of one call that break the promise, or would do nothing."""
+        check_options_of_call(self, options)
+
+    def run_body(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body: what the pattern calls when its protocol lets it. To do something around every body, override it and call
+        ``super().run_body(*args, **kwargs)``. A base behind the pattern that has a ``__call__`` of its own is called here."""
+        if self._around is not None:
+            return self._around(self, *args, **kwargs)
+        return self.run(*args, **kwargs)
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As Celery's: ``delay`` after the commit of the transaction on the default database. What cannot "
+        "run is refused now."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> None:
+        """As Celery's: ``apply_async`` after the commit. What cannot run is refused now."""
+        check_options_of_call(self, options)
+        args, kwargs, options = prepared(self, args, kwargs, options)
+        super().apply_async_on_commit(args, kwargs, **options)
 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
@@ -134,6 +225,11 @@ class PatternTask(Task):  # type: ignore[type-arg]
         Raises InvalidOperationKey where ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
         and ArgumentsNotJson (an EncodeError of kombu's) for those that the serializer cannot carry.
         """
+        if not (
+            task_id and task_id == self.request.id
+        ):  # a copy of the delivery that runs here is none of the caller's
+            check_options_of_call(self, options)
+            refuse_in_transaction(self.name)
         try:
             args, kwargs, options = prepared(self, args, kwargs, options)
             return super().apply_async(args, kwargs, task_id, *more, **options)
@@ -142,7 +238,8 @@ class PatternTask(Task):  # type: ignore[type-arg]
                 raise
             serializer = options.get("serializer") or self.serializer
             raise ArgumentsNotJson(
-                f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. Pass text, "
+                f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
+                "Pass text, "
                 "numbers, dates, lists and dictionaries, and an id instead of an object."
             ) from error
 

@@ -52,7 +52,7 @@ class ClaimFirst(PatternTask):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Commit the claim, then run the body."""
         if self.request.called_directly:
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
         with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
             alias = self.using or router.db_for_write(Claim)
             claim = Claim(

@@ -144,9 +144,9 @@ class DedupLock(PatternTask):
     def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
         """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
         if _lease.get() is not None:
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
         with _as_current(NoLeaseNeeded()):
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
 
     def _run_under(
         self, body: Execution, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any

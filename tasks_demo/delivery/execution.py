@@ -12,10 +12,12 @@ published (see ``putting_back.give_back``).
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from billiard.pool import soft_timeout_sighandler
@@ -24,7 +26,13 @@ from celery.exceptions import TaskPredicate
 
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.suppression import known_outcome, suppressed
-from tasks_demo.exceptions import ContradictoryDeclaration, NothingToRequeue, OperationMismatch, TransactionOpen
+from tasks_demo.exceptions import (
+    BodyNotRun,
+    ContradictoryDeclaration,
+    NothingToRequeue,
+    OperationMismatch,
+    TransactionOpen,
+)
 
 #: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
 _FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
@@ -39,10 +47,10 @@ class Execution:
         self.begun = False
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """Run the body, and raise what it raises."""
+        """Run the body, and raise what it raises; BodyNotRun where its return is no proof that it ran."""
         self.begun = True
         try:
-            return self._task.run(*args, **kwargs)
+            return finished(self._task, self._task.run_body(*args, **kwargs))
         finally:
             self._ignore_soft_limit()
 
@@ -58,6 +66,21 @@ class Execution:
         """The next body may have a soft time limit again."""
         if self._handler is not None:
             signal.signal(signal.SIGUSR1, self._handler)
+
+
+def finished(task: Any, result: Any) -> Any:
+    """The result. Raises BodyNotRun for one that has still to be run: nobody awaits or iterates it here."""
+    if not (inspect.isawaitable(result) or isinstance(result, GeneratorType | AsyncGeneratorType | map | filter)):
+        return result
+    if hasattr(result, "close"):
+        result.close()  # or Python warns that it was never awaited
+    raise BodyNotRun(
+        f"{task.name}: the body returned a {type(result).__name__}, which nobody runs in a Celery worker: its "
+        "work is not done, and "
+        "no marker says that it is. Write def, and asgiref.sync.async_to_sync(f)(...) in it for what is "
+        "asynchronous; return a list "
+        "instead of a generator."
+    )
 
 
 def _ignored(*_: object) -> None:

@@ -57,7 +57,7 @@ class Inbox(PatternTask):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body in one transaction with the entry; Celery acknowledges when that has been committed."""
         if self.request.called_directly:
-            return self.run(*args, **kwargs)
+            return self.run_body(*args, **kwargs)
         with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
             alias = self.using or router.db_for_write(InboxEntry)
             entry = InboxEntry(

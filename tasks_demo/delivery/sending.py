@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks_demo.exceptions import InvalidOperationKey
+from tasks_demo.delivery.declarations import nearest
+from tasks_demo.exceptions import ContradictoryDeclaration, InvalidOperationKey
 from tasks_demo.locks.keys import validate_operation
 
 #: ``<beginning of the digest>:<operation key>``; without a key it is that of the task ID.
@@ -34,6 +35,45 @@ def prepared(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tupl
         return args, kwargs, options
     headers = dict(options.get("headers") or {})
     return args, kwargs, {**options, "headers": headers | header(task, args, kwargs, headers)}
+
+
+#: Options of a declaration; given with a call they would have no effect.
+DECLARED = frozenset({
+    "operation", "books", "using", "max_attempts", "needs_ledger", "ledger", "acks_late", "reject_on_worker_lost",
+    "retry_on_worker_lost", "autoretry_for", "acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout",
+    "max_retries", "rate_limit",
+})  # fmt: skip
+#: Options of a call that a misspelt one may have meant.
+OF_A_CALL = frozenset({
+    "countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "serializer", "compression",
+    "headers", "time_limit", "soft_time_limit", "retry", "retry_policy", "link", "link_error", "shadow",
+    "ignore_result", "task_id", "producer", "connection", "chain", "chord", "group_id", "reply_to",
+})  # fmt: skip
+
+
+def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
+    """Raise ContradictoryDeclaration for options, of this call or set on the task since, that break the promise or do nothing."""
+    task.check_requires({name: options.get(name, getattr(task, name, None)) for name in task.requires})
+    for name, value in options.items():
+        if name in OF_A_CALL or name in (options.get("stamped_headers") or ()):
+            if name in ("chain", "link", "chord") and value:
+                _check_later(task.app, value)
+            continue
+        close = nearest(name, OF_A_CALL, 0.85)
+        if name in DECLARED or close:
+            raise ContradictoryDeclaration(
+                f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
+                + (f"Did you mean {close!r}?" if close else "Write it where the task is declared.")
+            )
+
+
+def _check_later(app: Any, signatures: Any) -> None:
+    """The same for what follows the job: a chain is published step by step, by workers, where a refusal is too late."""
+    for each in signatures if isinstance(signatures, list | tuple) else (signatures,):
+        task: Any = app.tasks.get(each.get("task")) if isinstance(each, Mapping) else None
+        if hasattr(task, "requires"):
+            options = each.get("options") or {}
+            task.check_requires({name: options[name] for name in task.requires if name in options})
 
 
 def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ class Job:
     def __init__(self, *, limited: bool = False) -> None:
         self.limited = limited
 
-    def run(self) -> str:
+    def run_body(self) -> str:
         if self.limited:
             os.kill(os.getpid(), signal.SIGUSR1)
         return "done"
