@@ -64,19 +64,20 @@ class Held(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of a copy that was published and has not begun. ``age``: seconds since then."""
+    """What is known of a copy that was published, and not begun or begun by the dead. ``age``: seconds since then."""
 
     age: float
     publications: int
     overtaken: bool  # one that was published later to the same queue, at the same priority, has ended some time ago
     broker: Held = Held.UNKNOWN
     idle: bool = False  # nothing waits in its queue
+    begun: bool = False  # by a worker that is dead
     workers: bool | None = None  # a worker holds it (True), all that were asked do not (False), or they cannot be asked
 
 
 def must_ask_workers(evidence: Evidence) -> bool:
     """Whether their word decides. It costs a second, so they are asked only where the copy cannot be in the queue."""
-    return evidence.broker in {Held.UNACKED, Held.UNKNOWN} and (evidence.overtaken or evidence.idle)
+    return evidence.broker in {Held.UNACKED, Held.UNKNOWN} and (evidence.overtaken or evidence.idle or evidence.begun)
 
 
 def lost(evidence: Evidence, *, fallback: float) -> bool:
@@ -86,6 +87,8 @@ def lost(evidence: Evidence, *, fallback: float) -> bool:
             return True
         case Held.QUEUED:
             return False
+    if evidence.begun:
+        return evidence.workers is not True
     if must_ask_workers(evidence) and evidence.workers is not None:
         return not evidence.workers
     return evidence.age >= fallback * doubled(evidence.publications)

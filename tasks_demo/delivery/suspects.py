@@ -34,6 +34,7 @@ class Relaying(Protocol):
 
     def _rows(self) -> QuerySet[OutboxMessage]: ...
     def _leased(self, rows: list[Any]) -> QuerySet[OutboxMessage]: ...
+    def _queue(self, row: OutboxMessage) -> str: ...
     def destination(self, row: OutboxMessage) -> tuple[str, int | None]: ...
     def broker(self) -> Any: ...
     def close(self) -> None: ...
@@ -54,7 +55,7 @@ class Suspects:
         """Of these, those that go to the broker now; for the rest their leases are the time until the next look."""
         new = [row for row in rows if not row.started_by and not row.published_at]
         dead = [row for row in rows if row.started_by and not self._lives(row)]
-        lost = dead + self._lost([row for row in rows if row.published_at and not row.started_by])
+        lost = self._lost([*dead, *(row for row in rows if row.published_at and not row.started_by)])
         if not lost:
             return new
         # Whatever copy comes next may run. Those that began meanwhile have moved their due_at, and are out.
@@ -82,7 +83,7 @@ class Suspects:
     def _lost(self, rows: list[Any]) -> list[Any]:
         queues: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
-            queues[row.queue].append(row)
+            queues[row.queue or self._relay._queue(row)].append(row)
         found: list[Any] = []
         for key, group in queues.items():
             try:
@@ -103,12 +104,14 @@ class Suspects:
         idle = queue is not None and queue.waiting == 0
         evidence: dict[str, Evidence] = {}
         for row in rows:
-            age = (row.taken_at - row.published_at).total_seconds()
-            overtaken = front is not None and row.published_at < front
-            evidence[row.task_id] = Evidence(age, row.publications, overtaken, idle=idle)
+            since = row.published_at or row.seen_at  # begun before a relay that died could say that it was published
+            age = (row.taken_at - since).total_seconds()
+            begun, overtaken = bool(row.started_by), front is not None and since < front
+            evidence[row.task_id] = Evidence(age, row.publications, overtaken, idle=idle, begun=begun)
+        short = queue is not None and not queue.long
         sought = [
             task_id for task_id, each in evidence.items()
-            if outbox_broker.can_be_sought(task_id) and (each.overtaken or (queue is not None and not queue.long) or _old(each))
+            if outbox_broker.can_be_sought(task_id) and (short or each.overtaken or each.begun or _old(each))
         ]  # fmt: skip
         if broker and sought:
             for task_id, where in outbox_broker.held(broker, name, queue, sought).items():
@@ -124,7 +127,7 @@ class Suspects:
         """When the latest of those was published that ended long enough ago: what was published before should have begun."""
         rows = list(rows)
         settled = rows[0].taken_at - timedelta(seconds=settings.OUTBOX_UNSTARTED_SECONDS)
-        since = min(row.published_at for row in rows)
+        since = min(row.published_at or row.seen_at for row in rows)
         ended = self._relay._rows().filter(queue=key, finished_at__gt=since, finished_at__lte=settled)
         moments = ended.order_by("-finished_at").values_list("published_at", flat=True)[:LAST_ENDED]
         return max((moment for moment in moments if moment is not None), default=None)

@@ -106,6 +106,9 @@ def _overtaken(pattern: str, what: str) -> Prediction:
         return _predict(
             pattern, f"{what}; but the message is acknowledged, and nobody else has it.", lost=False, twice=False
         )
+    if pattern == "outbox":
+        why = f"{what}: Redis hands the message out again; a living worker has begun it, says its row, and the copy stops."
+        return _predict(pattern, why, lost=False, twice=False)
     if pattern in LATE:
         return _predict(
             pattern, f"{what}: Redis hands the message out again, and two bodies run.", lost=False, twice=True
@@ -195,6 +198,9 @@ def _at_point(pattern: str, point: str) -> Prediction:
             )
             return _predict(pattern, why, lost=True, twice=False)
         return _predict(pattern, "The effect has happened, or another delivery follows.", twice=False)
+    if (pattern, point) == ("outbox", "acking"):
+        why = "The body has run and its end is in the outbox: the message comes back, and the copy is suppressed."
+        return _predict(pattern, why, lost=False, twice=False)
     if pattern in LATE:
         if point in {"effect_done", "returned", "acking"}:
             return _predict(

@@ -50,6 +50,12 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(overtaken=True, workers=False), True),
         (waits(overtaken=True), False),
         (waits(idle=True, workers=False), True),
+        # Begun by the dead: its broker may have delivered it again by itself.
+        (waits(begun=True, broker=Held.QUEUED), False),
+        (waits(begun=True, broker=Held.UNACKED, workers=True), False),
+        (waits(begun=True, broker=Held.UNACKED, workers=False), True),
+        (waits(begun=True, broker=Held.ABSENT), True),
+        (waits(begun=True), True),
         # A queue that is not empty, and nothing later has ended: the workers are not even asked.
         (waits(workers=False), False),
     ],

@@ -56,6 +56,14 @@ def ship(self, order_id, cents=100, work=0.0):
     return pay(order_id, cents, self.name)
 
 
+@Outbox.task(bind=True, name="orders.ship_when_packed", max_retries=None)
+def ship_when_packed(self, order_id, seconds, cents=100):
+    """Ship an order that is not packed yet: tried again once, after ``seconds``."""
+    if not self.request.retries:
+        raise self.retry(countdown=seconds)
+    return pay(order_id, cents, self.name)
+
+
 @shared_task(name="orders.plain")
 def plain(order_id, cents=100):
     """A task without any pattern."""
