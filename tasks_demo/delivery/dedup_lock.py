@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import current_app
 from redis import Redis
@@ -34,7 +34,7 @@ from tasks_demo.delivery.execution import Execution, execution
 from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted
 from tasks_demo.delivery.suppression import suppress
-from tasks_demo.exceptions import InvalidSetting, LeaseLost, NoLease, OperationMismatch
+from tasks_demo.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.lifecycle import Point, about, described, reached
 from tasks_demo.locks.heartbeat import Lease, NoLeaseNeeded, hold
 from tasks_demo.locks.holder import parsed, this_process
@@ -140,6 +140,14 @@ class DedupLock(PatternTask):
             result = self._run_under(body, leases, reply, cap_seconds, args, kwargs)
             reached(Point.RETURNED)
             return result
+
+    def replace(self, sig: Any) -> NoReturn:
+        """Refused: it ends the body without a result of its own."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: self.replace() contradicts the pattern dedup_lock: "
+            "no marker is stored, so a copy would run the body and publish the replacement again. "
+            "Publish the other job after the work, as a link or a chain."
+        )
 
     def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
         """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""

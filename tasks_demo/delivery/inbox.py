@@ -33,7 +33,7 @@ from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted, fitting
 from tasks_demo.delivery.suppression import suppress
 from tasks_demo.durable.models import InboxEntry
-from tasks_demo.exceptions import OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
+from tasks_demo.exceptions import ContradictoryDeclaration, OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
 from tasks_demo.lifecycle import Point, about, described, reached
 
 
@@ -82,6 +82,14 @@ class Inbox(PatternTask):
                 reached(Point.COMPLETED)
                 reached(Point.RETURNED)
                 return result
+
+    def replace(self, sig: Any) -> NoReturn:
+        """Refused: it ends the body without a result of its own."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: self.replace() contradicts the pattern inbox: "
+            "what the body has written is rolled back, while the replacement is published. "
+            "Publish the other job after the work, as a link or a chain."
+        )
 
     def _in_one_transaction(
         self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any

@@ -37,8 +37,9 @@ from tasks_demo.clock import Now
 from tasks_demo.delivery.acks_late import AcksLate
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.rows import transaction_open
+from tasks_demo.delivery.sending import header as operation_header
 from tasks_demo.durable.models import OutboxMessage
-from tasks_demo.exceptions import OutboxRefused
+from tasks_demo.exceptions import InvalidOperationKey, OutboxRefused
 
 #: Options that can be kept for later, and what each must be.
 OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -78,6 +79,7 @@ def enqueue(
     """
     alias = using or router.db_for_write(OutboxMessage)
     name = _checked_task(task, args, kwargs or {}, options, external)
+    options = _with_operation(name, args, kwargs or {}, options)
     _check_queue(options, external)
     if not independent:
         _check_transaction(alias)
@@ -146,6 +148,21 @@ def _checked_task(
     if isinstance(known, PatternTask):
         known.check_options(dict(options))
     return name
+
+
+def _with_operation(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options with the operation key, which is computed here, where a failure is seen, and not by the relay."""
+    task, headers = current_app.tasks.get(name), options.get("headers") or {}
+    if not isinstance(task, PatternTask) or task.operation is None or not isinstance(headers, Mapping):
+        return options
+    try:
+        return {**options, "headers": {**headers, **operation_header(task, args, kwargs, headers)}}
+    except (InvalidOperationKey, TypeError) as error:
+        raise OutboxRefused(
+            f"This job could not be published later: {error} Nothing was written to the outbox."
+        ) from error
 
 
 def _loaded(name: str) -> Any:

@@ -7,13 +7,18 @@ somebody has given to another job, gets a key of its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+from celery import current_app, signals
 
 from tasks_demo.delivery.declarations import nearest
 from tasks_demo.exceptions import ContradictoryDeclaration, InvalidOperationKey
 from tasks_demo.locks.keys import validate_operation
 
+logger = logging.getLogger(__name__)
+_said: set[str] = set()
 #: ``<beginning of the digest>:<operation key>``; without a key it is that of the task ID.
 HEADER = "tasks_demo_operation"
 #: Hexadecimal digits of the digest.
@@ -65,6 +70,20 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
                 f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
                 + (f"Did you mean {close!r}?" if close else "Write it where the task is declared.")
             )
+
+
+@signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.expires")
+def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
+    """``send_task`` asks no task class: said here, once a task, what ``apply_async`` refuses."""
+    if (headers or {}).get("expires") is None or sender in _said:
+        return
+    requires = getattr(current_app.tasks.get(sender), "requires", None) or {}
+    if "expires" in requires:
+        _said.add(sender)
+        logger.warning(
+            "%s is published with expires=%s, which breaks its promise: %s Leave expires out of send_task().",
+            sender, headers["expires"], requires["expires"][1],
+        )  # fmt: skip
 
 
 def _check_later(app: Any, signatures: Any) -> None:

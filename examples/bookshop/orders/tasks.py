@@ -145,3 +145,43 @@ def _awkwardly(task, order_id, how):
     if how == "die" or (how == "die once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
     return pay(order_id, 100, task.name)
+
+
+@DedupLock.task(name="orders.ship_to", operation=lambda order_id, **_: f"ship:{order_id}")
+def ship_to(order_id, cents=100, *, when=None):
+    """Ship an order once; ``order_id`` may be of any type that JSON carries."""
+    return pay(order_id, cents, "orders.ship_to")
+
+
+def _counted(order_id, log, **_):
+    with open(log, "a") as calls:
+        calls.write(f"{os.getpid()}\n")
+    return f"counted:{order_id}"
+
+
+@DedupLock.task(name="orders.charge_counted", operation=_counted)
+def charge_counted(order_id, log):
+    """Charge once; its operation writes down the process that computes it."""
+    return pay(order_id, 100, "orders.charge_counted")
+
+
+def _hidden(body):
+    def pass_on(*args, **kwargs):
+        return body(*args, **kwargs)
+
+    pass_on.__name__ = body.__name__
+    return pass_on
+
+
+@DedupLock.task(name="orders.charge_async", operation=lambda order_id: f"async:{order_id}")
+@_hidden
+async def charge_async(order_id):
+    """A mistake that no declaration shows: the decorator hides that the body is asynchronous."""
+    return pay(order_id, 100, "orders.charge_async")
+
+
+@Inbox.task(name="orders.book_and_notify", operation=lambda order_id, **_: f"notify:{order_id}")
+def book_and_notify(order_id):
+    """A mistake: publishes from inside the transaction of the inbox."""
+    count_view.delay(order_id)
+    return pay(order_id, 100, "orders.book_and_notify")
