@@ -47,11 +47,13 @@ class Running:
     def __contains__(self, key: Key) -> bool:
         return key in self._since
 
-    def add(self, key: Key) -> None:
-        """This process begins that job."""
+    def add(self, key: Key, *, beats: bool = True) -> None:
+        """This process begins that job. Without ``beats`` no thread is started that would renew its lease: in a test, whose
+        rows only its own connection sees."""
         with self._lock:
             self._since[key] = time.monotonic()
-        self._ensure_thread()
+        if beats:
+            self._ensure_thread()
 
     def discard(self, key: Key) -> None:
         """It has ended."""

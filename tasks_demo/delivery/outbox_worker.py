@@ -29,7 +29,7 @@ from tasks_demo.clock import Now
 from tasks_demo.conf import settings
 from tasks_demo.delivery.outbox_evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.delivery.outbox_heartbeat import running
-from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, whole
+from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, has_message, whole
 from tasks_demo.durable.models import OutboxMessage
 from tasks_demo.exceptions import NothingToRequeue
 from tasks_demo.lifecycle import Point, described, reached
@@ -99,14 +99,14 @@ def refused(task: Any) -> str:
     """
     request = task.request
     alias = (request.headers or {}).get(HEADER)
-    if not isinstance(alias, str) or request.called_directly or request.is_eager:
+    if not isinstance(alias, str) or request.called_directly or not has_message(request):
         return ""
     known = request.__dict__.get("_tasks_demo_refused")
     if known is None:
         try:
             known = _attempt(alias, request.id, "begun", lambda: _claim(alias, request)) or ""
             if not known:
-                running.add(_key(alias, request))
+                running.add(_key(alias, request), beats=not request.is_eager)
         except Exception as error:  # noqa: BLE001  (of ours: to raise it here would fail the job)
             logger.warning(
                 "%s did not claim its row in the outbox %r, and runs: %s", request.id, alias, described(error)
@@ -114,6 +114,13 @@ def refused(task: Any) -> str:
             known = ""
         request.__dict__["_tasks_demo_refused"] = known
     return str(known)
+
+
+def died(request: Any) -> None:
+    """Of a death that is only played (tasks_demo.testing): this process does not run the job any more."""
+    alias = (request.headers or {}).get(HEADER)
+    if isinstance(alias, str):
+        running.discard(_key(alias, request))
 
 
 def _key(alias: str, request: Any) -> tuple[str, str, int]:
@@ -139,7 +146,7 @@ def _claim(alias: str, request: Any) -> str:
             # Of two copies that find the same dead holder one gets the row.
             same = rows.filter(started_by=row.started_by, generation=row.generation)
             if same.filter(finished_at__isnull=row.finished_at is None).update(finished_at=None, **claim):
-                running.add((alias, request.id, generation))
+                running.add((alias, request.id, generation), beats=not request.is_eager)
                 return ""
 
 

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery import current_app
+from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.exceptions import Retry
 from celery.result import denied_join_result
 from kombu import serialization
+
+from tasks_demo.delivery import outbox_worker
 
 #: Where a delivery is killed: when the body would begin, or when it has ended and nobody has taken note of it yet.
 Kill = Literal["before_body", "after_body"]
@@ -56,6 +59,7 @@ class Outcome:
 def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> Outcome:
     """Run the task as a worker does with a message, here and now; a retry that it asks for follows at once."""
     task: Any = current_app.tasks[message.task]
+    outbox_worker.hook(type(task))  # as a worker does when it starts
     request = {
         "id": message.task_id,
         "task": message.task,
@@ -80,6 +84,7 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
         try:
             traced = tracer(message.task_id, list(message.args), dict(message.kwargs), request)
         except WorkerKilled:
+            outbox_worker.died(Context(request))
             return Outcome("KILLED")
     result: Any = traced.retval
     if isinstance(result, ExceptionInfo):

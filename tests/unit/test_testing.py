@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from celery import current_app
 from django.db import router, transaction
+from django.db.models.functions import Now
 from pytest_django import Settings as DjangoSettings
 
 from tasks_demo import lifecycle
@@ -186,6 +188,58 @@ def test_what_is_due_is_delivered_in_order_and_what_it_enqueues_too(here: Delive
     assert ran == [(1, "follows"), (2, "follows")]
     assert drain_outbox() == []
     assert not OutboxMessage.objects.filter(finished_at=None).exists()
+
+
+@pytest.mark.parametrize("pattern", [None, *LATE, ClaimFirst], ids=lambda value: getattr(value, "pattern", "plain"))
+def test_a_finished_job_of_the_outbox_is_suppressed_when_it_comes_again(here: Deliveries, pattern: Any) -> None:
+    task, ran = declared(pattern)
+    task_id = enqueue(task, (17,))
+    (drained,) = drain_outbox()
+    assert [redeliver(task_id).state for _ in range(2)] == [State.SUPPRESSED] * 2
+    assert (drained.state, ran, executions(task_id)) == (State.SUCCESS, [(17,)], 1)
+
+
+@pytest.mark.parametrize("kill", ["before_body", "after_body"])
+def test_a_job_of_the_outbox_whose_worker_died_runs_again_and_then_no_more(here: Deliveries, kill: Any) -> None:
+    task, ran = declared(Outbox)
+    task_id = enqueue(task, (17,))
+    drain_outbox()
+    OutboxMessage.objects.filter(task_id=task_id).update(finished_at=None, started_by="", generation=-1)
+    assert redeliver(task_id, kill=kill).state is State.KILLED
+    assert redeliver(task_id).state is State.SUCCESS
+    assert redeliver(task_id).state is State.SUPPRESSED
+    assert len(ran) == (2 if kill == "before_body" else 3)
+
+
+def test_a_retry_of_the_outbox_runs_and_its_last_copy_is_suppressed(here: Deliveries) -> None:
+    def body(self: Any, order: int) -> int:
+        ran.append(self.request.retries)
+        if self.request.retries < 2:
+            raise self.retry(countdown=60)
+        return order
+
+    ran: list[int] = []
+    task = current_app.task(body, base=Outbox, shared=False, bind=True, name=f"testing.{next(_names)}")
+    task_id = enqueue(task, (17,))
+    assert [each.result for each in drain_outbox()] == [17]
+    assert redeliver(task_id).state is State.SUPPRESSED
+    assert ran == [0, 1, 2]
+
+
+def test_a_body_that_runs_in_a_test_starts_no_thread_for_its_lease(here: Deliveries) -> None:
+    enqueue(declared(Outbox, lambda *_: [t.name for t in threading.enumerate()])[0], (17,))
+    (drained,) = drain_outbox()
+    assert "outbox-leases" not in drained.result
+
+
+def test_what_is_due_again_is_delivered_without_asking_a_broker(here: Deliveries) -> None:
+    task, ran = declared(Outbox)
+    task_id = enqueue(task, (17,))
+    drain_outbox()
+    for copy in ({"finished_at": None, "started_by": "", "generation": -1}, {}):
+        OutboxMessage.objects.filter(task_id=task_id).update(due_at=Now(), **copy)
+        drain_outbox()
+    assert len(ran) == 2
 
 
 def test_a_deferred_row_stays_for_a_later_drain(here: Deliveries) -> None:
