@@ -24,6 +24,7 @@ import atexit
 import itertools
 import logging
 import os
+import sqlite3
 import threading
 import time
 import uuid
@@ -313,7 +314,12 @@ class Recorder:
 
 def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Whether SQLite's transaction is open there, by ``atomic()`` or by hand."""
-    return connection.vendor == "sqlite" and connection.connection is not None and connection.connection.in_transaction
+    if connection.vendor != "sqlite" or connection.connection is None:
+        return False
+    try:
+        return bool(connection.connection.in_transaction)
+    except (AttributeError, sqlite3.ProgrammingError):  # its thread has closed it meanwhile
+        return False
 
 
 recorder = Recorder()

@@ -16,7 +16,7 @@ from pytest_django import Settings
 from tasks_demo.delivery.operations import known
 from tasks_demo.durable.models import Claim, InboxEntry, OperationAct
 
-pytestmark = pytest.mark.usefixtures("records", "redis_url")
+pytestmark = pytest.mark.usefixtures("records", "redis_url", "no_task_elsewhere")
 
 LIST = "/admin/durable/operationact/"
 LOOK = f"{LIST}look/"

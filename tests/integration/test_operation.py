@@ -22,7 +22,10 @@ from tasks_demo.locks.redis_store import RedisLeaseStore, connect
 from tests.integration.stranger import Stranger
 from tests.support import until
 
-pytestmark = [pytest.mark.django_db(databases="__all__", transaction=True), pytest.mark.usefixtures("ledger")]
+pytestmark = [
+    pytest.mark.django_db(databases="__all__", transaction=True),
+    pytest.mark.usefixtures("ledger", "no_task_elsewhere"),
+]
 
 HOSTILE = [
     "charge:17",
