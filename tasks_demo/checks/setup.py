@@ -187,19 +187,25 @@ class Setup:
         return float(limit) if limit else None
 
     def hard_limit(self, task: Any) -> float | None:
-        """Seconds after which the pool kills the body; None: never."""
-        return self.declared_limit(task) if self.enforces_limits else None
+        """Seconds after which the pool kills the body; None: never. Celery looks only once a soft limit above it is over."""
+        hard = self.declared_limit(task) if self.enforces_limits else None
+        return hard and max(hard, self._soft(task) or 0.0)
 
     def soft_limit(self, task: Any) -> float | None:
         """Seconds after which the body is told to stop, or else is killed; None: never."""
+        return (self._soft(task) or self.declared_limit(task)) if self.enforces_limits else None
+
+    def _soft(self, task: Any) -> float | None:
         soft = task.soft_time_limit or getattr(self.worker, "soft_time_limit", None)
-        limits = [float(limit) for limit in (soft, self.declared_limit(task)) if limit]
-        return min(limits, default=None) if self.enforces_limits else None
+        return float(soft) if soft else None
 
     def said_limit(self, task: Any) -> str:
         """The hard time limit in words, with what the pool does not do about it."""
-        limit = self.declared_limit(task)
-        return f"with a hard time limit of {limit:.10g} s{self.unenforced}" if limit else "without a hard time limit"
+        limit, soft = self.declared_limit(task), self._soft(task)
+        if not limit:
+            return "without a hard time limit"
+        late = f", which Celery looks at only after the soft one of {soft:.10g} s" if soft and soft > limit else ""
+        return f"with a hard time limit of {limit:.10g} s{self.unenforced or late}"
 
     @cached_property
     def broker_counts_deliveries(self) -> bool:

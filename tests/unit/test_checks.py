@@ -140,6 +140,12 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     ),
     (
         "W001",
+        "Celery looks at a hard limit only once the soft one above it is over",
+        lambda: shop(quarantined(time_limit=10), task_soft_time_limit=1000),
+        lambda: shop(quarantined(time_limit=10), task_soft_time_limit=800),
+    ),
+    (
+        "W001",
         "no limit at all",
         lambda: shop(quarantined(soft_time_limit=10), task_time_limit=None),
         lambda: shop({"acks_late": False}, task_time_limit=None),
