@@ -39,8 +39,8 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     #: Options whose value the promise depends on: option -> (the value it must have, why).
     requires: ClassVar[dict[str, tuple[Any, str]]] = {}
     #: Derives the operation key from the task's arguments, each of which it is given by its name; None, or a None result: the
-    #: task ID is the key. It runs where the job is published, and in the worker only for a message that brings no key along.
-    #: Compute the key from the arguments alone, and ask no database.
+    #: task ID is the key. It runs where the job is published. In the worker it runs only for a message that brings no key, and
+    #: perhaps in main's event loop, which must not wait: compute the key from the arguments alone, and ask no database.
     operation: ClassVar[Callable[..., str | None] | None] = None
     #: Who outside counts this task's effects ("bank", "shop"), for the ledger's verdict; empty: nobody does.
     books: ClassVar[str] = ""

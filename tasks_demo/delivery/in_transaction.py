@@ -36,8 +36,8 @@ def refuse_in_transaction(task: str) -> None:
 
 @signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.in_transaction")
 def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
-    headers = headers or {}
     alias = _open()
+    headers = headers or {}
     # A retry is a copy of what was published before.
     if not alias or headers.get("retries") or any(name in headers for name in OURS):
         return

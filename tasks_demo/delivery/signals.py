@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.outbox_worker import refused
 from tasks_demo.delivery.putting_back import PARKED, NotOver, Suppressed
-from tasks_demo.delivery.sending import HEADER, told_operation
+from tasks_demo.delivery.sending import HEADER, header, told_operation
 from tasks_demo.lifecycle import Point, Subject, observers, reached
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,19 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
 def _received(request: Any = None, **_: Any) -> None:
     if observers():
         request.delivery_info[RECEIVED] = True  # what task_revoked is given shares this dictionary
+        _compute_once(request)
         subject = subject_of(request.task, (), {}, request.id, request.hostname, request.request_dict)
         _announce_received(request.task, subject, request.delivery_info)
+
+
+def _compute_once(request: Any) -> None:
+    """The operation key of a message whose publisher has sent none: for this side, and with the request for the pool process."""
+    task, headers = request.task, request.request_dict
+    if isinstance(task, PatternTask) and task.operation is not None and told_operation(headers) is None:
+        try:
+            headers.update(header(task, request.args, request.kwargs, {}))
+        except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this is main's event loop)
+            logger.warning("No operation key for %s[%s]: %s", task.name, request.id, error)
 
 
 def _announce_received(task: Any, subject: Subject, delivery_info: Any) -> None:
