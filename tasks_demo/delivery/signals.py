@@ -134,13 +134,18 @@ def _returned(
         if not isinstance(sender, PatternTask):
             reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
     elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (NotOver, Suppressed)):
-        _left_without_a_result(subject_of(sender, args, kwargs, task_id, _hostname(sender)), retval)
+        subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
+        _left_without_a_result(subject, retval, acked_before=not sender.acks_late)
 
 
-def _left_without_a_result(subject: Subject, how: Any) -> None:
+def _left_without_a_result(subject: Subject, how: Any, *, acked_before: bool) -> None:
     """The body raised Ignore or Reject. A Reject without requeue is announced by Celery's main process (see ``_failed``)."""
     if isinstance(how, Reject):
-        if getattr(how, "requeue", False):
+        if getattr(how, "requeue", False) and acked_before:
+            # Celery does nothing at all with it (celery/worker/request.py reject): there is no message to requeue.
+            why = f"acknowledged before it began, so Celery cannot requeue it: {how}"
+            reached(Point.REJECTED, subject, why=why[:KEPT])
+        elif getattr(how, "requeue", False):
             reached(Point.DEFERRED, subject, why=f"the task rejected it: {how}"[:KEPT], requeued=True)
     elif str(how) == REPLACED:
         reached(Point.REPLACED, subject)
@@ -212,7 +217,11 @@ def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) ->
         if len(text) > KEPT_BODY:
             detail["cut"] = f"the body had {len(text)} characters"
         worker = str(getattr(consumer, "hostname", None) or "")
-        reached(Point.REJECTED, Subject(task_id, task_id, "", worker, "", task), **detail)
+        subject = Subject(task_id, task_id, "", worker, "", task)
+        if task_id:  # Celery announces no receipt of it
+            again = bool((getattr(message, "delivery_info", None) or {}).get("redelivered"))
+            reached(Point.RECEIVED, subject, task=task, redelivered=again, acks_late=False)
+        reached(Point.REJECTED, subject, **detail)
 
 
 def _hostname(task: Task[Any, Any]) -> str:

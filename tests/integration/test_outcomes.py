@@ -69,12 +69,13 @@ EVERY_POOL = {
     "pattern: ignore": has(INDEX, "rejected", "ok", executions=1, ended=1, failed=0),
     "late: reject": has(LATE, "rejected", "ok", executions=1, ended=1, failed=0),
     "pattern: reject": has(INDEX, "rejected", "ok", executions=1, ended=1, failed=0),
+    "early: requeue": has(EARLY, "rejected", "ok", executions=1, deliveries=1, ended=1),
     "late: requeue": has(LATE, "succeeded", "recovered", executions=2, ended=1),
     "pattern: requeue": has(INDEX, "succeeded", "recovered", executions=2, ended=1),
     "early: replace": has(EARLY, "succeeded", "recovered", executions=2, ended=1),
     "early: expired": has(EARLY, "expired", "dropped", executions=0, deliveries=1, ended=1),
     "late: expired": has(LATE, "expired", "dropped", executions=0, deliveries=1, ended=1),
-    "early: unknown": has("orders.nobody_knows", "rejected", "lost", executions=0, ended=1),
+    "early: unknown": has("orders.nobody_knows", "rejected", "lost", executions=0, deliveries=1, ended=1),
     "early: elsewhere": has(EARLY, "waiting", "unresolved", deliveries=0),
 }
 WITH_CHILDREN = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidOperationKey
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.stopping import stop_signals
-from tasks_demo.publishing import publish
 from tasks_demo.semantics import PROMISES
 
 
@@ -34,6 +34,13 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain task IDs")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if not apps.is_installed("tasks_demo.shop"):
+            raise CommandError(
+                "Nothing was published: enqueue publishes the demo's charges, and tasks_demo.shop is not in INSTALLED_APPS. "
+                "Publish a job of your own with its delay(), or with tasks_demo.delivery.outbox.enqueue()."
+            )
+        from tasks_demo.publishing import publish  # has the demo's jobs and models
+
         sent, count = 0, options["count"]
         jobs = publish(
             options["pattern"],
