@@ -19,7 +19,7 @@ from tasks_demo.delivery.result_backend import LenientBackend
 from tasks_demo.delivery.sending import check_options_of_call, once_a_delivery, prepared
 from tasks_demo.digest import digest
 from tasks_demo.exceptions import ArgumentsNotJson, ContradictoryDeclaration, DeliveryError, InvalidOperationKey
-from tasks_demo.lifecycle import Subject
+from tasks_demo.lifecycle import Subject, described
 from tasks_demo.locks.keys import validate_operation
 from tasks_demo.semantics import PROMISES, Promise
 
@@ -205,8 +205,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         return self.run(*args, **kwargs)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """As Celery's: ``delay`` after the commit of the transaction on the default database. What cannot "
-        "run is refused now."""
+        """As Celery's: ``delay`` after the commit of the transaction on the default database. What cannot run is refused now."""
         self.apply_async_on_commit(args, kwargs)
 
     def apply_async_on_commit(  # type: ignore[override]
@@ -239,8 +238,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             serializer = options.get("serializer") or self.serializer
             raise ArgumentsNotJson(
                 f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
-                "Pass text, "
-                "numbers, dates, lists and dictionaries, and an id instead of an object."
+                "Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
             ) from error
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
@@ -302,7 +300,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             key = self._operation(bound)
         except Exception as error:
             raise InvalidOperationKey(
-                f"{self.name}: `operation` has failed for these arguments ({type(error).__name__}: {error}), so the job has no "
+                f"{self.name}: `operation` has failed for these arguments ({described(error)}), so the job has no "
                 "key. Nothing was published or run. It is called with each argument by its name; correct it, or the arguments."
             ) from error
         return task_id if key is None else validate_operation(key)

@@ -157,6 +157,24 @@ def test_an_operation_that_gives_no_key_is_refused_in_the_caller(base: Any, oper
             publish()
 
 
+class Speechless(Exception):
+    """An error of somebody's library that cannot be shown as text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_an_operation_whose_error_cannot_be_shown_is_refused_with_a_sentence() -> None:
+    def operation(**_: Any) -> str:
+        raise Speechless
+
+    task = declared(plain, operation=operation)
+    with pytest.raises(
+        InvalidOperationKey, match=r"has failed for these arguments .Speechless: .*Nothing was published"
+    ):
+        task.delay(1)
+
+
 @pytest.mark.parametrize("base", PATTERNS, ids=lambda base: base.pattern)
 @pytest.mark.parametrize(
     "value", [object(), datetime.timedelta(1), {1, 2}, 1j, {(1, 2): 3}], ids=lambda value: type(value).__name__

@@ -31,7 +31,7 @@ def outlives_its_lock(setup: Setup) -> Iterator[Finding]:
         limit, cap = setup.hard_limit(task), settings.LEASE_CAP_SECONDS
         if limit is None or limit > cap:
             yield Finding(
-                f"{setup.said_limit(task)}, but its lease is not renewed after TASKS_DEMO_LEASE_CAP_SECONDS "
+                f"it runs {setup.said_limit(task)}, but its lease is not renewed after TASKS_DEMO_LEASE_CAP_SECONDS "
                 f"({seconds(cap)}): a longer run loses the operation to another worker while it works.",
                 f"Write CELERY_TASK_TIME_LIMIT, or time_limit on the task, of at most {cap:.10g}; or raise "
                 "TASKS_DEMO_LEASE_CAP_SECONDS to the time limit.",
@@ -109,7 +109,7 @@ def gives_up_too_early(setup: Setup) -> Iterator[Finding]:
             continue
         takes = f"a run and a redelivery may take {seconds(longest)}"
         if limit is None:
-            takes = f"it is {setup.said_limit(task)}, so a run may take any time"
+            takes = f"the task runs {setup.said_limit(task)}, so a run may take any time"
         yield Finding(
             f"TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS is {seconds(patience)}, but {takes}: the reconciler publishes again what "
             "is still running.",
