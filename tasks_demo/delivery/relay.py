@@ -139,14 +139,22 @@ class Relay:
         rows, waited = self._take()
         if not rows:
             return RelayResult()
-        # The lease must not run out under way.
-        enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2
-        left = self._suspects.to_publish(self._wanted(rows)) if self._reconcile else self._wanted(rows)
-        held = len(rows) - len(left)
+        wanted, left = self._wanted(rows), []
+        suspected = [row for row in wanted if self._reconcile and (row.started_by or row.published_at)]
+        held = len(rows) - len(wanted)
         again = refused = in_a_row = 0
         trouble = ""
         try:
-            while left and not trouble and time.monotonic() < enough and not (stop is not None and stop.is_set()):
+            # The new ones first: to collect evidence takes time, and their lease runs.
+            left = [row for row in wanted if row not in suspected]
+            enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2  # the lease must not run out under way
+            while not trouble and not (stop is not None and stop.is_set()):
+                if not left and suspected:
+                    left, held = self._suspects.lost(suspected), held + len(suspected)
+                    held, suspected = held - len(left), []
+                    enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2
+                if not left or time.monotonic() >= enough:
+                    break
                 row = left.pop(0)
                 try:
                     self._publish(row)
@@ -161,6 +169,7 @@ class Relay:
         finally:
             published = len(self._unmarked)
             self._mark()
+            left += suspected
             self._leased(left).update(due_at=Now())  # given back, to this relay or another
         logger.log(
             logging.INFO if len(rows) > held else logging.DEBUG,

@@ -51,23 +51,22 @@ class Suspects:
         """The database did not answer just now: for the length of a lease nobody is dead for having told it nothing."""
         self._silence_counts_from = time.monotonic() + settings.OUTBOX_LEASE_SECONDS
 
-    def to_publish(self, rows: list[Any]) -> list[Any]:
-        """Of these, those that go to the broker now; for the rest their leases are the time until the next look."""
-        new = [row for row in rows if not row.started_by and not row.published_at]
+    def lost(self, rows: list[Any]) -> list[Any]:
+        """Of these, those to publish again, leased anew; for the rest their leases are the time until the next look."""
+        began = time.monotonic()
         dead = [row for row in rows if row.started_by and not self._lives(row)]
-        lost = self._lost([*dead, *(row for row in rows if row.published_at and not row.started_by)])
+        lost = self._lost([*dead, *(row for row in rows if not row.started_by)])
         if not lost:
-            return new
+            return []
         # Whatever copy comes next may run. Those that began meanwhile have moved their due_at, and are out.
         still = set(self._relay._leased(lost).values_list("id", flat=True))
         lost = [row for row in lost if row.id in still]
         for row in lost:
-            later = row.taken_at + timedelta(
-                seconds=next_look(0.0, row.publications + 1, settings.OUTBOX_UNSTARTED_SECONDS)
-            )
+            wait = next_look(0.0, row.publications + 1, settings.OUTBOX_UNSTARTED_SECONDS)
+            later = row.taken_at + timedelta(seconds=wait + time.monotonic() - began)
             self._relay._leased([row]).update(started_by="", generation=OPEN, due_at=later)
             row.due_at = later
-        return new + lost
+        return lost
 
     def _lives(self, row: Any) -> bool:
         life, silent = life_of(row.started_by), (row.taken_at - row.seen_at).total_seconds()

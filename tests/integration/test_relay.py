@@ -92,7 +92,7 @@ def test_what_was_begun_is_published_again_when_its_worker_is_dead_and_what_has_
     alive, dead, silent, ended = (enqueue(JOB, [1]) for _ in range(4))
     relay = RelayTo(broker.url)
     assert relay.run_once().published == 4
-    settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 0.01
+    settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 0.5
     here = this_process("w@t")
     begun(alive, str(here))
     begun(dead, str(replace(here, start="1")))  # the number is another process's now
