@@ -20,7 +20,7 @@ from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
 from tasks_demo.models import Event, Tally
 
-pytestmark = pytest.mark.usefixtures("ledger")
+pytestmark = pytest.mark.usefixtures("ledger", "no_task_elsewhere")
 DAY = 86400.0
 OLD, YOUNG = time.time() - 40 * DAY, time.time() - 5 * DAY
 #: What a job went through, and whether it may leave.

@@ -439,6 +439,7 @@ def test_prune_removes_what_was_finished_before_and_nothing_else(table: str) -> 
     assert outbox.prune(now, most=0) == 0
 
 
+@pytest.mark.usefixtures("no_task_elsewhere")
 def test_the_prune_command_removes_what_is_older_than_the_retention_of_every_kind(
     table: str, settings: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -449,6 +450,7 @@ def test_the_prune_command_removes_what_is_older_than_the_retention_of_every_kin
     assert left(table) == YOUNG
 
 
+@pytest.mark.usefixtures("no_task_elsewhere")
 @pytest.mark.parametrize("named", [False, True])
 def test_the_prune_command_looks_where_a_task_says_that_it_writes_and_where_it_is_told(
     table: str,
