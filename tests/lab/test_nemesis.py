@@ -248,6 +248,7 @@ def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, ar
     nemesis, told = arena(Fault.PUBLISHER_CRASH)
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
         assert line.recv(1) == b"g", "not one of ours"
+    until(lambda: told, "the report of the miss")  # it is written after the word to go on
     nemesis.mains.add(pair.main)
     nemesis.struck.clear()
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):
