@@ -106,8 +106,8 @@ def _start(bench: Any, rounds: int, say: Callable[[str], None]) -> list[Figure]:
 
 def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
     from tasks_demo.lab.faults import Fault
-    from tasks_demo.lab.plan import plan
-    from tasks_demo.lab.runner import LANES, Run
+    from tasks_demo.lab.plan import LANES, plan
+    from tasks_demo.lab.runner import Run
     from tasks_demo.ledger.rows import FAULT
     from tasks_demo.lifecycle import Point
     from tasks_demo.models import IN_A_RUN, Event

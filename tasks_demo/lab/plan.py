@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ AIMABLE: dict[str, tuple[Point, ...]] = {
 }
 #: Largest cell that a plan may ask for.
 MOST_TASKS, MOST_WORK_MS, MOST_CLICKS = 1_000_000, 60_000, 10
+#: Cells that run side by side on the two cores that this was measured on.
+LANES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,11 @@ def plan(
                 without = keyless and pattern == "dedup_lock"
                 cells.append(Cell(pattern, fault, name, broker, seed, tasks, work_ms, victims, clicks, without))
     return cells
+
+
+def dump_plan(cells: Sequence[Cell], seed: int) -> str:
+    """The plan as JSON, for ``--plan`` and ``--replay``."""
+    return json.dumps({"seed": seed, "plan": [cell.as_dict() for cell in cells]}, indent=2)
 
 
 def _victims(seed: str, tasks: int, kills: int | None, windows: tuple[Point, ...]) -> dict[int, Point]:

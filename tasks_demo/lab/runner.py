@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import platform
 import threading
@@ -43,8 +42,6 @@ from tasks_demo.shop.models import Booking
 
 logger = logging.getLogger(__name__)
 
-#: Cells that run side by side on the two cores that this was measured on.
-LANES = 4
 #: So long a Ctrl-C may go unheard.
 SIGNAL_SECONDS = 0.2
 
@@ -251,8 +248,3 @@ def _folder(started_at: datetime, seed: int, run_id: str) -> Path:
     latest.unlink(missing_ok=True)
     latest.symlink_to(folder.name)
     return folder
-
-
-def dump_plan(cells: Sequence[Cell], seed: int) -> str:
-    """The plan as JSON, for ``--plan`` and ``--replay``."""
-    return json.dumps({"seed": seed, "plan": [cell.as_dict() for cell in cells]}, indent=2)

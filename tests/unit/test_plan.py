@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.plan import AIMABLE, MIXED, WINDOWS, Cell, plan, points_of
-from tasks_demo.lab.runner import dump_plan
+from tasks_demo.lab.plan import AIMABLE, MIXED, WINDOWS, Cell, dump_plan, plan, points_of
 from tasks_demo.lifecycle import BY_MAIN, Point
 from tasks_demo.semantics import PROMISES
 

@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from tasks_demo.bank import server
+from tasks_demo.management.demo import DemoCommand
 
 USAGE, NOT_READY = 2, 4
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = (
         "Serves the bank, the outside world of the payment scenario, after bringing its own database up to date. "
         "Prints one line on stdout when it answers. Exit codes: 0 ended by SIGTERM, 2 usage, 4 port taken or database "
@@ -32,6 +32,8 @@ class Command(BaseCommand):
         parser.add_argument("--faults", action="store_true", help="let PUT /faults make the bank misbehave")
 
     def handle(self, *, host: str | None, port: int | None, fd: int | None, faults: bool, **options: Any) -> None:
+        from tasks_demo.bank import server
+
         try:
             if fd is None:
                 listener = server.listen(*_address(host, port))

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.exceptions import DeliveryError
 from tasks_demo.lab.benchmark import PARTS, Sizes
 from tasks_demo.lab.benchmark_figures import render
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.output import console
-from tasks_demo.stack.processes import spawn
 
 #: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
@@ -33,7 +33,7 @@ MEASURED_IN = {
 }
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = (
         "Measure the budgets: worker start, kills per second, the way back of a killed job, throughput of the ledger and of "
         "every pattern, the delay of the outbox. Everything runs on an embedded Redis and scratch databases. Exit codes: "
@@ -92,6 +92,8 @@ class Command(BaseCommand):
 
     def _measured(self, sizes: Sizes) -> dict[str, Any]:
         """Run the benchmark in a process of its own, whose STATE_DIR is a temporary folder."""
+        from tasks_demo.stack.processes import spawn
+
         folder = Path(tempfile.mkdtemp(prefix="bench-"))
         environment = {
             name: value

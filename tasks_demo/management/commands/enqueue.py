@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.apps import apps
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidOperationKey
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.semantics import PROMISES
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = "Publish jobs that charge a customer, with the delivery pattern of your choice; prints their task IDs."
+    instead = "Publish a job of your own with its delay(), or with tasks_demo.delivery.outbox.enqueue()."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("pattern", choices=list(PROMISES), help="how the job is delivered")
@@ -34,11 +35,6 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain task IDs")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not apps.is_installed("tasks_demo.shop"):
-            raise CommandError(
-                "Nothing was published: enqueue publishes the demo's charges, and tasks_demo.shop is not in INSTALLED_APPS. "
-                "Publish a job of your own with its delay(), or with tasks_demo.delivery.outbox.enqueue()."
-            )
         from tasks_demo.publishing import publish  # has the demo's jobs and models
 
         sent, count = 0, options["count"]

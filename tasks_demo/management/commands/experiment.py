@@ -9,25 +9,28 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.exceptions import DeliveryError
 from tasks_demo.lab import asked, report
-from tasks_demo.lab.plan import MIXED, MOST_CLICKS, Cell
-from tasks_demo.lab.runner import LANES, Outcome, Run, dump_plan
-from tasks_demo.lab.screen import Screen
+from tasks_demo.lab.plan import LANES, MIXED, MOST_CLICKS, Cell, dump_plan
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.output import console
 from tasks_demo.wording import counted
+
+if TYPE_CHECKING:
+    from tasks_demo.lab.runner import Outcome
 
 #: What is written into files of the user's choice.
 WRITTEN = ("json", "junit", "markdown", "html", "events")
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = "Run real workers, kill them at chosen moments, and check every charge against the promise of its pattern."
+    instead = "`tasks_demo.testing` has redeliver() for tests of your own tasks."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -99,6 +102,9 @@ class Command(BaseCommand):
             ) from error
 
     def _run(self, options: dict[str, Any]) -> int:
+        from tasks_demo.lab.runner import Run
+        from tasks_demo.lab.screen import Screen
+
         seed, cells, left_out = self._cells(options)
         if options["plan"]:
             self.stderr.writelines(f"{sentence}\n" for sentence in left_out)

@@ -9,20 +9,23 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from tasks_demo.exceptions import EnvironmentNotReady
-from tasks_demo.stack.redis import EmbeddedRedis, tail
+from tasks_demo.management.demo import DemoCommand
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = (
         "Runs the embedded Redis in the foreground until Ctrl-C (exit 130) or SIGTERM (exit 0). Its data stay in "
         "STATE_DIR/redis. Exit 4: it runs already, or REDIS_URL names another server."
     )
+    instead = "Start a redis-server of your own."
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from tasks_demo.stack.redis import EmbeddedRedis, tail
+
         if not settings.REDIS_IS_EMBEDDED:
             raise CommandError(
                 "REDIS_URL names a server of its own, so the embedded Redis is not needed and was not started. "

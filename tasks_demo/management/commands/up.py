@@ -10,14 +10,12 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connections
 
 from tasks_demo.exceptions import EnvironmentNotReady
+from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.output import carrying_all
-from tasks_demo.stack.bank import healthy
-from tasks_demo.stack.redis import listening
-from tasks_demo.stack.up import Formation, read_procfile
 
 
 def port_number(text: str) -> int:
@@ -27,7 +25,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-class Command(BaseCommand):
+class Command(DemoCommand):
     help = (
         "Migrates, makes sure of an admin user, then runs the Procfile: Redis, bank, worker, relay and web. Ctrl-C ends them "
         "all (exit 130), SIGTERM too (exit 0). With REDIS_URL or BANK_URL set, that part is not started."
@@ -37,6 +35,8 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=port_number, default=8000, help="port of the dashboard (default 8000)")
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
+        from tasks_demo.stack.up import Formation, read_procfile
+
         without, ready = self._embedded()
         carrying_all(sys.stdout)  # the parts log in UTF-8, whatever this terminal takes
         try:
@@ -63,6 +63,9 @@ class Command(BaseCommand):
 
     def _embedded(self) -> tuple[list[str], dict[str, Callable[[], bool]]]:
         """Names of the Procfile that are not to be started, and how to tell that the others answer."""
+        from tasks_demo.stack.bank import healthy
+        from tasks_demo.stack.redis import listening
+
         without: list[str] = []
         ready: dict[str, Callable[[], bool]] = {}
         bank = urlsplit(settings.BANK_URL)
