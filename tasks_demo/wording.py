@@ -1,4 +1,4 @@
-"""Numbers in sentences. Pure."""
+"""Numbers, and texts that strangers chose, in sentences. Pure."""
 
 from __future__ import annotations
 
@@ -6,3 +6,17 @@ from __future__ import annotations
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``no jobs``, ``1 job``, ``2 jobs``."""
     return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
+
+
+def escaped(text: str) -> str:
+    """The text with what cannot be printed spelled out: control characters, line ends, marks that turn the direction round."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def shown(value: object, most: int = 2000) -> str:
+    """The value as one printable line of at most ``most`` characters, and how many there were if that is not all."""
+    text = str(value)
+    line = escaped(text[:most])[:most]
+    return line if len(text) <= most else f"{line}… ({len(text):,} characters in all)"

@@ -165,7 +165,7 @@ def _line(step: Step, made_by: Mapping[str, str]) -> Line:
         offset=f"{step.after_ms:,.1f}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
         kind=step.kind,
         meaning=KINDS.get(step.kind, ""),
-        what=_short(_what(step)),
+        what=_what(step),
         worker=step.worker,
         pid=step.pid,
         tone=tone,
@@ -185,10 +185,6 @@ def _what(step: Step) -> str:
     if step.kind == SETTLED:
         return ""  # its meaning says it
     return step.what
-
-
-def _short(text: str, most: int = 600) -> str:
-    return text if len(text) <= most else text[:most] + "…"
 
 
 def duration(milliseconds: float) -> str:

@@ -208,14 +208,12 @@ def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) ->
         body = getattr(message, "body", b"")
         text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
         text = text.replace("\0", "\\0")
-        detail = {
-            "why": why[:KEPT],
-            "task": task,
-            "body": text[:KEPT_BODY],
-            "headers": getattr(message, "headers", None) or {},
-        }
+        headers = getattr(message, "headers", None) or {}
+        detail = {"why": why[:KEPT], "task": task, "body": text[:KEPT_BODY], "headers": headers}
         if len(text) > KEPT_BODY:
             detail["cut"] = f"the body had {len(text)} characters"
+        if len(told := str(headers)) > KEPT_BODY:
+            detail |= {"headers": told[:KEPT_BODY], "cut": f"the headers had {len(told)} characters"}
         worker = str(getattr(consumer, "hostname", None) or "")
         subject = Subject(task_id, task_id, "", worker, "", task)
         if task_id:  # Celery announces no receipt of it

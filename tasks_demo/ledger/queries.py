@@ -13,6 +13,7 @@ from django.db.models import Case, Min, Q, QuerySet, Value, When
 from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
 from tasks_demo.models import Event, Tally
+from tasks_demo.wording import shown
 
 #: The order of a job's life, for events of the same moment.
 _LIFE = (
@@ -25,7 +26,8 @@ _NOT_OF_A_DELIVERY = frozenset({EFFECT, FAULT, SETTLED})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a timeline. ``after_ms``: milliseconds since the first one."""
+    """One line of a timeline. ``after_ms``: milliseconds since the first one. ``what`` is printable and bounded; ``detail`` is as
+    it was recorded."""
 
     at: datetime
     after_ms: float
@@ -63,7 +65,7 @@ def timeline(tally: Tally) -> Iterator[Step]:
             kind=event.kind,
             worker=event.worker,
             pid=event.pid,
-            what=_what(event),
+            what=shown(_what(event)),
             fell=event.kind == FAULT and bool(event.detail.get("landed")),
             detail=event.detail,
         )

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from pytest_django import Settings as DjangoSettings
 
+from tasks_demo.dashboard.story import story
 from tasks_demo.ledger.rows import EFFECT, FAULT, Row
 from tasks_demo.ledger.store import store
 from tasks_demo.management.commands.timeline import Command
+from tasks_demo.models import Tally
 from tests.support import Finished, Home
 
 ID = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -74,6 +76,38 @@ def test_the_table_shows_counts_verdict_and_where_the_kill_fell(
     ):
         assert text in " ".join(out.split()), text
     assert "w1@[red]t" in out, "names are shown, not interpreted"
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\0\r\u202e" + "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        ("rejected", {"why": "no such task", "headers": {"id": ID, HOSTILE: {"deep": [HOSTILE]}}}),
+        ("rejected", {"why": HOSTILE, "body": HOSTILE, "headers": {}}),
+        ("failed", {"why": HOSTILE}),
+        ("expired", {"expires": HOSTILE}),
+        (FAULT, {"what": HOSTILE, "point": HOSTILE, "pid": HOSTILE, "landed": True, "died": HOSTILE}),
+        (EFFECT, {"source": f"bank:{HOSTILE}", "amount": HOSTILE}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.usefixtures("ledger")
+def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
+    kind: str, detail: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"worker": "w\x1b[2J@t", "task": "shop.\x1b[31mnope", "operation": "\x1b[2J"}
+    begun = Row(at=1.0, kind="started", source="x:0", task_id=ID, **names)
+    store.append([begun, Row(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])
+    code, out, err = run(capsys, ID)
+    assert (code, err, len(out) < 10_000) == (0, "", True)
+    assert all(line.isprintable() for line in out.splitlines()), ascii(out[:3000])
+    told = [line.what for act in story(Tally.objects.get(task_id=ID)).acts for line in act.lines if line.kind == kind]
+    assert [(what.isprintable(), len(what) < 3000) for what in told] == [(True, True)]
+    assert "characters in all)" in told[0]
+    _, out, _ = run(capsys, ID, "--json")
+    assert len(out) > 1_000_000, "the evidence itself is whole"
 
 
 def test_json_has_every_event_in_order(killed: str, capsys: pytest.CaptureFixture[str]) -> None:

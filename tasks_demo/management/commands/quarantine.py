@@ -20,7 +20,10 @@ from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import console
 from tasks_demo.management.people import who
-from tasks_demo.wording import counted
+from tasks_demo.wording import counted, escaped, shown
+
+#: Characters of a message's arguments that `show` prints; --json has all, and a requeue sends them whole.
+MOST_SHOWN = 20_000
 
 DECISIONS: dict[str, tuple[Callable[..., bool], str]] = {
     "requeue": (requeue, "requeued"),
@@ -111,7 +114,7 @@ class Command(BaseCommand):
             out.print(f"[bold]{escape(row.task_id)}[/]  {escape(row.task)}  [bold]{row.state}[/]")
             out.print(escape(row.reason))
             for name, value in _message(row).items():
-                out.print(f"{name}: {escape(str(value))}")
+                out.print(f"{name}: {escape(shown(value, MOST_SHOWN))}")
             for one in row.history:
                 out.print(escape(f"  begun {one['at']} by {one['worker']}, pid {one['pid']}"))
             for act in _acts(row):
@@ -142,7 +145,7 @@ class Command(BaseCommand):
                 self.stdout.write(json.dumps({done: [row.task_id for row in acted]}, indent=2))
             else:
                 for row in acted:
-                    self.stdout.write(f"{row.task_id} {done}")
+                    self.stdout.write(f"{escaped(row.task_id)} {done}")
         if not wanted:
             self.stderr.write("No message is parked: nothing was done.")
         elif len(acted) < wanted:
