@@ -17,6 +17,7 @@ from tasks_demo.exceptions import EnvironmentNotReady
 from tasks_demo.locks.keys import validate_operation
 from tasks_demo.shop.models import Order
 from tasks_demo.tasks import CHARGES
+from tasks_demo.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
             return outbox.enqueue(task, kwargs=kwargs, task_id=task_id)
     except DatabaseError as error:
         raise EnvironmentNotReady(
-            f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. {number} order(s) are in the outbox. "
+            f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. "
+            f"In the outbox: {counted(number, 'order')}. "
             "Is the shop's database there and migrated (`manage.py migrate --database shop`)?"
         ) from error
 
@@ -87,5 +89,5 @@ def _refused(error: Exception, number: int, count: int) -> EnvironmentNotReady:
     reason = error.__cause__ or error
     return EnvironmentNotReady(
         f"The broker did not take job {number + 1} of {count}: {type(reason).__name__}: {str(reason).rstrip('.')}. "
-        f"{number} job(s) are in the queue. Start Redis (`make up`), or set REDIS_URL to one that takes writes."
+        f"In the queue: {counted(number, 'job')}. Start Redis (`make up`), or set REDIS_URL to one that takes writes."
     )

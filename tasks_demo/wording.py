@@ -8,6 +8,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
 
 
+def times(number: int) -> str:
+    """``never``, ``once``, ``twice``, ``3 times``."""
+    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
 def escaped(text: str) -> str:
     """The text with what cannot be printed spelled out: control characters, line ends, marks that turn the direction round."""
     if text.isprintable():

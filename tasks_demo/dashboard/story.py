@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tasks_demo.dashboard.acts import Act, Line, acts
-from tasks_demo.dashboard.words import BROKEN, Badge, badge, counted, outcome_badge, promise, times
+from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge, promise
 from tasks_demo.ledger.queries import timeline
 from tasks_demo.ledger.rows import EFFECT
 from tasks_demo.models import Event, Tally
 from tasks_demo.semantics import PROMISES, Semantics
+from tasks_demo.wording import counted, times
 
 #: A page shows no more events than this; `manage.py timeline` shows all.
 MOST_STEPS = 500

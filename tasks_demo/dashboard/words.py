@@ -113,15 +113,3 @@ def promise(pattern: str) -> str:
     if found is None:
         return "Its task has none of our patterns: nothing was promised."
     return f"{pattern} is {found.semantics}: {_PROMISES[found.semantics]}"
-
-
-def counted(count: int, thing: str, things: str = "") -> str:
-    """``1 effect``, ``2 effects``, ``no effect``."""
-    if count == 0:
-        return f"no {thing}"
-    return f"{count} {thing if count == 1 else things or thing + 's'}"
-
-
-def times(count: int) -> str:
-    """How often, in words."""
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")

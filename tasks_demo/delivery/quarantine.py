@@ -49,6 +49,7 @@ from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
 from tasks_demo.lifecycle import Point, current, described, reached
 from tasks_demo.locks.holder import parsed, this_process
+from tasks_demo.wording import times
 
 logger = logging.getLogger(__name__)
 #: Of an attempt in the history: its process, as others on the machine can check. Not kept when the message is parked.
@@ -187,7 +188,7 @@ def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
         pattern=task.pattern,
         attempts=attempt.count,
         history=history,
-        reason=f"Begun {attempt.count} time(s) and never ended, last by {last['worker']} (pid {last['pid']}).",
+        reason=f"Begun {times(attempt.count)} and never ended, last by {last['worker']} (pid {last['pid']}).",
         parked_at=timezone.now(),
         **_packed(task),
     )

@@ -43,6 +43,7 @@ from tasks_demo.delivery.outbox_worker import HEADER, first_look
 from tasks_demo.delivery.quarantine import alias_of
 from tasks_demo.delivery.suspects import Suspects
 from tasks_demo.durable.models import OutboxMessage, Parked
+from tasks_demo.wording import counted
 
 logger = logging.getLogger(__name__)
 #: Bound on one hand-over to the broker, seconds.
@@ -255,8 +256,8 @@ class Relay:
             if isinstance(error, Error):
                 connections[alias].close()
             logger.warning(
-                "Outbox %s: %r does not say what quarantine holds (%s): %d messages wait.",
-                self.using, alias, _said(error), len(known),
+                "Outbox %s: %r does not say what quarantine holds (%s). Left waiting: %s.",
+                self.using, alias, _said(error), counted(len(known), "message"),
             )  # fmt: skip
             return dict.fromkeys(known, Parked.State.PARKED)
 

@@ -20,6 +20,7 @@ from tasks_demo.delivery import outbox_broker
 from tasks_demo.delivery.outbox_evidence import OPEN, Evidence, Life, lives, lost, must_ask_workers, next_look
 from tasks_demo.delivery.outbox_worker import life_of
 from tasks_demo.durable.models import OutboxMessage
+from tasks_demo.wording import counted
 
 logger = logging.getLogger(__name__)
 #: So many of those that ended last are asked when they were published: workers of several queues and speeds mix a little.
@@ -90,8 +91,8 @@ class Suspects:
             except Exception as error:  # noqa: BLE001  (transports raise anything; no answer is no evidence)
                 self._relay.close()
                 logger.warning(
-                    "Outbox %s: the broker does not say what it holds for %s (%s: %s): %d messages wait.",
-                    self._relay.using, key, type(error).__name__, " ".join(str(error).split()), len(group),
+                    "Outbox %s: the broker does not say what it holds for %s (%s: %s). Left waiting: %s.",
+                    self._relay.using, key, type(error).__name__, " ".join(str(error).split()), counted(len(group), "message"),
                 )  # fmt: skip
         return found
 

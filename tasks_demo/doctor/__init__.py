@@ -31,6 +31,7 @@ from tasks_demo.doctor.records import records
 from tasks_demo.doctor.redis_server import examine as examine_redis
 from tasks_demo.doctor.redis_server import group, title
 from tasks_demo.doctor.rows import PATIENCE, Asked, Row, State, address, side_by_side
+from tasks_demo.wording import counted
 
 __all__ = ["Row", "State", "examine"]
 
@@ -106,7 +107,7 @@ def _settings(app: Any) -> list[Row]:
     ids = Counter(str(message.id) for message in run_checks(tags=["celery"]) if not message.is_silenced())
     if not ids:
         return [Row("settings", "system checks", State.OK, "no warning")]
-    seen = f"{ids.total()} warning(s): {', '.join(sorted(ids))}"
+    seen = f"{counted(ids.total(), 'warning')}: {', '.join(sorted(ids))}"
     return [Row("settings", "system checks", State.WARN, seen, "Run `python manage.py check --tag celery`.")]
 
 

@@ -12,6 +12,7 @@ from tasks_demo.checks.rules.broker import DELIVERIES
 from tasks_demo.checks.setup import Setup, is_quorum
 from tasks_demo.conf import settings
 from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.wording import counted
 
 if TYPE_CHECKING:
     from tasks_demo.doctor.workers import Waiting
@@ -85,9 +86,10 @@ def _deliveries(what: str, queue: Any, connection: Any) -> Row:
         limit = DELIVERIES
     if limit is None or int(limit) < 0:
         return Row(PART, what, State.OK, "as declared (quorum), without a limit of deliveries")
+    after = counted(int(limit), "delivery", "deliveries")
     if target:
-        return Row(PART, what, State.OK, f"as declared (quorum); after {limit} deliveries a message goes to {target}")
-    seen = f"quorum without a declared dead-letter exchange: a message is dropped after {limit} deliveries, and nothing is logged"
+        return Row(PART, what, State.OK, f"as declared (quorum); after {after} a message goes to {target}")
+    seen = f"quorum without a declared dead-letter exchange: a message is dropped after {after}, and nothing is logged"
     fix = "Declare x-dead-letter-exchange. A policy is not seen from here: `rabbitmqctl list_policies`."
     return Row(PART, what, State.FAIL, seen, fix)
 

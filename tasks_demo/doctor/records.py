@@ -16,6 +16,7 @@ from tasks_demo.delivery import DedupLock, relay
 from tasks_demo.doctor.rows import Row, State, reason
 from tasks_demo.durable.models import Fence, OutboxMessage, Parked
 from tasks_demo.models import Event, Tally
+from tasks_demo.wording import counted, times
 
 PART = "records"
 #: From when the first message that is due says that no relay works, seconds: a word, and a broken promise.
@@ -81,7 +82,7 @@ def _tables(setup: Setup) -> Iterator[Row]:
         yield Row(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
     if not missing:
         homes = ", ".join(sorted({alias for alias, _ in needed})) or "none needed"
-        yield Row(PART, "tables", State.OK, f"{len(needed)} tables that jobs need are there ({homes})")
+        yield Row(PART, "tables", State.OK, f"{counted(len(needed), 'table')} that jobs need: there ({homes})")
 
 
 def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
@@ -120,7 +121,7 @@ def _outbox(setup: Setup) -> Iterator[Row]:
             due, failing = open_rows.filter(due_at__lte=Now()).count(), open_rows.filter(failures__gt=0)
             refused = failing.order_by("-failures", "id").first()
             if late > LATE:
-                seen = f"{due} message(s) are due, the first for {late:.0f} s: no relay publishes them"
+                seen = f"{counted(due, 'message')} due, the first for {late:.0f} s: no relay publishes"
                 row = Row(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
                 if late > TOO_LATE:
                     row = Row(PART, what, State.FAIL, seen, row.fix, ready=False)
@@ -128,8 +129,8 @@ def _outbox(setup: Setup) -> Iterator[Row]:
             elif due or OutboxMessage.objects.using(alias).exists():
                 yield Row(PART, what, State.OK, f"{open_rows.count()} not ended, {due} due")
             if refused is not None:
-                seen = f"{failing.count()} could not be published; {refused.task}, {refused.failures} time(s): "
-                seen += refused.error[:200]
+                seen = f"{counted(failing.count(), 'message')} could not be published; "
+                seen += f"{refused.task}, {times(refused.failures)}: {refused.error[:200]}"
                 yield Row(
                     PART, f"refused in {alias}", State.WARN, seen, "See the outbox in the admin, filter: failing."
                 )
@@ -150,7 +151,7 @@ def _parked(setup: Setup) -> Iterator[Row]:
         if first is None:
             yield Row(PART, f"parked in {alias}", State.OK, "none")
             continue
-        seen = f"{many} message(s) wait for a decision, the first since {first.parked_at:%Y-%m-%d %H:%M} UTC ({first.task})"
+        seen = f"{counted(many, 'message')} to decide on, the first since {first.parked_at:%Y-%m-%d %H:%M} UTC ({first.task})"
         option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
         yield Row(
             PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."

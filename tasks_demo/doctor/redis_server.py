@@ -15,6 +15,7 @@ import redis
 from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.wording import counted
 
 #: kombu sweeps unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py ``restore_visible``).
 OLDEST = (6, 2)
@@ -126,7 +127,7 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
             "no append-only file; snapshots unknown (CONFIG is refused): a restart loses jobs and leases, perhaps all"
         )
     elif copies:
-        seen = f"nothing on disk, {copies} replica(s): a failover loses what was not copied yet, a restart everything"
+        seen = f"nothing on disk, {counted(copies, 'replica')}: a failover loses what was not copied yet, a restart everything"
     else:
         seen = "none: a restart loses every queued job and every lease"
         state = State.FAIL if needed else State.WARN

@@ -17,6 +17,7 @@ from tasks_demo.checks.setup import Setup
 from tasks_demo.doctor.connections import RedisUser, connected
 from tasks_demo.doctor.rabbitmq import depth
 from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.wording import counted
 
 PART = "jobs"
 #: How long workers have for their answers, seconds. Each broadcast takes all of it: nobody knows how many will answer.
@@ -128,7 +129,7 @@ def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: boo
     if not asked:
         who = "by whom it is consumed is not known"
     if not by and found.consumers:
-        who = f"{found.consumers} consumer(s), by RabbitMQ's count"
+        who = f"{counted(found.consumers, 'consumer')}, by RabbitMQ's count"
     nobody = asked and not by and not found.consumers
     fix = f"Start a worker for it: `celery -A … worker -Q {_plain(name)}`."
     if found.many:

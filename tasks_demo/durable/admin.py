@@ -21,6 +21,7 @@ from django.utils.text import capfirst
 from tasks_demo.delivery.quarantine import discard, message_of, requeue
 from tasks_demo.durable.models import Act, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.wording import counted
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Parked]
@@ -178,7 +179,7 @@ class ParkedAdmin(_Admin):
 
 
 def _messages(count: int) -> str:
-    return "1 message was" if count == 1 else f"{count} messages were"
+    return f"{counted(count, 'message')} {'was' if count == 1 else 'were'}"
 
 
 def _parts(parked: Parked) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ from tasks_demo.lab.fold import (
 from tasks_demo.lab.history import HistoryError, HistoryEvent, read
 from tasks_demo.lab.statistics import percentile, upper_bound
 from tasks_demo.semantics import PROMISES, Bounds, Promise
+from tasks_demo.wording import counted
 
 _DELIVERIES, _EXECUTIONS, _EFFECTS = (value.bit_length() - 1 for value in (DELIVERIES, EXECUTIONS, EFFECTS))
 _CONFIRMED, _PERHAPS = MASK * OK, MASK * INFO
@@ -117,10 +118,10 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     published = sum(number for count, number in tasks.items() if count & _CONFIRMED)
     total = sum(number for count, number in tasks.items() if count & ANY_PUBLICATION)
     if end.tasks is not None and total < end.tasks:
-        found.missing.say(f"{end.tasks} tasks were to be published; the history holds the publication of {total}")
+        found.missing.say(f"{counted(end.tasks, 'task')} to be published; the history holds the publication of {total}")
     landed = [kill for kill in evidence.kills if kill.landed]
     if len(landed) > end.kills:
-        found.contradictions.say(f"{len(landed)} kills landed, {end.kills} were planned")
+        found.contradictions.say(f"{counted(len(landed), 'kill')} landed, {end.kills} planned")
     if not landed and (end.kills or evidence.fault != "none"):
         why = next((f": {name(kill.why)}" for kill in evidence.kills if kill.why), "")
         found.doubts.say(f"nothing was tried: no {evidence.fault} landed of {end.kills} planned{why}")
@@ -312,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for cell in cells:
             where = " · ".join(name(part) for part in (cell.pattern, cell.fault, cell.point, cell.broker) if part)
             sys.stdout.write(
-                f"{where}: {cell.observed} ({cell.tasks} tasks, {cell.kills['landed']} kills landed, "
+                f"{where}: {cell.observed} ({counted(cell.tasks, 'task')}, {counted(cell.kills['landed'], 'kill')} landed, "
                 f"{cell.lost} lost, {cell.duplicated} duplicated, {cell.unresolved} unresolved)\n"
             )
             sys.stdout.writelines(f"  {reason}\n" for reason in cell.reasons)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks_demo.lab.findings import Sentences, name
 from tasks_demo.lab.fold import Evidence
+from tasks_demo.wording import counted
 
 _QUIET = ("queued", "unacked", "outbox", "running", "workers", "deferred")
 
@@ -41,7 +42,7 @@ def ending(evidence: Evidence, missing: Sentences) -> Ending:
     else:
         for kind in sorted(declared.keys() | evidence.counts.keys()):
             recorded, found = declared.get(kind, 0), evidence.counts.get(kind, 0)
-            sentence = f"{found} {kind} events are here, {recorded} were recorded"
+            sentence = f"{counted(found, f'{kind} event')} found, {recorded} recorded"
             if found < recorded:
                 missing.say(sentence)
             elif found > recorded:

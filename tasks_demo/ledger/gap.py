@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks_demo import clock
 from tasks_demo.ledger.rows import Row
+from tasks_demo.wording import counted
 
 logger = logging.getLogger(__name__)
 #: Seconds between two errors in the log while the ledger stays away.
@@ -41,8 +42,8 @@ class Gap:
             return
         self._said_at = time.monotonic()
         logger.error(
-            "%s Jobs go on that do not need a recorded start. %d event(s) kept for the next attempt, %d lost.",
-            why, waiting, self.lost.total(),
+            "%s Jobs go on that do not need a recorded start. %s kept for the next attempt, %d lost.",
+            why, counted(waiting, "event"), self.lost.total(),
         )  # fmt: skip
 
     def detail(self) -> dict[str, Any]:

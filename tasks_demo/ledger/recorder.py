@@ -193,7 +193,7 @@ class Recorder:
     def close(self) -> None:
         """Commit what waits and close the connection; waits for both as long as publishing does."""
         if self._unwritten() and not self._commit_in_time(even_if_away=True):
-            logger.error("%d event(s) of the ledger are lost if this process ends now.", self._unwritten())
+            logger.error("Events of the ledger lost if this process ends now: %d.", self._unwritten())
         store.close(None if self.patient else self.wait_seconds)
 
     def _commit_in_time(self, *, even_if_away: bool = False) -> bool:
@@ -243,7 +243,7 @@ class Recorder:
                 self._in_flight = []
                 if rows[-1].kind == GAP:
                     logger.warning(
-                        "The ledger is back: %(late)d event(s) were written late, %(lost)d are lost.", rows[-1].detail
+                        "The ledger is back. Events written late: %(late)d; lost: %(lost)d.", rows[-1].detail
                     )
         finally:
             self._flushing.release()

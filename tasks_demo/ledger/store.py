@@ -27,6 +27,7 @@ from tasks_demo.exceptions import LedgerUnavailable
 from tasks_demo.ledger.rows import COUNTS, EFFECT, KNOWS_ITS_TASK, Row, Sum, fold
 from tasks_demo.ledger.sql import statement
 from tasks_demo.models import Event
+from tasks_demo.wording import counted
 
 #: Both databases bound the parameters of one statement (32,766 on SQLite, 65,535 on PostgreSQL).
 ROWS_A_STATEMENT = 100
@@ -104,7 +105,7 @@ class Store:
                 with suppress(Exception):
                     self.close()
                 raise LedgerUnavailable(
-                    f"The ledger's database did not take {len(rows)} event(s): {str(error).partition(chr(10))[0]}. "
+                    f"The ledger's database did not take {counted(len(rows), 'event')}: {str(error).partition(chr(10))[0]}. "
                     "Is it running, writable and migrated (`manage.py migrate`)?"
                 ) from error
         finally:

@@ -57,7 +57,7 @@ class Lease:
             elif now >= self._deadline:
                 self._lost = "it was not renewed before it ended"
             elif now >= self._cap_at:
-                self._lost = f"it reached its cap of {self._cap_seconds:g} seconds (TASKS_DEMO_LEASE_CAP_SECONDS)"
+                self._lost = f"it reached its cap of {self._cap_seconds:g} s (TASKS_DEMO_LEASE_CAP_SECONDS)"
         return bool(self._lost)
 
     @property

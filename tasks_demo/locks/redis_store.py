@@ -153,10 +153,10 @@ def check_durations(prefix: str, lease_seconds: float, retention_seconds: float)
     """Raise InvalidSetting for a prefix, lease or retention that no store can work with."""
     record_key(prefix, "any")
     if not 0 < lease_seconds < math.inf:
-        raise InvalidSetting(f"A lease of {lease_seconds!r} seconds cannot work: write a number above zero.")
+        raise InvalidSetting(f"A lease of {lease_seconds!r} s cannot work: write a number above zero.")
     if not lease_seconds <= retention_seconds < math.inf:
         raise InvalidSetting(
-            f"A retention of {retention_seconds!r} seconds is shorter than the lease ({lease_seconds} s): "
+            f"A retention of {retention_seconds!r} s is shorter than the lease ({lease_seconds} s): "
             "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
         )
 

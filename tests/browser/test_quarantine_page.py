@@ -26,7 +26,7 @@ HISTORY = [
 @pytest.fixture
 def poison(redis_url: str) -> Iterator[Parked]:
     """One message that waits for a decision, among two that were decided."""
-    reason = "Begun 5 time(s) and never ended, last by w4@host (pid 4004)."
+    reason = "Begun 5 times and never ended, last by w4@host (pid 4004)."
     lying(state="discarded")
     row = lying(
         note={"order": 17, "customer": "Grüße & <b>co</b>"}, history=HISTORY, reason=reason, operation="order-17"

@@ -180,9 +180,9 @@ def test_what_waits_for_people_or_for_a_relay_is_shown(stranger: Stranger) -> No
         )
     assert code == 4
     assert failed(rows) == {("records", "outbox in default")}
-    assert rows["records", "outbox in default"]["seen"].startswith("2 message(s) are due, the first for 30")
-    assert "orders.nope, 3 time(s): no such" in rows["records", "refused in default"]["seen"]
-    assert "1 message(s) wait for a decision" in rows["records", "parked in default"]["seen"]
+    assert rows["records", "outbox in default"]["seen"].startswith("2 messages due, the first for 30")
+    assert "orders.nope, 3 times: no such" in rows["records", "refused in default"]["seen"]
+    assert "1 message to decide on" in rows["records", "parked in default"]["seen"]
     assert "quarantine" in rows["records", "parked in default"]["fix"]
 
 

@@ -134,7 +134,7 @@ def refused(done: Finished, *said: str) -> None:
     assert (done.code, done.out) == (4, ""), done
     sentence = done.sentence()
     assert len(sentence.strip().splitlines()) == 1, sentence
-    for text in ("The broker did not take job 1 of 2", "0 job(s) are in the queue", *said):
+    for text in ("The broker did not take job 1 of 2", "In the queue: no jobs.", *said):
         assert text in sentence
 
 
@@ -188,5 +188,5 @@ def test_ctrl_c_says_how_many_are_in_the_queue(home: Home, queue: RedisServer) -
     done = finish(process)
     assert done.code == 130, done.err
     printed, there = len(done.out.split()), len(messages(queue))
-    assert f"Interrupted: {printed} of 100000 job(s) are in the queue." in done.sentence()
+    assert f"Interrupted. In the queue: {printed} of 100000 jobs." in done.sentence()
     assert printed == there

@@ -133,7 +133,7 @@ def test_a_poison_message_is_parked_after_exactly_so_many_deaths_and_the_worker_
     assert (row.attempts, row.pattern, row.task, row.operation) == (3, pattern, f"poison.{pattern}", sent.id)
     assert len({attempt["pid"] for attempt in row.history}) == 3
     assert all(attempt["worker"].endswith("@t") for attempt in row.history)
-    assert "Begun 3 time(s) and never ended" in row.reason
+    assert "Begun 3 times and never ended" in row.reason
     assert not Attempt.objects.filter(task_id=sent.id).exists()
     has(sent.id, "quarantined", "acked")
     assert seen(sent.id, "started") == 3

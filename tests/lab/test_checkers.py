@@ -242,7 +242,7 @@ def test_no_record_of_a_count(what: str, value: object) -> None:
 
 
 def test_fewer_publications_than_planned() -> None:
-    result = expect(healthy().end(tasks=3), "unknown", "3 tasks were to be published; the history holds")
+    result = expect(healthy().end(tasks=3), "unknown", "3 tasks to be published; the history holds")
     assert (result.unresolved, result.lost) == (2, 0)
 
 
@@ -292,12 +292,12 @@ def test_a_fault_that_nobody_saw(planned: int) -> None:
 
 
 def test_more_kills_than_were_planned() -> None:
-    expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kills landed, 0 were planned")
+    expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
 
 
 def test_a_kill_in_a_healthy_control() -> None:
     story = Story("acks_late").published("a").begun("a").killed("a", what="kill-main").ran("a", 30)
-    expect(story.end(planned_kills=0), "unknown", "1 kills landed, 0 were planned")
+    expect(story.end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
 
 
 @pytest.mark.parametrize("kind", ["effect_done", "returned", "failed", "suppressed"])
@@ -523,7 +523,7 @@ def test_events_after_the_end() -> None:
         healthy().end().say("worker", detail={"state": "exited"}),
         "unknown",
         "comes after the end of its cell",
-        "0 were",
+        "0 recorded",
     )
 
 
@@ -575,7 +575,7 @@ def test_a_forged_effect() -> None:
     forged = real._replace(detail={"source": "bank:99", "amount": 1999}, at=real.at + 0.5)
     result = judged(numbered([*events[:-1], forged, events[-1]]))
     assert result.observed == "unknown"
-    assert "3 effect events are here, 2 were recorded" in result.reasons
+    assert "3 effect events found, 2 recorded" in result.reasons
 
 
 def test_a_dropped_cell_end_leaves_the_other_cells_alone() -> None:
@@ -771,7 +771,8 @@ def test_the_command_needs_no_django(tmp_path: Path) -> None:
         "sys.meta_path.insert(0, Shut())\n"
         "from tasks_demo.lab.checkers import main\n"
         "ours = {name for name in sys.modules if name.startswith('tasks_demo.')}\n"
-        "allowed = {'tasks_demo.semantics', 'tasks_demo.points', 'tasks_demo.lab', *('tasks_demo.lab.' + name for name in\n"
+        "allowed = {'tasks_demo.semantics', 'tasks_demo.points', 'tasks_demo.wording', 'tasks_demo.lab',\n"
+        "           *('tasks_demo.lab.' + name for name in\n"
         "           ('checkers', 'ending', 'findings', 'fold', 'history', 'statistics'))}\n"
         "assert ours <= allowed, ours - allowed\n"
         "sys.exit(main(['-', '--json']))\n"

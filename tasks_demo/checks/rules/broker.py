@@ -10,6 +10,7 @@ from tasks_demo.checks.rules.base import Finding, rule, seconds
 from tasks_demo.checks.setup import Setup, delivery_limit, is_quorum, retry_delay
 from tasks_demo.conf import settings
 from tasks_demo.delivery.base import PatternTask
+from tasks_demo.wording import counted
 
 #: What RabbitMQ 4 and newer take for a quorum queue's x-delivery-limit unless it is told otherwise.
 DELIVERIES = 20
@@ -99,7 +100,11 @@ def drops_what_came_too_often(setup: Setup) -> Iterator[Finding]:
         unlimited = int(arguments.get("x-delivery-limit", 0)) < 0
         if is_quorum(queue) and not unlimited and not arguments.get("x-dead-letter-exchange"):
             limit = delivery_limit(queue)
-            after = f"{DELIVERIES} deliveries (RabbitMQ 4; none before)" if limit is None else f"{limit} deliveries"
+            after = (
+                f"{DELIVERIES} deliveries (RabbitMQ 4; none before)"
+                if limit is None
+                else counted(int(limit), "delivery", "deliveries")
+            )
             yield Finding(
                 f"The quorum queue {queue.name!r} has no dead-letter exchange: a message that was delivered and came back "
                 f"is dropped after {after}, and nothing is logged.",

@@ -12,6 +12,7 @@ from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.semantics import PROMISES
+from tasks_demo.wording import counted
 
 
 class Command(DemoCommand):
@@ -56,7 +57,8 @@ class Command(DemoCommand):
                         self.stdout.write(job.task_id)
                     if asked and sent < count:
                         raise CommandError(
-                            f"Interrupted: {sent} of {count} job(s) are in the queue.", returncode=Exit.INTERRUPTED
+                            f"Interrupted. In the queue: {sent} of {counted(count, 'job')}.",
+                            returncode=Exit.INTERRUPTED,
                         )
         except InvalidOperationKey as error:
             raise CommandError(f"--operation: {error} Nothing was published.", returncode=Exit.USAGE) from error
@@ -64,6 +66,6 @@ class Command(DemoCommand):
             raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:  # the second: the hand-over that was under way is in doubt
             raise CommandError(
-                f"Interrupted: {sent} of {count} job(s) are in the queue, and perhaps one more.",
+                f"Interrupted. In the queue: {sent} of {counted(count, 'job')}, and perhaps one more.",
                 returncode=Exit.INTERRUPTED,
             ) from None

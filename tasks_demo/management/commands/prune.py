@@ -19,6 +19,7 @@ from tasks_demo.delivery import claim_first, inbox, outbox, rows
 from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
+from tasks_demo.wording import counted
 
 
 def _fences(before: datetime, using: str) -> int:
@@ -100,7 +101,7 @@ class Command(BaseCommand):
         at = len(removed)
 
         def progress(pruned: pruning.Pruned) -> None:
-            removed[at:] = [f"{pruned.tallies} task IDs and {pruned.events} events of the ledger"]
+            removed[at:] = [f"{counted(pruned.tallies, 'task ID')} and {counted(pruned.events, 'event')} of the ledger"]
             if talkative:
                 self.stderr.write(f"{removed[at]} so far")
 

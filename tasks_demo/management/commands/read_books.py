@@ -13,6 +13,7 @@ from tasks_demo.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.ledger.effects import State, read_books
 from tasks_demo.management.arguments import Exit, seconds
 from tasks_demo.management.stopping import stop_signals
+from tasks_demo.wording import counted
 
 
 class Command(BaseCommand):
@@ -43,7 +44,7 @@ class Command(BaseCommand):
         if asked:
             raise SystemExit(Exit.INTERRUPTED if 2 in asked else Exit.OK)
         if failed:
-            raise CommandError(f"{len(failed)} book(s) could not be read.", returncode=Exit.BROKEN)
+            raise CommandError(f"{counted(len(failed), 'book')} could not be read.", returncode=Exit.BROKEN)
 
     def _read(self) -> list[State]:
         try:

@@ -18,6 +18,18 @@ from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import console
 from tasks_demo.models import Tally
+from tasks_demo.wording import counted
+
+#: Columns of a tally that are shown, and the words for one and for many.
+COUNTS = {
+    "publications": ("publication",),
+    "deliveries": ("delivery", "deliveries"),
+    "executions": ("execution",),
+    "effects": ("effect",),
+    "suppressed": ("copy suppressed", "copies suppressed"),
+    "deferred": ("deferral",),
+    "faults": ("fault",),
+}
 
 
 class Command(BaseCommand):
@@ -57,10 +69,7 @@ class Command(BaseCommand):
 
     def _show(self, tally: Tally, options: dict[str, Any]) -> None:
         steps = list(timeline(tally))
-        counts = {
-            name: getattr(tally, name)
-            for name in ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
-        }
+        counts = {name: getattr(tally, name) for name in COUNTS}
         if options["json"]:
             document = {
                 "task_id": tally.task_id,
@@ -103,7 +112,7 @@ class Command(BaseCommand):
             out.print(f"task {escape(tally.task)}", highlight=False)
         if tally.operation != tally.task_id:
             out.print(f"operation {escape(tally.operation)}", highlight=False)
-        out.print(" · ".join(f"{count} {name}" for name, count in counts.items()), highlight=False)
+        out.print(" · ".join(counted(count, *COUNTS[name]) for name, count in counts.items()), highlight=False)
         out.print(f"outcome: [bold]{tally.outcome}[/]", highlight=False)
         out.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
         out.print(table)
