@@ -28,7 +28,7 @@ class Settings:
     RETENTION_SECONDS: float = 7 * 86400.0
     #: Results larger than this are not stored with the completed marker (a duplicate then gets None). Bytes of JSON.
     RESULT_MAX_BYTES: int = 65536
-    #: Upper bound of the delay with which a delivery is put back.
+    #: Upper bound of the delay with which a delivery is requeued.
     DEFER_MAX_SECONDS: float = 60.0
     #: Bound on one Redis call of the lock.
     REDIS_TIMEOUT_SECONDS: float = 5.0

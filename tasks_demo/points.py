@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """A named moment of a task's life, in the order of a healthy one; then the side roads."""
+    """A named moment of a task's life, in the order of a healthy one; then the alternative outcomes."""
 
     PUBLISHED = "published"  # the broker confirmed that it has the message
     FETCHED = "fetched"  # popped, and the broker does not know yet by whom; announced in the lab only
@@ -24,7 +24,7 @@ class Point(StrEnum):
     ACKED = "acked"  # the worker acknowledged the message to the broker
 
     SUPPRESSED = "suppressed"  # the operation was already completed: the body was not run
-    DEFERRED = "deferred"  # put back for later
+    DEFERRED = "deferred"  # requeued for later
     LEASE_LOST = "lease_lost"  # the holder learnt that it no longer holds the operation
     FENCED = "fenced"  # a write was refused because its fencing token was stale
     FAILED = "failed"  # the body, or its pattern, raised

@@ -35,7 +35,7 @@ class Line:
     worker: str
     pid: int | None
     tone: str  # "", "effect", "fell" (a fault that landed), "missed" (one that did not), "trouble"
-    headline: str = ""  # "The kill fell here"
+    headline: str = ""  # "Killed here"
     by: str = ""  # the other task ID that made this effect, if it was another
 
 
@@ -175,7 +175,7 @@ def _line(step: Step, made_by: Mapping[str, str]) -> Line:
 
 
 def _headline(step: Step) -> str:
-    return f"The {'kill' if str(step.detail.get('what')).startswith('kill') else 'fault'} fell here"
+    return "Killed here" if str(step.detail.get("what")).startswith("kill") else "Fault injected here"
 
 
 def _what(step: Step) -> str:

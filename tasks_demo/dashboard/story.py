@@ -101,7 +101,7 @@ def happened(tally: Tally, kills: Sequence[Line]) -> str:
         ]
     if kills:
         first = kills[0].what.split(":")[0]
-        parts.append(f"{counted(len(kills), 'fault')} fell on it ({first})")
+        parts.append(f"{counted(len(kills), 'fault')} landed on it ({first})")
     if tally.suppressed:
         parts.append(f"{times(tally.suppressed)} the body was not run again, because the work was already done")
     if tally.books:

@@ -14,7 +14,7 @@ from kombu.exceptions import EncodeError
 from tasks_demo.delivery import declarations
 from tasks_demo.delivery.arguments import Bound, Operation, Parameters, parameters_of
 from tasks_demo.delivery.in_transaction import refuse_in_transaction
-from tasks_demo.delivery.putting_back import give_back
+from tasks_demo.delivery.requeue import requeue_original
 from tasks_demo.delivery.result_backend import LenientBackend
 from tasks_demo.delivery.sending import check_options_of_call, once_a_delivery, prepared
 from tasks_demo.digest import digest
@@ -242,12 +242,12 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             ) from error
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's. But a retry that cannot be published is given back to the broker, where Celery would drop the job
+        """As Celery's. But a retry that cannot be published is requeued by the broker, where Celery would drop the job
         (celery/app/task.py rejects it without requeueing)."""
         try:
             return super().retry(*args, **kwargs)
         except Reject as error:
-            give_back(self, "a retry", error.__cause__ or error.__context__ or error)
+            requeue_original(self, "a retry", error.__cause__ or error.__context__ or error)
 
     @property
     def backend(self) -> Any:

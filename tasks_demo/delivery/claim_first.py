@@ -2,7 +2,7 @@
 
 What is **not** guaranteed: that the job runs at all. Whoever is killed between the claim and the end of the body leaves a
 claim that nobody takes over. Doubt falls to the same side: if the connection is lost while the claim is being committed, the
-body does not run, and the copy that is put back runs if the claim is not there and is suppressed if it is. Nor is it
+body does not run, and the copy that is requeued runs if the claim is not there and is suppressed if it is. Nor is it
 guaranteed once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short
 a horizon. And SUCCESS of another task ID that was suppressed (a double click) says only that it ended: its result is None,
 whatever became of the first. A copy of the same task ID stores nothing: the outcome is the first one's.
@@ -26,8 +26,8 @@ from tasks_demo.delivery import rows
 from tasks_demo.delivery.acks_early import AcksEarly
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import execution
-from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import fitting
+from tasks_demo.delivery.requeue import defer
 from tasks_demo.delivery.suppression import suppressed
 from tasks_demo.durable.models import Claim
 from tasks_demo.exceptions import ContradictoryDeclaration, RecordsUnavailable
@@ -82,7 +82,7 @@ class ClaimFirst(PatternTask):
                 except Exception as error:
                     if not body.begun and not _undone(claim, alias):
                         # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
-                        put_back(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
+                        defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
                     raise
                 reached(Point.RETURNED)
                 return result

@@ -4,7 +4,7 @@ What is **not** guaranteed: that the body runs only once. Between the effect and
 is killed in it leaves an operation that looks unfinished, and the body runs again. The effect stays single if its receiver
 honours the operation key (an Idempotency-Key) or the fence; otherwise it can happen twice, and the lab measures how often.
 On Redis as a broker the fetch window of ``acks_late`` is open here too. And a job that kills its worker ``max_attempts`` times is
-parked (see ``quarantine``); its lease is given back.
+parked (see ``quarantine``); its lease is released.
 
     received ─▶ claim ─┬─ claimed ──▶ started ─▶ effect ─▶ complete ─▶ returned ─▶ acked
                        ├─ held ─────▶ a delayed copy is published, then acked     (deferred)
@@ -31,8 +31,8 @@ from tasks_demo.conf import in_tests, settings
 from tasks_demo.delivery import results
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import Execution, execution
-from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted
+from tasks_demo.delivery.requeue import defer
 from tasks_demo.delivery.suppression import suppress
 from tasks_demo.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.lifecycle import Point, about, described, reached
@@ -127,9 +127,9 @@ class DedupLock(PatternTask):
                     first = parsed(who)
                     return suppress(self, results.from_text(stored), first.task_id if first else "")
                 case Held(seconds_left=seconds):
-                    # Never acknowledged and dropped: the holder may be dying. Nor put back for the whole lease at once: a retry
+                    # Never acknowledged and dropped: the holder may be dying. Nor deferred for the whole lease at once: a retry
                     # is published a moment before its lease is released, and would wait for nobody.
-                    put_back(self, "held by another worker", at_most=seconds, level=logging.INFO)
+                    defer(self, "held by another worker", at_most=seconds, level=logging.INFO)
                 case Mismatch():
                     raise OperationMismatch(
                         f"Operation {subject.operation!r} was used before by another task or with other arguments. "
@@ -172,7 +172,7 @@ class DedupLock(PatternTask):
                 self._release(leases, claimed)
                 if held.capped:
                     raise  # it ran for longer than it may: another attempt would do the same
-                put_back(self, error)  # whoever took over does the work, or else this copy
+                defer(self, error)  # whoever took over does the work, or else this copy
             except Exception:
                 # The body did not begin, gave up or asks for a retry, or the message was parked: the next delivery must not
                 # wait for the lease to end.
@@ -186,10 +186,10 @@ class DedupLock(PatternTask):
             stored = leases.complete(claimed, results.as_text(self, result))
         except Exception as error:  # noqa: BLE001  (the body has run: no failure of ours may fail the job)
             # Done, but nobody would know: the copy finds either the marker or an operation to run again.
-            put_back(self, error)
+            defer(self, error)
         if not stored:
             reached(Point.LEASE_LOST, fence=claimed.fence)
-            put_back(self, "another worker took the operation over; this copy waits for its result")
+            defer(self, "another worker took the operation over; this copy waits for its result")
         reached(Point.COMPLETED, fence=claimed.fence)
 
     def _release(self, leases: LeaseStore, claimed: Claimed) -> None:

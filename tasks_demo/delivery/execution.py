@@ -7,7 +7,7 @@
         ...                                  # no soft time limit strikes here any more
 
 What is **not** guaranteed: that a requeued delivery of an early-acknowledging pattern survives if no copy of it can be
-published (see ``putting_back.give_back``).
+published (see ``requeue.requeue_original``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from billiard.pool import soft_timeout_sighandler
 from celery import states
 from celery.exceptions import TaskPredicate
 
-from tasks_demo.delivery.putting_back import put_back
+from tasks_demo.delivery.requeue import defer
 from tasks_demo.delivery.suppression import known_outcome, suppressed
 from tasks_demo.exceptions import (
     BodyNotRun,
@@ -103,6 +103,6 @@ def execution(task: Any) -> Iterator[Execution]:
     except Exception as error:
         if body.begun:
             raise
-        put_back(task, error)
+        defer(task, error)
     finally:
         body.close()

@@ -14,7 +14,7 @@ from celery import signals
 from django.db import connections
 
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, PARKED
+from tasks_demo.delivery.requeue import DEFERRALS, PARKED
 from tasks_demo.delivery.rows import transaction_open
 from tasks_demo.exceptions import InvalidSetting, PublishedInTransaction
 

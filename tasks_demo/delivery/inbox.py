@@ -29,8 +29,8 @@ from django.utils import timezone
 from tasks_demo.delivery import results, rows
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.execution import Execution, execution
-from tasks_demo.delivery.putting_back import put_back
 from tasks_demo.delivery.quarantine import FromSettings, counted, fitting
+from tasks_demo.delivery.requeue import defer
 from tasks_demo.delivery.suppression import suppress
 from tasks_demo.durable.models import InboxEntry
 from tasks_demo.exceptions import ContradictoryDeclaration, OtherDatabaseUsed, RecordsUnavailable, TransactionBroken
@@ -75,7 +75,7 @@ class Inbox(PatternTask):
                         if body.begun and not _is_the_database_s(error):
                             raise
                         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
-                        put_back(self, error)
+                        defer(self, error)
                 if done is not None:
                     first = str(self.request.id) if done.task_id == entry.task_id else ""
                     return suppress(self, results.from_text(done.result), first)

@@ -29,7 +29,7 @@ from tasks_demo.clock import Now
 from tasks_demo.conf import settings
 from tasks_demo.delivery.outbox_evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.delivery.outbox_heartbeat import running
-from tasks_demo.delivery.putting_back import DEFERRALS, NotOver, has_message, whole
+from tasks_demo.delivery.requeue import DEFERRALS, NotOver, has_message, whole
 from tasks_demo.durable.models import OutboxMessage
 from tasks_demo.exceptions import NothingToRequeue
 from tasks_demo.lifecycle import Point, described, reached

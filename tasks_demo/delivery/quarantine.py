@@ -43,7 +43,7 @@ from redis.exceptions import RedisError
 
 from tasks_demo import clock
 from tasks_demo.conf import settings
-from tasks_demo.delivery.putting_back import DEFERRALS, PARKED, NotOver, has_message, put_back, say, whole
+from tasks_demo.delivery.requeue import DEFERRALS, PARKED, NotOver, defer, has_message, say, whole
 from tasks_demo.delivery.rows import outside_transactions
 from tasks_demo.durable.models import Act, Attempt, Parked
 from tasks_demo.exceptions import EnvironmentNotReady, InvalidSetting, RecordsUnavailable, RequeueFailed
@@ -85,13 +85,13 @@ def counted(task: Any) -> Iterator[None]:
     """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
 
     Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
-    worker goes on. If the database does not answer, the message is put back, and the body does not run. Raises TransactionOpen
+    worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
     where a rollback could take the count along.
     """
     try:
         limit = task.max_attempts
     except InvalidSetting as error:
-        put_back(task, error)
+        defer(task, error)
     if limit is None or not has_message(task.request):
         yield
         return
@@ -103,7 +103,7 @@ def counted(task: Any) -> Iterator[None]:
         admitted = _admit(task, alias, key, line, limit)
     except Error as error:
         connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
-        put_back(task, _unavailable(alias, error))
+        defer(task, _unavailable(alias, error))
     if not admitted:
         why = "it is parked already: this copy is acknowledged and not run"
         say(task, logging.INFO, "parked already", why)
@@ -239,7 +239,7 @@ def _ended(line: str) -> bool:
 def _unavailable(alias: str, error: Error) -> RecordsUnavailable:
     return RecordsUnavailable(
         f"The attempt could not be counted in the database {alias!r}: {str(error).partition(chr(10))[0]}. The body was not "
-        "run; the message goes back. Is the database running, writable and migrated (`manage.py migrate`)?"
+        "run; the message is requeued. Is the database running, writable and migrated (`manage.py migrate`)?"
     )
 
 

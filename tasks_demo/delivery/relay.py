@@ -134,7 +134,7 @@ class Relay:
     def run_once(self, stop: threading.Event | None = None) -> RelayResult:
         """Publish one batch of what is due now. Raises the database's errors; the broker's are in the result.
 
-        Once ``stop`` is set, the message in hand is published and the rest of the batch given back.
+        Once ``stop`` is set, the message in hand is published and the rest of the batch released.
         """
         self._mark()
         rows, waited = self._take()
@@ -171,10 +171,10 @@ class Relay:
             published = len(self._unmarked)
             self._mark()
             left += suspected
-            self._leased(left).update(due_at=Now())  # given back, to this relay or another
+            self._leased(left).update(due_at=Now())  # released, to this relay or another
         logger.log(
             logging.INFO if len(rows) > held else logging.DEBUG,
-            "Outbox %s: %d published, %d of them again, %d refused, %d held, %d given back; the first had waited %.1f s.",
+            "Outbox %s: %d published, %d of them again, %d refused, %d held, %d released; the first had waited %.1f s.",
             self.using, published, again, refused, held, len(left), waited,
         )  # fmt: skip
         return RelayResult(len(rows), published, again, refused, waited, held, trouble)

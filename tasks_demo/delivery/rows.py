@@ -26,7 +26,7 @@ def earlier(row: Row, alias: str) -> Row | None:
         while not _inserted(row, alias):
             found = type(row)._base_manager.using(alias).filter(pk=row.pk).first()
             if found is None:
-                continue  # given back or pruned since
+                continue  # released or pruned since
             if found.digest != row.digest:
                 raise OperationMismatch(
                     f"Operation {row.operation!r} was used before by another task or with other arguments. Nothing was run. "
@@ -89,6 +89,6 @@ def prune(model: type[Model], moment: str, before: datetime, alias: str) -> int:
     rows: Any = model._base_manager.using(alias)
     removed = 0
     while keys := list(rows.filter(**{f"{moment}__lt": before}).order_by(moment).values_list("pk", flat=True)[:BATCH]):
-        # Asked again: a row that was given back and claimed anew in between is a new one.
+        # Asked again: a row that was released and claimed anew in between is a new one.
         removed += rows.filter(pk__in=keys, **{f"{moment}__lt": before}).delete()[0]
     return removed

@@ -15,7 +15,7 @@ from celery.exceptions import Reject
 
 from tasks_demo.delivery.base import PatternTask
 from tasks_demo.delivery.outbox_worker import refused
-from tasks_demo.delivery.putting_back import PARKED, NotOver, Suppressed
+from tasks_demo.delivery.requeue import PARKED, NotOver, Suppressed
 from tasks_demo.delivery.sending import HEADER, header, told_operation
 from tasks_demo.lifecycle import Point, Subject, observers, reached
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery import states
 
-from tasks_demo.delivery.putting_back import Suppressed, put_back, say
+from tasks_demo.delivery.requeue import Suppressed, defer, say
 from tasks_demo.lifecycle import Point, reached
 
 #: Header of a copy that has waited once for the outcome of the first.
@@ -52,7 +52,7 @@ def suppress(task: Any, result: Any, first: str) -> Any:
     if state in states.READY_STATES:
         raise suppressed(task, f"its operation is completed, and its outcome ({state}) stands")
     if state is not None and first == task.request.id and WAITED not in (task.request.headers or {}):
-        put_back(task, "completed, its outcome is not stored yet", headers={WAITED: True}, level=logging.INFO)
+        defer(task, "completed, its outcome is not stored yet", headers={WAITED: True}, level=logging.INFO)
     suppressed(task, "its operation is completed: the stored result is its outcome")
     return result
 

@@ -134,7 +134,7 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
         ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
         struck = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
         moments = [at.timestamp() for at in struck.values_list("at", flat=True)]
-        # From the first blow to the last: what comes before and after does not grow with the number of kills.
+        # From the first kill to the last: what comes before and after does not grow with the number of kills.
         rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
     return [
         Figure(

@@ -136,19 +136,19 @@ class Bench:
         """
         lane = RedisLane(self.redis.url, f"bench:{uuid.uuid4().hex[:8]}:")
         victims = {str(uuid.uuid4()): (Point.STARTED, Point.RETURNED)[number % 2] for number in range(deaths)}
-        blows: Queue[tuple[float, dict[str, Any]]] = Queue()
+        killed: Queue[tuple[float, dict[str, Any]]] = Queue()
         seconds, pause = [], threading.Event()
         arm = Arm("recovery", say_when)
-        blow = lambda _, detail: blows.put((_now(), detail))  # noqa: E731
+        told = lambda _, detail: killed.put((_now(), detail))  # noqa: E731
         try:
-            with self._worker(arm, lane, concurrency=1, victims=victims, on_fault=blow), producer(lane) as sender:
+            with self._worker(arm, lane, concurrency=1, victims=victims, on_fault=told), producer(lane) as sender:
                 moments = _spread(deaths, NoticeChildDeath.interval, seed=0)
                 for (task_id, point), moment in zip(victims.items(), moments, strict=True):
                     pause.wait(moment)  # after the worker's look at its pool, which the death before had to wait for
                     key = f"{lane.prefix}when:{task_id}"
                     say_when.apply_async((key,), task_id=task_id, producer=sender, ignore_result=True, retry=False)
                     try:
-                        died_at, detail = blows.get(timeout=PATIENCE)
+                        died_at, detail = killed.get(timeout=PATIENCE)
                     except Empty:
                         raise EnvironmentNotReady(
                             f"A worker's job was not reached by its killer within {PATIENCE:g} s."
@@ -221,7 +221,7 @@ class Bench:
         return self.folder / "workers.log"
 
     def _check_ran(self, arm: Arm, count: int, logged: int) -> None:
-        """Whether every body ran; what was put back, suppressed or parked instead is no throughput."""
+        """Whether every body ran; what was deferred, suppressed or parked instead is no throughput."""
         with self._log.open("rb") as log:
             log.seek(logged)
             ran = len(set(_RAN.findall(log.read())))

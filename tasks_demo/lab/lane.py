@@ -164,8 +164,8 @@ class Lane:
         return Job(ids, kwargs)
 
     @property
-    def planned_blows(self) -> int:
-        """How many blows the plan asks for: a poisonous job is struck at every attempt."""
+    def planned_faults(self) -> int:
+        """How many faults the plan asks for: a poisonous job is killed at every attempt."""
         again = MAX_ATTEMPTS if self.cell.fault is Fault.POISON and not self.early else 1
         return len(self.cell.victims) * again
 
@@ -177,7 +177,7 @@ class Lane:
         cell = self.cell
         started = time.monotonic()
         deadline = started + PATIENCE + PATIENCE_PER_JOB * cell.tasks * cell.clicks
-        deadline += PATIENCE_PER_KILL * self.planned_blows + cell.tasks * cell.work_ms / 1000 * 2
+        deadline += PATIENCE_PER_KILL * self.planned_faults + cell.tasks * cell.work_ms / 1000 * 2
         nemesis = Nemesis(
             self.socket_dir / f"{uuid.uuid4().hex[:8]}.sock",
             cell.fault,
@@ -207,7 +207,7 @@ class Lane:
             "deferred": 0,
             "books_read": False,
             "published": self._confirmed,
-            "planned_kills": self.planned_blows,
+            "planned_kills": self.planned_faults,
             "reason": reason,
             "duration_s": round(time.monotonic() - started, 3),
             "seed": cell.seed,
@@ -319,7 +319,7 @@ class Lane:
     # -- faults that strike no process --------------------------------------------------------------------------------
 
     def _missing(self, task_id: str, point: str) -> str:
-        """What a blow at an early-acknowledged job still waits for, or ""."""
+        """What a fault at an early-acknowledged job still waits for, or ""."""
         if point == Point.ACKING:
             done = Event.objects.filter(run=self.name, task_id=task_id, kind=Point.EFFECT_DONE).exists()
             return "" if done else "the body had no effect"

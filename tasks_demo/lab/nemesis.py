@@ -1,4 +1,4 @@
-"""The nemesis: strikes planned victims at their points, and says honestly whether the blow landed.
+"""The nemesis: strikes planned victims at their points, and says honestly whether the fault landed.
 
 It signals only processes that this run started: a worker's main process that the template forked, and pool
 processes whose parent is such a main process, each held by a pidfd from before the signal to after its death, so
@@ -27,7 +27,7 @@ from tasks_demo.lifecycle import Point
 
 #: Bound on a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s (docs/lab.md).
 DEATH_PATIENCE = 45.0
-#: Bound on what a blow waits for, seconds: an acknowledgement, or an effect.
+#: Bound on what a fault waits for, seconds: an acknowledgement, or an effect.
 MOMENT_PATIENCE = 30.0
 #: Bound on the template's word that a process is one of ours, seconds.
 KNOWN_PATIENCE = 30.0
@@ -36,8 +36,8 @@ KNOWN_PATIENCE = 30.0
 class Nemesis:
     """Listens at ``socket_path`` for the processes of one cell.
 
-    ``on_fault(task_id, detail)`` is called for every blow at a planned victim that reached its point. ``now(task_id,
-    point)``, if given, is polled before the blow: "" when the moment has come, or what is still missing. ``pause_seconds``:
+    ``on_fault(task_id, detail)`` is called for every fault at a planned victim that reached its point. ``now(task_id,
+    point)``, if given, is polled before the fault: "" when the moment has come, or what is still missing. ``pause_seconds``:
     how long SIGSTOP lasts.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 from tasks_demo.lab.faults import Fault
 from tasks_demo.lifecycle import BY_MAIN, Point
 
-#: Where a blow is aimed when no point is asked for: before and after the effect, while the body runs.
+#: Where a fault is aimed when no point is asked for: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
 #: The word for "every victim at another point, all points in turn, in one cell".
 MIXED = "mixed"
@@ -27,7 +27,7 @@ _CHILD: dict[str, tuple[Point, ...]] = {
     "inbox": (*_BODY, Point.COMPLETED, Point.RETURNED),
 }
 _MAIN = (Point.FETCHED, Point.RECEIVED, Point.ACKING, Point.ACKED)
-#: Points at which a blow can be aimed, by pattern, in the order of a task's life.
+#: Points at which a fault can be aimed, by pattern, in the order of a task's life.
 AIMABLE: dict[str, tuple[Point, ...]] = {
     pattern: (*_MAIN[:2], *points, *_MAIN[2:]) for pattern, points in _CHILD.items()
 }
@@ -124,7 +124,7 @@ def applies(pattern: str, fault: Fault) -> bool:
 def points_of(pattern: str, fault: Fault) -> tuple[Point, ...]:
     """The points at which this fault can be aimed at this pattern's jobs.
 
-    Main's own points are main's: no pool process has the job then, or it is through with it.
+    Main's own points are main's: no pool process has the job then, or it has finished with it.
     """
     if not fault.aimable:
         return ()

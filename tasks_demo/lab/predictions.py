@@ -243,7 +243,7 @@ def prediction(pattern: str, fault: str, point: str = "", *, clicks: int = 1, ke
                     if pattern == "acks_late"
                     else seen
                 )
-            why = "Blows at every point of a task's life: what each point does is in the cells of that point."
+            why = "Kills at every point of a task's life: what each point does is in the cells of that point."
             return _predict(pattern, why, lost=LOST in seen or None, twice=DUPLICATED in seen or None)
         return _at_point(pattern, point)
     known = PREDICTIONS.get((pattern, fault))

@@ -158,7 +158,7 @@ class Run:
             pass
         except (redis.RedisError, kombu.exceptions.OperationalError, DatabaseError) as error:
             self._fail(
-                EnvironmentNotReady(f"The ground gave way in the middle of the run: {type(error).__name__}: {error}.")
+                EnvironmentNotReady(f"Infrastructure failed in the middle of the run: {type(error).__name__}: {error}.")
             )
         except Exception as error:  # noqa: BLE001  (a thread's error belongs to the run: execute() raises it)
             self._fail(error)

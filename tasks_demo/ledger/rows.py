@@ -39,7 +39,7 @@ COUNTS: dict[str, frozenset[str]] = {
 }
 
 #: What the events say of a job's state, as the last digit (of base 16) of ``Tally.state``. Kinds that are not here change
-#: nothing: a copy that is received, put back or suppressed may be one beside another that runs or has ended.
+#: nothing: a copy that is received, deferred or suppressed may be one beside another that runs or has ended.
 #: ``models.OUTCOMES`` gives the numbers their names.
 STATES: dict[str, int] = {
     "deferred": 1,
@@ -122,7 +122,7 @@ class Row:
         By the clocks of those who wrote: hosts whose clocks differ by more than a retry takes can be read in the wrong order.
         """
         code = STATES.get(self.kind, 0)
-        # What was only put back beside another, and what a reconciler sends once more, is not news of the job.
+        # What was only deferred beside another, and what a reconciler sends once more, is not news of the job.
         if not code or (code == 1 and self.kind != "replaced" and not self.detail.get("requeued")):
             return 0
         return microseconds(self.at) * 16 + code

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: log in, filter, open a killed task, see where the kill fell."""
+"""The dashboard in a real browser: log in, filter, open a killed task, see where it was killed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_from_the_list_to_where_the_kill_fell(page: Page) -> None:
     expect(rows).to_have_count(1)
     page.get_by_role("link", name="struck").click()
 
-    expect(page.locator(".kill")).to_have_text("✗ The kill fell here")
+    expect(page.locator(".kill")).to_have_text("✗ Killed here")
     struck = page.locator(".act-fell")
     expect(struck).to_have_count(1)
     expect(struck).to_contain_text("Delivery 1")

@@ -48,7 +48,7 @@ def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[R
     same: dict[str, Any] = {"task_id": task_id, "operation": task_id, "pattern": pattern, "books": "bank", "run": run}
     first: dict[str, Any] = {**same, "worker": "w1@test"}
     second: dict[str, Any] = {**same, "worker": "w2@test"}
-    blow = {
+    kill = {
         "what": "kill-main", "victim": "main", "point": "effect_done", "pid": 100, "main_pid": 100, "child_pid": 101,
         "landed": True, "why": "", "died": "SIGKILL",
     }  # fmt: skip
@@ -59,7 +59,7 @@ def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[R
         event("effect_begun", 11, pid=101, **first),
         event("effect", 12, **same, detail={"source": "bank:1", "amount": 1999, "account": "customer-1"}),
         event("effect_done", 15, pid=101, **first),
-        event("fault", 20, **same, pid=100, detail=blow),
+        event("fault", 20, **same, pid=100, detail=kill),
         event("received", 3020, pid=200, **second, detail={"redelivered": True}),
         event("started", 3025, pid=201, **second),
         event("effect_begun", 3026, pid=201, **second),

@@ -10,7 +10,7 @@ from celery import shared_task, signature
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from tasks_demo.delivery import Outbox
-from tasks_demo.delivery.putting_back import DEFERRALS, put_back
+from tasks_demo.delivery.requeue import DEFERRALS, defer
 
 
 def _hang() -> None:
@@ -47,4 +47,4 @@ def replaced(self: Any) -> None:
 @Outbox.task(name="outbox_tasks.later", bind=True, max_attempts=None)
 def later(self: Any) -> None:
     if DEFERRALS not in self.request.headers:
-        put_back(self, "not now")
+        defer(self, "not now")

@@ -46,10 +46,10 @@ def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_struck() -> None:
 
 def test_offsets_count_from_the_first_event() -> None:
     append(killed("t"))
-    blow = told("t").kills[0]
-    assert blow.offset == "20.0"
-    assert blow.headline == "The kill fell here"
-    assert "SIGKILL" in blow.what
+    fault = told("t").kills[0]
+    assert fault.offset == "20.0"
+    assert fault.headline == "Killed here"
+    assert "SIGKILL" in fault.what
 
 
 def test_a_fault_that_missed_is_no_kill() -> None:
@@ -185,8 +185,8 @@ def test_the_page_shows_counts_events_workers_and_the_kill(admin_client: Client)
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "2 deliveries 2 executions 2 effects" in words
-    assert "The kill fell here fault pid 100" in words
-    assert words.index("effect_done") < words.index("The kill fell here") < words.index("Delivery 2")
+    assert "Killed here fault pid 100" in words
+    assert words.index("effect_done") < words.index("Killed here") < words.index("Delivery 2")
     assert "w1@test" in words
     assert "pool pid 201" in words
     assert "number 1: amount 1999, account customer-1" in words

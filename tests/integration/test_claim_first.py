@@ -110,7 +110,7 @@ def test_a_body_that_raised_is_not_run_again(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("durable_claim", False)])
-def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_put_back(
+def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
     ground: Ground, table: str, ledger: bool
 ) -> None:
     operation, job = ground.fresh()

@@ -115,7 +115,7 @@ def test_a_body_that_leaves_its_transaction_fails(ground: Ground, how: str, erro
     assert ground.count("durable_inboxentry", operation) == left
 
 
-def test_a_statement_that_takes_too_long_fails_and_is_not_put_back_for_ever(ground: Ground) -> None:
+def test_a_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(ground: Ground) -> None:
     if ground.vendor != "postgresql":
         pytest.skip("SQLite has no bound on a statement")
     operation, job = ground.fresh()

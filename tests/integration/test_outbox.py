@@ -301,7 +301,7 @@ def test_a_job_that_its_body_has_celery_ignore_does_not_come_again(worker: Worke
     assert (found.publications, found.error) == (1, "")
 
 
-def test_a_job_that_is_put_back_has_not_ended(worker: Worker) -> None:
+def test_a_job_that_is_deferred_has_not_ended(worker: Worker) -> None:
     found = ended(publish("outbox_tasks.later"))
     first, second = (
         Event.objects.filter(task_id=found.task_id, kind="started").order_by("id").values_list("at", flat=True)

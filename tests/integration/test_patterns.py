@@ -17,7 +17,7 @@ from django.db.models import Sum
 from tasks_demo.bank.client import BankClient
 from tasks_demo.conf import settings
 from tasks_demo.delivery.dedup_lock import DedupLock
-from tasks_demo.delivery.putting_back import DEFERRALS
+from tasks_demo.delivery.requeue import DEFERRALS
 from tasks_demo.ledger.effects import copy
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.verify import differences
@@ -305,7 +305,7 @@ def test_with_the_bank_down_acks_early_fails_visibly_and_is_not_tried_again(grou
 
 
 @pytest.mark.parametrize("pattern", CHARGING_AT_THE_BANK)
-def test_without_its_ledger_no_body_runs_and_the_message_is_put_back(ground: Ground, pattern: str) -> None:
+def test_without_its_ledger_no_body_runs_and_the_message_is_requeued(ground: Ground, pattern: str) -> None:
     log = ground.worker.log
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE tasks_demo_event RENAME TO tasks_demo_event_away")

@@ -230,7 +230,7 @@ def test_without_a_limit_it_comes_back_for_ever_and_nothing_is_counted(diary: Pa
 
 
 @pytest.mark.usefixtures("worker")
-def test_when_its_database_does_not_answer_no_body_runs_and_the_message_is_put_back(diary: Path) -> None:
+def test_when_its_database_does_not_answer_no_body_runs_and_the_message_is_requeued(diary: Path) -> None:
     with away("durable_attempt"):
         sent = send("acks_late", [str(diary), "nothing"])
         locked = send("dedup_lock", [str(diary), "nothing"])

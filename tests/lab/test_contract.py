@@ -115,16 +115,16 @@ def other(home: Home) -> Ran:
     return _experiment(home, "--pattern", "all", "--fault", *OTHERS, "--tasks", "6", "--kills", str(KILLS))
 
 
-def test_every_point_was_reached_and_every_blow_landed_there(aimed: Ran) -> None:
+def test_every_point_was_reached_and_every_fault_landed_there(aimed: Ran) -> None:
     assert aimed.done.code == 0, aimed.done.err + aimed.done.out[-5000:]
     assert set(aimed.cells) == set(CELLS)
     for (pattern, fault, point), seen in aimed.cells.items():
-        blows = [event for event in seen.events if event["kind"] == "fault"]
-        assert all(blow["detail"]["landed"] for blow in blows)
+        faults = [event for event in seen.events if event["kind"] == "fault"]
+        assert all(event["detail"]["landed"] for event in faults)
         # The next victim's message may die with main in the fetch window, when main has acknowledged and fetches again.
         least = 1 if pattern in EARLY and fault == "kill-main" else KILLS
-        assert least <= len(blows) <= KILLS, (pattern, fault, point)
-        assert {(blow["detail"]["what"], blow["detail"]["point"]) for blow in blows} == {(fault, point)}
+        assert least <= len(faults) <= KILLS, (pattern, fault, point)
+        assert {(event["detail"]["what"], event["detail"]["point"]) for event in faults} == {(fault, point)}
         assert seen.reported["as_predicted"]
         assert seen.reported["unresolved"] == 0
 

@@ -119,13 +119,13 @@ def call(
         (Fault.QUIT, (False, False)),
     ],
 )
-def test_a_blow_that_landed_is_reported_and_did_what_it_says(
+def test_a_fault_that_landed_is_reported_and_did_what_it_says(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault, survivors: tuple[bool, bool]
 ) -> None:
     nemesis, told = arena(fault)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the report of the blow")
+        until(lambda: told, "the report of the fault")
     assert told[0]["landed"] is True, told
     assert (told[0]["what"], told[0]["main_pid"], told[0]["child_pid"]) == (str(fault), pair.main, pair.child)
     assert told[0]["pid"] == (pair.child if fault.victim == "child" else pair.main)
@@ -190,13 +190,13 @@ def test_a_victim_is_struck_once(short: Path, pair: Pair, arena: Callable[..., A
     nemesis, told = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the first blow")
+        until(lambda: told, "the first fault")
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
     assert len(told) == 1
 
 
-def test_a_blow_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     asked: list[tuple[bool, bool]] = []
 
     def missing(task_id: str, point: str) -> str:
@@ -207,7 +207,7 @@ def test_a_blow_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: 
     nemesis, told = arena(Fault.KILL_CHILD, now=missing)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the blow")
+        until(lambda: told, "the fault")
     assert asked == [(True, True)] * 3
     assert told[0]["landed"] is True
 
@@ -229,7 +229,7 @@ def test_a_main_process_is_struck_at_a_point_of_its_own(short: Path, pair: Pair,
     nemesis, told = arena(Fault.KILL_MAIN)
     nemesis.mains.add(pair.main)
     with call(short, pair.main, os.getpid(), "of main", "fetched", "main"):
-        until(lambda: told, "the blow")
+        until(lambda: told, "the fault")
     assert (told[0]["landed"], told[0]["pid"], told[0]["child_pid"]) == (True, pair.main, None)
     until(lambda: not pair.alive()[0], "the end of main")
 
@@ -252,7 +252,7 @@ def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, ar
     nemesis.mains.add(pair.main)
     nemesis.struck.clear()
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):
-        until(lambda: len(told) == 2, "the blow")
+        until(lambda: len(told) == 2, "the fault")
     assert [report["landed"] for report in told] == [False, True]
     until(lambda: not pair.alive()[0], "its end")
 
@@ -299,7 +299,7 @@ def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any])
         try:
             nemesis.mains.add(victim.main)
             with call(short, victim.child, victim.main):
-                until(lambda attempt=attempt: len(told) == attempt, "the blow")
+                until(lambda attempt=attempt: len(told) == attempt, "the fault")
             assert told[-1]["landed"] is True
             until(lambda victim=victim: victim.alive() == (True, False), "the child's end")
         finally:
@@ -307,7 +307,7 @@ def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any])
     assert nemesis.landed == 2
 
 
-def test_a_blow_on_a_process_that_does_not_die_is_not_called_landed(
+def test_a_fault_on_a_process_that_does_not_die_is_not_called_landed(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks_demo.lab.nemesis.DEATH_PATIENCE", 0.3)
@@ -331,7 +331,7 @@ def test_nonsense_on_its_socket_does_not_end_it(
         line.connect(str(short / "0.sock"))
         line.sendall(nonsense)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the blow after the nonsense", 5)
+        until(lambda: told, "the fault after the nonsense", 5)
     assert told[0]["landed"] is True
 
 

@@ -77,7 +77,7 @@ def test_several_clicks_are_several_jobs_unless_somebody_compares() -> None:
 
 @pytest.mark.parametrize("pattern", list(PROMISES))
 @pytest.mark.parametrize("fault", ["kill-child", "kill-main"])
-def test_blows_at_all_points_show_what_the_single_points_show(pattern: str, fault: str) -> None:
+def test_faults_at_all_points_show_what_the_single_points_show(pattern: str, fault: str) -> None:
     singles = [prediction(pattern, fault, str(point)) for point in points_of(pattern, Fault(fault))]
     mixed = prediction(pattern, fault, "mixed")
     assert mixed.expect == frozenset().union(*(single.expect for single in singles))

@@ -128,7 +128,7 @@ UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": No
 CAUSES: list[tuple[str, str, Build, Build]] = [
     (
         "W001",
-        "the time limit is the visibility timeout (and 66 s of it may be spent on being put back)",
+        "the time limit is the visibility timeout (and 66 s of it may be spent on being deferred)",
         lambda: shop(quarantined(), task_time_limit=900),
         lambda: shop(quarantined(), task_time_limit=833),
     ),

@@ -130,7 +130,7 @@ def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
         if delay:
             yield delay, source, task
         if isinstance(task, PatternTask):
-            # put_back adds up to a tenth.
+            # defer adds up to a tenth.
             yield settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task
     tasks = {task.name: task for task in setup.tasks}
     for name, field in schedule_of(setup.app):

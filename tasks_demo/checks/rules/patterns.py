@@ -126,7 +126,7 @@ def cannot_lock(setup: Setup) -> Iterator[Finding]:
             lease_place(1.0)  # connects nothing yet
         except InvalidSetting as error:
             yield Finding(
-                f"TASKS_DEMO_REDIS_URL names no Redis that can be used, so every job is put back and none runs: {error}",
+                f"TASKS_DEMO_REDIS_URL names no Redis that can be used, so every job is deferred and none runs: {error}",
                 "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0', a Redis with persistence and noeviction.",
                 task.name,
             )

@@ -33,7 +33,7 @@ COUNTS = {
 
 
 class Command(BaseCommand):
-    help = "Show every event of one task ID in order: who ran it, where a kill fell, what the bank's books say."
+    help = "Show every event of one task ID in order: who ran it, where it was killed, what the books say."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("task_id", help="a task ID, or the beginning of one")

@@ -1,4 +1,4 @@
-"""Putting a delivery back for later without a moment in which the broker holds no copy of it."""
+"""Requeue a delivery for later, without a moment in which the broker holds no copy of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks_demo.lifecycle import Point, current, described, reached
 from tasks_demo.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
-#: Header that counts how often this message was put back.
+#: Header that counts how often this message was deferred.
 DEFERRALS = "tasks_demo_deferrals"
-#: Header of a message that people sent again out of the quarantine: its parked row, which does not hold it back.
+#: Header of a message that people sent again out of the quarantine: its parked row, which does not stop it.
 PARKED = "tasks_demo_parked"
-#: What a pool process waits before it gives a message back undelayed, seconds: the broker hands it out again at once.
+#: What a pool process waits before it has a message requeued undelayed, seconds: the broker delivers it again at once.
 BRAKE_SECONDS = 1.0
 
 
@@ -36,7 +36,7 @@ class Suppressed(Ignore):
     """Celery acknowledges this copy and stores nothing: its task has an outcome, or another delivery is to give it one."""
 
 
-def put_back(
+def defer(
     task: Any,
     why: str | BaseException,
     *,
@@ -48,8 +48,8 @@ def put_back(
 
     It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
     TASKS_DEMO_DEFER_MAX_SECONDS. ``headers`` are added to its own. If the copy cannot be published, for whatever reason, see
-    ``give_back``. Always raises (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the copy
-    would run here and now).
+    ``requeue_original``. Always raises (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the
+    copy would run here and now).
     """
     request, kind = task.request, why
     cause: BaseException | None = None
@@ -68,12 +68,12 @@ def put_back(
         copied = {**(request.headers or {}), **(headers or {})}
         copied.pop("redelivered", None)  # the broker's word about the original
         count = whole(copied.get(DEFERRALS), 2**31) + 1
-        # Jitter, so that deliveries that were put back together do not come back together.
+        # Jitter, so that deliveries that were deferred together do not return together.
         countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
         copied[DEFERRALS] = count
         task.signature_from_request(request, countdown=countdown, headers=copied).apply_async()
     except Exception as error:  # noqa: BLE001  (a failure here would be acknowledged, and the job gone)
-        give_back(task, why, error)
+        requeue_original(task, why, error)
     say(task, level, str(kind), "requeued, to be delivered again in %.1f s: %s", countdown, why)
     reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
     over = NotOver(why)
@@ -95,10 +95,10 @@ def say(task: Any, level: int, kind: str, what: str, *args: Any) -> None:
     )
 
 
-def give_back(task: Any, why: str, error: BaseException) -> NoReturn:
+def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
     """Have the original rejected and requeued, because no copy of it could be published.
 
-    With late acknowledgement it stays in the broker and comes back at once, which is why this waits a moment; with
+    With late acknowledgement it stays in the broker and is delivered again at once, which is why this waits a moment; with
     early acknowledgement, which has already let it go, it is lost, and the log says so. Always raises Reject.
     """
     logger.error(
