@@ -6,7 +6,7 @@ import os
 
 from celery import Celery
 
-from tasks_demo.worker_steps import NoticeChildDeath
+from tasks_demo.hooks.bootsteps import NoticeChildDeath
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 

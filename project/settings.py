@@ -16,7 +16,7 @@ DJANGO_CSRF_ORIGINS    comma-separated origins, for a TLS-terminating proxy
 LOG_LEVEL              default WARNING
 =====================  ==========================================================================
 
-Settings of the patterns, the ledger and the lab start with ``TASKS_DEMO_``: see ``tasks_demo.conf``.
+Settings of the patterns, the ledger and the lab start with ``TASKS_DEMO_``: see ``tasks_demo.core.conf``.
 """
 
 from __future__ import annotations
@@ -95,9 +95,12 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "tasks_demo",
-    "tasks_demo.durable",
-    "tasks_demo.shop",
-    "tasks_demo.bank",
+    "tasks_demo.records",
+    "tasks_demo.demo",
+    "tasks_demo.demo.shop",
+    "tasks_demo.demo.bank",
+    "tasks_demo.lab",
+    "tasks_demo.benchmark",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -132,7 +135,7 @@ DATABASE_OF_APP = {"bank": "bank"}
 if os.environ.get("SHOP_DATABASE_URL") or "sqlite" in DATABASES["default"]["ENGINE"]:
     # SQLite has one writer a file: the ledger must be able to write while a business transaction is open.
     DATABASES["shop"] = _database("SHOP_DATABASE_URL", "shop.sqlite3")
-    DATABASE_OF_APP |= {"shop": "shop", "durable": "shop"}
+    DATABASE_OF_APP |= {"shop": "shop", "tasks_demo_records": "shop"}
 for _alias in set(DATABASES) - {"default"}:
     # Test databases do not wait for each other.
     DATABASES[_alias].setdefault("TEST", {})["DEPENDENCIES"] = []
@@ -195,8 +198,8 @@ CELERY_DB_REUSE_MAX = 1000
 
 TASKS_DEMO_REDIS_URL = REDIS_URL
 TASKS_DEMO_BANK_URL = BANK_URL
-TASKS_DEMO_BOOKS = {"bank": "tasks_demo.shop.books.Bank", "shop": "tasks_demo.shop.books.Bookings"}
-# Overrides of tasks_demo.conf, e.g. TASKS_DEMO_LEASE_SECONDS=30; values are validated there.
+TASKS_DEMO_BOOKS = {"bank": "tasks_demo.demo.shop.books.Bank", "shop": "tasks_demo.demo.shop.books.Bookings"}
+# Overrides of tasks_demo.core.conf, e.g. TASKS_DEMO_LEASE_SECONDS=30; values are validated there.
 for _name, _value in os.environ.items():
     if _name.startswith("TASKS_DEMO_"):
         globals()[_name] = _value

@@ -1,4 +1,4 @@
-"""URLs of the admin site. The bank has its own (``tasks_demo.bank.urls``), served by its own process."""
+"""URLs of the admin site. The bank has its own (``tasks_demo.demo.bank.urls``), served by its own process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.generic import RedirectView
 
-from tasks_demo.models import Tally
+from tasks_demo.ledger.models import Tally
 
 
 def task_ids(request: HttpRequest) -> HttpResponse:

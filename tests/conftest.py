@@ -126,7 +126,7 @@ def _redis() -> Iterator[str]:
     from django.conf import settings
 
     from project.local import redis_socket
-    from tasks_demo.stack import EmbeddedRedis
+    from tasks_demo.demo.stack import EmbeddedRedis
 
     with EmbeddedRedis(STATE / "redis", redis_socket(settings.STATE_DIR)) as server:
         assert server.url == settings.REDIS_URL
@@ -146,7 +146,7 @@ def redis_url(_redis: str) -> str:
 @pytest.fixture(scope="session")
 def bank_url() -> Iterator[str]:
     """A bank with books of its own."""
-    from tasks_demo.stack import EmbeddedBank
+    from tasks_demo.demo.stack import EmbeddedBank
 
     books = f"sqlite:///{STATE / 'bank_of_tests.sqlite3'}"
     with EmbeddedBank(STATE / "bank.log", env={"BANK_DATABASE_URL": books}, ready_seconds=60) as server:

@@ -12,10 +12,11 @@ from celery.concurrency.prefork import TaskPool as Prefork
 from kombu.utils.imports import symbol_by_name
 
 from tasks_demo.checks.queues import queue_of, queues_of
-from tasks_demo.conf import settings
-from tasks_demo.delivery import ClaimFirst, DedupLock, Inbox, Outbox
-from tasks_demo.delivery.base import PatternTask
-from tasks_demo.durable.models import Attempt, Claim, InboxEntry, OutboxMessage, Parked
+from tasks_demo.core.conf import settings
+from tasks_demo.outbox.enqueue import Outbox
+from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.records.models import Attempt, Claim, InboxEntry, OutboxMessage, Parked
 
 #: Seconds after which the broker hands out an unacknowledged message again, where it does so by the clock, the transport
 #: option that says so, and the most that the service takes: kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py.
@@ -231,7 +232,7 @@ def is_quarantined(task: Any) -> bool:
 
 
 def tables_of(task: Any) -> tuple[type[Any], ...]:
-    """The models of ``tasks_demo.durable`` without whose tables a job of this task does not run."""
+    """The models of ``tasks_demo.records`` without whose tables a job of this task does not run."""
     own = next((model for pattern, model in _TABLES.items() if isinstance(task, pattern)), None)
     return (*([own] if own else ()), *((Attempt, Parked) if is_quarantined(task) else ()))
 

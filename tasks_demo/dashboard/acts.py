@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from tasks_demo.core.points import BY_MAIN
 from tasks_demo.dashboard.words import KINDS
 from tasks_demo.ledger.queries import Step
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
-from tasks_demo.points import BY_MAIN
 
 #: Pauses between two acts shorter than this are not worth a word, milliseconds.
 SHORT_PAUSE_MS = 500.0

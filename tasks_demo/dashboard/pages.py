@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 
-from tasks_demo.models import Tally
+from tasks_demo.ledger.models import Tally
 
 #: Counting stops here; later pages are reached with filters and the search.
 MOST_COUNTED = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.ledger.effects import State, states
 
 

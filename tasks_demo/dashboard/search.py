@@ -6,7 +6,7 @@ from django.db import connections
 from django.db.models import Q
 
 from tasks_demo.dashboard.pages import Tallies
-from tasks_demo.models import Tally
+from tasks_demo.ledger.models import Tally
 
 #: A search looks no further than this many task IDs, and as many operations; and at the latest of this many names of tasks.
 MOST_FOUND = 500

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from tasks_demo.core.semantics import PROMISES, Semantics
+from tasks_demo.core.wording import counted, times
 from tasks_demo.dashboard.acts import Act, Line, acts
 from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge, promise
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import timeline
 from tasks_demo.ledger.rows import EFFECT
-from tasks_demo.models import Event, Tally
-from tasks_demo.semantics import PROMISES, Semantics
-from tasks_demo.wording import counted, times
 
 #: A page shows no more events than this; `manage.py timeline` shows all.
 MOST_STEPS = 500

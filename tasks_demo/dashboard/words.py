@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tasks_demo.models import Outcome, Tally
-from tasks_demo.semantics import PROMISES, Semantics
+from tasks_demo.core.semantics import PROMISES, Semantics
+from tasks_demo.ledger.models import Outcome, Tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.db import connections as databases
 
-from tasks_demo.bank.client import BankClient, BankError
 from tasks_demo.checks import import_tasks
 from tasks_demo.checks.setup import Setup
-from tasks_demo.conf import settings
+from tasks_demo.core.wording import counted
 from tasks_demo.doctor import celery_app
 from tasks_demo.doctor import workers as its_workers
 from tasks_demo.doctor.connections import PART, RedisUser, broker, connected, leases, results
@@ -30,8 +29,7 @@ from tasks_demo.doctor.records import PART as RECORDS
 from tasks_demo.doctor.records import records
 from tasks_demo.doctor.redis_server import examine as examine_redis
 from tasks_demo.doctor.redis_server import group, title
-from tasks_demo.doctor.rows import PATIENCE, Asked, Row, State, address, side_by_side
-from tasks_demo.wording import counted
+from tasks_demo.doctor.rows import Asked, Row, State, side_by_side
 
 __all__ = ["Row", "State", "examine"]
 
@@ -54,11 +52,11 @@ def examine(named: str = "") -> list[Row]:
         (PART, "results"): lambda: results(app, users),
         (PART, "leases"): lambda: leases(app, users),
     }
-    if apps.is_installed("tasks_demo.shop"):  # the demo's jobs are
-        asked[PART, "bank"] = _bank
+    for config in apps.get_app_configs():  # an app may have rows of its own
+        asked.update(getattr(config, "doctor", dict)())
     asked[RECORDS, "tables"] = partial(records, setup)
-    # The bank's own database is the bank's business.
-    for alias in sorted(set(django_settings.DATABASES) - {"bank"}):
+    private = {alias for config in apps.get_app_configs() for alias in getattr(config, "private_databases", ())}
+    for alias in sorted(set(django_settings.DATABASES) - private):
         asked[f"database {alias}", "answers"] = partial(database, alias)
     found = side_by_side(asked)
     try:
@@ -109,14 +107,3 @@ def _settings(app: Any) -> list[Row]:
         return [Row("settings", "system checks", State.OK, "no warning")]
     seen = f"{counted(ids.total(), 'warning')}: {', '.join(sorted(ids))}"
     return [Row("settings", "system checks", State.WARN, seen, "Run `python manage.py check --tag celery`.")]
-
-
-def _bank() -> list[Row]:
-    """For information: only the demo jobs need it."""
-    url = settings.BANK_URL
-    try:
-        BankClient(url, PATIENCE).health()
-    except (BankError, ValueError):
-        fix = "Only the demo jobs need it: `python manage.py bank`, or `make up` for everything."
-        return [Row(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]
-    return [Row(PART, "bank", State.OK, address(url))]

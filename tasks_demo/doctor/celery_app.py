@@ -10,8 +10,8 @@ from celery import Celery, _state, current_app
 from celery.app.utils import find_app
 from django.conf import settings as django_settings
 
+from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.doctor.rows import Row, State, reason, silent
-from tasks_demo.exceptions import EnvironmentNotReady
 
 PART, WHAT = "Celery app", "application"
 #: Modules of a package in which projects keep their application, after Celery's own guess (``package.celery``).

@@ -19,12 +19,12 @@ from django.conf import settings as django_settings
 from kombu.utils.encoding import bytes_to_str
 from redis.sentinel import MasterNotFoundError
 
-from tasks_demo.conf import settings
-from tasks_demo.delivery import DedupLock
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.doctor.rabbitmq import confirms
 from tasks_demo.doctor.rows import PATIENCE, Row, State, address, reason, silent
-from tasks_demo.exceptions import InvalidSetting
-from tasks_demo.locks.redis_store import connect
+from tasks_demo.leases.redis_store import connect
+from tasks_demo.patterns import DedupLock
 
 PART = "connections"
 #: Tasks that are named.

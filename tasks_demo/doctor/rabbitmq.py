@@ -10,9 +10,9 @@ from amqp.exceptions import AMQPError, NotFound
 
 from tasks_demo.checks.rules.broker import DELIVERIES
 from tasks_demo.checks.setup import Setup, is_quorum
-from tasks_demo.conf import settings
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted
 from tasks_demo.doctor.rows import Row, State, reason
-from tasks_demo.wording import counted
 
 if TYPE_CHECKING:
     from tasks_demo.doctor.workers import Waiting

@@ -11,12 +11,13 @@ from django.db import DatabaseError, connections, router
 from django.db.models.functions import Now
 
 from tasks_demo.checks.setup import Setup, tables_of
-from tasks_demo.conf import settings
-from tasks_demo.delivery import DedupLock, relay
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted, times
 from tasks_demo.doctor.rows import Row, State, reason
-from tasks_demo.durable.models import Fence, OutboxMessage, Parked
-from tasks_demo.models import Event, Tally
-from tasks_demo.wording import counted, times
+from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.outbox import relay
+from tasks_demo.patterns import DedupLock
+from tasks_demo.records.models import Fence, OutboxMessage, Parked
 
 PART = "records"
 #: From when the first message that is due says that no relay works, seconds: a word, and a broken promise.
@@ -38,7 +39,7 @@ def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
     found: dict[tuple[str, Any], list[str]] = {}
     for task in setup.tasks:
         models = tables_of(task)
-        if isinstance(task, DedupLock) and apps.is_installed("tasks_demo.durable"):
+        if isinstance(task, DedupLock) and apps.is_installed("tasks_demo.records"):
             models = (*models, Fence)
         for model in models:
             alias = getattr(task, "using", None) or router.db_for_write(model)
@@ -71,8 +72,8 @@ def _tables(setup: Setup) -> Iterator[Row]:
         where = next((other for other in connections if _has(other, table, there)), None)
         seen = f"missing in the database {alias!r}, where the router writes it{_for(tasks)}"
         fix = f"Run `python manage.py migrate --database {alias}`."
-        if not apps.is_installed("tasks_demo.durable") and model._meta.app_label == "durable":
-            fix = f"Write 'tasks_demo.durable' into INSTALLED_APPS. {fix}"
+        if not apps.is_installed("tasks_demo.records") and model._meta.app_label == "tasks_demo_records":
+            fix = f"Write 'tasks_demo.records' into INSTALLED_APPS. {fix}"
         elif not router.allow_migrate_model(alias, model):
             fix = (
                 f"The router's allow_migrate forbids it there: let it allow {model._meta.app_label} in {alias!r}. {fix}"
@@ -107,7 +108,7 @@ def _for(tasks: list[str]) -> str:
 
 
 def _aliases(setup: Setup, model: Any) -> list[str]:
-    if not apps.is_installed("tasks_demo.durable"):
+    if not apps.is_installed("tasks_demo.records"):
         return []
     named = {str(getattr(task, "using", None) or router.db_for_write(model)) for task in setup.tasks}
     return sorted(alias for alias in named | {router.db_for_write(model)} if alias in connections)

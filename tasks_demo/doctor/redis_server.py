@@ -12,10 +12,10 @@ from typing import Any
 
 import redis
 
+from tasks_demo.core.wording import counted
 from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.rows import Row, State, reason
-from tasks_demo.wording import counted
 
 #: kombu sweeps unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py ``restore_visible``).
 OLDEST = (6, 2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
-from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.core.exceptions import InvalidSetting
 
 #: Bound on one wait for a server, seconds.
 PATIENCE = 3.0

@@ -14,10 +14,10 @@ from django.db import DatabaseError
 from django.utils.timezone import now
 
 from tasks_demo.checks.setup import Setup
+from tasks_demo.core.wording import counted
 from tasks_demo.doctor.connections import RedisUser, connected
 from tasks_demo.doctor.rabbitmq import depth
 from tasks_demo.doctor.rows import Row, State, reason
-from tasks_demo.wording import counted
 
 PART = "jobs"
 #: How long workers have for their answers, seconds. Each broadcast takes all of it: nobody knows how many will answer.
@@ -166,8 +166,8 @@ def _task_ids(messages: Iterable[bytes]) -> Iterator[str]:
 
 def _age(task_ids: Iterable[str]) -> float | None:
     """Seconds since the first of them was published, by the ledger or the outbox; None: neither knows them."""
-    from tasks_demo.durable.models import OutboxMessage
-    from tasks_demo.models import Tally
+    from tasks_demo.ledger.models import Tally
+    from tasks_demo.records.models import OutboxMessage
 
     known = list(task_ids)
     moments = []
@@ -180,7 +180,7 @@ def _age(task_ids: Iterable[str]) -> float | None:
 
 def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
     """Where the broker shows no message: of the jobs that go to this queue and wait by the ledger, the ``many`` latest."""
-    from tasks_demo.models import Outcome, Tally
+    from tasks_demo.ledger.models import Outcome, Tally
 
     names = [task.name for task in setup.tasks if getattr(setup.queue(task), "name", None) == queue]
     with suppress(DatabaseError):

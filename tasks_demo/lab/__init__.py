@@ -1,0 +1,1 @@
+"""The lab: experiments that kill real workers and judge the recorded history."""

@@ -1,6 +1,6 @@
 """The ledger: an append-only history of what happened to every task, and the counts per task ID.
 
-It listens to ``tasks_demo.lifecycle``; nothing that is watched knows that it is.
+It listens to ``tasks_demo.core.lifecycle``; nothing that is watched knows that it is.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 def arm() -> None:
     """Start writing down every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
-    from tasks_demo import lifecycle
-    from tasks_demo.conf import settings
+    from tasks_demo.core import lifecycle
+    from tasks_demo.core.conf import settings
 
     if settings.LEDGER:
         from celery import signals

@@ -23,12 +23,12 @@ from django.apps import apps
 from django.db import connections, models, router, transaction
 from django.utils.module_loading import import_string
 
-from tasks_demo import clock
-from tasks_demo.conf import settings
-from tasks_demo.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core.lifecycle import current
 from tasks_demo.ledger.rows import EFFECT, Row
 from tasks_demo.ledger.store import off_in_tests, store
-from tasks_demo.lifecycle import current
 
 logger = logging.getLogger(__name__)
 #: Numbers read again before the last one known, where books say nothing of entries that become visible late.
@@ -209,7 +209,7 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
         worker=subject.worker if subject else "",
         detail={"source": f"{RECORDED}:{key or name}", **detail},
     )
-    from tasks_demo.models import Event
+    from tasks_demo.ledger.models import Event
 
     alias = router.db_for_write(Event)
     connection = connections[alias]
@@ -221,7 +221,7 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
 
 
 def _recorded(row: Row) -> bool:
-    from tasks_demo.models import Event
+    from tasks_demo.ledger.models import Event
 
     for _ in range(2):  # another process may record the same key at this moment
         try:

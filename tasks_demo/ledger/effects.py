@@ -18,14 +18,14 @@ from django.db import connections
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
-from tasks_demo import clock
-from tasks_demo.conf import settings
-from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.ledger import books as registry
 from tasks_demo.ledger.books import Books, Effect
+from tasks_demo.ledger.models import IN_A_RUN, UNSETTLED, BookCursor, BooksRead, Event, Tally
 from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
 from tasks_demo.ledger.store import store
-from tasks_demo.models import IN_A_RUN, UNSETTLED, BookCursor, BooksRead, Event, Tally
 
 #: Events of one transaction: long enough to be quick, short enough not to keep other writers waiting.
 BATCH = 500

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tasks_demo import clock
+from tasks_demo.core import clock
+from tasks_demo.core.wording import counted
 from tasks_demo.ledger.rows import Row
-from tasks_demo.wording import counted
 
 logger = logging.getLogger(__name__)
 #: Seconds between two errors in the log while the ledger stays away.

@@ -17,9 +17,9 @@ from typing import Any
 from django.db import Error, connections
 from django.db.models import Q
 
+from tasks_demo.ledger.models import UNSETTLED, Event, Outcome, Tally
 from tasks_demo.ledger.rows import EFFECT
 from tasks_demo.ledger.store import TALLIES, alias, unsupported
-from tasks_demo.models import UNSETTLED, Event, Outcome, Tally
 
 __all__ = ["Pruned", "prune", "unsupported"]
 #: Tallies, and events, of one transaction. It holds SQLite's write lock for some ten milliseconds.

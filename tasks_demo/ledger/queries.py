@@ -10,10 +10,10 @@ from typing import Any
 
 from django.db.models import Case, Min, Q, QuerySet, Value, When
 
+from tasks_demo.core.wording import shown
 from tasks_demo.ledger.books import RECORDED
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
-from tasks_demo.models import Event, Tally
-from tasks_demo.wording import shown
 
 #: The order of a job's life, for events of the same moment.
 _LIFE = (

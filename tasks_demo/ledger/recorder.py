@@ -36,14 +36,14 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tasks_demo.conf import settings
-from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import LedgerUnavailable
+from tasks_demo.core.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached
 from tasks_demo.ledger.books import counted_by
 from tasks_demo.ledger.gap import Gap
 from tasks_demo.ledger.rows import GAP, Row
 from tasks_demo.ledger.sampling import Sampling
 from tasks_demo.ledger.store import alias, off_in_tests, store, unsupported
-from tasks_demo.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached
 
 logger = logging.getLogger(__name__)
 

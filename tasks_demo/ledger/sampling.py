@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any
 
-from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.core.exceptions import InvalidSetting
 
 #: Names of tasks whose share is remembered: whoever publishes chooses names, too.
 MOST_KNOWN = 10_000

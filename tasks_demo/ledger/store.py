@@ -21,13 +21,13 @@ from typing import Any
 from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tasks_demo import clock
-from tasks_demo.conf import in_tests, settings
-from tasks_demo.exceptions import LedgerUnavailable
+from tasks_demo.core import clock
+from tasks_demo.core.conf import in_tests, settings
+from tasks_demo.core.exceptions import LedgerUnavailable
+from tasks_demo.core.wording import counted
+from tasks_demo.ledger.models import Event
 from tasks_demo.ledger.rows import COUNTS, EFFECT, KNOWS_ITS_TASK, Row, Sum, fold
 from tasks_demo.ledger.sql import statement
-from tasks_demo.models import Event
-from tasks_demo.wording import counted
 
 #: Both databases bound the parameters of one statement (32,766 on SQLite, 65,535 on PostgreSQL).
 ROWS_A_STATEMENT = 100

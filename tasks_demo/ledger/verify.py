@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 
 from django.db import Error, connections
 
-from tasks_demo import clock
+from tasks_demo.core import clock
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, fold
-from tasks_demo.models import Event, Tally
 
 
 @contextmanager

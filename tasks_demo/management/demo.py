@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from tasks_demo.management.arguments import Exit
 
-_APPS = ("tasks_demo.shop", "tasks_demo.bank")
+_APPS = ("tasks_demo.demo.shop", "tasks_demo.demo.bank")
 _SETTINGS = ("REDIS_URL", "REDIS_IS_EMBEDDED", "BANK_URL", "BANK_IS_EMBEDDED", "STATE_DIR")
 
 

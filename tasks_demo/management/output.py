@@ -11,7 +11,7 @@ from typing import IO, Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from tasks_demo.wording import escaped
+from tasks_demo.core.wording import escaped
 
 #: Characters of a line in a pipe or a file: nobody's window is that wide, so nothing is wrapped or cut.
 UNBOUNDED = 100_000

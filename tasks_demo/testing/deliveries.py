@@ -12,11 +12,11 @@ from typing import Any
 from celery import current_app, signals
 from django.test.utils import override_settings
 
-from tasks_demo import lifecycle
-from tasks_demo.conf import settings
-from tasks_demo.exceptions import LeaseLost
-from tasks_demo.lifecycle import Point, Reached
-from tasks_demo.locks.memory_store import MEMORY, URL
+from tasks_demo.core import lifecycle
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import LeaseLost
+from tasks_demo.core.lifecycle import Point, Reached
+from tasks_demo.leases.memory_store import MEMORY, URL
 from tasks_demo.testing.messages import Kill, Message, WorkerKilled, hand_over
 
 __all__ = ["Delivered", "Deliveries", "State", "WorkerKilled", "isolated"]

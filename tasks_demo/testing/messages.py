@@ -16,7 +16,7 @@ from celery.exceptions import Retry
 from celery.result import denied_join_result
 from kombu import serialization
 
-from tasks_demo.delivery import outbox_worker
+from tasks_demo.outbox import progress as outbox_worker
 
 #: Where a delivery is killed: when the body would begin, or when it has ended and nobody has taken note of it yet.
 Kill = Literal["before_body", "after_body"]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from celery import current_app
 from django.db.models.functions import Now
 
-from tasks_demo.delivery.outbox_worker import HEADER
-from tasks_demo.delivery.relay import Relay
-from tasks_demo.delivery.suspects import Suspects
-from tasks_demo.durable.models import OutboxMessage
+from tasks_demo.outbox.progress import HEADER
+from tasks_demo.outbox.relay import Relay
+from tasks_demo.outbox.suspects import Suspects
+from tasks_demo.records.models import OutboxMessage
 from tasks_demo.testing.messages import Message
 
 if TYPE_CHECKING:

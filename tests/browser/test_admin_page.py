@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
-from tests.integration.ledger_rows import append, killed, lost, ok
+from tests.integration.ledger.ledger_rows import append, killed, lost, ok
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [

@@ -9,10 +9,10 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
-from tasks_demo.durable.models import Parked
-from tasks_demo.locks.redis_store import connect
+from tasks_demo.leases.redis_store import connect
+from tasks_demo.records.models import Parked
 from tests.browser.test_admin_page import _COLOURS, _contrast, browser
-from tests.integration.parked_rows import QUEUE, lying
+from tests.integration.quarantine.parked_rows import QUEUE, lying
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
@@ -43,11 +43,11 @@ def page(browser: Browser, live_server: LiveServer, poison: Parked, request: pyt
     User.objects.create_superuser("admin", password="of this test")
     context = browser.new_context(base_url=live_server.url, **getattr(request, "param", {}))
     page = context.new_page()
-    page.goto("/admin/durable/parked/")
+    page.goto("/admin/tasks_demo_records/parked/")
     page.get_by_label("Username").fill("admin")
     page.get_by_label("Password").fill("of this test")
     page.get_by_role("button", name="Log in").click()
-    expect(page).to_have_url(f"{live_server.url}/admin/durable/parked/")
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo_records/parked/")
     page.wait_for_load_state("load")  # the admin's scripts have found their buttons then
     yield page
     context.close()

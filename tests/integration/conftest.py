@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.rabbitmq_server import rabbitmq
+from tests.integration.servers.rabbitmq import rabbitmq
 from tests.integration.stranger import any_broker, stranger
 
 __all__ = ["any_broker", "no_task_elsewhere", "rabbitmq", "stranger"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.rabbitmq_server import own_rabbitmq
+from tests.integration.servers.rabbitmq import own_rabbitmq
 from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, scratch_database, until
 
 SHOP = PROJECT / "examples" / "bookshop"
@@ -32,7 +32,7 @@ class ShopWorker(Worker):
     options: tuple[str, ...] = ()
 
     def start(self) -> None:
-        from tasks_demo.stack.processes import spawn
+        from tasks_demo.demo.stack.processes import spawn
 
         command = [sys.executable, "-m", "celery", "-A", "bookshop", "worker", "--loglevel=INFO", "--without-mingle"]
         command += ["--without-gossip", f"--hostname=w{uuid.uuid4().hex[:6]}@t", *self.options]
@@ -94,7 +94,7 @@ class Stranger:
     @contextlib.contextmanager
     def running(self, *arguments: str, settings: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """A ``manage.py`` command that goes on, ``relay`` for one, stopped with SIGTERM afterwards."""
-        from tasks_demo.stack.processes import spawn
+        from tasks_demo.demo.stack.processes import spawn
 
         log = self.folder / f"{arguments[0]}-{uuid.uuid4().hex[:6]}.log"
         process = spawn([sys.executable, "manage.py", *arguments], log=log, env=self.env(settings), cwd=SHOP)
@@ -114,7 +114,7 @@ class Stranger:
 @contextlib.contextmanager
 def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Stranger]:
     """A project of its own with empty, migrated databases; ``broker_url`` empty: its Redis is the broker too."""
-    from tasks_demo.stack import EmbeddedRedis
+    from tasks_demo.demo.stack import EmbeddedRedis
 
     name = f"shop_{uuid.uuid4().hex[:10]}"
     with contextlib.ExitStack() as stack:

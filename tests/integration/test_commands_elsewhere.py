@@ -39,7 +39,7 @@ def test_each_answers_with_a_sentence(stranger: Stranger, name: str) -> None:
     assert "Traceback" not in done.out + done.err, done.err
     if name in OF_THE_DEMO:
         assert (done.code, done.out) == (4, "")
-        assert f"`manage.py {name}` is a part of the demo, and this project has no 'tasks_demo.shop'" in done.err
+        assert f"`manage.py {name}` is a part of the demo, and this project has no 'tasks_demo.demo.shop'" in done.err
         assert "Nothing was done." in done.err
     else:
         assert done.code in (0, 1), done.err  # 1: what was asked for is not there

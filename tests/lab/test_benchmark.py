@@ -18,7 +18,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from tasks_demo.lab.benchmark_figures import SCHEMA, Budget, Figure, Series, render, trade_off
+from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render, trade_off
 from tests.support import PROJECT, until
 
 #: Above the bound on one run of the command.

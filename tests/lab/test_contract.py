@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tasks_demo.lab.plan import AIMABLE
-from tasks_demo.lifecycle import BY_MAIN
+from tasks_demo.core.lifecycle import BY_MAIN
+from tasks_demo.lab.plan.cells import AIMABLE
 from tests.support import STATE, TOKEN, Finished, Home, scratch_database
 
 pytestmark = pytest.mark.timeout(600)
@@ -216,7 +216,7 @@ def test_the_dashboard_calls_a_parked_job_parked(other: Ran, home: Home, pattern
     seen = other.cells[pattern, "poison", ""].events
     victims = sorted(event["task_id"] for event in seen if event["kind"] == "quarantined")
     rows = f"Tally.objects.filter(pk__in={victims!r}).values_list('verdict', 'broken')"
-    done = home.python(f"from tasks_demo.models import Tally\nprint(*{rows})")
+    done = home.python(f"from tasks_demo.ledger.models import Tally\nprint(*{rows})")
     assert done.out.strip() == " ".join(["('parked', False)"] * KILLS), done.err
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tasks_demo.stack import EmbeddedBank
+from tasks_demo.demo.stack import EmbeddedBank
 from tests.support import PROJECT, STATE, TOKEN, Finished, Home, scratch_database
 
 pytestmark = pytest.mark.timeout(420)
@@ -200,7 +200,7 @@ def test_the_ledger_s_tallies_equal_its_events(ran: Ran) -> None:
 
 def test_the_dashboard_s_table_tells_the_same_as_the_result(ran: Ran) -> None:
     code = (
-        "import json\nfrom tasks_demo.models import Tally\nfrom django.db.models import Count\n"
+        "import json\nfrom tasks_demo.ledger.models import Tally\nfrom django.db.models import Count\n"
         "rows = Tally.objects.values_list('run', 'verdict').annotate(n=Count('pk')).order_by()\n"
         "print(json.dumps([[run.split(':', 1)[1], verdict, n] for run, verdict, n in rows]))"
     )
@@ -230,8 +230,8 @@ def test_what_it_left_behind_is_in_its_folder_and_no_socket_is(ran: Ran) -> None
 
 
 def test_an_independent_run_of_the_pure_checker_agrees(ran: Ran) -> None:
-    from tasks_demo.lab.checkers import check
-    from tasks_demo.lab.history import read
+    from tasks_demo.lab.verdict.checkers import check
+    from tasks_demo.lab.verdict.history import read
 
     with (ran.home.state / "ev.jsonl").open(encoding="utf-8") as file:
         results = {(cell.pattern, cell.fault): cell for cell in check(read(file))}

@@ -13,16 +13,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tasks_demo.lab import scratch
-from tasks_demo.locks.redis_store import connect
-from tests.integration.postgres_server import own_postgres
+from tasks_demo.lab.processes import databases as scratch
+from tasks_demo.leases.redis_store import connect
+from tests.integration.servers.postgres import own_postgres
 from tests.support import PROJECT, STATE, TOKEN, Home, scratch_database, together, until
 
 pytestmark = pytest.mark.timeout(240)
 
 COUNTS = (
     "import json\nfrom django.apps import apps\n"
-    "models = [model for app in ('durable', 'shop') for model in apps.get_app_config(app).get_models()]\n"
+    "models = [model for app in ('tasks_demo_records', 'shop') for model in apps.get_app_config(app).get_models()]\n"
     "print(json.dumps({model._meta.label: model.objects.count() for model in models}))"
 )
 #: Every pattern that writes into those tables, with what is parked and what is due again; and a run beside it.
@@ -81,7 +81,7 @@ def test_experiments_beside_make_up_are_as_predicted_and_leave_its_tables_and_it
         until(lambda: said.read_text().count("succeeded in") == 2, "the ordinary jobs")
         assert home.manage("timeline", ordinary[0]).code == 0  # which opens the shop's books
         before = counts(home)
-        assert (before["durable.OutboxMessage"], before["durable.Parked"]) == (2, 0)
+        assert (before["tasks_demo_records.OutboxMessage"], before["tasks_demo_records.Parked"]) == (2, 0)
         ran = together(
             [lambda what=what: home.manage("experiment", *what, timeout=120) for what in EXPERIMENTS],  # type: ignore[misc]
             len(EXPERIMENTS),
@@ -94,7 +94,7 @@ def test_experiments_beside_make_up_are_as_predicted_and_leave_its_tables_and_it
         received = [line for line in said.read_text().splitlines() if "] received" in line]
         assert len(received) == len(ordinary), received
     assert not left_behind(home)
-    tallies = home.python("from tasks_demo.models import Tally\nprint(Tally.objects.exclude(run='').count())")
+    tallies = home.python("from tasks_demo.ledger.models import Tally\nprint(Tally.objects.exclude(run='').count())")
     assert int(tallies.out) == 3 * 6 + 2 * 6, "the dashboard shows the experiments"
 
 
@@ -152,9 +152,9 @@ def test_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_sai
 def test_the_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
     """Its books are the lab's own, which the dashboard does not read: it would call every charge lost that is being made."""
     from tasks_demo.ledger import effects
+    from tasks_demo.ledger.models import Tally
     from tasks_demo.ledger.rows import Row
     from tasks_demo.ledger.store import store
-    from tasks_demo.models import Tally
 
     at = {"at": 1.0, "operation": "", "pattern": "acks_late", "books": "bank"}
     for task_id, run in (("theirs", "r:acks_late/none"), ("ours", "")):

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.nemesis import Nemesis
-from tasks_demo.lifecycle import Point
+from tasks_demo.core.lifecycle import Point
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.nemesis import Nemesis
 from tests.support import until
 
 #: A process in a group of its own with one child, as a worker's main process has; it tells both pids and waits.
@@ -82,7 +82,7 @@ def arena(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Nemesis, list[dict[str, Any]]]]]:
     made: list[Nemesis] = []
-    monkeypatch.setattr("tasks_demo.lab.nemesis.KNOWN_PATIENCE", 0.1)  # strangers stay strangers here
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.KNOWN_PATIENCE", 0.1)  # strangers stay strangers here
 
     def make(fault: Fault, **options: Any) -> tuple[Nemesis, list[dict[str, Any]]]:
         told: list[dict[str, Any]] = []
@@ -215,7 +215,7 @@ def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena:
 def test_a_moment_that_does_not_come_is_a_miss(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks_demo.lab.nemesis.MOMENT_PATIENCE", 0.1)
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.MOMENT_PATIENCE", 0.1)
     nemesis, told = arena(Fault.KILL_CHILD, now=lambda task_id, point: "the message was not acknowledged")
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
@@ -310,7 +310,7 @@ def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any])
 def test_a_fault_on_a_process_that_does_not_die_is_not_called_landed(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks_demo.lab.nemesis.DEATH_PATIENCE", 0.3)
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.DEATH_PATIENCE", 0.3)
     nemesis, told = arena(Fault.QUIT)
     nemesis.mains.add(pair.main)
     os.kill(pair.main, signal.SIGSTOP)  # a stopped process does not handle SIGQUIT

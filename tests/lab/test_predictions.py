@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.plan import applies, points_of
-from tasks_demo.lab.predictions import PREDICTIONS, Prediction, prediction
-from tasks_demo.semantics import PROMISES
+from tasks_demo.core.semantics import PROMISES
+from tasks_demo.lab.plan.cells import applies, points_of
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.predictions import PREDICTIONS, Prediction, prediction
 
 FAULTS = [str(fault) for fault in Fault]
 

@@ -14,10 +14,10 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from tasks_demo.lab import report
-from tasks_demo.lab.checkers import CellResult, check
-from tasks_demo.lab.predictions import Prediction
-from tests.lab.histories import Story, numbered
+from tasks_demo.lab.plan.predictions import Prediction
+from tasks_demo.lab.reports import document as report
+from tasks_demo.lab.verdict.checkers import CellResult, check
+from tests.lab.verdict.histories import Story, numbered
 
 SCHEMA = json.loads(report.SCHEMA_FILE.read_text(encoding="utf-8"))
 NASTY = "<script>alert('&amp;')</script> | `x` \x1b[31m [bold]\n\x00 \ud800"

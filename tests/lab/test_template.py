@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks_demo.exceptions import EnvironmentNotReady
-from tasks_demo.lab.faults import Fault
-from tasks_demo.lab.nemesis import Nemesis
-from tasks_demo.lab.template import TemplateClient
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.nemesis import Nemesis
+from tasks_demo.lab.processes.template import TemplateClient
 from tests.support import Home, living, until
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_demo.wording import counted, escaped, shown, times
+from tasks_demo.core.wording import counted, escaped, shown, times
 from tests.support import PROJECT
 
 

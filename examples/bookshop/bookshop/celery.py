@@ -6,7 +6,7 @@ from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bookshop.settings")
 
-from tasks_demo.worker_steps import NoticeChildDeath
+from tasks_demo.hooks.bootsteps import NoticeChildDeath
 
 app = Celery("bookshop")
 app.config_from_object("django.conf:settings", namespace="CELERY")

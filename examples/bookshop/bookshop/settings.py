@@ -22,7 +22,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "tasks_demo",
-    "tasks_demo.durable",
+    "tasks_demo.records",
     "orders",
 ]
 MIDDLEWARE = [

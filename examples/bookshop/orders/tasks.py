@@ -11,7 +11,8 @@ from celery import shared_task
 from celery.exceptions import Ignore, Reject
 
 from orders.models import Payment
-from tasks_demo.delivery import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox
+from tasks_demo.outbox import Outbox
+from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
 
 
 def pay(order_id, cents, by):

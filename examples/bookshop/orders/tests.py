@@ -6,7 +6,7 @@ from django.test import TestCase
 
 from orders import tasks
 from orders.models import Payment
-from tasks_demo.delivery.outbox import enqueue
+from tasks_demo.outbox import enqueue
 from tasks_demo.testing import DeliveryTestMixin, deliver, drain_outbox, redeliver, skip_time
 
 

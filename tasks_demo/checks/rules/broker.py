@@ -8,9 +8,9 @@ from typing import Any
 from tasks_demo.checks.queues import schedule_of
 from tasks_demo.checks.rules.base import Finding, rule, seconds
 from tasks_demo.checks.setup import Setup, delivery_limit, is_quorum, retry_delay
-from tasks_demo.conf import settings
-from tasks_demo.delivery.base import PatternTask
-from tasks_demo.wording import counted
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted
+from tasks_demo.patterns.base import PatternTask
 
 #: What RabbitMQ 4 and newer take for a quorum queue's x-delivery-limit unless it is told otherwise.
 DELIVERIES = 20

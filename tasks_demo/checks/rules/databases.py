@@ -9,11 +9,12 @@ from django.db import connections, router
 
 from tasks_demo.checks.rules.base import Finding, rule
 from tasks_demo.checks.setup import Setup
-from tasks_demo.conf import settings
-from tasks_demo.delivery import ClaimFirst, Inbox, Outbox
-from tasks_demo.delivery.base import PatternTask
-from tasks_demo.durable.models import Claim
+from tasks_demo.core.conf import settings
 from tasks_demo.ledger.store import VENDORS, unsupported
+from tasks_demo.outbox.enqueue import Outbox
+from tasks_demo.patterns import ClaimFirst, Inbox
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.records.models import Claim
 
 
 @rule("W018")
@@ -30,7 +31,7 @@ def database_of_another_kind(setup: Setup) -> Iterator[Finding]:
                 yield Finding(
                     f"the records of its pattern would be in {alias!r}, which is {connections[alias].display_name}: they need "
                     "SQLite or PostgreSQL. Every job is requeued, and none runs.",
-                    "Send the app durable to such a database with a router or using=..., or use a pattern without records "
-                    "(AcksEarly; AcksLate and DedupLock with max_attempts=None).",
+                    "Send the app tasks_demo_records to such a database with a router or using=..., or use a pattern without "
+                    "records (AcksEarly; AcksLate and DedupLock with max_attempts=None).",
                     task.name,
                 )

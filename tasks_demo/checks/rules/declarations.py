@@ -10,8 +10,8 @@ from celery.contrib.django.task import DjangoTask
 from tasks_demo.checks.queues import schedule_of
 from tasks_demo.checks.rules.base import Finding, rule
 from tasks_demo.checks.setup import Setup
-from tasks_demo.delivery.base import PatternTask
-from tasks_demo.exceptions import ContradictoryDeclaration
+from tasks_demo.core.exceptions import ContradictoryDeclaration
+from tasks_demo.patterns.base import PatternTask
 
 
 @rule("W014")
@@ -60,7 +60,7 @@ def takes_away_what_the_app_gives(setup: Setup) -> Iterator[Finding]:
 
 
 def _pattern(task: PatternTask) -> type:
-    return next(owner for owner in type(task).__mro__ if owner.__module__.startswith("tasks_demo.delivery."))
+    return next(owner for owner in type(task).__mro__ if owner.__module__.startswith("tasks_demo.patterns."))
 
 
 @rule("W016")

@@ -13,11 +13,11 @@ from django.apps import apps
 from tasks_demo.checks.queues import schedule_of
 from tasks_demo.checks.rules.base import Finding, rule, seconds
 from tasks_demo.checks.setup import Setup, retry_delay, tables_of
-from tasks_demo.conf import settings
-from tasks_demo.delivery import Outbox
-from tasks_demo.delivery.dedup_lock import lease_place
-from tasks_demo.exceptions import InvalidSetting
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.ledger.books import registered
+from tasks_demo.outbox.enqueue import Outbox
+from tasks_demo.patterns.dedup_lock import lease_place
 
 #: celery-once's own default (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600
@@ -134,14 +134,14 @@ def cannot_lock(setup: Setup) -> Iterator[Finding]:
 
 @rule("W019")
 def has_no_tables(setup: Setup) -> Iterator[Finding]:
-    for task in setup.tasks if not apps.is_installed("tasks_demo.durable") else ():
+    for task in setup.tasks if not apps.is_installed("tasks_demo.records") else ():
         needed = tables_of(task)
         if needed:
             names = " and ".join(str(model._meta.verbose_name_plural) for model in needed)
             yield Finding(
-                f"the pattern {task.pattern} keeps its {names} in tables of tasks_demo.durable, which is not installed: every "
+                f"the pattern {task.pattern} keeps its {names} in tables of tasks_demo.records, which is not installed: every "
                 "job is deferred, and none runs.",
-                "Write 'tasks_demo.durable' into INSTALLED_APPS, and run `python manage.py migrate`.",
+                "Write 'tasks_demo.records' into INSTALLED_APPS, and run `python manage.py migrate`.",
                 task.name,
             )
 

@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.table import Table
 from rich.text import Text
 
+from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.doctor import Row, State, examine
-from tasks_demo.exceptions import EnvironmentNotReady
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import console
 

@@ -9,11 +9,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from tasks_demo.delivery.operations import Known, forget, known
-from tasks_demo.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.people import who
-from tasks_demo.models import Tally
+from tasks_demo.operations import Known, forget, known
 
 #: Of the ledger, what is told of each task ID.
 COUNTS = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")

@@ -13,13 +13,15 @@ from django.db.models import Model
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.timezone import now
 
-from tasks_demo import clock
-from tasks_demo.conf import settings
-from tasks_demo.delivery import claim_first, inbox, outbox, rows
-from tasks_demo.durable.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
+from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
-from tasks_demo.wording import counted
+from tasks_demo.outbox.enqueue import prune as prune_outbox
+from tasks_demo.patterns import claim_first, inbox
+from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 
 
 def _fences(before: datetime, using: str) -> int:
@@ -35,7 +37,7 @@ def _attempts(before: datetime, using: str) -> int:
 KINDS: tuple[tuple[str, type[Model], str, Callable[[datetime, str], int]], ...] = (
     ("claims", Claim, "claimed_at", claim_first.prune),
     ("inbox entries", InboxEntry, "completed_at", inbox.prune),
-    ("outbox messages", OutboxMessage, "finished_at", outbox.prune),
+    ("outbox messages", OutboxMessage, "finished_at", prune_outbox),
     ("attempts", Attempt, "last_at", _attempts),
     ("fences", Fence, "at", _fences),
 )

@@ -13,14 +13,15 @@ from django.db import DatabaseError, connections, router
 from rich.markup import escape
 from rich.table import Table
 
-from tasks_demo import clock
-from tasks_demo.delivery.quarantine import discard, message_of, requeue
-from tasks_demo.durable.models import Parked
-from tasks_demo.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.core import clock
+from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import console
 from tasks_demo.management.people import who
-from tasks_demo.wording import counted, escaped, shown
+from tasks_demo.patterns.attempts import message_of
+from tasks_demo.quarantine.decisions import discard, requeue
+from tasks_demo.records.models import Parked
 
 #: Characters of a message's arguments that `show` prints; --json has all, and a requeue sends them whole.
 MOST_SHOWN = 20_000

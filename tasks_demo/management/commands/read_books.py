@@ -8,12 +8,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
-from tasks_demo import clock
-from tasks_demo.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core import clock
+from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core.wording import counted
 from tasks_demo.ledger.effects import State, read_books
 from tasks_demo.management.arguments import Exit, seconds
 from tasks_demo.management.stopping import stop_signals
-from tasks_demo.wording import counted
 
 
 class Command(BaseCommand):

@@ -13,12 +13,12 @@ from celery import current_app
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, connections
 
-from tasks_demo.conf import settings
-from tasks_demo.delivery.relay import Relay, overdue
-from tasks_demo.exceptions import DeliveryError
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
+from tasks_demo.outbox.relay import Relay, overdue
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Command(BaseCommand):
                 "--once ends when nothing is due, so --interval would do nothing: leave it out.", returncode=Exit.USAGE
             )
         if options["verbosity"]:
-            _tell(logging.getLogger("tasks_demo.delivery.relay"))
+            _tell(logging.getLogger("tasks_demo.outbox.relay"))
         # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
         current_app.loader.import_default_modules()
         relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)

@@ -10,15 +10,15 @@ from django.db import DatabaseError
 from rich.markup import escape
 from rich.table import Table
 
-from tasks_demo import clock
-from tasks_demo.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core import clock
+from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
+from tasks_demo.core.wording import counted
 from tasks_demo.ledger.effects import read_books
+from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import console
-from tasks_demo.models import Tally
-from tasks_demo.wording import counted
 
 #: Columns of a tally that are shown, and the words for one and for many.
 COUNTS = {

@@ -8,11 +8,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
+from tasks_demo.core.wording import counted
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.verify import differences
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import carrying_all
-from tasks_demo.models import Event, Tally
-from tasks_demo.wording import counted
 
 
 class Command(BaseCommand):

@@ -1,0 +1,1 @@
+"""The benchmark: ratios of cost, measured side by side."""

@@ -1,0 +1,10 @@
+"""The app that brings the commands of ``tasks_demo.benchmark``."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class BenchmarkConfig(AppConfig):
+    name = "tasks_demo.benchmark"
+    label = "tasks_demo_benchmark"

@@ -1,0 +1,57 @@
+"""The benchmark's own tasks: bodies that do nothing, so that what is measured is the pattern around them.
+
+Nothing imports this module but the benchmark and the workers that it starts, so no other worker knows these tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tasks_demo.core.conf import settings
+from tasks_demo.leases.redis_store import connect
+from tasks_demo.outbox.enqueue import Outbox
+from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
+from tasks_demo.patterns.base import PatternTask
+
+PATTERNS: dict[str, type[PatternTask]] = {
+    "acks_early": AcksEarly,
+    "claim_first": ClaimFirst,
+    "acks_late": AcksLate,
+    "dedup_lock": DedupLock,
+    "inbox": Inbox,
+    "outbox": Outbox,
+}
+
+
+def _nothing(number: int) -> int:
+    """Return the number: evidence in the worker's log that the body ran, and was not suppressed."""
+    return number
+
+
+#: The same body under every pattern, with the options that the pattern has by default.
+TASKS: dict[str, Any] = {
+    name: pattern.task(name=f"tasks_demo.benchmark.{name}")(_nothing) for name, pattern in PATTERNS.items()
+}
+#: And without the counting of attempts.
+UNCOUNTED: dict[str, Any] = {
+    name: PATTERNS[name].task(name=f"tasks_demo.benchmark.{name}.uncounted", max_attempts=None)(_nothing)
+    for name in ("acks_late", "dedup_lock")
+}
+
+
+@AcksLate.task(name="tasks_demo.benchmark.signal")
+def signal_done(key: str) -> None:
+    """Tell whoever waits at the Redis list ``key`` that a task ran to its end."""
+    client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
+    client.rpush(key, "done")
+    client.close()
+
+
+@Outbox.task(name="tasks_demo.benchmark.say_when")
+def say_when(key: str) -> None:
+    """Push the moment of this start, on the clock that all processes of one machine share, to the Redis list ``key``."""
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
+    client.rpush(key, repr(now))
+    client.close()

@@ -1,0 +1,145 @@
+"""``manage.py benchmark``: the budgets of the design, measured side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
+
+from tasks_demo.benchmark.figures import render
+from tasks_demo.benchmark.run import PARTS, Sizes
+from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.demo import DemoCommand
+from tasks_demo.management.output import console
+
+#: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
+_LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
+#: How long its processes may take to end after a Ctrl-C, seconds.
+_END_SECONDS = 20.0
+#: The parts that an option is about.
+MEASURED_IN = {
+    "rounds": {"start", "throughput", "patterns", "latency", "point"},
+    "tasks": {"throughput", "patterns"},
+}
+
+
+class Command(DemoCommand):
+    help = (
+        "Measure the budgets: worker start, kills per second, the way back of a killed job, throughput of the ledger and of "
+        "every pattern, the delay of the outbox. Everything runs on an embedded Redis and scratch databases. Exit codes: "
+        "0 measured (a missed budget is shown, not an error), 2 usage, 4 the machine is not ready, 130 interrupted."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        default = Sizes()
+        parser.add_argument(
+            "--json", metavar="FILE", help="write the result document; - for stdout, instead of the table"
+        )
+        parser.add_argument("--quick", action="store_true", help="smaller: shows that it works, decides nothing")
+        parser.add_argument("--only", choices=PARTS, nargs="+", action="extend", help="measure these parts only")
+        parser.add_argument(
+            "--rounds", type=whole("--rounds", 3, 100), help=f"default {default.rounds}; of a point at least 5"
+        )
+        parser.add_argument(
+            "--tasks", type=whole("--tasks", 10, 100_000), help=f"tasks of each round, default {default.tasks}"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        target: str | None = options["json"]
+        if target not in (None, "-"):
+            _check_writable(Path(target))
+        for option, parts in MEASURED_IN.items():
+            if options[option] and options["only"] and not parts & set(options["only"]):
+                raise CommandError(
+                    f"--{option} would do nothing: {', '.join(sorted(set(options['only'])))} has none. Leave it out, or measure "
+                    f"one of {', '.join(sorted(parts))}.",
+                    returncode=Exit.USAGE,
+                )
+        sizes = Sizes.quick() if options["quick"] else Sizes()
+        sizes = replace(
+            sizes,
+            rounds=options["rounds"] or sizes.rounds,
+            tasks=options["tasks"] or sizes.tasks,
+            parts=tuple(options["only"] or PARTS),
+        )
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            document = self._measured(sizes)
+        except KeyboardInterrupt:
+            raise CommandError(
+                "Interrupted. Everything was ended; nothing is kept.", returncode=Exit.INTERRUPTED
+            ) from None
+        except DeliveryError as error:
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
+        if target == "-":
+            self.stdout.write(json.dumps(document, indent=2))
+            return
+        render(console(options), document)
+        if target is not None:
+            text = json.dumps(document, indent=2, ensure_ascii=False)
+            Path(target).write_text(text + "\n", encoding="utf-8")
+
+    def _measured(self, sizes: Sizes) -> dict[str, Any]:
+        """Run the benchmark in a process of its own, whose STATE_DIR is a temporary folder."""
+        from tasks_demo.demo.stack.processes import spawn
+
+        folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _LEFT_OUT and not name.startswith("TASKS_DEMO_")
+        }
+        # TMPDIR too: what its workers leave behind when they are killed goes with the folder.
+        environment |= {
+            "STATE_DIR": str(folder),
+            "TMPDIR": str(folder),
+            "DJANGO_SETTINGS_MODULE": "tasks_demo.benchmark.settings",
+        }
+        result = folder / "result.json"
+        command = [sys.executable, "-m", "tasks_demo.benchmark.run", json.dumps(asdict(sizes)), str(result)]
+        try:
+            process = spawn(command, env=environment, cwd=settings.BASE_DIR)
+            try:
+                process.wait()
+            finally:
+                process.stop(_END_SECONDS)
+            if process.returncode == Exit.NOT_READY:
+                raise CommandError("Nothing was measured.", returncode=Exit.NOT_READY)
+            if process.returncode == Exit.INTERRUPTED:
+                raise KeyboardInterrupt
+            if process.returncode != 0:
+                raise CommandError(
+                    f"Internal error: the benchmark ended with {process.returncode}. This is a defect; please report it with "
+                    "the lines above.",
+                    returncode=Exit.INTERNAL,
+                )
+            document: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+            return document
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        # Before the run, not after it: a result that cannot be written is a lost result.
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"--json: {path} cannot be written: {error.strerror}. Nothing was measured.", returncode=Exit.USAGE
+        ) from error
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

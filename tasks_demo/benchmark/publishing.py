@@ -1,0 +1,128 @@
+"""How jobs reach the benchmark's worker: before it starts or while it works, directly or through the outbox and its relay."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from celery import current_app
+from django.db import connections, router, transaction
+
+from tasks_demo import outbox
+from tasks_demo.core import lifecycle
+from tasks_demo.lab.processes.brokers import RedisLane
+from tasks_demo.ledger.recorder import recorder
+from tasks_demo.outbox.relay import Relay
+from tasks_demo.records.models import OutboxMessage
+
+#: kombu's own defaults: nothing is to be redelivered here, and its sweeps would be counted as scripts of the lock.
+NO_SWEEPS = {"visibility_timeout": 3600, "unacked_restore_interval": 10, "unacked_restore_throttle": 10}
+
+
+class Publisher(StrEnum):
+    """Who hands the jobs over, and when."""
+
+    BEFORE = "all are in the broker before the worker starts"
+    MEANWHILE = "they are published one by one while the worker works"
+    OUTBOX = "they are committed to the outbox before, and its relay publishes them while the worker works"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to run the same do-nothing tasks."""
+
+    name: str
+    task: Any
+    ledger: bool = False
+    conf: dict[str, Any] = field(default_factory=dict)
+    ignore_result: bool = True
+    publisher: Publisher = Publisher.BEFORE
+
+
+class BenchRelay(Relay):
+    """The relay as ``manage.py relay`` runs it, with its default interval and batch, on the broker of one lane."""
+
+    def __init__(self, lane: RedisLane) -> None:
+        super().__init__()
+        self._lane = lane
+
+    def _connected(self, options: dict[str, Any]) -> Any:
+        return self._app.connection_for_write(
+            self._lane.broker_url, transport_options={**options, **transport(self._lane)}
+        )
+
+
+def before(arm: Arm, lane: RedisLane, count: int) -> None:
+    """Do what this publisher does before the worker starts."""
+    if arm.publisher is Publisher.BEFORE:
+        _publish(arm, lane, count)
+    elif arm.publisher is Publisher.OUTBOX:
+        with transaction.atomic(using=router.db_for_write(OutboxMessage)):
+            for number in range(count):
+                outbox.enqueue(arm.task, (number,), ignore_result=True)
+
+
+@contextlib.contextmanager
+def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bool]]:
+    """Do what this publisher does while the worker works; yields a function that tells whether more is to come."""
+    if arm.publisher is Publisher.MEANWHILE:
+        thread = threading.Thread(target=_publish, args=(arm, lane, count), name="publisher")
+        thread.start()
+        try:
+            yield thread.is_alive
+        finally:
+            thread.join()
+    elif arm.publisher is Publisher.OUTBOX:
+        with relaying(lane):
+            yield OutboxMessage.objects.filter(finished_at=None).exists
+    else:
+        yield lambda: False
+
+
+@contextlib.contextmanager
+def relaying(lane: RedisLane) -> Iterator[None]:
+    """A relay at work, in a thread of this process, which does little else meanwhile."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_relay, args=(lane, stop), name="relay")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _relay(lane: RedisLane, stop: threading.Event) -> None:
+    try:
+        BenchRelay(lane).run(stop)
+    finally:
+        connections.close_all()
+
+
+@contextlib.contextmanager
+def producer(lane: RedisLane) -> Iterator[Any]:
+    """A kombu producer on this lane."""
+    with current_app.connection_for_write(lane.broker_url, transport_options=transport(lane)) as connection:
+        yield connection.Producer()
+
+
+def transport(lane: RedisLane) -> dict[str, Any]:
+    """kombu's options for this lane."""
+    return {"global_keyprefix": lane.prefix, **NO_SWEEPS}
+
+
+def _publish(arm: Arm, lane: RedisLane, count: int) -> None:
+    if arm.ledger:
+        lifecycle.observe(recorder)
+    try:
+        with producer(lane) as sender:
+            for number in range(count):
+                arm.task.apply_async(
+                    (number,), producer=sender, ignore_result=arm.ignore_result, retry=False, serializer="json"
+                )
+    finally:
+        lifecycle.ignore(recorder)

@@ -1,0 +1,231 @@
+"""The budgets of the design, measured as ratios in one run. ``manage.py benchmark`` starts this module in a process of its
+own, with its own STATE_DIR, so that no database and no Redis of the user is touched::
+
+    python -m tasks_demo.benchmark.run SIZES RESULT      SIZES: JSON of ``Sizes``; RESULT: the file for the document
+
+What is *not* measured: a broker or a database on another machine, tasks that do something, more than two pool processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import timeit
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, trade_off
+from tasks_demo.core.exceptions import DeliveryError
+
+#: What can be measured alone, with ``--only``.
+PARTS = ("start", "kills", "recovery", "throughput", "patterns", "latency", "point")
+NOT_READY, INTERRUPTED = 4, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured. ``rounds`` of everything but kills: of ``tasks`` tasks, or ``jobs`` single jobs; ``campaigns`` of
+    ``kills`` kills of main in each of four lanes; ``deaths`` of pool processes."""
+
+    rounds: int = 5
+    tasks: int = 400
+    jobs: int = 8
+    campaigns: int = 3
+    kills: int = 10
+    deaths: int = 60
+    parts: Sequence[str] = field(default=PARTS)
+
+    @classmethod
+    def quick(cls) -> Sizes:
+        """Enough to see that it works; too little to decide anything."""
+        return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12)
+
+
+def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure, and return the document. ``say`` is told what is going on. Raises EnvironmentNotReady."""
+    from tasks_demo.lab.engine.runner import versions
+
+    started = time.monotonic()
+    figures: list[Figure] = []
+    if {"start", "recovery", "throughput", "patterns", "latency"} & set(sizes.parts):
+        from tasks_demo.benchmark.throughput import latency, throughput
+        from tasks_demo.benchmark.workers import prepared
+
+        say("bringing up Redis and the worker template")
+        with prepared(folder) as bench:
+            if "start" in sizes.parts:
+                figures += _start(bench, sizes.rounds, say)
+            if "recovery" in sizes.parts:
+                figures += _recovery(bench, sizes.deaths, say)
+            figures += throughput(bench, sizes, say)
+            if "latency" in sizes.parts:
+                figures += latency(bench, sizes, say)
+    if "kills" in sizes.parts:
+        figures += _kills(sizes, say)
+    if "point" in sizes.parts:
+        figures += _point(max(sizes.rounds, 5))
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg()[0],  # of the last minute, its own included
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "rounds": sizes.rounds,
+        "campaigns": sizes.campaigns,
+        "tasks": sizes.tasks,
+        "duration_s": round(time.monotonic() - started, 1),
+        "jobs": sizes.jobs,
+        "deaths": sizes.deaths,
+        "figures": [figure.as_dict() for figure in figures],
+        "trade_off": trade_off(figures),
+    }
+
+
+def _start(bench: Any, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+    forked, cold = [], []
+    for number in range(rounds):
+        say(f"worker start, round {number + 1} of {rounds}")
+        forked.append(bench.forked_start())
+        cold.append(bench.cold_start())
+    return [
+        Figure(
+            "worker_start",
+            "Worker asked for → first task done",
+            Series("forked from the template", "s", tuple(forked)),
+            Series("cold celery worker", "s", tuple(cold)),
+            Budget("A ≤ 0.3 s on 2 cores", "a", most=0.3),
+        )
+    ]
+
+
+def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
+    from tasks_demo.core.lifecycle import Point
+    from tasks_demo.lab.engine.runner import Run
+    from tasks_demo.lab.plan.cells import LANES, plan
+    from tasks_demo.lab.plan.faults import Fault
+    from tasks_demo.ledger.models import IN_A_RUN, Event
+    from tasks_demo.ledger.rows import FAULT
+
+    rates = []
+    for number in range(sizes.campaigns):
+        say(f"killing workers, campaign {number + 1} of {sizes.campaigns}")
+        cells = plan(
+            patterns=["acks_late"],
+            faults=[Fault.KILL_MAIN],
+            points=[Point.STARTED, Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.RETURNED],
+            broker="redis",
+            seed=number,
+            tasks=sizes.kills * 2,
+            kills=sizes.kills,
+            work_ms=0,
+        )
+        run = Run(cells, seed=number, broker="redis", lanes=LANES, progress=lambda _: None)
+        outcome = run.execute()
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        if outcome.failure is not None:
+            raise outcome.failure
+        ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
+        struck = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
+        moments = [at.timestamp() for at in struck.values_list("at", flat=True)]
+        # From the first kill to the last: what comes before and after does not grow with the number of kills.
+        rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
+    return [
+        Figure(
+            "kills",
+            f"Landed worker-main kills, {LANES} lanes, first to last of {len(cells) * sizes.kills}",
+            Series("kills", "per s", tuple(rates)),
+            budget=Budget("A ≥ 5 per s", "a", least=5.0),
+        )
+    ]
+
+
+def _recovery(bench: Any, deaths: int, say: Callable[[str], None]) -> list[Figure]:
+    say(f"killing {deaths} pool processes")
+    seconds = tuple(bench.recoveries(deaths))
+    return [
+        Figure(
+            "recovery",
+            f"SIGKILL of a pool process → its job starts again; {len(seconds)} of {deaths} kills landed",
+            Series("acks_late", "s", seconds, events=True) if seconds else None,
+            budget=Budget("p99 of A ≤ 2 s", "p99", most=2.0),
+            why_not="" if seconds else "no kill landed",
+        )
+    ]
+
+
+def _point(rounds: int) -> list[Figure]:
+    from tasks_demo.core import lifecycle
+
+    loops = 200_000
+    armed = lifecycle.observers()
+    for observer in armed:
+        lifecycle.ignore(observer)
+    names = {"reached": lifecycle.reached, "nothing": _nothing, "point": lifecycle.Point.STARTED}
+    point, empty = [], []
+    try:
+        for _ in range(rounds):
+            point.append(timeit.timeit("reached(point)", globals=names, number=loops) / loops * 1e9)
+            empty.append(timeit.timeit("nothing(point)", globals=names, number=loops) / loops * 1e9)
+    finally:
+        for observer in armed:
+            lifecycle.observe(observer)
+    return [
+        Figure(
+            "point",
+            "A lifecycle point with no observer armed / a call of an empty function",
+            Series("point", "ns", tuple(point)),
+            Series("empty call", "ns", tuple(empty)),
+        )
+    ]
+
+
+def _nothing(point: object) -> None:
+    """What the cheapest possible point would cost."""
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(sizes: str, result: str) -> int:
+    """The process of the benchmark: migrate its scratch databases, measure, write the document."""
+    import django
+    from django.core.management import call_command
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    live = sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        if live:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+    try:
+        django.setup()
+        from django.conf import settings
+        from django.db import connections
+
+        say("making scratch databases")
+        for alias in set(connections) - {"bank"}:  # the bank makes its own
+            call_command("migrate", database=alias, verbosity=0, interactive=False)
+        document = measure(Sizes(**json.loads(sizes)), settings.STATE_DIR, say)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except DeliveryError as error:
+        say("")
+        sys.stderr.write(f"{error}\n")
+        return NOT_READY
+    say("")
+    Path(result).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

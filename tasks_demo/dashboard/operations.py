@@ -1,0 +1,116 @@
+"""Forgotten operations in the Django admin: what was forgotten, by whom and why; and the page on which it is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.http import urlencode
+
+from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.operations import Known, forget, known
+from tasks_demo.records.models import OperationAct
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[OperationAct]
+else:
+    _Admin = admin.ModelAdmin
+
+
+@admin.register(OperationAct)
+class OperationActAdmin(_Admin):
+    """Read-only list and page of what was forgotten; and ``look/``, where an operation is looked at and forgotten."""
+
+    list_display = ("operation", "task", "by", "at", "outcome")
+    search_fields = ("operation__startswith",)
+    search_help_text = "An operation, or the beginning of one."
+    ordering = ("-id",)
+    sortable_by = ()
+    list_per_page = 50
+    show_full_result_count = False
+    actions = None
+    change_list_template = "admin/tasks_demo_records/operation/list.html"
+
+    class Media:
+        css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: OperationAct | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: OperationAct | None = None) -> bool:
+        return False
+
+    def has_forget_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tasks_demo_records.forget_operation")
+
+    def get_urls(self) -> list[URLPattern]:
+        look = path("look/", self.admin_site.admin_view(self.look), name="tasks_demo_records_operationact_look")
+        return [look, *super().get_urls()]
+
+    def look(self, request: HttpRequest) -> HttpResponse:
+        """What is remembered of the operation ``key``; a POST with a reason makes it forgotten."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        asked = request.POST if request.method == "POST" else request.GET
+        key, task = asked.get("key", ""), asked.get("task", "").strip()
+        found: Known | None = None
+        error = ""
+        if key:
+            try:
+                found = known(key, task)
+            except (InvalidOperationKey, UnknownTask) as wrong:
+                error = str(wrong)
+        why = asked.get("why", "").strip().replace("\0", "")
+        if request.method == "POST":
+            if not self.has_forget_permission(request):
+                raise PermissionDenied
+            if found is not None and request.POST.get("mark") != found.mark:
+                messages.warning(request, "It has changed since it was shown, and nothing was removed. Look again.")
+            elif found is not None and why and not found.troubles:
+                return self._forgotten(request, found, task, why)
+        removable = [trace for trace in found.traces if trace.removable] if found else []
+        context = {
+            **self.admin_site.each_context(request),
+            "is_nav_sidebar_enabled": False,
+            "opts": self.opts,
+            "media": self.media,
+            "title": "Look at an operation",
+            "key": key,
+            "task": task,
+            "found": found,
+            "error": error,
+            "held": [trace.held for trace in removable if trace.held],
+            "forgettable": bool(removable) and not (found and found.troubles) and self.has_forget_permission(request),
+            "no_reason": request.method == "POST" and not why,
+            "acts": list(OperationAct.objects.filter(operation=key)[:20]) if found else [],
+        }
+        return TemplateResponse(request, "admin/tasks_demo_records/operation/look.html", context)
+
+    def _forgotten(self, request: HttpRequest, found: Known, task: str, why: str) -> HttpResponse:
+        try:
+            removed = forget(
+                found,
+                by=request.user.get_username(),
+                why=why,
+                task=task,
+                even_if_held="even_if_held" in request.POST,
+            )
+        except (OperationHeld, EnvironmentNotReady) as error:
+            messages.error(request, str(error))
+        else:
+            if removed:
+                names = ", ".join(f"{trace.kind} ({trace.place})" for trace in removed)
+                messages.success(request, f"Forgotten: {names}. The operation can be done again.")
+            else:
+                messages.warning(
+                    request, "Nothing was removed: it has changed since it was shown, or nothing was there."
+                )
+        query: dict[str, Any] = {"key": found.operation, **({"task": task} if task else {})}
+        return HttpResponseRedirect(f"{reverse('admin:tasks_demo_records_operationact_look')}?{urlencode(query)}")

@@ -1,0 +1,70 @@
+"""The outbox in the Django admin: to look at, because the relay and the workers are the only ones who write it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from tasks_demo.records.models import OutboxMessage
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[OutboxMessage]
+else:
+    _Admin = admin.ModelAdmin
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Where a message is on its way; each choice is an index or a part of one."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "not ended"), ("failing", "could not be published"), ("ended", "ended")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> QuerySet[OutboxMessage]:
+        match self.value():
+            case "open":
+                return queryset.filter(finished_at=None)
+            case "failing":
+                return queryset.filter(finished_at=None, failures__gt=0)
+            case "ended":
+                return queryset.filter(finished_at__isnull=False)
+        return queryset
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(_Admin):
+    """Read-only list and page."""
+
+    list_display = ("task_id", "task", "state", "publications", "failures", "created_at", "due_at")
+    list_filter = (StateFilter,)
+    search_fields = ("task_id__startswith",)
+    search_help_text = "A task ID, or the beginning of one."
+    ordering = ("-id",)
+    sortable_by = ()
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
+        return False
+
+    @admin.display(description="state")
+    def state(self, message: OutboxMessage) -> str:
+        if message.finished_at:
+            return "ended"
+        if message.started_at and (not message.published_at or message.started_at >= message.published_at):
+            return "begun"
+        return "published" if message.published_at else "waits for the relay"

@@ -1,0 +1,198 @@
+"""Registers the dashboard in the Django admin: read-only, because evidence is not edited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.safestring import SafeString
+from django.utils.timezone import is_naive, localtime
+
+from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.dashboard.changelist import TaskIdList
+from tasks_demo.dashboard.filters import (
+    BrokenFilter,
+    OutcomeFilter,
+    PatternFilter,
+    RunFilter,
+    TaskFilter,
+    VerdictFilter,
+)
+from tasks_demo.dashboard.latest import latest
+from tasks_demo.dashboard.pages import Tallies
+from tasks_demo.dashboard.refresh import freshness
+from tasks_demo.dashboard.search import matching
+from tasks_demo.dashboard.story import story
+from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
+from tasks_demo.ledger.effects import read_books
+from tasks_demo.ledger.models import Tally
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[Tally]
+else:
+    _Admin = admin.ModelAdmin
+
+#: The screens need the width that the admin's side bar would take.
+_WIDE = {"is_nav_sidebar_enabled": False}
+
+
+@admin.register(Tally)
+class TallyAdmin(_Admin):
+    """The list of task IDs, and the page of one."""
+
+    list_display = (
+        "identity",
+        "of_task",
+        "of_pattern",
+        "outcome_sign",
+        "sign",
+        "deliveries_n",
+        "executions_n",
+        "effects_n",
+        "suppressed_n",
+        "first_seen",
+    )
+    list_filter = (OutcomeFilter, VerdictFilter, BrokenFilter, PatternFilter, TaskFilter, RunFilter)
+    sortable_by = ("first_seen",)
+    search_fields = ("task_id", "operation", "task")
+    search_help_text = "A task ID, an operation or the name of a task, or the beginning of one."
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Tally | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Tally | None = None) -> bool:
+        return False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return TaskIdList
+
+    def get_search_results(self, request: HttpRequest, queryset: Tallies, search_term: str) -> tuple[Tallies, bool]:
+        found, cut = matching(queryset, search_term)
+        request.search_cut = cut  # type: ignore[attr-defined]  # for the list, which is made after this
+        return found, False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found = latest()
+        request.latest = found  # type: ignore[attr-defined]  # the filters offer what it saw
+        context = {**_WIDE, "title": "Task IDs", "freshness": freshness(), "latest": found, **(extra_context or {})}
+        return super().changelist_view(request, context)
+
+    def get_urls(self) -> list[URLPattern]:
+        read = path("books/", self.admin_site.admin_view(self.read_books_view), name="tasks_demo_read_books")
+        return [read, *super().get_urls()]
+
+    def read_books_view(self, request: HttpRequest) -> HttpResponse:
+        """Read the books now, because somebody pressed the button; then back to where it was."""
+        if request.method != "POST" or not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            troubled = [state.name for state in read_books() if state.trouble]
+        except (DeliveryError, DatabaseError) as error:
+            messages.error(request, f"The books were not read: {str(error).partition(chr(10))[0]}")
+        else:
+            if troubled:
+                messages.warning(request, f"Could not be read: {', '.join(troubled)}.")
+            else:
+                messages.success(request, "The books were read.")
+        back = request.POST.get("next", "")
+        if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
+            back = reverse("admin:app_list", kwargs={"app_label": self.opts.app_label})
+        return HttpResponseRedirect(back)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if request.method not in {"GET", "HEAD"} or not self.has_view_permission(request):
+            raise PermissionDenied
+        task_id = unquote(object_id)
+        tally = None if "\0" in task_id else Tally.objects.filter(task_id=task_id).first()
+        if tally is None:
+            messages.warning(request, f"The ledger knows no task ID “{task_id[:255]}”.")
+            return HttpResponseRedirect(reverse("admin:app_list", kwargs={"app_label": self.opts.app_label}))
+        context = {
+            **self.admin_site.each_context(request),
+            **_WIDE,
+            "opts": self.opts,
+            "title": "Task ID",
+            "subtitle": tally.task_id,
+            "story": story(tally),
+            "freshness": freshness(),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/tasks_demo/tally/task.html", context)
+
+    @admin.display(description="task ID")
+    def identity(self, tally: Tally) -> str:
+        return tally.task_id
+
+    @admin.display(description="task")
+    def of_task(self, tally: Tally) -> str:
+        return tally.task
+
+    @admin.display(description="outcome")
+    def outcome_sign(self, tally: Tally) -> SafeString:
+        return _badge(outcome_badge(tally.outcome))
+
+    @admin.display(description="pattern")
+    def of_pattern(self, tally: Tally) -> str:
+        return tally.pattern or "(none)"
+
+    @admin.display(description="deliveries")
+    def deliveries_n(self, tally: Tally) -> int:
+        return tally.deliveries
+
+    @admin.display(description="executions")
+    def executions_n(self, tally: Tally) -> SafeString:
+        return _number(tally.executions, loud=tally.executions > 1)
+
+    @admin.display(description="effects")
+    def effects_n(self, tally: Tally) -> SafeString:
+        return _number(tally.effects, loud=tally.effects > 1 or tally.verdict == Tally.Verdict.LOST)
+
+    @admin.display(description="suppressed")
+    def suppressed_n(self, tally: Tally) -> int:
+        return tally.suppressed
+
+    @admin.display(description="verdict")
+    def sign(self, tally: Tally) -> SafeString:
+        return format_html(
+            "{}{}", _badge(badge(tally.verdict, books=tally.books)), _badge(BROKEN) if tally.broken else ""
+        )
+
+    @admin.display(description="first seen", ordering="first_at")
+    def first_seen(self, tally: Tally) -> SafeString:
+        at = tally.first_at if is_naive(tally.first_at) else localtime(tally.first_at)
+        return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def _number(value: int, *, loud: bool) -> SafeString:
+    return format_html('<strong class="loud">{}</strong>' if loud else "{}", value)
+
+
+def _badge(sign: Badge) -> SafeString:
+    return format_html(
+        '<span class="badge badge-{}" title="{}"><span aria-hidden="true">{}</span> {}</span>',
+        sign.tone,
+        sign.meaning,
+        sign.mark,
+        sign.word,
+    )

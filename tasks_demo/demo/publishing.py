@@ -1,0 +1,93 @@
+"""Publishing the demo jobs, one confirmed hand-over at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from celery import current_app
+from celery.exceptions import OperationalError as BrokerError
+from django.db import DatabaseError, router, transaction
+from redis.exceptions import RedisError
+
+from tasks_demo import outbox
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.core.wording import counted
+from tasks_demo.demo.shop.models import Order
+from tasks_demo.demo.tasks import CHARGES
+from tasks_demo.leases.keys import validate_operation
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One job that the broker has, or the outbox."""
+
+    task_id: str
+    operation: str
+    pattern: str
+
+
+def publish(
+    pattern: str, *, count: int, amount: int, work_ms: int, operation: str | None = None
+) -> Iterator[Published]:
+    """Publish ``count`` charges of ``amount`` cents, and yield each when the broker has confirmed it; those of ``outbox`` when
+    they are committed there, for a relay to publish.
+
+    With ``operation`` all of them carry the same operation key, as a double click does; otherwise each task ID is its own.
+    Raises InvalidOperationKey before anything is sent, and EnvironmentNotReady when the broker does not take a job: what was
+    yielded until then is in the queue.
+    """
+    if operation is not None:
+        validate_operation(operation)
+    task = CHARGES[pattern]
+    if pattern != "outbox":
+        _check_broker(count)
+    for number in range(count):
+        kwargs = {"customer": f"customer-{number % 10}" if operation is None else "customer-0", "amount": amount}
+        if work_ms:
+            kwargs["work_ms"] = work_ms
+        if operation is not None:
+            kwargs["operation"] = operation
+        task_id = _into_outbox(task, kwargs, number) if pattern == "outbox" else _to_broker(task, kwargs, number, count)
+        yield Published(task_id, operation or task_id, pattern)
+
+
+def _to_broker(task: Any, kwargs: dict[str, Any], number: int, count: int) -> str:
+    try:
+        return str(task.apply_async(kwargs=kwargs).id)
+    except (BrokerError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result store gave up
+        raise _refused(error, number, count) from error
+
+
+def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
+    """As a web request would: the order and its job are committed together, and the broker is not asked."""
+    task_id = str(uuid.uuid4())
+    try:
+        with transaction.atomic(using=router.db_for_write(Order)):
+            Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
+            return outbox.enqueue(task, kwargs=kwargs, task_id=task_id)
+    except DatabaseError as error:
+        raise EnvironmentNotReady(
+            f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. "
+            f"In the outbox: {counted(number, 'order')}. "
+            "Is the shop's database there and migrated (`manage.py migrate --database shop`)?"
+        ) from error
+
+
+def _check_broker(count: int) -> None:
+    # Asked first: Celery would keep trying to reach a result store that is not there for a long time.
+    try:
+        with current_app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+    except (BrokerError, RedisError, OSError) as error:
+        raise _refused(error, 0, count) from error
+
+
+def _refused(error: Exception, number: int, count: int) -> EnvironmentNotReady:
+    reason = error.__cause__ or error
+    return EnvironmentNotReady(
+        f"The broker did not take job {number + 1} of {count}: {type(reason).__name__}: {str(reason).rstrip('.')}. "
+        f"In the queue: {counted(number, 'job')}. Start Redis (`make up`), or set REDIS_URL to one that takes writes."
+    )

@@ -1,0 +1,50 @@
+"""The books of the demo, as the ledger reads them: the shop's bookings, and those of the bank."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+from tasks_demo.demo.bank.client import BankClient
+from tasks_demo.demo.conf import settings
+from tasks_demo.demo.shop import models
+from tasks_demo.ledger.books import Books, Effect, ModelBooks
+
+
+class Bookings(ModelBooks):
+    """The shop's bookings."""
+
+    model = models.Booking
+    task_id = "task_id"
+    at = "created_at"
+
+    def identity(self) -> str:
+        """Made once: numbers compare only within one database."""
+        books, _ = models.Books.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
+        return books.identity
+
+    def effects(self, after: int) -> Iterator[Effect]:
+        for row in models.Booking.objects.filter(pk__gt=after).order_by("pk").iterator(chunk_size=500):
+            at = row.created_at.timestamp()
+            yield Effect(row.pk, row.operation, row.task_id, at, {"amount": row.amount, "account": row.customer})
+
+
+class Bank(Books):
+    """The bank's debits, over its own interface. Their numbers become visible in their order."""
+
+    def __init__(self, client: BankClient | None = None) -> None:
+        self._client = client
+
+    def _bank(self) -> BankClient:
+        return self._client or BankClient(settings.BANK_URL, settings.BANK_TIMEOUT_SECONDS)
+
+    def identity(self) -> str:
+        return self._bank().books()
+
+    def resume(self, number: int, snapshot: str) -> int:
+        return number
+
+    def effects(self, after: int) -> Iterator[Effect]:
+        for debit in self._bank().debits(after=after):
+            detail = {"amount": debit.amount, "account": debit.account}
+            yield Effect(debit.id, debit.reference, debit.source, debit.created_at, detail)

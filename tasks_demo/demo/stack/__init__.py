@@ -1,0 +1,9 @@
+"""The embedded stack: a real Redis and a real bank, started and ended by us, without root, Docker or a service."""
+
+from __future__ import annotations
+
+from tasks_demo.demo.stack.bank import EmbeddedBank
+from tasks_demo.demo.stack.processes import Process, spawn, stop_all
+from tasks_demo.demo.stack.redis import EmbeddedRedis
+
+__all__ = ["EmbeddedBank", "EmbeddedRedis", "Process", "spawn", "stop_all"]

@@ -1,0 +1,234 @@
+"""Child processes that do not outlive us.
+
+``spawn`` starts a command in a session and process group of its own, so that a Ctrl-C in our terminal does not
+reach it: we end it in our own order, with ``Process.stop`` or, at the latest, at exit.
+
+On Linux the kernel kills the child when we die, even of SIGKILL. What is *not* covered:
+
+* its own children, if it is the child that is ended by the kernel: each server must look after them itself
+  (Celery's pool and Redis do; gunicorn's workers notice within a second);
+* macOS and the BSDs have no such signal: there the child ends at our normal exit, on Ctrl-C, SIGTERM and SIGHUP,
+  but survives a SIGKILL or a crash of the interpreter. The lock of ``EmbeddedRedis`` then names what is left over.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+
+_BOUND = Path(__file__).with_name("bound.py")
+_LINUX = sys.platform.startswith("linux")
+_POLL_SECONDS = 0.01
+#: After SIGKILL: how long the kernel may take to end a process before we report it. Seconds.
+_REAP_SECONDS = 10.0
+
+_running: set[Process] = set()
+
+
+class Process:
+    """A child of ours. Its identity is ``pid`` together with ``start_time`` (seconds since the epoch)."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._owner = os.getpid()
+        self.pid: int = popen.pid
+        # A dead child keeps its entry until it is reaped, and only we reap it: this cannot miss.
+        self.start_time: float = psutil.Process(self.pid).create_time()
+        _running.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} {self._popen.args!r}>"
+
+    @property
+    def returncode(self) -> int | None:
+        """As in subprocess (negative: ended by that signal); None until ``stop`` or ``kill`` has reaped it."""
+        return self._popen.returncode
+
+    def alive(self) -> bool:
+        """True while it runs (stopped by SIGSTOP included). A zombie is dead; so is a stranger with a reused pid."""
+        if self._ours() and self.returncode is not None:
+            return False
+        try:
+            seen = psutil.Process(self.pid)
+            return seen.create_time() == self.start_time and not _dead(seen)
+        except psutil.NoSuchProcess:
+            return False
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is dead; False if it is still alive after that many seconds. Does not reap."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self.alive():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._await_end(left)
+        return True
+
+    def _await_end(self, seconds: float | None) -> None:
+        """Return when it has ended, when the time is up, or earlier; the caller looks again."""
+        try:
+            watch = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux, an old kernel, or a sandbox that forbids it
+            time.sleep(_POLL_SECONDS if seconds is None else min(_POLL_SECONDS, seconds))
+            return
+        try:
+            select.select([watch], [], [], seconds)
+        finally:
+            os.close(watch)
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM), without waiting.
+
+        Only the group's leader is asked: a Celery main that finishes its tasks must not have its pool shot away.
+        """
+        if self._ours() and self.alive():
+            os.kill(self.pid, signal.SIGTERM)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """SIGTERM, wait that many seconds, then SIGKILL for whatever is left of the group; reaped afterwards."""
+        if self._ours():
+            self.terminate()
+            self.wait(seconds)
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; returns when it is dead and reaped. Idempotent. In a fork of ours: does nothing.
+
+        Raises subprocess.TimeoutExpired if the kernel does not end it within 10 s (a process stuck in a system call).
+        """
+        if not self._ours():
+            return
+        if self.returncode is None:
+            # The leader is not reaped yet, so its number cannot have become somebody else's group.
+            # macOS answers EPERM for a group that holds only a zombie.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._popen.wait(_REAP_SECONDS)
+            self._await_group()
+        _running.discard(self)
+
+    def _await_group(self) -> None:
+        """Return when the rest of the killed group is dead too: until then it may still hold sockets and files."""
+        deadline = time.monotonic() + _REAP_SECONDS
+        while _group_lives(self.pid) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _ours(self) -> bool:
+        return self._owner == os.getpid()
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    output: int | None = None,
+    cwd: Path | None = None,
+) -> Process:
+    """Start ``argv`` so that it ends when this process ends. Call it from the main thread only.
+
+    The kernel's death signal fires when the *thread* that forked exits, not the process: a child started from a
+    passing thread would be killed early. That is refused with a RuntimeError.
+
+    :param log: file to which stdout and stderr are appended (created with mode 600). Without it they go to ``output``
+        (a file descriptor), or to our stderr: never to our stdout, which belongs to results.
+    :param env: the whole environment of the child; None: ours.
+    :raises EnvironmentNotReady: the command does not exist or is not executable.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("spawn() must be called from the main thread: the child is killed when its thread ends.")
+    environment = dict(os.environ if env is None else env)
+    program = shutil.which(argv[0], path=environment.get("PATH"))
+    if program is None:
+        raise EnvironmentNotReady(f"{argv[0]} is not installed or not executable: nothing was started.")
+    command = [program, *argv[1:]]
+    if _LINUX:
+        command = [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid()), *command]
+    else:
+        _exit_on_signals()
+    target = _open_log(log) if log else None
+    try:
+        popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=target if target is not None else (2 if output is None else output),
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=cwd,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    finally:
+        if target is not None:
+            os.close(target)
+    return Process(popen)
+
+
+def stop_all(seconds: float = 5.0) -> None:
+    """Stop everything that this process spawned and did not stop yet; all are asked first, then waited for."""
+    for process in list(_running):
+        process.terminate()
+    deadline = time.monotonic() + seconds
+    for process in list(_running):
+        process.stop(max(0.0, deadline - time.monotonic()))
+
+
+def _dead(process: psutil.Process) -> bool:
+    """True for a zombie without threads: while a thread of it is still ending, so are its open sockets and files."""
+    return process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} and process.num_threads() <= 1
+
+
+def _group_lives(group: int) -> bool:
+    """True if a member of the process group runs. A zombie that waits for init does not."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and not _dead(process):
+                return True
+    return False
+
+
+def _open_log(log: Path) -> int:
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _exit_on_signals() -> None:
+    """Where the kernel has no death signal: turn SIGTERM and SIGHUP into an exit, so that atexit runs."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
+
+
+def _disown() -> None:
+    """In a fork: the children are our parent's. Without this their destructors would warn that they still run."""
+    for process in _running:
+        process._popen.returncode = 0
+    _running.clear()
+
+
+atexit.register(stop_all)
+os.register_at_fork(after_in_child=_disown)

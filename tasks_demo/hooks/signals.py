@@ -1,0 +1,205 @@
+"""Points that Celery itself knows, fed from its signals; so tasks that use no pattern of ours are seen too.
+
+Celery catches and logs what a signal handler raises. For tasks without a pattern the ledger can therefore not
+keep a body from running when its start could not be recorded; for patterns it can.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Task, current_app, signals, states
+from celery.exceptions import Reject
+
+from tasks_demo.core.lifecycle import Point, Subject, observers, reached
+from tasks_demo.outbox.progress import refused
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.requeue import PARKED, NotOver, Suppressed
+from tasks_demo.patterns.sending import HEADER, header, told_operation
+from tasks_demo.patterns.subjects import subject_of
+
+logger = logging.getLogger(__name__)
+#: How much of an error is kept as evidence, and how much of a message that Celery drops, in characters.
+KEPT, KEPT_BODY = 2000, 1_000_000
+#: How Celery's self.replace() ends the task that it replaces (celery/app/task.py).
+REPLACED = "Replaced by new task"
+#: Marks the delivery_info of a request whose receipt was announced.
+RECEIVED = "tasks_demo_received"
+
+
+def _task(sender: Any) -> Any:
+    return current_app.tasks.get(sender, sender) if isinstance(sender, str) else sender
+
+
+@signals.after_task_publish.connect(weak=False, dispatch_uid="tasks_demo.published")
+def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: Any) -> None:
+    if not observers() or not isinstance(headers, dict) or "id" not in headers:
+        return
+    args, kwargs = (body[0], body[1]) if isinstance(body, (tuple, list)) and len(body) >= 2 else ((), {})
+    detail = {"task": sender, "outcome": "ok"}
+    if PARKED in headers:
+        detail["requeued"] = True  # by people, out of the quarantine
+    told = headers if HEADER in headers else None
+    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"], headers=told), **detail)
+
+
+@signals.task_received.connect(weak=False, dispatch_uid="tasks_demo.received")
+def _received(request: Any = None, **_: Any) -> None:
+    if observers():
+        request.delivery_info[RECEIVED] = True  # what task_revoked is given shares this dictionary
+        _compute_once(request)
+        subject = subject_of(request.task, (), {}, request.id, request.hostname, request.request_dict)
+        _announce_received(request.task, subject, request.delivery_info)
+
+
+def _compute_once(request: Any) -> None:
+    """The operation key of a message whose publisher has sent none: for this side, and with the request for the pool process."""
+    task, headers = request.task, request.request_dict
+    if isinstance(task, PatternTask) and task.operation is not None and told_operation(headers) is None:
+        try:
+            headers.update(header(task, request.args, request.kwargs, {}))
+        except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this is main's event loop)
+            logger.warning("No operation key for %s[%s]: %s", task.name, request.id, error)
+
+
+def _announce_received(task: Any, subject: Subject, delivery_info: Any) -> None:
+    redelivered = bool((delivery_info or {}).get("redelivered"))
+    reached(Point.RECEIVED, subject, task=task.name, redelivered=redelivered, acks_late=bool(task.acks_late))
+
+
+@signals.task_revoked.connect(weak=False, dispatch_uid="tasks_demo.revoked")
+def _revoked(
+    sender: Any = None,
+    request: Any = None,
+    terminated: bool = False,
+    signum: Any = None,
+    expired: bool = False,
+    **_: Any,
+) -> None:
+    if not observers():
+        return
+    subject = subject_of(sender, (), {}, request.id, request.hostname or "", request.headers or {})
+    if not (request.delivery_info or {}).get(RECEIVED):
+        # Celery announces no receipt of what it drops at once (celery/worker/strategy.py).
+        _announce_received(sender, subject, request.delivery_info)
+    if expired:
+        reached(Point.EXPIRED, subject, expires=str(request.expires))
+    else:
+        why = f"its process was killed ({signum})" if terminated else "revoked before it began"
+        reached(Point.REVOKED, subject, why=why, terminated=terminated)
+
+
+@signals.task_prerun.connect(weak=False, dispatch_uid="tasks_demo.started")
+def _started(sender: Any = None, task_id: str = "", args: Any = None, kwargs: Any = None, **_: Any) -> None:
+    if observers() and not isinstance(sender, PatternTask) and not refused(sender):
+        reached(Point.STARTED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
+
+
+@signals.task_postrun.connect(weak=False, dispatch_uid="tasks_demo.returned")
+def _returned(
+    sender: Any = None,
+    task_id: str = "",
+    args: Any = None,
+    kwargs: Any = None,
+    retval: Any = None,
+    state: Any = None,
+    **_: Any,
+) -> None:
+    if not observers():
+        return
+    if state == states.SUCCESS:
+        if not isinstance(sender, PatternTask):
+            reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
+    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (NotOver, Suppressed)):
+        subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
+        _left_without_a_result(subject, retval, acked_before=not sender.acks_late)
+
+
+def _left_without_a_result(subject: Subject, how: Any, *, acked_before: bool) -> None:
+    """The body raised Ignore or Reject. A Reject without requeue is announced by Celery's main process (see ``_failed``)."""
+    if isinstance(how, Reject):
+        if getattr(how, "requeue", False) and acked_before:
+            # Celery does nothing at all with it (celery/worker/request.py reject): there is no message to requeue.
+            why = f"acknowledged before it began, so Celery cannot requeue it: {how}"
+            reached(Point.REJECTED, subject, why=why[:KEPT])
+        elif getattr(how, "requeue", False):
+            reached(Point.DEFERRED, subject, why=f"the task rejected it: {how}"[:KEPT], requeued=True)
+    elif str(how) == REPLACED:
+        reached(Point.REPLACED, subject)
+    else:
+        reached(Point.IGNORED, subject, why=str(how)[:KEPT])
+
+
+@signals.task_failure.connect(weak=False, dispatch_uid="tasks_demo.failed")
+def _failed(
+    sender: Any = None,
+    task_id: str = "",
+    args: Any = None,
+    kwargs: Any = None,
+    exception: Any = None,
+    traceback: Any = None,
+    **_: Any,
+) -> None:
+    if not observers():
+        return
+    if isinstance(exception, TimeLimitExceeded) and isinstance(traceback, str):
+        return  # Celery sends two signals for one hard time limit; the other one comes from Request.on_timeout
+    # Main reports limits and killed processes, without the request: the ledger knows the operation by then.
+    here: Any = None if sender.request.id == task_id else {}
+    subject = subject_of(sender, args, kwargs, task_id, _hostname(sender), here)
+    why = f"{type(exception).__name__}: {exception}"[:KEPT]
+    if isinstance(exception, Reject):
+        reached(Point.REJECTED, subject, why=why)
+    elif not isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
+        reached(Point.FAILED, subject, why=why)
+    elif isinstance(exception, TimeLimitExceeded) and sender.acks_late and not sender.acks_on_timeout:
+        reached(Point.DEFERRED, subject, why=why, requeued=True)
+    else:
+        reached(Point.FAILED, subject, why=why, abandoned=True)
+
+
+@signals.task_retry.connect(weak=False, dispatch_uid="tasks_demo.retried")
+def _retried(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+    if observers():
+        subject = subject_of(sender, request.args, request.kwargs, request.id, request.hostname or "")
+        reached(Point.RETRIED, subject, why=str(reason)[:KEPT])
+
+
+@signals.task_unknown.connect(weak=False, dispatch_uid="tasks_demo.unknown")
+def _unknown(
+    sender: Any = None, message: Any = None, exc: Any = None, name: Any = None, id: Any = None, **_: Any
+) -> None:
+    _rejected(sender, message, f"no task is registered under the name {name!r}", str(id or ""), str(name or ""))
+
+
+@signals.task_rejected.connect(weak=False, dispatch_uid="tasks_demo.rejected")
+def _invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+    headers = getattr(message, "headers", None) or {}
+    task_id, task = (str(headers.get(name) or "") for name in ("id", "task"))
+    _rejected(sender, message, f"not a task message: {exc!r}", task_id, task)
+
+
+def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) -> None:
+    # Celery drops such a message. It is kept here, so that it can be published again by hand.
+    if observers():
+        body = getattr(message, "body", b"")
+        text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
+        text = text.replace("\0", "\\0")
+        headers = getattr(message, "headers", None) or {}
+        detail = {"why": why[:KEPT], "task": task, "body": text[:KEPT_BODY], "headers": headers}
+        if len(text) > KEPT_BODY:
+            detail["cut"] = f"the body had {len(text)} characters"
+        if len(told := str(headers)) > KEPT_BODY:
+            detail |= {"headers": told[:KEPT_BODY], "cut": f"the headers had {len(told)} characters"}
+        worker = str(getattr(consumer, "hostname", None) or "")
+        subject = Subject(task_id, task_id, "", worker, "", task)
+        if task_id:  # Celery announces no receipt of it
+            again = bool((getattr(message, "delivery_info", None) or {}).get("redelivered"))
+            reached(Point.RECEIVED, subject, task=task, redelivered=again, acks_late=False)
+        reached(Point.REJECTED, subject, **detail)
+
+
+def _hostname(task: Task[Any, Any]) -> str:
+    return getattr(task.request, "hostname", None) or ""

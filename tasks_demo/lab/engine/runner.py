@@ -1,0 +1,252 @@
+"""Runs the cells of a plan in lanes, reads the books, writes the history, and has it checked."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import kombu.exceptions
+import redis
+from django.conf import settings as django_settings
+from django.db import DatabaseError, connections, router
+from django.db.models import Count
+
+from tasks_demo import ledger
+from tasks_demo.core import lifecycle
+from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
+from tasks_demo.demo.bank.client import BankClient, BankError
+from tasks_demo.demo.shop.books import Bank, Bookings
+from tasks_demo.demo.shop.models import Booking
+from tasks_demo.lab.engine.lane import OUTBOX, OVERLAPPING, Lane, Progress, Stop
+from tasks_demo.lab.plan.cells import WINDOWS, Cell
+from tasks_demo.lab.plan.predictions import Prediction, prediction
+from tasks_demo.lab.processes.brokers import without_password
+from tasks_demo.lab.processes.environment import Ground, prepared
+from tasks_demo.lab.reports import document as report
+from tasks_demo.lab.verdict import history
+from tasks_demo.lab.verdict.checkers import check
+from tasks_demo.ledger import effects
+from tasks_demo.ledger.models import IN_A_RUN, Event
+from tasks_demo.ledger.recorder import recorder
+from tasks_demo.ledger.rows import SETTLED
+
+logger = logging.getLogger(__name__)
+
+#: So long a Ctrl-C may go unheard.
+SIGNAL_SECONDS = 0.2
+
+
+@dataclass
+class Outcome:
+    """What a run leaves: its result document, its history file, and whether it was cut short."""
+
+    result: dict[str, Any]
+    events: Path
+    folder: Path
+    interrupted: bool
+    failure: DeliveryError | None = None
+
+
+class Run:
+    """One experiment. ``execute`` blocks; call it from the main thread."""
+
+    def __init__(
+        self, cells: Sequence[Cell], *, seed: int, broker: str, lanes: int, progress: Callable[[Progress], None]
+    ) -> None:
+        self.cells = list(cells)
+        self.seed = seed
+        self.broker = broker
+        self.lanes = max(1, min(lanes, len(self.cells)))
+        self.progress = progress
+        self.run_id = uuid.uuid4().hex[:10]
+        self.started_at = datetime.now(UTC)
+        self.folder = _folder(self.started_at, seed, self.run_id)
+        self._queue: deque[Cell] = deque()
+        self._lock = threading.Lock()
+        self._books = threading.Lock()
+        self._stop = threading.Event()
+        self._failures: list[Exception] = []
+
+    def execute(self) -> Outcome:
+        """Run every cell. Ctrl-C ends workers, Redis and bank, and keeps what was seen until then.
+
+        Raises EnvironmentNotReady if the ground is missing from the start; what gives way later makes cells unknown.
+        """
+        started = time.monotonic()
+        interrupted = False
+        # The lanes write publications down themselves, with their outcome: Celery's signal would count them again.
+        lifecycle.ignore(recorder)
+        for name, value in OUTBOX.items():
+            setattr(django_settings, f"TASKS_DEMO_{name}", value)
+        with contextlib.ExitStack() as armed_again, prepared(self.folder, self.broker, self.run_id) as ground:
+            armed_again.callback(ledger.arm)
+            alone = [cell for cell in self.cells if _needs_the_shop_to_itself(cell)]
+            for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
+                if not self._stop.is_set():
+                    interrupted = self._side_by_side(cells, lanes, ground)
+        events = self.folder / "events.jsonl"
+        with events.open("w", encoding="utf-8") as file:
+            history.write(self.history(), file)
+        result = self._report(events, time.monotonic() - started)
+        (self.folder / "result.json").write_text(report.as_json(result), encoding="utf-8")
+        unforeseen = [failure for failure in self._failures if not isinstance(failure, DeliveryError)]
+        if unforeseen:
+            raise unforeseen[0]  # a defect; what was seen until then is in the folder
+        known = [failure for failure in self._failures if isinstance(failure, DeliveryError)]
+        return Outcome(result, events, self.folder, interrupted, known[0] if known else None)
+
+    def _side_by_side(self, cells: Sequence[Cell], lanes: int, ground: Ground) -> bool:
+        """Run these cells; whether it was interrupted."""
+        if not cells:
+            return False
+        self._queue = deque(cells)
+        number = min(lanes, len(cells))
+        with ThreadPoolExecutor(number, thread_name_prefix="lane") as pool:
+            working = [pool.submit(self._work, ground) for _ in range(number)]
+            try:
+                # With a timeout: a signal that the kernel gives to another thread wakes nobody who waits without one. And not
+                # Thread.join, which takes a thread for ended when it is interrupted (bpo-45274).
+                while wait(working, SIGNAL_SECONDS).not_done:
+                    pass
+            except KeyboardInterrupt:
+                self._stop.set()
+                ground.template.close()
+                return True
+        return False
+
+    def history(self) -> Iterator[history.HistoryEvent]:
+        """The whole history, cell by cell, in the order in which the ledger committed it."""
+        number = 0
+        for cell in self.cells:
+            rows = Event.objects.filter(IN_A_RUN, run=f"{self.run_id}:{cell.name}").exclude(kind=SETTLED).order_by("id")
+            for event in rows.iterator(chunk_size=2000):
+                number += 1
+                yield history.HistoryEvent(
+                    seq=number,
+                    at=event.at.timestamp(),
+                    pattern=cell.pattern,
+                    fault=str(cell.fault),
+                    point=cell.point,
+                    broker=cell.broker,
+                    kind=event.kind,
+                    task_id=event.task_id,
+                    operation=event.operation,
+                    worker=event.worker,
+                    pid=event.pid,
+                    detail=event.detail,
+                )
+
+    def _work(self, ground: Ground) -> None:
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    if not self._queue:
+                        return
+                    cell = self._queue.popleft()
+                self._run_cell(cell, ground)
+        except Stop:
+            pass
+        except (redis.RedisError, kombu.exceptions.OperationalError, DatabaseError) as error:
+            self._fail(
+                EnvironmentNotReady(f"Infrastructure failed in the middle of the run: {type(error).__name__}: {error}.")
+            )
+        except Exception as error:  # noqa: BLE001  (a thread's error belongs to the run: execute() raises it)
+            self._fail(error)
+        finally:
+            connections.close_all()
+
+    def _fail(self, error: Exception) -> None:
+        # Once the run is stopping, errors are its consequence: workers and servers are going away.
+        if not self._stop.is_set():
+            self._failures.append(error)
+            self._stop.set()
+
+    def _run_cell(self, cell: Cell, ground: Ground) -> None:
+        lane = Lane(
+            cell=cell,
+            run_id=self.run_id,
+            template=ground.template,
+            redis_url=ground.redis_url,
+            bank_url=ground.bank_url,
+            folder=self.folder,
+            socket_dir=ground.socket_dir,
+            stop=self._stop,
+            progress=self.progress,
+        )
+        try:
+            evidence = lane.run()
+            with self._books:  # one reader at a time: two would read the same debits twice
+                try:
+                    effects.copy("bank", Bank(BankClient(ground.bank_url, 10.0)))
+                    effects.copy("shop", Bookings())
+                    evidence["books_read"] = True
+                    if not evidence["reason"]:
+                        effects.settle(run=lane.name)
+                except BankError as error:
+                    evidence["reason"] = evidence["reason"] or f"the books could not be read: {error}"
+            seen = Event.objects.filter(IN_A_RUN, run=lane.name).exclude(kind=SETTLED).order_by()
+            counts = dict(seen.values_list("kind").annotate(count=Count("id")))
+            lane.note_quiescent(evidence, counts)
+        finally:
+            with contextlib.suppress(redis.RedisError):  # Redis is gone, and the lane with it
+                lane.clean()
+
+    def _report(self, events: Path, duration: float) -> dict[str, Any]:
+        with events.open(encoding="utf-8") as file:
+            results = check(history.read(file))
+        overrides: dict[tuple[str, str, str], Prediction] = {}
+        for cell in self.cells:
+            known = prediction(cell.pattern, str(cell.fault), cell.point, clicks=cell.clicks, keyless=cell.keyless)
+            if 0 < len(cell.victims) < len(WINDOWS) and not cell.point:
+                # A single kill shows one window only: nothing need become visible.
+                known = replace(known, expect=frozenset())
+            overrides[cell.pattern, str(cell.fault), cell.point] = known
+        return report.build(
+            results,
+            versions=versions(),
+            seed=self.seed,
+            started_at=self.started_at,
+            duration_s=duration,
+            configuration={
+                "run": self.run_id,
+                "broker": without_password(self.broker),
+                "database": connections[Event.objects.db].vendor,
+                "lanes": self.lanes,
+                "plan": [cell.as_dict() for cell in self.cells],
+            },
+            predictions=overrides,
+        )
+
+
+def _needs_the_shop_to_itself(cell: Cell) -> bool:
+    """Whether the cell holds a transaction open for seconds: on SQLite nobody else can write into that file meanwhile."""
+    vendor = connections[router.db_for_write(Booking)].vendor
+    return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    found = {name: version(name) for name in ("celery", "kombu", "billiard", "redis", "django")}
+    return {"python": platform.python_version(), **found}
+
+
+def _folder(started_at: datetime, seed: int, run_id: str) -> Path:
+    runs: Path = django_settings.STATE_DIR / "runs"
+    folder = runs / f"{started_at:%Y%m%dT%H%M%S}-seed{seed}-{run_id}"
+    folder.mkdir(mode=0o700, parents=True)
+    latest = runs / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(folder.name)
+    return folder

@@ -1,0 +1,231 @@
+"""A process that has imported everything and forks workers on request, so that one is consuming in about 0.2 s.
+
+``TemplateClient`` is the lab's side: it starts ``python -m tasks_demo.lab.processes.template`` and asks it for workers over a
+socket, one JSON object a line: ``{"fork": order}`` is answered by ``{"forked": id, "pid": pid}``, and
+``{"exit": pid, "status": code}`` follows when that worker has ended (negative: the signal that ended it).
+``{"terminate": pid}`` sends SIGTERM to a worker, or to nobody if it has ended. When the socket closes, the template kills
+the process groups of its workers and ends; when the template dies, its workers die with it (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+
+#: How long an import of everything, or a fork, may take on a busy machine, seconds.
+PATIENCE = 60.0
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class TemplateClient:
+    """The lab's side. Start it from the main thread: its death signal follows the thread that started it."""
+
+    def __init__(self, log: Path, place: str = "") -> None:
+        """``place``: the scratch database of this run, see ``scratch.use``; none: the project's own tables."""
+        from tasks_demo.demo.stack.processes import spawn
+
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = spawn(
+                [sys.executable, "-m", "tasks_demo.lab.processes.template", str(theirs.fileno()), place],
+                log=log,
+                pass_fds=(theirs.fileno(),),
+                cwd=ROOT,
+            )
+        self._socket = ours
+        self._log = log
+        self._send_lock = threading.Lock()
+        self._number = 0
+        self._replies: dict[int, Queue[dict[str, Any]]] = {}
+        self._exits: dict[int, Callable[[int], None]] = {}
+        self._early_exits: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._ready: Queue[dict[str, Any]] = Queue()
+        self._reader = threading.Thread(target=self._read, name="template", daemon=True)
+        self._reader.start()
+
+    def wait_ready(self) -> None:
+        """Return when the template has imported everything; raises EnvironmentNotReady with the log's end if it cannot."""
+        try:
+            answer = self._ready.get(timeout=PATIENCE)
+        except Empty:
+            answer = {}
+        if not answer.get("ready"):
+            tail = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+            raise EnvironmentNotReady(f"The lab's worker template did not start. The end of its log:\n{tail}")
+
+    def fork(self, order: dict[str, Any], on_exit: Callable[[int], None]) -> int:
+        """Fork a worker and return its pid. ``on_exit`` is called once, from another thread, with its status."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+            reply: Queue[dict[str, Any]] = Queue()
+            self._replies[number] = reply
+        self._send({"fork": order, "id": number})
+        try:
+            answer = reply.get(timeout=PATIENCE)
+        except Empty:
+            raise EnvironmentNotReady("The lab's worker template does not answer.") from None
+        pid = answer.get("pid")
+        if pid is None:
+            raise EnvironmentNotReady("The lab's worker template has ended.")
+        with self._lock:
+            if pid not in self._early_exits:
+                self._exits[pid] = on_exit
+                return int(pid)
+            status = self._early_exits.pop(pid)
+        on_exit(status)
+        return int(pid)
+
+    def terminate(self, pid: int) -> None:
+        """Ask a worker to end (SIGTERM); does nothing if it has ended.
+
+        Only the template can do that safely: it alone reaps its workers, so it knows whose number this still is.
+        """
+        self._send({"terminate": pid})
+
+    def close(self) -> None:
+        """End the template and every worker that still runs."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.process.stop(5)
+        self._socket.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._send_lock:
+            try:
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError as error:
+                raise EnvironmentNotReady("The lab's worker template has ended.") from error
+
+    def _read(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    self._handle(json.loads(line))
+        except OSError:
+            pass  # the socket was closed under us: the same as its end
+        with self._lock:
+            replies = list(self._replies.values())
+        self._ready.put({})
+        for waiting in replies:
+            waiting.put({})
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        if "ready" in message:
+            self._ready.put(message)
+        elif "forked" in message:
+            with self._lock:
+                self._replies.pop(message["forked"]).put(message)
+        elif "exit" in message:
+            with self._lock:
+                on_exit = self._exits.pop(message["exit"], None)
+                if on_exit is None:
+                    self._early_exits[message["exit"]] = message["status"]
+            if on_exit is not None:
+                on_exit(message["status"])
+
+
+def main(descriptor: int, place: str) -> None:
+    """The template process: import, then fork on request until the socket closes."""
+    import django
+
+    from tasks_demo.lab.processes import worker
+
+    django.setup()
+    if place:
+        from tasks_demo.lab.processes.databases import use
+
+        use(place)
+    worker.preload()
+    control = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the experiment, which then closes the socket
+    control.sendall(b'{"ready": true}\n')
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(wake_read, selectors.EVENT_READ)
+    workers: set[int] = set()
+    buffer = b""
+    try:
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is control:
+                    chunk = control.recv(65536)
+                    if not chunk:
+                        return
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        request = json.loads(line)
+                        if "fork" in request:
+                            _fork(request, control, workers, (selector.fileno(), wake_read, wake_write))
+                        elif request["terminate"] in workers:  # not reaped yet: the number is still its own
+                            os.kill(request["terminate"], signal.SIGTERM)
+                else:
+                    os.read(wake_read, 4096)
+            _reap(control, workers)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _fork(request: dict[str, Any], control: socket.socket, workers: set[int], descriptors: tuple[int, ...]) -> None:
+    from tasks_demo.lab.processes import worker
+
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            control.close()
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            status = worker.run(request["fork"], parent)
+        except BaseException:  # noqa: BLE001  (the last frame of this process: report, then leave without the parent's clean-up)
+            sys.excepthook(*sys.exc_info())
+            status = 70
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    workers.add(pid)
+    control.sendall(json.dumps({"forked": request["id"], "pid": pid}).encode() + b"\n")
+
+
+def _reap(control: socket.socket, workers: set[int]) -> None:
+    while workers:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        workers.discard(pid)
+        message = {"exit": pid, "status": os.waitstatus_to_exitcode(status)}
+        control.sendall(json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,183 @@
+"""The result in words: rows of a table, plain sentences, and both in a terminal of at most 100 columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tasks_demo.core.wording import counted
+
+COLUMNS = 100
+WIDE = 96
+#: A console of that width is no window but a pipe or a file.
+UNBOUNDED = 10_000
+HEAD = (
+    "pattern",
+    "fault",
+    "kills landed",
+    "executions 0/1/2+",
+    "charges 0/1/2+",
+    "lost",
+    "twice",
+    "promise",
+    "verdict",
+)
+_WORDS = {
+    "at-most-once": "at most once",
+    "at-least-once": "at least once",
+    "effectively-once": "effectively once",
+}
+_FAULTS = {
+    "none": "with no fault",
+    "kill-child": "when the process running the task was killed",
+    "kill-main": "when the worker was killed",
+    "kill-group": "when the worker and all its processes were killed",
+    "term": "when the worker was asked to stop (SIGTERM)",
+    "quit": "when the worker was told to stop at once (SIGQUIT)",
+    "stop": "when the process slept beyond lease and visibility timeout",
+    "slow": "when the job outlived the visibility timeout",
+    "poison": "when its process was killed at every attempt",
+    "lost-response": "when the bank's answer was lost",
+    "double-publish": "when the customer clicked twice",
+    "publisher-crash": "when the publisher died between commit and publication",
+}
+_COLOURS = {"held": "green", "broken": "red", "unknown": "yellow"}
+
+
+_NOT_CARRIED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def carriable(text: str) -> str:
+    """XML, HTML and UTF-8 cannot carry every character; those that they cannot are replaced."""
+    return _NOT_CARRIED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def cell_name(cell: Mapping[str, Any]) -> str:
+    """Pattern, fault, point (if one was aimed at) and broker, e.g. ``acks_late kill-main at effect_done redis``."""
+    point = f" at {cell['point']}" if cell["point"] else ""
+    return f"{cell['pattern']} {cell['fault']}{point} {cell['broker']}".rstrip()
+
+
+def table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The head and the rows, all text."""
+    return HEAD, [_row(cell) for cell in result["cells"]]
+
+
+def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    kills = cell["kills"]
+    return (
+        _published_by(cell),
+        cell["fault"] + (f" @{cell['point']}" if cell["point"] else ""),
+        f"{kills['landed']}/{kills['planned']}" if kills["planned"] else "–",
+        "/".join(str(cell["executions"][count]) for count in ("0", "1", "2+")),
+        "/".join(str(cell["effects"][count]) for count in ("0", "1", "2+")),
+        str(cell["lost"]),
+        str(cell["duplicated"]),
+        _WORDS.get(cell["semantics"], cell["semantics"]),
+        verdict(cell),
+    )
+
+
+def _published_by(cell: Mapping[str, Any]) -> str:
+    """The pattern, and the outbox where it was published through one that is not its own."""
+    through = cell["publisher"] == "outbox" and cell["pattern"] != "outbox"
+    return f"{cell['pattern']} +outbox" if through else str(cell["pattern"])
+
+
+def verdict(cell: Mapping[str, Any]) -> str:
+    """One or two words: the verdict, marked where it is not what was predicted."""
+    return str(cell["observed"]) + ("" if cell["as_predicted"] or cell["observed"] == "unknown" else " (!)")
+
+
+def reading(cell: Mapping[str, Any]) -> str:
+    """What happened in this cell, for somebody who has not read anything else."""
+    pattern, total = _published_by(cell), sum(cell["effects"].values())
+    fault = _FAULTS.get(cell["fault"], f"under {cell['fault']}") + (f" at {cell['point']}" if cell["point"] else "")
+    if cell["observed"] == "unknown":
+        why = cell["reasons"][0] if cell["reasons"] else "evidence is missing"
+        return f"{pattern}: it is unknown what happened {fault}: {why}."
+    happened = _happened(cell, total)
+    promise = _WORDS.get(cell["semantics"], cell["semantics"])
+    kept = "held" if cell["observed"] == "held" else "was BROKEN"
+    sentence = f"{pattern} {happened} {fault}; its promise ({promise}) {kept}."
+    if not cell["as_predicted"]:
+        sentence += f" That was not predicted ({'; '.join(cell['reasons'][:3]) or cell['predicted']})."
+    return sentence
+
+
+def _happened(cell: Mapping[str, Any], total: int) -> str:
+    """What became of the charges: a verb first, since the pattern is the subject."""
+    counts = (("lost {}", "lost"), ("made {} twice or more", "duplicated"), ("parked {}", "quarantined"))
+    parts = [(words, cell[name]) for words, name in counts if cell[name]]
+    if total == 0:
+        return "had no charges to make"
+    if not parts:
+        once = cell["effects"]["1"]
+        if once == total:
+            return "made its one charge exactly once" if total == 1 else f"charged all {total} exactly once"
+        return (
+            "never made its one charge" if total == 1 else f"made {once} of {total} charges once and the others never"
+        )
+    if total == 1:
+        said = [words.format("its one charge" if not number else "it") for number, (words, _) in enumerate(parts)]
+    else:
+        said = [
+            words.format(f"{count} of {total} charges" if not number else f"{count} of them")
+            for number, (words, count) in enumerate(parts)
+        ]
+    return " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """One sentence a cell, then one about the whole."""
+    cells = result["cells"]
+    if not cells:
+        return ["Nothing was run, so nothing is known."]
+    unknown = sum(cell["observed"] == "unknown" for cell in cells)
+    wrong = sum(not cell["as_predicted"] for cell in cells) - unknown
+    if result["as_predicted"]:
+        last = f"Everything was as predicted in {counted(len(cells), 'cell')}."
+    else:
+        found = [f"{wrong} {_were(wrong)} not as predicted"] if wrong else []
+        found += [f"{unknown} {'is' if unknown == 1 else 'are'} unknown"] if unknown else []
+        last = f"Of {counted(len(cells), 'cell')}, {' and '.join(found)}."
+    return [*(reading(cell) for cell in cells), last]
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def render(console: Console, result: Mapping[str, Any]) -> None:
+    """The table and the sentences: in at most 100 columns of a window; nothing is wrapped or cut where lines have no bound.
+
+    Nothing in the result is taken for markup.
+    """
+    width = min(console.width, COLUMNS)
+    unbounded = console.width >= UNBOUNDED
+    grid = Table(
+        box=box.SIMPLE_HEAD, width=None if unbounded else width, pad_edge=False, collapse_padding=True, padding=(0, 1)
+    )
+    head, rows = table(result)
+    # Where there is no room for it, the promise is in the sentences below; names and numbers stay whole.
+    shown = [index for index, title in enumerate(head) if width >= WIDE or title != "promise"]
+    for index in shown:
+        heading, numeric = head[index].replace(" ", "\n", 1), 2 <= index <= 6
+        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for cell, row in zip(result["cells"], rows, strict=True):
+        colour = _COLOURS[cell["observed"]] if cell["as_predicted"] or cell["observed"] == "unknown" else "red"
+        grid.add_row(*(Text(_plain(row[index])) for index in shown[:-1]), Text(row[-1], style=colour))
+    console.print(grid)
+    for sentence in sentences(result):
+        console.print(Text(_plain(sentence)), width=None if unbounded else width, soft_wrap=unbounded)
+
+
+def _plain(text: str) -> str:
+    """No control characters: a task ID must not steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

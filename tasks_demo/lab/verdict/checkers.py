@@ -1,0 +1,334 @@
+"""What a history proves about a promise: held, broken, or unknown. Pure functions of the events.
+
+The words, for one cell (one pattern under one fault):
+
+lost        the publication of the operation was confirmed, the system is quiescent, the books were read: 0 effects,
+            and it is not in quarantine, where somebody can see it and send it again
+duplicated  2 or more effects of one operation
+recovered   2 or more deliveries of one task ID, and its promise was kept
+unresolved  not lost and not duplicated, in a cell whose evidence cannot settle it
+
+A promise bounds the executions of each task ID and the effects of each operation. The verdict, in this order:
+
+1. evidence that cannot be true together (forged, repeated, written by a dead process)    -> unknown
+2. an upper bound is exceeded: no later event can mend that, whatever else is missing      -> broken
+3. evidence is missing (not quiescent, books not read, fewer events than were recorded)    -> unknown
+4. a lower bound is not reached by something whose publication was confirmed               -> broken
+5. nothing was tried (no landed kill where there is a fault), or a refused task ran        -> unknown
+6. otherwise                                                                               -> held
+
+``python -m tasks_demo.lab.verdict.checkers EVENTS.jsonl`` checks a file without Django, Celery or Redis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks_demo.core.semantics import PROMISES, Bounds, Promise
+from tasks_demo.core.wording import counted
+from tasks_demo.lab.verdict.ending import ending
+from tasks_demo.lab.verdict.findings import Findings, name
+from tasks_demo.lab.verdict.fold import (
+    ANY_PUBLICATION,
+    DELIVERIES,
+    EFFECTS,
+    EXECUTIONS,
+    INFO,
+    MASK,
+    OK,
+    Evidence,
+    gather,
+)
+from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent, read
+from tasks_demo.lab.verdict.statistics import percentile, upper_bound
+
+_DELIVERIES, _EXECUTIONS, _EFFECTS = (value.bit_length() - 1 for value in (DELIVERIES, EXECUTIONS, EFFECTS))
+_CONFIRMED, _PERHAPS = MASK * OK, MASK * INFO
+_BREAKS = {"exceeded", "unmet"}
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell showed. Durations are seconds; ``bound_95`` is explained in :func:`_bound`."""
+
+    pattern: str
+    semantics: str
+    fault: str
+    point: str
+    broker: str
+    publisher: str
+    seed: int | None
+    tasks: int
+    published: int
+    kills: dict[str, int]
+    executions: dict[str, int]
+    effects: dict[str, int]
+    lost: int
+    duplicated: int
+    recovered: int
+    suppressed: int
+    deferred: int
+    fenced: int
+    quarantined: int
+    unresolved: int
+    recovery_s: dict[str, float | None]
+    duration_s: float
+    promise: dict[str, list[int | None]]
+    observed: str
+    bound_95: float
+    reasons: list[str]
+
+
+def check(events: Iterable[HistoryEvent], promises: Mapping[str, Promise] = PROMISES) -> list[CellResult]:
+    """One result per cell, in the order in which the cells begin. An empty history has no cells, and proves nothing.
+
+    Raises HistoryError if the events are not numbered one after the other, or a pattern has no promise.
+    """
+    return [judge(evidence, promises) for evidence in gather(events)]
+
+
+def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> CellResult:
+    """The verdict on one cell."""
+    promise = promises.get(evidence.pattern)
+    if promise is None:
+        raise HistoryError(f"no promise is known for pattern {evidence.pattern!r:.80}; known: {', '.join(promises)}")
+    found = Findings(evidence.contradictions)
+    end = ending(evidence, found.missing)
+
+    # Few different counts occur however many tasks there are: judge each count once, then name whom it concerns.
+    operations = Counter(evidence.operations.values())
+    parked = evidence.parked
+    _name_all(found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked)
+    tasks = Counter(evidence.tasks.values())
+    told = {count: _of_executions(count, promise) for count in tasks}
+    _name_all(found, evidence.tasks.items(), told, evidence.operation, parked)
+    _unstarted(found, evidence, tasks)
+    for task_id, operation in evidence.named_otherwise:
+        if evidence.operation(task_id) != operation:
+            found.contradictions.say(
+                f"the books show an effect of {name(task_id)} on {name(operation)}, not its operation"
+            )
+
+    published = sum(number for count, number in tasks.items() if count & _CONFIRMED)
+    total = sum(number for count, number in tasks.items() if count & ANY_PUBLICATION)
+    if end.tasks is not None and total < end.tasks:
+        found.missing.say(f"{counted(end.tasks, 'task')} to be published; the history holds the publication of {total}")
+    landed = [kill for kill in evidence.kills if kill.landed]
+    if len(landed) > end.kills:
+        found.contradictions.say(f"{counted(len(landed), 'kill')} landed, {end.kills} planned")
+    if not landed and (end.kills or evidence.fault != "none"):
+        why = next((f": {name(kill.why)}" for kill in evidence.kills if kill.why), "")
+        found.doubts.say(f"nothing was tried: no {evidence.fault} landed of {end.kills} planned{why}")
+
+    observed, reasons = found.verdict()
+    effects = _histogram(operations, _EFFECTS)
+    complete = not found.missing
+    lost = sum(number for count, number in operations.items() if count & _CONFIRMED and not count >> _EFFECTS)
+    lost -= sum(
+        bool(count & _CONFIRMED) and not count >> _EFFECTS for count in map(evidence.operations.get, parked) if count
+    )
+    lost = lost if complete else 0
+    settled = complete and not found.contradictions
+    return CellResult(
+        pattern=evidence.pattern,
+        semantics=str(promise.semantics),
+        fault=evidence.fault,
+        point=evidence.point,
+        broker=evidence.broker,
+        publisher=end.publisher,
+        seed=end.seed,
+        tasks=total,
+        published=published,
+        kills={"planned": end.kills, "landed": len(landed)},
+        executions=_histogram(tasks, _EXECUTIONS),
+        effects=effects,
+        lost=lost,
+        duplicated=effects["2+"],
+        recovered=_recovered(evidence, promise, tasks) if complete else 0,
+        suppressed=evidence.counts.get("suppressed", 0),
+        deferred=evidence.counts.get("deferred", 0),
+        fenced=evidence.counts.get("fenced", 0),
+        quarantined=evidence.counts.get("quarantined", 0),
+        unresolved=0 if settled else sum(effects.values()) - lost - effects["2+"],
+        recovery_s=_spread([kill.recovery for kill in landed if kill.recovery is not None]),
+        duration_s=end.duration,
+        promise={"executions": promise.executions.as_list(), "effects": promise.effects.as_list()},
+        observed=observed,
+        bound_95=_bound(observed, len(found.violated), len(landed), end.kills, total),
+        reasons=reasons,
+    )
+
+
+_Finding = tuple[str, str] | None  # the name of a list in Findings, and what to say about the one concerned
+
+
+def _of_effects(count: int, promise: Promise) -> _Finding:
+    """What the counts of one operation say."""
+    effects, bounds = count >> _EFFECTS, promise.effects
+    if not count & ANY_PUBLICATION:
+        return "contradictions", "has an effect in the books, but was never published"
+    if bounds.exceeded_by(effects):
+        return "exceeded", f"{effects} effects, {_promised(bounds)}"
+    if not count & (_CONFIRMED | _PERHAPS):
+        return ("doubts", "took effect although the broker refused it") if effects else None
+    if count & _CONFIRMED and effects not in bounds:
+        return "unmet", f"{_times(effects, 'effect')}, {_promised(bounds)}"
+    return None
+
+
+def _of_executions(count: int, promise: Promise) -> _Finding:
+    """What the counts of one task ID say."""
+    executions, bounds = count >> _EXECUTIONS, promise.executions
+    if not count & ANY_PUBLICATION:
+        return ("contradictions", "was executed but never published") if executions else None
+    if bounds.exceeded_by(executions):
+        return "exceeded", f"{executions} executions, {_promised(bounds)}"
+    if not count & (_CONFIRMED | _PERHAPS):
+        return ("doubts", "was executed although the broker refused it") if executions else None
+    if count & _CONFIRMED and executions not in bounds:
+        return "unmet", f"{_times(executions, 'execution')}, {_promised(bounds)}"
+    return None
+
+
+def _name_all(
+    found: Findings,
+    counts: Iterable[tuple[str, int]],
+    findings: Mapping[int, _Finding],
+    operation_of: Callable[[str], str],
+    parked: Collection[str],
+) -> None:
+    if not any(findings.values()):
+        return
+    for who, count in counts:
+        finding = findings[count]
+        if finding is not None:
+            kind, what = finding
+            if kind == "unmet" and operation_of(who) in parked:
+                continue  # not done yet, and not lost: it waits where somebody sees it
+            getattr(found, kind).say(f"{name(who)}{': ' if kind in _BREAKS else ' '}{what}")
+            if kind in _BREAKS:
+                found.violated.add(operation_of(who))
+
+
+def _unstarted(found: Findings, evidence: Evidence, tasks: Iterable[int]) -> None:
+    """Effects of operations of which no task ID was ever executed: whoever made them, it was not a worker."""
+    if all(count >> _EXECUTIONS for count in tasks):
+        return
+    operations = evidence.operations
+    idle = {evidence.operation(task_id) for task_id, count in evidence.tasks.items() if not count >> _EXECUTIONS}
+    suspects = {operation for operation in idle if operations.get(operation, 0) >> _EFFECTS}
+    if suspects:
+        suspects -= {evidence.operation(task_id) for task_id, count in evidence.tasks.items() if count >> _EXECUTIONS}
+    for operation in sorted(suspects):
+        found.contradictions.say(f"{name(operation)} has an effect in the books, but no worker started it")
+
+
+def _recovered(evidence: Evidence, promise: Promise, tasks: Iterable[int]) -> int:
+    """Task IDs that were delivered more than once and whose promise was kept all the same."""
+    again = {
+        count
+        for count in tasks
+        if count & ANY_PUBLICATION
+        and (count >> _DELIVERIES) & MASK >= 2
+        and count >> _EXECUTIONS in _owed(promise.executions, count)
+    }
+    if not again:
+        return 0
+    operations = [
+        evidence.operations[evidence.operation(task)] for task, count in evidence.tasks.items() if count in again
+    ]
+    return sum(count >> _EFFECTS in _owed(promise.effects, count) for count in operations)
+
+
+def _owed(bounds: Bounds, count: int) -> Bounds:
+    """Nothing is owed to a task of which the broker may never have heard."""
+    return bounds if count & _CONFIRMED else Bounds(0, bounds.most)
+
+
+def _histogram(counts: Mapping[int, int], shift: int) -> dict[str, int]:
+    """How many of those that were published occurred never, once, and more often."""
+    bars = {"0": 0, "1": 0, "2+": 0}
+    for count, number in counts.items():
+        if count & ANY_PUBLICATION:
+            bars[("0", "1", "2+")[min(count >> shift, 2)]] += number
+    return bars
+
+
+def _bound(observed: str, violations: int, landed: int, planned: int, tasks: int) -> float:
+    """The 95 % upper bound on the rate of violations, per landed kill, or per task where no kill was planned.
+
+    1.0 where the evidence settles nothing. Several violations by one kill count as no more than one a kill.
+    """
+    trials = landed if planned else tasks
+    return 1.0 if observed == "unknown" else upper_bound(min(violations, trials), trials)
+
+
+def _promised(bounds: Bounds) -> str:
+    if bounds.most is None:
+        return f"at least {bounds.least} promised"
+    return f"exactly {bounds.least} promised" if bounds.least == bounds.most else f"at most {bounds.most} promised"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count <= 1 else 's'}"
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
+    if not seconds:
+        return {"p50": None, "p99": None, "max": None}
+    return {"p50": percentile(seconds, 50), "p99": percentile(seconds, 99), "max": max(seconds)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a file. 0: all held, 1: a promise is broken, 3: unknown, 2: not a history, or wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks_demo.lab.verdict.checkers",
+        description="Check the history of an experiment against the promises of its patterns.",
+        epilog="exit code: 0 all held, 1 a promise was broken, 3 unknown, 2 the file is not a history",
+    )
+    parser.add_argument("events", metavar="EVENTS.jsonl", help="written by manage.py experiment --events; - is stdin")
+    parser.add_argument("--json", action="store_true", help="one JSON array instead of sentences")
+    options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a history may hold what this terminal's encoding does not
+    try:
+        if options.events == "-":
+            cells = check(read(sys.stdin))
+        else:
+            with open(options.events, encoding="utf-8") as file:
+                cells = check(read(file))
+    except OSError as error:
+        return _refuse(f"{options.events} cannot be read: {error.strerror}. Nothing was checked.")
+    except HistoryError as error:
+        return _refuse(f"{options.events} is not a history that can be judged: {error}. Nothing in it was believed.")
+    if options.json:
+        sys.stdout.write(json.dumps([vars(cell) for cell in cells], indent=2, allow_nan=False) + "\n")
+    else:
+        for cell in cells:
+            where = " · ".join(name(part) for part in (cell.pattern, cell.fault, cell.point, cell.broker) if part)
+            sys.stdout.write(
+                f"{where}: {cell.observed} ({counted(cell.tasks, 'task')}, {counted(cell.kills['landed'], 'kill')} landed, "
+                f"{cell.lost} lost, {cell.duplicated} duplicated, {cell.unresolved} unresolved)\n"
+            )
+            sys.stdout.writelines(f"  {reason}\n" for reason in cell.reasons)
+    observed = {cell.observed for cell in cells}
+    if not cells:
+        sys.stderr.write("The history is empty: it proves nothing.\n")
+    if "broken" in observed:
+        return 1
+    return 3 if "unknown" in observed or not cells else 0
+
+
+def _refuse(sentence: str) -> int:
+    sys.stderr.write(sentence + "\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What the runner writes down last about a cell: whether all was quiet, and how much it had recorded. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks_demo.core.wording import counted
+from tasks_demo.lab.verdict.findings import Sentences, name
+from tasks_demo.lab.verdict.fold import Evidence
+
+_QUIET = ("queued", "unacked", "outbox", "running", "workers", "deferred")
+
+
+@dataclass(frozen=True)
+class Ending:
+    kills: int
+    tasks: int | None
+    seed: int | None
+    duration: float
+    publisher: str = "direct"
+
+
+def ending(evidence: Evidence, missing: Sentences) -> Ending:
+    """What the runner wrote down last, and what is missing in it or since."""
+    seen = round(evidence.last_at - evidence.first_at, 6)
+    end = evidence.quiescent
+    if end is None:
+        missing.say("the history ends before the cell was quiescent")
+        return Ending(kills=len(evidence.kills), tasks=None, seed=None, duration=max(0.0, seen))
+    if end.get("reason"):
+        missing.say(f"not quiescent: {name(str(end['reason']))}")
+    for what in _QUIET:
+        if type(end.get(what)) is not int or end[what] != 0:
+            missing.say(f"not quiescent: {what} is {_shown(end.get(what))}, not 0")
+    if end.get("books_read") is not True:
+        missing.say("the books were not read: the effects are not known")
+    declared = end.get("events")
+    if not isinstance(declared, dict) or not all(type(count) is int and count >= 0 for count in declared.values()):
+        missing.say("the runner did not write down how many events it recorded")
+        declared = {}
+    else:
+        for kind in sorted(declared.keys() | evidence.counts.keys()):
+            recorded, found = declared.get(kind, 0), evidence.counts.get(kind, 0)
+            sentence = f"{counted(found, f'{kind} event')} found, {recorded} recorded"
+            if found < recorded:
+                missing.say(sentence)
+            elif found > recorded:
+                evidence.contradictions.say(sentence)
+    duration = end.get("duration_s")
+    return Ending(
+        kills=_count(end, "planned_kills", missing) or 0,
+        tasks=_count(end, "tasks", missing),
+        seed=end["seed"] if type(end.get("seed")) is int else None,
+        duration=float(duration) if isinstance(duration, (int, float)) and duration >= 0 else max(0.0, seen),
+        publisher="outbox" if end.get("publisher") == "outbox" else "direct",
+    )
+
+
+def _count(end: dict[str, Any], what: str, missing: Sentences) -> int | None:
+    value = end.get(what)
+    if type(value) is int and value >= 0:
+        return value
+    missing.say(f"the runner did not write down {what}")
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "not known" if value is None else repr(value)[:40]

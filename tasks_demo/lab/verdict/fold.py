@@ -1,0 +1,258 @@
+"""The evidence of each cell, gathered in one pass over a history. What it means is decided in ``lab.checkers``.
+
+Pure. A task ID and an operation cost one packed integer each, so that a million of them fit into a few hundred
+megabytes; an event costs about a microsecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tasks_demo.core.points import BY_MAIN
+from tasks_demo.lab.verdict.findings import Sentences, name
+from tasks_demo.lab.verdict.history import KINDS, POINTS, HistoryError, HistoryEvent
+
+CellKey = tuple[str, str, str, str]
+
+# Counts are packed into one integer per task ID and one per operation, each in a lane of this many bits.
+LANE = 32
+MASK = (1 << LANE) - 1
+OK, INFO, FAIL, DELIVERIES, EXECUTIONS = (1 << (LANE * lane) for lane in range(5))
+EFFECTS = DELIVERIES  # in the integers of operations this lane counts effects
+ANY_PUBLICATION = EFFECTS - 1
+OUTCOMES = {"ok": OK, "info": INFO, "fail": FAIL}
+
+_BITS = {point: 1 << number for number, point in enumerate(sorted(POINTS))}
+_WEIGHTS = {"received": DELIVERIES, "started": EXECUTIONS}
+_PLANS = {point: (_BITS[point], _WEIGHTS.get(point, 0)) for point in POINTS - {"published"}}
+_STARTED = _BITS["started"]
+_KILLED = 1 << len(_BITS)
+_ENDINGS = (
+    "returned",
+    "failed",
+    "retried",
+    "replaced",
+    "rejected",
+    "ignored",
+    "expired",
+    "revoked",
+    "suppressed",
+    "deferred",
+    "quarantined",
+)
+_ENDED = sum(_BITS[point] for point in _ENDINGS)
+_MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
+#: Faults that strike no process of the history, and after which nobody's word is needed that it died.
+_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash"})
+#: For each point, what the same process announces later in the same delivery.
+_LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
+
+
+class Kill:
+    """One fault that the nemesis says it did to a process that was at work on ``task_id``."""
+
+    __slots__ = ("at", "landed", "recovery", "task_id", "why")
+
+    def __init__(self, at: float, task_id: str, landed: bool, why: str) -> None:
+        self.at, self.task_id, self.landed, self.why = at, task_id, landed, why
+        self.recovery: float | None = None
+
+
+class Evidence:
+    """What the history holds about one cell."""
+
+    def __init__(self, key: CellKey, at: float) -> None:
+        self.pattern, self.fault, self.point, self.broker = key
+        self.first_at = self.last_at = at
+        self.counts: dict[str, int] = {}
+        self.tasks: dict[str, int] = {}
+        self.operations: dict[str, int] = {}
+        self.operation_of: dict[str, str] = {}  # only where it is not the task ID itself
+        self.sources: set[int | str] = set()
+        self.running: dict[int, list[Any]] = {}  # pid -> [task ID, points reached in this delivery]
+        self.kills: list[Kill] = []
+        self.awaited: dict[str, list[Kill]] = {}  # victims that have not started again
+        self.parked: set[str] = set()  # operations in quarantine: not done, and not lost
+        self.killed_in: dict[tuple[int, str], Kill] = {}
+        self.named_otherwise: list[tuple[str, str]] = []
+        self.quiescent: dict[str, Any] | None = None
+        self.contradictions = Sentences()
+
+    def operation(self, task_id: str) -> str:
+        """The operation under which a task was published."""
+        return self.operation_of.get(task_id, task_id)
+
+    # -- the kinds that are rarer than points
+
+    def published(self, event: HistoryEvent) -> None:
+        task_id, operation = event.task_id, event.operation or event.task_id
+        outcome = OUTCOMES.get(str(event.detail.get("outcome")))
+        if outcome is None:
+            self.contradictions.say(f"the publication of {name(task_id)} (event {event.seq}) has no outcome")
+            outcome = INFO
+        known = self.tasks.get(task_id, 0)
+        if not known & ANY_PUBLICATION:
+            if operation != task_id:
+                self.operation_of[task_id] = operation
+        elif self.operation(task_id) != operation:
+            self.contradictions.say(f"{name(task_id)} was published for two operations (event {event.seq})")
+        self.tasks[task_id] = known + outcome
+        self.operations[operation] = self.operations.get(operation, 0) + outcome
+
+    def effect(self, event: HistoryEvent) -> None:
+        source: int | str = event.detail.get("source", "")
+        operation = event.operation or event.task_id
+        if not isinstance(source, str) or not source:
+            self.contradictions.say(f"the effect on {name(operation)} (event {event.seq}) names no entry in the books")
+            return
+        digits = source[5:]
+        if source.startswith("bank:") and digits.isdecimal() and digits[0] != "0" and digits.isascii():
+            source = int(digits)  # half the memory of the text
+        if source in self.sources:
+            self.contradictions.say(f"one entry in the books is there twice ({name(operation)}, event {event.seq})")
+            return
+        self.sources.add(source)
+        self.operations[operation] = self.operations.get(operation, 0) + EFFECTS
+        if event.task_id and self.operation_of.get(event.task_id, event.task_id) != operation:
+            self.named_otherwise.append((event.task_id, operation))
+
+    def faulted(self, event: HistoryEvent) -> None:
+        detail = event.detail
+        claimed, why, task_id = detail.get("landed") is True, str(detail.get("why") or ""), event.task_id
+        kill = Kill(event.at, task_id, claimed, why)
+        self.kills.append(kill)
+        if not claimed:
+            return
+        what, point = str(detail.get("what") or ""), str(detail.get("point") or "")
+        if what in _UNSEEN:
+            if what != self.fault:
+                self._refute(kill, event, f"it is a {name(what)} in a cell of {name(self.fault)}")
+            return
+        pid = detail.get("main_pid") if point in BY_MAIN else detail.get("child_pid")
+        state = self.running.get(pid) if isinstance(pid, int) else None
+        # A warm shutdown and a pause let their victim go on: that it did is no evidence against them.
+        problem = self._not_at(state, point, task_id, survives=what in {"term", "stop"})
+        if problem:
+            self._refute(kill, event, problem)
+            return
+        self.awaited.setdefault(task_id, []).append(kill)
+        if what not in {"term", "stop", "quit"} and state is not None and isinstance(pid, int):
+            state[1] |= _KILLED
+            self.killed_in[pid, task_id] = kill
+
+    def _refute(self, kill: Kill, event: HistoryEvent, problem: str) -> None:
+        kill.landed = False
+        self.contradictions.say(f"the kill of {name(kill.task_id)} (event {event.seq}) cannot have landed: {problem}")
+
+    def _not_at(self, state: list[Any] | None, point: str, task_id: str, *, survives: bool) -> str:
+        """Why the victim was not where the nemesis says it was, or an empty string."""
+        if state is None or state[0] != task_id:
+            return "no execution of it was open in that process"
+        reached: int = state[1]
+        if reached & _KILLED:
+            return "that process had been killed before"
+        if point and not reached & _BITS.get(point, 0):
+            return f"it had not reached {point}"
+        if survives or point in BY_MAIN:
+            return ""
+        if point and reached & _LATER.get(point, 0):
+            return f"it had gone on beyond {point}"
+        if point not in _ENDINGS and reached & _ENDED:
+            return "its execution had already ended"
+        if not point and not reached & _STARTED:
+            return "its body had not started"
+        return ""
+
+    def quarantined(self, event: HistoryEvent) -> None:
+        self.parked.add(event.operation or event.task_id)
+
+    # -- the rare cases of the common kinds
+
+    def unusual(self, event: HistoryEvent, state: list[Any], bit: int) -> int:
+        """What the process reached in this delivery, where that is not simply one point more."""
+        reached: int = state[1]
+        if reached & _KILLED:
+            kill = self.killed_in.get((event.pid or 0, event.task_id))
+            if kill is not None and kill.landed:
+                kill.landed = False
+                self.contradictions.say(
+                    f"the kill of {name(event.task_id)} cannot have landed: the same process, {event.pid}, "
+                    f"went on to {event.kind} (event {event.seq})"
+                )
+            return reached | bit
+        if reached & _ENDED:
+            return bit
+        self.contradictions.say(
+            f"process {event.pid} started {name(event.task_id)} twice without ending the first (event {event.seq})"
+        )
+        return reached | bit
+
+    def started_again(self, event: HistoryEvent) -> None:
+        for kill in self.awaited.pop(event.task_id):
+            kill.recovery = max(0.0, event.at - kill.at)
+
+
+def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
+    """The evidence of every cell, in the order of their first events. Cells may be interleaved.
+
+    Raises HistoryError if the numbering has a gap or a repetition, or a kind is unknown.
+    """
+    cells: dict[CellKey, Evidence] = {}
+    key: CellKey | None = None
+    expected, before_at = 0, 0.0
+    before: tuple[str, str, int | None] | None = None
+    for event in events:
+        seq, at, pattern, fault, point, broker, kind, task_id, _, _, pid, _ = event
+        here = (pattern, fault, point, broker)
+        if here != key:
+            key, before = here, None
+            cell = cells.get(here) or cells.setdefault(here, Evidence(here, at))
+            counts, tasks, running, awaited = cell.counts, cell.tasks, cell.running, cell.awaited
+        if seq != expected:
+            if expected:
+                raise HistoryError(f"seq is {seq} where {expected} must follow: the history has been changed")
+            expected = seq
+        expected += 1
+        if cell.quiescent is not None:
+            cell.contradictions.say(f"event {event.seq} ({kind} {name(task_id)}) comes after the end of its cell")
+        if at == before_at and before == (kind, task_id, pid) and kind not in {"effect", "worker"}:
+            cell.contradictions.say(f"event {event.seq} ({kind} {name(task_id)}) repeats the one before it")
+        before_at, before = at, (kind, task_id, pid)
+        cell.last_at = at
+        if kind == "quiescent":
+            cell.quiescent = event.detail
+            continue
+        counts[kind] = counts.get(kind, 0) + 1
+        plan = _PLANS.get(kind)
+        if plan is not None:
+            bit, weight = plan
+            if weight:
+                tasks[task_id] = tasks.get(task_id, 0) + weight
+            if pid is not None:
+                state = running.get(pid)
+                if state is None:
+                    running[pid] = [task_id, bit]
+                elif state[0] != task_id:
+                    state[0], state[1] = task_id, bit
+                elif state[1] & (_ENDED | _KILLED) or state[1] & bit & _STARTED:
+                    state[1] = cell.unusual(event, state, bit)
+                else:
+                    state[1] |= bit
+            if bit == _STARTED and awaited and task_id in awaited:
+                cell.started_again(event)
+            elif kind == "quarantined":
+                cell.quarantined(event)
+        elif kind == "published":
+            cell.published(event)
+        elif kind == "effect":
+            cell.effect(event)
+        elif kind == "fault":
+            cell.faulted(event)
+        elif kind == "worker":
+            # The number of a dead process may be given to another one. (A worker's readiness may be written down late.)
+            if event.detail.get("state") == "ready" and pid in running and running[pid][1] & _KILLED:
+                del running[pid]
+        elif kind not in KINDS:
+            raise HistoryError(f"event {event.seq}: unknown kind {kind!r:.80}")
+    return list(cells.values())

@@ -1,0 +1,197 @@
+"""One thread per process renews every lease that is held there, at a third of its length.
+
+Not guaranteed: that a task notices at once. It learns of a lost lease when it calls ``check()``; what it writes in
+between is what the fence is for. A machine that is suspended stops the monotonic clock too, and notices nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from tasks_demo.core.exceptions import LeaseLost, LockStoreUnavailable
+from tasks_demo.leases.protocol import Claimed, LeaseStore
+
+logger = logging.getLogger(__name__)
+
+# After a failed renewal the next try comes after this part of the lease: a dozen fit between a third and the end.
+_RETRY_PART: Final = 1 / 20
+
+
+class Lease:
+    """A held lease, made by ``hold``. ``check()`` it between steps of long work; send ``fence`` with each write.
+
+    Once lost, it stays lost, even if the store would still take a renewal.
+    """
+
+    def __init__(self, store: LeaseStore, claimed: Claimed, cap_seconds: float) -> None:
+        self.claimed = claimed
+        self.store = store
+        #: True from a failed renewal to the next one that works.
+        self.failing = False
+        self._deadline = claimed.deadline
+        # From when the claim was sent, like the deadline.
+        self._cap_at = claimed.deadline - store.lease_seconds + cap_seconds
+        self._cap_seconds = cap_seconds
+        self._lost = ""
+        self._pid = os.getpid()
+        self.due = self._third()
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: a receiver that remembers the highest one can refuse the writes of a stale holder."""
+        return self.claimed.fence
+
+    @property
+    def lost(self) -> bool:
+        """True if the lease may be somebody else's by now, and from then on."""
+        now = time.monotonic()
+        if not self._lost:
+            if os.getpid() != self._pid:
+                self._lost = f"process {self._pid} holds it, and this is a fork of that process"
+            elif now >= self._deadline:
+                self._lost = "it was not renewed before it ended"
+            elif now >= self._cap_at:
+                self._lost = f"it reached its cap of {self._cap_seconds:g} s (TASKS_DEMO_LEASE_CAP_SECONDS)"
+        return bool(self._lost)
+
+    @property
+    def capped(self) -> bool:
+        """True if the lease reached its cap: the body has run for as long as any may."""
+        return time.monotonic() >= self._cap_at
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease may be somebody else's by now."""
+        if self.lost:
+            raise LeaseLost(
+                f"The lease on {self.claimed.operation!r} is gone: {self._lost}. Another worker may hold it. "
+                "Stop, and write nothing more; later writes are fenced."
+            )
+
+    def renew(self) -> None:
+        """One renewal. Never raises: a failure is tried again until the deadline, a refusal is final."""
+        if self.lost:
+            return
+        try:
+            deadline = self.store.renew(self.claimed)
+        except LockStoreUnavailable as error:
+            self.failing = True
+            self.due = time.monotonic() + self.store.lease_seconds * _RETRY_PART
+            logger.warning("%s", error)
+        except Exception:
+            logger.exception("Renewing the lease on %r failed in an unforeseen way.", self.claimed.operation)
+            self._lost = "renewing it failed in an unforeseen way, see the log"
+        else:
+            self.failing = False
+            if deadline is None:
+                self._lost = "another claim took it over, or its record was removed"
+            else:
+                self._deadline = deadline
+                self.due = self._third()
+
+    def close(self) -> None:
+        """Stop renewing. The lease is not given back: ``complete`` or ``release`` does that."""
+        _heartbeat.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _third(self) -> float:
+        return self._deadline - self.store.lease_seconds * 2 / 3
+
+
+class NoLeaseNeeded(Lease):
+    """What ``lease()`` gives in a body that is called as a function: nobody holds the operation, so it cannot be lost."""
+
+    def __init__(self) -> None:
+        self.claimed = Claimed("", "", 0, 0, math.inf)
+        self.failing = False
+
+    @property
+    def lost(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def capped(self) -> bool:
+        """Never."""
+        return False
+
+    def renew(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is renewed."""
+
+
+class Heartbeat:
+    """Keeps leases alive. A forked child starts with none: they are its parent's."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh in a forked child, where the lock may be held by a thread that does not exist."""
+        self._held: set[Lease] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wakes_at = -math.inf
+
+    def add(self, lease: Lease) -> None:
+        """Start renewing."""
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+                self._thread.start()
+            self._held.add(lease)
+            # A thread that wakes in time anyway is left asleep: short tasks then cost no switch of threads.
+            if lease.due < self._wakes_at:
+                self._changed.notify()
+
+    def remove(self, lease: Lease) -> None:
+        """Stop renewing. A renewal under way may still finish; after complete or release it changes nothing."""
+        with self._changed:
+            self._held.discard(lease)
+
+    def _beat(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                lease = self._most_urgent(now)
+                if lease is None:
+                    self._wakes_at = min((held.due for held in self._held), default=math.inf)
+                    self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+                    self._wakes_at = -math.inf
+                    continue
+            # Outside the lock: a slow Redis must not stop tasks from beginning or ending.
+            lease.renew()
+            if lease.lost:
+                self.remove(lease)
+
+    def _most_urgent(self, now: float) -> Lease | None:
+        """The next lease to renew. Stores that failed come last: the others wait for one timeout, not for all."""
+        troubled = {id(lease.store) for lease in self._held if lease.failing}
+        due = (lease for lease in self._held if lease.due <= now)
+        return min(due, key=lambda lease: (id(lease.store) in troubled, lease.due), default=None)
+
+
+_heartbeat = Heartbeat()
+os.register_at_fork(after_in_child=_heartbeat.forget)
+
+
+def hold(store: LeaseStore, claimed: Claimed, cap_seconds: float) -> Lease:
+    """Renew the lease until ``close()`` or the end of the ``with`` block, or ``cap_seconds`` after the claim.
+
+    The cap bounds a hung task: from then on ``check()`` raises, and the store lets go one lease length later at most.
+    """
+    lease = Lease(store, claimed, cap_seconds)
+    _heartbeat.add(lease)
+    return lease

@@ -1,0 +1,66 @@
+"""The one builder of the lock's Redis keys, and the one judge of operation keys."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+from urllib.parse import quote
+
+from tasks_demo.core.exceptions import InvalidOperationKey, InvalidSetting
+
+LONGEST_OPERATION: Final = 200
+
+# Control characters, and the two separators that editors, logs and terminals treat as a newline.
+_UNPRINTABLE: Final = frozenset({"Cc", "Zl", "Zp"})
+
+
+def validate_operation(key: object) -> str:
+    """The operation key itself, unchanged, if it is 1 to 200 characters of printable text.
+
+    Braces, ``*``, ``:``, spaces and every script are allowed. Raises InvalidOperationKey, never anything else.
+    Not guaranteed: Unicode normalisation. Two spellings of one accented letter are two operations.
+    """
+    if not isinstance(key, str):
+        raise InvalidOperationKey(
+            f"An operation key must be text, not {type(key).__name__}. Nothing was run. "
+            "Write str(...) of what identifies the work."
+        )
+    if not key:
+        raise InvalidOperationKey(
+            "The operation key is empty: unrelated jobs would share it. Nothing was run. "
+            "Name the work, for example 'order-17'."
+        )
+    if len(key) > LONGEST_OPERATION:
+        raise InvalidOperationKey(
+            f"The operation key has {len(key)} characters; {LONGEST_OPERATION} are allowed. Nothing was run. "
+            "Use an identifier, or a hash of the long text."
+        )
+    if key.isprintable():  # nearly every key; what follows finds out what is wrong with the others
+        return key
+    for position, character in enumerate(key):
+        category = unicodedata.category(character)
+        if category in _UNPRINTABLE:
+            raise InvalidOperationKey(
+                f"The operation key has a control character (U+{ord(character):04X}) at position {position}. "
+                "Nothing was run. Use printable text."
+            )
+        if category == "Cs":
+            raise InvalidOperationKey(
+                f"The operation key has half a surrogate pair (U+{ord(character):04X}) at position {position}, "
+                "which UTF-8 cannot carry. Nothing was run. Decode the text properly where it comes from."
+            )
+    return key
+
+
+def record_key(prefix: str, operation: str) -> str:
+    """``<prefix>op:{<operation, percent-encoded>}``: different operations never share a key.
+
+    The braces are the only ones, so that Redis Cluster hashes the operation, all of it, and nothing else. Raises
+    InvalidOperationKey, and InvalidSetting when the prefix has a brace of its own.
+    """
+    if "{" in prefix or "}" in prefix:
+        raise InvalidSetting(
+            f"TASKS_DEMO_KEY_PREFIX is {prefix!r}; a brace in it would change the hash slot of every lock. "
+            "Leave braces out."
+        )
+    return f"{prefix}op:{{{quote(validate_operation(operation), safe='')}}}"

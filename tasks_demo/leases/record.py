@@ -1,0 +1,101 @@
+"""The lock's record of one operation, for people: to be read, and to be forgotten. Workers use ``redis_store``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+
+from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.lua import script
+
+#: How a record is called that no claim has written: another type, or without a state.
+DAMAGED: Final = "damaged"
+#: Never shown: whoever has the token acts as the holder.
+SECRET: Final = frozenset({"owner"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """``state``: claimed, completed, released, forgotten, or damaged. ``left``: seconds to the end of the lease, by Redis."""
+
+    state: str
+    fence: str = ""
+    attempt: str = ""
+    digest: str = ""
+    left: float = 0.0
+    #: Whether a result is stored; it may be large, or hold what not everybody should read.
+    result: str | None = None
+    #: Seconds until Redis removes the record by itself.
+    kept: float = 0.0
+    others: dict[str, str] = field(default_factory=dict)
+
+
+def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
+    """None: the lock has never heard of it, or no longer. Raises LockStoreUnavailable and InvalidOperationKey."""
+    key = record_key(prefix, operation)
+    try:
+        kind = _text(client.type(key))
+        if kind == "none":
+            return None
+        if kind != "hash":
+            return Record(DAMAGED, others={"type": kind})
+        raw: Any = client.hgetall(key)
+        known = {_text(name): _text(value) for name, value in raw.items()}
+        kept = max(float(_number(client.pttl(key))) / 1000, 0.0)
+        seconds, microseconds = _pair(client.time())
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise _unavailable("show", operation, error) from error
+    left = (_number(known.get("deadline")) / 1000 - seconds - microseconds / 1e6) if "deadline" in known else 0.0
+    named = {"state", "fence", "attempt", "digest", "deadline", "result", *SECRET}
+    return Record(
+        state=known.get("state", ""),
+        fence=known.get("fence", ""),
+        attempt=known.get("attempt", ""),
+        digest=known.get("digest", ""),
+        left=max(left, 0.0),
+        result=known.get("result"),
+        kept=kept,
+        others={name: value for name, value in known.items() if name not in named},
+    )
+
+
+def forget(
+    client: redis.Redis, prefix: str, operation: str, shown: Record, *, even_if_held: bool, retention_seconds: float
+) -> str:
+    """Remove marker, result and digest of what was ``shown``; the fence stays. ``forgotten``, ``held``, ``changed``, ``unknown``.
+
+    Raises LockStoreUnavailable: it is then not known whether it was forgotten.
+    """
+    lua, key = script("forget"), record_key(prefix, operation)
+    retention = math.ceil(retention_seconds * 1000)
+    try:
+        reply: Any = client.eval(lua.source, 1, key, shown.fence, shown.state, str(int(even_if_held)), str(retention))
+        return _text(reply[0])
+    except (redis.RedisError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _unavailable("forget", operation, error) from error
+
+
+def _unavailable(what: str, operation: str, error: Exception) -> LockStoreUnavailable:
+    return LockStoreUnavailable(
+        f"Redis did not {what} the record of operation {operation!r}: {type(error).__name__}: {str(error).rstrip('.')}. Look "
+        "at the server that TASKS_DEMO_REDIS_URL names, and ask again."
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return int(value[0]), int(value[1])

@@ -1,0 +1,234 @@
+"""The tables: an append-only history of events, and one tally per task ID kept in step with it.
+
+Both are written by the ledger only (``tasks_demo.ledger``), with the SQL in ``ledger/sql``; the models are
+for reading. ``Tally.verdict``, ``Tally.broken`` and ``Tally.outcome`` are computed by the database itself from the counts
+and the latest state, so they can never disagree with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+from django.db.models.lookups import Exact, In
+
+from tasks_demo.core.semantics import PROMISES, Semantics
+
+#: Belongs to an experiment; with it in its WHERE a query finds the index on runs, which holds nothing else.
+IN_A_RUN = ~Q(run="")
+#: Not succeeded: few, and those that one looks for. Likewise.
+NOT_SUCCEEDED = ~Q(outcome="succeeded")
+
+
+class ReadOnly(models.Model):
+    """Refuses to be written through the ORM: evidence is appended by the ledger and never edited."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is read-only: only the ledger writes it.")
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is read-only: evidence is not deleted row by row.")
+
+
+class Event(ReadOnly):
+    """One thing that happened: a point that was reached, an effect in the bank's books, or a fault."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(help_text="Clock of the process that wrote it; order within the table is by id.")
+    kind = models.CharField(max_length=20)
+    task_id = models.CharField(max_length=255)
+    operation = models.CharField(max_length=255, blank=True)
+    pattern = models.CharField(max_length=40, blank=True)
+    worker = models.CharField(max_length=255, blank=True)
+    pid = models.IntegerField(null=True)
+    run = models.CharField(max_length=120, blank=True, help_text="The experiment cell it belongs to, if any.")
+    source = models.CharField(max_length=120, help_text="Who wrote it and its number there: no event counts twice.")
+    detail = models.JSONField(default=dict)
+
+    class Meta:
+        app_label = "tasks_demo"
+        ordering = ["id"]
+        # Not unique=True: PostgreSQL would get a second index on it, for LIKE, that nothing asks for.
+        constraints = [models.UniqueConstraint(fields=["source"], name="event_source")]
+        indexes = [
+            models.Index(fields=["task_id", "id"], name="event_task"),
+            models.Index(fields=["run", "id"], condition=IN_A_RUN, name="event_run"),
+            models.Index(fields=["operation"], condition=Q(kind="effect"), name="event_effect_operation"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.task_id}"
+
+
+class BookCursor(models.Model):
+    """How far a book was read: all up to ``number``, but for what transactions that were open then have committed since."""
+
+    source = models.CharField(max_length=120, primary_key=True, help_text="The book's name and identity.")
+    number = models.BigIntegerField(default=0)
+    snapshot = models.CharField(max_length=60, blank=True)
+
+    class Meta:
+        app_label = "tasks_demo"
+
+    def __str__(self) -> str:
+        return f"{self.source}{self.number}"
+
+
+class BooksRead(models.Model):
+    """When the books of a name were last read to their end, or since when they cannot be."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    read_at = models.DateTimeField(null=True)
+    trouble = models.CharField(max_length=500, blank=True)
+    failing_since = models.DateTimeField(null=True)
+
+    class Meta:
+        app_label = "tasks_demo"
+        verbose_name_plural = "books read"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _semantics(semantics: Semantics) -> Q:
+    return Q(pattern__in=sorted(name for name, promise in PROMISES.items() if promise.semantics is semantics))
+
+
+class Outcome(models.TextChoices):
+    """What became of a job, as Celery's own word about it goes."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    RETRYING = "retrying", "retrying"
+    SUCCEEDED = "succeeded", "succeeded"
+    FAILED = "failed", "failed"
+    EXPIRED = "expired", "expired"
+    REVOKED = "revoked", "revoked"
+    REJECTED = "rejected", "rejected"
+    PARKED = "parked", "parked"
+
+
+#: The last digit (of base 16) of ``Tally.state``; see ``ledger.rows.STATES``.
+OUTCOMES: dict[int, Outcome] = dict(enumerate(Outcome, start=1))
+_code = F("state") % 16
+_called_off = In(_code, [6, 7])  # expired, revoked
+#: Patterns whose ``suppressed`` means that the work is done.
+_marks_what_is_done = _semantics(Semantics.EFFECTIVELY_ONCE)
+
+#: Ended without an effect, and the books were not read since: what `ledger.effects.settle` looks for.
+UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
+_quiet = Q(ended__gt=0) | Q(settled__gt=0)
+_again = Q(deliveries__gte=2) | Q(executions__gte=2)
+_lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(books="") & ~Q(_called_off)
+# Where nobody counts effects, executions are judged. Of one whose process died nobody knows how far it came.
+_never_run = Q(executions=0) & Q(Exact(_code, 8))
+_done_by_another = Q(suppressed__gt=0) & _marks_what_is_done
+_cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
+
+
+class Tally(ReadOnly):
+    """The counts of one task ID. ``effects`` counts those of its *operation*, in whosoever's books."""
+
+    class Verdict(models.TextChoices):
+        OK = "ok", "ok"
+        RECOVERED = "recovered", "recovered"
+        LOST = "lost", "lost"
+        DUPLICATED = "duplicated", "duplicated"
+        PARKED = "parked", "parked"
+        DROPPED = "dropped", "dropped"
+        UNRESOLVED = "unresolved", "unresolved"
+
+    task_id = models.CharField("task ID", max_length=255, primary_key=True)
+    task = models.CharField(max_length=255, blank=True, help_text="The name under which the task is registered.")
+    operation = models.CharField(max_length=255)
+    pattern = models.CharField(max_length=40, blank=True)
+    run = models.CharField(max_length=120, blank=True)
+    books = models.CharField(max_length=40, blank=True, help_text="Who outside counts its effects; empty: nobody.")
+    publications = models.IntegerField(default=0)
+    deliveries = models.IntegerField(default=0)
+    executions = models.IntegerField(default=0)
+    effects = models.IntegerField(default=0)
+    suppressed = models.IntegerField(default=0)
+    deferred = models.IntegerField(default=0)
+    fenced = models.IntegerField(default=0)
+    quarantined = models.IntegerField(default=0)
+    failed = models.IntegerField(default=0)
+    returned = models.IntegerField(default=0, help_text="Executions that came to their end without an error.")
+    abandoned = models.IntegerField(default=0, help_text="Executions that were killed and acknowledged all the same.")
+    faults = models.IntegerField(default=0, help_text="Faults that landed on it.")
+    ended = models.IntegerField(default=0, help_text="Deliveries that came to an end of their own.")
+    settled = models.IntegerField(default=0, help_text="The books were read after all was quiet.")
+    state = models.BigIntegerField(
+        default=0, help_text="Microseconds since the epoch times 16, plus what it is since then."
+    )
+    first_at = models.DateTimeField(
+        help_text="The earliest moment of the first batch that told of it; never set again."
+    )
+    last_at = models.DateTimeField()
+    verdict = models.GeneratedField(
+        expression=Case(
+            When(Q(effects__gte=2) | Q(books="", returned__gte=2), then=Value(Verdict.DUPLICATED.value)),
+            When(~_quiet, then=Value(Verdict.UNRESOLVED.value)),
+            # A delivery that main did not live to write down shows as a second execution.
+            When((Q(effects=1) | Q(books="", returned=1)) & _again, then=Value(Verdict.RECOVERED.value)),
+            When(Q(effects=1) | Q(books="", returned=1), then=Value(Verdict.OK.value)),
+            When(Q(quarantined__gt=0), then=Value(Verdict.PARKED.value)),
+            When(Q(_called_off), then=Value(Verdict.DROPPED.value)),
+            When(_lost | _cut_short, then=Value(Verdict.LOST.value)),
+            # It ended by itself: an error of its own, or the work was done already.
+            When(Q(books="") & _again, then=Value(Verdict.RECOVERED.value)),
+            When(Q(books=""), then=Value(Verdict.OK.value)),
+            default=Value(Verdict.UNRESOLVED.value),
+        ),
+        output_field=models.CharField(max_length=12, choices=Verdict.choices),
+        db_persist=True,
+    )
+    broken = models.GeneratedField(
+        expression=Case(
+            When(_semantics(Semantics.AT_MOST_ONCE) & (Q(effects__gte=2) | Q(executions__gte=2)), then=Value(True)),
+            When(_semantics(Semantics.AT_LEAST_ONCE) & (_lost | _cut_short), then=Value(True)),
+            When(_semantics(Semantics.EFFECTIVELY_ONCE) & (_lost | _cut_short | Q(effects__gte=2)), then=Value(True)),
+            default=Value(False),
+        ),
+        output_field=models.BooleanField(),
+        db_persist=True,
+        help_text="The promise of the pattern was broken.",
+    )
+    outcome = models.GeneratedField(
+        expression=Case(
+            # A copy that was suppressed says that the work is done; one of several it may be, so it overrides no end.
+            When(Q(suppressed__gt=0, state=0) | _done_by_another & Q(In(_code, [1, 2, 3])), then=Value("succeeded")),
+            *(When(Exact(_code, code), then=Value(outcome.value)) for code, outcome in OUTCOMES.items()),
+            default=Value(Outcome.WAITING.value),
+        ),
+        output_field=models.CharField(max_length=12, choices=Outcome.choices),
+        db_persist=True,
+    )
+
+    class Meta:
+        app_label = "tasks_demo"
+        verbose_name = "task ID"
+        verbose_name_plural = "task IDs"
+        ordering = [F("first_at").desc(), "task_id"]
+        # A tally is updated several times in a job's life, and SQLite rewrites every index that holds a column that is SET
+        # or computed from one. So none holds last_at, and few the verdict; a partial one costs only whom it is about.
+        # Of two that serve a query alike SQLite takes the one made last: the most selective come last.
+        indexes = [
+            models.Index(fields=["operation"], name="tally_operation", opclasses=["varchar_pattern_ops"]),
+            models.Index(fields=["-first_at", "task_id"], name="tally_latest"),
+            models.Index(fields=["pattern", "-first_at"], name="tally_pattern"),
+            models.Index(fields=["task", "-first_at"], name="tally_task"),
+            models.Index(fields=["verdict", "-first_at"], name="tally_verdict"),
+            models.Index(fields=["pattern", "verdict", "-first_at"], name="tally_pattern_verdict"),
+            models.Index(fields=["broken", "-first_at"], condition=Q(broken=True), name="tally_broken"),
+            models.Index(fields=["outcome", "-first_at"], condition=NOT_SUCCEEDED, name="tally_outcome"),
+            models.Index(fields=["run", "-first_at"], condition=IN_A_RUN, name="tally_run"),
+            models.Index(fields=["first_at"], condition=UNSETTLED, name="tally_unsettled"),
+        ]
+
+    def __str__(self) -> str:
+        return self.task_id

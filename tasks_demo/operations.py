@@ -1,0 +1,258 @@
+"""What the patterns remember of one operation, and how a person makes them forget it, so that it can be done again.
+
+What is **not** guaranteed: that the effect is undone, or that nobody is doing it now. A forgotten operation runs again when a
+message of it comes again: its effect happens a second time unless its receiver knows the key. A fence is never lowered, and what
+was removed is kept with who, when and why (``OperationAct``) before anything is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery import current_app
+from django.db import Error, connections, router, transaction
+from django.utils import timezone
+
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import (
+    EnvironmentNotReady,
+    InvalidSetting,
+    LockStoreUnavailable,
+    OperationHeld,
+    UnknownTask,
+)
+from tasks_demo.leases import record
+from tasks_demo.leases.keys import validate_operation
+from tasks_demo.leases.memory_store import Memory
+from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
+from tasks_demo.patterns.attempts import fitting
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.dedup_lock import lease_place
+from tasks_demo.records.models import Claim, Fence, InboxEntry, OperationAct, Parked
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one store knows. ``held`` not empty: somebody may be doing it now. ``removable``: ``forget`` removes it."""
+
+    kind: str
+    place: str
+    state: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    held: str = ""
+    removable: bool = True
+    #: The record or row itself.
+    source: Any = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        facts = {
+            name: value.isoformat() if isinstance(value, datetime) else value for name, value in self.facts.items()
+        }
+        shown = {"kind": self.kind, "place": self.place, "state": self.state, "held": self.held}
+        return {**shown, "removable": self.removable, **facts}
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is known of an operation, and what could not be asked."""
+
+    operation: str
+    traces: list[Trace]
+    troubles: list[str]
+
+    @property
+    def mark(self) -> str:
+        """Of what was shown: another one means that it has changed. What only the clock changes does not belong to it."""
+        told = [
+            (trace.kind, trace.place, trace.state, {k: str(v) for k, v in trace.facts.items() if "seconds" not in k})
+            for trace in self.traces
+        ]
+        return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def known(operation: str, task: str = "") -> Known:
+    """What every store says of it; with ``task``, those of that task's pattern only.
+
+    Raises InvalidOperationKey, and UnknownTask when no task of that name with a pattern is registered here.
+    """
+    validate_operation(operation)
+    tasks = _tasks(task)
+    found: list[Trace] = []
+    troubles: list[str] = []
+    if not task or isinstance(tasks[0], DedupLock):
+        try:
+            found += _lock(operation)
+        except (LockStoreUnavailable, InvalidSetting) as error:
+            troubles.append(str(error))
+    models: list[Any] = [Claim, InboxEntry, Fence, Parked]
+    if task:
+        of: dict[Any, list[Any]] = {ClaimFirst: [Claim], Inbox: [InboxEntry], DedupLock: [Fence]}
+        models = [model for pattern, its in of.items() if isinstance(tasks[0], pattern) for model in its] + [Parked]
+    for model in models:
+        for alias in _aliases(model, tasks, alone=bool(task)):
+            try:
+                found += [_TOLD[model](row, alias) for row in _rows(model, alias, operation)]
+            except Error as error:
+                connections[alias].close()
+                troubles.append(
+                    f"The database {alias!r} did not tell of {model._meta.verbose_name_plural}: {error}".strip()
+                )
+    return Known(operation, found, troubles)
+
+
+def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: bool = False) -> list[Trace]:
+    """Remove what was shown and can be removed; returns that. Keeps who, when, why and what in ``OperationAct``, before.
+
+    Raises OperationHeld while a lease is held, or a claim's body may be running, unless told otherwise; nothing is removed then.
+    Raises EnvironmentNotReady when a store does not answer: the message says what was removed by then.
+    """
+    chosen = [trace for trace in shown.traces if trace.removable]
+    held = [trace for trace in chosen if trace.held]
+    if held and not even_if_held:
+        raise OperationHeld(
+            f"Operation {shown.operation!r} may be running: {'; '.join(trace.held for trace in held)}. Nothing was removed. Wait "
+            "for its end, or say that it is to be forgotten all the same: it can then be done twice."
+        )
+    if not chosen:
+        return []
+    alias = router.db_for_write(OperationAct)
+    act = OperationAct(
+        operation=fitting(shown.operation),
+        task=task,
+        by=by[:255],
+        why=why,
+        at=timezone.now(),
+        removed=[trace.as_json() for trace in chosen],
+        outcome="begun",
+    )
+    try:
+        act.save(using=alias)
+    except Error as error:
+        raise EnvironmentNotReady(
+            f"The database {alias!r} does not take the record of this act ({str(error).partition(chr(10))[0]}), so nothing was "
+            "removed. Is it running, writable and migrated (`manage.py migrate`)?"
+        ) from error
+    removed: list[Trace] = []
+    try:
+        for trace in chosen:
+            if _removed(shown.operation, trace, even_if_held=even_if_held):
+                removed.append(trace)
+    except (Error, LockStoreUnavailable, InvalidSetting) as error:
+        _ended(act, alias, removed, f"stopped: {error}")
+        raise EnvironmentNotReady(f"{error} Removed before that: {_said(removed)}.") from error
+    left = [trace for trace in chosen if trace not in removed]
+    _ended(act, alias, removed, f"had changed meanwhile and was left: {_said(left)}" if left else "removed")
+    return removed
+
+
+def _said(traces: list[Trace]) -> str:
+    return ", ".join(f"{trace.kind} in {trace.place}" for trace in traces) or "nothing"
+
+
+def _ended(act: OperationAct, alias: str, removed: list[Trace], outcome: str) -> None:
+    act.removed, act.outcome = [trace.as_json() for trace in removed], outcome[:2000]
+    act.save(using=alias, update_fields=["removed", "outcome"])
+
+
+def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
+    """False: it is not what was shown any more."""
+    if isinstance(trace.source, record.Record):
+        place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
+        if isinstance(place, Memory):
+            return False
+        with place as client:
+            reply = record.forget(
+                client, settings.KEY_PREFIX, operation, trace.source,
+                even_if_held=even_if_held, retention_seconds=settings.RETENTION_SECONDS,
+            )  # fmt: skip
+        return reply == "forgotten"
+    row, moment = trace.source, "claimed_at" if isinstance(trace.source, Claim) else "completed_at"
+    rows: Any = type(row)._base_manager.using(row._state.db)
+    with transaction.atomic(using=row._state.db):
+        # Exactly what was shown: not a row that was made since.
+        return bool(rows.filter(pk=row.pk, task_id=row.task_id, **{moment: getattr(row, moment)}).delete()[0])
+
+
+# -- what each store tells ---------------------------------------------------------------------------------------------------
+
+
+def _tasks(name: str) -> list[PatternTask]:
+    current_app.loader.import_default_modules()
+    found = [task for task in current_app.tasks.values() if isinstance(task, PatternTask) and name in ("", task.name)]
+    if name and not found:
+        raise UnknownTask(
+            f"No task {name!r} with a pattern is registered here. `celery -A … report` and your tasks.py name them."
+        )
+    return found
+
+
+def _aliases(model: Any, tasks: list[PatternTask], *, alone: bool) -> list[str]:
+    named = {task.using or router.db_for_write(model) for task in tasks}
+    return sorted(named if alone else named | {router.db_for_write(model)})
+
+
+def _rows(model: Any, alias: str, operation: str) -> Any:
+    return model._base_manager.using(alias).filter(operation=fitting(operation)).order_by("pk")[:20]
+
+
+def _lock(operation: str) -> Iterator[Trace]:
+    if not settings.REDIS_URL:
+        return
+    place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
+    if isinstance(place, Memory):
+        return
+    with place as client:
+        found = record.read(client, settings.KEY_PREFIX, operation)
+    if found is None:
+        return
+    facts: dict[str, Any] = {
+        "fence": found.fence,
+        "attempts": found.attempt,
+        "digest": found.digest,
+        "result": "stored" if found.result is not None else "none",
+        "kept_seconds": round(found.kept, 3),
+        **found.others,
+    }
+    held = ""
+    if found.state == "claimed":
+        facts["lease_seconds_left"] = round(found.left, 3)
+        if found.left > 0:
+            held = f"a worker holds its lease for {found.left:.1f} s more, unless it is renewed"
+    removable = found.state != "forgotten"
+    yield Trace("dedup_lock", "Redis", found.state or "without a state", facts, held, removable, found)
+
+
+def _claim(row: Claim, alias: str) -> Trace:
+    facts = {"task_id": row.task_id, "worker": row.worker, "claimed_at": row.claimed_at, "digest": row.digest}
+    age = (timezone.now() - row.claimed_at).total_seconds()
+    held = ""
+    if age < settings.LEASE_CAP_SECONDS:
+        held = f"it was claimed {age:.0f} s ago by {row.worker or 'a worker'}, and a claim does not tell when its body ends"
+    return Trace("claim_first", f"database {alias}", "claimed", facts, held, True, row)
+
+
+def _entry(row: InboxEntry, alias: str) -> Trace:
+    facts = {
+        "task_id": row.task_id,
+        "completed_at": row.completed_at,
+        "digest": row.digest,
+        "result": "none" if row.result is None else "stored",
+    }
+    return Trace("inbox", f"database {alias}", "completed", facts, "", True, row)
+
+
+def _fence(row: Fence, alias: str) -> Trace:
+    return Trace("fence", f"database {alias}", "stays", {"fence": row.token, "at": row.at}, "", False, row)
+
+
+def _parked(row: Parked, alias: str) -> Trace:
+    facts = {"task_id": row.task_id, "task": row.task, "attempts": row.attempts, "parked_at": row.parked_at}
+    return Trace("quarantine", f"database {alias}", row.state, facts, "", False, row)
+
+
+_TOLD: dict[Any, Any] = {Claim: _claim, InboxEntry: _entry, Fence: _fence, Parked: _parked}

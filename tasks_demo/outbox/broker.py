@@ -1,0 +1,113 @@
+"""What the broker and the workers can be asked about copies that were published and have not begun.
+
+Redis tells all: the queue's lists, and the hash of what was handed out and not acknowledged. RabbitMQ tells an AMQP client how
+many messages are ready in a queue and how many consumers it has, neither which they are nor how many are unacknowledged;
+without messages and consumers it holds nothing. Other brokers tell nothing. Workers that answer remote control know what they
+hold; the solo pool answers between two jobs only, and ``worker_enable_remote_control = False`` never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tasks_demo.outbox.evidence import Held
+
+#: Seconds that workers are given to answer.
+WORKERS_SECONDS = 1.0
+#: A queue that is longer is searched only for what was overtaken, and so many entries are read at a time.
+LONG_QUEUE, AT_ONCE = 1000, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a broker says of one queue. ``consumers``: -1 if it does not tell."""
+
+    waiting: int
+    consumers: int = -1
+    exists: bool = True
+    can_tell_all: bool = False
+
+    @property
+    def long(self) -> bool:
+        return self.waiting > LONG_QUEUE
+
+
+def asked(connection: Any, name: str) -> Queue | None:
+    """How long the queue is; None: the broker cannot tell. Raises the transport's errors."""
+    channel = connection.default_channel
+    match connection.transport.driver_type:
+        case "redis":
+            with _client(channel) as client:
+                return Queue(sum(int(client.llen(key)) for key in _lists(channel, name)), can_tell_all=True)
+        case "amqp":
+            # A channel of its own: a queue that is not there closes it.
+            try:
+                with connection.channel() as own:
+                    _, messages, consumers = own.queue_declare(name, passive=True)
+            except connection.channel_errors as error:
+                if getattr(error, "code", None) == 404:
+                    return Queue(0, 0, exists=False)
+                raise
+            return Queue(int(messages), int(consumers))
+    return None
+
+
+def held(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:
+    """Where the broker has each of these. Raises the transport's errors."""
+    if queue is None or not queue.can_tell_all:
+        gone = queue is not None and (not queue.exists or queue.waiting == 0 == queue.consumers)
+        return dict.fromkeys(task_ids, Held.ABSENT if gone else Held.UNKNOWN)
+    channel = connection.default_channel
+    wanted = {f'"{task_id}"'.encode(): task_id for task_id in task_ids}
+    found: dict[str, Held] = {}
+    with _client(channel) as client:
+        # From the head, where messages come in: whatever is handed out meanwhile moves nothing past us. The hash last, because
+        # that is where it goes to.
+        for key in _lists(channel, name):
+            start = 0
+            while len(found) < len(wanted) and (entries := client.lrange(key, start, start + AT_ONCE - 1)):
+                found |= dict.fromkeys(_in(entries, wanted), Held.QUEUED)
+                start += AT_ONCE
+        cursor, first = 0, True
+        while (first or cursor) and len(found) < len(wanted):
+            first = False
+            cursor, values = client.hscan(_prefix(channel) + channel.unacked_key, cursor, count=AT_ONCE)
+            found |= dict.fromkeys(_in(values.values(), wanted), Held.UNACKED)
+    return {task_id: found.get(task_id, Held.ABSENT) for task_id in task_ids}
+
+
+def held_by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
+    """Those that a worker has, waiting for a process of its pool or running; None: they cannot be asked. Takes a second."""
+    mailbox = app.control.mailbox(connection)
+    mailbox._producer_pool = None  # of the app's own connection, where a relay may publish to another
+    answers = mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS)
+    if not answers or (queue is not None and len(answers) < queue.consumers):
+        return None
+    return {task_id for answer in answers for tasks in answer.values() for task_id in tasks}
+
+
+def _in(messages: Any, wanted: dict[bytes, str]) -> set[str]:
+    # The ID is in the message's headers as it is, in quotes (see ``can_be_sought``).
+    return {task_id for message in messages for needle, task_id in wanted.items() if needle in message}
+
+
+def can_be_sought(task_id: str) -> bool:
+    """Whether the ID stands in a message as it is; JSON writes other characters differently."""
+    return task_id.isascii() and not set(task_id) & set('"\\')
+
+
+def _lists(channel: Any, name: str) -> list[str]:
+    return [_prefix(channel) + channel._q_for_pri(name, priority) for priority in channel.priority_steps]
+
+
+def _prefix(channel: Any) -> str:
+    return str(getattr(channel, "global_keyprefix", ""))
+
+
+def _client(channel: Any) -> redis.Redis:
+    """A client that adds no prefix of its own; closing it gives its connection back to kombu's pool."""
+    return redis.Redis(connection_pool=channel.pool)

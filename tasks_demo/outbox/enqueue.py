@@ -1,0 +1,272 @@
+"""outbox: a job is committed together with the business data, and a relay publishes it afterwards.
+
+What is **not** guaranteed: that the job is published or run only once. A copy is published again on evidence that the last one
+was lost, and the evidence can be wrong; a superfluous copy is suppressed before its body, unless the worker that began the job
+is dead. So a job whose worker is killed runs again, and must bear it: combine it with ``dedup_lock`` or ``inbox``. Nor is the
+order of two jobs kept.
+
+    caller ──▶ BEGIN ─ business data ─ enqueue() ─ COMMIT          one row more, no broker involved
+    relay  ──▶ take due rows (due_at += wait) ─▶ publish, confirmed ─▶ mark published        outbox/relay.py
+    worker ──▶ claim the row (due_at += lease) ─▶ body, lease renewed ─▶ finished: never due again   outbox/progress.py
+
+``due_at`` says when the relay looks at a row; only the end of the job stops that. A row that was never published is published;
+one whose message waits in its queue waits on; one whose message was lost, or whose worker is dead, is published again
+(outbox/evidence.py). That closes the fetch window of ``acks_late`` on Redis and survives the loss of everything the
+broker held. All moments are taken from the clock of the outbox's database, but for an ``eta``, which is the caller's own word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+
+from celery import Task, current_app
+from celery.canvas import Signature
+from django.conf import settings as django_settings
+from django.db import IntegrityError, connections, router, transaction
+from kombu.exceptions import SerializerNotInstalled
+from kombu.serialization import dumps
+
+from tasks_demo.core import clock
+from tasks_demo.core.clock import Now
+from tasks_demo.core.exceptions import InvalidOperationKey, OutboxRefused
+from tasks_demo.patterns.acks_late import AcksLate
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.operation_rows import transaction_open
+from tasks_demo.patterns.sending import header as operation_header
+from tasks_demo.records.models import OutboxMessage
+
+#: Options that can be kept for later, and what each must be.
+OPTIONS: dict[str, type | tuple[type, ...]] = {
+    "queue": str, "exchange": str, "routing_key": str, "priority": int, "headers": Mapping, "serializer": str,
+    "compression": str, "shadow": str, "ignore_result": bool, "time_limit": (int, float), "soft_time_limit": (int, float),
+    "countdown": (int, float), "eta": datetime, "expires": (int, float, datetime),
+}  # fmt: skip
+
+
+class Outbox(AcksLate):
+    """Promise: at least 1 execution and 1 effect per committed message, on Redis too.
+
+    It holds for jobs that went through :func:`enqueue` and while a relay runs; ``delay()`` on such a task is plain ``acks_late``.
+    """
+
+    abstract = True
+    pattern = "outbox"
+
+
+def enqueue(
+    task: str | Task[Any, Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    task_id: str | None = None,
+    using: str | None = None,
+    independent: bool = False,
+    external: bool = False,
+    **options: Any,
+) -> str:
+    """Write one message with the caller's transaction; returns the task ID. The broker is not asked.
+
+    ``options`` are those of ``apply_async``; ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
+    Outside a transaction the row is committed at once. Raises OutboxRefused, before anything is written, for what could not be
+    published later, for a task or queue that this app does not know, unless ``external`` says that another app has it, and for a
+    transaction that is open on other databases only, unless ``independent`` says that it is meant.
+    """
+    alias = using or router.db_for_write(OutboxMessage)
+    name = _checked_task(task, args, kwargs or {}, options, external)
+    options = _with_operation(name, args, kwargs or {}, options)
+    _check_queue(options, external)
+    if not independent:
+        _check_transaction(alias)
+    if task_id is not None and not (0 < len(task_id) <= 255 and task_id.isprintable()):
+        _refuse("the task ID must be 1 to 255 printable characters")
+    message = OutboxMessage(
+        task_id=task_id or str(uuid.uuid4()),
+        task=name,
+        args=_json("args", list(args)),
+        kwargs=_json("kwargs", dict(kwargs or {})),
+        options=_kept(options),
+        created_at=Now(),
+        due_at=_due(options),
+    )
+    try:
+        # A savepoint where the ID is the caller's: the transaction outlives a repetition.
+        with transaction.atomic(using=alias) if task_id is not None else nullcontext():
+            message.save(using=alias, force_insert=True)
+    except IntegrityError as error:
+        raise OutboxRefused(
+            f"Task ID {message.task_id} is in the outbox already. Nothing was written; the first message stands."
+        ) from error
+    return message.task_id
+
+
+def prune(before: datetime, using: str | None = None, *, most: int | None = None) -> int:
+    """Delete messages that were finished before this moment, 1000 a commit, ``most`` in all; returns how many it were."""
+    rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage))
+    removed = 0
+    while most is None or removed < most:
+        size = 1000 if most is None else min(1000, most - removed)
+        ids = list(rows.filter(finished_at__lt=before).order_by("finished_at").values_list("id", flat=True)[:size])
+        removed += rows.filter(id__in=ids).delete()[0]
+        if len(ids) < size:
+            break
+    return removed
+
+
+# -- what can be published later ----------------------------------------------------------------------------------------------
+
+
+def _refuse(why: str) -> NoReturn:
+    raise OutboxRefused(f"This job could not be published later: {why}. Nothing was written to the outbox.")
+
+
+def _checked_task(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], external: bool
+) -> str:
+    if isinstance(task, Signature) or not isinstance(task, str | Task):
+        _refuse(f"{task!r} is neither a task nor the name of one; pass a signature's task, args and kwargs separately")
+    if isinstance(args, str) or not isinstance(args, Sequence) or not isinstance(kwargs, Mapping):
+        _refuse(f"args={args!r:.40} and kwargs={kwargs!r:.40} must be a list or tuple and a dict")
+    name = task if isinstance(task, str) else str(task.name)
+    known: Any = current_app.tasks.get(name)
+    if not isinstance(task, str) and known is None:
+        _refuse(f"the task {name!r} is not registered; declare it where Celery finds it, or pass a name as text")
+    if not 0 < len(name) <= 255:
+        _refuse("the task's name must have 1 to 255 characters")
+    if known is None and not external:
+        known = _loaded(name)
+    if known is not None and getattr(known, "typing", False):
+        try:
+            known.__header__(*args, **kwargs)
+        except TypeError as error:
+            _refuse(f"the arguments do not fit {name}: {error}")
+    if isinstance(known, PatternTask):
+        known.check_options(dict(options))
+    return name
+
+
+def _with_operation(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options with the operation key, which is computed here, where a failure is seen, and not by the relay."""
+    task, headers = current_app.tasks.get(name), options.get("headers") or {}
+    if not isinstance(task, PatternTask) or task.operation is None or not isinstance(headers, Mapping):
+        return options
+    try:
+        return {**options, "headers": {**headers, **operation_header(task, args, kwargs, headers)}}
+    except (InvalidOperationKey, TypeError) as error:
+        raise OutboxRefused(
+            f"This job could not be published later: {error} Nothing was written to the outbox."
+        ) from error
+
+
+def _loaded(name: str) -> Any:
+    """The task of this name once the app has imported all its task modules, as a worker does."""
+    if name not in current_app.tasks:
+        current_app.loader.import_default_modules()
+    if name not in current_app.tasks:
+        _refuse(
+            f"no task {name!r} is registered in the app {current_app.main or 'default'!r}{_nearest(name, current_app.tasks)}. "
+            "A worker would drop it. For a task that only another app has pass external=True"
+        )
+    return current_app.tasks[name]
+
+
+def _check_queue(options: Mapping[str, Any], external: bool) -> None:
+    """Refuse a queue that nobody is known to read: not in ``task_queues``, if the app declares some."""
+    queue, conf = options.get("queue"), current_app.conf
+    if not isinstance(queue, str) or not (conf.task_queues or not conf.task_create_missing_queues):
+        return
+    # Not amqp.queues: that learns every name that was ever published to.
+    declared = {conf.task_default_queue, *(getattr(each, "name", each) for each in conf.task_queues or ())}
+    if queue in declared:
+        return
+    if not conf.task_create_missing_queues:  # Celery itself would refuse to publish to it
+        _refuse(f"the queue {queue!r} is not declared{_nearest(queue, declared)}. Add it to task_queues")
+    if not external:
+        _refuse(
+            f"the queue {queue!r} is not in task_queues{_nearest(queue, declared)}, so no worker of this app is known to read "
+            "it. Add it there, or pass external=True if others read it"
+        )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [each for each in known if not each.startswith("celery.")], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _check_transaction(alias: str) -> None:
+    if transaction_open(alias):
+        return
+    others = [c.alias for c in connections.all(initialized_only=True) if transaction_open(c.alias)]
+    if others:
+        raise OutboxRefused(
+            f"A transaction is open on {', '.join(map(repr, others))}, but the outbox is in {alias!r}: the message would be "
+            f"committed even if the transaction is rolled back. Nothing was written. Open a transaction on {alias!r}, keep the "
+            "business data there, or pass independent=True if the job does not depend on that transaction."
+        )
+
+
+def _due(options: Mapping[str, Any]) -> Any:
+    eta, countdown = options.get("eta"), options.get("countdown")
+    if eta is not None and countdown is not None:
+        _refuse("countdown and eta exclude each other")
+    if eta is not None:
+        return clock.stored(eta)
+    return Now() + timedelta(seconds=countdown) if countdown else Now()
+
+
+def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in OPTIONS:
+            _refuse(f"the option {name!r} cannot be kept; known are {', '.join(OPTIONS)}")
+        if value is None:
+            continue
+        wanted = OPTIONS[name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+            _refuse(f"{name}={value!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
+        if isinstance(value, datetime) and value.tzinfo is None and django_settings.USE_TZ:
+            _refuse(f"{name}={value!r} has no time zone")
+        # A year is far beyond any countdown, and within what every database can add.
+        seconds: Any = value if name in {"countdown", "expires"} and not isinstance(value, datetime) else 0
+        if not (math.isfinite(seconds) and 0 <= seconds <= 366 * 86400):
+            _refuse(f"{name}={value!r} is not between 0 seconds and a year")
+        if name == "serializer":
+            try:
+                dumps([], str(value))
+            except SerializerNotInstalled:
+                _refuse(f"the serializer {value!r} is not installed")
+        if name not in {"countdown", "eta"}:  # they are in due_at
+            kept[name] = clock.aware(value).isoformat() if isinstance(value, datetime) else _json(name, value)
+    return kept
+
+
+def _json(where: str, value: Any) -> Any:
+    """The value as lists, dicts and scalars that come back from JSON as they were.
+
+    Only the arguments are kept as text. Options are in a column that PostgreSQL normalises: a header of 1e16 arrives as an int.
+    """
+    match value:
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case str():
+            if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+                _refuse(f"{where} holds a NUL or half a surrogate pair, which not every database and serializer takes")
+            return value
+        case list() | tuple():
+            return [_json(f"{where}[{index}]", item) for index, item in enumerate(value)]
+        case Mapping():
+            for key in value:
+                if not isinstance(key, str):
+                    _refuse(f"{where} has the key {key!r}, and JSON has text keys only")
+            return {_json(where, key): _json(f"{where}[{key!r}]", item) for key, item in value.items()}
+    _refuse(f"{where} is {value!r:.80}, a {type(value).__name__} and not plain JSON; pass text or a number instead")

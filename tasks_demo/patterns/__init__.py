@@ -1,0 +1,10 @@
+"""The patterns: task base classes, each with a stated delivery promise. One file is one pattern."""
+
+from tasks_demo.core import installed  # noqa: F401  (says when ``tasks_demo`` itself is not installed)
+from tasks_demo.patterns.acks_early import AcksEarly
+from tasks_demo.patterns.acks_late import AcksLate
+from tasks_demo.patterns.claim_first import ClaimFirst
+from tasks_demo.patterns.dedup_lock import DedupLock, Lease, lease
+from tasks_demo.patterns.inbox import Inbox
+
+__all__ = ["AcksEarly", "AcksLate", "ClaimFirst", "DedupLock", "Inbox", "Lease", "lease"]

@@ -1,0 +1,180 @@
+"""The arguments of one call: every spelling of it is one call, for the operation key and for the digest.
+
+``charge(17, 5)``, ``charge(order_id=17, amount=5)`` and, where 5 is the default, ``charge(17)`` are one call. The parameters of
+the body are read once, when the task is declared. What makes two calls different is in the digest: the arguments without
+those that equal their default, so that a new parameter with a default changes no digest that is stored already.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import Parameter
+from typing import Any
+
+from tasks_demo.core.digest import canonical, digest
+from tasks_demo.core.exceptions import ArgumentsNotJson
+
+#: Of these a value equals another exactly if type and value are the same; other values are compared by their canonical text.
+SCALARS = (str, int, float, bool, type(None))
+NAMED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The arguments of one call under their names."""
+
+    named: dict[str, Any]
+    given: dict[str, Any]  # of the named, without those that equal their default
+    rest: Sequence[Any]
+    extra: dict[str, Any]
+    rest_name: str | None = None  # the name of ``*rest``, where the body has it
+
+    def digest(self, task: str) -> str:
+        """See ``tasks_demo.core.digest``. Raises ArgumentsNotJson."""
+        # A positional-only parameter may share its name with one of **extra.
+        named = {f"*{name}" if name in self.extra else name: value for name, value in self.given.items()}
+        return digest(task, self.rest, {**named, **self.extra})
+
+
+class Parameters:
+    """What a body takes."""
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        kinds: dict[Any, list[str]] = {}
+        for parameter in parameters:
+            kinds.setdefault(parameter.kind, []).append(parameter.name)
+        only, either = kinds.get(Parameter.POSITIONAL_ONLY, []), kinds.get(Parameter.POSITIONAL_OR_KEYWORD, [])
+        self._positional = (*only, *either)
+        self._by_keyword = frozenset((*either, *kinds.get(Parameter.KEYWORD_ONLY, [])))
+        self.names = frozenset((*only, *self._by_keyword))
+        #: Names of ``*rest`` and ``**extra`` where the body has them.
+        self.rest = next(iter(kinds.get(Parameter.VAR_POSITIONAL, [])), None)
+        self.extra = next(iter(kinds.get(Parameter.VAR_KEYWORD, [])), None)
+        self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
+        self._required = [name for name in (*only, *either, *self._by_keyword) if name not in self._defaults]
+
+    @cached_property
+    def _texts(self) -> dict[str, str | None]:
+        return {name: _text(value) for name, value in self._defaults.items()}
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
+        """Raises TypeError for arguments that the body does not take."""
+        given = dict(zip(self._positional, args, strict=False))
+        rest = list(args[len(self._positional) :])
+        if rest and self.rest is None:
+            raise TypeError(f"takes {len(self._positional)} positional arguments but {len(args)} were given")
+        extra: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if name in self._by_keyword:
+                if name in given:
+                    raise TypeError(f"got multiple values for argument {name!r}")
+                given[name] = value
+            elif self.extra is None:
+                raise TypeError(f"got an unexpected keyword argument {name!r}")
+            else:
+                extra[name] = value
+        for name in self._required:
+            if name not in given:
+                raise TypeError(f"missing the required argument {name!r}")
+        different = {name: value for name, value in given.items() if not self._is_default(name, value)}
+        return Bound({**self._defaults, **given}, different, rest, extra, self.rest)
+
+    def _is_default(self, name: str, value: Any) -> bool:
+        if name not in self._defaults:
+            return False
+        default = self._defaults[name]
+        if value is default:
+            return True
+        if type(value) in SCALARS and type(default) in SCALARS:
+            return type(value) is type(default) and bool(value == default)
+        text = self._texts[name]
+        return text is not None and text == _text(value)
+
+
+class Operation:
+    """The user's function of the operation key, and how to call it with the arguments of a body."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        try:
+            self._parameters: list[Parameter] | None = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):  # builtins may have none
+            self._parameters = None
+        kinds = {each.kind for each in self._parameters or ()}
+        self._takes_all = self._parameters is None or Parameter.VAR_KEYWORD in kinds
+        self._takes_rest = Parameter.VAR_POSITIONAL in kinds
+        self._by_position = self._takes_rest or Parameter.POSITIONAL_ONLY in kinds
+
+    def missing(self, body: Parameters) -> str | None:
+        """The first parameter that the function needs and the body cannot have; None: it can be called."""
+        known = {*body.names, body.rest}
+        if body.extra is not None or body.rest is not None:
+            return None
+        for each in self._parameters or ():
+            if each.kind in NAMED and each.default is Parameter.empty and each.name not in known:
+                return each.name
+        return None
+
+    def __call__(self, bound: Bound) -> Any:
+        """Each argument by its name, those with a default included; of ``*rest`` a tuple under the name ``rest``.
+
+        A function that takes less, without a ``**`` of its own, is given less. Its parameters that the body does not name take
+        what is in ``*rest``, one by one. Raises whatever it raises.
+        """
+        values = {**bound.extra, **bound.named}
+        if bound.rest_name is not None:
+            values.setdefault(bound.rest_name, tuple(bound.rest))
+        if self._parameters is None:
+            return self.function(**values)
+        positional: list[Any] = []
+        keywords: dict[str, Any] = {}
+        unnamed = iter(bound.rest)
+        for each in self._parameters:
+            if each.kind is Parameter.VAR_POSITIONAL:
+                positional += unnamed
+                values.pop(bound.rest_name or "", None)
+            elif each.kind in NAMED:
+                at_its_place = self._by_position and each.kind is not Parameter.KEYWORD_ONLY
+                if each.name in values:
+                    value = values.pop(each.name)
+                else:
+                    value = each.default if each.kind is Parameter.KEYWORD_ONLY else next(unnamed, each.default)
+                if value is Parameter.empty:
+                    continue  # Python says what is missing
+                if at_its_place:
+                    positional.append(value)
+                else:
+                    keywords[each.name] = value
+        return self.function(*positional, **keywords, **(values if self._takes_all else {}))
+
+
+def parameters_of(owner: type) -> tuple[Parameters, ...]:
+    """The parameters of the body of this task class, without its ``self``; empty if Python does not know them.
+
+    A decorator that hides them behind ``*args, **kwargs`` says with functools.wraps what it wraps: those come first. They do not
+    fit where the decorator passes an argument of its own; then its own parameters do, as for Celery's check of the arguments.
+    """
+    body = inspect.getattr_static(owner, "run")
+    bound = inspect.isfunction(body)
+    if isinstance(body, (staticmethod, classmethod)):
+        bound = isinstance(body, classmethod)
+        body = body.__func__
+    found: list[Parameters] = []
+    for wrapped in (True, False) if hasattr(body, "__wrapped__") else (True,):
+        try:
+            parameters = list(inspect.signature(body, follow_wrapped=wrapped).parameters.values())
+        except (TypeError, ValueError):
+            continue
+        own = bound and parameters and parameters[0].kind in NAMED[:2]
+        found.append(Parameters(parameters[1:] if own else parameters))
+    return tuple(found)
+
+
+def _text(value: Any) -> str | None:
+    try:
+        return canonical(value)
+    except ArgumentsNotJson:
+        return None

@@ -1,0 +1,284 @@
+"""quarantine: a message whose worker dies each time is parked, where people see it, instead of coming back for ever.
+
+A part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the
+count committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a
+retry, a deferral). So only deaths add up: of the pool process and of the worker's main process alike.
+
+    received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ take back ─▶ acked
+                ▲      │                └─ killed: the count stays, the message comes back ─┐
+                └──────┼────────────────────────────────────────────────────────────────────┘
+                       ├─ attempts used up ─▶ parked and uncounted in one transaction, then acked   (quarantined)
+                       └─ parked already ───▶ acked: the parked row is the message               (quarantined)
+
+What is **not** guaranteed:
+
+- That only the guilty are parked. Who shares a worker with a poison message dies with it, and an attempt is an attempt; so do
+  deployments that kill. Nothing is lost by it: a parked message waits for ``requeue``.
+- That a body which outlives the visibility timeout is not counted again: a copy that still runs has not ended either.
+- That a death after the body counts: killed while its acknowledgement is on its way, a message comes back uncounted.
+- An answer for whoever waits on the result: a parked task has neither failed nor succeeded, and its state stays as it was.
+- That ``requeue`` sends once. A crash between the broker's confirmation and the mark leaves the row parked, to be sent again.
+- That a copy which comes back after ``requeue`` or ``discard`` is held: a worker killed between parking and acknowledging has
+  left one in the broker. It runs, counted from the beginning.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from celery import current_app
+from celery.canvas import Signature
+from django.db import Error, connections, router, transaction
+from django.utils import timezone
+from kombu import serialization
+from kombu.exceptions import EncodeError, SerializerNotInstalled
+
+from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import InvalidSetting, RecordsUnavailable
+from tasks_demo.core.lifecycle import Point, current, described, reached
+from tasks_demo.core.wording import times
+from tasks_demo.leases.holder import parsed, this_process
+from tasks_demo.patterns.operation_rows import outside_transactions
+from tasks_demo.patterns.requeue import DEFERRALS, PARKED, NotOver, defer, has_message, say, whole
+from tasks_demo.records.models import Attempt, Parked
+
+logger = logging.getLogger(__name__)
+#: Of an attempt in the history: its process, as others on the machine can check. Not kept when the message is parked.
+PROCESS = "process"
+#: Bound on each step of a hand-over to the broker, seconds.
+BROKER_SECONDS = 5.0
+
+
+class FromSettings:
+    """The class attribute ``max_attempts`` as long as no declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read when asked."""
+
+    def __get__(self, task: object, owner: type | None = None) -> int:
+        return int(settings.MAX_ATTEMPTS)
+
+
+_PARKED = "SELECT 1 FROM tasks_demo_records_parked WHERE task_id = %s AND state = 'parked' AND id <> %s"
+# One statement, one commit. It changes and returns nothing if the message is parked or its attempts are used up.
+_COUNT = f"""
+    INSERT INTO tasks_demo_records_attempt (task_id, retries, count, history, last_at)
+    SELECT %s, %s, 1, %s, %s
+    WHERE NOT EXISTS ({_PARKED})
+    ON CONFLICT (task_id, retries) DO UPDATE
+    SET count = tasks_demo_records_attempt.count + 1, history = tasks_demo_records_attempt.history || excluded.history,
+        last_at = excluded.last_at
+    WHERE tasks_demo_records_attempt.count < %s
+    RETURNING count
+"""  # noqa: S608  (the constant above)
+# Nearly always the attempt is the only one.
+_TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retries = %s AND history = %s"
+
+
+@contextmanager
+def counted(task: Any) -> Iterator[None]:
+    """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
+
+    Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
+    worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
+    where a rollback could take the count along.
+    """
+    try:
+        limit = task.max_attempts
+    except InvalidSetting as error:
+        defer(task, error)
+    if limit is None or not has_message(task.request):
+        yield
+        return
+    alias = alias_of(task)
+    key = (fitting(task.request.id or ""), whole(task.request.retries, 2**31 - 1))
+    outside_transactions(task, alias)
+    line = _line(task)
+    try:
+        admitted = _admit(task, alias, key, line, limit)
+    except Error as error:
+        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+        defer(task, _unavailable(alias, error))
+    if not admitted:
+        why = "it is parked already: this copy is acknowledged and not run"
+        say(task, logging.INFO, "parked already", why)
+        reached(Point.QUARANTINED, why=why)
+        raise NotOver("parked already")
+    try:
+        yield
+    except MemoryError:
+        raise  # Celery's main process ends itself over it before it acknowledges (worker/request.py): a death like others
+    except Exception:
+        _take_back(alias, key, line)
+        raise
+    # Not for SystemExit and its like: that is how a dying process looks from inside.
+    _take_back(alias, key, line)
+
+
+def alias_of(task: Any) -> str:
+    """The database that holds the attempts and the parked messages of this task."""
+    return str(task.using or router.db_for_write(Attempt))
+
+
+def fitting(text: str) -> str:
+    """The text, or if no column can hold it, its digest: whoever publishes chooses task IDs."""
+    if len(text) <= 255 and text.isprintable():
+        return text
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _line(task: Any) -> str:
+    """This attempt, in the history of its message. Of several at once each finds its own again."""
+    process = str(this_process(task.request.id or ""))
+    at = clock.aware(timezone.now()).isoformat()
+    return json.dumps({"at": at, "worker": task.request.hostname or "", "pid": os.getpid(), PROCESS: process}) + "\n"
+
+
+def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -> bool:
+    """Count one more attempt. False: it is parked already. Raises NotOver after having parked it."""
+    request = task.request
+    task_id, retries = key
+    source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
+    moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
+    while True:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(_COUNT, [task_id, retries, line, moment, task_id, source, limit])
+            counts = cursor.fetchall()
+            if counts == [(1,)] and _parked_meanwhile(cursor, alias, task_id, source):
+                cursor.execute(_TAKE_BACK, [*key, line])
+                return False
+            if counts:
+                return True
+        with transaction.atomic(using=alias):
+            held = Parked.objects.using(alias).filter(task_id=task_id, state=Parked.State.PARKED)
+            if held.exclude(pk=source).exists():
+                return False
+            attempts = Attempt.objects.using(alias).select_for_update()
+            attempt = attempts.filter(task_id=task_id, retries=retries).first()
+            if attempt is not None:
+                parked = _park(task, attempt, source, alias)
+        if attempt is not None:
+            _announce(task, parked)
+        # Neither: another copy of the message has ended since the count was refused.
+
+
+def _parked_meanwhile(cursor: Any, alias: str, task_id: str, source: int) -> bool:
+    """On PostgreSQL a statement that has waited for another's COMMIT inserts where that one deleted, and asks nothing again."""
+    if connections[alias].vendor == "sqlite":
+        return False
+    cursor.execute(_PARKED, [task_id, source])
+    return cursor.fetchone() is not None
+
+
+def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
+    subject = current()
+    history = [json.loads(line) for line in attempt.history.splitlines()]
+    for attempt_made in history:
+        attempt_made.pop(PROCESS, None)
+    last = history[-1]
+    parked = Parked(
+        task_id=attempt.task_id,
+        operation=fitting(subject.operation) if subject else "",
+        task=task.name,
+        pattern=task.pattern,
+        attempts=attempt.count,
+        history=history,
+        reason=f"Begun {times(attempt.count)} and never ended, last by {last['worker']} (pid {last['pid']}).",
+        parked_at=timezone.now(),
+        **_packed(task),
+    )
+    # A copy is the proof that its row was sent, even if whoever sent it died before marking the row.
+    Parked.objects.using(alias).filter(pk=source, state=Parked.State.PARKED).update(state=Parked.State.REQUEUED)
+    parked.save(using=alias, force_insert=True)
+    attempt.delete(using=alias)
+    return parked
+
+
+def _announce(task: Any, parked: Parked) -> NoReturn:
+    logger.error(
+        "%s[%s] is parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
+        task.name, task.request.id, parked.pk, parked.reason,
+    )  # fmt: skip
+    reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
+    raise NotOver(parked.reason)
+
+
+def _take_back(alias: str, key: tuple[str, int], line: str) -> None:
+    """Remove this attempt, and those of processes that are known to have ended: the message has outlived them.
+
+    That of another copy which runs stays: its death is still to be counted.
+    """
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(_TAKE_BACK, [*key, line])
+            done = cursor.rowcount > 0
+        while not done:
+            attempt = Attempt.objects.using(alias).filter(task_id=key[0], retries=key[1]).first()
+            if attempt is None:
+                return
+            left = [other for other in attempt.history.splitlines(keepends=True) if other != line and not _ended(other)]
+            same = Attempt.objects.using(alias).filter(pk=attempt.pk, history=attempt.history)
+            # False: another copy has begun or ended since, and is looked at again.
+            done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
+    except Exception as error:  # noqa: BLE001  (the body has ended: nothing of ours changes how)
+        logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], described(error))
+        with suppress(Exception):
+            connections[alias].close()
+
+
+def _ended(line: str) -> bool:
+    holder = parsed(str(json.loads(line).get(PROCESS)))
+    return holder is not None and holder.gone
+
+
+def _unavailable(alias: str, error: Error) -> RecordsUnavailable:
+    return RecordsUnavailable(
+        f"The attempt could not be counted in the database {alias!r}: {str(error).partition(chr(10))[0]}. The body was not "
+        "run; the message is requeued. Is the database running, writable and migrated (`manage.py migrate`)?"
+    )
+
+
+# -- the message as text ---------------------------------------------------------------------------------------------
+
+
+def _packed(task: Any) -> dict[str, str]:
+    """The whole message, as Celery itself would publish it for a retry, in the task's serialisation, or another that is
+    accepted here and can carry it.
+
+    JSON escapes whatever a text column refuses (NUL, half surrogate pairs); bytes of other serialisations become base64.
+    What none can carry is kept for people to read, and cannot be requeued: it must not come back to kill again.
+    """
+    request = task.request
+    # What the broker and we have added on the way does not belong to it.
+    added = {"redelivered", DEFERRALS, PARKED}
+    headers = {name: value for name, value in (request.headers or {}).items() if name not in added}
+    # No eta: it was due when it began. No expiry: whoever sends it again wants it run.
+    copy = task.signature_from_request(request, headers=headers, expires=None)
+    copy["options"].pop("redelivered", None)
+    kind, encoding, data = "text/plain", "utf-8", repr(dict(copy)).encode("ascii", "backslashreplace").decode()
+    for serializer in (task.serializer or current_app.conf.task_serializer, *current_app.conf.accept_content):
+        with suppress(EncodeError, SerializerNotInstalled):
+            kind, encoding, data = serialization.dumps(dict(copy), serializer=serializer)
+            break
+    else:
+        logger.error(
+            "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.", task.name, request.id
+        )
+    if isinstance(data, bytes):
+        data = base64.b64encode(data).decode()
+    return {"message": data, "content_type": kind, "content_encoding": encoding}
+
+
+def message_of(parked: Parked) -> Signature:
+    """The parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serialisation raises."""
+    data: str | bytes = parked.message
+    if parked.content_encoding == "binary":
+        data = base64.b64decode(parked.message)
+    accept = serialization.prepare_accept_content(current_app.conf.accept_content)
+    content = serialization.loads(data, parked.content_type, parked.content_encoding, accept=accept)
+    return Signature.from_dict(content, app=current_app)

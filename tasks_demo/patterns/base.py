@@ -1,0 +1,326 @@
+"""What every pattern has in common: a name, a promise, an operation key, and declarations that are checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from celery import shared_task
+from celery.contrib.django.task import DjangoTask
+from celery.exceptions import Reject
+from kombu.exceptions import EncodeError
+
+from tasks_demo.core.digest import digest
+from tasks_demo.core.exceptions import ArgumentsNotJson, ContradictoryDeclaration, DeliveryError, InvalidOperationKey
+from tasks_demo.core.lifecycle import Subject, described
+from tasks_demo.core.semantics import PROMISES, Promise
+from tasks_demo.leases.keys import validate_operation
+from tasks_demo.patterns import declarations
+from tasks_demo.patterns.arguments import Bound, Operation, Parameters, parameters_of
+from tasks_demo.patterns.in_transaction import refuse_in_transaction
+from tasks_demo.patterns.requeue import requeue_original
+from tasks_demo.patterns.result_backend import LenientBackend
+from tasks_demo.patterns.sending import check_options_of_call, once_a_delivery, prepared
+
+
+class PatternTask(DjangoTask):  # type: ignore[type-arg]
+    """Abstract base of the patterns. Declare tasks with ``@AcksLate.task(...)`` or ``@shared_task(base=AcksLate, ...)``.
+
+    The first form refuses a contradictory declaration when the module is imported; the second when Celery builds
+    the task (at the latest when a worker starts or the first job is sent), because that is when the class comes into being.
+    """
+
+    abstract = True
+    Request = "tasks_demo.hooks.request:ObservedRequest"
+
+    #: Name of the pattern in ``semantics.PROMISES``.
+    pattern: ClassVar[str] = ""
+    #: Options whose value the promise depends on: option -> (the value it must have, why).
+    requires: ClassVar[dict[str, tuple[Any, str]]] = {}
+    #: Derives the operation key from the task's arguments, each of which it is given by its name; None, or a None result: the
+    #: task ID is the key. It runs where the job is published. In the worker it runs only for a message that brings no key, and
+    #: perhaps in main's event loop, which must not wait: compute the key from the arguments alone, and ask no database.
+    operation: ClassVar[Callable[..., str | None] | None] = None
+    #: Who outside counts this task's effects ("bank", "shop"), for the ledger's verdict; empty: nobody does.
+    books: ClassVar[str] = ""
+    #: Database alias of the pattern's own tables; None: where Django's routers write them.
+    using: ClassVar[str | None] = None
+    #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
+    max_attempts: ClassVar[int | None] = None
+
+    #: True: the body does not run unless its start is recorded. False: it runs all the same, and what was missed is counted.
+    needs_ledger: ClassVar[bool] = False
+    #: Which of its task IDs the ledger records: True, False, or a share like 0.01. See ``ledger.sampling``.
+    ledger: ClassVar[bool | float] = True
+
+    _parameters: ClassVar[tuple[Parameters, ...]] = ()
+    _operation: ClassVar[Operation | None] = None
+    #: The ``__call__`` of a base behind the pattern, for example of the app's own task class.
+    _around: ClassVar[Callable[..., Any] | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declared = cls.__dict__.get("operation")
+        if declared is not None and not isinstance(declared, staticmethod):
+            if not callable(declared):
+                raise ContradictoryDeclaration(
+                    f"{cls.__name__}: operation must be a function of the task's arguments that returns the operation "
+                    f"key, not {declared!r}. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
+                )
+            cls.operation = staticmethod(declared)
+        own = set(cls.__dict__) - declarations.MADE
+        if "_decorated" in cls.__dict__:
+            declarations.refuse_unknown(str(cls.__name__), cls.__bases__[0], sorted(own))
+        else:
+            declarations.refuse_misspelt(str(cls.__name__), cls.__bases__, sorted(own))
+        if "run" in cls.__dict__:
+            for body in (inspect.getattr_static(cls, "run"), cls.__dict__.get("_decorated_fun")):
+                declarations.check_body(str(cls.__name__), body)
+            cls._parameters = parameters_of(cls)
+        around = declarations.cooperative(cls, PatternTask)
+        cls._around = staticmethod(around) if around else None
+        if cls.operation is not None:
+            cls._operation = Operation(cls.operation)
+            cls._check_operation()
+        cls.check_final()
+
+    @classmethod
+    def check_final(cls, settled: bool = False) -> None:
+        """Raise ContradictoryDeclaration if the class, as it is now, breaks the promise of its pattern.
+
+        ``settled``: with what the settings have added, among them limits, which Celery compares when a job is published.
+        """
+        names = (*cls.requires, "max_attempts", "needs_ledger", "ledger", *declarations.TYPES)
+        now = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+        cls.check_options({**now, "soft_time_limit": None} if settled else now)
+        if cls.pattern:
+            declarations.check_call(cls)
+
+    @classmethod
+    def bind(cls, app: Any) -> Any:
+        """As Celery's. It ends with the annotations of the settings, which may have changed what was checked."""
+        super().bind(app)
+        try:
+            cls.check_final(settled=True)
+        except ContradictoryDeclaration:
+            app._tasks.pop(cls.name, None)  # whoever goes on after the error must not run it
+            raise
+        return app
+
+    @classmethod
+    def _check_operation(cls) -> None:
+        if inspect.iscoroutinefunction(cls.operation):
+            raise ContradictoryDeclaration(f"{cls.__name__}: operation is async def and returns no key. Write def.")
+        missing = [cls._operation and cls._operation.missing(each) for each in cls._parameters]
+        if missing and all(missing):
+            close = declarations.nearest(str(missing[0]), cls._parameters[0].names)
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
+                "called with the "
+                f"body's arguments by their names. "
+                + (
+                    f"Did you mean {close!r}?"
+                    if close
+                    else f"They are {', '.join(sorted(cls._parameters[0].names)) or 'none'}."
+                )
+            )
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern, or cannot be."""
+        cls.check_requires(options)
+        declarations.check_types(str(cls.__name__), options)
+        cls._check_attempts(options.get("max_attempts"))
+        cls._check_ledger(options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
+
+    @classmethod
+    def check_requires(cls, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern."""
+        for name, given in options.items():
+            if name not in cls.requires:
+                continue
+            wanted, why = cls.requires[name]
+            if bool(given) != bool(wanted):
+                raise ContradictoryDeclaration(
+                    f"{cls.__name__}: {name}={given!r} contradicts the pattern {cls.pattern}: {why} "
+                    f"Leave {name} out, or use another pattern."
+                )
+
+    @classmethod
+    def _check_ledger(cls, needed: Any, recorded: Any) -> None:
+        if not isinstance(recorded, bool | int | float) or not 0 <= recorded <= 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: ledger={recorded!r} is no share. Write True, False, or a number between 0 and 1."
+            )
+        if needed and recorded < 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: a start that is not recorded cannot be "
+                "waited for. Leave one of them out."
+            )
+
+    @classmethod
+    def _check_attempts(cls, limit: Any) -> None:
+        if limit is None:
+            return
+        if not cls.acks_late:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: max_attempts={limit!r} contradicts the pattern {cls.pattern}: a message that is acknowledged "
+                "before its body runs does not come back, so there is nothing to count. "
+                "Leave max_attempts out, or use another pattern."
+            )
+        if type(limit) is not int or limit < 1:
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: max_attempts={limit!r} is not a number of attempts. Write a whole number from 1, or None "
+                "for a message that comes back for ever."
+            )
+
+    @classmethod
+    def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorator: like Celery's ``shared_task`` with this base, but refuses contradictory options at once."""
+        declarations.refuse_unknown(str(cls.__name__), cls, options)
+        cls.check_options(options)
+        declared = options.get("operation")
+        if declared is not None and not callable(declared):
+            raise ContradictoryDeclaration(
+                f"operation={declared!r} is not a function. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
+            )
+        decorate: Callable[[Callable[..., Any]], Any] = shared_task(base=cls, **options)
+
+        def checked(body: Callable[..., Any]) -> Any:
+            declarations.check_body(getattr(body, "__name__", repr(body)), body)
+            return decorate(body)
+
+        return checked
+
+    def check_call(self, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration for options of one call that break the promise, or would do nothing."""
+        check_options_of_call(self, options)
+
+    def run_body(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body: what the pattern calls when its protocol lets it. To do something around every body, override it and call
+        ``super().run_body(*args, **kwargs)``. A base behind the pattern that has a ``__call__`` of its own is called here."""
+        if self._around is not None:
+            return self._around(self, *args, **kwargs)
+        return self.run(*args, **kwargs)
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As Celery's: ``delay`` after the commit of the transaction on the default database. What cannot run is refused now."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> None:
+        """As Celery's: ``apply_async`` after the commit. What cannot run is refused now."""
+        check_options_of_call(self, options)
+        args, kwargs, options = prepared(self, args, kwargs, options)
+        super().apply_async_on_commit(args, kwargs, **options)
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """As Celery's. But a job that could not run is refused here, in the caller, and nothing is published then.
+
+        Raises InvalidOperationKey where ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
+        and ArgumentsNotJson (an EncodeError of kombu's) for those that the serializer cannot carry.
+        """
+        if not (
+            task_id and task_id == self.request.id
+        ):  # a copy of the delivery that runs here is none of the caller's
+            check_options_of_call(self, options)
+            refuse_in_transaction(self.name)
+        try:
+            args, kwargs, options = prepared(self, args, kwargs, options)
+            return super().apply_async(args, kwargs, task_id, *more, **options)
+        except EncodeError as error:
+            if isinstance(error, DeliveryError):
+                raise
+            serializer = options.get("serializer") or self.serializer
+            raise ArgumentsNotJson(
+                f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
+                "Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
+            ) from error
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's. But a retry that cannot be published is requeued by the broker, where Celery would drop the job
+        (celery/app/task.py rejects it without requeueing)."""
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as error:
+            requeue_original(self, "a retry", error.__cause__ or error.__context__ or error)
+
+    @property
+    def backend(self) -> Any:
+        """Celery's result backend, whose failures neither fail nor lose the job."""
+        return LenientBackend(super().backend)
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
+
+    def nothing_follows(self) -> None:
+        """Take callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
+        request: Any = self.request
+        request.callbacks = request.chain = request.chord = None
+
+    @classmethod
+    def promised(cls) -> Promise:
+        """The promise of this pattern."""
+        return PROMISES[cls.pattern]
+
+    # -- the arguments of a call ----------------------------------------------------------------------------------------------
+
+    def bound(self, args: Any, kwargs: Any) -> Bound:
+        """The arguments of a call under their names. Raises TypeError for arguments that the body does not take."""
+        refused = ""
+        for parameters in self._parameters:
+            try:
+                return parameters.bind(args or (), kwargs or {})
+            except TypeError as error:
+                refused = refused or str(error)
+        if self._parameters:
+            raise TypeError(f"{self.name}() {refused}")
+        return Bound({}, {}, args or (), dict(kwargs or {}))
+
+    def digest(self, args: Any, kwargs: Any) -> str:
+        """What tells one call of this task from another: the same for every spelling of it. Raises ArgumentsNotJson."""
+        try:
+            return self.bound(args, kwargs).digest(self.name)
+        except TypeError as error:
+            if isinstance(error, DeliveryError):
+                raise
+            return digest(self.name, args or (), kwargs or {})  # the body will refuse them
+
+    def operation_key(self, args: Any, kwargs: Any, task_id: str) -> str:
+        """The business identity of this work. Raises InvalidOperationKey, or TypeError for wrong arguments."""
+        if self.operation is None or self._operation is None:
+            return task_id
+        bound = self.bound(args, kwargs)
+        try:
+            key = self._operation(bound)
+        except Exception as error:
+            raise InvalidOperationKey(
+                f"{self.name}: `operation` has failed for these arguments ({described(error)}), so the job has no "
+                "key. Nothing was published or run. It is called with each argument by its name; correct it, or the arguments."
+            ) from error
+        return task_id if key is None else validate_operation(key)
+
+    def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
+        """Who this delivery is about, for the points of its life. Raises as ``operation_key`` does.
+
+        The key is the one that the publisher has sent along, if it was computed for these arguments; otherwise it is computed
+        here, once a delivery.
+        """
+        if self.operation is None:
+            key = task_id
+        elif task_id and self.request.id == task_id:
+            key = once_a_delivery(self, args, kwargs)
+        else:
+            key = self.operation_key(args, kwargs, task_id)
+        return self.subject_named(key, task_id, worker)
+
+    def subject_named(self, operation: str, task_id: str, worker: str = "") -> Subject:
+        """As ``subject``, with an operation key that is known."""
+        return Subject(
+            task_id, operation, self.pattern, worker, self.books, str(self.name), self.needs_ledger, float(self.ledger)
+        )

@@ -1,0 +1,131 @@
+"""claim_first: at-most-once, strictly.
+
+What is **not** guaranteed: that the job runs at all. Whoever is killed between the claim and the end of the body leaves a
+claim that nobody takes over. Doubt falls to the same side: if the connection is lost while the claim is being committed, the
+body does not run, and the copy that is requeued runs if the claim is not there and is suppressed if it is. Nor is it
+guaranteed once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short
+a horizon. And SUCCESS of another task ID that was suppressed (a double click) says only that it ended: its result is None,
+whatever became of the first. A copy of the same task ID stores nothing: the outcome is the first one's.
+
+    received ─▶ acked ─▶ claim (committed) ─┬─ ours ───────▶ started ─▶ effect ─▶ returned
+                                            ├─ taken ──────▶ nothing is run, no chain goes on     (suppressed)
+                                            ├─ mismatch ───▶ OperationMismatch: other arguments or another task, same key
+                                            └─ no answer ──▶ a delayed copy is published          (deferred)
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any, NoReturn
+
+from django.db import connections, router
+from django.utils import timezone
+
+from tasks_demo.core.exceptions import ContradictoryDeclaration, RecordsUnavailable
+from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns.acks_early import AcksEarly
+from tasks_demo.patterns.attempts import fitting
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.execution import execution
+from tasks_demo.patterns.requeue import defer
+from tasks_demo.patterns.suppression import suppressed
+from tasks_demo.records.models import Claim
+
+logger = logging.getLogger(__name__)
+#: Header of a requeued copy whose body has not begun although its claim is there: when that claim was made.
+UNBEGUN = "tasks_demo_unbegun"
+
+
+class ClaimFirst(PatternTask):
+    """Promise: at most 1 execution and 1 effect per operation key, always."""
+
+    abstract = True
+    pattern = "claim_first"
+    acks_late = False
+    reject_on_worker_lost = False
+    retry_on_worker_lost = False
+    autoretry_for = ()
+    requires = AcksEarly.requires
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Commit the claim, then run the body."""
+        if self.request.called_directly:
+            return self.run_body(*args, **kwargs)
+        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
+            alias = self.using or router.db_for_write(Claim)
+            claim = Claim(
+                operation=fitting(subject.operation),
+                task_id=fitting(subject.task_id),
+                digest=self.digest(args, kwargs),
+                worker=fitting(subject.worker),
+                claimed_at=timezone.now(),
+            )
+            rows.outside_transactions(self, alias)
+            with execution(self) as body:
+                try:
+                    taken = rows.earlier(claim, alias)
+                except RecordsUnavailable:
+                    connections[alias].close()
+                    raise
+                if taken is not None and not self._takes_over(taken, claim, alias):
+                    left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
+                    if taken.task_id == claim.task_id:
+                        raise left  # the first delivery of this very task gives its outcome, or nobody does
+                    self.nothing_follows()
+                    return None
+                try:
+                    reached(Point.CLAIMED)
+                    reached(Point.STARTED)
+                    result = body.run(args, kwargs)
+                except Exception as error:
+                    if not body.begun and not _undone(claim, alias):
+                        # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
+                        defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
+                    raise
+                reached(Point.RETURNED)
+                return result
+
+    def _takes_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
+        """Whether the claim is that of an earlier delivery of this task, whose body has not begun, and is now ours.
+
+        Of several copies one takes it: the row is changed only as long as it is the one that the header names.
+        """
+        if (self.request.headers or {}).get(UNBEGUN) != taken.claimed_at.isoformat() or taken.task_id != claim.task_id:
+            return False
+        theirs = Claim.objects.using(alias).filter(pk=taken.pk, task_id=taken.task_id, claimed_at=taken.claimed_at)
+        return bool(theirs.update(worker=claim.worker, claimed_at=claim.claimed_at))
+
+    def retry(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: a retry from inside the body is a second execution, and its copy would find the claim."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: self.retry() contradicts the pattern claim_first: a retry is a second execution. "
+            "Let the error be seen, or declare the task with AcksLate, DedupLock or Inbox."
+        )
+
+
+def _undone(claim: Claim, alias: str) -> bool:
+    """Delete the claim of a body that has not begun; False, and an error in the log, if that failed."""
+    # Exactly the row of this delivery, even if the statement arrives late: not one that was made since.
+    ours = Claim.objects.using(alias).filter(
+        pk=claim.pk, task_id=claim.task_id, worker=claim.worker, claimed_at=claim.claimed_at
+    )
+    try:
+        ours.delete()
+    except Exception as error:  # noqa: BLE001  (whatever it is, the job is requeued)
+        logger.error(
+            "The claim on %r could not be deleted: its copy takes it over. %s", claim.operation, described(error)
+        )
+        connections[alias].close()
+        return False
+    return True
+
+
+def prune(before: datetime, using: str | None = None) -> int:
+    """Delete the claims made before this moment, 1000 a commit; returns how many it were.
+
+    A copy that arrives later than that runs a second time. ``before`` must lie further back than any copy can be late:
+    TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
+    """
+    return rows.prune(Claim, "claimed_at", before, using or router.db_for_write(Claim))

@@ -1,0 +1,217 @@
+"""What is refused when a task is declared, and again when Celery has built it: names, types, bodies and ``__call__``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from celery.utils.time import rate
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from kombu import Exchange, Queue
+from kombu.exceptions import SerializerNotInstalled
+from kombu.serialization import dumps
+
+from tasks_demo.core.exceptions import ContradictoryDeclaration
+
+#: Options of Celery's decorator and of its options of execution that are no attributes of its task class.
+CELERY = frozenset({
+    "name", "bind", "pydantic", "pydantic_strict", "pydantic_context", "pydantic_dump_kwargs", "shared", "filter",
+    "lazy", "autoretry_for", "dont_autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max",
+    "retry_jitter", "queue", "exchange", "exchange_type", "routing_key", "priority", "expires", "serializer",
+    "delivery_mode", "compression", "time_limit", "soft_time_limit", "immediate", "mandatory", "ignore_result",
+})  # fmt: skip
+#: What Celery itself writes into the class that it makes of a function.
+MADE = frozenset({"app", "name", "run", "_decorated", "_dump_pydantic_arguments", "_decorated_fun", "_app"})
+#: How alike a name must be to one that is known to be taken for it, misspelt.
+ALIKE = 0.85
+
+
+def _flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(value))
+
+
+def _count(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 0)
+
+
+def _seconds(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    )
+
+
+def _errors(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(
+        isinstance(each, type) and issubclass(each, BaseException) for each in value
+    )
+
+
+def _rate(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and (value is None or rate(value) >= 0)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
+        return False
+
+
+def _serializer(value: Any) -> bool:
+    try:
+        return value is None or (isinstance(value, str) and bool(dumps([], value)))
+    except SerializerNotInstalled:
+        return False
+
+
+def _alias(value: Any) -> bool:
+    try:
+        return value is None or value in connections.settings
+    except (ImproperlyConfigured, TypeError):
+        return isinstance(value, str)
+
+
+#: option -> whether the value can be one, and what to write.
+TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        (
+            "acks_late", "reject_on_worker_lost", "retry_on_worker_lost", "acks_on_failure", "acks_on_timeout", "typing",
+            "acks_on_failure_or_timeout", "ignore_result", "track_started", "store_errors_even_if_ignored", "send_events",
+            "retry_jitter",
+        ),
+        (_flag, "True or False"),
+    ),
+    **dict.fromkeys(("default_retry_delay", "retry_backoff_max", "time_limit", "soft_time_limit"), (_seconds, "seconds, from 0")),
+    **dict.fromkeys(("autoretry_for", "dont_autoretry_for", "throws"), (_errors, "a tuple of exception classes")),
+    **dict.fromkeys(("routing_key", "compression", "exchange_type"), (_text, "text")),
+    "max_retries": (_count, "a whole number from 0, or None for retries without end"),
+    "retry_backoff": (lambda value: isinstance(value, bool) or _seconds(value), "True, False, or seconds"),
+    "retry_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary"),
+    "rate_limit": (_rate, "a number a second, or text like '100/m'"),
+    "serializer": (_serializer, "the name of a serializer that kombu knows, for example 'json'"),
+    "queue": (lambda value: _text(value) or isinstance(value, Queue), "the name of a queue"),
+    "exchange": (lambda value: _text(value) or isinstance(value, Exchange), "the name of an exchange"),
+    "priority": (_count, "a whole number from 0"),
+    "expires": (lambda value: _seconds(value) or isinstance(value, datetime), "seconds, or a datetime"),
+    "books": (
+        lambda value: value == "" or (isinstance(value, str) and value.isidentifier()),
+        "the name of books that TASKS_DEMO_BOOKS registers, a short word",
+    ),
+    "using": (_alias, "the alias of a database in DATABASES, or None"),
+}  # fmt: skip
+
+
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The known name that this one resembles most."""
+    return next(iter(get_close_matches(name, list(known), 1, alike)), None)
+
+
+def refuse_unknown(who: str, base: type, names: Iterable[str]) -> None:
+    """Raise for an option that neither Celery nor a base class knows: it would have no effect."""
+    for name in names:
+        if name in CELERY or name.startswith("__") or hasattr(base, name):
+            continue
+        close = nearest(name, known_names(base))
+        raise ContradictoryDeclaration(
+            f"{who}: the option {name!r} is not known, and would have no effect. "
+            + (f"Did you mean {close!r}? " if close else "")
+            + "For an attribute of your own, write a base class or a mixin that has it, class Mine(Pattern): "
+            f"{name} = None, and declare the task with that."
+        )
+
+
+def refuse_misspelt(who: str, bases: tuple[type, ...], names: Iterable[str]) -> None:
+    """Raise for an attribute in a class's body that looks like an option, misspelt. Others are the class's own business."""
+    for name in names:
+        if name.startswith("_") or name in CELERY or any(hasattr(base, name) for base in bases):
+            continue
+        close = nearest(name, known_names(*bases), ALIKE)
+        if close:
+            raise ContradictoryDeclaration(
+                f"{who}: the attribute {name!r} is no option and would have no effect. Did you mean {close!r}? If it is an "
+                "attribute of your own, declare it in a mixin, or give it a name that does not look like an option."
+            )
+
+
+def known_names(*bases: type) -> list[str]:
+    """The options that a declaration may have."""
+    data = (name for base in bases for name in dir(base) if not name.startswith("_"))
+    return sorted(
+        {*CELERY, "operation", *(name for name in data if not callable(inspect.getattr_static(bases[0], name, None)))}
+    )
+
+
+def check_types(who: str, options: Mapping[str, Any]) -> None:
+    """Raise for a value that cannot be one of its option."""
+    for name, (possible, write) in TYPES.items():
+        if name in options and not possible(options[name]):
+            value = options[name]
+            close = nearest(value, connections.settings) if name == "using" and isinstance(value, str) else None
+            raise ContradictoryDeclaration(
+                f"{who}: {name}={value!r} cannot be. Write {write}." + (f" Did you mean {close!r}?" if close else "")
+            )
+    soft, hard = options.get("soft_time_limit"), options.get("time_limit")
+    if soft and hard and soft >= hard:
+        raise ContradictoryDeclaration(
+            f"{who}: soft_time_limit={soft!r} is not below time_limit={hard!r}: the body would be killed before it is asked to "
+            "stop. Write a soft limit well below the hard one."
+        )
+
+
+def check_body(who: str, body: Any) -> None:
+    """Raise for a body that returns before it has run: nobody in a Celery worker awaits or iterates it."""
+    while isinstance(body, partial | staticmethod | classmethod):
+        body = body.func if isinstance(body, partial) else body.__func__
+    call: Any = body if inspect.isroutine(body) else getattr(type(body), "__call__", None)  # noqa: B004
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "async def": inspect.iscoroutinefunction,
+        "an async generator": inspect.isasyncgenfunction,
+        "a generator, it has `yield`": inspect.isgeneratorfunction,
+    }
+    for kind, is_kind in kinds.items():
+        if is_kind(body) or is_kind(call):
+            raise ContradictoryDeclaration(
+                f"{who}: the body is {kind}. To call it runs nothing of it, and a Celery worker does not run what it "
+                "returns: the "
+                "job would count as done. Write def, and asgiref.sync.async_to_sync(f)(...) or asyncio.run(f(...)) "
+                "in it for what "
+                "is asynchronous; return a list instead of yielding."
+            )
+
+
+def check_call(cls: type) -> None:
+    """Raise if a base, a mixin, an annotation or the class itself has put another ``__call__`` before that of the pattern."""
+    for owner in cls.__mro__:
+        if "__call__" in owner.__dict__:
+            call = inspect.unwrap(owner.__dict__["__call__"])
+            if _calls_another(call):
+                continue
+            if not str(getattr(call, "__module__", "")).startswith("tasks_demo.patterns."):
+                raise ContradictoryDeclaration(
+                    f"{cls.__name__}: the __call__ of {owner.__module__}.{owner.__qualname__} takes the place of that of "
+                    f"the pattern {getattr(cls, 'pattern', '')}. It calls no other __call__, so nothing claims, counts or "
+                    "records, and both copies of a job run. Move it to run_body(self, *args, **kwargs), which the pattern calls, "
+                    "and call super().run_body(*args, **kwargs) there; or use before_start, on_success, on_failure or "
+                    "after_return. A base class with a __call__ of its own comes behind the pattern: class Mine(Pattern, Base)."
+                )
+            return
+
+
+def _calls_another(call: Any) -> bool:
+    """Whether this ``__call__`` names another, as in ``super().__call__(...)``. Whether it always calls it nobody can know."""
+    code = getattr(call, "__code__", None)
+    return code is not None and "__call__" in code.co_names
+
+
+def cooperative(cls: type, above: type) -> Callable[..., Any] | None:
+    """The ``__call__`` of a base behind ``above``, for example of the app's own task class; None: only Celery's."""
+    mro = cls.__mro__
+    for owner in mro[mro.index(above) + 1 :]:
+        if "__call__" in owner.__dict__:
+            return None if owner.__module__.startswith("celery.") else owner.__dict__["__call__"]
+    return None

@@ -1,0 +1,210 @@
+"""dedup_lock: effectively-once, with a Redis-backed lease on the operation.
+
+What is **not** guaranteed: that the body runs only once. Between the effect and the completed marker lies a window; whoever
+is killed in it leaves an operation that looks unfinished, and the body runs again. The effect stays single if its receiver
+honours the operation key (an Idempotency-Key) or the fence; otherwise it can happen twice, and the lab measures how often.
+On Redis as a broker the fetch window of ``acks_late`` is open here too. And a job that kills its worker ``max_attempts`` times is
+parked (see ``quarantine``); its lease is released.
+
+    received ─▶ claim ─┬─ claimed ──▶ started ─▶ effect ─▶ complete ─▶ returned ─▶ acked
+                       ├─ held ─────▶ a delayed copy is published, then acked     (deferred)
+                       ├─ completed ▶ the stored result is returned, then acked   (suppressed)
+                       └─ mismatch ─▶ OperationMismatch: other arguments or another task, same key
+                          a heartbeat renews the lease while the body runs
+
+Redis errors fail closed: the body does not run, or its completion is not believed, and the message goes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+from celery import current_app
+from redis import Redis
+
+from tasks_demo.core.conf import in_tests, settings
+from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
+from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.leases.heartbeat import Lease, NoLeaseNeeded, hold
+from tasks_demo.leases.holder import parsed, this_process
+from tasks_demo.leases.memory_store import MEMORY, Memory, MemoryLeaseStore
+from tasks_demo.leases.memory_store import URL as MEMORY_URL
+from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.patterns import results
+from tasks_demo.patterns.attempts import FromSettings, counted
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.execution import Execution, execution
+from tasks_demo.patterns.requeue import defer
+from tasks_demo.patterns.suppression import suppress
+
+logger = logging.getLogger(__name__)
+__all__ = ["DedupLock", "Lease", "lease"]
+
+_lease: ContextVar[Lease | None] = ContextVar("tasks_demo_lease", default=None)
+_stores: dict[tuple[Any, ...], LeaseStore] = {}
+
+
+def lease() -> Lease:
+    """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
+
+    A body that is called as a function, ``charge(17, 5)``, holds none: its ``check()`` passes, and its ``fence`` is 0, lower than
+    that of any holder. Raises NoLease outside the body of a DedupLock task, and in other threads than that of the body.
+    """
+    held = _lease.get()
+    if held is None:
+        raise NoLease
+    return held
+
+
+def store() -> LeaseStore:
+    """The lease store of this process, made from the settings."""
+    key = (
+        os.getpid(),
+        settings.REDIS_URL,
+        settings.KEY_PREFIX,
+        settings.LEASE_SECONDS,
+        settings.RETENTION_SECONDS,
+        settings.REDIS_TIMEOUT_SECONDS,
+    )
+    if key not in _stores:
+        _stores.clear()  # only tests change these settings: what was connected for the last one is closed
+        place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
+        kind: Any = MemoryLeaseStore if isinstance(place, Memory) else RedisLeaseStore
+        _stores[key] = kind(place, settings.KEY_PREFIX, settings.LEASE_SECONDS, settings.RETENTION_SECONDS)
+    return _stores[key]
+
+
+def lease_place(timeout: float) -> Redis | Memory:
+    """What TASKS_DEMO_REDIS_URL names; nothing is connected yet. Raises InvalidSetting for an address that cannot work here."""
+    if settings.REDIS_URL != MEMORY_URL:
+        return connect(settings.REDIS_URL, timeout)
+    if not (in_tests() or current_app.conf.task_always_eager):
+        raise InvalidSetting(
+            f"TASKS_DEMO_REDIS_URL is {MEMORY_URL!r}, which keeps leases in the memory of one process: two workers would run "
+            "one operation at the same time. It is for tests and eager mode. Write the address of a Redis."
+        )
+    return MEMORY
+
+
+class DedupLock(PatternTask):
+    """Promise: 1 effect per operation key, if its receiver honours the key or the fence."""
+
+    abstract = True
+    pattern = "dedup_lock"
+    acks_late = True
+    reject_on_worker_lost = True
+    retry_on_worker_lost = False
+    expires = None
+    max_attempts = FromSettings()
+    requires = {
+        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
+        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
+        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
+        "expires": (None, "an expired message is dropped without having run."),
+    }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Claim the operation, run the body under the lease, store the result with the completed marker."""
+        if self.request.called_directly:
+            return self._run_without_lease(args, kwargs)
+        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
+        arguments = self.digest(args, kwargs)
+        with about(subject), execution(self) as body:
+            leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
+            me = this_process(subject.task_id)
+            reply = leases.claim(subject.operation, arguments, str(me))
+            if isinstance(reply, Held) and (holder := parsed(reply.who)) and holder.gone:
+                # Killed: its lease would be waited for. If it is not that claim any more, this is an ordinary one.
+                reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
+            match reply:
+                case Completed(result=stored, who=who):
+                    first = parsed(who)
+                    return suppress(self, results.from_text(stored), first.task_id if first else "")
+                case Held(seconds_left=seconds):
+                    # Never acknowledged and dropped: the holder may be dying. Nor deferred for the whole lease at once: a retry
+                    # is published a moment before its lease is released, and would wait for nobody.
+                    defer(self, "held by another worker", at_most=seconds, level=logging.INFO)
+                case Mismatch():
+                    raise OperationMismatch(
+                        f"Operation {subject.operation!r} was used before by another task or with other arguments. "
+                        "Nothing was run. Use a new operation key for new work."
+                    )
+                case Claimed():
+                    pass
+            result = self._run_under(body, leases, reply, cap_seconds, args, kwargs)
+            reached(Point.RETURNED)
+            return result
+
+    def replace(self, sig: Any) -> NoReturn:
+        """Refused: it ends the body without a result of its own."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: self.replace() contradicts the pattern dedup_lock: "
+            "no marker is stored, so a copy would run the body and publish the replacement again. "
+            "Publish the other job after the work, as a link or a chain."
+        )
+
+    def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
+        """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
+        if _lease.get() is not None:
+            return self.run_body(*args, **kwargs)
+        with _as_current(NoLeaseNeeded()):
+            return self.run_body(*args, **kwargs)
+
+    def _run_under(
+        self, body: Execution, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any
+    ) -> Any:
+        with ExitStack() as until_completed:
+            try:
+                held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
+                until_completed.enter_context(_as_current(held))
+                until_completed.enter_context(counted(self))  # only the holder counts, until its marker is stored
+                reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
+                reached(Point.STARTED)
+                result = body.run(args, kwargs)
+            except LeaseLost as error:
+                reached(Point.LEASE_LOST, fence=claimed.fence, why=str(error))
+                self._release(leases, claimed)
+                if held.capped:
+                    raise  # it ran for longer than it may: another attempt would do the same
+                defer(self, error)  # whoever took over does the work, or else this copy
+            except Exception:
+                # The body did not begin, gave up or asks for a retry, or the message was parked: the next delivery must not
+                # wait for the lease to end.
+                self._release(leases, claimed)
+                raise
+            self._complete(leases, claimed, result)
+        return result
+
+    def _complete(self, leases: LeaseStore, claimed: Claimed, result: Any) -> None:
+        try:
+            stored = leases.complete(claimed, results.as_text(self, result))
+        except Exception as error:  # noqa: BLE001  (the body has run: no failure of ours may fail the job)
+            # Done, but nobody would know: the copy finds either the marker or an operation to run again.
+            defer(self, error)
+        if not stored:
+            reached(Point.LEASE_LOST, fence=claimed.fence)
+            defer(self, "another worker took the operation over; this copy waits for its result")
+        reached(Point.COMPLETED, fence=claimed.fence)
+
+    def _release(self, leases: LeaseStore, claimed: Claimed) -> None:
+        try:
+            leases.release(claimed)
+        except Exception as error:  # noqa: BLE001  (what becomes of the job is decided by then)
+            logger.warning(
+                "The lease on %r could not be released and ends by itself: %s", claimed.operation, described(error)
+            )
+
+
+@contextmanager
+def _as_current(held: Lease) -> Iterator[None]:
+    token = _lease.set(held)
+    try:
+        yield
+    finally:
+        _lease.reset(token)

@@ -1,0 +1,108 @@
+"""One execution of a body: what fails before it requeues the delivery, and what comes after it cannot fail it.
+
+    with execution(self) as body:            # a failure in here, of whatever class, requeues the delivery ...
+        ...                                  # claim, count
+        reached(Point.STARTED)
+        result = body.run(args, kwargs)      # ... until the body begins: its errors are its own
+        ...                                  # no soft time limit strikes here any more
+
+What is **not** guaranteed: that a requeued delivery of an early-acknowledging pattern survives if no copy of it can be
+published (see ``requeue.requeue_original``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any
+
+from billiard.pool import soft_timeout_sighandler
+from celery import states
+from celery.exceptions import TaskPredicate
+
+from tasks_demo.core.exceptions import (
+    BodyNotRun,
+    ContradictoryDeclaration,
+    NothingToRequeue,
+    OperationMismatch,
+    TransactionOpen,
+)
+from tasks_demo.patterns.requeue import defer
+from tasks_demo.patterns.suppression import known_outcome, suppressed
+
+#: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
+_FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
+
+
+class Execution:
+    """Knows whether the body has begun."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._handler: Any = None
+        self.begun = False
+
+    def run(self, args: Any, kwargs: Any) -> Any:
+        """Run the body, and raise what it raises; BodyNotRun where its return is no proof that it ran."""
+        self.begun = True
+        try:
+            return finished(self._task, self._task.run_body(*args, **kwargs))
+        finally:
+            self._ignore_soft_limit()
+
+    def _ignore_soft_limit(self) -> None:
+        # It asks a body to stop. Raised between an effect and its record, it would fail a job that is done.
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGUSR1)
+            if handler is soft_timeout_sighandler:
+                signal.signal(signal.SIGUSR1, _ignored)
+                self._handler = handler
+
+    def close(self) -> None:
+        """The next body may have a soft time limit again."""
+        if self._handler is not None:
+            signal.signal(signal.SIGUSR1, self._handler)
+
+
+def finished(task: Any, result: Any) -> Any:
+    """The result. Raises BodyNotRun for one that has still to be run: nobody awaits or iterates it here."""
+    if not (inspect.isawaitable(result) or isinstance(result, GeneratorType | AsyncGeneratorType | map | filter)):
+        return result
+    if hasattr(result, "close"):
+        result.close()  # or Python warns that it was never awaited
+    raise BodyNotRun(
+        f"{task.name}: the body returned a {type(result).__name__}, which nobody runs in a Celery worker: its "
+        "work is not done, and "
+        "no marker says that it is. Write def, and asgiref.sync.async_to_sync(f)(...) in it for what is "
+        "asynchronous; return a list "
+        "instead of a generator."
+    )
+
+
+def _ignored(*_: object) -> None:
+    """A soft time limit that came when the body had ended."""
+
+
+@contextmanager
+def execution(task: Any) -> Iterator[Execution]:
+    """Frame one execution. Raises NotOver or Reject for a failure before the body, and what the body raises."""
+    body = Execution(task)
+    try:
+        yield body
+    except OperationMismatch as error:
+        # A message that bears the ID of a task which has ended is not to make a failure of it.
+        if not body.begun and known_outcome(task) in states.READY_STATES:
+            raise suppressed(task, f"its outcome stands, although {error}") from error
+        raise
+    except _FINAL:
+        raise
+    except Exception as error:
+        if body.begun:
+            raise
+        defer(task, error)
+    finally:
+        body.close()

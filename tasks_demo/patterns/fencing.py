@@ -1,0 +1,55 @@
+"""Fencing writes in one's own database: a holder of a lease that has been overtaken writes nothing more.
+
+    with fenced():                       # inside the body of a DedupLock task
+        Order.objects.filter(...).update(state="paid")
+
+What is **not** guaranteed: that a write happens once. The fence keeps a stale holder from writing *after* a later one
+has; what it wrote before that stays. For an effect that must happen once, use ``inbox``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connections, router, transaction
+from django.utils import timezone
+
+from tasks_demo.core.exceptions import Fenced
+from tasks_demo.core.lifecycle import Point, reached
+from tasks_demo.patterns.dedup_lock import lease
+from tasks_demo.records.models import Fence
+
+# The row stays locked until the transaction ends: a later holder waits for this one, and sees what it has written.
+_ADVANCE = """
+    INSERT INTO tasks_demo_records_fence (operation, token, at) VALUES (%s, %s, %s)
+    ON CONFLICT (operation) DO UPDATE SET token = excluded.token, at = excluded.at
+    WHERE tasks_demo_records_fence.token <= excluded.token
+    RETURNING token
+"""
+
+
+@contextmanager
+def fenced(using: str | None = None) -> Iterator[None]:
+    """A transaction in which only the latest holder of the lease may write. One statement more.
+
+    ``using``: alias of the database that is written. Raises Fenced when a later holder has been here, and NoLease outside
+    the body of a DedupLock task; nothing is changed then. In a body that is called as a function it is a transaction, no more.
+    """
+    held = lease()
+    held.check()
+    alias = using or router.db_for_write(Fence)
+    with transaction.atomic(using=alias):
+        if not held.fence:  # the body was called as a function
+            yield
+            return
+        with connections[alias].cursor() as cursor:
+            moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
+            cursor.execute(_ADVANCE, [held.claimed.operation, held.fence, moment])
+            advanced = cursor.fetchall()
+        if not advanced:
+            reached(Point.FENCED, fence=held.fence)
+            raise Fenced(
+                f"A later holder of {held.claimed.operation!r} has written in {alias!r} already. Nothing was changed."
+            )
+        yield

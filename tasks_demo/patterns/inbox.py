@@ -1,0 +1,185 @@
+"""inbox: effectively-once, for effects in one's own database.
+
+What is **not** guaranteed: that the body runs only once, and anything about what it does outside this one database. Whoever is
+killed before the commit leaves nothing, and the body runs again; a mail that it sent by then is sent twice. Other aliases of
+Django are refused while it runs, but connections of its own making, and threads, are not seen. A server that loses committed
+transactions loses entries and effects together, and the job is then not run again. On Redis as a broker the fetch window of
+``acks_late`` is open here too.
+
+    received ─▶ BEGIN ─ insert entry ─┬─ ours ──────▶ started ─▶ effect ─▶ store result ─▶ COMMIT ─▶ completed ─▶ acked
+                                      ├─ there ─────▶ the stored result is returned, then acked       (suppressed)
+                                      ├─ mismatch ──▶ OperationMismatch: other arguments, same key
+                                      └─ being made ▶ waits for the other's COMMIT or ROLLBACK, then one of the above
+
+Killed anywhere before COMMIT: neither entry nor effect. After it: both, and the copy that comes back is suppressed. If the
+answer to COMMIT is lost, the message goes back, and its copy finds out which of the two it was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import Any, NoReturn
+
+from django.db import DatabaseError, Error, OperationalError, connections, router, transaction
+from django.utils import timezone
+
+from tasks_demo.core.exceptions import (
+    ContradictoryDeclaration,
+    OtherDatabaseUsed,
+    RecordsUnavailable,
+    TransactionBroken,
+)
+from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import results
+from tasks_demo.patterns.attempts import FromSettings, counted, fitting
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.execution import Execution, execution
+from tasks_demo.patterns.requeue import defer
+from tasks_demo.patterns.suppression import suppress
+from tasks_demo.records.models import InboxEntry
+
+
+class Inbox(PatternTask):
+    """Promise: 1 effect per operation key, if the effect is in this database and nowhere else."""
+
+    abstract = True
+    pattern = "inbox"
+    acks_late = True
+    reject_on_worker_lost = True
+    retry_on_worker_lost = False
+    expires = None
+    max_attempts = FromSettings()
+    requires = {
+        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
+        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
+        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
+        "expires": (None, "an expired message is dropped without having run."),
+    }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body in one transaction with the entry; Celery acknowledges when that has been committed."""
+        if self.request.called_directly:
+            return self.run_body(*args, **kwargs)
+        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
+            alias = self.using or router.db_for_write(InboxEntry)
+            entry = InboxEntry(
+                operation=fitting(subject.operation),
+                task_id=fitting(subject.task_id),
+                digest=self.digest(args, kwargs),
+                completed_at=timezone.now(),
+            )
+            rows.outside_transactions(self, alias)
+            with execution(self) as body:
+                with counted(self):  # in commits of its own, before and after the transaction
+                    try:
+                        done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
+                    except (RecordsUnavailable, Error) as error:
+                        if body.begun and not _is_the_database_s(error):
+                            raise
+                        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+                        defer(self, error)
+                if done is not None:
+                    first = str(self.request.id) if done.task_id == entry.task_id else ""
+                    return suppress(self, results.from_text(done.result), first)
+                reached(Point.COMPLETED)
+                reached(Point.RETURNED)
+                return result
+
+    def replace(self, sig: Any) -> NoReturn:
+        """Refused: it ends the body without a result of its own."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: self.replace() contradicts the pattern inbox: "
+            "what the body has written is rolled back, while the replacement is published. "
+            "Publish the other job after the work, as a link or a chain."
+        )
+
+    def _in_one_transaction(
+        self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any
+    ) -> tuple[InboxEntry | None, Any]:
+        """The entry that was there before, or None and the result of the body."""
+        with transaction.atomic(using=alias, durable=True):
+            # The first statement, so that SQLite's write lock is taken before anything is read.
+            done = rows.earlier(entry, alias)
+            if done is not None:
+                return done, None
+            reached(Point.STARTED)
+            with only_database(alias), unbroken(self, alias):
+                result = body.run(args, kwargs)
+            mine = InboxEntry.objects.using(alias).filter(pk=entry.pk)
+            try:
+                mine.update(result=results.as_text(self, result), completed_at=timezone.now())
+            except Error as error:
+                raise RecordsUnavailable(
+                    f"The database {alias!r} did not take the result of operation {entry.operation!r} ({described(error)}). "
+                    "All is rolled back, the effect too; the message is requeued."
+                ) from error
+        return None, result
+
+
+@contextmanager
+def only_database(alias: str) -> Iterator[None]:
+    """Refuse every statement on another alias, in this thread."""
+
+    def refuse(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> NoReturn:
+        raise OtherDatabaseUsed(
+            f"The body of an inbox task used the database {context['connection'].alias!r}, but its transaction is on {alias!r}: "
+            "the two would not be committed together. Nothing was done and all is rolled back. Keep the effect in "
+            f"{alias!r}, pass what must be read as an argument, or use the pattern dedup_lock."
+        )
+
+    with ExitStack() as stack:
+        for connection in connections.all():
+            if connection.alias != alias:
+                stack.enter_context(connection.execute_wrapper(refuse))
+        yield
+
+
+@contextmanager
+def unbroken(task: Any, alias: str) -> Iterator[None]:
+    """Raise TransactionBroken if the body has ended or spoilt the transaction that it was run in.
+
+    A savepoint lives exactly as long as its transaction, whoever ends that and by whatever road.
+    """
+    connection = connections[alias]
+    savepoint = connection.savepoint()
+    yield
+    why = "it was marked for rollback or its connection was closed" if connection.needs_rollback else ""
+    if not why:
+        try:
+            connection.savepoint_commit(str(savepoint))
+        except DatabaseError as error:
+            if _is_the_database_s(error):
+                raise
+            why = str(error).partition("\n")[0]
+    if why:
+        raise TransactionBroken(
+            f"{task.name}: the body returned, but the transaction on {alias!r} is not the one it was given ({why}). What is "
+            "not committed is rolled back; what the body committed by hand stays, without a result. Leave COMMIT, ROLLBACK and "
+            "set_rollback() to the pattern: raise an error to undo, and use atomic() around what may fail."
+        )
+
+
+def _is_the_database_s(error: Exception) -> bool:
+    """Whether the database failed (gone, locked, deadlock, serialisation), and not the statement: then a retry can help."""
+    if not isinstance(error, OperationalError):
+        return isinstance(error, RecordsUnavailable)
+    state = getattr(error.__cause__, "sqlstate", None)
+    if state is not None:
+        # Connection, rollback, resources, shutdown, system; a lock that was not to be had. Not 57014, a statement that took
+        # too long: it would take too long again.
+        return state[:2] in {"08", "40", "53", "58"} or state[:3] == "57P" or state == "55P03"
+    # A missing table is operational to SQLite, too. A lost connection has neither code.
+    return getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+
+
+def prune(before: datetime, using: str | None = None) -> int:
+    """Delete the entries completed before this moment, 1000 a commit; returns how many it were.
+
+    A copy that arrives later than that makes a second effect. ``before`` must lie further back than any copy can be late:
+    TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
+    """
+    return rows.prune(InboxEntry, "completed_at", before, using or router.db_for_write(InboxEntry))

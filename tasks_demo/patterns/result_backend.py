@@ -1,0 +1,62 @@
+"""Celery's result backend as the patterns use it: what it cannot store neither fails nor loses a job."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import states
+from kombu.exceptions import EncodeError
+
+from tasks_demo.core.lifecycle import described
+from tasks_demo.core.limited_log import limited_log
+
+logger = logging.getLogger(__name__)
+
+
+class LenientBackend:
+    """A result backend whose SUCCESS and STARTED may fail to be stored.
+
+    Celery calls a job whose result cannot be stored a failure, although it is done, and drops one whose STARTED cannot be
+    stored, although it has not begun (celery/app/trace.py). Not guaranteed: that whoever waits for the result gets an answer
+    while the backend is away. A result that cannot be encoded is stored as None; for a member of a chord it stays Celery's
+    EncodeError, because the chord's body would be given that None.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def mark_as_done(
+        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
+    ) -> Any:
+        """Store the result and report to the chord. Raises nothing but a chord member's EncodeError."""
+        try:
+            return self._backend.mark_as_done(task_id, result, request, store_result, state)
+        except EncodeError as error:
+            if request is not None and request.chord:
+                raise
+            _not_stored(task_id, state, error)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the body has returned)
+            _not_stored(task_id, state, error)
+            return None
+        return self.mark_as_done(task_id, None, request, store_result, state)
+
+    def store_result(self, task_id: str, result: Any, state: str, **options: Any) -> Any:
+        """Store a state; that of STARTED, which comes before the body, if it can be stored."""
+        try:
+            return self._backend.store_result(task_id, result, state, **options)
+        except Exception as error:
+            if state != states.STARTED:
+                raise
+            _not_stored(task_id, state, error)
+
+
+def _not_stored(task_id: str, state: str, error: Exception) -> None:
+    limited_log(
+        logger, logging.ERROR, ("result backend", state, type(error).__name__),
+        "[%s]: the result backend did not store %s: %s. The job goes on; whoever waits for its result gets none.",
+        task_id, state, described(error),
+    )  # fmt: skip

@@ -1,0 +1,40 @@
+"""The result of an operation as text, kept for its duplicates."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kombu.utils import json
+
+from tasks_demo.core.conf import settings
+
+logger = logging.getLogger(__name__)
+
+
+def as_text(task: Any, result: Any) -> str | None:
+    """The result as JSON; None, and a warning, when it is not JSON or larger than TASKS_DEMO_RESULT_MAX_BYTES.
+
+    Never raises: the work is done, and its marker must be stored.
+    """
+    try:
+        text: str = json.dumps(result)
+        fits = len(text.encode("utf-8", "surrogatepass")) <= settings.RESULT_MAX_BYTES
+    except Exception:  # noqa: BLE001  (the methods of a result are anybody's)
+        fits = False
+    if not fits:
+        logger.warning(
+            "%s[%s]: the result is not JSON or is larger than TASKS_DEMO_RESULT_MAX_BYTES (a number above 0). The operation is "
+            "completed; a duplicate of it will get None.", task.name, task.request.id,
+        )  # fmt: skip
+        return None
+    return text
+
+
+def from_text(text: str | None) -> Any:
+    """The result that was stored; None when none was, and, with a warning, when it cannot be read. Never raises."""
+    try:
+        return None if text is None else json.loads(text)
+    except Exception as error:  # noqa: BLE001  (the work is done, whatever became of its result)
+        logger.warning("The stored result of a completed operation cannot be read; its duplicate gets None: %r", error)
+        return None

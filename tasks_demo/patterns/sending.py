@@ -1,0 +1,134 @@
+"""What a publisher adds to a message, and what a worker reads from it: the operation key, computed once.
+
+The header holds the key and the beginning of the digest of the arguments that it was computed for. Retries and requeued copies
+carry it on, so that a key with the day in it does not change at midnight; a copy with other arguments, or one whose headers
+somebody has given to another job, gets a key of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from celery import current_app, signals
+
+from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidOperationKey
+from tasks_demo.leases.keys import validate_operation
+from tasks_demo.patterns.declarations import nearest
+
+logger = logging.getLogger(__name__)
+_said: set[str] = set()
+#: ``<beginning of the digest>:<operation key>``; without a key it is that of the task ID.
+HEADER = "tasks_demo_operation"
+#: Hexadecimal digits of the digest.
+DIGITS = 16
+#: Where a request keeps what was found out about it.
+_CACHE = "_tasks_demo_operation"
+
+
+def prepared(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """What is published for this call: its arguments and options, with the header. Raises as ``task.apply_async`` says."""
+    if task.typing:
+        if hasattr(task, "__header__"):  # Celery's own check and its words; it has none for task classes
+            task.__header__(*(args or ()), **(kwargs or {}))
+        else:
+            task.bound(args, kwargs)
+    if task._dump_pydantic_arguments is not None and options.get("serializer", task.serializer) != "pickle":
+        args, kwargs = task._dump_pydantic_arguments(args or (), kwargs or {})
+    if task.operation is None:
+        return args, kwargs, options
+    headers = dict(options.get("headers") or {})
+    return args, kwargs, {**options, "headers": headers | header(task, args, kwargs, headers)}
+
+
+#: Options of a declaration; given with a call they would have no effect.
+DECLARED = frozenset({
+    "operation", "books", "using", "max_attempts", "needs_ledger", "ledger", "acks_late", "reject_on_worker_lost",
+    "retry_on_worker_lost", "autoretry_for", "acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout",
+    "max_retries", "rate_limit",
+})  # fmt: skip
+#: Options of a call that a misspelt one may have meant.
+OF_A_CALL = frozenset({
+    "countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "serializer", "compression",
+    "headers", "time_limit", "soft_time_limit", "retry", "retry_policy", "link", "link_error", "shadow",
+    "ignore_result", "task_id", "producer", "connection", "chain", "chord", "group_id", "reply_to",
+})  # fmt: skip
+
+
+def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
+    """Raise ContradictoryDeclaration for options, of this call or set on the task since, that break the promise or do nothing."""
+    task.check_requires({name: options.get(name, getattr(task, name, None)) for name in task.requires})
+    for name, value in options.items():
+        if name in OF_A_CALL or name in (options.get("stamped_headers") or ()):
+            if name in ("chain", "link", "chord") and value:
+                _check_later(task.app, value)
+            continue
+        close = nearest(name, OF_A_CALL, 0.85)
+        if name in DECLARED or close:
+            raise ContradictoryDeclaration(
+                f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
+                + (f"Did you mean {close!r}?" if close else "Write it where the task is declared.")
+            )
+
+
+@signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.expires")
+def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
+    """``send_task`` asks no task class: said here, once a task, what ``apply_async`` refuses."""
+    if (headers or {}).get("expires") is None or sender in _said:
+        return
+    requires = getattr(current_app.tasks.get(sender), "requires", None) or {}
+    if "expires" in requires:
+        _said.add(sender)
+        logger.warning(
+            "%s is published with expires=%s, which breaks its promise: %s Leave expires out of send_task().",
+            sender, headers["expires"], requires["expires"][1],
+        )  # fmt: skip
+
+
+def _check_later(app: Any, signatures: Any) -> None:
+    """The same for what follows the job: a chain is published step by step, by workers, where a refusal is too late."""
+    for each in signatures if isinstance(signatures, list | tuple) else (signatures,):
+        task: Any = app.tasks.get(each.get("task")) if isinstance(each, Mapping) else None
+        if hasattr(task, "requires"):
+            options = each.get("options") or {}
+            task.check_requires({name: options[name] for name in task.requires if name in options})
+
+
+def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dict[str, str]:
+    """The header for a message with these arguments; the one in ``headers`` if it was computed for them."""
+    beginning = task.digest(args, kwargs)[:DIGITS]
+    told = told_operation(headers)
+    if told is None or not headers[HEADER].startswith(beginning):
+        told = task.operation_key(args, kwargs, "")
+    return {HEADER: f"{beginning}:{told}"}
+
+
+def told_operation(headers: Mapping[str, Any] | None) -> str | None:
+    """The key that the publisher has sent along, "" for that of the task ID; None: nothing that could be one was sent.
+
+    Whose arguments it was computed for is not asked here.
+    """
+    told = (headers or {}).get(HEADER)
+    if not isinstance(told, str) or told[DIGITS : DIGITS + 1] != ":":
+        return None
+    key = told[DIGITS + 1 :]
+    try:
+        return validate_operation(key) if key else key
+    except InvalidOperationKey:
+        return None
+
+
+def once_a_delivery(task: Any, args: Any, kwargs: Any) -> str:
+    """The operation key of the delivery that runs here: the one that was sent along for these arguments, or else computed."""
+    request = task.request
+    call = (list(args), dict(kwargs))
+    known = getattr(request, _CACHE, None)
+    if known is not None and known[0] == call:
+        return str(known[1])
+    told = told_operation(request.headers)
+    if told is None or not request.headers[HEADER].startswith(task.digest(args, kwargs)[:DIGITS]):
+        told = task.operation_key(args, kwargs, request.id)
+    key = str(told or request.id)
+    setattr(request, _CACHE, (call, key))
+    return key

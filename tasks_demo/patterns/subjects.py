@@ -1,0 +1,34 @@
+"""Which task, operation and pattern a message is about: the subject of the points that are announced for it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tasks_demo.core.lifecycle import Subject
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.sending import told_operation
+
+logger = logging.getLogger(__name__)
+
+
+def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = "", headers: Any = None) -> Subject:
+    """The subject of any task, with a pattern or without. Never raises: hostile arguments give the task ID as operation.
+
+    With the ``headers`` of the message it runs nothing of the user's, and asks for no arguments: it is for main's event loop.
+    """
+    if not isinstance(task, PatternTask):
+        name = task if isinstance(task, str) else getattr(task, "name", None) or ""
+        return Subject(task_id, task_id, "", worker, task=name, ledger=_share(task))
+    if headers is None:
+        try:
+            return task.subject(args or (), kwargs or {}, task_id, worker)
+        except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
+            logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
+    return task.subject_named(told_operation(headers) or task_id, task_id, worker)
+
+
+def _share(task: Any) -> float:
+    """The attribute ``ledger`` of a task without a pattern; anything else of that name is the task's own business."""
+    given = getattr(task, "ledger", True)
+    return float(given) if isinstance(given, bool | int | float) and 0 <= given <= 1 else 1.0

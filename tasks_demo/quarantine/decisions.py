@@ -1,0 +1,72 @@
+"""Decisions about a parked message: requeue it, or discard it. Each is recorded with who made it, when and why.
+
+What is **not** guaranteed: that ``requeue`` publishes once. A crash between the broker's confirmation and the commit of the new
+state leaves the row parked, to be requeued again.
+"""
+
+from __future__ import annotations
+
+from celery import current_app
+from django.db import transaction
+from django.utils import timezone
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
+
+from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.patterns.attempts import message_of
+from tasks_demo.patterns.requeue import PARKED
+from tasks_demo.records.models import Act, Parked
+
+#: Bound on each step of a hand-over to the broker, seconds.
+BROKER_SECONDS = 5.0
+
+
+def requeue(parked: Parked, *, by: str, why: str) -> bool:
+    """Publish the message again, under its task ID, to its queue; its attempts start at 0. False: it is not parked (any more).
+
+    The row's mark is committed after the broker confirmed. Raises EnvironmentNotReady if the broker does not take it, and
+    RequeueFailed if it cannot be made a message again; either way nothing has changed.
+    """
+    try:
+        copy = message_of(parked)
+        copy["options"]["headers"] = {**(copy["options"].get("headers") or {}), PARKED: parked.pk}
+        # RabbitMQ confirms when told to, Redis by its reply; without a bound kombu waits for Redis for ever.
+        options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
+        with current_app.connection_for_write(transport_options=options) as broker:
+            # Asked before the row is locked: to find out that nobody answers takes time.
+            broker.ensure_connection(max_retries=1, interval_start=0)
+            with transaction.atomic(using=parked._state.db):
+                if not _marked(parked, Parked.State.REQUEUED, "requeue", by, why):
+                    return False
+                copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
+    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result store gave up
+        raise EnvironmentNotReady(
+            f"{parked} was not published again: the broker did not take it ({_reason(error)}). It is still parked and nothing "
+            "was changed. Start the broker, or make it take writes, and try again."
+        ) from error
+    except (KombuError, TypeError, ValueError, LookupError) as error:
+        raise RequeueFailed(
+            f"{parked} was not published again: it cannot be made a message ({_reason(error)}). It is still parked and nothing "
+            "was changed. Does its task still take these arguments, and is its serialisation still accepted?"
+        ) from error
+    return True
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {str(cause).rstrip('.')}"
+
+
+def discard(parked: Parked, *, by: str, why: str) -> bool:
+    """Decide that the message is not to be run. The row stays. False: it is not parked (any more)."""
+    with transaction.atomic(using=parked._state.db):
+        return _marked(parked, Parked.State.DISCARDED, "discard", by, why)
+
+
+def _marked(parked: Parked, state: Parked.State, act: str, by: str, why: str) -> bool:
+    """Whether this call is the one that took the row out of ``parked``; of two at once, the second waits and gets False."""
+    rows = Parked.objects.using(parked._state.db).filter(pk=parked.pk, state=Parked.State.PARKED)
+    if not rows.update(state=state):
+        return False
+    Act.objects.using(parked._state.db).create(parked_id=parked.pk, act=act, by=by[:255], why=why, at=timezone.now())
+    return True

@@ -1,0 +1,200 @@
+"""The tables of the patterns. Each is written by one file of ``tasks_demo.patterns`` only.
+
+They belong into the database of the business data: ``inbox`` and ``outbox`` commit their row together with it. Each names its
+``app_label``: without it Django would file them under ``tasks_demo`` in a project that has not installed ``tasks_demo.records``.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from tasks_demo.records.fields import JSONText
+
+
+class Claim(models.Model):
+    """claim_first: whoever inserts the row runs the body; everybody after that does not, for ever."""
+
+    operation = models.CharField(max_length=255, primary_key=True)
+    task_id = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="Of the arguments, to tell a repetition from a mistake.")
+    worker = models.CharField(max_length=255, blank=True)
+    claimed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        app_label = "tasks_demo_records"
+
+    def __str__(self) -> str:
+        return self.operation
+
+
+class Fence(models.Model):
+    """dedup_lock: the highest fencing token that has written for an operation in this database."""
+
+    operation = models.CharField(max_length=255, primary_key=True)
+    token = models.BigIntegerField()
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        app_label = "tasks_demo_records"
+
+    def __str__(self) -> str:
+        return f"{self.operation}: {self.token}"
+
+
+class InboxEntry(models.Model):
+    """inbox: committed in one transaction with the effect, so it is there if and only if the effect is."""
+
+    operation = models.CharField(max_length=255, primary_key=True)
+    task_id = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64)
+    result = models.TextField(null=True, help_text="JSON; null: none was stored.")
+    completed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        verbose_name_plural = "inbox entries"
+
+    def __str__(self) -> str:
+        return self.operation
+
+
+class OutboxMessage(models.Model):
+    """outbox: a job that the business transaction has committed, and what became of it."""
+
+    id = models.BigAutoField(primary_key=True)
+    task_id = models.CharField("task ID", max_length=255, unique=True)
+    task = models.CharField(max_length=255, help_text="The registered name.")
+    args = JSONText(default=list)
+    kwargs = JSONText(default=dict)
+    options = models.JSONField(default=dict, help_text="Queue, priority, headers and so on, as for apply_async.")
+    created_at = models.DateTimeField()
+    due_at = models.DateTimeField(help_text="When it is published, for the first time or again, unless it has ended.")
+    publications = models.IntegerField(default=0, help_text="Hand-overs that the broker confirmed.")
+    failures = models.IntegerField(default=0, help_text="Attempts to publish that failed since the last hand-over.")
+    error = models.TextField(blank=True, help_text="Of the last failed attempt, or why it ended without running.")
+    queue = models.CharField(max_length=255, default="", blank=True, help_text="Where it went, and at which priority.")
+    published_at = models.DateTimeField(
+        null=True,
+        help_text="The last confirmed hand-over; of a retry or a deferral, when its copy is due; null: none yet.",
+    )
+    started_at = models.DateTimeField(null=True, help_text="A worker began it, last.")
+    started_by = models.CharField(
+        max_length=255, default="", blank=True, help_text="The process that works on it: machine, pid, start, worker."
+    )
+    seen_at = models.DateTimeField(null=True, help_text="That process said, last, that it works on it.")
+    generation = models.IntegerField(
+        default=-1, help_text="Retries and deferrals of the copy that began last; -1: any may."
+    )
+    finished_at = models.DateTimeField(null=True, help_text="It has ended: it is never published again.")
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        default_permissions = ("view",)
+        indexes = [
+            models.Index(fields=["due_at", "id"], condition=Q(finished_at=None), name="outbox_open"),
+            models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="outbox_finished"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task}[{self.task_id}]"
+
+
+class Attempt(models.Model):
+    """quarantine: how often this message was begun and never ended. Removed when it ends."""
+
+    task_id = models.CharField(max_length=255)
+    # A retry is published before the body that asked for it has ended: the two are not to count as one.
+    retries = models.IntegerField(default=0)
+    count = models.IntegerField()
+    history = models.TextField(help_text="A line of JSON per attempt: when, which worker, which process.")
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["task_id", "retries"], name="attempt_of_message")]
+
+    def __str__(self) -> str:
+        return f"{self.task_id}: {self.count}"
+
+
+class Parked(models.Model):
+    """quarantine: a message taken out of circulation, with all that is needed to send it again."""
+
+    class State(models.TextChoices):
+        PARKED = "parked", "parked"
+        REQUEUED = "requeued", "requeued"
+        DISCARDED = "discarded", "discarded"
+
+    id = models.BigAutoField(primary_key=True)
+    task_id = models.CharField("task ID", max_length=255, db_index=True)
+    operation = models.CharField(max_length=255, blank=True)
+    task = models.CharField(max_length=255, help_text="The registered name.")
+    pattern = models.CharField(max_length=40, blank=True)
+    # Text, not JSON columns: PostgreSQL's refuse NUL, which an argument may hold.
+    message = models.TextField(help_text="Arguments, queue, priority, headers: all that a copy needs, serialised.")
+    content_type = models.CharField(max_length=100, help_text="Of the message.")
+    content_encoding = models.CharField(max_length=40, help_text="Of the message; binary: as base64.")
+    attempts = models.IntegerField()
+    history = models.JSONField(default=list, help_text="Of each attempt: when, which worker, which process.")
+    reason = models.TextField()
+    parked_at = models.DateTimeField()
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PARKED)
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        verbose_name = "parked message"
+        ordering = ["-id"]
+        default_permissions = ("view",)
+        permissions = [("decide_parked", "Can requeue or discard parked messages")]
+        indexes = [models.Index(fields=["state", "-id"], name="parked_state")]
+        constraints = [
+            # One message is parked once, however many copies of it come back.
+            models.UniqueConstraint(fields=["task_id"], condition=Q(state="parked"), name="parked_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task}[{self.task_id}]"
+
+
+class Act(models.Model):
+    """quarantine: who requeued or discarded a parked message, when and why. Never changed."""
+
+    id = models.BigAutoField(primary_key=True)
+    parked = models.ForeignKey(Parked, on_delete=models.PROTECT, related_name="acts")
+    act = models.CharField(max_length=10, choices=[("requeue", "requeue"), ("discard", "discard")])
+    by = models.CharField(max_length=255, help_text="The admin's user name, or the system user of the command.")
+    why = models.TextField(blank=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        ordering = ["id"]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.act} by {self.by}"
+
+
+class OperationAct(models.Model):
+    """Who made the patterns forget an operation, when and why, and what was removed. Written before anything is removed."""
+
+    id = models.BigAutoField(primary_key=True)
+    operation = models.CharField(max_length=255, db_index=True)
+    task = models.CharField(max_length=255, blank=True, help_text="The task it was restricted to; empty: all.")
+    by = models.CharField(max_length=255, help_text="The admin's user name, or the system user of the command.")
+    why = models.TextField()
+    at = models.DateTimeField()
+    removed = JSONText(default=list, help_text="Of each store: what it knew.")
+    outcome = models.TextField(help_text="'begun': whoever did it was stopped before it could say more.")
+
+    class Meta:
+        app_label = "tasks_demo_records"
+        verbose_name = "forgotten operation"
+        ordering = ["-id"]
+        default_permissions = ("view",)
+        permissions = [("forget_operation", "Can make the patterns forget an operation")]
+
+    def __str__(self) -> str:
+        return f"{self.operation} by {self.by}"

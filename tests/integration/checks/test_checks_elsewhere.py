@@ -1,0 +1,53 @@
+"""The system checks in a project that is not ours: what is not installed, and what only a worker's command line says."""
+
+from __future__ import annotations
+
+import re
+
+from tests.integration.stranger import Stranger
+
+#: The project's own INSTALLED_APPS.
+APPS = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages", "staticfiles")]
+APPS += ["tasks_demo", "tasks_demo.records", "orders"]
+
+
+def without(*names: str) -> dict[str, list[str]]:
+    return {"INSTALLED_APPS": [name for name in APPS if name not in names]}
+
+
+def test_the_records_that_are_not_installed_are_missed(stranger: Stranger) -> None:
+    done = stranger.manage("check", settings=without("tasks_demo.records"))
+    assert done.code == 0
+    found = [line for line in done.err.splitlines() if "tasks_demo.W019" in line]
+    named = " ".join(found)
+    for task in ("orders.charge", "orders.book", "orders.mail_receipt", "orders.index", "orders.ship"):
+        assert task in named, done.err
+    assert "orders.count_view" not in named
+    assert "orders.plain" not in named
+    assert "HINT: Write 'tasks_demo.records' into INSTALLED_APPS" in done.err
+    assert "W019" not in stranger.manage("check", settings=without()).err
+
+
+def test_the_app_itself_is_missed_where_the_records_are_installed(stranger: Stranger) -> None:
+    done = stranger.manage("check", settings=without("tasks_demo"))
+    assert done.code == 0, done.err
+    assert "(tasks_demo.W019) A pattern of tasks_demo is used, but 'tasks_demo' is not installed" in done.err
+
+
+def test_the_app_itself_is_missed_where_only_the_tasks_are_imported(stranger: Stranger) -> None:
+    done = stranger.python(
+        "from django.core.checks import run_checks\nprint(*[message.id for message in run_checks(tags=['celery'])])",
+        settings=without("tasks_demo", "tasks_demo.records"),
+    )
+    assert done.out.split() == ["tasks_demo.W019"], done.err
+
+
+def test_a_worker_says_that_its_pool_does_not_enforce_the_limits(stranger: Stranger) -> None:
+    assert "does not enforce" not in stranger.manage("check").err  # it cannot know the command line
+    with stranger.worker("-P", "threads") as worker:
+        said = worker.said
+    assert "which the pool threads does not enforce" in said
+    for number in ("W001", "W006", "W024"):
+        assert re.search(rf"tasks_demo\.{number}: .*the pool threads does not enforce", said), said
+    setting = stranger.manage("check", settings={"CELERY_WORKER_POOL": "threads"})
+    assert "(tasks_demo.W024) " in setting.err

@@ -1,0 +1,293 @@
+"""The list of task IDs at /admin/tasks_demo/."""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import quote
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
+
+from tasks_demo.dashboard import pages, search
+from tasks_demo.dashboard.filters import RunFilter
+from tasks_demo.ledger.models import Tally
+from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
+
+LIST = "/admin/tasks_demo/"
+
+
+@pytest.fixture(autouse=True)
+def _without_bank(settings: Settings) -> None:
+    settings.TASKS_DEMO_BANK_URL = ""
+
+
+@pytest.fixture
+def staff(client: Client) -> Client:
+    """Somebody who may look at tallies, and nothing else."""
+    user = User.objects.create_user("viewer", password="p", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_tally"))
+    client.force_login(user)
+    return client
+
+
+def shown(client: Client, query: str = "") -> list[str]:
+    """The task IDs of the page, in order."""
+    response = client.get(LIST + query)
+    assert response.status_code == 200, response.status_code
+    return [tally.task_id for tally in response.context["cl"].result_list]
+
+
+def text(client: Client, address: str) -> str:
+    """The page as a reader sees it."""
+    response = client.get(address)
+    assert response.status_code == 200
+    without_tags = re.sub(r"<[^>]+>", " ", response.content.decode())
+    return re.sub(r"\s+", " ", without_tags)
+
+
+def test_anonymous_visitors_are_sent_to_the_login(client: Client) -> None:
+    response = client.get(LIST)
+    assert response.status_code == 302
+    assert response.headers["Location"] == f"/admin/login/?next={LIST}"
+
+
+def test_staff_without_the_permission_is_refused(client: Client) -> None:
+    client.force_login(User.objects.create_user("nobody", password="p", is_staff=True))
+    append(ok("a"))
+    assert client.get(LIST).status_code == 403
+    assert client.get(LIST + "tally/a/change/").status_code == 403
+
+
+def test_an_empty_ledger_says_what_to_do(staff: Client) -> None:
+    assert "manage.py enqueue" in text(staff, LIST)
+
+
+def test_both_addresses_list_task_ids_with_their_counts(staff: Client) -> None:
+    append(killed("charged-twice"))
+    for address in (LIST, LIST + "tally/"):
+        page = text(staff, address)
+        assert "charged-twice" in page
+        assert re.search(r"charged-twice - acks_late ✓ succeeded ⇉ duplicated 2 2 2 0", page), page
+
+
+def test_a_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:
+    append(killed("late"), killed("locked", pattern="dedup_lock"))
+    rows = re.findall(r"<tr>.*?</tr>", staff.get(LIST).content.decode(), re.S)
+    by_id = {name: row for name in ("late", "locked") for row in rows if f">{name}<" in row}
+    assert "✗</span> promise broken" in by_id["locked"]
+    assert "broken" not in by_id["late"]
+
+
+def test_nothing_can_be_changed(admin_client: Client) -> None:
+    append(ok("a"))
+    for path in ("add/", "a/delete/"):
+        assert admin_client.get(LIST + "tally/" + path).status_code == 403
+        assert admin_client.post(LIST + "tally/" + path, {"post": "yes"}).status_code == 403
+    assert admin_client.post(LIST + "tally/a/change/", {"effects": "9"}).status_code == 403
+    admin_client.post(LIST + "tally/", {"action": "delete_selected", "_selected_action": "a", "post": "yes"})
+    assert Tally.objects.get().effects == 1
+    assert "delete_selected" not in admin_client.get(LIST).content.decode()
+
+
+def _zoo() -> None:
+    append(
+        ok("fine"),
+        lost("gone", pattern="acks_early"),
+        killed("twice", run="r1:acks_late/kill-main"),
+        lost("broken-gone"),
+        life("open", "published", "received", "started", pattern="dedup_lock"),
+        [event("published", 90_000, task_id="newest", operation="order 9", pattern="acks_late", books="bank")],
+    )
+
+
+def test_filters(staff: Client) -> None:
+    _zoo()
+    expected: dict[str, set[str]] = {
+        "?verdict=ok": {"fine"},
+        "?verdict=lost": {"gone", "broken-gone"},
+        "?verdict=duplicated": {"twice"},
+        "?verdict=unresolved": {"open", "newest"},
+        "?promise=broken": {"broken-gone"},
+        "?promise=kept": {"fine", "gone", "twice", "open", "newest"},
+        "?pattern=acks_early": {"gone"},
+        "?pattern=acks_late&verdict=lost": {"broken-gone"},
+        "?pattern=-": set(),
+        "?run=r1:acks_late/kill-main": {"twice"},
+        "?run=unknown": set(),
+        "?verdict=nonsense": set(),
+        "?verdict=%00&run=%00&pattern=%00&promise=%00": set(),
+    }
+    assert {query: set(shown(staff, query)) for query in expected} == expected
+
+
+def test_the_latest_come_first_unless_problems_are_asked_for(staff: Client) -> None:
+    _zoo()
+    assert shown(staff)[0] == "newest"
+    first = shown(staff, "?first=problems")
+    assert first[:3] == ["broken-gone", "twice", "gone"]
+    assert set(first[3:5]) == {"open", "newest"}
+    assert first[5:] == ["fine"]
+
+
+def test_problems_first_pages_through_all_without_gap_or_repetition(staff: Client) -> None:
+    append(*(killed(f"t{n:03}") for n in range(30)), *(ok(f"o{n:03}") for n in range(75)))
+    seen = [task_id for page in (1, 2, 3) for task_id in shown(staff, f"?first=problems&p={page}")]
+    assert len(seen) == len(set(seen)) == 105
+    assert {task_id[0] for task_id in seen[:30]} == {"t"}
+
+
+def test_the_switch_keeps_the_filters(staff: Client) -> None:
+    _zoo()
+    page = staff.get(LIST + "?verdict=lost").content.decode()
+    assert "?first=problems&amp;verdict=lost" in page
+
+
+def test_search_finds_the_whole_or_the_beginning(staff: Client) -> None:
+    _zoo()
+    expected: dict[str, set[str]] = {
+        "twice": {"twice"},
+        "tw": {"twice"},
+        " tw ": {"twice"},
+        "wice": set(),
+        "order 9": {"newest"},
+        "ord": {"newest"},
+        "%": set(),
+        "_wice": set(),
+        "t*": set(),
+        "'; DROP TABLE tasks_demo_tally; --": set(),
+        "x" * 10_000: set(),
+        "\U0010ffff": set(),
+    }
+    assert {term: set(shown(staff, f"?q={quote(term)}")) for term in expected} == expected
+
+
+HOSTILE = [
+    "q=%00",
+    "q=%ED%A0%80",
+    "q=%ff%fe",
+    "p=0",
+    "p=-1",
+    "p=x",
+    "p=" + "9" * 5000,
+    "o=99.-3.x",
+    "all=",
+    "e=1",
+    "run=%ED%A0%80",
+    "task_id__icontains=a",
+    "no_such_field=1",
+    "task_id__regex=(",
+    "verdict=" + "x" * 10_000,
+    "_facets",
+    "first=x",
+    "_popup=1",
+]
+
+
+def test_hostile_parameters_are_no_error(staff: Client) -> None:
+    _zoo()
+    answers = {query: staff.get(LIST, QUERY_STRING=query, follow=True).status_code for query in HOSTILE}
+    assert answers == dict.fromkeys(HOSTILE, 200)
+
+
+def test_a_lone_surrogate_is_nowhere() -> None:
+    append(ok("a"))
+    found, cut = search.matching(Tally.objects.all(), "\ud800")
+    assert not found.exists()
+    assert not cut
+
+
+def test_a_search_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_FOUND", 2)
+    append(ok("a1"), ok("a2"), ok("a3"))
+    assert len(shown(staff, "?q=a")) == 2
+    assert "More task IDs match" in text(staff, LIST + "?q=a")
+
+
+def test_counting_stops_and_says_so(staff: Client) -> None:
+    append(*(ok(f"t{n}") for n in range(7)))
+    some = pages.BoundedPaginator([Tally.objects.order_by("task_id")], per_page=2, most=5)
+    assert (some.count, some.more, some.num_pages) == (5, True, 3)
+    assert [tally.task_id for tally in some.page(3)] == ["t4"]
+    all_of_them = pages.BoundedPaginator([Tally.objects.order_by("task_id")], per_page=2, most=7)
+    assert (all_of_them.count, all_of_them.more) == (7, False)
+
+
+def test_the_strip_counts_verdicts_by_pattern(staff: Client) -> None:
+    _zoo()
+    summary = staff.get(LIST).context["latest"]
+    counted = {item.pattern: {share.verdict: share.count for share in item.shares} for item in summary.patterns}
+    assert counted["acks_late"] == {"ok": 1, "duplicated": 1, "lost": 1, "unresolved": 1}
+    assert counted["acks_early"] == {"lost": 1}
+    assert (summary.total, summary.broken) == (6, 1)
+    assert "1 promise broken" in text(staff, LIST)
+
+
+def test_only_the_latest_runs_are_offered(staff: Client) -> None:
+    append(*(ok(f"t{n}", run=f"run{n:02}:acks_late/none") for n in range(30)))
+    specs = staff.get(LIST + "?run=run00:acks_late/none").context["cl"].filter_specs
+    offered = next(spec for spec in specs if isinstance(spec, RunFilter)).lookup_choices
+    assert len(offered) <= 16
+    assert "run00:acks_late/none" in dict(offered)
+
+
+ODD = ["a/b", "<script>alert(1)</script>", "quote'\"quote", "späß ✗ 中", "a b?c=d#e&f", "_2F", "%2F", "x\ny"]
+
+
+def test_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
+    append(*(ok(task_id) for task_id in ODD))
+    page = staff.get(LIST).content.decode()
+    assert "<script>alert" not in page
+    links = re.findall(r'<th class="field-identity"><a href="([^"]+)"', page)
+    opened = [staff.get(html.unescape(link)) for link in links]
+    assert [answer.status_code for answer in opened] == [200] * len(ODD)
+    assert {answer.context["story"].tally.task_id for answer in opened} == set(ODD)
+    assert not any("<script>alert" in answer.content.decode() for answer in opened)
+
+
+def test_no_query_sorts_or_scans_the_whole_table(staff: Client) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("reads SQLite's query plans; PostgreSQL plans by statistics, which a small table does not have")
+    append(*(ok(f"t{n}") for n in range(60)))
+    plans: list[str] = []
+    for query in ("", "?first=problems", "?verdict=lost", "?promise=broken", "?pattern=acks_late", "?q=t1", "?run=x"):
+        with CaptureQueriesContext(connection) as captured:
+            shown(staff, query)
+        statements = [entry["sql"] for entry in captured.captured_queries if "tasks_demo_tally" in entry["sql"]]
+        assert statements
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(f"EXPLAIN QUERY PLAN {statement}")
+                plans += [f"{row[3]} <- {statement}" for row in cursor.fetchall()]
+    scans = [
+        plan for plan in plans if plan.startswith("SCAN tasks_demo_tally") and "USING" not in plan.split(" <- ")[0]
+    ]
+    sorts = [plan for plan in plans if plan.startswith("USE TEMP B-TREE FOR ORDER BY") and 'task_id" IN' not in plan]
+    assert not scans, scans
+    assert not sorts, sorts
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("", "tally_latest"),
+        ("?verdict=lost", "tally_verdict"),
+        ("?promise=broken", "tally_broken"),
+        ("?pattern=acks_late", "tally_pattern"),
+        ("?pattern=acks_late&verdict=ok", "tally_pattern_verdict"),
+        ("?run=r1:x", "tally_run"),
+        ("?run=r1:x&verdict=ok", "tally_run"),
+    ],
+)
+def test_what_may_be_rare_is_found_by_an_index_of_its_own(staff: Client, query: str, index: str) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("reads SQLite's query plans; PostgreSQL plans by statistics, which a small table does not have")
+    append(*(ok(f"t{n}") for n in range(60)))
+    (segment,) = staff.get(LIST + query).context["cl"].paginator.segments
+    assert f"USING INDEX {index}" in segment.explain().splitlines()[0]

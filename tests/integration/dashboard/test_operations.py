@@ -1,0 +1,150 @@
+"""/admin/tasks_demo_records/operationact/: who may look at an operation, who may forget it, and what is kept of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.sessions.models import Session
+from django.test import Client
+from django.utils import timezone
+from pytest_django import Settings
+
+from tasks_demo.operations import known
+from tasks_demo.records.models import Claim, InboxEntry, OperationAct
+
+pytestmark = pytest.mark.usefixtures("records", "redis_url", "no_task_elsewhere")
+
+LIST = "/admin/tasks_demo_records/operationact/"
+LOOK = f"{LIST}look/"
+HOSTILE = "{a}&<b>Grüße</b> 'x' %7B"
+
+
+@pytest.fixture
+def records(ledger: None) -> Iterator[None]:
+    """The tables that these tests fill, emptied afterwards."""
+    yield
+    for model in (Claim, InboxEntry, OperationAct, Session, User):
+        model.objects.all().delete()
+
+
+def somebody(client: Client, *permissions: str) -> Client:
+    user = User.objects.create_user("somebody", password="p", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def viewer(client: Client) -> Client:
+    return somebody(client, "view_operationact")
+
+
+@pytest.fixture
+def forgetter(client: Client) -> Client:
+    return somebody(client, "view_operationact", "forget_operation")
+
+
+def done(operation: str) -> None:
+    InboxEntry.objects.create(operation=operation, task_id="t", digest="d", result="1", completed_at=timezone.now())
+
+
+def text(response: Any) -> str:
+    return re.sub(r"\s+", " ", response.content.decode())
+
+
+def forget(client: Client, key: str, **more: str) -> Any:
+    """Press the button of the page that shows the operation."""
+    mark = re.search(r'name="mark" value="(\w+)"', client.get(LOOK, {"key": key}).content.decode())
+    return client.post(LOOK, {"key": key, "mark": mark[1] if mark else "", **more}, follow=True)
+
+
+def test_a_viewer_looks_and_cannot_forget(viewer: Client) -> None:
+    done(HOSTILE)
+    assert "Look at an operation" in text(viewer.get(LIST))
+    shown = text(viewer.get(LOOK, {"key": HOSTILE}))
+    assert "&lt;b&gt;Grüße&lt;/b&gt;" in shown
+    assert "<b>Grüße" not in shown
+    assert "<td>inbox</td>" in shown
+    assert "Forget this operation" not in shown
+    assert viewer.post(LOOK, {"key": HOSTILE, "why": "because"}).status_code == 403
+    assert InboxEntry.objects.count() == 1
+
+
+def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
+    done(HOSTILE)
+    assert "Forget this operation" in text(forgetter.get(LOOK, {"key": HOSTILE}))
+    assert InboxEntry.objects.count() == 1, "looking changes nothing"
+    refused = forget(forgetter, HOSTILE, why=" ")
+    assert "Please say why" in text(refused)
+    assert InboxEntry.objects.count() == 1
+    shown = text(forget(forgetter, HOSTILE, why="refunded"))
+    assert "Forgotten: inbox (database" in shown
+    assert "What was forgotten before" in shown
+    assert InboxEntry.objects.count() == 0
+    (act,) = OperationAct.objects.all()
+    assert (act.operation, act.by, act.why, act.outcome) == (HOSTILE, "somebody", "refunded", "removed")
+    page = forgetter.get(f"{LIST}{act.pk}/change/")
+    assert "refunded" in text(page)
+    assert 'name="_save"' not in page.content.decode()
+
+
+def test_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
+    Claim.objects.create(operation="op", task_id="t", digest="d", worker="w@h", claimed_at=timezone.now())
+    assert "Somebody may be doing it now" in text(forgetter.get(LOOK, {"key": "op"}))
+    shown = text(forget(forgetter, "op", why="x"))
+    assert "Nothing was removed" in shown
+    assert Claim.objects.count() == 1
+    forget(forgetter, "op", why="x", even_if_held="on")
+    assert Claim.objects.count() == 0
+
+
+def test_what_has_changed_since_it_was_shown_is_left(forgetter: Client) -> None:
+    done("op")
+    mark = known("op").mark
+    assert known("op").mark == mark
+    InboxEntry.objects.update(task_id="another")
+    shown = text(forgetter.post(LOOK, {"key": "op", "mark": mark, "why": "x"}, follow=True))
+    assert "It has changed since it was shown" in shown
+    assert InboxEntry.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"key": "x" * 300}, "200 are allowed"),
+        ({"key": "a\0b"}, "control character"),
+        ({"key": "op", "task": "no.such"}, "No task &#x27;no.such&#x27;"),
+        ({"key": "never-heard"}, "Nothing is known of it"),
+        ({}, "Operation key"),
+    ],
+    ids=str,
+)
+def test_odd_questions_get_sentences(query: dict[str, str], said: str, forgetter: Client) -> None:
+    response = forgetter.get(LOOK, query)
+    assert response.status_code == 200
+    assert said in text(response)
+    assert "Forget this operation" not in text(response)
+
+
+def test_a_store_that_does_not_answer_is_said_and_nothing_can_be_forgotten(
+    forgetter: Client, settings: Settings
+) -> None:
+    done("op")
+    settings.TASKS_DEMO_REDIS_URL = "redis://:swordfish@127.0.0.1:1/0"
+    shown = text(forgetter.get(LOOK, {"key": "op"}))
+    assert "Redis did not show the record" in shown
+    assert "swordfish" not in shown
+    assert "Forget this operation" not in shown
+    forgetter.post(LOOK, {"key": "op", "why": "x"})
+    assert InboxEntry.objects.count() == 1
+
+
+def test_nobody_else_sees_anything(client: Client) -> None:
+    assert client.get(LOOK).status_code == 302
+    somebody(client, "view_parked")
+    assert client.get(LOOK).status_code == 403
+    assert client.get(LIST).status_code == 403

@@ -1,0 +1,339 @@
+"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may look, who may decide, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.contrib.sessions.models import Session
+from django.test import Client
+
+from tasks_demo.leases.redis_store import connect
+from tasks_demo.management.commands.quarantine import Command
+from tasks_demo.records.models import Act, Parked
+from tests.integration.ledger.ledger_rows import append, life
+from tests.integration.quarantine.parked_rows import QUEUE, lying
+from tests.support import Home
+
+pytestmark = pytest.mark.usefixtures("records")
+
+LIST = "/admin/tasks_demo_records/parked/"
+
+
+@pytest.fixture
+def records(ledger: None) -> Iterator[None]:
+    """The tables that these tests fill, emptied afterwards: quicker than a flush of all databases."""
+    yield
+    for model in (Act, Parked, LogEntry, Session, User):
+        model.objects.all().delete()
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Callable[[], int]]:
+    """How many messages are in the queue that nobody reads."""
+    with connect(redis_url, 5.0) as client:
+        yield lambda: int(client.llen(QUEUE))
+        client.delete(QUEUE)
+
+
+@pytest.fixture
+def no_broker() -> Iterator[None]:
+    app = current_app._get_current_object()
+    app.conf.broker_write_url = "redis+socket:///nobody/listens/here.sock"
+    yield
+    app.conf.broker_write_url = app.conf.broker_url
+
+
+def somebody(client: Client, name: str, *permissions: str) -> Client:
+    user = User.objects.create_user(name, password="p", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def viewer(client: Client) -> Client:
+    return somebody(client, "viewer", "view_parked")
+
+
+@pytest.fixture
+def decider(client: Client) -> Client:
+    return somebody(client, "decider", "view_parked", "decide_parked")
+
+
+def page(row: Parked) -> str:
+    return f"{LIST}{row.pk}/change/"
+
+
+def choose(client: Client, act: str, *rows: Parked, **more: str) -> Any:
+    """Post the selection, or with ``confirmed`` and ``why`` the decision."""
+    data = {"action": f"{act}_selected", "_selected_action": [str(row.pk) for row in rows], "index": "0", **more}
+    return client.post(LIST, data)
+
+
+def decide(client: Client, act: str, *rows: Parked, why: str = "because") -> Any:
+    return choose(client, act, *rows, confirmed="yes", why=why)
+
+
+def text(response: Any) -> str:
+    assert response.status_code == 200, response.status_code
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+def states() -> list[str]:
+    return list(Parked.objects.order_by("id").values_list("state", flat=True))
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", [LIST, f"{LIST}1/change/"])
+def test_strangers_are_sent_to_the_login_and_staff_needs_the_permission(client: Client, address: str) -> None:
+    assert client.get(address).headers["Location"] == f"/admin/login/?next={address}"
+    assert somebody(client, "clerk", "view_tally").get(address).status_code == 403
+
+
+def test_what_waits_for_a_decision_comes_first(viewer: Client) -> None:
+    rows = [lying(state=state) for state in ("parked", "discarded", "parked", "requeued")]
+    shown = [row.pk for row in viewer.get(LIST).context["cl"].result_list]
+    assert shown == [rows[2].pk, rows[0].pk, rows[3].pk, rows[1].pk]
+
+
+def test_filter_and_search(viewer: Client) -> None:
+    rows = [lying(task="a.b", operation="order-17"), lying(task="c.d", state="requeued")]
+
+    def found(query: str) -> list[int]:
+        return [row.pk for row in viewer.get(LIST + query).context["cl"].result_list]
+
+    assert found("?state__exact=requeued") == [rows[1].pk]
+    assert found("?task=a.b") == [rows[0].pk]
+    assert found("?q=order-1") == [rows[0].pk]
+    assert found(f"?q={rows[1].task_id[:13]}") == [rows[1].pk]
+    assert found("?q=x%27%3B--") == []
+
+
+def test_the_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
+    history = [{"at": "2026-01-02T03:04:05.678901+00:00", "worker": "w1@<b>host</b>", "pid": 1234567}]
+    note = {"grüße": "<script>", "nul": "\0", "half": "\ud800"}
+    row = lying(history=history, reason="Begun once <and> never ended.", note=note)
+    seen = text(viewer.get(page(row)))
+    for part in (
+        row.task_id, "waits for a decision", "Begun once &lt;and&gt; never ended", "2026-01-02 03:04:05.678901 UTC",
+        "w1@&lt;b&gt;host&lt;/b&gt;", "1234567", "grüße", "&lt;script&gt;", "\\x00", "\\ud800", QUEUE,
+    ):  # fmt: skip
+        assert part in seen, part
+    assert "Requeue…" not in seen, "a viewer decides nothing"
+
+
+def test_a_message_that_cannot_be_read_is_shown_as_it_is(viewer: Client) -> None:
+    assert "The message cannot be read (DecodeError" in text(viewer.get(page(lying(message='{"broken'))))
+
+
+def test_a_page_that_is_not_there(viewer: Client) -> None:
+    for number in ("0", "x", "99999999999999999999"):
+        response = viewer.get(f"{LIST}{number}/change/")
+        assert response.headers["Location"] == LIST
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+def test_nothing_is_edited_added_or_deleted(decider: Client, method: str) -> None:
+    row = lying()
+    assert getattr(decider, method)(page(row)).status_code == 403
+    assert getattr(decider, method)(f"{LIST}add/").status_code == 403
+    assert getattr(decider, method)(f"{LIST}{row.pk}/delete/").status_code == 403
+    assert states() == ["parked"]
+
+
+# -- deciding --------------------------------------------------------------------------------------------------------
+
+
+def test_requeue_asks_first_then_publishes_and_keeps_who_and_why(decider: Client, queue: Callable[[], int]) -> None:
+    row = lying()
+    asked = text(choose(decider, "requeue", row))
+    assert "Requeue 1 message" in asked
+    assert row.task_id in asked
+    assert (states(), queue()) == (["parked"], 0)
+
+    response = decide(decider, "requeue", row, why="the disk is back")
+    assert response.headers["Location"] == page(row)
+    assert (states(), queue()) == (["requeued"], 1)
+    seen = text(decider.get(page(row)))
+    for part in ("1 message was requeued.", "was published again", "decider", "the disk is back"):
+        assert part in seen, part
+    assert "Requeue…" not in seen
+    entry = LogEntry.objects.get()
+    assert (entry.user.get_username(), entry.object_id) == ("decider", str(row.pk))
+    assert entry.get_change_message() == "Requeued: the disk is back"
+
+
+def test_discard_sends_nothing_and_keeps_the_row(decider: Client, queue: Callable[[], int]) -> None:
+    rows = [lying(), lying()]
+    assert decide(decider, "discard", *rows).headers["Location"] == LIST
+    assert (states(), queue()) == (["discarded"] * 2, 0)
+    assert "2 messages were discarded." in text(decider.get(LIST))
+    assert LogEntry.objects.count() == 2
+
+
+@pytest.mark.parametrize("why", ["", "  \n"])
+def test_without_a_reason_nothing_is_done(decider: Client, queue: Callable[[], int], why: str) -> None:
+    assert "Please say why" in text(decide(decider, "requeue", lying(), why=why))
+    assert (states(), queue()) == (["parked"], 0)
+
+
+def test_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callable[[], int]) -> None:
+    rows = [lying(), lying(state="discarded"), lying(state="requeued")]
+    assert "2 of the selected are not parked any more" in text(choose(decider, "requeue", *rows))
+    decide(decider, "requeue", *rows)
+    assert (states(), queue()) == (["requeued", "discarded", "requeued"], 1)
+    assert "2 messages were not parked any more" in text(decider.get(LIST))
+    assert "nothing to discard" in text(choose(decider, "discard", *rows))
+
+
+@pytest.mark.parametrize("act", ["requeue", "discard"])
+def test_who_may_only_look_cannot_decide(viewer: Client, queue: Callable[[], int], act: str) -> None:
+    row = lying()
+    for _ in (choose(viewer, act, row), decide(viewer, act, row)):
+        assert (states(), queue(), LogEntry.objects.count()) == (["parked"], 0, 0)
+    assert "Requeue the selected" not in text(viewer.get(LIST))
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Client) -> None:
+    rows = [lying(), lying()]
+    decide(decider, "requeue", *rows)
+    assert states() == ["parked", "parked"]
+    seen = text(decider.get(LIST))
+    assert seen.count("It is still parked and nothing was changed") == 1
+    assert LogEntry.objects.count() == 0
+
+
+def test_a_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
+    decider: Client, queue: Callable[[], int]
+) -> None:
+    decide(decider, "requeue", lying(message="{"), lying())
+    assert (states(), queue()) == (["parked", "requeued"], 1)
+    assert "cannot be made a message" in text(decider.get(LIST))
+
+
+def test_a_forged_request_is_refused(decider: Client) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.cookies = decider.cookies
+    assert decide(strict, "discard", lying()).status_code == 403
+    assert states() == ["parked"]
+
+
+# -- manage.py quarantine --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    def command(*arguments: str) -> tuple[Any, str, str]:
+        code: Any = 0
+        try:
+            Command().run_from_argv(["manage.py", "quarantine", *arguments])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+Run = Callable[..., tuple[Any, str, str]]
+
+
+def test_without_arguments_it_lists_what_waits(run: Run) -> None:
+    assert run() == (0, "No message is parked.\n", "")
+    waiting, done = lying(task="[red]x[/]"), lying(state="discarded")
+    code, out, _ = run()
+    assert code == 0
+    assert waiting.task_id in out
+    assert "[red]x[/]" in out
+    assert done.task_id not in out
+    assert done.task_id in run("list", "--all")[1]
+    (fact,) = json.loads(run("list", "--json")[1])
+    assert (fact["task_id"], fact["state"], fact["attempts"]) == (waiting.task_id, "parked", 5)
+
+
+def test_show_by_the_beginning_of_a_task_id(run: Run) -> None:
+    row = lying(note="\ud800", history=[{"at": "2026-01-02T03:04:05+00:00", "worker": "w1@t", "pid": 7}])
+    code, out, _ = run("show", row.task_id[:20])
+    assert code == 0
+    for part in (row.task_id, "begun 2026-01-02T03:04:05+00:00 by w1@t, pid 7", "\\ud800", QUEUE, "of this test"):
+        assert part in out, part
+    (fact,) = json.loads(run("show", row.task_id, "--json")[1])
+    assert fact["history"][0]["pid"] == 7
+    code, _, err = run("show", "nothing-like-it")
+    assert code == 1
+    assert "No parked message is, or begins, with 'nothing-like-it'" in err
+
+
+def test_requeue_and_discard(run: Run, queue: Callable[[], int]) -> None:
+    first, second = lying(), lying()
+    assert run("requeue", first.task_id, "--why", "fixed") == (0, f"{first.task_id} requeued\n", "")
+    assert queue() == 1
+    code, out, err = run("requeue", first.task_id, second.task_id)
+    assert (code, out) == (1, f"{second.task_id} requeued\n")
+    assert "1 of 2 requeued" in err
+    assert list(first.acts.values_list("act", "why")) == [("requeue", "fixed")]
+    third = lying()
+    assert json.loads(run("discard", "--all", "--json")[1]) == {"discarded": [third.task_id]}
+    assert states() == ["requeued", "requeued", "discarded"]
+    assert queue() == 2
+    code, _, err = run("discard", "--all")
+    assert code == 1
+    assert "nothing was done" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("requeue",), ("discard",), ("show",), ("list", "x"), ("requeue", "x", "--all"), ("show", "x", "--all"), ("drop",),
+        ("requeue", "x\0"), ("show", "a\nb"),
+    ],
+)  # fmt: skip
+def test_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_with_the_broker_down_the_command_says_so(run: Run) -> None:
+    lying()
+    code, _, err = run("requeue", "--all")
+    assert code == 4
+    assert "It is still parked and nothing was changed" in err
+    assert states() == ["parked"]
+
+
+def test_the_command_by_itself_and_without_its_tables(home: Home) -> None:
+    listed = home.manage("quarantine", "--json")
+    assert (listed.code, json.loads(listed.out)) == (0, [])
+    unknown = home.manage("quarantine", "--database", "nowhere")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "nowhere" in unknown.sentence()
+    elsewhere = home.manage("quarantine", "--database", "bank")
+    assert elsewhere.code == 4, "that database has none of these tables"
+    elsewhere.sentence()
+    name = "SHOP_DATABASE_URL"
+    broken = home.manage("quarantine", env={name: f"sqlite:///{home.state / 'empty.sqlite3'}"})
+    assert broken.code == 4
+    assert "manage.py migrate" in broken.sentence()
+
+
+def test_the_page_of_a_task_id_leads_to_where_it_is_parked(client: Client, settings: Any) -> None:
+    settings.TASKS_DEMO_BANK_URL = ""
+    row = lying()
+    append(life(row.task_id, "published", "received", "quarantined", "acked"))
+    staff = somebody(client, "both", "view_tally", "view_parked")
+    seen = staff.get(f"/admin/tasks_demo/tally/{row.task_id.replace('_', '_5F')}/change/").content.decode()
+    (address,) = re.findall(r'href="([^"]+)">Where it is parked', seen)
+    assert [found.pk for found in staff.get(address).context["cl"].result_list] == [row.pk]
+    assert f'href="/admin/tasks_demo/tally/{row.task_id}/change/"' in staff.get(page(row)).content.decode()

@@ -1,0 +1,75 @@
+"""The way into the dashboard: a generated password, kept for its owner only."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from pytest_django import Settings
+
+from tasks_demo.demo.management.commands.admin_user import ensure_admin
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "admin_password"
+
+
+def test_it_is_made_once_and_its_password_is_private(kept: Path) -> None:
+    password = ensure_admin(kept)
+    assert password
+    assert len(password) >= 20
+    user = User.objects.get(username="admin")
+    assert user.is_superuser
+    assert user.check_password(password)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert ensure_admin(kept) == password
+    assert User.objects.count() == 1
+
+
+def test_two_installations_do_not_share_a_password(tmp_path: Path) -> None:
+    first = ensure_admin(tmp_path / "one")
+    User.objects.all().delete()
+    assert ensure_admin(tmp_path / "two") != first
+
+
+def test_reset_makes_a_new_one_and_lets_the_old_one_expire(kept: Path) -> None:
+    old = ensure_admin(kept)
+    kept.chmod(0o644)
+    new = ensure_admin(kept, reset=True)
+    assert new
+    assert new != old
+    user = User.objects.get(username="admin")
+    assert user.check_password(new)
+    assert kept.read_text().strip() == new
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_password_that_somebody_changed_is_left_alone(kept: Path) -> None:
+    ensure_admin(kept)
+    user = User.objects.get(username="admin")
+    user.set_password("chosen by a person")
+    user.save()
+    assert ensure_admin(kept) is None
+    assert User.objects.get(username="admin").check_password("chosen by a person")
+
+
+def test_another_database_gets_the_kept_password(kept: Path) -> None:
+    password = ensure_admin(kept)
+    User.objects.all().delete()
+    assert ensure_admin(kept) == password
+
+
+def test_the_command_prints_where_who_and_with_what(tmp_path: Path, settings: Settings) -> None:
+    settings.STATE_DIR = tmp_path
+    shown = io.StringIO()
+    call_command("admin_user", stdout=shown)
+    password = (tmp_path / "admin_password").read_text().strip()
+    assert shown.getvalue().split() == [
+        "Dashboard:", "http://127.0.0.1:8000/admin/tasks_demo/", "User:", "admin", "Password:", password,
+    ]  # fmt: skip

@@ -1,0 +1,152 @@
+"""``manage.py up``: all of it for real, ended in every way; and the formation it is made of."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.stack.up import Formation
+from tests.support import living
+
+ROOT = Path(__file__).resolve().parents[3]
+BOUND_SECONDS = 60.0
+OURS = ("REDIS_URL", "BANK_URL", "DATABASE_URL", "BANK_DATABASE_URL", "DJANGO_PRODUCTION")
+
+
+class Up:
+    """A running ``manage.py up`` and what it has printed."""
+
+    def __init__(self, state: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        self.popen = subprocess.Popen(
+            [sys.executable, "manage.py", "up", "--port", str(self.port)],
+            cwd=ROOT,
+            env={**environment, "STATE_DIR": str(state)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self.said: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self._lines.put(line)
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + BOUND_SECONDS
+        while not any(words in line for line in self.said):
+            try:
+                self.said.append(self._lines.get(timeout=max(0.01, deadline - time.monotonic())))
+            except queue.Empty:
+                pytest.fail(f"{words!r} was not said within {BOUND_SECONDS} s:\n" + "".join(self.said))
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children(recursive=True)
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._reader.join(BOUND_SECONDS)
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    running = Up(tmp_path)
+    try:
+        running.wait_for(" ready.")
+        running.wait_for("Booting worker")
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.mark.parametrize(("fatal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
+def test_nothing_outlives_it(up: Up, tmp_path: Path, fatal: signal.Signals, code: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=BOUND_SECONDS)
+    connection.request("GET", "/admin/login/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    password = (tmp_path / "admin_password").read_text().strip()
+    up.wait_for(f"Password:  {password}")
+    assert len(password) >= 20
+    assert (tmp_path / "admin_password").stat().st_mode & 0o777 == 0o600
+
+    family = up.family()
+    # Redis and its command, bank, worker and its pool of two, web and its worker.
+    assert len(family) >= 8, family
+    up.popen.send_signal(fatal)
+    assert up.popen.wait(BOUND_SECONDS) == code
+    deadline = time.monotonic() + 10.0
+    while living(family):
+        assert time.monotonic() < deadline, f"still there after {fatal.name}: {living(family)}"
+        time.sleep(0.02)
+
+
+def test_the_worker_may_finish_before_redis_goes(up: Up) -> None:
+    up.popen.send_signal(signal.SIGINT)
+    up.wait_for("all stopped")
+    text = "".join(up.said)
+    assert "Warm shutdown" in text
+    assert "Connection" not in text.partition("Warm shutdown")[2]
+
+
+def test_a_process_that_ends_by_itself_ends_the_others(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    commands = {
+        "needed": ["sleep", "300"],
+        "short": [sys.executable, "-c", "print('last words'); raise SystemExit(3)"],
+    }
+    formation = Formation(commands, last=["needed"], cwd=tmp_path, output=shown)
+    with pytest.raises(EnvironmentNotReady, match=r"short ended by itself \(code 3\)"):
+        formation.run({})
+    assert "last words" in shown.getvalue()
+    needed = shown.getvalue().partition("needed started (pid ")[2].partition(")")[0]
+    assert not psutil.pid_exists(int(needed))
+
+
+def test_one_that_never_answers_ends_the_rest(tmp_path: Path) -> None:
+    formation = Formation({"silent": ["sleep", "300"]}, last=[], cwd=tmp_path, output=io.StringIO())
+    with pytest.raises(EnvironmentNotReady, match=r"silent did not answer within 0\.2 s"):
+        formation.run({"silent": lambda: False}, ready_seconds=0.2)
+
+
+def test_an_unknown_program_starts_nothing_for_long(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    formation = Formation({"good": ["sleep", "300"], "bad": ["no-such"]}, last=["good"], cwd=tmp_path, output=shown)
+    with pytest.raises(EnvironmentNotReady, match="no-such is not installed"):
+        formation.run({})
+    assert "all stopped" in shown.getvalue()
+
+
+def test_output_is_interleaved_by_line_and_its_last_line_needs_no_newline(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    code = "import sys; sys.stdout.write('one\\ntwo'); sys.exit(1)"
+    with pytest.raises(EnvironmentNotReady):
+        Formation({"short": [sys.executable, "-c", code]}, last=[], cwd=tmp_path, output=shown).run({})
+    lines = [line.partition("| ")[2] for line in shown.getvalue().splitlines() if "short" in line.partition("|")[0]]
+    assert lines == ["one", "two"]

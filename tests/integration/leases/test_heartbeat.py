@@ -1,0 +1,364 @@
+"""The heartbeat with real leases on a real Redis: keeps them, lets go of them, and says so."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tasks_demo.core.exceptions import LeaseLost
+from tasks_demo.leases.heartbeat import hold
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.protocol import Claimed, Held
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tests.integration.servers.redis import EMBEDDED, RedisServer, short_folder, until
+
+__all__ = ["short_folder"]
+
+pytestmark = pytest.mark.timeout(60)
+DIGEST = "d" * 64
+FOR_EVER = 3600.0
+
+
+@pytest.fixture
+def server(short_folder: Path) -> Iterator[RedisServer]:
+    # A disk that is slow to sync must not cost a lease.
+    with RedisServer(short_folder, EMBEDDED, "--appendfsync", "everysec") as started:
+        yield started
+
+
+def store_at(server: RedisServer, lease: float, timeout: float = 5.0) -> RedisLeaseStore:
+    return RedisLeaseStore(connect(server.url, timeout), "t:", lease, 3600)
+
+
+def claimed(store: RedisLeaseStore, operation: str = "order") -> Claimed:
+    reply = store.claim(operation, DIGEST)
+    assert isinstance(reply, Claimed), reply
+    return reply
+
+
+def ends_at(server: RedisServer, operation: str = "order") -> float:
+    """The end of the lease as Redis has it, seconds of Redis time."""
+    value = server.client().hget(record_key("t:", operation), "deadline")
+    assert isinstance(value, bytes)
+    return int(value) / 1000
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_held_lease_outlives_its_length_several_times(server: RedisServer) -> None:
+    store = store_at(server, 2.4)
+    claim = claimed(store)
+    first_end = ends_at(server)
+    with hold(store, claim, FOR_EVER) as lease:
+        until(lambda: ends_at(server) > first_end + 3 * 2.4)
+        lease.check()
+        assert not lease.lost
+        assert lease.fence == claim.fence
+        assert isinstance(store.claim("order", DIGEST), Held)
+
+
+def test_it_renews_at_a_third_of_the_length(server: RedisServer) -> None:
+    store = store_at(server, 6)
+    with hold(store, claimed(store), FOR_EVER):
+        first = ends_at(server)
+        second = until(lambda: end if (end := ends_at(server)) > first else 0.0)
+    assert 1.9 <= second - first < 4
+
+
+def test_a_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
+    store = store_at(server, 0.3)
+    with hold(store, claimed(store), FOR_EVER):
+        pass
+    until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
+
+
+def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
+    store = store_at(server, 2.4)
+    claim = claimed(store)
+    with hold(store, claim, cap_seconds=3) as lease:
+        until(lambda: lease.lost)
+        assert time.monotonic() >= claim.deadline - 2.4 + 3
+        with pytest.raises(LeaseLost, match="cap of 3 seconds"):
+            lease.check()
+        # Inside the block: it is the cap that lets go, not the end of the block.
+        until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
+
+
+def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
+    store = store_at(server, 60)
+    with hold(store, claimed(store), cap_seconds=0.05) as lease:
+        until(lambda: lease.lost, 2)
+        with pytest.raises(LeaseLost, match="cap"):
+            lease.check()
+
+
+def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisServer) -> None:
+    store = store_at(server, 3)
+    with hold(store, claimed(store), FOR_EVER) as lease:
+        lease.check()
+        server.client().hset(record_key("t:", "order"), "owner", "somebody else")
+        until(lambda: lease.lost)
+        with pytest.raises(LeaseLost, match="took it over"):  # it was the renewal that told, not the deadline
+            lease.check()
+
+
+def test_a_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.client().config_set("appendfsync", "always")  # it is killed: the record must be on disk
+    store = store_at(server, 9)
+    with hold(store, claimed(store), FOR_EVER) as lease:
+        end = ends_at(server)
+        server.kill()
+        until(lambda: "did not renew the lease" in caplog.text)
+        server.start()
+        until(lambda: ends_at(server) > end)
+        lease.check()
+
+
+def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: RedisServer) -> None:
+    store = store_at(server, 0.6, timeout=0.1)
+    patient = store_at(server, 0.6)
+    claim = claimed(patient)
+    with hold(store, claim, FOR_EVER) as lease:
+        with paused(server.pid):
+            until(lambda: lease.lost, 3)
+            with pytest.raises(LeaseLost, match="not renewed before it ended"):
+                lease.check()
+        # Nobody has claimed, so Redis would still renew for this token; the task has been told otherwise.
+        assert patient.renew(claim) is not None
+        lease.renew()
+        assert lease.lost
+
+
+def test_the_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer) -> None:
+    store = store_at(server, 0.6, timeout=5)
+    with hold(store, claimed(store), FOR_EVER) as lease, paused(server.pid):
+        # The renewal under way waits 5 seconds for its reply; check() does not.
+        until(lambda: lease.lost, 3)
+
+
+def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
+    with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
+        slow = store_at(hung, 4.5, timeout=0.3)
+        good = store_at(server, 3)
+        # Twelve timeouts in a row take 3.6 s: more than the length of the good lease.
+        patient = store_at(hung, 4.5)
+        leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(12)]
+        try:
+            with paused(hung.pid), hold(good, claimed(good, "good"), FOR_EVER) as lease:
+                until(lambda: all(one.lost for one in leases))
+                lease.check()
+        finally:
+            for one in leases:
+                one.close()
+
+
+class Broken(RedisLeaseStore):
+    """A store with a mistake in it."""
+
+    def renew(self, claimed: Claimed) -> float | None:
+        raise ZeroDivisionError("a mistake")
+
+
+def test_a_mistake_in_one_store_costs_its_own_lease_and_no_other(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken(connect(server.url, 5), "t:", 2.4, 3600)
+    good = store_at(server, 2.4)
+    with (
+        hold(broken, claimed(broken, "broken"), FOR_EVER) as lost,
+        hold(good, claimed(good, "good"), FOR_EVER) as kept,
+    ):
+        first = ends_at(server, "good")
+        until(lambda: "a mistake" in caplog.text)
+        with pytest.raises(LeaseLost, match="see the log"):
+            lost.check()
+        until(lambda: ends_at(server, "good") > first + 1)
+        kept.check()
+
+
+def test_many_leases_have_one_thread(server: RedisServer) -> None:
+    store = store_at(server, 2.4)
+    held = [hold(store, claimed(store, f"order {number}"), FOR_EVER) for number in range(20)]
+    try:
+        firsts = {one: ends_at(server, one.claimed.operation) for one in held}
+        until(lambda: all(ends_at(server, one.claimed.operation) > first + 1 for one, first in firsts.items()))
+        assert [thread.name for thread in threading.enumerate()].count("lease-heartbeat") == 1
+        assert not any(one.lost for one in held)
+    finally:
+        for one in held:
+            one.close()
+
+
+def test_a_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: RedisServer) -> None:
+    long, short = store_at(server, 60), store_at(server, 2.4)
+    with hold(long, claimed(long, "long"), FOR_EVER):
+        until(lambda: "lease-heartbeat" in {thread.name for thread in threading.enumerate()})
+        with hold(short, claimed(short, "short"), FOR_EVER) as lease:
+            first = ends_at(server, "short")
+            until(lambda: ends_at(server, "short") > first + 1)
+            lease.check()
+
+
+START = """
+import os, sys, threading
+from tasks_demo.core.exceptions import LeaseLost
+from tasks_demo.leases.heartbeat import hold
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+
+store = RedisLeaseStore(connect(sys.argv[1], 5), "t:", 2.4, 3600)
+
+def say(text):
+    print(text, flush=True)
+
+def verdict(lease):
+    try:
+        lease.check()
+    except LeaseLost as lost:
+        return f"lost: {lost}"
+    return "kept"
+"""
+
+
+@contextmanager
+def holder(server: RedisServer, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + script, server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        # The whole group, while its leader is not yet reaped: a forked child that hangs must not outlive the test.
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    # Unbuffered: what select does not see has not been said.
+    assert select.select([process.stdout], [], [], 15)[0], "the process said nothing for 15 seconds"
+    return process.stdout.readline().decode().strip()
+
+
+def tell(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+
+
+HOLD = """
+with hold(store, store.claim("order", "d" * 64), 3600) as lease:
+    say("held")
+    sys.stdin.readline()
+    say(verdict(lease))
+    sys.stdin.readline()
+    say(verdict(lease))
+"""
+
+
+def test_a_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
+    store = store_at(server, 2.4)
+    with holder(server, HOLD) as process:
+        assert line(process) == "held"
+        first = ends_at(server)
+        until(lambda: ends_at(server) > first + 1)
+        with paused(process.pid):
+            mine = until(lambda: reply if isinstance(reply := store.claim("order", DIGEST), Claimed) else None)
+        tell(process)
+        assert line(process).startswith("lost: The lease on 'order' is gone")
+        # The new holder is not disturbed by what the old one does after it woke.
+        assert store.renew(mine) is not None
+        tell(process)
+        assert line(process).startswith("lost")
+
+
+def test_a_stopped_process_knows_even_if_nobody_took_over(server: RedisServer) -> None:
+    with holder(server, HOLD) as process:
+        assert line(process) == "held"
+        with paused(process.pid):
+            until(lambda: ends_at(server) + 0.1 < _redis_now(server))
+        tell(process)
+        assert line(process).startswith("lost")
+        tell(process)
+        assert line(process).startswith("lost")
+
+
+def _redis_now(server: RedisServer) -> float:
+    seconds, microseconds = server.client().time()
+    return float(seconds + microseconds / 1e6)
+
+
+def test_a_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
+    store = store_at(server, 2.4)
+    with holder(server, HOLD) as process:
+        assert line(process) == "held"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert isinstance(store.claim("order", DIGEST), Held)
+        end = ends_at(server)
+        mine = until(lambda: reply if isinstance(reply := store.claim("order", DIGEST), Claimed) else None)
+        assert mine.attempt == 2
+        assert _redis_now(server) >= end
+
+
+FORK = """
+lease = hold(store, store.claim("parent", "d"), 3600)
+# The fork happens while another thread holds the heartbeat's lock.
+from tasks_demo.leases.heartbeat import _heartbeat
+inside, leave = threading.Event(), threading.Event()
+def occupy():
+    with _heartbeat._changed:
+        inside.set()
+        leave.wait(10)
+occupier = threading.Thread(target=occupy)
+occupier.start()
+inside.wait(10)
+pid = os.fork()
+if pid == 0:
+    say("child: " + verdict(lease))
+    say("threads: %d" % threading.active_count())
+    own = hold(store, store.claim("child", "d"), 3600)
+    say("held")
+    sys.stdin.readline()
+    say("own: " + verdict(own))
+    lease.close()
+    os._exit(0)
+leave.set()
+occupier.join()
+assert os.waitpid(pid, 0)[1] == 0
+say("parent: " + verdict(lease))
+"""
+
+
+def test_a_forked_child_inherits_no_lease_and_has_a_heartbeat_of_its_own(server: RedisServer) -> None:
+    with holder(server, FORK) as process:
+        assert line(process).startswith("child: lost: The lease on 'parent' is gone: process")
+        assert line(process) == "threads: 1"
+        assert line(process) == "held"
+        ends = {name: ends_at(server, name) for name in ("parent", "child")}
+        until(lambda: all(ends_at(server, name) > end + 1 for name, end in ends.items()))
+        tell(process)
+        assert line(process) == "own: kept"
+        assert line(process) == "parent: kept"
+        assert process.wait(10) == 0

@@ -1,0 +1,685 @@
+"""The lease protocol against its invariants, on a real Redis: three workers, and a clock and a network that do their worst.
+
+The production store and the production scripts run; the model supplies the time (see ``lease_model``). The workers
+follow the program of ``dedup_lock`` step by step, so that any of them may pause anywhere and go on as a zombie. Then the
+same machine is let loose on protocols with one mistake each. Each of these invariants alone catches it:
+
+    renew does not ask who: STALE_TOKEN, BELIEF
+    renew takes back what others have claimed since: STALE_TOKEN, ONE_HOLDER
+    complete does not ask who: STALE_TOKEN, RESULT
+    release does not ask who: STALE_TOKEN, ONE_HOLDER
+    release deletes the record: RETENTION, ATTEMPT
+    the fence is constant: FENCE, STALE_WRITE
+    the fence is in the record only: FENCE
+    the fence is the clock only: FENCE
+    completed before the effect: ONE_EFFECT
+    held is acknowledged and dropped: ONE_EFFECT
+    claim checks, then sets: ONE_HOLDER
+    claim does not know its own token: PROGRESS
+    claim runs again what is completed: FINAL
+    the digest is not compared: DIGEST
+    the attempt is not counted: ATTEMPT
+    the result is not stored: FINAL
+    complete does not prolong the retention: RETENTION
+    expiry by the clock of the worker: ONE_HOLDER, PROGRESS
+    the deadline counts from the reply: BELIEF
+    the deadline is not rounded up: ONE_HOLDER
+    a take-over does not ask whose claim is meant: ONE_HOLDER
+    a claim of the dead is waited for: PROGRESS
+
+Not shown: anything about a request that arrives later than ``LATEST_US`` (that a claim so late gives its first holder nothing
+is in test_locks_redis_store.py), about a Redis that loses the record,
+or about a clock of Redis that jumps ahead; and a search that finds nothing is no proof that there is nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.leases import redis_store
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.lua import Script
+from tasks_demo.leases.memory_store import Record
+from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
+from tests.integration.leases.lease_model import (
+    FINE,
+    LEASE_SECONDS,
+    LEASE_US,
+    LINKS,
+    MODEL_TIME,
+    PREFIX,
+    RETENTION_SECONDS,
+    RETENTION_US,
+    ROUNDING_US,
+    WORKER_TIME,
+    Clock,
+    Invariant,
+    Judge,
+    JudgedMemory,
+    Link,
+    Mutant,
+    Violation,
+    Wire,
+    scripts_of,
+)
+from tests.integration.servers.redis import EMBEDDED, RedisServer
+
+T = TypeVar("T")
+
+SEED = 1
+WORKERS = 3
+#: How far ahead the clock of each worker is; the last one is the worker that comes at the end.
+SKEWS_US = (0, LEASE_US * 2, -LEASE_US * 2, 0)
+DIGEST, OTHER = "d" * 64, "e" * 64
+WAITS_US = (
+    1,
+    999,
+    LEASE_US // 3,
+    LEASE_US - 1000,
+    LEASE_US,
+    LEASE_US + ROUNDING_US,
+    RETENTION_US - LEASE_US,
+    RETENTION_US,
+)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message; the operation's arguments are its digest."""
+
+    operation: str
+    digest: str
+
+
+ONE, ONE_OTHERWISE, TWO = Delivery("one", DIGEST), Delivery("one", OTHER), Delivery("two", DIGEST)
+
+
+class Refused(Exception):
+    """A receiver did not take the write."""
+
+
+class Receivers:
+    """Where the effects go: one receiver honours the operation key, the other the fence."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.effects: dict[str, list[str]] = {}
+        #: The fence of the write that stands, and the number of the claim that wrote it, which is also what it wrote.
+        self.standing: dict[str, tuple[int, int]] = {}
+
+    def effect(self, delivery: Delivery, fence: int, number: int) -> None:
+        """Both effects of one body. Raises Refused, as a body would that got a 422 or a 412."""
+        done = self.effects.setdefault(delivery.operation, [])
+        if not done:
+            done.append(delivery.digest)
+        elif done[0] != delivery.digest:
+            raise Refused("the key was used with other arguments")
+        highest, latest = self.standing.get(delivery.operation, (0, 0))
+        if fence < highest:
+            raise Refused("the fence is too low")
+        self.judge.require(Invariant.STALE_WRITE, number >= latest, f"claim {number} wrote after claim {latest}")
+        self.standing[delivery.operation] = (fence, number)
+
+
+class Worker:
+    """Follows the program of ``dedup_lock``, one step at a time: whoever is not asked to go on is a zombie."""
+
+    def __init__(self, world: World, number: int, ahead_us: int) -> None:
+        self.world = world
+        self.name = f"worker {number}"
+        self.ahead_us = ahead_us
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing in hand; also what a death leaves."""
+        self.delivery: Delivery | None = None
+        self.lease: Claimed | None = None
+        self.deadline_us = 0
+        self.number = 0
+        self.has_effect = False
+        self.has_completed = False
+
+    @property
+    def holding(self) -> tuple[Delivery, Claimed]:
+        assert self.delivery is not None
+        assert self.lease is not None
+        return self.delivery, self.lease
+
+    @property
+    def running(self) -> bool:
+        return self.delivery is not None
+
+    @property
+    def can_effect(self) -> bool:
+        return (
+            self.running and not self.has_effect and self.has_completed == self.world.mutant.completes_before_the_effect
+        )
+
+    @property
+    def can_complete(self) -> bool:
+        return (
+            self.running and not self.has_completed and self.has_effect != self.world.mutant.completes_before_the_effect
+        )
+
+    def receive(self, delivery: Delivery, link: Link, over: int | None = None) -> float:
+        """Claim. Seconds that the holder has left, if the delivery was put back for that; else 0."""
+        world = self.world
+        world.wire.use(link, self.ahead_us)
+        try:
+            reply = world.store.claim(delivery.operation, delivery.digest, self.name, over)
+            if isinstance(reply, Held) and (delivery.operation, reply.fence) in world.gone:
+                # Between the two calls anything may happen: the fence names the claim that is meant.
+                reply = world.store.claim(delivery.operation, delivery.digest, self.name, reply.fence)
+        except LockStoreUnavailable:
+            world.queue.append(delivery)
+            return 0
+        match reply:
+            case Claimed():
+                self.delivery, self.lease = delivery, reply
+                self.number = world.judge.grants[key_of(delivery)]
+                self._believe(reply.deadline)
+            case Held(seconds_left=seconds):
+                if not world.mutant.drops_what_is_held:
+                    world.queue.append(delivery)
+                return seconds
+            case Completed() | Mismatch():
+                pass
+        return 0
+
+    def _believe(self, deadline: float) -> None:
+        if self.world.mutant.counts_from_the_reply:
+            deadline = self.world.clock.monotonic() + LEASE_SECONDS
+        self.deadline_us = round(deadline * 1e6)
+
+    def renew(self, link: Link) -> None:
+        """What the heartbeat does; also by a zombie: a renewal sent in time may arrive late."""
+        _, lease = self.holding
+        self.world.wire.use(link, self.ahead_us)
+        try:
+            deadline = self.world.store.renew(lease)
+        except LockStoreUnavailable:
+            return
+        if deadline is None:
+            self.deadline_us = 0
+        else:
+            self._believe(deadline)
+
+    def effect(self) -> None:
+        """The body. A refusal is an error of the body: the lease is given back, and the delivery ends as failed."""
+        delivery, lease = self.holding
+        try:
+            self.world.receivers.effect(delivery, lease.fence, self.number)
+        except Refused:
+            self._release(FINE)
+            self.stop()
+            return
+        self.has_effect = True
+        self._end()
+
+    def complete(self, link: Link, with_result: bool) -> None:
+        """Store the result with the marker. Not believed to have worked: the delivery goes back."""
+        _, lease = self.holding
+        self.world.wire.use(link, self.ahead_us)
+        try:
+            done = self.world.store.complete(lease, json.dumps(self.number) if with_result else None)
+        except LockStoreUnavailable:
+            done = False
+        if not done:
+            self.give_up()
+            return
+        self.has_completed = True
+        self._end()
+
+    def _end(self) -> None:
+        if self.has_effect and self.has_completed:
+            self.stop()
+
+    def fail(self, link: Link) -> None:
+        """The body raises, and asks for a retry."""
+        self._release(link)
+        self.give_up()
+
+    def _release(self, link: Link) -> None:
+        self.world.wire.use(link, self.ahead_us)
+        with contextlib.suppress(LockStoreUnavailable):
+            self.world.store.release(self.holding[1])
+
+    def give_up(self) -> None:
+        """Dead, or without an answer: the broker delivers again."""
+        self.world.queue.append(self.holding[0])
+        self.stop()
+
+
+def key_of(delivery: Delivery) -> str:
+    return record_key(PREFIX, delivery.operation)
+
+
+class World:
+    """What one example happens in: the store, the broker's queue, the workers and the receivers."""
+
+    def __init__(
+        self,
+        client: Any,
+        scripts: dict[str, Script],
+        mutant: Mutant,
+        watched: Collection[Invariant],
+        memory: bool = False,
+    ) -> None:
+        self.mutant = mutant
+        self.clock = Clock()
+        self.judge = Judge(self.clock, watched)
+        self.wire: Any
+        self.store: LeaseStore
+        if memory:
+            self.wire = self.store = JudgedMemory(self.clock, self.judge)
+        else:
+            self.wire = Wire(client, scripts, self.clock, self.judge)
+            self.store = redis_store.RedisLeaseStore(self.wire, PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
+        self.receivers = Receivers(self.judge)
+        self.queue: list[Delivery] = []
+        self.delivered: set[Delivery] = set()
+        #: Fences of claims whose worker has died, and is known to have.
+        self.gone: set[tuple[str, int]] = set()
+        self.workers = [Worker(self, number, skew) for number, skew in enumerate(SKEWS_US)]
+
+    def publish(self, delivery: Delivery) -> None:
+        self.delivered.add(delivery)
+        self.queue.append(delivery)
+
+    def settle(self) -> None:
+        """The end: what is in flight is delivered again and done, the zombies wake, and the last copies arrive."""
+        *paused, fresh = self.workers
+        zombies = [worker for worker in paused if worker.running]
+        self.queue.extend(worker.holding[0] for worker in zombies)
+        self._drain(fresh)
+        for zombie in zombies:
+            self._finish(zombie)
+        self._drain(fresh)
+        while self.wire.late:
+            self.wire.execute(self.wire.late.pop(0)[1])
+        self.check_results()
+        for operation in sorted({delivery.operation for delivery in self.delivered}):
+            effects = self.receivers.effects.get(operation, [])
+            self.judge.require(Invariant.ONE_EFFECT, len(effects) == 1, f"{operation} ended with effects {effects}")
+            # After a retention gap, work under the same key with other arguments may have come first: an error is shown.
+            if len([delivery for delivery in self.delivered if delivery.operation == operation]) == 1:
+                completed = record_key(PREFIX, operation) in self.judge.ever_completed
+                self.judge.require(Invariant.ONE_EFFECT, completed, f"{operation} was never completed")
+
+    def _drain(self, worker: Worker) -> None:
+        for _ in range(5 * len(self.queue)):
+            if not self.queue:
+                break
+            seconds_left = worker.receive(self.queue.pop(0), FINE)
+            self._finish(worker)
+            self.wire.wait(round(seconds_left * 1e6))
+        self.judge.require(Invariant.ONE_EFFECT, not self.queue, f"still waiting: {self.queue}")
+
+    def _finish(self, worker: Worker) -> None:
+        while worker.running:
+            if worker.can_effect:
+                worker.effect()
+            else:
+                worker.complete(FINE, with_result=True)
+
+    def check_results(self) -> None:
+        for operation, (_, number) in self.receivers.standing.items():
+            known = self.judge.records.get(record_key(PREFIX, operation))
+            if known is not None and known.completed and known.result is not None:
+                same = json.loads(known.result) == number
+                self.judge.require(Invariant.RESULT, same, f"claim {number} wrote; {known.result} is stored")
+
+    def check_beliefs(self) -> None:
+        believers: dict[str, int] = {}
+        for worker in self.workers:
+            if not worker.running or worker.has_completed or self.clock.elapsed_us >= worker.deadline_us:
+                continue
+            delivery, lease = worker.holding
+            grant = self.judge.known(key_of(delivery)).grant
+            ours = grant is not None and not grant.over and grant.token == lease.owner
+            until = grant.until_us - self.clock.ahead_us if grant is not None and ours else 0
+            said = f"{lease} is believed until {worker.deadline_us}, given until {until}"
+            self.judge.require(Invariant.BELIEF, worker.deadline_us <= until, said)
+            believers[delivery.operation] = believers.get(delivery.operation, 0) + 1
+        self.judge.require(Invariant.ONE_HOLDER, all(n == 1 for n in believers.values()), f"believers: {believers}")
+
+
+def some(things: Sequence[T], number: int) -> T:
+    return things[number % len(things)]
+
+
+numbers = st.sampled_from(range(12))
+links = st.sampled_from(LINKS)
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Any order of steps of three workers, of the clock, of the network and of the broker."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.clocks = patch.object(redis_store, "time", world.clock)
+        self.clocks.start()
+
+    def some(self, number: int, which: Callable[[Worker], bool]) -> Worker:
+        return some([worker for worker in self.world.workers[:WORKERS] if which(worker)], number)
+
+    def any(self, which: Callable[[Worker], bool]) -> bool:
+        return any(map(which, self.world.workers[:WORKERS]))
+
+    @initialize()
+    def first_delivery(self) -> None:
+        """Twice, because brokers do that."""
+        self.world.publish(ONE)
+        self.world.publish(ONE)
+
+    @precondition(lambda self: len(self.world.queue) < 5)
+    @rule(delivery=st.sampled_from([ONE, ONE, ONE_OTHERWISE, TWO]))
+    def publish(self, delivery: Delivery) -> None:
+        self.world.publish(delivery)
+
+    @precondition(lambda self: self.world.queue and self.any(lambda worker: not worker.running))
+    @rule(number=numbers, message=numbers, link=links)
+    def receive(self, number: int, message: int, link: Link) -> None:
+        queue = self.world.queue
+        self.some(number, lambda worker: not worker.running).receive(queue.pop(message % len(queue)), link)
+
+    @precondition(lambda self: self.twins() and sum(not worker.running for worker in self.world.workers[:WORKERS]) > 1)
+    @rule(number=numbers)
+    def receive_at_once(self, number: int) -> None:
+        """While the claim of one worker is on its way, another claims the same."""
+        first, second = [worker for worker in self.world.workers[:WORKERS] if not worker.running][:2]
+        delivery = some(self.twins(), number)
+        self.world.queue.remove(delivery)
+        self.world.queue.remove(delivery)
+        self.world.wire.meanwhile = lambda: second.receive(delivery, FINE)
+        first.receive(delivery, FINE)
+
+    def twins(self) -> list[Delivery]:
+        return [delivery for delivery in (ONE, ONE_OTHERWISE, TWO) if self.world.queue.count(delivery) > 1]
+
+    @precondition(lambda self: self.any(lambda worker: worker.running))
+    @rule(number=numbers, link=links)
+    def renew(self, number: int, link: Link) -> None:
+        self.some(number, lambda worker: worker.running).renew(link)
+
+    @precondition(lambda self: self.any(lambda worker: worker.can_effect))
+    @rule(number=numbers)
+    def effect(self, number: int) -> None:
+        self.some(number, lambda worker: worker.can_effect).effect()
+
+    @precondition(lambda self: self.any(lambda worker: worker.can_complete))
+    @rule(number=numbers, link=links, with_result=st.sampled_from([True, True, False]))
+    def complete(self, number: int, link: Link, with_result: bool) -> None:
+        self.some(number, lambda worker: worker.can_complete).complete(link, with_result)
+
+    @precondition(lambda self: self.any(lambda worker: worker.running))
+    @rule(number=numbers, link=links)
+    def fail(self, number: int, link: Link) -> None:
+        self.some(number, lambda worker: worker.running).fail(link)
+
+    @precondition(lambda self: self.any(lambda worker: worker.running))
+    @rule(number=numbers)
+    def die(self, number: int) -> None:
+        self.some(number, lambda worker: worker.running).give_up()
+
+    @precondition(lambda self: self.any(lambda worker: worker.running))
+    @rule(number=numbers)
+    def be_seen_dying(self, number: int) -> None:
+        """Whoever claims next on the same machine knows that the holder is gone."""
+        worker = self.some(number, lambda worker: worker.running)
+        self.world.gone.add((worker.holding[0].operation, worker.holding[1].fence))
+        worker.give_up()
+
+    @precondition(lambda self: self.world.queue and self.any(lambda worker: not worker.running))
+    @rule(number=numbers, message=numbers)
+    def claim_over_a_claim_of_the_past(self, number: int, message: int) -> None:
+        """Between the reply that named a dead holder and the second claim another has taken over."""
+        worker = self.some(number, lambda worker: not worker.running)
+        delivery = some(self.world.queue, message)
+        self.world.queue.remove(delivery)
+        worker.receive(delivery, FINE, over=min((fence for _, fence in self.world.gone), default=1))
+
+    @precondition(lambda self: len(self.world.queue) < 5 and self.any(lambda worker: worker.running))
+    @rule(number=numbers)
+    def deliver_again(self, number: int) -> None:
+        """The broker takes a slow worker for dead."""
+        self.world.publish(self.some(number, lambda worker: worker.running).holding[0])
+
+    @precondition(lambda self: self.any(lambda worker: worker.running) and self.any(lambda worker: not worker.running))
+    @rule(number=numbers)
+    def overtake(self, number: int) -> None:
+        """A worker pauses for longer than its lease, is taken for dead, and another gets its delivery."""
+        delivery, _ = self.some(number, lambda worker: worker.running).holding
+        self.world.publish(delivery)
+        self.world.wire.wait(LEASE_US + ROUNDING_US)
+        self.some(number, lambda worker: not worker.running).receive(self.world.queue.pop(), FINE)
+
+    @rule(microseconds=st.sampled_from(WAITS_US))
+    def wait(self, microseconds: int) -> None:
+        self.world.wire.wait(microseconds)
+
+    @precondition(lambda self: any(known.grant for known in self.world.judge.records.values()))
+    @rule(number=numbers, microseconds=st.sampled_from([-1, 0, 1, ROUNDING_US]))
+    def wait_for_the_end_of_a_lease(self, number: int, microseconds: int) -> None:
+        given = [known.grant.until_us for known in self.world.judge.records.values() if known.grant]
+        self.world.wire.wait(max(0, some(given, number) - self.world.clock.redis_us + microseconds))
+
+    @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
+    @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
+    def set_the_clock_of_redis_back(self, microseconds: int) -> None:
+        """In all the steps of an example by less than the retention: more, with the record gone, is not guaranteed."""
+        self.world.clock.ahead_us -= microseconds
+
+    @precondition(lambda self: self.world.wire.late)
+    @rule(number=numbers)
+    def a_late_copy_arrives(self, number: int) -> None:
+        late = self.world.wire.late
+        self.world.wire.execute(late.pop(number % len(late))[1])
+
+    @invariant()
+    def beliefs_are_right(self) -> None:
+        self.world.check_beliefs()
+
+    @invariant()
+    def results_are_right(self) -> None:
+        self.world.check_results()
+
+    def teardown(self) -> None:
+        try:
+            if not self.world.judge.broken:
+                self.world.settle()
+        finally:
+            self.clocks.stop()
+            self.world.wire.clean_up()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """A server of our own that does not wait for its disk."""
+    with (
+        tempfile.TemporaryDirectory(prefix="locks-") as folder,
+        RedisServer(Path(folder), EMBEDDED, "--appendonly", "no") as server,
+        server.client() as client,
+    ):
+        yield client
+
+
+def explore(client: Any, mutant: Mutant, watched: Collection[Invariant], examples: int, *phases: Phase) -> None:
+    """Run the machine; raises Violation. The same examples each time: they depend on the seed and on nothing else.
+
+    ``client`` None: the store is the one in memory.
+    """
+    scripts = scripts_of(mutant)
+    for lua in scripts.values():
+        assert client is None or client.script_load(lua.source) == lua.sha
+
+    @seed(SEED)
+    def machine() -> LeaseMachine:
+        return LeaseMachine(World(client, scripts, mutant, watched, memory=client is None))
+
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, *phases],
+        report_multiple_bugs=False,
+        verbosity=Verbosity.normal if mutant == Mutant() else Verbosity.quiet,
+        # How long a step takes says something about the computer and nothing about the lease.
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    with patch.object(redis_store, "script", scripts.__getitem__):
+        run_state_machine_as_test(machine, settings=chosen)  # type: ignore[arg-type]  # it calls it, no more
+
+
+_FENCE = "fence = string.format('%.0f', math.max((tonumber(fence or '') or 0) + 1, now_us))"
+_NOT_OWNER = "if state ~= 'claimed' or holder ~= owner or latest ~= fence then"
+_ROUNDED_UP, _NOT_ROUNDED = "now_ms + 1 + lease_ms", "now_ms + lease_ms"
+
+#: A mistake, and the invariants of which each alone catches it.
+MUTANTS: dict[Mutant, tuple[Invariant, ...]] = {
+    Mutant(
+        "a take-over does not ask whose claim is meant",
+        edits=(("claim", "fence ~= gone and", "gone == '' and"),),
+    ): (Invariant.ONE_HOLDER,),
+    Mutant("a claim of the dead is waited for", edits=(("claim", "fence ~= gone and ", ""),)): (Invariant.PROGRESS,),
+    Mutant("renew does not ask who", edits=(("renew", _NOT_OWNER, "if state ~= 'claimed' then"),)): (
+        Invariant.STALE_TOKEN,
+        Invariant.BELIEF,
+    ),
+    Mutant(
+        "renew takes back what others have claimed since",
+        edits=(
+            ("renew", _NOT_OWNER, "if state ~= 'claimed' then"),
+            ("renew", "'HSET', record, 'deadline'", "'HSET', record, 'owner', owner, 'deadline'"),
+        ),
+    ): (Invariant.STALE_TOKEN, Invariant.ONE_HOLDER),
+    Mutant(
+        "complete does not ask who",
+        edits=(("complete", "if holder ~= owner or latest ~= fence or (state", "if (state"),),
+    ): (Invariant.STALE_TOKEN, Invariant.RESULT),
+    Mutant("release does not ask who", edits=(("release", _NOT_OWNER, "if state ~= 'claimed' then"),)): (
+        Invariant.STALE_TOKEN,
+        Invariant.ONE_HOLDER,
+    ),
+    Mutant("the fence is constant", edits=(("claim", _FENCE, "fence = '7'"),)): (
+        Invariant.FENCE,
+        Invariant.STALE_WRITE,
+    ),
+    Mutant(
+        "the fence is in the record only",
+        edits=(("claim", _FENCE, "fence = string.format('%.0f', (tonumber(fence or '') or 0) + 1)"),),
+    ): (Invariant.FENCE,),
+    Mutant("the fence is the clock only", edits=(("claim", _FENCE, "fence = string.format('%.0f', now_us)"),)): (
+        Invariant.FENCE,
+    ),
+    Mutant("completed before the effect", completes_before_the_effect=True): (Invariant.ONE_EFFECT,),
+    Mutant(
+        "release deletes the record",
+        edits=(
+            ("release", "redis.call('HDEL', record, 'owner', 'deadline', 'who')", "redis.call('DEL', record)"),
+            ("release", "redis.call('HSET', record, 'state', 'released')", ""),
+        ),
+    ): (Invariant.RETENTION, Invariant.ATTEMPT),
+    Mutant("held is acknowledged and dropped", drops_what_is_held=True): (Invariant.ONE_EFFECT,),
+    Mutant("claim checks, then sets", checks_then_sets=True): (Invariant.ONE_HOLDER,),
+    Mutant("the result is not stored", edits=(("complete", "if result then", "if false then"),)): (Invariant.FINAL,),
+    Mutant("the digest is not compared", edits=(("claim", "if known_digest ~= digest then", "if false then"),)): (
+        Invariant.DIGEST,
+    ),
+    Mutant("expiry by the clock of the worker", edits=(("claim", MODEL_TIME, WORKER_TIME),)): (
+        Invariant.ONE_HOLDER,
+        Invariant.PROGRESS,
+    ),
+    Mutant("the deadline counts from the reply", counts_from_the_reply=True): (Invariant.BELIEF,),
+    Mutant(
+        "the deadline is not rounded up",
+        edits=(("claim", _ROUNDED_UP, _NOT_ROUNDED), ("renew", _ROUNDED_UP, _NOT_ROUNDED)),
+    ): (Invariant.ONE_HOLDER,),
+    Mutant(
+        "claim does not know its own token",
+        edits=(("claim", "if state == 'claimed' and holder == owner then", "if false then"),),
+    ): (Invariant.PROGRESS,),
+    Mutant("claim runs again what is completed", edits=(("claim", "if state == 'completed' then", "if false then"),)): (
+        Invariant.FINAL,
+    ),
+    Mutant("the attempt is not counted", edits=(("claim", "(tonumber(attempt or '') or 0) + 1", "1"),)): (
+        Invariant.ATTEMPT,
+    ),
+    Mutant(
+        "complete does not prolong the retention",
+        edits=(("complete", "redis.call('PEXPIRE', record, retention_ms)", ""),),
+    ): (Invariant.RETENTION,),
+}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "watched"),
+    [pytest.param(mutant, one, id=f"{mutant}-{one.name}") for mutant, each in MUTANTS.items() for one in each],
+)
+def test_a_mistake_is_caught(client: Any, mutant: Mutant, watched: Invariant) -> None:
+    with pytest.raises(Violation) as caught:
+        explore(client, mutant, {watched}, 1000)
+    assert caught.value.invariant is watched
+    assert client.dbsize() == 0
+
+
+def test_the_table_above_is_right() -> None:
+    table = [f"{mutant}: {', '.join(one.name for one in each)}" for mutant, each in MUTANTS.items()]
+    stated = [line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    ")]
+    assert sorted(stated) == sorted(table)
+
+
+def test_the_protocol_keeps_every_invariant(client: Any) -> None:
+    explore(client, Mutant(), frozenset(Invariant), 250, Phase.shrink)
+    assert client.dbsize() == 0
+
+
+def test_the_store_in_memory_keeps_every_invariant() -> None:
+    explore(None, Mutant(), frozenset(Invariant), 100, Phase.shrink)
+
+
+class _NoOwner(JudgedMemory):
+    def _held_by(self, claimed: Claimed) -> tuple[str, Record | None]:
+        key = record_key(PREFIX, claimed.operation)
+        return key, self.memory.get(key)
+
+
+class _NoRetention(JudgedMemory):
+    def _keep(self, key: str, record: Record) -> None:
+        record.kept_until = record.kept_until or self.memory.now() + RETENTION_SECONDS
+        self.memory.put(key, record)
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "watched"), [(_NoOwner, Invariant.STALE_TOKEN), (_NoRetention, Invariant.RETENTION)]
+)
+def test_a_mistake_in_memory_is_caught_too(
+    monkeypatch: pytest.MonkeyPatch, mistaken: type[JudgedMemory], watched: Invariant
+) -> None:
+    monkeypatch.setitem(globals(), "JudgedMemory", mistaken)
+    with pytest.raises(Violation) as caught:
+        explore(None, Mutant(), {watched}, 1000)
+    assert caught.value.invariant is watched

@@ -1,0 +1,239 @@
+"""The four scripts and the store over them, on real servers: every reply, every rule about owner and fence."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import pytest
+
+from tasks_demo.core.exceptions import InvalidOperationKey
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.lua import script
+from tasks_demo.leases.protocol import Claimed, Completed
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tests.integration.servers.redis import RedisServer, shared_redis, until
+
+__all__ = ["shared_redis"]
+
+pytestmark = pytest.mark.timeout(60)
+_names = itertools.count()
+DIGEST, OTHER = "d" * 64, "e" * 64
+SHORT = 0.05
+
+
+@pytest.fixture
+def client(shared_redis: RedisServer) -> Any:
+    return shared_redis.client()
+
+
+@pytest.fixture
+def operation() -> str:
+    return f"order {next(_names)}"
+
+
+@pytest.fixture
+def store(client: Any) -> RedisLeaseStore:
+    """A lease of a minute: nothing expires during a test."""
+    return RedisLeaseStore(client, "t:", 60, 3600)
+
+
+@pytest.fixture
+def brief(client: Any) -> RedisLeaseStore:
+    """Leases that end at once, on the same records."""
+    return RedisLeaseStore(client, "t:", SHORT, 3600)
+
+
+def claimed(store: RedisLeaseStore, operation: str, digest: str = DIGEST) -> Claimed:
+    reply = store.claim(operation, digest)
+    assert isinstance(reply, Claimed), reply
+    return reply
+
+
+def taken_over(store: RedisLeaseStore, operation: str) -> Claimed:
+    """A claim as soon as the lease before it has ended in Redis."""
+    return until(lambda: reply if isinstance(reply := store.claim(operation, DIGEST), Claimed) else None)
+
+
+def ask(store: RedisLeaseStore, verb: str, lease: Claimed) -> object:
+    if verb == "renew":
+        return store.renew(lease)
+    return store.complete(lease, "1") if verb == "complete" else store.release(lease)
+
+
+def record(client: Any, operation: str) -> dict[str, str]:
+    fields = client.hgetall(record_key("t:", operation))
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def test_a_first_claim_is_claimed(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    before = time.monotonic()
+    lease = claimed(store, operation)
+    after = time.monotonic()
+    assert lease.operation == operation
+    assert lease.attempt == 1
+    assert before + 60 <= lease.deadline <= after + 60
+    stored = record(client, operation)
+    assert set(stored) == {"state", "owner", "fence", "attempt", "digest", "deadline", "who"}
+    assert (stored["state"], stored["owner"], stored["fence"]) == ("claimed", lease.owner, str(lease.fence))
+
+
+def test_redis_never_ends_the_lease_before_its_owner_does(client: Any, operation: str) -> None:
+    odd = RedisLeaseStore(client, "t:", 59.9991, 3600)
+    seconds, microseconds = client.time()
+    lease = claimed(odd, operation)
+    assert int(record(client, operation)["deadline"]) / 1000 >= seconds + microseconds / 1e6 + 59.9991
+    assert odd.renew(lease) is not None
+
+
+def redis_ms(client: Any) -> float:
+    seconds, microseconds = client.time()
+    return float(seconds * 1000 + microseconds / 1000)
+
+
+def test_release_lets_the_next_one_in_and_keeps_the_record(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    first = claimed(store, operation)
+    assert store.release(first)
+    kept = record(client, operation)
+    assert kept == {"state": "released", "fence": str(first.fence), "attempt": "1", "digest": DIGEST}
+    second = claimed(store, operation)
+    assert second.attempt == 2
+    assert second.fence > first.fence
+
+
+def test_the_fence_grows_although_the_clock_of_redis_was_set_back(
+    client: Any, store: RedisLeaseStore, operation: str
+) -> None:
+    # A record written when the clock was an hour ahead.
+    ahead = int(redis_ms(client) * 1000) + 3_600_000_000
+    store.release(claimed(store, operation))
+    client.hset(record_key("t:", operation), "fence", ahead)
+    assert claimed(store, operation).fence == ahead + 1
+
+
+def test_the_fence_is_an_exact_integer(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    lease = claimed(store, operation)
+    assert record(client, operation)["fence"] == str(lease.fence)
+    assert abs(lease.fence / 1000 - redis_ms(client)) < 60_000
+
+
+def test_a_renewal_counts_from_before_it_was_sent(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    lease = claimed(store, operation)
+    before = time.monotonic()
+    deadline = store.renew(lease)
+    assert deadline is not None
+    assert before + 60 <= deadline <= time.monotonic() + 60
+    assert int(record(client, operation)["deadline"]) > redis_ms(client) + 59_000
+
+
+def test_every_change_sets_the_retention(client: Any, operation: str) -> None:
+    key = record_key("t:", operation)
+
+    def kept_for(seconds: int) -> bool:
+        return bool(seconds - 5 < client.pttl(key) / 1000 <= seconds)
+
+    lease = claimed(RedisLeaseStore(client, "t:", 60, 100), operation)
+    assert kept_for(100)
+    RedisLeaseStore(client, "t:", 60, 200).renew(lease)
+    assert kept_for(200)
+    RedisLeaseStore(client, "t:", 60, 300).release(lease)
+    assert kept_for(300)
+    lease = claimed(RedisLeaseStore(client, "t:", 60, 400), operation)
+    assert kept_for(400)
+    RedisLeaseStore(client, "t:", 60, 500).complete(lease, None)
+    assert kept_for(500)
+
+
+def test_claims_that_change_nothing_do_not_prolong_the_retention(
+    client: Any, store: RedisLeaseStore, operation: str
+) -> None:
+    store.complete(claimed(RedisLeaseStore(client, "t:", 60, 100), operation), "1")
+    client.pexpire(record_key("t:", operation), 50_000)
+    store.claim(operation, DIGEST)
+    assert client.pttl(record_key("t:", operation)) <= 50_000
+
+
+def test_the_same_token_asking_again_gets_the_same_answer(
+    client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
+) -> None:
+    """What happens when the reply to a claim was lost: only here is the script called past the store."""
+    from tasks_demo.leases.lua import script
+
+    arguments = (record_key("t:", operation), "token", DIGEST, 60_000, 3_600_000, "who", "")
+    first = client.eval(script("claim").source, 1, *arguments)
+    assert client.eval(script("claim").source, 1, *arguments) == first
+    assert first[0] == b"claimed"
+    assert record(client, operation)["attempt"] == "1"
+    # Not after somebody else had it: then the old token is a stranger.
+    client.hset(record_key("t:", operation), "deadline", 1)
+    taken_over(store, operation)
+    assert client.eval(script("claim").source, 1, *arguments)[0] == b"held"
+
+
+@pytest.mark.parametrize("operation", ["{}", "}x{", "*", "a:b:c", "é😀", "%7B", " ", "{" * 200])
+def test_hostile_operations_are_records_like_any_other(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    client.flushall()
+    lease = claimed(store, operation)
+    assert len(client.keys("t:op:*")) == 1
+    assert store.renew(lease)
+    assert store.complete(lease, "1")
+    assert store.claim(operation, DIGEST) == Completed("1")
+
+
+def test_an_invalid_operation_never_reaches_redis(client: Any, store: RedisLeaseStore) -> None:
+    client.flushall()
+    with pytest.raises(InvalidOperationKey):
+        store.claim("a\nb", DIGEST)
+    assert client.dbsize() == 0
+
+
+def test_claim_and_complete_are_two_round_trips(shared_redis: RedisServer, client: Any, operation: str) -> None:
+    store = RedisLeaseStore(connect(shared_redis.url, 5), "t:", 60, 3600)
+    store.complete(claimed(store, operation + " warm-up"), "1")
+    client.config_resetstat()
+    store.complete(claimed(store, operation), "1")
+    calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+    assert calls.pop("cmdstat_evalsha") == 2
+    inside_the_scripts = {"time", "hmget", "exists", "hset", "hdel", "pexpire"}
+    ours_to_measure = {"config", "config|resetstat", "info"}
+    assert {name.removeprefix("cmdstat_") for name in calls} <= inside_the_scripts | ours_to_measure
+
+
+def test_a_new_connection_costs_no_round_trip_of_its_own(
+    shared_redis: RedisServer, client: Any, store: RedisLeaseStore, operation: str
+) -> None:
+    claimed(store, operation + " loads the script")
+    client.config_resetstat()
+    claimed(RedisLeaseStore(connect(shared_redis.url, 5), "t:", 60, 3600), operation)
+    calls = client.info("commandstats")
+    assert calls["cmdstat_evalsha"]["calls"] == 1
+    assert not [name for name in calls if name.startswith(("cmdstat_hello", "cmdstat_client", "cmdstat_select"))]
+
+
+def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, operation: str) -> None:
+    client.script_flush()
+    lease = claimed(store, operation)
+    client.script_flush()
+    assert store.renew(lease)
+    client.script_flush()
+    assert store.complete(lease, "1")
+    assert store.claim(operation, DIGEST) == Completed("1")
+    client.script_flush()
+    assert store.release(claimed(store, operation + "b"))
+
+
+def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
+    client: Any, brief: RedisLeaseStore, operation: str
+) -> None:
+    """The token is granted again, with a fence of its own; whoever still believes in the first one is told that it is lost."""
+    first = claimed(brief, operation)
+    taken_over(brief, operation)
+    late = (first.owner, DIGEST, 60_000, 60_000, "", "")
+    key = record_key("t:", operation)
+    # Loaded by the claims before.
+    until(lambda: client.evalsha(script("claim").sha, 1, key, *late)[0] == b"claimed")
+    before = record(client, operation)
+    assert before["owner"] == first.owner
+    assert (brief.renew(first), brief.release(first), brief.complete(first, "1")) == (None, False, False)
+    assert record(client, operation) == before

@@ -1,0 +1,146 @@
+"""What the ledger says of a stranger's own tasks: their names, what became of them, and the verdict by executions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.stranger import Stranger, stranger  # noqa: F401  (a fixture)
+
+#: Columns of a tally that the cases below name.
+COLUMNS = ("task", "outcome", "verdict", "executions", "deliveries", "failed", "ended")
+#: Publishes every case before a worker is there: what is to expire has expired by then. Prints case -> task ID.
+PUBLISH = """
+import json, datetime
+sent = {}
+def publish(case, task, *args, **options):
+    sent[case] = task.apply_async(args=args, **options).id
+a, late, index = tasks.awkward, tasks.awkward_late, tasks.index_awkwardly
+past = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=5)
+for case in %r:
+    match case.split(": "):
+        case [who, "expired"]:
+            publish(case, {"early": a, "late": late}[who], case, "return", expires=past)
+        case ["early", "fail"]:
+            publish(case, tasks.fail, case)
+        case ["early", "unknown"]:
+            sent[case] = app.send_task("orders.nobody_knows", args=[1]).id
+        case ["early", "elsewhere"]:
+            publish(case, a, case, "return", queue="nobody-listens")
+        case ["late", "time limit"]:
+            publish(case, late, case, "hang", time_limit=1)
+        case [who, how]:
+            publish(case, {"early": a, "late": late, "pattern": index}[who], case, how)
+print("=>" + json.dumps(sent))
+"""
+#: Waits until each of the task IDs has the expected columns; prints what they have in the end.
+WATCH = """
+import json, time
+from tasks_demo.ledger.models import Tally
+sent, wanted, columns = json.loads(%r), json.loads(%r), %r
+until = time.monotonic() + 25
+while True:
+    rows = {row.pop("task_id"): row for row in Tally.objects.filter(task_id__in=sent.values()).values("task_id", *columns)}
+    seen = {case: {name: rows.get(sent[case], {}).get(name) for name in wanted[case]} for case in wanted}
+    if seen == wanted or time.monotonic() > until:
+        break
+    time.sleep(0.05)
+print("=>" + json.dumps(seen))
+"""
+
+
+def has(task: str, outcome: str, verdict: str, **counts: int) -> dict[str, Any]:
+    return {"task": task, "outcome": outcome, "verdict": verdict, **counts}
+
+
+EARLY, LATE, INDEX = "orders.awkward", "orders.awkward_late", "orders.index_awkwardly"
+EVERY_POOL = {
+    "early: return": has(EARLY, "succeeded", "ok", executions=1, deliveries=1),
+    "late: return": has(LATE, "succeeded", "ok", executions=1, deliveries=1),
+    "pattern: return": has(INDEX, "succeeded", "ok", executions=1, deliveries=1),
+    "early: fail": has("orders.fail", "failed", "ok", executions=1, failed=1),
+    "early: retry": has(EARLY, "succeeded", "recovered", executions=2, failed=0),
+    "pattern: retry": has(INDEX, "succeeded", "recovered", executions=2, failed=0),
+    "early: retry later": has(EARLY, "retrying", "unresolved", executions=1),
+    "early: ignore": has(EARLY, "rejected", "ok", executions=1, ended=1, failed=0),
+    "pattern: ignore": has(INDEX, "rejected", "ok", executions=1, ended=1, failed=0),
+    "late: reject": has(LATE, "rejected", "ok", executions=1, ended=1, failed=0),
+    "pattern: reject": has(INDEX, "rejected", "ok", executions=1, ended=1, failed=0),
+    "early: requeue": has(EARLY, "rejected", "ok", executions=1, deliveries=1, ended=1),
+    "late: requeue": has(LATE, "succeeded", "recovered", executions=2, ended=1),
+    "pattern: requeue": has(INDEX, "succeeded", "recovered", executions=2, ended=1),
+    "early: replace": has(EARLY, "succeeded", "recovered", executions=2, ended=1),
+    "early: expired": has(EARLY, "expired", "dropped", executions=0, deliveries=1, ended=1),
+    "late: expired": has(LATE, "expired", "dropped", executions=0, deliveries=1, ended=1),
+    "early: unknown": has("orders.nobody_knows", "rejected", "lost", executions=0, deliveries=1, ended=1),
+    "early: elsewhere": has(EARLY, "waiting", "unresolved", deliveries=0),
+}
+WITH_CHILDREN = {
+    "early: die": has(EARLY, "failed", "lost", executions=1, failed=1, ended=1),
+    "late: die once": has(LATE, "succeeded", "recovered", executions=2, deliveries=2, failed=0),
+    "pattern: die once": has(INDEX, "succeeded", "recovered", executions=2, deliveries=2, failed=0),
+    "pattern: die": has(INDEX, "parked", "parked", executions=2, failed=0),
+    "late: time limit": has(LATE, "failed", "lost", executions=1, failed=1, ended=1),
+}
+
+
+def published(stranger: Stranger, cases: list[str]) -> dict[str, str]:  # noqa: F811
+    done = stranger.python(PUBLISH % (cases,))
+    assert done.code == 0, done.err
+    sent: dict[str, str] = json.loads(done.out.rpartition("=>")[2])
+    return sent
+
+
+def watched(stranger: Stranger, sent: dict[str, str], wanted: dict[str, Any]) -> dict[str, Any]:  # noqa: F811
+    done = stranger.python(WATCH % (json.dumps(sent), json.dumps(wanted), COLUMNS))
+    assert done.code == 0, done.err
+    seen: dict[str, Any] = json.loads(done.out.rpartition("=>")[2])
+    return seen
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(stranger: Stranger, pool: str) -> None:  # noqa: F811
+    wanted = {**EVERY_POOL, **WITH_CHILDREN} if pool == "prefork" else EVERY_POOL
+    sent = published(stranger, list(wanted))
+    with stranger.worker(f"--pool={pool}", settings={"TASKS_DEMO_MAX_ATTEMPTS": 2}):
+        assert watched(stranger, sent, wanted) == wanted
+    done = stranger.manage("verify_ledger")
+    assert done.code == 0, done.out + done.err
+
+
+def test_a_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_path: Path) -> None:  # noqa: F811
+    gate = tmp_path / "gate"
+    sent = json.loads(
+        stranger.python(
+            "import json\n"
+            "later = tasks.awkward.apply_async(args=['l', 'return'], countdown=6).id\n"
+            f"running = tasks.index_slowly.apply_async(args=['r', {str(gate)!r}]).id\n"
+            "killed = tasks.awkward_late.apply_async(args=['k', 'hang']).id\n"
+            "print('=>' + json.dumps({'running': running, 'killed': killed, 'later': later}))"
+        ).out.rpartition("=>")[2]
+    )
+    with stranger.worker():
+        began = {
+            "running": has("orders.index_slowly", "running", "unresolved", executions=1),
+            "killed": has(LATE, "running", "unresolved", executions=1),
+            "later": has(EARLY, "waiting", "unresolved", executions=0, deliveries=1),
+        }
+        assert watched(stranger, sent, began) == began
+        done = stranger.python(
+            f"app.control.revoke({sent['later']!r})\n"
+            f"app.control.revoke({sent['killed']!r}, terminate=True, signal='SIGKILL')"
+        )
+        assert done.code == 0, done.err
+        gate.touch()
+        ended = {
+            "running": has("orders.index_slowly", "succeeded", "ok", executions=1, ended=1),
+            "killed": has(LATE, "revoked", "dropped", executions=1, deliveries=1, failed=0, ended=1),
+            "later": has(EARLY, "revoked", "dropped", executions=0, deliveries=1, ended=1),
+        }
+        assert watched(stranger, sent, ended) == ended
+    done = stranger.manage("timeline", sent["killed"], "--json")
+    shown = json.loads(done.out)
+    assert (shown["task"], shown["outcome"], shown["verdict"]) == (LATE, "revoked", "dropped")

@@ -1,0 +1,299 @@
+"""``manage.py operation``: what is remembered of an operation is shown, and forgotten so that it can be done again; audited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+from pytest_django import Settings
+
+from tasks_demo.core.conf import settings as ours
+from tasks_demo.core.exceptions import OperationHeld
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.protocol import Claimed, Completed, Held
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.operations import forget, known
+from tasks_demo.records.models import Claim, Fence, InboxEntry, OperationAct
+from tests.integration.stranger import Stranger
+from tests.support import until
+
+pytestmark = [
+    pytest.mark.django_db(databases="__all__", transaction=True),
+    pytest.mark.usefixtures("ledger", "no_task_elsewhere"),
+]
+
+HOSTILE = [
+    "charge:17",
+    "{a}:{b}",
+    "a*?[x]",
+    "Grüße 寿司 🍣",
+    "with space",
+    "x" * 200,
+    "'; DROP--",
+    "[bold]red[/]",
+    "-dash",
+    "%7B",
+]
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisLeaseStore]:
+    """The lease store as a worker has it, on the Redis of the settings."""
+    with connect(redis_url, 5.0) as client:
+        yield RedisLeaseStore(client, ours.KEY_PREFIX, ours.LEASE_SECONDS, ours.RETENTION_SECONDS)
+        client.flushall()
+
+
+def claimed(store: RedisLeaseStore, operation: str, digest: str = "d") -> Claimed:
+    reply = store.claim(operation, digest)
+    assert isinstance(reply, Claimed)
+    return reply
+
+
+def completed(store: RedisLeaseStore, operation: str) -> Claimed:
+    claim = claimed(store, operation)
+    assert store.complete(claim, '{"debit": 7}')
+    return claim
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    code = 0
+    try:
+        call_command("operation", *arguments)
+    except CommandError as error:
+        code = error.returncode
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err + str(error)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def forgets(capsys: pytest.CaptureFixture[str], key: str, *more: str) -> tuple[int, str, str]:
+    return run(capsys, "forget", "--why", "the bank lost it", "--yes", *more, "--", key)
+
+
+# -- the lock ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_marker_is_shown_and_forgotten_and_the_fence_only_grows(
+    key: str, store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = completed(store, key)
+    assert isinstance(store.claim(key, "d"), Completed)
+    code, out, _ = run(capsys, "show", "--", key)
+    assert code == 0
+    assert out.startswith(f"Operation {key}\n")
+    assert "dedup_lock (Redis): completed" in out
+    assert f"fence: {first.fence}" in out
+    assert first.owner not in out
+    assert "debit" not in out, "a result may hold what not everybody should read"
+    code, out, _ = forgets(capsys, key)
+    assert (code, out.splitlines()[-1]) == (0, "Removed: dedup_lock (Redis), completed.")
+    again = claimed(store, key, "other arguments")  # neither marker nor digest is in its way
+    assert again.fence > first.fence
+    assert again.attempt == 2
+    assert store.complete(again, None)
+    assert isinstance(store.claim(key, "other arguments"), Completed)
+
+
+def test_a_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
+    holder = claimed(store, "op")
+    with pytest.raises(OperationHeld, match="a worker holds its lease for"):
+        forget(known("op"), by="me", why="because")
+    assert isinstance(store.claim("op", "d"), Held)
+    assert OperationAct.objects.count() == 0
+    (removed,) = forget(known("op"), by="me", why="because", even_if_held=True)
+    assert removed.state == "claimed"
+    assert store.renew(holder) is None
+    assert store.complete(holder, None) is False
+    assert store.release(holder) is False
+    assert claimed(store, "op").fence > holder.fence
+
+
+def test_a_lease_that_has_ended_is_not_held(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with connect(redis_url, 5.0) as client:
+        short = RedisLeaseStore(client, ours.KEY_PREFIX, 0.05, 60)
+        claimed(short, "ended")
+        until(lambda: not known("ended").traces[0].held, "the end of the lease")
+        assert forgets(capsys, "ended")[0] == 0
+
+
+def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None:
+    completed(store, "op")
+    shown = known("op")
+    assert forget(shown, by="me", why="first") != []
+    newer = claimed(store, "op")
+    assert forget(shown, by="me", why="late", even_if_held=True) == []
+    assert store.complete(newer, None)
+    late, first = OperationAct.objects.all()
+    assert late.removed == []
+    assert "had changed meanwhile and was left: dedup_lock in Redis" in late.outcome
+    assert first.outcome == "removed"
+
+
+def test_a_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with connect(redis_url, 5.0) as client:
+        client.set(record_key(ours.KEY_PREFIX, "text"), "no hash")
+        client.hset(record_key(ours.KEY_PREFIX, "half"), "state", "claimed")
+        for key in ("text", "half"):
+            assert run(capsys, "show", key)[0] == 0
+            assert forgets(capsys, key)[0] == 0
+            assert isinstance(store.claim(key, "d"), Claimed)
+
+
+def test_the_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: str) -> None:
+    completed(store, "op")
+    with connect(redis_url, 5.0) as client:
+        key = record_key(ours.KEY_PREFIX, "op")
+        client.pexpire(key, 5000)
+        forget(known("op"), by="me", why="because")
+        assert client.pttl(key) > (ours.RETENTION_SECONDS - 60) * 1000
+        assert set(client.hgetall(key)) == {b"state", b"fence", b"attempt"}
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old = timezone.now() - timedelta(seconds=ours.LEASE_CAP_SECONDS + 60)
+    Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=old)
+    InboxEntry.objects.create(operation="op", task_id="t2", digest="d", result="1", completed_at=old)
+    Fence.objects.create(operation="op", token=99, at=old)
+    code, out, _ = run(capsys, "show", "op", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert {(store["kind"], store["state"]) for store in document["stores"]} == {
+        ("claim_first", "claimed"), ("inbox", "completed"), ("fence", "stays"),
+    }  # fmt: skip
+    code, out, _ = forgets(capsys, "op", "--json")
+    assert (code, len(json.loads(out)["removed"])) == (0, 2)
+    assert (Claim.objects.count(), InboxEntry.objects.count(), Fence.objects.get().token) == (0, 0, 99)
+    (act,) = OperationAct.objects.all()
+    assert (act.operation, act.why, act.outcome, act.task) == ("op", "the bank lost it", "removed", "")
+    assert act.by
+    assert {one["kind"] for one in act.removed} == {"claim_first", "inbox"}
+    assert {one["task_id"] for one in act.removed} == {"t1", "t2"}
+
+
+def test_a_young_claim_may_still_be_running(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=timezone.now())
+    code, _, err = forgets(capsys, "op")
+    assert code == 1
+    assert "Nothing was removed" in err
+    assert "--even-if-held" in err
+    assert Claim.objects.count() == 1
+    assert forgets(capsys, "op", "--even-if-held")[0] == 0
+    assert Claim.objects.count() == 0
+
+
+def test_a_task_restricts_it_to_what_its_pattern_keeps(
+    store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    completed(store, "op")
+    InboxEntry.objects.create(operation="op", task_id="t2", digest="d", completed_at=timezone.now())
+    assert forgets(capsys, "op", "--task", "tasks_demo.charge_inbox")[0] == 0
+    assert InboxEntry.objects.count() == 0
+    assert isinstance(store.claim("op", "d"), Completed)
+    assert OperationAct.objects.get().task == "tasks_demo.charge_inbox"
+    code, _, err = run(capsys, "show", "op", "--task", "tasks_demo.nope")
+    assert (code, "No task 'tasks_demo.nope'" in err) == (2, True)
+
+
+# -- usage and trouble -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "show", "never-heard")
+    assert (code, "Nothing is known of it" in out) == (1, True)
+    code, _, err = forgets(capsys, "never-heard")
+    assert (code, "nothing to remove" in err) == (1, True)
+    assert OperationAct.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("forget", "op"), "--why"),
+        (("forget", "op", "--why", " "), "--why"),
+        (("forget", "op", "--why", "x"), "--yes"),
+        (("show", "op", "--yes"), "show takes no"),
+        (("show", ""), "empty"),
+        (("show", "x" * 201), "200 are allowed"),
+        (("show", "a\nb"), "control character"),
+        (("show", "\ud800"), "surrogate"),
+    ],
+    ids=str,
+)
+def test_usage_is_code_2(
+    arguments: tuple[str, ...], said: str, store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    completed(store, "op")
+    code, _, err = run(capsys, *arguments)
+    assert (code, said in err) == (2, True), err
+    assert isinstance(store.claim("op", "d"), Completed)
+
+
+def test_a_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
+    settings: Settings, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = timezone.now() - timedelta(days=2)
+    Claim.objects.create(operation="op", task_id="t1", digest="d", claimed_at=old)
+    settings.TASKS_DEMO_REDIS_URL = "redis://:hidden@127.0.0.1:1/0"
+    for arguments in (("show", "op"), ("forget", "op", "--why", "x", "--yes")):
+        code, out, err = run(capsys, *arguments)
+        assert code == 4
+        assert "claim_first (database" in out  # what did answer is shown
+        assert "Redis did not show the record" in err
+        assert "hidden" not in out + err
+    assert Claim.objects.count() == 1
+    assert OperationAct.objects.count() == 0
+
+
+def test_the_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tasks_demo.core.lifecycle import Point, Subject, reached
+    from tasks_demo.ledger.recorder import recorder
+
+    reached(Point.STARTED, Subject("the-task", "op-of-ledger", "dedup_lock"))
+    recorder.try_flush()
+    code, out, _ = run(capsys, "show", "op-of-ledger")
+    assert code == 0, out
+    assert "ledger the-task: 1 executions" in out
+
+
+# -- in a project ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_operation_that_is_forgotten_is_done_again(stranger: Stranger) -> None:
+    def charge() -> None:
+        assert stranger.python("tasks.charge.delay(order_id='again')").code == 0
+
+    def ended(kind: str) -> Any:
+        return stranger.value(
+            f"Event.objects.filter(kind={kind!r}, operation='charge:again').count()",
+            before="from tasks_demo.ledger.models import Event",
+        )
+
+    with stranger.worker():
+        charge()
+        until(lambda: ended("returned") == 1, "the first charge", 60)
+        charge()
+        until(lambda: ended("suppressed") == 1, "its copy", 60)
+        shown = stranger.manage("operation", "show", "charge:again")
+        assert "dedup_lock (Redis): completed" in shown.out
+        done = stranger.manage("operation", "forget", "charge:again", "--why", "refunded by hand", "--yes")
+        assert done.code == 0, done.err
+        charge()
+        until(lambda: ended("returned") == 2, "the second charge", 60)
+    assert stranger.payments("again") == 2
+    acts = "[[a.operation, a.why, a.outcome] for a in OperationAct.objects.all()]"
+    kept = stranger.value(acts, before="from tasks_demo.records.models import OperationAct")
+    assert kept == [["charge:again", "refunded by hand", "removed"]]

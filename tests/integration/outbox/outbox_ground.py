@@ -1,0 +1,89 @@
+"""The ground of the outbox tests: its table with real commits, a relay onto a Redis of our choice, what that Redis holds."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import connections, router
+
+from tasks_demo.leases.redis_store import connect
+from tasks_demo.outbox.relay import Relay
+from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
+from tests.support import database_url_of_tests
+
+
+class RelayTo(Relay):
+    """A relay onto this Redis, whatever the settings say."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._url = url.replace("unix://", "redis+socket://", 1)
+
+    def _connected(self, options: dict[str, Any]) -> Any:
+        return self._app.connection_for_write(self._url, transport_options=options)
+
+
+@pytest.fixture
+def table(ledger: None) -> Iterator[str]:
+    """The alias of the outbox, its table and those of the other patterns empty before and after."""
+    alias = router.db_for_write(OutboxMessage)
+    _empty(alias)
+    yield alias
+    _empty(alias)
+    connections[alias].close()
+
+
+@pytest.fixture
+def elsewhere(table: str) -> Iterator[str]:
+    """Another alias, where the tables of the patterns are too, as for a task that declares ``using``."""
+    alias, models = "bank", list(apps.get_app_config("tasks_demo_records").get_models())
+    try:
+        with connections[alias].schema_editor() as editor:
+            for model in models:
+                editor.create_model(model)
+        yield alias
+    finally:
+        with connections[alias].schema_editor() as editor:
+            for model in reversed(models):
+                editor.delete_model(model)
+
+
+def _empty(alias: str) -> None:
+    # The others' too: any test may have left some.
+    for model in (OutboxMessage, Parked, Claim, InboxEntry, Attempt, Fence):
+        model._default_manager.using(alias).all().delete()
+
+
+def environment(redis_url: str, **more: str) -> dict[str, str]:
+    """Of a process on the test databases and this Redis."""
+    env = {"DATABASE_URL": database_url_of_tests(), "REDIS_URL": redis_url, **more}
+    alias = router.db_for_write(OutboxMessage)
+    if alias != "default":
+        env["SHOP_DATABASE_URL"] = f"sqlite:///{connections[alias].settings_dict['NAME']}"
+    return env
+
+
+def messages(redis_url: str, queue: str = "celery") -> list[dict[str, Any]]:
+    """What is in the queue, oldest first; ``content`` is the decoded body."""
+    with connect(redis_url, 5.0) as client:
+        found = [json.loads(raw) for raw in reversed(client.lrange(queue, 0, -1))]
+    for message in found:
+        if "compression" not in message["headers"]:
+            message["content"] = json.loads(base64.b64decode(message["body"]))
+    return found
+
+
+def copies(redis_url: str, queue: str = "celery") -> Counter[str]:
+    """How many messages each task ID has in the queue."""
+    return Counter(message["headers"]["id"] for message in messages(redis_url, queue))
+
+
+def row(task_id: str) -> OutboxMessage:
+    """The message as it is now."""
+    return OutboxMessage.objects.get(task_id=task_id)

@@ -1,0 +1,464 @@
+"""The relay and its reconciler in this process, on a real broker that is broken in every way. Processes: test_relay_processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+from django.core.management import CommandError, call_command
+from django.db.models import F
+from django.utils import timezone
+
+from tasks_demo.demo.tasks import CHARGES
+from tasks_demo.leases.holder import this_process
+from tasks_demo.outbox import enqueue
+from tasks_demo.outbox import relay as relay_module
+from tasks_demo.outbox.relay import overdue
+from tasks_demo.records.models import OutboxMessage, Parked
+from tests.integration.outbox.outbox_ground import RelayTo, copies, elsewhere, messages, row, table
+from tests.integration.servers.redis import RedisServer
+from tests.support import until
+
+__all__ = ["elsewhere", "table"]
+JOB = "celery.accumulate"
+
+
+@pytest.fixture
+def broker(short: Path) -> Iterator[RedisServer]:
+    with RedisServer(short) as server:
+        yield server
+
+
+# -- in this process ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("table")
+def test_what_was_popped_and_dropped_comes_back_under_the_same_id_and_the_wait_doubles(
+    broker: RedisServer, settings: Any
+) -> None:
+    """The fetch window by hand: a worker that dies between BRPOP and its record of the message leaves just this."""
+    settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 1.0
+    task_id = enqueue(JOB, [1])
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 1
+    for wait in (timedelta(seconds=1), timedelta(seconds=1), timedelta(seconds=2)):
+        with broker.client() as client:
+            assert client.rpop("celery") is not None
+        before = row(task_id).due_at
+        result = published(relay)
+        assert (result.published, result.again) == (1, 1)
+        assert copies(broker.url) == Counter({task_id: 1})
+        found = row(task_id)
+        assert found.published_at is not None
+        assert found.published_at >= before, "it was too early to call it lost"
+        # The wait is counted from the moment it was taken, which was between the two.
+        assert before + wait <= found.due_at <= found.published_at + wait
+    assert row(task_id).publications == 4
+
+
+def published(relay: RelayTo) -> Any:
+    results: list[Any] = []
+
+    def one() -> bool:
+        results.append(relay.run_once())
+        return bool(results[-1].taken)
+
+    until(one, "a message that is due")
+    return results[-1]
+
+
+def begun(task_id: str, by: str) -> None:
+    """As a worker that has claimed it leaves the row, its first look due."""
+    at = F("published_at")
+    OutboxMessage.objects.filter(task_id=task_id).update(
+        started_at=at, seen_at=at, due_at=at, started_by=by, generation=0
+    )
+
+
+@pytest.mark.usefixtures("table")
+def test_what_was_begun_is_published_again_when_its_worker_is_dead_and_what_has_ended_is_left_alone(
+    broker: RedisServer, settings: Any
+) -> None:
+    alive, dead, silent, ended = (enqueue(JOB, [1]) for _ in range(4))
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 4
+    settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 0.5
+    here = this_process("w@t")
+    begun(alive, str(here))
+    begun(dead, str(replace(here, start="1")))  # the number is another process's now
+    begun(silent, str(replace(here, where="another machine")))
+    OutboxMessage.objects.filter(task_id=ended).update(finished_at=F("published_at"), due_at=F("published_at"))
+    until(lambda: relay.run_once().held >= 3, "a look at all of them")
+    assert copies(broker.url) == Counter((alive, dead, silent, ended)), "what its broker holds comes again by itself"
+    broker.client().flushall()
+    until(lambda: relay.run_once().published, "the second publication")
+    assert copies(broker.url) == Counter((dead,))
+    OutboxMessage.objects.filter(task_id=silent).update(seen_at=F("published_at") - timedelta(seconds=61))
+    until(lambda: relay.run_once().published, "the publication of what a worker elsewhere is silent about")
+    assert copies(broker.url) == Counter((dead, silent))
+
+
+@pytest.mark.usefixtures("table")
+def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long(
+    broker: RedisServer, settings: Any
+) -> None:
+    queued, fetched, popped = enqueue(JOB, [1], task_id="job-1"), enqueue(JOB, [2]), enqueue(JOB, [3], priority=6)
+    side, overtaken = enqueue(JOB, [4], queue="side"), enqueue(JOB, [5], task_id="job-10")
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 5
+    with broker.client() as client:
+        for raw in client.lrange("celery", 0, -1):
+            if f'"{fetched}"'.encode() in raw:  # as kombu keeps what a worker has
+                client.hset("unacked", "tag", json.dumps([json.loads(raw), "", "celery"]))
+            if f'"{queued}"'.encode() not in raw:
+                client.lrem("celery", 1, raw)
+        client.delete("celery\x06\x166", "side")
+    OutboxMessage.objects.update(due_at=F("published_at"))
+    result = relay.run_once()
+    assert (result.taken, result.published, result.again, result.held) == (5, 3, 3, 2)
+    found = copies(broker.url) + copies(broker.url, "side") + copies(broker.url, "celery\x06\x166")
+    assert found == Counter((popped, side, overtaken, queued))
+    settings.TASKS_DEMO_OUTBOX_LOST_SECONDS = 0.01  # Redis says that it has them: then no age is evidence
+    OutboxMessage.objects.filter(task_id__in=(queued, popped)).update(due_at=F("published_at"))
+    assert relay.run_once().published == 0
+
+
+@pytest.mark.usefixtures("table")
+def test_what_quarantine_holds_is_not_published_and_what_it_discarded_has_ended(broker: RedisServer) -> None:
+    states = {state: enqueue(JOB, [1]) for state in ("parked", "discarded", "requeued")}
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 3
+    for state, task_id in states.items():
+        Parked.objects.create(
+            task_id=task_id, task=JOB, message="", attempts=3, reason="x", state=state, parked_at=timezone.now()
+        )
+    OutboxMessage.objects.update(due_at=F("published_at"))
+    broker.client().flushall()
+    result = relay.run_once()
+    assert (result.taken, result.published, result.held) == (3, 1, 2)
+    assert copies(broker.url) == Counter({states["requeued"]: 1})
+    assert row(states["discarded"]).error == "discarded from quarantine"
+    assert row(states["discarded"]).finished_at is not None
+    assert row(states["parked"]).finished_at is None
+
+
+@pytest.mark.usefixtures("table")
+def test_the_latest_decision_on_a_message_counts(broker: RedisServer) -> None:
+    task_id = enqueue(JOB, [1])
+    relay = RelayTo(broker.url)
+    assert relay.run_once().published == 1
+    for state in ("discarded", "requeued"):
+        Parked.objects.create(
+            task_id=task_id, task=JOB, message="", attempts=3, reason="x", state=state, parked_at=timezone.now()
+        )
+    OutboxMessage.objects.update(due_at=F("published_at"))
+    broker.client().flushall()
+    assert relay.run_once().published == 1
+    assert row(task_id).finished_at is None
+
+
+WITH_PATTERN = CHARGES["outbox"]
+CHARGE = {"customer": "c", "amount": 5}
+
+
+def parked_once(*states: str, using: str) -> dict[str, str]:
+    """Jobs that are published and due again, each with a message in quarantine on that alias; state to task ID."""
+    sent = {state: enqueue(WITH_PATTERN, kwargs=CHARGE) for state in states}
+    OutboxMessage.objects.update(publications=1, published_at=F("created_at"))
+    for state, task_id in sent.items():
+        Parked.objects.using(using).create(
+            task_id=task_id,
+            task=WITH_PATTERN.name,
+            message="",
+            attempts=3,
+            reason="x",
+            state=state,
+            parked_at=timezone.now(),
+        )
+    return sent
+
+
+def test_what_quarantine_holds_is_asked_where_the_task_has_its_tables(
+    broker: RedisServer, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WITH_PATTERN, "using", elsewhere)
+    sent = parked_once("parked", "discarded", "requeued", using=elsewhere)
+    plain = enqueue(JOB, [1])
+    result = RelayTo(broker.url).run_once()
+    assert (result.taken, result.published, result.held) == (4, 2, 2)
+    assert copies(broker.url) == Counter((sent["requeued"], plain))
+    assert row(sent["discarded"]).error == "discarded from quarantine"
+
+
+@pytest.mark.parametrize("alias", ["bank", "nowhere"])
+def test_a_place_that_does_not_say_what_quarantine_holds_stops_nobody_else(
+    table: str, broker: RedisServer, alias: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(WITH_PATTERN, "using", alias)  # it has no such tables, or is no alias
+    again = enqueue(WITH_PATTERN, kwargs=CHARGE)
+    plain = enqueue(JOB, [1])
+    OutboxMessage.objects.update(publications=1, published_at=F("created_at"))
+    new = enqueue(WITH_PATTERN, kwargs=CHARGE)
+    result = RelayTo(broker.url).run_once()
+    assert (result.taken, result.published, result.held, result.trouble) == (3, 2, 1, "")
+    assert copies(broker.url) == Counter((plain, new))
+    assert f"{alias!r} does not say what quarantine holds" in caplog.text
+    assert row(again).finished_at is None
+
+
+@pytest.mark.usefixtures("table")
+def test_an_expired_message_ends_without_having_beenpublished(broker: RedisServer) -> None:
+    task_id = enqueue(JOB, [1], expires=0)
+    result = RelayTo(broker.url).run_once()
+    assert (result.taken, result.published, result.held) == (1, 0, 1)
+    assert (row(task_id).error, messages(broker.url)) == ("expired", [])
+    assert row(task_id).finished_at is not None
+
+
+@pytest.mark.usefixtures("table")
+def test_without_the_reconciler_nothing_is_published_on_suspicion(broker: RedisServer) -> None:
+    task_id = enqueue(JOB, [1])
+    assert RelayTo(broker.url, reconcile=False).run_once().published == 1
+    found = row(task_id)
+    assert found.finished_at == found.published_at, "nobody else says that it has ended: it would be overdue for ever"
+    OutboxMessage.objects.update(due_at=F("published_at") - timedelta(hours=1))
+    assert overdue() == 0
+    assert RelayTo(broker.url).run_once().taken == 0
+    assert copies(broker.url) == Counter({task_id: 1})
+
+
+@pytest.mark.usefixtures("table")
+def test_without_the_reconciler_what_was_published_before_ends_when_it_is_due_again(broker: RedisServer) -> None:
+    before, expired, new = enqueue(JOB, [1]), enqueue(JOB, [2], expires=3600), enqueue(JOB, [3], countdown=3600)
+    assert RelayTo(broker.url).run_once().published == 2
+    relay = RelayTo(broker.url, reconcile=False)
+    assert relay.run_once().taken == 0, "another relay may still wait for its workers"
+    OutboxMessage.objects.update(due_at=F("created_at") - timedelta(hours=1))
+    OutboxMessage.objects.filter(task_id=expired).update(options={"expires": 0})
+    result = relay.run_once()
+    assert (result.taken, result.published, result.held) == (3, 1, 2)
+    assert overdue() == 0
+    assert [row(task_id).finished_at is None for task_id in (before, expired, new)] == [False] * 3
+    assert copies(broker.url) == Counter((before, expired, new))
+
+
+@pytest.mark.usefixtures("table")
+def test_without_the_reconciler_the_reason_of_an_end_stays(broker: RedisServer) -> None:
+    task_id = enqueue(JOB, [1])
+
+    class Late(RelayTo):
+        def _publish(self, message: OutboxMessage) -> None:
+            super()._publish(message)
+            OutboxMessage.objects.update(finished_at=F("created_at"), error="revoked")
+
+    assert Late(broker.url, reconcile=False).run_once().published == 1
+    found = row(task_id)
+    assert (found.finished_at, found.error, found.publications) == (found.created_at, "revoked", 1)
+
+
+@pytest.mark.usefixtures("table")
+def test_a_bad_message_waits_alone_and_the_others_go_on(broker: RedisServer) -> None:
+    with broker.client() as client:
+        client.set("broken", "a queue's key that is no list")
+    serializer, key = enqueue(JOB, [1]), enqueue(JOB, [2], queue="broken")
+    OutboxMessage.objects.filter(task_id=serializer).update(options={"serializer": "nonsense"})
+    good = [enqueue(JOB, [number]) for number in range(3)]
+    result = RelayTo(broker.url).run_once()
+    assert (result.taken, result.published, result.refused, result.trouble) == (5, 3, 2, "")
+    assert copies(broker.url) == Counter(good)
+    for task_id, said in ((serializer, "nonsense"), (key, "WRONGTYPE")):
+        bad = row(task_id)
+        assert (bad.failures, bad.publications, bad.published_at) == (1, 0, None)
+        assert said in bad.error
+        assert bad.due_at > bad.created_at
+    with broker.client() as client:
+        client.delete("broken")
+    OutboxMessage.objects.filter(task_id=key).update(due_at=F("created_at"))
+    assert RelayTo(broker.url).run_once().published == 1
+    assert (row(key).failures, row(key).error) == (0, ""), "a hand-over clears what was said before"
+
+
+def read_only(client: Any) -> None:
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+def writable(client: Any) -> None:
+    client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def full(client: Any) -> None:
+    client.config_set("maxmemory", "1")
+
+
+def roomy(client: Any) -> None:
+    client.config_set("maxmemory", "0")
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize(("hurt", "heal"), [(read_only, writable), (full, roomy)])
+def test_a_broker_that_takes_no_writes_is_left_in_peace_and_nothing_is_lost(
+    broker: RedisServer, hurt: Callable[[Any], None], heal: Callable[[Any], None]
+) -> None:
+    sent = [enqueue(JOB, [number]) for number in range(10)]
+    relay = RelayTo(broker.url)
+    with broker.client() as client:
+        hurt(client)
+        result = relay.run_once()
+        assert (result.taken, result.published, result.refused) == (10, 0, 3)
+        assert "3 messages in a row were refused" in result.trouble
+        heal(client)
+    until(lambda: relay.run_once().taken == 0 and not unpublished(), "every publication")
+    assert copies(broker.url) == Counter(sent)
+
+
+def unpublished() -> int:
+    return OutboxMessage.objects.filter(published_at=None).count()
+
+
+@pytest.mark.usefixtures("table")
+def test_a_broker_that_is_gone_stops_the_batch_at_once_and_the_rest_is_given_back(broker: RedisServer) -> None:
+    sent = [enqueue(JOB, [number]) for number in range(10)]
+    broker.kill()
+    relay = RelayTo(broker.url)
+    result = relay.run_once()
+    assert (result.taken, result.published, result.refused) == (10, 0, 1)
+    assert "the broker does not answer" in result.trouble
+    assert sorted(OutboxMessage.objects.values_list("failures", flat=True)) == [0] * 9 + [1]
+    broker.start()
+    until(lambda: relay.run_once().taken == 0 and not unpublished(), "every publication")
+    assert copies(broker.url) == Counter(sent)
+
+
+@pytest.mark.usefixtures("table")
+def test_a_broker_that_hangs_is_given_up_within_the_bound(broker: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "BROKER_SECONDS", 0.3)
+    task_id = enqueue(JOB, [1])
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        result = RelayTo(broker.url).run_once()
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    assert "the broker does not answer" in result.trouble
+    assert (row(task_id).failures, row(task_id).published_at) == (1, None)
+
+
+def test_the_back_off_doubles_has_jitter_and_a_bound(settings: Any) -> None:
+    settings.TASKS_DEMO_DEFER_MAX_SECONDS = 30.0
+    waits = [relay_module._back_off(times) for times in (1, 2, 3, 7, 50, 10**6)]
+    for wait, base in zip(waits, (0.5, 1, 2, 30, 30, 30), strict=True):
+        assert base <= wait <= base * 1.25
+    assert len({relay_module._back_off(1) for _ in range(10)}) > 1
+
+
+@pytest.mark.usefixtures("table")
+def test_a_lease_that_runs_out_gives_the_rest_back(
+    broker: RedisServer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 2.0
+    sent = [enqueue(JOB, [number]) for number in range(3)]
+    clock = [0.0]
+
+    class SlowBroker(RelayTo):
+        def _publish(self, message: OutboxMessage) -> None:
+            super()._publish(message)
+            clock[0] += 1.5
+
+    monkeypatch.setattr("tasks_demo.outbox.relay.time.monotonic", lambda: clock[0])
+    result = SlowBroker(broker.url).run_once()
+    assert (result.taken, result.published) == (3, 1)
+    monkeypatch.undo()
+    assert RelayTo(broker.url).run_once().published == 2
+    assert copies(broker.url) == Counter(sent)
+
+
+@pytest.mark.usefixtures("table")
+def test_a_relay_prunes_what_finished_before_the_retention(broker: RedisServer, settings: Any) -> None:
+    settings.TASKS_DEMO_RETENTION_SECONDS = 3600.0
+    kept, old = enqueue(JOB, [1]), enqueue(JOB, [2])
+    OutboxMessage.objects.filter(task_id=kept).update(finished_at=timezone.now())
+    OutboxMessage.objects.filter(task_id=old).update(finished_at=timezone.now() - timedelta(hours=2))
+    relay = RelayTo(broker.url)
+    relay._prune_now_and_then()
+    assert set(OutboxMessage.objects.values_list("task_id", flat=True)) == {kept}
+    OutboxMessage.objects.update(finished_at=timezone.now() - timedelta(hours=2))
+    relay._prune_now_and_then()
+    assert OutboxMessage.objects.count() == 1, "it has looked a moment ago"
+
+
+@pytest.mark.usefixtures("table")
+def test_how_long_the_first_has_been_due_is_what_to_watch(broker: RedisServer) -> None:
+    assert overdue() == 0
+    enqueue(JOB, [1], countdown=3600)
+    assert overdue() == 0
+    OutboxMessage.objects.update(due_at=F("created_at") - timedelta(seconds=90))
+    assert 90 <= overdue() < 120
+    call_command("relay", "--check", "3600")
+    with pytest.raises(CommandError, match=r"has been due for \d+ s\. Nothing is lost") as caught:
+        call_command("relay", "--check", "60")
+    assert caught.value.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch", "0"],
+        ["--batch", "1001"],
+        ["--interval", "0"],
+        ["--interval", "nan"],
+        ["--interval", "x"],
+        ["--using", "no"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(CommandError):
+        call_command("relay", "--once", *arguments)
+
+
+# -- RabbitMQ ------------------------------------------------------------------------------------------------------------------
+
+RABBITMQ = "amqp://guest:guest@127.0.0.1:5672//"
+
+
+@pytest.fixture
+def rabbitmq() -> Iterator[kombu.Connection]:
+    """The RabbitMQ of this machine, for queues with names of our own."""
+    with kombu.Connection(RABBITMQ, connect_timeout=2) as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+        except kombu.exceptions.OperationalError as error:
+            pytest.skip(f"no RabbitMQ at 127.0.0.1:5672 for guest: {error}")
+        yield connection
+
+
+@pytest.mark.usefixtures("table")
+def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbitmq: kombu.Connection) -> None:
+    name = f"tasks_demo_{uuid.uuid4().hex}"
+    channel: Any = rabbitmq.default_channel
+    exchange = f"{name}_x"
+    channel.exchange_declare(exchange, "topic", durable=False, auto_delete=False)
+    try:
+        nowhere = enqueue(JOB, [1], exchange=exchange, routing_key="nowhere")
+        sent = [enqueue(JOB, [number], queue=name) for number in range(5)]
+        relay = RelayTo(RABBITMQ)
+        result = relay.run_once()
+        assert (result.published, result.refused, result.trouble) == (5, 1, "")
+        assert relay._connection.default_channel.connection.confirm_publish is True
+        relay.close()
+        assert "NO_ROUTE" in row(nowhere).error
+        assert row(nowhere).published_at is None
+        got = [channel.basic_get(name, no_ack=True).headers["id"] for _ in range(5)]
+        assert got == sent
+    finally:
+        channel.queue_delete(name)
+        channel.exchange_delete(exchange)

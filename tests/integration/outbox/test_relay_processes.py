@@ -1,0 +1,265 @@
+"""Relays, publishers, workers, brokers and databases as processes, each killed at its worst moment; on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.integration.outbox.outbox_ground import copies
+from tests.integration.servers.postgres import PostgresServer, own_postgres
+from tests.integration.servers.redis import RedisServer
+from tests.support import PROJECT, STATE, Home, Worker, queued, until
+
+JOB = "celery.accumulate"
+PRELUDE = f"""
+import os, signal
+from django.db import router, transaction
+from tasks_demo.outbox import enqueue
+from tasks_demo.records.models import OutboxMessage
+JOB, shop = {JOB!r}, router.db_for_write(OutboxMessage)
+"""
+
+
+class Place:
+    """A migrated database of its own, and the processes that work on it."""
+
+    def __init__(self, home: Home, server: PostgresServer | None) -> None:
+        self.home = home
+        self.server = server
+        home.migrate()
+
+    def sql(self, statement: str, *, ledger: bool = False) -> list[tuple[Any, ...]]:
+        """Ask the database of the outbox, or of the ledger, directly, in a transaction of its own."""
+        if self.server is not None:
+            with psycopg.connect(self.home.database_url, connect_timeout=3) as connection:
+                cursor = connection.execute(statement)
+                return list(cursor.fetchall()) if cursor.description else []
+        path = self.home.state / ("db.sqlite3" if ledger else "shop.sqlite3")
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as file, file:
+            return list(file.execute(statement))
+
+    def count(self, condition: str) -> int:
+        return int(self.sql(f"SELECT count(*) FROM tasks_demo_records_outboxmessage WHERE {condition}")[0][0])  # noqa: S608
+
+    def python(self, code: str, broker: RedisServer, **env: str) -> int:
+        """Run a program that has ``enqueue``; returns its code, negative for a signal."""
+        done = self.home.python(PRELUDE + code, env={"REDIS_URL": broker.url, **env})
+        assert done.code <= 0, done.err
+        return done.code
+
+    def fill(self, count: int, start: int = 0) -> set[str]:
+        """Commit so many messages in one transaction, as ``enqueue`` would have; returns their IDs."""
+        now = "CURRENT_TIMESTAMP" if self.server else "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')"
+        numbers = range(start, start + count)
+        rows = ",".join(
+            f"('job-{n}', '{JOB}', '[{n}]', '{{}}', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)" for n in numbers
+        )
+        columns = "task_id, task, args, kwargs, options, created_at, due_at, publications, failures, error"
+        columns += ", queue, started_by, generation"
+        self.sql(f"INSERT INTO tasks_demo_records_outboxmessage ({columns}) VALUES {rows}")  # noqa: S608
+        return {f"job-{number}" for number in numbers}
+
+
+class RelayProcess:
+    """``manage.py relay``; killed at the end of the block if it still runs."""
+
+    def __init__(self, place: Place, broker: RedisServer, *arguments: str, **env: str) -> None:
+        self._log = place.home.state / f"relay-{uuid.uuid4().hex[:8]}.log"
+        command = [sys.executable, str(PROJECT / "manage.py"), "relay", "--interval", "0.05", *arguments]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                env=place.home.env({"REDIS_URL": broker.url, **env}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def published(self) -> int:
+        return sum(int(number) for number in re.findall(r": (\d+) published, ", self.said()))
+
+    def await_words(self, words: str) -> None:
+        until(lambda: words in self.said() or self.process.poll() is not None, f"{words!r} from the relay")
+        assert words in self.said(), self.said()
+
+    def __enter__(self) -> RelayProcess:
+        self.await_words("the relay looks every")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(own_postgres()) if request.param == "postgresql" else None
+        state = Path(tempfile.mkdtemp(prefix="r-", dir=STATE))
+        yield Place(Home(state, server.url("postgres") if server else ""), server)
+
+
+@pytest.fixture(autouse=True)
+def _empty(place: Place) -> None:
+    place.sql("DELETE FROM tasks_demo_records_outboxmessage")
+    for table in ("tasks_demo_event", "tasks_demo_tally"):
+        place.sql(f"DELETE FROM {table}", ledger=True)  # noqa: S608
+
+
+@pytest.fixture
+def broker(short: Path) -> Iterator[RedisServer]:
+    with RedisServer(short) as server:
+        yield server
+
+
+def test_several_relays_at_once_publish_each_message_once(place: Place, broker: RedisServer) -> None:
+    count = 2000 if place.server else 600
+    with contextlib.ExitStack() as stack:
+        relays = [stack.enter_context(RelayProcess(place, broker)) for _ in range(3)]
+        sent = place.fill(count)
+        until(lambda: place.count("published_at IS NULL") == 0, "every publication", 60)
+        assert copies(broker.url) == dict.fromkeys(sent, 1)
+        until(lambda: sum(relay.published() for relay in relays) == count, "the last line of each relay")
+        assert sum(relay.published() > 0 for relay in relays) >= 2, "they must have worked at the same time"
+    assert place.count("publications = 1") == count
+
+
+def test_a_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_before_has_none(
+    place: Place, broker: RedisServer
+) -> None:
+    for committed in (True, False):
+        killed = place.python(
+            "with transaction.atomic(using=shop):\n"
+            f"    enqueue('tasks_demo.charge_outbox', kwargs=dict(customer='c', amount=1, operation='order-17'), "
+            f"task_id='order-{committed}')\n"
+            f"    if not {committed}: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            broker,
+        )
+        assert killed == -signal.SIGKILL
+    done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
+    assert (done.code, done.out.strip()) == (0, "1 published"), done.err
+    assert copies(broker.url) == {"order-True": 1}
+    # The relay knows the task's declaration, and so the ledger the pattern and the operation.
+    known = place.sql("SELECT pattern, operation, publications FROM tasks_demo_tally", ledger=True)
+    assert known == [("outbox", "order-17", 1)]
+
+
+def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held(
+    place: Place, broker: RedisServer
+) -> None:
+    sent = place.fill(30)
+    killed = place.python(
+        "from celery import current_app\n"
+        "from tasks_demo.core import lifecycle\n"
+        "from tasks_demo.outbox.relay import Relay\n"
+        "seen = []\n"
+        "def die(event):\n"
+        "    seen.append(event.subject.task_id)\n"
+        "    if len(seen) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "lifecycle.observe(die)\n"
+        "relay = Relay(batch=10)\n"
+        # Beforehand: the time for the batch is half of the wait below.
+        "current_app.loader.import_default_modules()\n"
+        "relay._producer().connection.ensure_connection()\n"
+        "relay.run_once()",
+        broker,
+        TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="6",
+    )
+    assert killed == -signal.SIGKILL
+    held = {f"job-{number}" for number in range(5)}
+    assert copies(broker.url) == dict.fromkeys(held, 1)
+    assert place.count("published_at IS NULL") == 30, "it was killed before the mark"
+    with RelayProcess(place, broker):
+        until(lambda: place.count("published_at IS NULL") == 0, "every publication")
+        assert copies(broker.url) == {task_id: 1 + (task_id in held) for task_id in sent}
+
+
+def test_a_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Place, broker: RedisServer) -> None:
+    soon = {"TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": "1"}
+    first = place.fill(40)
+    with RelayProcess(place, broker, **soon) as relay:
+        # By their IDs: on a slow disk the first of them are published again before the last.
+        until(lambda: set(copies(broker.url)) == first, "the first messages in the queue")
+        broker.kill()
+        shutil.rmtree(broker.folder / "appendonlydir", ignore_errors=True)
+        (broker.folder / "appendonly.aof").unlink(missing_ok=True)
+        place.fill(20, start=40)
+        relay.await_words("the broker does not answer")
+        broker.start()
+        with broker.client() as client:
+            assert not client.exists("unacked"), "it knows nothing of what it had"
+        with Worker(place.home, place.home.state / "worker.log", {"REDIS_URL": broker.url, **soon}):
+            until(lambda: place.count("finished_at IS NOT NULL") == 60, "the end of all 60", 60)
+    assert place.count("publications >= 2") >= 40, "what was lost with the broker was published again"
+
+
+def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer) -> None:
+    if place.server is None:
+        pytest.skip("SQLite has no server to kill")
+    sent = place.fill(400)
+    # 10 s: the wait for what the server took to its grave half-way through being taken. It may take longer to come back, and what
+    # was published before would then look as if nobody had begun it.
+    arguments = ("--batch", "20", "--no-reconcile")
+    with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
+        until(lambda: queued(broker.url) >= 20, "the first batch")
+        relay.process.send_signal(signal.SIGSTOP)  # finding the server's processes takes a while
+        place.server.kill()
+        relay.process.send_signal(signal.SIGCONT)
+        try:
+            relay.await_words("the database does not answer")
+            assert queued(broker.url) < 400, "it was killed too late"
+        finally:
+            place.server.start()
+        until(lambda: place.count("published_at IS NULL") == 0, "every publication", 45)
+        found = copies(broker.url)
+    assert set(found) == sent
+    assert sum(found.values()) <= 420, "no more twice than one batch"
+
+
+def test_a_signal_ends_it_after_the_message_in_hand_and_gives_the_rest_back(place: Place, broker: RedisServer) -> None:
+    sent = place.fill(900)
+    for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
+        before = queued(broker.url)
+        with RelayProcess(place, broker, "--batch", "900") as relay:
+            until(lambda before=before: queued(broker.url) > before, "the first message")  # type: ignore[misc]
+            relay.process.send_signal(sign)
+            assert relay.process.wait(30) == code
+            assert "Traceback" not in relay.said()
+        assert place.count("published_at IS NOT NULL") == queued(broker.url)
+    left = 900 - queued(broker.url)
+    assert 0 < left < 900
+    done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
+    assert (done.code, done.out.strip()) == (0, f"{left} published"), "what was given back is due at once"
+    assert copies(broker.url) == dict.fromkeys(sent, 1)
+
+
+def test_what_is_not_there_is_said_in_a_sentence(place: Place, broker: RedisServer, tmp_path: Path) -> None:
+    if place.server is not None:
+        pytest.skip("once is enough")
+    place.fill(3)
+    broker.kill()
+    done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
+    assert done.code == 4
+    assert "0 published, then: the broker does not answer" in done.sentence()
+    assert "The rest waits in the outbox" in done.err
+    nothing = Home(tmp_path).manage("relay", "--once", env={"REDIS_URL": broker.url})
+    assert nothing.code == 4
+    assert "cannot be read" in nothing.sentence()

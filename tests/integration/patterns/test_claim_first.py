@@ -1,0 +1,201 @@
+"""claim_first on real workers, on SQLite and PostgreSQL: never a second execution, whatever is killed, away or sent twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+from django.db import connections, router
+
+from tasks_demo.core.exceptions import OperationMismatch
+from tasks_demo.patterns import claim_first
+from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.records.models import Claim
+from tests.integration.patterns.once_ground import Ground, OnceWorker, ground_on
+from tests.integration.patterns.once_tasks import app
+from tests.support import STATE, Home, until
+
+DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
+
+
+@pytest.fixture(scope="module", params=["home", "own-server"])
+def ground(request: pytest.FixtureRequest, home: Home, redis_url: str) -> Iterator[Ground]:
+    log = STATE / f"claims-{request.param}.log"
+    with ground_on(home, redis_url, log, own_server=request.param == "own-server") as made:
+        yield made
+
+
+def test_the_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    first = ground.send("once.claim", **job)
+    assert first.get(timeout=30) == {"number": 1}
+    ground.has(first.id, "acked", "returned")
+    mine = [point for point in ground.points(first.id) if point not in {"received", "acked"}]
+    assert mine == ["claimed", "started", "returned"]
+    second = ground.send("once.claim", **job)
+    assert second.get(timeout=30) is None
+    ground.has(second.id, "suppressed", "acked")
+    third = ground.send("once.claim", **job, first="x")
+    assert "used before by another task or with other arguments. Nothing was run" in str(
+        third.get(timeout=30, propagate=False)
+    )
+    assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
+
+
+def test_another_task_under_the_same_key_fails_and_is_not_taken_for_done(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    ground.send("once.claim", **job).get(timeout=30)
+    other = ground.send("once.claim_too", **job)
+    assert "used before by another task" in str(other.get(timeout=30, propagate=False))
+    assert len(ground.ran(operation)) == 1
+
+
+def test_a_suppressed_copy_starts_nothing_that_was_to_follow_the_work(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    follow: Any = app.tasks["once.follow"].s(folder=job["folder"]).set(queue=OnceWorker.queue)
+    followed = ground.folder / operation / "followed"
+    workflows: list[dict[str, Any]] = [{"chain": [follow]}, {"callbacks": [follow]}]
+    first = ground.send("once.claim", embed=workflows[0], **job)
+    assert first.get(timeout=30) == {"number": 1}
+    until(followed.exists, "what follows the first")
+    for embed in workflows:
+        ground.send("once.claim", task_id=first.id, embed=embed, **job)
+    until(lambda: ground.points(first.id).count("suppressed") == 2, "both copies suppressed")
+    until(ground.idle, "an idle worker: what the copies might have published has been run")
+    assert followed.read_text() == "{'number': 1}\n"
+
+
+def test_a_duplicate_of_a_running_job_is_suppressed_at_once(ground: Ground) -> None:
+    operation, job = ground.fresh(gate=True)
+    first = ground.send("once.claim", **job)
+    ground.running(operation)
+    second = ground.send("once.claim", **job)
+    ground.has(second.id, "suppressed")
+    ground.open(operation)
+    assert first.get(timeout=30) == {"number": 1}
+    assert len(ground.ran(operation)) == 1
+
+
+def test_a_pool_process_killed_in_the_body_is_never_followed_by_another_execution(ground: Ground) -> None:
+    operation, job = ground.fresh(gate=True)
+    sent = ground.send("once.claim", **job)
+    pid = ground.running(operation)
+    ground.has(sent.id, "started", "acked")
+    ground.killed(pid)
+    # The broker delivers it again, as after an acknowledgement that was lost, twice; then somebody else asks for the same.
+    for _ in range(2):
+        ground.send("once.claim", task_id=sent.id, **job)
+    other = ground.send("once.claim", **job)
+    ground.has(other.id, "suppressed")
+    until(lambda: ground.points(sent.id).count("suppressed") == 2, "both copies suppressed")
+    assert ground.ran(operation) == [pid]
+
+
+def test_a_body_that_raised_is_not_run_again(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    sent = ground.send("once.claim", **job, first="no luck")
+    assert str(sent.get(timeout=30, propagate=False)) == "no luck"
+    ground.has(sent.id, "failed")
+    again = ground.send("once.claim", **job, first="no luck")
+    ground.has(again.id, "suppressed")
+    assert again.get(timeout=30) is None, "a double click gets an answer"
+    ground.send("once.claim", task_id=sent.id, **job, first="no luck")
+    ground.has(sent.id, "suppressed")
+    until(ground.idle, "the copy's end")
+    assert (sent.state, str(AsyncResult(sent.id, app=app).result)) == ("FAILURE", "no luck")
+    assert len(ground.ran(operation)) == 1
+
+
+@pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_claim", False)])
+def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
+    ground: Ground, table: str, ledger: bool
+) -> None:
+    operation, job = ground.fresh()
+    with ground.away(table, ledger=ledger):
+        sent = ground.send("once.claim", **job)
+        ground.returned_to_the_queue(sent.id)
+        assert ground.ran(operation) == []
+    assert sent.get(timeout=30) == {"number": 1}
+    assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
+
+
+def test_inside_an_open_transaction_nothing_is_run_and_nothing_is_claimed(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    sent = ground.send("once.wrapped", **job)
+    assert "A rollback would erase the row" in str(sent.get(timeout=30, propagate=False))
+    ground.has(sent.id, "failed")
+    assert (ground.ran(operation), ground.count("tasks_demo_records_claim", operation)) == ([], 0)
+
+
+def test_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
+    ground: Ground,
+) -> None:
+    if ground.postgres is None:
+        pytest.skip("no server of its own to be killed; the test runs on the other ground")
+    jobs = [ground.fresh(gate=True) for _ in range(4)]
+    sent = [ground.send("once.claim", **job) for _, job in jobs]
+    until(lambda: sum(len(ground.ran(operation)) for operation, _ in jobs) == 2, "two bodies behind their claims")
+    ground.postgres.kill()
+    for operation, _ in jobs:
+        ground.open(operation)
+    for one in sent[2:]:
+        ground.returned_to_the_queue(one.id)
+    ground.postgres.start()
+    assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 4
+    for (_, job), one in zip(jobs, sent, strict=True):
+        ground.send("once.claim", task_id=one.id, **job)
+    for one in sent:
+        ground.has(one.id, "suppressed")
+    assert [len(ground.ran(operation)) for operation, _ in jobs] == [1] * 4
+
+
+# -- without a worker ----------------------------------------------------------------------------------------------------
+
+
+def claim(operation: str, **fields: object) -> Claim:
+    return Claim(**{"operation": operation, "task_id": "t", "digest": "d", "claimed_at": datetime.now(UTC), **fields})
+
+
+@DATABASES
+def test_of_many_at_once_exactly_one_claims() -> None:
+    alias, both, won = router.db_for_write(Claim), threading.Barrier(8, timeout=20), []
+
+    def deliver(number: int) -> None:
+        try:
+            both.wait()
+            won.append(rows.earlier(claim("raced", task_id=str(number)), alias) is None)
+        finally:
+            connections[alias].close()
+
+    threads = [threading.Thread(target=deliver, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(won) == [False] * 7 + [True]
+
+
+@DATABASES
+def test_what_is_given_back_is_exactly_the_own_row() -> None:
+    alias = router.db_for_write(Claim)
+    mine = claim("given-back")
+    assert rows.earlier(mine, alias) is None
+    stranger = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
+    assert claim_first._undone(stranger, alias)
+    with pytest.raises(OperationMismatch):
+        rows.earlier(claim("given-back", digest="other"), alias)
+    assert claim_first._undone(mine, alias)
+    assert rows.earlier(stranger, alias) is None
+
+
+@DATABASES
+def test_prune_deletes_what_is_older() -> None:
+    Claim.objects.all().delete()
+    now = datetime.now(UTC)
+    Claim.objects.bulk_create([claim("old", claimed_at=now - timedelta(days=8)), claim("new")])
+    assert claim_first.prune(now - timedelta(days=7)) == 1
+    assert list(Claim.objects.values_list("pk", flat=True)) == ["new"]

@@ -1,0 +1,282 @@
+"""inbox on real workers, on SQLite and PostgreSQL: one effect per operation, whoever is killed, delayed or sent twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connections, router, transaction
+
+from tasks_demo.core.exceptions import OtherDatabaseUsed, TransactionOpen
+from tasks_demo.patterns import inbox
+from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.records.models import InboxEntry
+from tests.integration.patterns.once_ground import Ground, ground_on
+from tests.support import STATE, Home, until
+
+DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
+
+
+@pytest.fixture(scope="module", params=["home", "own-server"])
+def ground(request: pytest.FixtureRequest, home: Home, redis_url: str) -> Iterator[Ground]:
+    log = STATE / f"inbox-{request.param}.log"
+    with ground_on(home, redis_url, log, own_server=request.param == "own-server") as made:
+        yield made
+
+
+def test_the_second_caller_gets_the_stored_result_and_other_arguments_fail(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    first = ground.send("once.book", **job)
+    assert first.get(timeout=30) == {"number": 1}
+    ground.has(first.id, "acked", "returned")
+    mine = [point for point in ground.points(first.id) if point not in {"received", "acked"}]
+    assert mine == ["started", "completed", "returned"]
+    second = ground.send("once.book", **job)
+    assert second.get(timeout=30) == {"number": 1}
+    ground.has(second.id, "suppressed", "acked")
+    assert "started" not in ground.points(second.id)
+    third = ground.send("once.book", **job, wait="before")
+    assert "used before by another task or with other arguments. Nothing was run" in str(
+        third.get(timeout=30, propagate=False)
+    )
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
+    assert ground.query("SELECT result FROM tasks_demo_records_inboxentry WHERE operation = %s", operation) == [
+        ('{"number": 1}',)
+    ]
+
+
+def test_a_duplicate_of_a_running_job_waits_and_is_suppressed_with_its_result(ground: Ground) -> None:
+    operation, job = ground.fresh(gate=True)
+    sent = [ground.send("once.book", **job) for _ in range(2)]
+    ground.running(operation)
+    waits(ground)
+    ground.open(operation)
+    assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 2
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
+
+
+def test_if_the_first_rolls_back_the_waiting_duplicate_runs(ground: Ground) -> None:
+    operation, job = ground.fresh(gate=True)
+    sent = [ground.send("once.book", **job, first="error") for _ in range(2)]
+    ground.running(operation)
+    waits(ground)
+    ground.open(operation)
+    results = [one.get(timeout=30, propagate=False) for one in sent]
+    assert sorted(map(str, results)) == ["error", "{'number': 2}"]
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+
+
+def waits(ground: Ground) -> None:
+    """See the duplicate wait: for the row on PostgreSQL; on SQLite there is no sign but that its body has not begun."""
+    if ground.vendor == "postgresql":
+        text = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%records_inbox%'"
+        until(lambda: ground.query(text), "the waiting INSERT")
+
+
+def test_a_body_that_asks_for_a_retry_leaves_nothing_behind(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    sent = ground.send("once.book", **job, first="retry")
+    assert sent.get(timeout=30) == {"number": 2}
+    ground.has(sent.id, "retried", "completed")
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+
+
+@pytest.mark.parametrize("wait", ["before", "after"])
+def test_a_pool_process_killed_on_either_side_of_the_effect_leaves_one_effect(ground: Ground, wait: str) -> None:
+    operation, job = ground.fresh(gate=True)
+    sent = ground.send("once.book", **job, wait=wait)
+    ground.killed(ground.running(operation))
+    ground.running(operation, 2)
+    ground.open(operation)
+    assert sent.get(timeout=30) == {"number": 2}
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "left"),
+    [
+        ("other", "used the database 'bank', but its transaction is on '(default|shop)'", 0),
+        ("other-swallowed", "as it should", 0),
+        ("set_rollback", "is not the one it was given .it was marked for rollback", 0),
+        ("close", "is not the one it was given", 0),
+        ("rollback", "is not the one it was given", 0),
+        ("commit", "what the body committed by hand stays", 1),
+        ("driver", "what the body committed by hand stays", 1),
+        ("statement", "nowhere", 0),
+    ],
+)
+def test_a_body_that_leaves_its_transaction_fails(ground: Ground, how: str, error: str, left: int) -> None:
+    operation, job = ground.fresh()
+    sent = ground.send("once.misuse", **job, how=how)
+    with pytest.raises(Exception, match=error):
+        sent.get(timeout=30)
+    ground.has(sent.id, "failed")
+    assert "completed" not in ground.points(sent.id)
+    assert ground.count("shop_booking", operation) == left
+    assert ground.count("tasks_demo_records_inboxentry", operation) == left
+
+
+def test_a_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(ground: Ground) -> None:
+    if ground.vendor != "postgresql":
+        pytest.skip("SQLite has no bound on a statement")
+    operation, job = ground.fresh()
+    sent = ground.send("once.misuse", **job, how="too slow")
+    with pytest.raises(Exception, match="statement timeout"):
+        sent.get(timeout=30)
+    ground.has(sent.id, "failed", "acked")
+    assert ground.count("shop_booking", operation) == 0
+
+
+def test_a_result_that_is_too_large_is_not_stored_and_a_duplicate_gets_none(ground: Ground) -> None:
+    operation, job = ground.fresh()
+    assert ground.send("once.misuse", **job, how="large").get(timeout=30)
+    assert ground.send("once.misuse", **job, how="large").get(timeout=30) is None
+    assert ground.count("shop_booking", operation) == 1
+
+
+def test_the_demo_job_writes_one_booking_and_announces_its_effect(ground: Ground) -> None:
+    operation, _ = ground.fresh()
+    job = {"customer": "c", "amount": 5, "operation": operation, "work_ms": 5}
+    first = ground.send("tasks_demo.charge_inbox", **job)
+    assert first.get(timeout=30)["amount"] == 5
+    ground.has(first.id, "started", "effect_begun", "effect_done", "completed", "returned", "acked")
+    assert ground.send("tasks_demo.charge_inbox", **job).get(timeout=30) == first.get()
+    assert ground.query("SELECT task_id, amount FROM shop_booking WHERE operation = %s", operation) == [(first.id, 5)]
+
+
+def test_a_swallowed_database_error_is_not_lost(ground: Ground) -> None:
+    """On PostgreSQL it has aborted the transaction; on SQLite it has undone the statement and nothing else."""
+    operation, job = ground.fresh()
+    sent = ground.send("once.misuse", **job, how="swallowed")
+    answer = sent.get(timeout=30, propagate=False)
+    assert (answer == "swallowed") is (ground.vendor == "sqlite")
+    assert ground.count("shop_booking", operation) == ground.count("tasks_demo_records_inboxentry", operation)
+    assert ground.count("shop_booking", operation) == (1 if ground.vendor == "sqlite" else 0)
+
+
+@pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_inboxentry", False)])
+def test_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_lost(
+    ground: Ground, table: str, ledger: bool
+) -> None:
+    operation, job = ground.fresh()
+    with ground.away(table, ledger=ledger):
+        sent = ground.send("once.book", **job)
+        ground.returned_to_the_queue(sent.id)
+        assert (ground.ran(operation), ground.count("shop_booking", operation)) == ([], 0)
+    assert sent.get(timeout=30) == {"number": 1}
+    assert ground.count("shop_booking", operation) == 1
+
+
+def test_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(ground: Ground) -> None:
+    if ground.postgres is None:
+        pytest.skip("no server of its own to be killed; the test runs on the other ground")
+    jobs = [ground.fresh(gate=True) for _ in range(5)]
+    sent = [ground.send("once.book", **job) for _, job in jobs]
+    until(lambda: sum(len(ground.ran(operation)) for operation, _ in jobs) == 2, "two bodies inside their transactions")
+    ground.postgres.kill()
+    for operation, _ in jobs:
+        ground.open(operation)
+    for one in sent[:2]:
+        ground.returned_to_the_queue(one.id)
+    ground.postgres.start()
+    for (operation, _), one in zip(jobs, sent, strict=True):
+        assert one.get(timeout=30) == {"number": len(ground.ran(operation))}
+        assert ground.count("shop_booking", operation) == ground.count("tasks_demo_records_inboxentry", operation) == 1
+    assert sum(len(ground.ran(operation)) for operation, _ in jobs) >= 7
+
+
+def test_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(ground: Ground) -> None:
+    """REPEATABLE READ: the winner's row is not in the duplicate's snapshot, and PostgreSQL reports a serialisation failure."""
+    if ground.vendor == "sqlite":
+        pytest.skip("SQLite's transactions are serial; the test runs on the other ground")
+    operation, job = ground.fresh(gate=True)
+    sent = [ground.send("once.book_repeatable_read", **job) for _ in range(2)]
+    ground.running(operation)
+    waits(ground)
+    ground.open(operation)
+    assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 2
+    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
+    text = "SELECT detail::text FROM tasks_demo_event WHERE kind = 'deferred' AND operation = %s"
+    why = ground.query(text, operation)
+    assert any("could not serialize access" in text for (text,) in why)
+
+
+# -- without a worker ----------------------------------------------------------------------------------------------------
+
+
+def entry(operation: str, **fields: object) -> InboxEntry:
+    return InboxEntry(
+        **{"operation": operation, "task_id": "t", "digest": "d", "completed_at": datetime.now(UTC), **fields}
+    )
+
+
+@DATABASES
+@pytest.mark.parametrize("mode", ["IMMEDIATE", None, "DEFERRED"])
+def test_the_first_statement_takes_sqlite_s_write_lock_whatever_the_transaction_mode(
+    mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = router.db_for_write(InboxEntry)
+    if connections[alias].vendor != "sqlite":
+        pytest.skip("PostgreSQL waits for the row")
+    InboxEntry.objects.all().delete()
+    both, answers = threading.Barrier(2, timeout=20), []
+
+    def deliver(name: str) -> None:
+        connection = connections[alias]  # each thread has its own
+        connection.close()
+        connection.settings_dict = {**connection.settings_dict}
+        connection.settings_dict["OPTIONS"] = {**connection.settings_dict["OPTIONS"], "transaction_mode": mode}
+        try:
+            both.wait()
+            with transaction.atomic(using=alias, durable=True):
+                there = rows.earlier(entry("same", task_id=name), alias)
+                InboxEntry.objects.using(alias).filter(pk="same").update(result=f"{there and there.task_id}")
+                answers.append((name, there and there.task_id))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=deliver, args=[name]) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    winner = InboxEntry.objects.get(pk="same").task_id
+    assert sorted(answers, key=lambda answer: answer[0] != winner) == [
+        (winner, None),
+        (({"a", "b"} - {winner}).pop(), winner),
+    ]
+
+
+@DATABASES
+def test_inside_an_open_transaction_it_is_refused() -> None:
+    from tests.integration.patterns.once_tasks import book
+
+    alias = router.db_for_write(InboxEntry)
+    rows.outside_transactions(book, alias)
+    with transaction.atomic(using=alias), pytest.raises(TransactionOpen, match="A rollback would erase the row"):
+        rows.outside_transactions(book, alias)
+
+
+@DATABASES
+def test_the_guard_names_both_databases_and_ends_with_the_body() -> None:
+    alias = router.db_for_write(InboxEntry)
+    with inbox.only_database(alias):
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        with pytest.raises(OtherDatabaseUsed, match=f"'bank', but its transaction is on '{alias}'"):
+            connections["bank"].cursor().execute("SELECT 1")
+    connections["bank"].cursor().execute("SELECT 1")
+
+
+@DATABASES
+def test_prune_deletes_what_is_older_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    InboxEntry.objects.all().delete()
+    now = datetime.now(UTC)
+    InboxEntry.objects.bulk_create([entry(f"old-{n}", completed_at=now - timedelta(days=8)) for n in range(5)])
+    InboxEntry.objects.bulk_create([entry("edge", completed_at=now - timedelta(days=7)), entry("new")])
+    monkeypatch.setattr(rows, "BATCH", 2)
+    assert inbox.prune(now - timedelta(days=7)) == 5
+    assert set(InboxEntry.objects.values_list("pk", flat=True)) == {"edge", "new"}
+    assert inbox.prune(now - timedelta(days=7), using=router.db_for_write(InboxEntry)) == 0

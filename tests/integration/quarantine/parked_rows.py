@@ -1,0 +1,28 @@
+"""Parked messages that no worker has parked, for tests of screens and decisions."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import current_app
+
+from tasks_demo.records.models import Parked
+
+#: Read by no worker.
+QUEUE = "nobody"
+
+
+def lying(note: Any = None, **fields: Any) -> Parked:
+    """A parked message whose copy no worker will be given."""
+    task_id = str(uuid.uuid4())
+    options = {"task_id": task_id, "queue": QUEUE}
+    copy = current_app.signature("poison.acks_late", args=["nowhere", "nothing", note], options=options)
+    known = {
+        "task_id": task_id, "operation": task_id, "task": "poison.acks_late", "pattern": "acks_late",
+        "message": json.dumps(copy), "content_type": "application/json", "content_encoding": "utf-8", "attempts": 5,
+        "history": [], "reason": "of this test", "parked_at": datetime.now(UTC), **fields,
+    }  # fmt: skip
+    return Parked.objects.create(**known)

@@ -1,0 +1,170 @@
+"""The seam: points are announced to observers in order, about the right delivery, and stop only what has not begun."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+
+from tasks_demo.core import lifecycle
+from tasks_demo.core.exceptions import StartNotRecorded
+from tasks_demo.core.lifecycle import Point, Reached, Subject, about, current, ignore, observe, observers, reached
+from tasks_demo.core.limited_log import LimitedLog
+
+SUBJECT = Subject("task-1", "order-1", "acks_late", "w1@t", "bank")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The ledger of this process must not be told about lives that never were.
+    monkeypatch.setattr(lifecycle, "_observers", ())
+
+
+def test_observers_are_told_in_the_order_in_which_they_were_registered() -> None:
+    told: list[tuple[str, Reached]] = []
+    observe(lambda event: told.append(("first", event)))
+    observe(lambda event: told.append(("second", event)))
+    before = time.time()
+    with about(SUBJECT):
+        reached(Point.STARTED, attempt=2)
+    assert [who for who, _ in told] == ["first", "second"]
+    event = told[0][1]
+    assert (event.point, event.subject, event.detail) == (Point.STARTED, SUBJECT, {"attempt": 2})
+    assert before <= event.at <= time.time()
+
+
+def test_an_observer_is_told_once_however_often_it_is_registered() -> None:
+    told: list[Reached] = []
+    observe(told.append)
+    observe(told.append)
+    reached(Point.ACKED, SUBJECT)
+    assert len(told) == 1
+
+
+def test_an_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_no_error() -> None:
+    told: list[Reached] = []
+    observe(told.append)
+    ignore(told.append)
+    ignore(print)
+    reached(Point.ACKED, SUBJECT)
+    assert told == []
+    assert observers() == ()
+
+
+def test_outside_a_delivery_nothing_is_announced_so_that_a_body_is_an_ordinary_function() -> None:
+    told: list[Reached] = []
+    observe(told.append)
+    reached(Point.EFFECT_BEGUN)
+    assert told == []
+
+
+class Mute(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+ERRORS = [
+    OSError("disk full"),
+    KeyError("x"),
+    RecursionError(),
+    MemoryError(),
+    SoftTimeLimitExceeded(),
+    Ignore(),
+    Mute(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("point", list(Point))
+def test_an_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_point(
+    point: Point, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Reached] = []
+    monkeypatch.setattr(lifecycle, "unobserved", Counter())
+    monkeypatch.setattr(lifecycle, "limited_log", LimitedLog())
+
+    def full(event: Reached) -> None:
+        raise error
+
+    observe(full)
+    observe(told.append)
+    if point in {Point.CLAIMED, Point.STARTED}:
+        with about(SUBJECT), pytest.raises(StartNotRecorded, match=f"full failed at {point}: {type(error).__name__}"):
+            reached(point)
+        assert (told, lifecycle.unobserved, caplog.records) == ([], {}, [])
+    elif isinstance(error, SoftTimeLimitExceeded) and point in lifecycle.IN_THE_BODY:
+        with about(SUBJECT), pytest.raises(SoftTimeLimitExceeded):
+            reached(point)
+    else:
+        with about(SUBJECT):
+            reached(point)
+        assert ([event.point for event in told], lifecycle.unobserved) == ([point], {point: 1})
+        (line,) = caplog.records
+        assert line.levelname == "ERROR"
+        assert f"[task-1]: {full.__qualname__} failed at {point}" in line.getMessage()
+    assert current() is None
+
+
+@pytest.mark.parametrize("point", [Point.STARTED, Point.RETURNED])
+def test_what_asks_the_process_to_end_passes(point: Point) -> None:
+    def ends(event: Reached) -> None:
+        raise SystemExit(3)
+
+    observe(ends)
+    with pytest.raises(SystemExit):
+        reached(point, SUBJECT)
+
+
+def test_a_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:
+    inner = Subject("task-2", "order-2", "acks_late")
+    with about(SUBJECT):
+        with about(inner):
+            assert current() == inner
+        assert current() == SUBJECT
+    assert current() is None
+
+
+def test_threads_have_deliveries_of_their_own() -> None:
+    seen: list[Subject | None] = []
+    with about(SUBJECT):
+        thread = threading.Thread(target=lambda: seen.append(current()))
+        thread.start()
+        thread.join(5)
+    assert seen == [None]
+
+
+def test_with_no_observer_a_point_costs_next_to_nothing() -> None:
+    """A bound a hundred times above what was measured: it fails when a point starts to do work for nobody."""
+    started = time.perf_counter()
+    for _ in range(100_000):
+        reached(Point.STARTED, SUBJECT)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_the_points_of_the_design_are_all_there() -> None:
+    healthy = [
+        "published",
+        "received",
+        "claimed",
+        "started",
+        "effect_begun",
+        "effect_done",
+        "completed",
+        "returned",
+        "acked",
+    ]
+    side_roads = ["suppressed", "deferred", "lease_lost", "fenced", "failed", "retried", "quarantined"]
+    windows = ["fetched", "acking"]  # moments of the main process that only the lab announces
+    dropped = ["rejected", "ignored", "expired", "revoked", "replaced"]
+    assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, *dropped}
+
+
+def test_the_lab_s_pure_history_knows_the_same_points() -> None:
+    from tasks_demo.lab.verdict.history import POINTS
+
+    assert frozenset(map(str, Point)) == POINTS

@@ -1,0 +1,69 @@
+"""The vocabulary: bounds, promises, and how they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tasks_demo.core.semantics import PROMISES, Bounds, Semantics
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside"),
+    [
+        (Bounds(0, 1), [0, 1], [2, 100]),
+        (Bounds(1, None), [1, 2, 10**9], [0]),
+        (Bounds(1, 1), [1], [0, 2]),
+        (Bounds(2, 4), [2, 3, 4], [1, 5]),
+    ],
+    ids=str,
+)
+def test_bounds_are_inclusive(bounds: Bounds, inside: list[int], outside: list[int]) -> None:
+    assert [count for count in (*inside, *outside) if count in bounds] == inside
+
+
+@pytest.mark.parametrize(
+    ("bounds", "count", "exceeded"),
+    [(Bounds(0, 1), 1, False), (Bounds(0, 1), 2, True), (Bounds(1, 1), 0, False), (Bounds(1, None), 10**9, False)],
+)
+def test_only_too_much_is_beyond_repair(bounds: Bounds, count: int, exceeded: bool) -> None:
+    assert bounds.exceeded_by(count) is exceeded
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text", "listed"),
+    [
+        (Bounds(0, 1), "≤1", [0, 1]),
+        (Bounds(1, None), "≥1", [1, None]),
+        (Bounds(1, 1), "=1", [1, 1]),
+        (Bounds(2, 4), "2–4", [2, 4]),
+    ],
+)
+def test_bounds_are_written_as_people_write_them(bounds: Bounds, text: str, listed: list[int | None]) -> None:
+    assert str(bounds) == text
+    assert bounds.as_list() == listed
+
+
+def test_each_pattern_promises_what_the_design_says() -> None:
+    promised = {
+        name: (promise.semantics, str(promise.executions), str(promise.effects)) for name, promise in PROMISES.items()
+    }
+    assert promised == {
+        "acks_early": (Semantics.AT_MOST_ONCE, "≤1", "≤1"),
+        "acks_late": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
+        "claim_first": (Semantics.AT_MOST_ONCE, "≤1", "≤1"),
+        "outbox": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
+        # The second task ID of an operation is suppressed: it need not execute at all.
+        "dedup_lock": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
+        "inbox": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
+    }
+
+
+def test_nobody_claims_exactly_once() -> None:
+    assert all("exactly" not in semantics for semantics in Semantics)
+
+
+def test_a_promise_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PROMISES["acks_late"].effects = Bounds(0, None)  # type: ignore[misc]

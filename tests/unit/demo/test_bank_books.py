@@ -1,0 +1,275 @@
+"""The books themselves: what the database enforces, what a broken database does, and where tables live."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connections, transaction
+from django.test import Client
+
+from tasks_demo.demo.bank import books
+from tasks_demo.demo.bank.models import Account, Debit, Fence, IdempotencyKey
+from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence
+
+ORDER = books.Order("alice", 250, "order-17", "task-1")
+in_bank = pytest.mark.django_db(databases=["default", "bank"])
+in_committed_bank = pytest.mark.django_db(databases=["default", "bank"], transaction=True)
+
+
+@in_bank
+@pytest.mark.parametrize("amount", [0, -5])
+def test_the_database_refuses_amounts_that_are_not_positive(amount: int) -> None:
+    account = Account.objects.create(name="alice")
+    with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
+        Debit.objects.create(account=account, amount=amount, reference="r")
+
+
+@in_bank
+def test_the_database_refuses_a_second_debit_for_one_key() -> None:
+    books.charge(ORDER, "k", "f")
+    with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
+        Debit.objects.create(
+            account=Account.objects.get(), amount=1, reference="r", idempotency=IdempotencyKey.objects.get()
+        )
+
+
+@in_bank
+def test_debits_cannot_be_changed_or_deleted() -> None:
+    books.charge(ORDER)
+    debit = Debit.objects.get()
+    debit.amount = 1
+    for change in (
+        debit.save,
+        debit.delete,
+        Debit.objects.all().delete,
+        lambda: Debit.objects.update(amount=1),
+        lambda: Debit.objects.bulk_update([debit], ["amount"]),
+    ):
+        with pytest.raises(TypeError, match="never"), transaction.atomic(using="bank"):
+            change()
+    assert Debit.objects.get().amount == 250
+
+
+@in_bank
+@pytest.mark.parametrize("owner", ["a bank that died", books._owner()], ids=["died", "this one"])
+def test_a_key_left_in_flight_is_taken_over(owner: str) -> None:
+    IdempotencyKey.objects.create(key="k", fingerprint="f", owner=owner)
+    answer = books.charge(ORDER, "k", "f")
+    assert not answer.replayed
+    assert books.charge(ORDER, "k", "f") == books.Answer(answer.debit, replayed=True)
+    assert Debit.objects.count() == 1
+
+
+@in_bank
+def test_a_key_left_in_flight_keeps_its_body() -> None:
+    IdempotencyKey.objects.create(key="k", fingerprint="f", owner="a bank that died")
+    with pytest.raises(KeyReused):
+        books.charge(ORDER, "k", "other")
+    assert not Debit.objects.exists()
+
+
+@in_bank
+def test_a_key_in_hand_is_in_flight_for_others() -> None:
+    with books._holding("k", "f"):
+        with pytest.raises(InFlight):
+            books.charge(ORDER, "k", "f")
+        with pytest.raises(KeyReused):
+            books.charge(ORDER, "k", "other")
+    assert not books.charge(ORDER, "k", "f").replayed
+
+
+@in_bank
+def test_a_key_that_is_only_being_answered_again_is_not_in_flight() -> None:
+    books.charge(ORDER, "k", "f")
+    with books._holding("k", "f"):
+        assert books.charge(ORDER, "k", "f").replayed
+
+
+def under(fence: int, reference: str = "order-17") -> books.Order:
+    return books.Order("alice", 250, reference, fence=fence)
+
+
+@in_bank
+@pytest.mark.parametrize("key", [None, "another"])
+def test_a_lower_fence_is_refused_and_leaves_nothing(key: str | None) -> None:
+    books.charge(under(5), "k", "f")
+    with pytest.raises(StaleFence):
+        books.charge(under(4), key, "f")
+    assert Debit.objects.count() == 1
+    assert [known.key for known in IdempotencyKey.objects.all()] == ["k"]
+
+
+@in_bank
+def test_an_equal_or_a_higher_fence_goes_on() -> None:
+    for fence in (5, 5, 6):
+        books.charge(under(fence))
+    assert Debit.objects.count() == 3
+    assert Fence.objects.get().token == 6
+
+
+@in_bank
+def test_a_fence_is_of_one_reference() -> None:
+    books.charge(under(5))
+    books.charge(under(1, "order-18"))
+    assert dict(Fence.objects.values_list("reference", "token")) == {"order-17": 5, "order-18": 1}
+
+
+@in_bank
+def test_without_a_fence_nothing_is_checked() -> None:
+    books.charge(under(5))
+    books.charge(ORDER)
+    assert Debit.objects.count() == 2
+
+
+@in_bank
+def test_a_stale_fence_gets_no_replay_of_its_own_key() -> None:
+    books.charge(under(5), "k", "f")
+    assert books.charge(under(6), "k", "f").replayed
+    with pytest.raises(StaleFence):
+        books.charge(under(5), "k", "f")
+    assert Fence.objects.get().token == 6, "a replay under a higher token must be remembered too"
+
+
+@in_bank
+def test_a_stale_fence_is_told_so_whatever_else_is_wrong() -> None:
+    books.charge(under(5), "k", "f")
+    with pytest.raises(StaleFence):
+        books.charge(under(4), "k", "other")
+    with books._holding("busy", "f"), pytest.raises(StaleFence):
+        books.charge(under(4), "busy", "f")
+
+
+@in_bank
+def test_a_refused_request_does_not_raise_the_fence() -> None:
+    """Else a bank slower than its callers' patience would never get a debit done: each retry would fence off the one before."""
+    books.charge(under(5), "k", "f")
+    with pytest.raises(KeyReused):
+        books.charge(under(9), "k", "other")
+    with books._holding("busy", "f"), pytest.raises(InFlight):
+        books.charge(under(9), "busy", "f")
+    assert Fence.objects.get().token == 5
+
+
+@in_bank
+@pytest.mark.parametrize("key", [None, "slow"])
+def test_a_request_that_is_overtaken_while_it_waits_is_refused(
+    monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """Every interleaving ends here: the token is judged again in the transaction of the debit."""
+
+    def overtaken(reference: str) -> None:
+        monkeypatch.undo()
+        books.charge(under(6), "other", "f")
+
+    monkeypatch.setattr(books.faults, "dawdle", overtaken)
+    with pytest.raises(StaleFence):
+        books.charge(under(5), key, "f")
+    assert Debit.objects.get().idempotency.key == "other"
+    assert [known.key for known in IdempotencyKey.objects.all()] == ["other"]
+
+
+@in_bank
+@pytest.mark.parametrize("token", [0, -1])
+def test_the_database_refuses_tokens_that_are_not_positive(token: int) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
+        Fence.objects.create(reference="r", token=token)
+
+
+def post(key: str | None) -> tuple[int, dict[str, Any]]:
+    body = json.dumps({"account": "alice", "amount": 250, "reference": "order-17"})
+    headers = {"Idempotency-Key": key} if key else {}
+    response = Client().post("/debits", body, content_type="application/json", headers=headers)
+    return response.status_code, json.loads(response.content)
+
+
+@pytest.fixture
+def _as_served(settings: Any) -> None:
+    settings.ROOT_URLCONF = "tasks_demo.demo.bank.urls"
+    settings.MIDDLEWARE = []
+
+
+def run(statement: str) -> Any:
+    with connections["bank"].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone() if cursor.description else None
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    path = str(connections["bank"].settings_dict["NAME"])
+    run("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(path)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        other.close()
+        connections["bank"].close()
+
+
+@contextmanager
+def read_only() -> Iterator[None]:
+    sqlite = connections["bank"].vendor == "sqlite"
+    run("PRAGMA query_only = 1" if sqlite else "SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        connections["bank"].close()
+
+
+@in_committed_bank
+@pytest.mark.usefixtures("_as_served")
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("trouble", [locked, read_only])
+def test_a_database_that_cannot_be_written_is_503_and_nothing_is_charged(trouble: Any, key: str | None) -> None:
+    if connections["bank"].vendor != "sqlite" and trouble is locked:
+        pytest.skip("a whole-database lock is a matter of SQLite")
+    connections["bank"].ensure_connection()
+    with trouble():
+        status, problem = post(key)
+    assert (status, problem["charged"]) == (503, False)
+    assert "nothing was charged" in problem["detail"]
+    assert not Debit.objects.exists()
+    assert post(key)[0] == 201
+    assert Debit.objects.count() == 1
+
+
+@in_committed_bank
+@pytest.mark.usefixtures("_as_served")
+def test_a_full_disk_is_503_and_the_key_is_not_lost() -> None:
+    if connections["bank"].vendor != "sqlite":
+        pytest.skip("PostgreSQL cannot be told to be full")
+    run(f"PRAGMA max_page_count = {run('PRAGMA page_count')[0]}")
+    try:
+        booked = 0
+        while (answer := post(f"k-{booked}"))[0] == 201:
+            booked += 1
+            assert booked < 2000, "the limit of pages does not work"
+    finally:
+        connections["bank"].close()
+    assert (answer[0], answer[1]["charged"]) == (503, False)
+    assert "full" in answer[1]["detail"]
+    assert Debit.objects.count() == booked
+    assert post(f"k-{booked}")[0] == 201
+    assert Debit.objects.count() == booked + 1
+
+
+def test_the_fingerprint_covers_method_path_and_body(rf: Any) -> None:
+    from tasks_demo.demo.bank.views import _fingerprint
+
+    request = rf.post("/debits", b"{}", content_type="application/json")
+    assert _fingerprint(request) == hashlib.sha256(b"POST /debits\n{}").hexdigest()
+
+
+@in_bank
+def test_only_the_banks_tables_are_in_its_database() -> None:
+    tables = set(connections["bank"].introspection.table_names())
+    assert tables == {f"bank_{name}" for name in ("account", "books", "debit", "fence", "idempotencykey")} | {
+        "django_migrations"
+    }

@@ -1,0 +1,81 @@
+"""The options of an experiment: each has its effect, or is refused with a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, Refused, cells_for
+
+NOTHING = dict.fromkeys(("pattern", "fault", "point", "tasks", "kills", "work", "clicks"))
+
+
+def asked(**options: Any) -> tuple[list[Cell], list[str]]:
+    given = {name: value.split() if isinstance(value, str) else value for name, value in options.items()}
+    return cells_for({**NOTHING, "keyless": False, **given}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pattern": "inbox", "fault": "lost-response"}, "Nothing to run: the job of inbox asks no bank"),
+        ({"pattern": "inbox acks_late", "fault": "lost-response"}, "--pattern inbox would do nothing here"),
+        ({"pattern": "inbox", "fault": "none lost-response"}, "--fault lost-response would do nothing here"),
+        ({"fault": "none", "point": "started"}, "--point started would do nothing here: none is not aimed at a point"),
+        ({"fault": "slow double-publish", "point": "all"}, "--point would do nothing here: slow is not aimed"),
+        ({"fault": "publisher-crash", "point": "mixed"}, "publisher-crash is not aimed at a point"),
+        ({"pattern": "acks_late", "point": "claimed"}, "Nothing to run: a job of acks_late never reaches claimed"),
+        ({"pattern": "acks_late inbox", "point": "completed"}, "--pattern acks_late would do nothing here"),
+        ({"pattern": "acks_late outbox", "point": "claimed started"}, "--point claimed would do nothing here"),
+        ({"fault": "kill-child", "point": "fetched"}, "at fetched no pool process has the job, so kill-child"),
+        ({"fault": "kill-child kill-main", "point": "acked"}, "--fault kill-child would do nothing here"),
+        ({"pattern": "all inbox"}, "--pattern all is everything already: leave inbox out"),
+        ({"fault": "none all term"}, "--fault all is everything already: leave none, term out"),
+        ({"point": "all started"}, "--point all is everything already: leave started out"),
+        ({"pattern": "acks_late", "keyless": True}, "--keyless would do nothing here: only the jobs of dedup_lock"),
+        ({"pattern": "inbox outbox", "fault": "all", "keyless": True}, "--keyless would do nothing here"),
+        ({"fault": "none", "kills": 3}, "--kills would do nothing here: the fault none strikes nobody"),
+        ({"kills": 101}, "--kills 101 is more than --tasks 100"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refused) as refused:
+        asked(**options)
+    assert said in str(refused.value)
+
+
+def test_what_was_named_and_does_not_go_together_is_said() -> None:
+    cells, left_out = asked(
+        pattern="acks_late claim_first", fault="kill-child kill-main", point="claimed started fetched"
+    )
+    assert len(cells) == 8
+    assert left_out == [
+        "Left out: a job of acks_late never reaches claimed.",
+        "Left out: at fetched no pool process has the job, so kill-child cannot be aimed there.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "cells"),
+    [
+        ({}, len(PATTERNS) * 3),
+        ({"pattern": "all", "fault": "all"}, len(PATTERNS) * len(FAULTS) - 1),
+        ({"point": "started"}, len(PATTERNS) * 2),
+        ({"pattern": "acks_late", "fault": "none kill-main", "point": "started"}, 2),
+        ({"pattern": "acks_late acks_late"}, 3),
+        ({"pattern": "acks_late", "fault": "kill-main", "point": "all mixed"}, 9),
+        ({"keyless": True, "kills": 5}, len(PATTERNS) * 3),
+    ],
+    ids=str,
+)
+def test_all_is_what_there_is_and_nothing_is_said(options: dict[str, Any], cells: int) -> None:
+    found, left_out = asked(**options)
+    assert (len(found), left_out) == (cells, [])
+    assert all(cell.keyless == (bool(options.get("keyless")) and cell.pattern == "dedup_lock") for cell in found)
+
+
+def test_every_point_can_be_asked_for() -> None:
+    assert all(asked(point=point)[0] for point in POINTS)

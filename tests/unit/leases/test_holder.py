@@ -1,0 +1,79 @@
+"""Whose process is gone: never one that may be there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tasks_demo.leases.holder import Holder, parsed, this_process
+from tests.support import until
+
+CODE = "from tasks_demo.leases.holder import this_process; print(this_process('a task'), flush=True); input()"
+
+
+@pytest.fixture
+def other() -> Iterator[tuple[subprocess.Popen[str], Holder]]:
+    """Another process, and what it says of itself."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as made:
+        assert made.stdout is not None
+        said = parsed(made.stdout.readline().rstrip("\n"))
+        assert said is not None
+        yield made, said
+        made.kill()
+
+
+def test_a_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is_reaped(
+    other: tuple[subprocess.Popen[str], Holder],
+) -> None:
+    process, holder = other
+    assert (holder.pid, holder.task_id, holder.gone) == (process.pid, "a task", False)
+    process.send_signal(signal.SIGSTOP)
+    assert not holder.gone, "stopped"
+    process.kill()
+    until(lambda: holder.gone, "its end, as a zombie", 5)
+    process.wait()
+    assert holder.gone
+
+
+def test_a_pid_that_was_used_again_is_somebody_else() -> None:
+    me = this_process("t")
+    assert not me.gone
+    assert replace(me, start=str(int(me.start) - 1)).gone
+
+
+def test_another_machine_start_or_container_is_not_known() -> None:
+    me = replace(this_process("t"), pid=2**22 + 1)
+    assert me.gone
+    boot, _, namespace = me.where.partition("/")
+    for where in ("", f"x{boot}/{namespace}", f"{boot}/pid:[1]"):
+        assert not replace(me, where=where).gone
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Holder]) -> None:
+    _, holder = other
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover
+        os.setgid(65534)
+        os.setuid(65534)
+        os._exit(1 if holder.gone else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("text", ["", "x", "a 1", "a b c d", "a 1 2", "a 0 2 t", "a -1 2 t", "\0"])
+def test_what_is_no_holder_is_none(text: str) -> None:
+    assert parsed(text) is None
+
+
+@pytest.mark.parametrize("task_id", ["t", "", "with spaces  in it"])
+def test_a_holder_survives_being_text(task_id: str) -> None:
+    me = this_process(task_id)
+    assert parsed(str(me)) == me

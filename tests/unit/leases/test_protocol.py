@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import hashlib
+import json
+import threading
+import uuid
+import zoneinfo
+from typing import Any
+
+import pytest
+from django.utils.translation import gettext_lazy
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import serialization
+
+from tasks_demo.core.exceptions import ArgumentsNotJson
+from tasks_demo.leases.protocol import Claimed, Held, digest
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_the_order_of_keys_does_not_matter_at_any_depth() -> None:
+    assert digest("t", [{"a": 1, "b": {"c": 2, "d": 3}}], {"x": 1, "y": 2}) == digest(
+        "t", ({"b": {"d": 3, "c": 2}, "a": 1},), {"y": 2, "x": 1}
+    )
+
+
+def test_keys_that_are_not_text_count_as_the_text_that_json_makes_of_them() -> None:
+    assert digest("t", [{2: "b", 10: "a"}], {}) == digest("t", [{"2": "b", "10": "a"}], {})
+
+
+@given(st.lists(JSON, max_size=3), st.dictionaries(st.text(), JSON, max_size=3))
+def test_what_the_broker_hands_over_has_the_digest_of_what_was_published(
+    args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    args_there, kwargs_there = json.loads(json.dumps([args, kwargs]))
+    assert digest("t", args, kwargs) == digest("t", args_there, kwargs_there)
+
+
+def test_different_arguments_have_different_digests() -> None:
+    calls: list[tuple[list[Any], dict[str, Any]]] = [
+        ([], {}), ([1], {}), ([1.0], {}), (["1"], {}), ([True], {}), ([None], {}), ([[1]], {}), ([], {"a": 1}),
+        ([{"a": 1}], {}), ([1, 2], {}), ([2, 1], {}), (["é"], {}), (["e\u0301"], {}), (["\ud800"], {}),
+    ]  # fmt: skip
+    assert len({digest("t", args, kwargs) for args, kwargs in calls}) == len(calls)
+
+
+def test_another_task_has_another_digest() -> None:
+    assert digest("shop.invoice", [17], {}) != digest("shop.ship", [17], {})
+
+
+def test_the_digest_never_changes_between_versions() -> None:
+    assert digest("t", [17, "é"], {"amount": 5}) == hashlib.sha256(b'["t",[17,"\\u00e9"],{"amount":5}]').hexdigest()
+
+
+def _endless() -> list[Any]:
+    endless: list[Any] = []
+    endless.append(endless)
+    return endless
+
+
+def _deep() -> list[Any]:
+    deep: list[Any] = []
+    for _ in range(200_000):
+        deep = [deep]
+    return deep
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [threading.Lock(), (n for n in ()), lambda: 1, _endless()],
+    ids=["lock", "generator", "lambda", "endless"],
+)
+def test_what_no_serializer_can_carry_is_a_clear_error(argument: object) -> None:
+    with pytest.raises(ArgumentsNotJson, match=r"no serializer can carry them.*Nothing was published or run"):
+        digest("t", [argument], {})
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Address:
+    town: str
+    tags: set[str] = dataclasses.field(default_factory=lambda: {"b", "a"})
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value"),
+    [
+        *(
+            ("json", value)
+            for value in [
+                uuid.UUID(int=7), decimal.Decimal("1.10"), datetime.date(2026, 1, 2), datetime.time(3, 4, 5, 6),
+                datetime.datetime(2026, 1, 2, 3, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+                b"bytes", b"\xff", gettext_lazy("January"), {1: 2, None: 3}, (1, (2,)), float("nan"), float("inf"),
+                {"__type__": "uuid"}, "\ud800", {"a": [{"b": uuid.UUID(int=8)}]},
+            ]
+        ),
+        *(
+            ("pickle", value)
+            for value in [
+                uuid.UUID(int=7), datetime.timedelta(days=1, microseconds=2), {"b", "a", "c"}, frozenset([frozenset("a")]),
+                Color.RED, Address("x"), 1j, bytearray(b"x"), collections.deque([1, 2]), fractions.Fraction(1, 3), object(),
+                {(1, 2): 3}, {uuid.UUID(int=7): {Color.RED: 1}}, ValueError("why"), datetime.datetime, range(3),
+            ]
+        ),
+        *(("yaml", value) for value in [datetime.date(2026, 1, 2), b"\xff", {1: 2}, {"a", "b"}, float("inf"), "é"]),
+    ],
+    ids=lambda value: value if value in ("json", "pickle", "yaml") else type(value).__name__,
+)  # fmt: skip
+def test_what_a_serializer_carries_has_the_same_digest_when_it_arrives(serializer: str, value: object) -> None:
+    serialization.enable_insecure_serializers([serializer])
+    try:
+        kind, encoding, text = serialization.dumps([value], serializer=serializer)
+        arrived = serialization.loads(text, kind, encoding, accept=[kind])
+    finally:
+        serialization.disable_insecure_serializers(["json"])
+    assert digest("t", [value], {}) == digest("t", arrived, {})
+    assert digest("t", [value], {}) != digest("t", [[value]], {})
+
+
+def test_nesting_too_deep_is_a_clear_error_too() -> None:
+    with pytest.raises(ArgumentsNotJson):
+        digest("t", [_deep()], {})
+
+
+def test_replies_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Held(1.0).seconds_left = 2.0  # type: ignore[misc]
+    assert Claimed("o", "t", 1, 1, 0.0) == Claimed("o", "t", 1, 1, 0.0)

@@ -1,0 +1,123 @@
+"""What counts as a lost message and who may run: literal cases. Waiting is not loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_demo.outbox.evidence import (
+    OPEN,
+    Evidence,
+    Held,
+    Life,
+    State,
+    lives,
+    lost,
+    must_ask_workers,
+    next_look,
+    refusal,
+)
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence:
+    return Evidence(age, publications, **{"overtaken": False, **known})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_lost"),
+    [
+        # A long queue, and a paused one: whatever the age, where the broker can tell.
+        (waits(broker=Held.QUEUED), False),
+        (waits(7 * DAY, broker=Held.QUEUED), False),
+        (waits(7 * DAY, broker=Held.QUEUED, overtaken=True), False),
+        # Where it cannot: only the fallback.
+        (waits(), False),
+        (waits(DAY - 1), False),
+        (waits(DAY), True),
+        (waits(DAY, publications=2), False),
+        (waits(2 * DAY, publications=2), True),
+        # Gone.
+        (waits(1, broker=Held.ABSENT), True),
+        # Handed to a worker. One that lives and is busy holds it; nobody asked: no evidence.
+        (waits(broker=Held.UNACKED, overtaken=True, workers=True), False),
+        (waits(broker=Held.UNACKED, overtaken=True, workers=False), True),
+        (waits(broker=Held.UNACKED, overtaken=True), False),
+        (waits(broker=Held.UNACKED), False),
+        (waits(broker=Held.UNACKED, idle=True, workers=False), True),
+        # RabbitMQ: a small overtaking is what prefetch makes.
+        (waits(overtaken=True, workers=True), False),
+        (waits(overtaken=True, workers=False), True),
+        (waits(overtaken=True), False),
+        (waits(idle=True, workers=False), True),
+        # Begun by the dead: its broker may have delivered it again by itself.
+        (waits(begun=True, broker=Held.QUEUED), False),
+        (waits(begun=True, broker=Held.UNACKED, workers=True), False),
+        (waits(begun=True, broker=Held.UNACKED, workers=False), True),
+        (waits(begun=True, broker=Held.ABSENT), True),
+        (waits(begun=True), True),
+        # A queue that is not empty, and nothing later has ended: the workers are not even asked.
+        (waits(workers=False), False),
+    ],
+)  # fmt: skip
+def test_lost_is_what_there_is_evidence_of(evidence: Evidence, is_lost: bool) -> None:
+    assert lost(evidence, fallback=DAY) is is_lost
+
+
+def test_workers_are_asked_only_where_their_word_decides() -> None:
+    asked = [waits(overtaken=True), waits(idle=True), waits(broker=Held.UNACKED, overtaken=True)]
+    not_asked = [
+        waits(),
+        waits(broker=Held.UNACKED),
+        waits(broker=Held.QUEUED, overtaken=True),
+        waits(broker=Held.ABSENT, idle=True),
+    ]
+    assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("state", "generation", "alive", "runs"),
+    [
+        (State(False, "", OPEN), 0, False, True),
+        # Begun: by the living, by the dead.
+        (State(False, "w", 0), 0, True, False),
+        (State(False, "w", 0), 0, False, True),
+        # A retry or deferral may begin before the mark of the body that published it.
+        (State(False, "w", 0), 1, True, True),
+        (State(False, "", 0), 1, False, True),
+        # A second copy of the first one must not start a second chain of retries; nor an older one of a later chain.
+        (State(False, "", 0), 0, False, False),
+        (State(False, "", 2), 1, False, False),
+        (State(False, "w", 2), 1, True, False),
+        # Ended; revoked or expired before it began; a retry(throw=False), after which the body returned.
+        (State(True, "w", 0), 0, False, False),
+        (State(True, "", OPEN), 0, False, False),
+        (State(True, "", OPEN), 1, False, False),
+        (State(True, "w", 0), 1, False, True),
+    ],
+)
+def test_a_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
+    state: State, generation: int, alive: bool, runs: bool
+) -> None:
+    assert (refusal(state, generation, alive) == "") is runs
+
+
+@pytest.mark.parametrize(
+    ("life", "silent", "alive"),
+    [
+        (Life.GONE, 0, False),
+        (Life.HERE, 59, True),
+        (Life.HERE, 61, True),  # suspended, or in C code: it can be seen
+        (Life.HERE, 7201, False),
+        (Life.UNKNOWN, 59, True),
+        (Life.UNKNOWN, 61, False),
+    ],
+)
+def test_a_holder_lives_by_its_process_or_by_its_word(life: Life, silent: float, alive: bool) -> None:
+    assert lives(life, silent, lease=60, unfinished=7200) is alive
+
+
+def test_looks_become_rarer_with_age_and_publications_within_bounds() -> None:
+    assert [next_look(age, 1, 60) for age in (0, 60, 600, HOUR, DAY)] == [60, 60, 300, 600, 600]
+    assert [next_look(0, publications, 60) for publications in (0, 1, 3, 4, 5)] == [60, 60, 60, 120, 240]
+    assert next_look(0, 10**6, 60) == 60 * 2**10
