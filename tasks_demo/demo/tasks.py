@@ -73,7 +73,7 @@ def charge_acks_early(
     operation=_operation,
     autoretry_for=(BankUnavailable, BankConflict),
     retry_backoff=True,
-    retry_jitter=False,  # see docs/payments.md: a delay of 0 lets the copy overtake
+    retry_jitter=False,  # see docs/how-to/payments.md: a delay of 0 lets the copy overtake
     max_retries=10,
 )
 def charge_acks_late(

@@ -167,7 +167,7 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
     except (redis.RedisError, OSError, ValueError) as error:
         fix = _sentinel_fix(error, "TASKS_DEMO_REDIS_URL") or how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
         if isinstance(error, InvalidSetting):
-            fix = "Write TASKS_DEMO_REDIS_URL as in docs/patterns/dedup_lock.md, for example redis://host:6379/0."
+            fix = "Write TASKS_DEMO_REDIS_URL as in docs/reference/patterns/dedup_lock.md, for example redis://host:6379/0."
         return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
     users.append(RedisUser("leases", client, settings.KEY_PREFIX))
     return [Row(PART, what, State.OK, address(url) + _primary(client))]

@@ -111,7 +111,9 @@ def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Row:
     boundless = [worker for worker, pool in pools.items() if not pool.startswith(("prefork", "pool unknown"))]
     if boundless and limited:
         seen += f". The time limits of our tasks are not enforced on {', '.join(map(_plain, boundless[:NAMED]))}"
-        return Row(PART, "workers", State.WARN, seen, "See tasks_demo.W024 in docs/checks.md, and the worker's log.")
+        return Row(
+            PART, "workers", State.WARN, seen, "See tasks_demo.W024 in docs/reference/checks.md, and the worker's log."
+        )
     return Row(PART, "workers", State.OK, seen)
 
 

@@ -77,5 +77,5 @@ def _sentence(task: str, alias: str, file: str, line: int) -> str:
         "worker may run it before the "
         "commit and see none of the data, and it runs even if the transaction is rolled back. Write "
         "delay_on_commit(...) to publish "
-        "after the commit, or outbox.enqueue(...) to commit the job with the data (docs/patterns/outbox.md)."
+        "after the commit, or outbox.enqueue(...) to commit the job with the data (docs/reference/patterns/outbox.md)."
     )

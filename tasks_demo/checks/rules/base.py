@@ -1,4 +1,4 @@
-"""What a rule is: it looks at a Setup and yields what is unsafe. docs/checks.md says why, one row per rule.
+"""What a rule is: it looks at a Setup and yields what is unsafe. docs/reference/checks.md says why, one row per rule.
 
 Adding one: a generator under ``@rule`` with the next number, in the module of its subject. Numbers are never used again,
 because projects silence them. Findings with the same words become one warning that names their tasks, so a cause that is

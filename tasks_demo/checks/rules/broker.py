@@ -16,8 +16,9 @@ from tasks_demo.patterns.base import PatternTask
 DELIVERIES = 20
 #: What a hard time limit costs a late-acknowledged job; for everybody who is told to write one.
 KILLED_BY_ITS_LIMIT = (
-    "A job that its hard limit kills does not run again by itself, unless its pattern is declared with acks_on_timeout=False "
-    "(docs/patterns/acks_late.md): give it a soft_time_limit well below, so that the body ends in time or asks for a retry."
+    "A job that its hard limit kills does not run again by itself, unless its pattern is declared with "
+    "acks_on_timeout=False (docs/reference/patterns/acks_late.md): give it a soft_time_limit well "
+    "below, so that the body ends in time or asks for a retry."
 )
 
 

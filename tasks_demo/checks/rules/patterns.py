@@ -169,7 +169,8 @@ def runs_once_and_never_again(setup: Setup) -> Iterator[Finding]:
             f"beat entry {name!r} sends the same operation key each time, so it runs once, and every later run counts as a "
             f"copy of it and is suppressed, for at least TASKS_DEMO_RETENTION_SECONDS ({kept}).",
             "Write the period into the key, for example f'report:{day}' with the day as an argument "
-            "(docs/patterns/dedup_lock.md: a periodic task); or leave `operation` out: then each run is work of its own.",
+            "(docs/reference/patterns/dedup_lock.md: a periodic task); or leave `operation` out: then each run is work of "
+            "its own.",
             task.name,
         )
 

@@ -48,7 +48,7 @@ BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.S
 OVERLAPPING = {Fault.STOP, Fault.SLOW}
 LEASE_SECONDS = 1.5
 #: Victims of such a fault that a worker has processes for. Beyond, jobs wait in the worker for longer than the visibility
-#: timeout and are delivered again, whatever their pattern (docs/lab.md).
+#: timeout and are delivered again, whatever their pattern (docs/explanation/lab.md).
 MOST_ASLEEP = 12
 #: How long a stopped process sleeps, and a slow job works: beyond the lease and the visibility timeout.
 #: Below twice the timeout, or the copy would be delivered again, too.

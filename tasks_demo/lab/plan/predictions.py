@@ -1,7 +1,7 @@
 """What each pattern is predicted to do under each fault and at each point, and why. The run compares; a wrong
 prediction is a finding.
 
-Two facts about Celery explain most of it (docs/lab.md): an early-acknowledged message is delivered again if main dies
+Two facts about Celery explain most of it (docs/explanation/lab.md): an early-acknowledged message is delivered again if main dies
 before it has sent the acknowledgement of a body that already runs, and a message that Redis has handed out is lost if
 main dies before it has recorded it. Pure.
 """
@@ -82,7 +82,7 @@ def _killed(pattern: str) -> Prediction:
 def _warm(pattern: str) -> Prediction:
     why = "SIGTERM lets running bodies finish and leaves the rest in the queue."
     if pattern in LATE:
-        # Found by this lab: see docs/lab.md.
+        # Found by this lab: see docs/explanation/lab.md.
         why += (
             " But a pool process whose start the main process has not noticed yet is forgotten "
             "(celery/concurrency/asynpool.py flush): its message is not acknowledged, and runs again."

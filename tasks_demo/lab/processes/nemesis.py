@@ -25,7 +25,7 @@ from django.db import connections
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
 
-#: Bound on a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s (docs/lab.md).
+#: Bound on a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s (docs/explanation/lab.md).
 DEATH_PATIENCE = 45.0
 #: Bound on what a fault waits for, seconds: an acknowledgement, or an effect.
 MOMENT_PATIENCE = 30.0

@@ -1,4 +1,4 @@
-"""The payment scenario of docs/payments.md: real worker, real Redis, real bank, and every way in which the bank fails.
+"""The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every way in which the bank fails.
 
 The table and the function on that page are what is tested here: a wrong cell there fails a test here.
 """
@@ -26,7 +26,7 @@ from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, u
 
 pytestmark = pytest.mark.usefixtures("ledger")
 
-PAGE = (PROJECT / "docs" / "payments.md").read_text()
+PAGE = (PROJECT / "docs" / "how-to" / "payments.md").read_text()
 LATE = ("acks_late", "dedup_lock")
 AMOUNT = 250
 #: How long the worker waits for the bank. Seconds: a bank that starts again on a busy machine must not be called slow.

@@ -1,6 +1,7 @@
 """``tasks_demo.testing`` and eager mode in a project that is not ours: its own suite, run as its owner would, with no service.
 
-The project and its tests are those of docs/testing.md, taken from the page itself; beside them a suite that uses nothing of ours.
+The project and its tests are those of docs/how-to/testing.md, taken from the page itself;
+beside them a suite that uses nothing of ours.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.support import PROJECT, STATE, Finished, finish
 
 __all__ = ["stranger"]
 
-PAGE = PROJECT / "docs" / "testing.md"
+PAGE = PROJECT / "docs" / "how-to" / "testing.md"
 FILES = {
     "settings.py": """
         import os

@@ -729,7 +729,7 @@ def test_a_task_module_that_cannot_be_imported_is_said(home: Home) -> None:
 
 
 def test_the_page_has_a_row_for_every_check() -> None:
-    page = (PROJECT / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8")
     for number in ("W000", *RULES):
         assert f"| `tasks_demo.{number}` |" in page
 
