@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from celery import current_app, signals
@@ -56,6 +57,12 @@ OF_A_CALL = frozenset({
 })  # fmt: skip
 
 
+@lru_cache(maxsize=256)  # a comparison of texts with every publication would cost a third of it
+def _meant(name: str) -> str | None:
+    """The option of a call that this unknown one seems to be a misspelling of."""
+    return nearest(name, OF_A_CALL, 0.85)
+
+
 def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
     """Raise ContradictoryDeclaration for options, of this call or set on the task since, that break the promise or do nothing."""
     task.check_requires({name: options.get(name, getattr(task, name, None)) for name in task.requires})
@@ -64,7 +71,7 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
             if name in ("chain", "link", "chord") and value:
                 _check_later(task.app, value)
             continue
-        close = nearest(name, OF_A_CALL, 0.85)
+        close = _meant(name)
         if name in DECLARED or close:
             raise ContradictoryDeclaration(
                 f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
