@@ -55,6 +55,44 @@ def _settle_in() -> None:
 _settle_in()
 
 
+#: What takes longest, first: each process (pytest-xdist) is given one file after the other, and the others would wait for a long
+#: one at the end. Everything else follows in random order. ``make test PYTEST_ARGS=--durations=60`` tells what belongs here.
+LONGEST = (
+    "lab/test_contract.py",
+    "lab/test_benchmark.py",
+    "lab/test_experiment.py",
+    "lab/test_isolation.py",
+    "leases/test_model.py",
+    "lab/test_experiment_command.py",
+    "outbox/test_copies.py",
+    "doctor/test_doctor.py",
+    "doctor/test_doctor_elsewhere.py",
+    "quarantine/test_quarantine.py",
+    "patterns/test_failures_of_ours.py",
+    "outbox/test_relay_processes.py",
+    "demo/test_payment_scenario.py",
+    "patterns/test_patterns.py",
+    "demo/test_bank_process.py",
+    "testing/test_testing_package.py",
+    "leases/test_heartbeat.py",
+    "ledger/test_ledger.py",
+    "docs/test_snippets.py",
+    "docs/test_examples.py",
+)
+
+
+def in_folder(path: Path) -> str:
+    """A file's name with that of its folder."""
+    return f"{path.parent.name}/{path.name}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, whatever the order of their tests; needs --no-loadscope-reorder, which pyproject.toml sets."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(in_folder(item.path), len(rank)))
+
+
 #: What the processes that run the tests (pytest-xdist) have found left over, as told to the one that leads them.
 _told: list[str] = []
 

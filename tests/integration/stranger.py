@@ -1,29 +1,33 @@
 """The project under ``examples/bookshop``, run as its owner would: real commands, real workers, databases of its own.
 
 It is on SQLite files, or where DATABASE_URL names a PostgreSQL server on two databases there. The broker is a Redis of its own or
-the RabbitMQ of ``rabbitmq_server``. Fixtures: ``stranger`` (one project a module, on Redis) and
-``any_broker`` (the same, once per broker).
+the RabbitMQ of ``rabbitmq_server``. Programs (``python``, ``value``) are forks of one interpreter that has set Django up: a start
+takes most of a second. Fixtures: ``stranger`` (one project a module, on Redis) and ``any_broker`` (the same, once per broker).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.servers.rabbitmq import own_rabbitmq
-from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, scratch_database, until
+from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, made_once, scratch_database, until
 
 SHOP = PROJECT / "examples" / "bookshop"
+#: Where its settings send its jobs.
+QUEUES = ("bookshop", "bookshop-mail")
 
 
 class ShopWorker(Worker):
@@ -46,6 +50,59 @@ class ShopWorker(Worker):
         return self.log.read_text(errors="replace")
 
 
+PRELUDE = (
+    "import bookshop, django; django.setup()\n"
+    "from bookshop import celery_app as app\nfrom orders import tasks\nfrom orders.models import Order, Payment\n"
+)
+#: Reads one request a line, and answers each with the exit code of the program: a fork of its own, with nothing opened before.
+CONSOLE = """
+import gc, json, os, sys
+gc.freeze()  # else each fork would look through all of Django before it ends
+for line in sys.stdin:
+    program, out, err = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        for path, stream in ((os.devnull, 0), (out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), stream)
+        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Console:
+    """An interpreter of the project, in an environment of its choice, that forks its programs; one at a time."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PRELUDE + CONSOLE], cwd=SHOP, env=dict(env), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, program: str, timeout: float) -> Finished:
+        """Run a program to its end; one that takes too long is killed, and that is an error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        out, err = (self._folder / f"{kind}-{uuid.uuid4().hex[:6]}" for kind in ("out", "err"))
+        self._process.stdin.write(json.dumps([program, str(out), str(err)]) + "\n")
+        self._process.stdin.flush()
+        ended = select.select([self._process.stdout], [], [], timeout)[0]
+        if not ended:
+            self.close()
+        said = [path.read_text(errors="replace") if path.exists() else "" for path in (out, err)]
+        assert ended, f"not finished within {timeout:g} s; it had said:\n{said[0]}\n{said[1]}"
+        code = self._process.stdout.readline()
+        assert code, f"the interpreter has ended: {self._process.wait(10)}"
+        return Finished(int(code), *said)
+
+    def close(self) -> None:
+        """SIGKILL for the interpreter and the program that may still run."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+
 @dataclass(frozen=True)
 class Stranger:
     """The project, with its databases migrated."""
@@ -53,6 +110,7 @@ class Stranger:
     folder: Path
     home: Home
     broker_url: str
+    consoles: dict[str, Console] = field(default_factory=dict)
 
     def env(self, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
         """The environment of its processes; ``settings`` overrides Django settings, in literals."""
@@ -60,15 +118,19 @@ class Stranger:
 
     def manage(self, *arguments: str, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run its ``manage.py`` to the end."""
-        return self._run("manage.py", *arguments, settings=settings, timeout=timeout)
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return finish(process, timeout)
 
     def python(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run a program with its Django set up and its models and tasks at hand."""
-        prelude = (
-            "import bookshop, django; django.setup()\n"
-            "from bookshop import celery_app as app\nfrom orders import tasks\nfrom orders.models import Order, Payment\n"
-        )
-        return self._run("-c", prelude + code, settings=settings, timeout=timeout)
+        env = {name: value for name, value in self.env(settings).items() if name != "PYTEST_CURRENT_TEST"}
+        key = json.dumps(sorted(env.items()))
+        if key not in self.consoles:
+            self.consoles[key] = Console(self.folder, env)
+        return self.consoles[key].run(PRELUDE + code, timeout)
 
     def value(self, expression: str, *, settings: Mapping[str, Any] | None = None, before: str = "") -> Any:
         """The value of an expression in that program, through JSON; ``before``: statements that come first."""
@@ -103,13 +165,6 @@ class Stranger:
         finally:
             process.stop(10)
 
-    def _run(self, *arguments: str, settings: Mapping[str, Any] | None, timeout: float) -> Finished:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        return finish(process, timeout)
-
 
 @contextlib.contextmanager
 def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Stranger]:
@@ -125,7 +180,7 @@ def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> I
         databases = {
             variable: stack.enter_context(scratch_database(f"{name}{kind}"))
             or f"sqlite:///{folder / f'{kind}.sqlite3'}"
-            for variable, kind in (("BOOKSHOP_DATABASE_URL", "shop"), ("BOOKSHOP_OPS_DATABASE_URL", "ops"))
+            for variable, kind in (("BOOKSHOP_DATABASE_URL", "orders"), ("BOOKSHOP_OPS_DATABASE_URL", "ops"))
         }
         extra = {
             **databases,
@@ -137,9 +192,17 @@ def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> I
         if settings:
             extra["BOOKSHOP_SETTINGS"] = repr(dict(settings))
         project = Stranger(folder, Home(folder, extra=extra), broker_url or server.url)
-        for more in ([], ["--database", "ops"]):
-            done = project.manage("migrate", "-v0", *more)
-            assert done.code == 0, done.err
+        stack.callback(lambda: [console.close() for console in project.consoles.values()])
+
+        def migrate() -> None:
+            for alias in ("default", "ops"):
+                done = project.manage("migrate", "-v0", "--database", alias)
+                assert done.code == 0, done.err
+
+        if databases["BOOKSHOP_DATABASE_URL"].startswith("sqlite"):
+            made_once([folder / "orders.sqlite3", folder / "ops.sqlite3"], migrate)
+        else:
+            migrate()
         yield project
 
 
@@ -157,5 +220,6 @@ def any_broker(request: pytest.FixtureRequest) -> Iterator[Stranger]:
         with opened() as project:
             yield project
         return
-    with own_rabbitmq() as server, opened(server.url) as project:
+    server = request.getfixturevalue("rabbitmq")
+    with server.without(*QUEUES), opened(server.url) as project:
         yield project

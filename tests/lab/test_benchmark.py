@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -72,45 +73,61 @@ def check_pair(figure: dict[str, Any], rounds: int) -> None:
     assert all(value > 0 for side in values for value in side)
 
 
-def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(tmp_path: Path, scratch: Path) -> None:
-    file = tmp_path / "result.json"
-    arguments = ["--only", "start", "throughput", "point", "--rounds", "3", "--tasks", "40", "--json", str(file)]
-    done = benchmark(tmp_path, scratch, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "progress is for terminals"
-    assert "within budget" in done.stdout
-    document = json.loads(file.read_text())
-    assert document["schema"] == "benchmark/1"
-    found = figures(document)
+PATTERNS = ["dedup_lock", "acks_early", "claim_first", "inbox", "outbox"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of the command, and what it wrote."""
+
+    done: subprocess.CompletedProcess[str]
+    document: dict[str, Any]
+    left_behind: list[Path]
+    of_the_user: list[Path]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Every part but the kills. It ends with 4 if a body was suppressed or requeued."""
+    folder = tmp_path_factory.mktemp("measured")
+    file = folder / "result.json"
+    parts = ("start", "recovery", "throughput", "patterns", "latency", "point")
+    with tempfile.TemporaryDirectory(prefix="b-") as own:
+        done = benchmark(folder, Path(own), "--quick", "--tasks", "40", "--json", str(file), "--only", *parts)
+        assert done.returncode == 0, done.stderr
+        left = list(Path(own).iterdir())
+        return Measured(done, json.loads(file.read_text()), left, list((folder / "state").glob("*.sqlite3")))
+
+
+def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
+    assert measured.done.stderr == "", "progress is for terminals"
+    assert "within budget" in measured.done.stdout
+    assert measured.document["schema"] == "benchmark/1"
+    found = figures(measured.document)
     assert set(found) == {
-        "worker_start", "dedup_lock", "dedup_lock_uncounted", "round_trips", "ledger", "peer", "peer_as_shipped", "ledger_cpu",
-        "dedup_lock_uncounted_cpu", "point",
+        "worker_start", "recovery", "dedup_lock", "dedup_lock_uncounted", "round_trips", "ledger", "peer", "peer_as_shipped",
+        "ledger_cpu", "dedup_lock_uncounted_cpu", "acks_early", "claim_first", "inbox", "outbox", "outbox_publishing",
+        *(f"{name}_cpu" for name in PATTERNS), "latency", "added_latency", "point",
     }  # fmt: skip
     for name in ("worker_start", "dedup_lock", "dedup_lock_uncounted", "ledger", "peer", "peer_as_shipped", "point"):
         check_pair(found[name], 5 if name == "point" else 3)
     assert 2 <= found["round_trips"]["a"]["median"] < 2.5
     assert isinstance(found["ledger"]["within"], bool)
-    assert list(scratch.iterdir()) == [], "its scratch files are gone"
-    assert not list((tmp_path / "state").glob("*.sqlite3")), "the user's folder was not written to"
+    assert measured.left_behind == [], "its scratch files are gone"
+    assert measured.of_the_user == [], "the user's folder was not written to"
 
 
-def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(tmp_path: Path, scratch: Path) -> None:
-    file = tmp_path / "result.json"
-    arguments = ["--only", "patterns", "latency", "--quick", "--tasks", "40", "--json", str(file)]
-    done = benchmark(tmp_path, scratch, *arguments)  # ends with 4 if a body was suppressed or put back
-    assert done.returncode == 0, done.stderr
-    document = json.loads(file.read_text())
-    found = figures(document)
-    patterns = ["dedup_lock", "acks_early", "claim_first", "inbox", "outbox"]
-    for name in patterns:
+def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
+    found = figures(measured.document)
+    for name in PATTERNS:
         check_pair(found[name], 3)
         check_pair(found[f"{name}_cpu"], 3)
         assert found[name]["b"]["values"] == found["inbox"]["b"]["values"], "one acks_late a round, for all"
     check_pair(found["outbox_publishing"], 3)
-    rows = {row["pattern"]: row for row in document["trade_off"]}
-    assert set(rows) == {"acks_late", *patterns}
-    assert all(rows[name]["relative"]["median"] == found[name]["ratio"]["median"] for name in patterns)
-    assert "handed over" in done.stdout
+    rows = {row["pattern"]: row for row in measured.document["trade_off"]}
+    assert set(rows) == {"acks_late", *PATTERNS}
+    assert all(rows[name]["relative"]["median"] == found[name]["ratio"]["median"] for name in PATTERNS)
+    assert "handed over" in measured.done.stdout
     # The relay looks every half a second, and the jobs come at moments spread over that.
     check_pair(found["latency"], 3)
     assert all(through > direct for through, direct in pairs(found["latency"]))
@@ -118,10 +135,8 @@ def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(tmp_path: P
     assert rows["outbox"]["delay_ms"]["values"] == found["latency"]["a"]["values"]
 
 
-def test_a_killed_pool_process_costs_its_job_the_time_until_its_next_start(tmp_path: Path, scratch: Path) -> None:
-    done = benchmark(tmp_path, scratch, "--quick", "--only", "recovery", "--json", "-")
-    assert done.returncode == 0, done.stderr
-    (figure,) = json.loads(done.stdout)["figures"]
+def test_a_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
+    figure = figures(measured.document)["recovery"]
     assert figure["what"].endswith("12 of 12 kills landed")
     seconds = figure["a"]["values"]
     assert len(seconds) == 12

@@ -2,7 +2,8 @@
 
 =================  =====================================================================================
 ``lose_response``  the debit is committed, then the connection is reset: the caller never learns of it
-``slow``           every new debit waits ``delay_ms`` before it is made; its key is in flight meanwhile
+``slow``           every new debit waits ``delay_ms`` before it is made, or until this setting is replaced or
+                   removed; its key is in flight meanwhile
 ``refuse``         answered with 503 before anything happens: certainly not charged
 =================  =====================================================================================
 
@@ -20,7 +21,6 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +47,7 @@ class Anybody:
     delay_ms: int = 0
     left: int | None = None
     hits: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def strike(self, mode: Mode, reference: str) -> bool:
         """Whether it strikes this debit; if so, that is counted."""
@@ -69,6 +70,7 @@ class Named:
     references: Collection[str]
     each: int
     hits: dict[str, int] = field(init=False)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.hits = dict.fromkeys(self.references, 0)
@@ -95,6 +97,7 @@ class Faults:
     def set(self, setting: Anybody) -> dict[str, Any]:
         """Replace the setting for anybody; its report."""
         with self._lock:
+            self._anybody.over.set()
             self._anybody = setting
             return setting.report()
 
@@ -106,6 +109,8 @@ class Faults:
     def name(self, name: str, setting: Named) -> dict[str, Any]:
         """Add a setting, or replace the one of that name; its report."""
         with self._lock:
+            if name in self._named:
+                self._named[name].over.set()
             self._named[name] = setting
             return setting.report()
 
@@ -113,6 +118,8 @@ class Faults:
         """What became of the setting of that name, which ``remove`` ends. Raises KeyError: there is none."""
         with self._lock:
             setting = self._named.pop(name) if remove else self._named[name]
+            if remove:
+                setting.over.set()
             return setting.report()
 
     def strike(self, mode: Mode, reference: str) -> Anybody | Named | None:
@@ -153,7 +160,7 @@ def strikes(mode: Mode, reference: str) -> bool:
 def dawdle(reference: str) -> None:
     """Be slow if that is the fault."""
     if _faults is not None and (setting := _faults.strike(Mode.SLOW, reference)):
-        time.sleep(setting.delay_ms / 1000)
+        setting.over.wait(setting.delay_ms / 1000)
 
 
 def reset(connection: socket.socket) -> None:

@@ -148,6 +148,25 @@ def database_url() -> str:
     return f"postgres://{user}@{found['HOST']}:{found['PORT'] or 5432}/{found['NAME']}"
 
 
+@pytest.fixture(scope="module")
+def _standing(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    bank = Bank(tmp_path_factory.mktemp("open"))
+    try:
+        bank.start("--faults")
+        yield bank
+    finally:
+        bank.kill()
+
+
+@pytest.fixture
+def open_bank(_standing: Bank) -> Iterator[Bank]:
+    """One bank for all tests that do not end it; a start takes most of a second."""
+    yield _standing
+    _standing.faults(mode="none")
+    while _standing.clients:
+        _standing.clients.pop().close()
+
+
 @pytest.fixture
 def bank(tmp_path: Path) -> Iterator[Bank]:
     bank = Bank(tmp_path)
@@ -171,9 +190,8 @@ def in_flight(key: str) -> Callable[[], bool]:
     return lambda: IdempotencyKey.objects.filter(key=key, status="in_flight").exists()
 
 
-def test_debits_and_books(bank: Bank) -> None:
-    bank.start()
-    client = bank.client()
+def test_debits_and_books(open_bank: Bank) -> None:
+    client = open_bank.client()
     client.health()
     first = client.debit("alice", 250, "order-17", idempotency_key="clé 17", source="task-1")
     again = client.debit("alice", 250, "order-17", idempotency_key="clé 17", source="task-2")
@@ -185,22 +203,20 @@ def test_debits_and_books(bank: Bank) -> None:
     assert [(debit.reference, debit.source) for debit in client.debits()] == [("order-17", "task-1"), ("order-18", "")]
     assert [debit.id for debit in client.debits("order-17")] == [first.id]
     assert abs(first.created_at - time.time()) < 60
-    assert bank.ask("GET", "/accounts/alice")[1] == {"name": "alice", "debits": 2, "amount": 251}
+    assert open_bank.ask("GET", "/accounts/alice")[1] == {"name": "alice", "debits": 2, "amount": 251}
 
 
-def test_the_client_turns_pages(bank: Bank) -> None:
+def test_the_client_turns_pages(open_bank: Bank) -> None:
     account = Account.objects.create(name="alice")
     Debit.objects.bulk_create(Debit(account=account, amount=1, reference=f"r{index}") for index in range(2001))
-    bank.start()
-    numbers = [debit.id for debit in bank.client().debits()]
+    numbers = [debit.id for debit in open_bank.client().debits()]
     assert len(numbers) == 2001
     assert numbers == sorted(numbers)
-    assert [debit.id for debit in bank.client().debits(after=numbers[-2])] == numbers[-1:]
+    assert [debit.id for debit in open_bank.client().debits(after=numbers[-2])] == numbers[-1:]
 
 
-def test_twenty_threads_with_one_key_make_one_debit(bank: Bank) -> None:
-    bank.start()
-    client = bank.client()
+def test_twenty_threads_with_one_key_make_one_debit(open_bank: Bank) -> None:
+    client = open_bank.client()
     together = threading.Barrier(20)
 
     def debit(_: int) -> DebitReceipt | BankConflict:
@@ -218,19 +234,17 @@ def test_twenty_threads_with_one_key_make_one_debit(bank: Bank) -> None:
     assert Debit.objects.count() == 1
 
 
-def test_many_threads_without_a_key_are_all_booked(bank: Bank) -> None:
-    bank.start()
-    client = bank.client()
+def test_many_threads_without_a_key_are_all_booked(open_bank: Bank) -> None:
+    client = open_bank.client()
     with ThreadPoolExecutor(8) as pool:
         receipts = list(pool.map(lambda index: client.debit(f"a{index % 3}", 1, f"r{index}"), range(80)))
     assert {receipt.id for receipt in receipts} == set(Debit.objects.values_list("id", flat=True))
     assert len(receipts) == 80
 
 
-def test_a_key_in_flight_is_409_and_then_answered(bank: Bank) -> None:
-    bank.start("--faults")
-    bank.faults(mode="slow", delay_ms=5000, count=1)
-    client = bank.client()
+def test_a_key_in_flight_is_409_and_then_answered(open_bank: Bank) -> None:
+    open_bank.faults(mode="slow", delay_ms=60_000, count=1)
+    client = open_bank.client()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.debit, "alice", 1, "r", idempotency_key="k")
         until(in_flight("k"), "the key is in flight")
@@ -238,6 +252,7 @@ def test_a_key_in_flight_is_409_and_then_answered(bank: Bank) -> None:
             client.debit("alice", 1, "r", idempotency_key="k")
         with pytest.raises(BankMismatch):
             client.debit("alice", 2, "r", idempotency_key="k")
+        open_bank.faults(mode="none")
         assert not first.result(BOUND_SECONDS).replayed
     assert client.debit("alice", 1, "r", idempotency_key="k").replayed
 
@@ -293,16 +308,20 @@ def test_two_banks_on_one_database_still_make_one_debit(bank: Bank, tmp_path: Pa
     other = Bank(tmp_path)
     try:
         other.start("--faults")
-        bank.faults(mode="slow", delay_ms=5000, count=1)
+        bank.faults(mode="slow", delay_ms=60_000)
         if first_to_finish == "the first bank":
-            other.faults(mode="slow", delay_ms=8000, count=1)
+            other.faults(mode="slow", delay_ms=60_000)
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(bank.client(30.0).debit, "alice", 1, "r", idempotency_key="k")
             until(in_flight("k"), "the key is in flight")
             owner = IdempotencyKey.objects.get().owner
             second = pool.submit(other.client(30.0).debit, "alice", 1, "r", idempotency_key="k")
             until(lambda: IdempotencyKey.objects.get().owner != owner, "the key was taken over")
+            if first_to_finish == "the second bank":
+                assert not second.result(BOUND_SECONDS).replayed
+            bank.faults(mode="none")
             assert isinstance(first.exception(BOUND_SECONDS), BankConflict)
+            other.faults(mode="none")
             assert not second.result(BOUND_SECONDS).replayed
     finally:
         for client in other.clients:
@@ -311,25 +330,23 @@ def test_two_banks_on_one_database_still_make_one_debit(bank: Bank, tmp_path: Pa
     assert Debit.objects.count() == 1
 
 
-def test_a_lost_response_was_charged_and_the_key_finds_it(bank: Bank) -> None:
-    bank.start("--faults")
-    bank.faults(mode="lose_response", count=2)
-    client = bank.client()
+def test_a_lost_response_was_charged_and_the_key_finds_it(open_bank: Bank) -> None:
+    open_bank.faults(mode="lose_response", count=2)
+    client = open_bank.client()
     for key in ("k", None):
         with pytest.raises(BankUnavailable, match=r"reset|Reset") as caught:
             client.debit("alice", 1, f"order {key}", idempotency_key=key)
         assert not caught.value.certain_not_charged
         assert Debit.objects.filter(reference=f"order {key}").count() == 1
-    assert bank.faults()["hits"] == 2
+    assert open_bank.faults()["hits"] == 2
     assert client.debit("alice", 1, "order k", idempotency_key="k").replayed
     assert not client.debit("alice", 1, "order None").replayed
     assert Debit.objects.filter(reference="order None").count() == 2
 
 
-def test_a_replay_is_never_lost(bank: Bank) -> None:
-    bank.start("--faults")
-    client = bank.client()
-    bank.faults(mode="lose_response")
+def test_a_replay_is_never_lost(open_bank: Bank) -> None:
+    client = open_bank.client()
+    open_bank.faults(mode="lose_response")
     with pytest.raises(BankUnavailable):
         client.debit("alice", 1, "r", idempotency_key="k")
     assert client.debit("alice", 1, "r", idempotency_key="k").replayed
@@ -349,9 +366,8 @@ def test_losing_many_responses_wears_nothing_out(bank: Bank) -> None:
     assert (bank.running.returncode, errors) == (0, "")
 
 
-def test_a_stale_holder_is_fenced_off_and_its_key_is_not_used_up(bank: Bank) -> None:
-    bank.start()
-    client = bank.client()
+def test_a_stale_holder_is_fenced_off_and_its_key_is_not_used_up(open_bank: Bank) -> None:
+    client = open_bank.client()
     client.debit("alice", 1, "r", idempotency_key="k", fence=2)
     for key in ("k", "other", None):
         with pytest.raises(BankFenced):
@@ -383,10 +399,9 @@ def tokens_at_once(bank: Bank, reference: str) -> None:
     assert fences[-2:] == [10, 10], "the highest token is never refused"
 
 
-def test_tokens_at_once_are_never_charged_in_the_wrong_order(bank: Bank) -> None:
-    bank.start()
+def test_tokens_at_once_are_never_charged_in_the_wrong_order(open_bank: Bank) -> None:
     for turn in range(5):
-        tokens_at_once(bank, f"r{turn}")
+        tokens_at_once(open_bank, f"r{turn}")
 
 
 def test_tokens_at_once_on_postgresql(bank: Bank) -> None:
@@ -400,22 +415,21 @@ def test_tokens_at_once_on_postgresql(bank: Bank) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "k1"])
-def test_a_holder_that_is_overtaken_inside_the_bank_is_fenced_off(bank: Bank, key: str | None) -> None:
-    bank.start("--faults")
-    client = bank.client()
-    client.set_fault("zombie", "slow", ["r"], delay_ms=5000)
+def test_a_holder_that_is_overtaken_inside_the_bank_is_fenced_off(open_bank: Bank, key: str | None) -> None:
+    client = open_bank.client()
+    client.set_fault("zombie", "slow", ["r"], delay_ms=60_000)
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(client.debit, "alice", 1, "r", idempotency_key=key, fence=1)
         until(lambda: client.fault_hits("zombie")["r"], "the first debit waits inside the bank")
         client.debit("alice", 1, "r", idempotency_key="k2", fence=2)
+        client.remove_fault("zombie")
         assert isinstance(late.exception(BOUND_SECONDS), BankFenced)
     assert Debit.objects.get().idempotency.key == "k2"
     assert [found.key for found in IdempotencyKey.objects.all()] == ["k2"]
 
 
-def test_faults_of_several_experiments_share_a_bank(bank: Bank) -> None:
-    bank.start("--faults")
-    client = bank.client()
+def test_faults_of_several_experiments_share_a_bank(open_bank: Bank) -> None:
+    client = open_bank.client()
     client.set_fault("lane 1", "lose_response", ["a", "b"])
     client.set_fault("lane 2", "lose_response", ["c"], each=2)
     client.set_fault("lane 3", "refuse", ["c"])
@@ -433,14 +447,13 @@ def test_faults_of_several_experiments_share_a_bank(bank: Bank) -> None:
     assert [Debit.objects.filter(reference=reference).count() for reference in "abc"] == [2, 1, 3]
 
 
-def test_refuse_charges_nothing(bank: Bank) -> None:
-    bank.start("--faults")
-    bank.faults(mode="refuse", count=1)
+def test_refuse_charges_nothing(open_bank: Bank) -> None:
+    open_bank.faults(mode="refuse", count=1)
     with pytest.raises(BankUnavailable) as caught:
-        bank.client().debit("alice", 1, "r")
+        open_bank.client().debit("alice", 1, "r")
     assert caught.value.certain_not_charged
     assert not Debit.objects.exists()
-    bank.client().debit("alice", 1, "r")
+    open_bank.client().debit("alice", 1, "r")
 
 
 HEAD = b"POST /debits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -462,31 +475,28 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 }
 
 
-def test_hostile_requests_are_refused_and_the_bank_stays(bank: Bank) -> None:
-    bank.start()
+def test_hostile_requests_are_refused_and_the_bank_stays(open_bank: Bank) -> None:
     seen = {}
     for name, (request, _) in HOSTILE.items():
-        with socket.create_connection(("127.0.0.1", bank.port), timeout=BOUND_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", open_bank.port), timeout=BOUND_SECONDS) as connection:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             seen[name] = int(connection.makefile("rb").readline().split(b" ")[1])
     assert seen == {name: status for name, (_, status) in HOSTILE.items()}
-    bank.client().debit("alice", 1, "r")
+    open_bank.client().debit("alice", 1, "r")
     assert Debit.objects.count() == 1
 
 
-def test_callers_that_fall_silent_do_not_keep_the_threads(bank: Bank) -> None:
-    bank.start()
+def test_callers_that_fall_silent_do_not_keep_the_threads(open_bank: Bank) -> None:
     with ExitStack() as stack:
         for started in (HEAD[:20], HEAD + b"Content-Length: 100\r\n\r\n{") * (THREADS // 2):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", bank.port)))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", open_bank.port)))
             connection.sendall(started)
-        bank.client(30.0).debit("alice", 1, "r")
+        open_bank.client(30.0).debit("alice", 1, "r")
     assert Debit.objects.count() == 1
 
 
-def test_a_client_works_on_both_sides_of_a_fork(bank: Bank) -> None:
-    bank.start()
+def test_a_client_works_on_both_sides_of_a_fork(open_bank: Bank) -> None:
     script = """
 import os, sys
 from tasks_demo.demo.bank.client import BankClient
@@ -504,7 +514,7 @@ for index in range(20):
     client.debit("alice", 1, f"parent-{index}")
 assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
 """
-    subprocess.run([sys.executable, "-c", script, bank.url], cwd=PROJECT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script, open_bank.url], cwd=PROJECT, check=True, timeout=60)
     assert Debit.objects.values("reference").distinct().count() == Debit.objects.count() == 80
 
 

@@ -101,18 +101,15 @@ def test_nothing_outlives_it(up: Up, tmp_path: Path, fatal: signal.Signals, code
     assert len(family) >= 8, family
     up.popen.send_signal(fatal)
     assert up.popen.wait(BOUND_SECONDS) == code
+    if fatal is signal.SIGINT:
+        up.wait_for("all stopped")
+        text = "".join(up.said)
+        assert "Warm shutdown" in text
+        assert "Connection" not in text.partition("Warm shutdown")[2], "the worker may finish before Redis goes"
     deadline = time.monotonic() + 10.0
     while living(family):
         assert time.monotonic() < deadline, f"still there after {fatal.name}: {living(family)}"
         time.sleep(0.02)
-
-
-def test_the_worker_may_finish_before_redis_goes(up: Up) -> None:
-    up.popen.send_signal(signal.SIGINT)
-    up.wait_for("all stopped")
-    text = "".join(up.said)
-    assert "Warm shutdown" in text
-    assert "Connection" not in text.partition("Warm shutdown")[2]
 
 
 def test_a_process_that_ends_by_itself_ends_the_others(tmp_path: Path) -> None:

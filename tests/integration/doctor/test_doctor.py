@@ -20,6 +20,7 @@ from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.redis_server import OLDEST, RedisUser, examine, group
 from tasks_demo.doctor.rows import Row, State, address, side_by_side
 from tasks_demo.management.arguments import Exit
+from tests.integration.servers.rabbitmq import RabbitServer
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import Finished, Home, Worker, together, until
 
@@ -295,38 +296,27 @@ def test_a_setting_of_ours_that_cannot_work_is_named(home: Home, server: RedisSe
 
 # -- RabbitMQ ---------------------------------------------------------------------------------------------------------------
 
-RABBITMQ = ("127.0.0.1", 5672)
 
-
-@pytest.fixture
-def rabbitmq() -> str:
-    try:
-        socket.create_connection(RABBITMQ, timeout=1).close()
-    except OSError:
-        pytest.skip("no RabbitMQ on 127.0.0.1:5672")
-    return "amqp://guest:guest@127.0.0.1:5672//"
-
-
-def test_rabbitmq_without_confirms_breaks_the_promise(home: Home, server: RedisServer, rabbitmq: str) -> None:
-    seen = doctor(home, REDIS_URL=server.url, CELERY_BROKER_URL=rabbitmq)
+def test_rabbitmq_without_confirms_breaks_the_promise(home: Home, server: RedisServer, rabbitmq: RabbitServer) -> None:
+    seen = doctor(home, REDIS_URL=server.url, CELERY_BROKER_URL=rabbitmq.url)
     assert seen.code == 1, seen.whole
     assert seen.failed() == {"confirms"}
-    assert seen.row("broker", "connections")["seen"].startswith("amqp://127.0.0.1:5672 RabbitMQ ")
+    assert seen.row("broker", "connections")["seen"].startswith(f"amqp://127.0.0.1:{rabbitmq.port} RabbitMQ ")
     assert "'confirm_publish': True" in seen.row("confirms", "connections")["fix"]
     assert "guest" not in seen.whole
     assert ("Redis (results, leases)", "eviction") in seen.rows
 
 
-def test_rabbitmq_with_confirms(rabbitmq: str) -> None:
-    app = Celery("shop", broker=rabbitmq, set_as_current=False, fixups=[])
+def test_rabbitmq_with_confirms(rabbitmq: RabbitServer) -> None:
+    app = Celery("shop", broker=rabbitmq.url, set_as_current=False, fixups=[])
     app.conf.broker_transport_options = {"confirm_publish": True}
     users: list[RedisUser] = []
     assert {row.what: row.state for row in broker(app, users)} == {"broker": State.OK, "confirms": State.OK}
     assert users == []
 
 
-def test_a_refused_login_of_rabbitmq_shows_no_password(rabbitmq: str) -> None:
-    app = Celery("shop", broker=rabbitmq.replace("guest:guest", "guest:hidden"), set_as_current=False, fixups=[])
+def test_a_refused_login_of_rabbitmq_shows_no_password(rabbitmq: RabbitServer) -> None:
+    app = Celery("shop", broker=rabbitmq.url.replace("guest:guest", "guest:hidden"), set_as_current=False, fixups=[])
     (row,) = broker(app, [])
     assert (row.state, row.ready) == (State.FAIL, False)
     assert "hidden" not in row.seen + row.fix

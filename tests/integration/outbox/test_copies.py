@@ -21,14 +21,16 @@ SETTINGS: dict[str, Any] = {
     "TASKS_DEMO_LEDGER_WRITE_THROUGH": True,
 }
 ASK = """
+import time
 from django.db.models import Sum
 from tasks_demo.outbox import enqueue
 from tasks_demo.records.models import OutboxMessage as M
 from tasks_demo.ledger.models import Event
 def copy(name, task_id, *args, **kwargs):
     app.tasks[name].apply_async(args, kwargs, task_id=task_id, headers={"tasks_demo_outbox": "default"})
-def until_ended(task_id):
-    while not M.objects.get(task_id=task_id).finished_at: pass
+def until(task_id, column):
+    while not (found := getattr(M.objects.get(task_id=task_id), column)): time.sleep(0.01)
+    return found
 def facts(task_id):
     kinds = list(Event.objects.filter(task_id=task_id).values_list("kind", flat=True))
     row = M.objects.get(task_id=task_id)
@@ -68,7 +70,11 @@ def test_a_copy_of_a_job_that_has_ended_is_suppressed(any_broker: Stranger, work
     names = ["orders.ship", "orders.plain"]
     asked(any_broker, "1", f"for name in {names}: enqueue(name, (name,), task_id='ended-' + name)\n")
     until(lambda: succeeded(worker, "ended-") == 2, "both ends")
-    asked(any_broker, "1", f"for name in {names}: until_ended('ended-' + name); copy(name, 'ended-' + name, name)\n")
+    asked(
+        any_broker,
+        "1",
+        f"for name in {names}: until('ended-' + name, 'finished_at'); copy(name, 'ended-' + name, name)\n",
+    )
     for name in names:
         said = f"{name}[ended-{name}] is not run again: its job has ended"
         until(lambda said=said: said in worker.said, "the reason in the log")  # type: ignore[misc]
@@ -84,9 +90,9 @@ def test_a_copy_of_a_job_that_is_running_is_suppressed_until_its_process_dies(
     holder = asked(
         any_broker,
         "holder.split()[1]",
-        "enqueue(tasks.ship, ('runs',), {'work': 6}, task_id='runs')\n"
-        "while not (holder := M.objects.get(task_id='runs').started_by): pass\n"
-        "copy('orders.ship', 'runs', 'runs', work=6)\n",
+        "enqueue(tasks.ship, ('runs',), {'work': 4}, task_id='runs')\n"
+        "holder = until('runs', 'started_by')\n"
+        "copy('orders.ship', 'runs', 'runs', work=4)\n",
     )
     until(lambda: "[runs] is not run again: it was begun by a worker that lives" in worker.said, "the refusal")
     os.kill(int(holder), signal.SIGKILL)
@@ -102,7 +108,7 @@ def test_a_retry_that_is_due_later_is_waited_for_and_starts_no_second_chain(
         any_broker,
         "1",
         "enqueue(tasks.ship_when_packed, ('packed', 2), task_id='packed')\n"
-        "while not M.objects.get(task_id='packed').publications: pass\n"
+        "until('packed', 'publications')\n"
         "copy('orders.ship_when_packed', 'packed', 'packed', 2)\n",
     )
     until(lambda: "[packed] is not run again: " in worker.said, "the refusal")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from tasks_demo.outbox import relay as relay_module
 from tasks_demo.outbox.relay import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
 from tests.integration.outbox.outbox_ground import RelayTo, copies, elsewhere, messages, row, table
+from tests.integration.servers.rabbitmq import RabbitServer, queue_name
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 
@@ -427,30 +427,16 @@ def test_bad_usage_is_refused(arguments: list[str]) -> None:
 
 # -- RabbitMQ ------------------------------------------------------------------------------------------------------------------
 
-RABBITMQ = "amqp://guest:guest@127.0.0.1:5672//"
-
-
-@pytest.fixture
-def rabbitmq() -> Iterator[kombu.Connection]:
-    """The RabbitMQ of this machine, for queues with names of our own."""
-    with kombu.Connection(RABBITMQ, connect_timeout=2) as connection:
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0)
-        except kombu.exceptions.OperationalError as error:
-            pytest.skip(f"no RabbitMQ at 127.0.0.1:5672 for guest: {error}")
-        yield connection
-
 
 @pytest.mark.usefixtures("table")
-def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbitmq: kombu.Connection) -> None:
-    name = f"tasks_demo_{uuid.uuid4().hex}"
-    channel: Any = rabbitmq.default_channel
-    exchange = f"{name}_x"
-    channel.exchange_declare(exchange, "topic", durable=False, auto_delete=False)
-    try:
+def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbitmq: RabbitServer) -> None:
+    with queue_name(rabbitmq) as name, kombu.Connection(rabbitmq.url) as connection:
+        channel: Any = connection.default_channel
+        exchange = f"{name}_x"
+        channel.exchange_declare(exchange, "topic", durable=False, auto_delete=False)
         nowhere = enqueue(JOB, [1], exchange=exchange, routing_key="nowhere")
         sent = [enqueue(JOB, [number], queue=name) for number in range(5)]
-        relay = RelayTo(RABBITMQ)
+        relay = RelayTo(rabbitmq.url)
         result = relay.run_once()
         assert (result.published, result.refused, result.trouble) == (5, 1, "")
         assert relay._connection.default_channel.connection.confirm_publish is True
@@ -459,6 +445,3 @@ def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbi
         assert row(nowhere).published_at is None
         got = [channel.basic_get(name, no_ack=True).headers["id"] for _ in range(5)]
         assert got == sent
-    finally:
-        channel.queue_delete(name)
-        channel.exchange_delete(exchange)

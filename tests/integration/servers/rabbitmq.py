@@ -77,6 +77,14 @@ class RabbitServer:
         with amqp.Connection(f"127.0.0.1:{self.port}") as connection:
             return int(connection.channel().queue_declare(queue, passive=True).message_count)
 
+    @contextlib.contextmanager
+    def without(self, *queues: str) -> Iterator[None]:
+        """These queues are deleted afterwards, with what is in them."""
+        yield
+        with amqp.Connection(f"127.0.0.1:{self.port}") as connection:
+            for queue in queues:
+                connection.channel().queue_delete(queue)
+
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "out").read_text(errors="replace")[-3000:]
@@ -139,9 +147,8 @@ def own_rabbitmq(config: str = "") -> Iterator[RabbitServer]:
 def queue_name(server: RabbitServer) -> Iterator[str]:
     """The name of a queue that nobody else uses; the queue is deleted afterwards."""
     name = f"test-{secrets.token_hex(6)}"
-    yield name
-    with amqp.Connection(f"127.0.0.1:{server.port}") as connection:
-        connection.channel().queue_delete(name)
+    with server.without(name):
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.test import Client
 
 from tasks_demo.demo.bank import faults
 from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Account, Debit, Fence, IdempotencyKey
+from tests.support import until
 
 pytestmark = [pytest.mark.django_db(databases=["default", "bank"]), pytest.mark.urls("tasks_demo.demo.bank.urls")]
 
@@ -383,6 +385,31 @@ def test_a_named_fault_is_replaced_under_its_name(client: Client) -> None:
     for _ in range(2):
         post(client, {**GOOD, "reference": "b"}, Idempotency_Key="k-1")
     assert hits(client, "lane-1") == {"b": 1}
+
+
+@pytest.mark.usefixtures("allowed_faults")
+@pytest.mark.parametrize(
+    "end", ["the setting is removed", "the setting is replaced", "the one for anybody is replaced"]
+)
+def test_a_slow_debit_goes_on_when_its_setting_ends(client: Client, end: str) -> None:
+    slow: dict[str, Any] = {"mode": "slow", "delay_ms": 60_000}
+    put_fault(client, **slow, count=1)
+    if end != "the one for anybody is replaced":
+        named(client, "mine", references=["order-17"], **slow)
+    debit = threading.Thread(target=faults.dawdle, args=["order-17"])
+    debit.start()
+    allowed = faults.enabled()
+    assert allowed is not None
+    struck = allowed._named.get("mine", allowed._anybody)
+    until(lambda: struck.hits in (1, {"order-17": 1}), "the fault")
+    if end == "the setting is removed":
+        client.delete("/faults/mine")
+    elif end == "the setting is replaced":
+        named(client, "mine", mode="refuse", references=["order-17"])
+    else:
+        put_fault(client, mode="none")
+    debit.join(10)
+    assert not debit.is_alive()
 
 
 @pytest.mark.usefixtures("allowed_faults")
