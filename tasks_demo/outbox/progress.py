@@ -32,7 +32,7 @@ from tasks_demo.core.lifecycle import Point, described, reached
 from tasks_demo.leases.holder import parsed, this_process
 from tasks_demo.outbox.evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.outbox.heartbeat import running
-from tasks_demo.patterns.requeue import DEFERRALS, NotOver, has_message, whole
+from tasks_demo.patterns.requeue import DEFERRALS, NotOver, has_message, say, whole
 from tasks_demo.patterns.subjects import subject_of
 from tasks_demo.records.models import OutboxMessage
 
@@ -168,12 +168,11 @@ def _alive(alias: str, row: Any, me: str) -> bool:
 
 
 def _suppress(task: Any, why: str) -> None:
-
     request = task.request
-    logger.info("%s[%s] is not run again: %s. This copy is acknowledged.", task.name, request.id, why)
     try:
-        about = subject_of(task, request.args, request.kwargs, request.id, request.hostname or "")
-        reached(Point.SUPPRESSED, about, why=why)
+        subject = subject_of(task, request.args, request.kwargs, request.id, request.hostname or "")
+        say(task, logging.INFO, "superfluous", "not run again: %s. This copy is acknowledged.", why, subject=subject)
+        reached(Point.SUPPRESSED, subject, why=why)
     except Exception as error:  # noqa: BLE001  (an observer's failure must not run a job twice)
         logger.warning("The suppressed copy of %s was not recorded: %s", request.id, described(error))
     raise Superfluous(why)

@@ -200,9 +200,9 @@ def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
 
 
 def _announce(task: Any, parked: Parked) -> NoReturn:
-    logger.error(
-        "%s[%s] is parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
-        task.name, task.request.id, parked.pk, parked.reason,
+    say(
+        task, logging.ERROR, "parked", "parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
+        parked.pk, parked.reason,
     )  # fmt: skip
     reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
     raise NotOver(parked.reason)

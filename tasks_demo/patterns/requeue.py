@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, NothingToRequeue
-from tasks_demo.core.lifecycle import Point, current, described, reached
+from tasks_demo.core.lifecycle import Point, Subject, current, described, reached
 from tasks_demo.core.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
@@ -86,13 +86,15 @@ def has_message(request: Any) -> bool:
     return not request.is_eager or "redelivered" in (request.delivery_info or {})
 
 
-def say(task: Any, level: int, kind: str, what: str, *args: Any) -> None:
-    """Log what becomes of this delivery, where Celery says only that it was ignored; rate-limited by task name and ``kind``."""
-    subject = current()
-    operation = subject.operation if subject else task.request.id
+def say(task: Any, level: int, kind: str, what: str, *args: Any, subject: Subject | None = None) -> None:
+    """Log what becomes of this delivery, or of that of ``subject``, where Celery says only that it was ignored; rate-limited by
+    task name and ``kind``."""
+    about = subject or current()
+    task_id = subject.task_id if subject else task.request.id
     limited_log(
-        logger, level, (task.name, kind), "%s[%s], operation %r: " + what, task.name, task.request.id, operation, *args
-    )
+        logger, level, (task.name, kind), "%s[%s], operation %r: " + what,
+        task.name, task_id, about.operation if about else task_id, *args,
+    )  # fmt: skip
 
 
 def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
@@ -101,9 +103,10 @@ def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
     With late acknowledgement it stays in the broker and is delivered again at once, which is why this waits a moment; with
     early acknowledgement, which has already let it go, it is lost, and the log says so. Always raises Reject.
     """
-    logger.error(
-        "%s[%s] could not be published again (%s): %s: %s. With late acknowledgement it stays in the queue; with early "
-        "acknowledgement it is lost.", task.name, task.request.id, why, type(error).__name__, described(error),
+    stays = "rejected, so that the broker delivers it again" if task.acks_late else "lost: it is acknowledged already"
+    say(
+        task, logging.ERROR, f"not published: {type(error).__name__}", "%s, and no copy could be published: %s. It is %s.",
+        why, described(error), stays,
     )  # fmt: skip
     if task.acks_late:
         time.sleep(BRAKE_SECONDS)  # a brake, not a wait for something

@@ -76,7 +76,7 @@ def test_a_copy_of_a_job_that_has_ended_is_suppressed(any_broker: Stranger, work
         f"for name in {names}: until('ended-' + name, 'finished_at'); copy(name, 'ended-' + name, name)\n",
     )
     for name in names:
-        said = f"{name}[ended-{name}] is not run again: its job has ended"
+        said = f"{name}[ended-{name}], operation 'ended-{name}': not run again: its job has ended"
         until(lambda said=said: said in worker.said, "the reason in the log")  # type: ignore[misc]
         until(
             lambda name=name: asked(any_broker, f"facts('ended-{name}')") == [1, 1, 1, True], "the point in the ledger"
@@ -94,7 +94,10 @@ def test_a_copy_of_a_job_that_is_running_is_suppressed_until_its_process_dies(
         "holder = until('runs', 'started_by')\n"
         "copy('orders.ship', 'runs', 'runs', work=4)\n",
     )
-    until(lambda: "[runs] is not run again: it was begun by a worker that lives" in worker.said, "the refusal")
+    until(
+        lambda: "[runs], operation 'runs': not run again: it was begun by a worker that lives" in worker.said,
+        "the refusal",
+    )
     os.kill(int(holder), signal.SIGKILL)
     until(lambda: succeeded(worker, "runs"), "its end, in another process")
     found, paid = asked(any_broker, "[facts('runs'), Payment.objects.filter(order_id='runs').count()]")
@@ -111,7 +114,7 @@ def test_a_retry_that_is_due_later_is_waited_for_and_starts_no_second_chain(
         "until('packed', 'publications')\n"
         "copy('orders.ship_when_packed', 'packed', 'packed', 2)\n",
     )
-    until(lambda: "[packed] is not run again: " in worker.said, "the refusal")
+    until(lambda: "[packed], operation 'packed': not run again: " in worker.said, "the refusal")
     until(lambda: succeeded(worker, "packed"), "the end")
     found, paid = asked(any_broker, "[facts('packed'), Payment.objects.filter(order_id='packed').count()]")
     assert (found[:3], paid) == ([1, 2, 1], 1)

@@ -268,6 +268,22 @@ def test_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operatio
     assert "INFO" in suppressed
 
 
+def test_a_requeue_after_a_kill_says_so_in_the_log_with_task_id_and_operation(ground: Failing) -> None:
+    """Celery's own lines name neither: "Process ... exited with 'signal 9'", "Task handler raised error: WorkerLostError"."""
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the execution")
+    ground.killed(int((Path(folder) / "ran").read_text()))
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    about = f"failing.dedup_lock[{sent.id}], operation {operation!r}: requeued: the pool process that ran it is gone ("
+    (line,) = until(
+        lambda: [line for line in ground.worker.log.read_text().splitlines() if about in line], "the reason in the log"
+    )
+    assert "WARNING/MainProcess" in line
+    assert "signal 9 (SIGKILL)" in line
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+
+
 # -- the quarantine's count -----------------------------------------------------------------------------------------------------
 
 
@@ -339,4 +355,6 @@ def test_a_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_use
         assert ground.points(sent.id).count("failed") == 0
         assert "deferred" in ground.points(sent.id)
         assert now(sent)[0] == "PENDING"
+        operation = folder.rpartition("/")[2].partition("-")[0]
+        assert f"[{sent.id}], operation {operation!r}: requeued: its hard time limit" in ground.worker.log.read_text()
     until(ground.idle, "every job acknowledged")

@@ -1,0 +1,26 @@
+"""What cannot be published again is said a few times a minute, with task ID and operation, and then counted."""
+
+from __future__ import annotations
+
+from tests.integration.stranger import Stranger, stranger
+from tests.support import until
+
+__all__ = ["stranger"]
+
+
+def test_a_broker_that_takes_nothing_does_not_fill_the_log(stranger: Stranger) -> None:
+    task_id = stranger.value("tasks.charge.delay(order_id='7').id")
+    nobody = "redis://127.0.0.1:1/0"
+    settings = {
+        "TASKS_DEMO_REDIS_URL": nobody,  # every job is requeued ...
+        "CELERY_BROKER_READ_URL": stranger.broker_url.replace("unix://", "redis+socket://", 1),
+        "CELERY_BROKER_WRITE_URL": nobody,  # ... and no copy can be published
+        "CELERY_TASK_PUBLISH_RETRY": False,
+    }
+    about = f"orders.charge[{task_id}], operation 'charge:7': Redis did not claim"
+    with stranger.worker(settings=settings) as worker:
+        until(lambda: worker.said.count(f"orders.charge[{task_id}] received") >= 8, "eight deliveries", 60)
+    lines = [line for line in worker.said.splitlines() if about in line]
+    assert 0 < len(lines) <= 10, worker.said  # five for each of two processes
+    assert all("ERROR/" in line and "no copy could be published" in line for line in lines)
+    assert lines[0].endswith("It is rejected, so that the broker delivers it again.")
