@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from celery import concurrency
 from celery.concurrency.prefork import TaskPool as Prefork
+from django.db import router
 from kombu.utils.imports import symbol_by_name
 
 from tasks_demo.checks.queues import queue_of, queues_of
@@ -55,9 +56,13 @@ class Setup:
     worker: Any = None
 
     @classmethod
-    def of(cls, app: Any, worker: Any = None) -> Setup:
-        """The app's tasks without those that Celery registers itself. Raises what building a task raises."""
-        tasks = tuple(task for name, task in sorted(app.tasks.items()) if not name.startswith("celery."))
+    def of(cls, app: Any, worker: Any = None, beside: Any = None) -> Setup:
+        """The app's tasks without those that Celery registers itself, and of the app ``beside``. Raises what building a task
+        raises."""
+        known = beside.tasks if beside is not None else ()
+        tasks = tuple(
+            task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.") and name not in known
+        )
         return cls(app, tasks, worker)
 
     @property
@@ -235,6 +240,11 @@ def tables_of(task: Any) -> tuple[type[Any], ...]:
     """The models of ``tasks_demo.records`` without whose tables a job of this task does not run."""
     own = next((model for pattern, model in _TABLES.items() if isinstance(task, pattern)), None)
     return (*([own] if own else ()), *((Attempt, Parked) if is_quarantined(task) else ()))
+
+
+def home_of(task: Any, model: type[Any]) -> str:
+    """The alias in which this task's pattern writes the model: the quarantine keeps attempts and parked messages together."""
+    return str(getattr(task, "using", None) or router.db_for_write(Attempt if model is Parked else model))
 
 
 _TABLES: dict[type[PatternTask], type[Any]] = {ClaimFirst: Claim, Inbox: InboxEntry, Outbox: OutboxMessage}

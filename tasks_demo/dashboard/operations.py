@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import router
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -37,6 +39,10 @@ class OperationActAdmin(_Admin):
 
     class Media:
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OperationAct]:
+        # Where they are written: a page that is shown right after the act must tell of it.
+        return super().get_queryset(request).using(router.db_for_write(OperationAct))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -89,7 +95,7 @@ class OperationActAdmin(_Admin):
             "held": [trace.held for trace in removable if trace.held],
             "forgettable": bool(removable) and not (found and found.troubles) and self.has_forget_permission(request),
             "no_reason": request.method == "POST" and not why,
-            "acts": list(OperationAct.objects.filter(operation=key)[:20]) if found else [],
+            "acts": list(self.get_queryset(request).filter(operation=key)[:20]) if found else [],
         }
         return TemplateResponse(request, "admin/tasks_demo_records/operation/look.html", context)
 

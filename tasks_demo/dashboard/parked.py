@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
+from django.db import router
 from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -64,6 +65,10 @@ class ParkedAdmin(_Admin):
     class Media:
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Parked]:
+        # Where they are written: what is decided about a row is written where the row was read.
+        return super().get_queryset(request).using(router.db_for_write(Parked))
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -97,7 +102,7 @@ class ParkedAdmin(_Admin):
             "meaning": SIGNS[parked.state][2],
             "parts": _parts(parked),
             "history": [(datetime.fromisoformat(one["at"]), one["worker"], one["pid"]) for one in parked.history],
-            "acts": list(Act.objects.filter(parked=parked)),
+            "acts": list(Act.objects.using(parked._state.db).filter(parked=parked)),
             "decidable": parked.state == Parked.State.PARKED and self.has_decide_permission(request),
             "ledger": tally if request.user.has_perm("tasks_demo.view_tally") else "",
             **(extra_context or {}),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC
 from typing import Any
 
 from django.apps import apps
 from django.db import DatabaseError, connections, router
 from django.db.models.functions import Now
 
-from tasks_demo.checks.setup import Setup, tables_of
+from tasks_demo.checks.setup import Setup, home_of, tables_of
+from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted, times
 from tasks_demo.doctor.rows import Row, State, reason
 from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.ledger.store import alias as ledger_s_home
 from tasks_demo.outbox import relay
 from tasks_demo.patterns import DedupLock
 from tasks_demo.records.models import Fence, OutboxMessage, Parked
@@ -42,11 +45,10 @@ def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
         if isinstance(task, DedupLock) and apps.is_installed("tasks_demo.records"):
             models = (*models, Fence)
         for model in models:
-            alias = getattr(task, "using", None) or router.db_for_write(model)
-            found.setdefault((alias, model), []).append(task.name)
+            found.setdefault((home_of(task, model), model), []).append(task.name)
     if settings.LEDGER:
         for model in (Event, Tally):
-            found[router.db_for_write(model), model] = []
+            found[ledger_s_home(), model] = []
     return found
 
 
@@ -110,8 +112,8 @@ def _for(tasks: list[str]) -> str:
 def _aliases(setup: Setup, model: Any) -> list[str]:
     if not apps.is_installed("tasks_demo.records"):
         return []
-    named = {str(getattr(task, "using", None) or router.db_for_write(model)) for task in setup.tasks}
-    return sorted(alias for alias in named | {router.db_for_write(model)} if alias in connections)
+    named = {home_of(task, model) for task in setup.tasks}
+    return sorted(alias for alias in named | {home_of(None, model)} if alias in connections)
 
 
 def _outbox(setup: Setup) -> Iterator[Row]:
@@ -152,7 +154,8 @@ def _parked(setup: Setup) -> Iterator[Row]:
         if first is None:
             yield Row(PART, f"parked in {alias}", State.OK, "none")
             continue
-        seen = f"{counted(many, 'message')} to decide on, the first since {first.parked_at:%Y-%m-%d %H:%M} UTC ({first.task})"
+        since = clock.aware(first.parked_at).astimezone(UTC)
+        seen = f"{counted(many, 'message')} to decide on, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
         option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
         yield Row(
             PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."

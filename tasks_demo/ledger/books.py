@@ -28,7 +28,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.lifecycle import current
 from tasks_demo.ledger.rows import EFFECT, Row
-from tasks_demo.ledger.store import off_in_tests, store
+from tasks_demo.ledger.store import alias, off_in_tests, store
 
 logger = logging.getLogger(__name__)
 #: Numbers read again before the last one known, where books say nothing of entries that become visible late.
@@ -93,14 +93,20 @@ class ModelBooks(Books):
 
     @property
     def _alias(self) -> str:
-        return router.db_for_read(self._model())
+        # Not db_for_read: what a replica does not have yet would be called lost.
+        return router.db_for_write(self._model())
 
     def operation_of(self, row: Any) -> str:
         """The operation key of a row, where no column holds it as it is."""
         return str(getattr(row, self.operation))
 
     def effects(self, after: int) -> Iterator[Effect]:
-        rows = self._model()._default_manager.filter(**{f"{self.number}__gt": after}).order_by(self.number)
+        rows = (
+            self._model()
+            ._default_manager.using(self._alias)
+            .filter(**{f"{self.number}__gt": after})
+            .order_by(self.number)
+        )
         for row in rows.iterator(chunk_size=500):
             yield Effect(
                 number=getattr(row, self.number),
@@ -209,13 +215,10 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
         worker=subject.worker if subject else "",
         detail={"source": f"{RECORDED}:{key or name}", **detail},
     )
-    from tasks_demo.ledger.models import Event
-
-    alias = router.db_for_write(Event)
-    connection = connections[alias]
+    connection = connections[alias()]
     if connection.vendor == "sqlite" and connection.in_atomic_block:
         # Its one writer is this transaction: a commit of ours would wait for it.
-        transaction.on_commit(lambda: _recorded(row), using=alias, robust=True)
+        transaction.on_commit(lambda: _recorded(row), using=connection.alias, robust=True)
         return False
     return _recorded(row)
 
@@ -225,7 +228,7 @@ def _recorded(row: Row) -> bool:
 
     for _ in range(2):  # another process may record the same key at this moment
         try:
-            if not Event.objects.filter(source=row.source).exists():
+            if not Event.objects.using(alias()).filter(source=row.source).exists():
                 store.append([row])
             return True
         except LedgerUnavailable as error:

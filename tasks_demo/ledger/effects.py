@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
-from django.db import connections
+from django.db import connections, router
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
@@ -62,11 +63,16 @@ def read_books() -> list[State]:
 
 def states() -> list[State]:
     """How the registered books were read last. Writes nothing."""
-    known = {row.name: row for row in BooksRead.objects.filter(name__in=registry.names())}
+    known = {row.name: row for row in _written(BooksRead).filter(name__in=registry.names())}
     return [
         State(name, row.read_at, row.trouble, row.failing_since) if (row := known.get(name)) else State(name)
         for name in sorted(registry.names())
     ]
+
+
+def _written(model: Any) -> Any:
+    """The rows where they are written: a replica that a router reads from may lag, and be taken for a loss."""
+    return model.objects.using(router.db_for_write(model))
 
 
 def _note(name: str, began: float, trouble: str) -> None:
@@ -125,7 +131,7 @@ def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> in
     """Copy the entries of these books that the ledger does not have yet; returns how many. Raises what the books raise."""
     prefix = f"{name}:{books.identity()[:60]}:"
     snapshot = books.snapshot()  # before anything is read
-    cursor = BookCursor.objects.filter(source=prefix).first()
+    cursor = _written(BookCursor).filter(source=prefix).first()
     known = cursor.number if cursor else 0
     after = books.resume(known, cursor.snapshot) if cursor else 0
     copied, last = 0, known
@@ -170,11 +176,12 @@ def _unknown(name: str, prefix: str, batch: Sequence[Effect], known: int) -> lis
     """The entries that the ledger does not have yet, as its rows."""
     now = time.time()
     sources = [f"{prefix}{effect.number}" for effect in batch]
-    there = set(Event.objects.filter(source__in=sources).values_list("source", flat=True))
+    there = set(_written(Event).filter(source__in=sources).values_list("source", flat=True))
     operations = {effect.operation for effect in batch}
     homes = {
         operation: (pattern, run)
-        for operation, pattern, run in Tally.objects.filter(operation__in=operations)
+        for operation, pattern, run in _written(Tally)
+        .filter(operation__in=operations)
         .order_by("first_at")
         .values_list("operation", "pattern", "run")
     }
@@ -210,12 +217,14 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
     of that run, for a caller that has seen that all is quiet there.
     """
     if run is not None:
-        quiet = Tally.objects.filter(IN_A_RUN, settled=0, run=run).exclude(books="")
+        quiet = _written(Tally).filter(IN_A_RUN, settled=0, run=run).exclude(books="")
     elif before is not None and books:
         moment = clock.moment(before)
-        quiet = Tally.objects.filter(
-            UNSETTLED, ~_still_running(moment), books=books, run="", last_at__lt=moment
-        ).order_by("first_at")[:BATCH]
+        quiet = (
+            _written(Tally)
+            .filter(UNSETTLED, ~_still_running(moment), books=books, run="", last_at__lt=moment)
+            .order_by("first_at")[:BATCH]
+        )
     else:
         raise ValueError("settle() needs a moment and books, or a run.")
     known = list(quiet.values_list("task_id", flat=True))
@@ -226,7 +235,7 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
 
 
 def _settlements(task_ids: Sequence[str]) -> list[Row]:
-    unsettled = Tally.objects.filter(task_id__in=task_ids, settled=0)
+    unsettled = _written(Tally).filter(task_id__in=task_ids, settled=0)
     return [
         Row(
             at=time.time(),
@@ -248,14 +257,14 @@ def _still_running(moment: datetime) -> Exists:
     What was killed looks the same, which is why this has an end.
     """
     over = Q(kind__in=["retried", "replaced", "lease_lost"]) | Q(kind="deferred", detail__requeued=True)
-    given_up = Event.objects.filter(over, task_id=OuterRef("task_id")).order_by()
+    given_up = _written(Event).filter(over, task_id=OuterRef("task_id")).order_by()
     counted = given_up.values("task_id").annotate(count=Count("id")).values("count")
     seen = F("ended") - F("suppressed") - F("quarantined") + Coalesce(Subquery(counted), 0)
     oldest = moment - timedelta(seconds=settings.OUTBOX_UNFINISHED_SECONDS)
     return Exists(
-        Tally.objects.filter(operation=OuterRef("operation"), last_at__gt=oldest, executions__gt=seen).exclude(
-            operation=""
-        )
+        _written(Tally)
+        .filter(operation=OuterRef("operation"), last_at__gt=oldest, executions__gt=seen)
+        .exclude(operation="")
     )
 
 

@@ -1,32 +1,30 @@
-"""Rules about the databases that hold our tables: the ledger and the patterns speak to SQLite and PostgreSQL."""
+"""Rules about the databases that hold our tables: which kind they are, and that what is written together is in one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.apps import apps
 from django.db import connections, router
 
 from tasks_demo.checks.rules.base import Finding, rule
-from tasks_demo.checks.setup import Setup
+from tasks_demo.checks.setup import Setup, home_of, is_quarantined, tables_of
 from tasks_demo.core.conf import settings
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.store import VENDORS, unsupported
-from tasks_demo.outbox.enqueue import Outbox
-from tasks_demo.patterns import ClaimFirst, Inbox
-from tasks_demo.patterns.base import PatternTask
-from tasks_demo.records.models import Claim
+from tasks_demo.records.models import Act, Attempt, Parked
 
 
 @rule("W018")
-def database_of_another_kind(setup: Setup) -> Iterator[Finding]:
-    """A ledger or a pattern whose tables would be in a database that we do not speak to."""
-    if settings.LEDGER and apps.is_installed("tasks_demo") and (why := unsupported()):
-        yield Finding(why, "Jobs go on without it.")
+def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
+    """A ledger or a pattern whose tables would be in a database that we do not speak to, or in several."""
+    if settings.LEDGER and apps.is_installed("tasks_demo"):
+        if why := unsupported():
+            yield Finding(why, "Jobs go on without it.")
+        yield from _torn("The ledger's tables", Event, Tally)
     for task in setup.tasks:
-        if isinstance(task, ClaimFirst | Inbox | Outbox) or (
-            isinstance(task, PatternTask) and task.max_attempts is not None
-        ):
-            alias = task.using or router.db_for_write(Claim)
+        for alias in {home_of(task, model): None for model in tables_of(task)}:
             if alias in connections and connections[alias].vendor not in VENDORS:
                 yield Finding(
                     f"the records of its pattern would be in {alias!r}, which is {connections[alias].display_name}: they need "
@@ -35,3 +33,18 @@ def database_of_another_kind(setup: Setup) -> Iterator[Finding]:
                     "records (AcksEarly; AcksLate and DedupLock with max_attempts=None).",
                     task.name,
                 )
+    if any(is_quarantined(task) and not task.using for task in setup.tasks):
+        yield from _torn("The quarantine's tables", Attempt, Parked, Act)
+
+
+def _torn(what: str, first: Any, *others: Any) -> Iterator[Finding]:
+    """Models that a router sends to several databases, although one transaction writes them."""
+    home = router.db_for_write(first)
+    for other in others:
+        elsewhere = router.db_for_write(other)
+        if elsewhere != home:
+            yield Finding(
+                f"{what} are written in one transaction, but the router sends {first.__name__} to {home!r} and {other.__name__} "
+                f"to {elsewhere!r}: all are written to {home!r}, and the pages and commands look in {elsewhere!r}.",
+                f"Send the whole app {first._meta.app_label!r} to one database.",
+            )

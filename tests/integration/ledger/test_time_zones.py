@@ -89,6 +89,18 @@ def test_commands_know_such_moments(local: Stranger, command: list[str]) -> None
     assert done.code in ({0, 1, 4} if command == ["doctor"] else {0}), done.err + done.out
 
 
+def test_doctor_says_when_a_message_was_parked_in_utc(local: Stranger) -> None:
+    seen = local.value(
+        "[row.seen for row in _parked(Setup(app, ()))]",
+        before=MOMENTS + "from tasks_demo.doctor.records import _parked\nfrom tasks_demo.checks.setup import Setup\n"
+        "from tasks_demo.durable.models import Parked\n"
+        "mine = Parked.objects.create(task_id='p', task='t', message='', content_type='', content_encoding='', attempts=1, "
+        "reason='', parked_at=datetime(2026, 1, 15, 12, 30))\n"
+        "import atexit; atexit.register(mine.delete)\n",
+    )
+    assert seen == ["1 message to decide on, the first since 2026-01-15 17:30 UTC (t)"]
+
+
 def test_a_timeline_says_the_zone(local: Stranger) -> None:
     task_id = local.value("Tally.objects.filter(pattern='inbox').get().task_id", before=MOMENTS)
     assert local.manage("timeline", task_id).code == 0

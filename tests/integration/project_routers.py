@@ -1,0 +1,37 @@
+"""Database routers, and books, of projects that are not ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks_demo.ledger.books import ModelBooks
+
+
+class ReadsFromAReplica:
+    """Everything is written to ``default`` and read from ``replica``, which lags: here it is never told anything."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, *_: Any, **hints: Any) -> bool:
+        return True
+
+
+class SomeModelsElsewhere:
+    """As a project has it that moves the tables that grow: these to ``ops``, and the rest of their apps stays."""
+
+    moved = frozenset({"tally", "parked", "inboxentry"})
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "ops" if model._meta.model_name in self.moved else "default"
+
+    db_for_write = db_for_read
+
+
+class Payments(ModelBooks):
+    """The bookshop's payments."""
+
+    model, operation = "orders.Payment", "order_id"

@@ -1,0 +1,139 @@
+"""Projects whose router reads elsewhere than it writes, or moves one model of an app: it works, or ``check`` names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.stranger import Stranger, opened
+from tests.support import until
+
+pytestmark = pytest.mark.timeout(180)
+HERE = "tests.integration.project_routers"
+TASKS = ("charge", "book", "mail_receipt", "index", "count_view")
+LEDGER = (
+    "from django.db.models import Count\nfrom tasks_demo.models import Event, Tally\n"
+    "from tasks_demo.durable.models import Act, InboxEntry, Parked\n"
+)
+
+
+def databases(project: Stranger) -> dict[str, Any]:
+    """As in its settings, with a replica: a copy that was made when everything was empty, and of which nobody hears again."""
+    known = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT")
+    found: dict[str, Any] = project.value(
+        f"{{a: {{k: str(d[k]) for k in {known!r} if d.get(k)}} for a, d in settings.DATABASES.items()}}",
+        before="from django.conf import settings",
+    )
+    return {**found, "replica": found["ops"]}
+
+
+@pytest.fixture(scope="module")
+def split() -> Iterator[tuple[Stranger, dict[str, Any]]]:
+    """A project that reads from a replica."""
+    with opened(settings={"DATABASE_ROUTERS": []}) as project:
+        yield (
+            project,
+            {
+                "DATABASES": databases(project),
+                "DATABASE_ROUTERS": [f"{HERE}.ReadsFromAReplica"],
+                "TASKS_DEMO_BOOKS": {"payments": f"{HERE}.Payments"},
+            },
+        )
+
+
+def test_jobs_run_as_often_as_promised(split: tuple[Stranger, dict[str, Any]]) -> None:
+    project, settings = split
+    with project.worker(settings=settings) as worker, project.running("relay", "--interval", "0.1", settings=settings):
+        sent = project.python(
+            "from tasks_demo.delivery.outbox import enqueue\n"
+            f"for name in {TASKS!r}:\n    [getattr(tasks, name).delay(order_id=name) for click in range(2)]\n"
+            "enqueue(tasks.ship, ('ship',))\n",
+            settings=settings,
+        )
+        assert sent.code == 0, sent.err
+        counts = (
+            "[dict(Payment.objects.using('default').values_list('order_id').annotate(n=Count('id'))), "
+            "Tally.objects.using('default').filter(outcome='succeeded').count()]"
+        )
+        wanted = [{"charge": 1, "book": 1, "mail_receipt": 1, "index": 2, "count_view": 2, "ship": 1}, 11]
+        until(
+            lambda: project.value(counts, settings=settings, before=LEDGER) == wanted,
+            f"each as often as promised; the worker said {worker.said[-3000:]}", 60,
+        )  # fmt: skip
+    assert project.manage("check", "--tag", "celery", settings=settings).err.count("W018") == 0
+
+
+def test_books_are_read_where_they_are_written_and_nobody_is_lost(split: tuple[Stranger, dict[str, Any]]) -> None:
+    """A healthy job whose payment the replica does not have yet."""
+    project, settings = split
+    made = (
+        "import time\nfrom tasks_demo.ledger.rows import Row\nfrom tasks_demo.ledger.store import store\n"
+        "from tasks_demo.ledger.effects import read_books\nfrom tasks_demo.ledger.books import record_effect\n"
+        "Payment(order_id='paid', cents=1, by='t').save(using='default')\n"
+        "def event(number, kind):\n"
+        "    return Row(at=time.time() - 9, kind=kind, task_id='t', operation='paid', pattern='acks_late', worker='', pid=1,\n"
+        "               run='', source=f's:{number}', detail={}, books='payments', task='orders.index')\n"
+        "store.append([event(n, kind) for n, kind in enumerate(['published', 'received', 'started', 'returned'])])\n"
+        "said = [state.trouble for _ in range(2) for state in read_books()]\n"
+        "again = [record_effect('mine', key='once') for _ in range(2)]\n"
+    )
+    seen = project.value(
+        "[said, again, Tally.objects.using('default').get(task_id='t').verdict, "
+        "Event.objects.using('default').filter(kind='effect', operation='mine').count()]",
+        settings=settings, before=LEDGER + made,
+    )  # fmt: skip
+    assert seen == [["", ""], [True, True], "ok", 1]
+
+
+def test_what_people_decide_is_written_where_the_messages_are(split: tuple[Stranger, dict[str, Any]]) -> None:
+    project, settings = split
+    made = (
+        "from django.contrib.auth.models import User\nfrom django.test import Client\nfrom django.utils.timezone import now\n"
+        "import django.conf; django.conf.settings.SESSION_ENGINE = 'django.contrib.sessions.backends.signed_cookies'\n"
+        "from django.contrib.auth import get_user_model\n"
+        "parked = Parked(task_id='p', task='orders.index', message='', content_type='', content_encoding='', attempts=1,\n"
+        "                reason='', parked_at=now())\n"
+        "parked.save(using='default')\n"
+        "Entry = InboxEntry(operation='book:9', task_id='t', digest='d', completed_at=now())\n"
+        "Entry.save(using='default')\n"
+        "user = User(username='a', is_staff=True, is_superuser=True)\n"
+        "[user.save(using=alias) for alias in ('default', 'replica') if not setattr(user, 'pk', 1)]\n"
+        "client = Client(HTTP_HOST='localhost')\nclient.force_login(user)\n"
+        "page = client.get(f'/admin/durable/parked/{parked.pk}/change/').status_code\n"
+        "chosen = {'action': 'discard_selected', '_selected_action': [parked.pk], 'index': 0, 'confirmed': 1, 'why': 'w'}\n"
+        "posted = client.post('/admin/durable/parked/', chosen).status_code\n"
+    )
+    seen = project.value(
+        "[page, posted, Parked.objects.using('default').get(pk=parked.pk).state, "
+        "[act.why for act in Act.objects.using('default').all()]]",
+        settings=settings, before=LEDGER + made,
+    )  # fmt: skip
+    assert seen == [200, 302, "discarded", ["w"]]
+
+
+def test_models_that_are_written_together_and_sent_apart_are_named(split: tuple[Stranger, dict[str, Any]]) -> None:
+    project, settings = split
+    settings = {**settings, "DATABASE_ROUTERS": [f"{HERE}.SomeModelsElsewhere"]}
+    done = project.manage("check", "--tag", "celery", settings=settings)
+    assert (
+        "(tasks_demo.W018) The ledger's tables are written in one transaction, but the router sends Event to"
+        in done.err
+    )
+    assert "and Tally to 'ops': all are written to 'default'" in done.err
+    assert (
+        "(tasks_demo.W018) The quarantine's tables are written in one transaction, but the router sends Attempt"
+        in done.err
+    )
+    assert "Send the whole app 'durable' to one database." in done.err
+
+
+def test_one_model_in_a_database_that_we_do_not_speak_to_is_named(split: tuple[Stranger, dict[str, Any]]) -> None:
+    project, settings = split
+    mysql = {"ENGINE": "tests.integration.mysql_like", "NAME": "shop"}
+    settings = {**settings, "DATABASE_ROUTERS": [f"{HERE}.SomeModelsElsewhere"]}
+    settings["DATABASES"] = {**settings["DATABASES"], "ops": mysql}
+    said = project.manage("check", "--tag", "celery", settings=settings).err
+    (line,) = [line for line in said.splitlines() if "they need SQLite or PostgreSQL" in line]
+    assert "(orders.book, orders.book_and_notify, orders.book_slowly)" in line, said
