@@ -194,8 +194,8 @@ def isolated(redis_url: str = URL) -> Iterator[Deliveries]:
 def _here() -> Deliveries:
     if not _current:
         raise RuntimeError(
-            "This works inside an isolated test only: mix in DeliveryTestMixin, write pytest_plugins = "
-            '["tasks_demo.testing.pytest"] into conftest.py, or use `with isolated():`.'
+            "This works inside an isolated test only: mix in DeliveryTestMixin (a setUp of your own calls super().setUp()), "
+            'write pytest_plugins = ["tasks_demo.testing.pytest"] into conftest.py, or use `with isolated():`.'
         )
     return _current[-1]
 

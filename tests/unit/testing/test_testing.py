@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from pytest_django import Settings as DjangoSettings
 
 from tasks_demo.core import lifecycle
-from tasks_demo.core.exceptions import DeliveryError, OperationMismatch
+from tasks_demo.core.exceptions import DeliveryError, OperationMismatch, PublishedInTransaction
 from tasks_demo.leases.memory_store import MEMORY
 from tasks_demo.outbox import Outbox, enqueue
 from tasks_demo.patterns import AcksLate, ClaimFirst, DedupLock, Inbox
@@ -43,6 +43,22 @@ def declared(pattern: Any, body: Any = None, **options: Any) -> tuple[Any, list[
     if pattern is not None:
         options["base"] = pattern
     return current_app.task(run, shared=False, name=f"testing.{next(_names)}", **options), ran
+
+
+def test_a_job_that_is_published_inside_a_transaction_can_be_refused(
+    here: Deliveries, settings: DjangoSettings
+) -> None:
+    settings.TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"
+    task, ran = declared(AcksLate)
+    task.delay(1)  # the transaction of the test itself does not count
+    with transaction.atomic(), pytest.raises(PublishedInTransaction, match="Nothing was published"):
+        task.delay(2)
+    assert ran == [(1,)]
+
+
+def test_who_forgets_to_isolate_is_told_of_set_up() -> None:
+    with pytest.raises(RuntimeError, match=r"calls super\(\)\.setUp\(\)"):
+        executions("x")
 
 
 @pytest.mark.parametrize(
