@@ -13,9 +13,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from celery import current_app, signals
+from celery import signals
 from django.core.checks import CheckMessage, Warning, register
 
+from tasks_demo.checks import applications
 from tasks_demo.checks.rules import RULES, Finding
 from tasks_demo.checks.setup import Setup
 
@@ -30,17 +31,35 @@ SKIP = "CELERY_SKIP_CHECKS"
 
 @register("celery")
 def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """Every unsafe setting and declaration of the current Celery app."""
-    return [*import_tasks(current_app), *judge(current_app)]
+    """Every unsafe setting and declaration of the project's Celery apps."""
+    app, messages = applications.current(), []
+    if applications.is_celery_s_own(app):
+        found = applications.hidden()
+        if found is None:
+            return [_nobody_looked()]
+        app, name = found
+        messages.append(_not_imported(name))
+    messages += import_tasks(app)
+    others = list(applications.others(app))
+    for other, _name in others:  # first: what they share is published, and judged, with the settings of the current one
+        messages += import_tasks(other)
+    messages += judge(app)
+    for other, name in others:
+        for message in judge(other, beside=app):
+            messages.append(Warning(f"Celery app {name}: {message.msg}", hint=message.hint, id=message.id))
+    return messages
 
 
-def judge(app: Any, worker: Any = None) -> list[CheckMessage]:
+def judge(app: Any, worker: Any = None, beside: Any = None) -> list[CheckMessage]:
     """The warnings about this app and the tasks it knows now, one for each cause. Never raises.
 
-    ``worker``: the one that judges itself, by the pool and the limits that it really has.
+    ``worker``: the one that judges itself, by the pool and the limits that it really has. ``beside``: an app that was judged
+    already; shared tasks are registered in both, and nothing is said of an app that has no others.
     """
     try:
-        setup = Setup.of(app, worker)
+        setup = Setup.of(app, worker, beside)
+        if beside is not None and not setup.tasks:
+            return []
     except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
         return [_not_judged("The tasks of the Celery app cannot be built", error)]
     messages: list[CheckMessage] = []
@@ -50,6 +69,23 @@ def judge(app: Any, worker: Any = None) -> list[CheckMessage]:
         except Exception as error:  # noqa: BLE001 (a check that raises takes every command down)
             messages.append(_not_judged(f"tasks_demo.{number} could not be judged", error))
     return messages
+
+
+def _not_imported(name: str) -> CheckMessage:
+    return Warning(
+        f"Nothing here imports the Celery app {name}: `delay()` in this project's commands and web processes publishes with "
+        "Celery's default settings, to amqp://localhost.",
+        hint=applications.how_to_import(name),
+        id="tasks_demo.W000",
+    )
+
+
+def _nobody_looked() -> CheckMessage:
+    return Warning(
+        "Only Celery's default app is there: no task of yours was judged.",
+        hint="Import your app in the package of your settings (`from .celery import app as celery_app` in its __init__.py).",
+        id="tasks_demo.W000",
+    )
 
 
 def _messages(number: str, findings: list[Finding]) -> Iterator[CheckMessage]:

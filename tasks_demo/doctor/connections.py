@@ -5,8 +5,9 @@ What is a Redis is handed on, to be examined by ``redis_server``.
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,22 @@ PART = "connections"
 NAMED = 5
 UNREADABLE = "its address cannot be read"
 ENCODE = "Percent-encode the special characters of the password, for example %40 for @."
+#: kombu/transport/redis.py: what stands between the name of a queue and a priority; and its keys of its own.
+SEPARATOR, UNACKED = "\x06\x16", ("unacked", "unacked_index", "unacked_mutex")
 #: kombu's transports for Redis.
 REDIS_TRANSPORTS = ("redis", "rediss", "sentinel")
+
+
+def internal(
+    control: str = "celery", events: Iterable[str] = ("celeryev",), unacked: Iterable[str] = UNACKED
+) -> re.Pattern[str]:
+    """The names that an app has in its broker for itself: its workers' talk, and what they hold. The defaults are Celery's."""
+    prefixes, held = ("|".join(map(re.escape, names)) for names in (events, unacked))
+    pidbox = rf"(?:.*\.)?{re.escape(control)}\.pidbox"
+    return re.compile(rf"{pidbox}|(?:{prefixes})(?:\..*)?|celery_delayed_.*|{held}", re.DOTALL)
+
+
+INTERNAL = internal()
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class RedisUser:
     prefix: str
     #: True: what is evicted or refused here breaks a promise. Results are only convenient.
     needed: bool = True
+    #: Of a broker: what stands between the name of a queue and a priority, and the names that the app has there for itself.
+    separator: str = SEPARATOR
+    internal: re.Pattern[str] = INTERNAL
 
 
 def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
@@ -67,7 +85,13 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
         if is_redis:
             # Without kombu's client, which would put its prefix before the keys of others.
             raw = redis.Redis(connection_pool=channel.client.connection_pool)
-            users.append(RedisUser("broker", raw, str(options.get("global_keyprefix", ""))))
+            own = internal(
+                conf.control_exchange,
+                (conf.event_exchange, conf.event_queue_prefix),
+                (str(options.get(f"{name}_key", name)) for name in UNACKED),
+            )
+            prefix, separator = str(options.get("global_keyprefix", "")), str(options.get("sep", SEPARATOR))
+            users.append(RedisUser("broker", raw, prefix, separator=separator, internal=own))
             return [Row(PART, "broker", State.OK, seen + _primary(raw))]
         return [Row(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -30,8 +31,6 @@ OF_CELERY = re.compile(
     r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
     re.DOTALL,
 )
-#: Queues of Celery's own talk among workers: every app has them.
-INTERNAL = re.compile(r"(?:.*\.)?celery\.pidbox|celeryev(?:\..*)?|celery_delayed_.*", re.DOTALL)
 
 
 def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Row]:
@@ -200,14 +199,32 @@ def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> R
         fix = "Allow this user +scan, or look for other applications yourself."
         return Row(part, "company", State.WARN, f"unknown: {reason(error)}", fix)
     del others[""]
+    strangers = [name.removeprefix(STRANGER) for name in others if name.startswith(STRANGER)]
+    for name in strangers:
+        del others[name]  # its list of messages
     shown = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
     seen = f"keys of others among {looked_at}: {shown}" if others else f"no keys of others among {looked_at}"
     seen += _named(client)
-    if any(name.startswith(STRANGER) for name in others):
+    if strangers:
+        seen += _left_in(strangers, users)
         seen += ". Of two Celery apps on the same keys, the shorter visibility timeout holds for both"
-        fix = "Give each app a database of its own, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
+        fix = (
+            "If it is yours (a call or a function in task_routes names it), start a worker for it, with -Q. If not, give each "
+            "app a database of its own, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
+        )
         return Row(part, "company", State.WARN, seen, fix)
     return Row(part, "company", State.OK, seen)
+
+
+def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
+    """How many messages wait in queues of which our settings say nothing."""
+    broker = next((user for user in users if user.role == "broker"), None)
+    waiting = {}
+    for name in queues if broker else ():
+        with suppress(redis.RedisError):  # a key of another kind with that name, or a command that is forbidden
+            waiting[name] = int(users[0].client.llen(f"{broker.prefix if broker else ''}{name}"))
+    told = [f"{many} wait{'s' if many == 1 else ''} in {name}" for name, many in waiting.items() if many]
+    return f". Messages: {', '.join(told[:5])}" if told else ""
 
 
 def _named(client: Any) -> str:
@@ -224,17 +241,21 @@ def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
     prefixes = {user.role: user.prefix for user in users}
     if "leases" in prefixes and key.startswith(prefixes["leases"]):
         return ""
+    broker = next((user for user in users if user.role == "broker"), None)
+    bare = key.removeprefix(broker.prefix) if broker else key
+    if broker and broker.internal.fullmatch(bare):
+        return ""
     ours = {prefixes.get("broker"), prefixes.get("results")}
     found = OF_CELERY.fullmatch(key)
     if found:
         if found["prefix"] not in ours:
             return f"Celery with the prefix {_plain(found['prefix'])}"
         queue = found["queue"] or ""
-        known = not queue or queue in queues or INTERNAL.fullmatch(queue)
+        known = not queue or queue in queues or (broker and broker.internal.fullmatch(queue))
         return "" if known else STRANGER + _plain(queue)
     # kombu adds a separator and the priority to the name of a queue.
-    queue = key.removeprefix(prefixes.get("broker") or "").partition("\x06")[0]
-    if queue in queues or INTERNAL.fullmatch(queue):
+    name, _, priority = bare.rpartition(broker.separator) if broker and broker.separator else ("", "", "")
+    if bare in queues or (priority.isdecimal() and name in queues):
         return ""
     head, colon, _ = key.partition(":")
     return _plain(head + colon)

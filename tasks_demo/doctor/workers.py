@@ -26,8 +26,8 @@ ANSWER = 1.0
 OLD = 300.0
 #: How many messages at the old end of a queue are looked up in the ledger, and how many workers are named.
 LOOKED_UP, NAMED = 20, 5
-#: kombu/transport/redis.py: what stands between the name of a queue and a priority.
-SEPARATOR, PRIORITIES = "\x06\x16", (0, 3, 6, 9)
+#: The priorities of kombu/transport/redis.py.
+PRIORITIES = (0, 3, 6, 9)
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,10 @@ def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: boo
 
 
 def _on_redis(broker: RedisUser, setup: Setup, name: str) -> Waiting:
-    separator = str(setup.options.get("sep", SEPARATOR))
     steps = setup.options.get("priority_steps", PRIORITIES)
     many, oldest = 0, []
     for step in steps:
-        key = f"{broker.prefix}{name}{f'{separator}{step}' if step else ''}"
+        key = f"{broker.prefix}{name}{f'{broker.separator}{step}' if step else ''}"
         with suppress(redis.ResponseError):  # a key of somebody else's with that name
             many += int(broker.client.llen(key))
             oldest += broker.client.lrange(key, -LOOKED_UP, -1)  # kombu takes from the right

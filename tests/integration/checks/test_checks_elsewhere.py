@@ -51,3 +51,25 @@ def test_a_worker_says_that_its_pool_does_not_enforce_the_limits(stranger: Stran
         assert re.search(rf"tasks_demo\.{number}: .*the pool threads does not enforce", said), said
     setting = stranger.manage("check", settings={"CELERY_WORKER_POOL": "threads"})
     assert "(tasks_demo.W024) " in setting.err
+
+
+def test_every_app_of_a_project_is_judged_by_its_own_settings(stranger: Stranger) -> None:
+    done = stranger.python(
+        "from celery import Celery\n"
+        "reports = Celery('reports', broker='redis://', set_as_current=False)\n"
+        "reports.task(name='reports.nightly', acks_late=True, reject_on_worker_lost=True)(lambda: None)\n"
+        "for_a_moment = [Celery('moment', set_as_current=False)]\n"
+        "producer = Celery('producer', set_as_current=False)\n"  # publishes, and has no task
+        "from django.core.checks import run_checks\n"
+        "print(*[f'{message.id} {message.msg}' for message in run_checks(tags=['celery'])], sep='\\n')\n"
+        "from tasks_demo.doctor.celery_app import application\n"
+        "print(application()[1].seen)\n"
+    )
+    *said, seen = done.out.splitlines()
+    about = "Celery app __main__:reports: Task reports.nightly: acknowledged late"
+    assert {line.partition(", ")[0].partition(" without")[0].partition(" and long")[0] for line in said} == {
+        f"tasks_demo.W001 {about}",
+        f"tasks_demo.W008 {about}",
+        "tasks_demo.W004 Celery app __main__:reports: Task reports.nightly: reject_on_worker_lost",
+    }, done.err
+    assert seen == "bookshop; not asked here: __main__:producer, __main__:reports (--app)"

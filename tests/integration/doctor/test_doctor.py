@@ -415,6 +415,30 @@ def test_who_else_is_there(server: RedisServer) -> None:
         assert "global_keyprefix" in row.fix
 
 
+def test_the_app_s_own_names_for_kombu_s_keys_are_ours(home: Home, server: RedisServer) -> None:
+    """As Celery's documentation has it for priorities (``sep``), and for apps that share a Redis (prefix, names, exchanges)."""
+    options = {"global_keyprefix": "shop:", "sep": ":", "unacked_key": "held", "unacked_index_key": "held_index"}
+    code = (
+        "import json\n"
+        "from celery import current_app as app\n"
+        f"app.conf.broker_transport_options = {options!r}\n"
+        "app.conf.update(control_exchange='shop', event_exchange='shop-events', event_queue_prefix='shop-ev')\n"
+        "from tasks_demo.doctor import examine\n"
+        "print('=>' + json.dumps([row.seen for row in examine() if row.what == 'company']))\n"
+    )
+    ours = ["celery", "celery:3", "celery:9", "held", "held_index", "_kombu.binding.shop.pidbox"]
+    ours += [
+        "_kombu.binding.reply.shop.pidbox",
+        "a.reply.shop.pidbox",
+        "_kombu.binding.shop-events",
+        "_kombu.binding.celery",
+    ]
+    with keys(server, *(f"shop:{name}" for name in ours), "shop:theirs:3"):
+        done = home.python(code, env={"REDIS_URL": server.url})
+    (seen,) = json.loads(done.out.rpartition("=>")[2])
+    assert seen.startswith(f"keys of others among {len(ours) + 1}: shop: (1)"), seen
+
+
 def test_connections_with_a_name_are_named(server: RedisServer) -> None:
     with server.client() as other:
         connection = other.connection_pool.get_connection()

@@ -124,6 +124,19 @@ def test_queues_that_are_named_in_settings_are_ours(stranger: Stranger) -> None:
     assert "_kombu" not in seen
 
 
+def test_what_waits_in_a_queue_that_only_a_call_names_is_told(stranger: Stranger) -> None:
+    """Or a function in ``task_routes`` that asks for the arguments: no setting names it."""
+    sent = stranger.python("[tasks.count_view.apply_async(kwargs={'order_id': n}, queue='typo') for n in range(3)]")
+    assert sent.code == 0, sent.err
+    code, rows = doctor(stranger)
+    with redis.Redis.from_url(stranger.broker_url) as client:
+        client.delete("typo", "_kombu.binding.typo")
+    row = rows["Redis (broker, results, leases)", "company"]
+    assert (code, row["state"]) == (0, "warn")
+    assert "a queue that is not in our settings: typo (1). Messages: 3 wait in typo. " in row["seen"]
+    assert "start a worker for it, with -Q" in row["fix"]
+
+
 # -- what jobs need ------------------------------------------------------------------------------------------------------------
 
 
@@ -276,11 +289,11 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(textwrap.dedent(text))
 
-    def run(*arguments: str, settings: str = "hidden.settings") -> Finished:
+    def run(*arguments: str, settings: str = "hidden.settings", command: str = "doctor") -> Finished:
         env = {**os.environ, "PYTHONPATH": f"{folder}:{PROJECT}", "DJANGO_SETTINGS_MODULE": settings}
         return finish(
             subprocess.Popen(
-                [sys.executable, "-m", "django", "doctor", *arguments], cwd=folder, stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "django", command, *arguments], cwd=folder, stdin=subprocess.DEVNULL,
                 env={**env, "HIDDEN_DATABASE": str(folder / "db.sqlite3")},
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
@@ -293,8 +306,8 @@ def test_an_app_that_nothing_imports_is_found_and_said(hidden: Any) -> None:
     _, rows = read(hidden("--json"))
     row = rows["Celery app", "application"]
     assert row["state"] == "warn"
-    assert row["seen"].startswith("hidden-shop, found in hidden, but nothing imports it here")
-    assert "from hidden" in row["fix"]
+    assert row["seen"].startswith("hidden-shop, found in hidden.celery:app, but nothing imports it here")
+    assert row["fix"] == "Write `from hidden.celery import app as celery_app` into hidden/__init__.py."
     assert rows["connections", "broker"]["seen"].startswith("redis://127.0.0.1:1")
 
 
@@ -306,6 +319,14 @@ def test_celery_s_default_app_is_never_taken_for_the_project_s(hidden: Any) -> N
         "only Celery's default app is there (DJANGO_SETTINGS_MODULE names no package to look in)"
     )
     assert "--app package.module:app" in row["fix"]
+
+
+def test_check_says_that_it_has_looked_elsewhere_or_at_nothing(hidden: Any) -> None:
+    found = hidden("--tag", "celery", command="check")
+    assert "(tasks_demo.W000) Nothing here imports the Celery app hidden.celery:app" in found.err
+    assert "from hidden.celery import app as celery_app" in found.err
+    nothing = hidden("--tag", "celery", command="check", settings="alone")
+    assert "(tasks_demo.W000) Only Celery's default app is there: no task of yours was judged." in nothing.err
 
 
 def test_the_app_can_be_named(hidden: Any) -> None:
