@@ -93,7 +93,7 @@ def test_doctor_says_when_a_message_was_parked_in_utc(local: Stranger) -> None:
     seen = local.value(
         "[row.seen for row in _parked(Setup(app, ()))]",
         before=MOMENTS + "from tasks_demo.doctor.records import _parked\nfrom tasks_demo.checks.setup import Setup\n"
-        "from tasks_demo.durable.models import Parked\n"
+        "from tasks_demo.records.models import Parked\n"
         "mine = Parked.objects.create(task_id='p', task='t', message='', content_type='', content_encoding='', attempts=1, "
         "reason='', parked_at=datetime(2026, 1, 15, 12, 30))\n"
         "import atexit; atexit.register(mine.delete)\n",

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.timeout(180)
 HERE = "tests.integration.project_routers"
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view")
 LEDGER = (
-    "from django.db.models import Count\nfrom tasks_demo.models import Event, Tally\n"
-    "from tasks_demo.durable.models import Act, InboxEntry, Parked\n"
+    "from django.db.models import Count\nfrom tasks_demo.ledger.models import Event, Tally\n"
+    "from tasks_demo.records.models import Act, InboxEntry, Parked\n"
 )
 
 
@@ -47,7 +47,7 @@ def test_jobs_run_as_often_as_promised(split: tuple[Stranger, dict[str, Any]]) -
     project, settings = split
     with project.worker(settings=settings) as worker, project.running("relay", "--interval", "0.1", settings=settings):
         sent = project.python(
-            "from tasks_demo.delivery.outbox import enqueue\n"
+            "from tasks_demo.outbox import enqueue\n"
             f"for name in {TASKS!r}:\n    [getattr(tasks, name).delay(order_id=name) for click in range(2)]\n"
             "enqueue(tasks.ship, ('ship',))\n",
             settings=settings,
@@ -101,9 +101,9 @@ def test_what_people_decide_is_written_where_the_messages_are(split: tuple[Stran
         "user = User(username='a', is_staff=True, is_superuser=True)\n"
         "[user.save(using=alias) for alias in ('default', 'replica') if not setattr(user, 'pk', 1)]\n"
         "client = Client(HTTP_HOST='localhost')\nclient.force_login(user)\n"
-        "page = client.get(f'/admin/durable/parked/{parked.pk}/change/').status_code\n"
+        "page = client.get(f'/admin/tasks_demo_records/parked/{parked.pk}/change/').status_code\n"
         "chosen = {'action': 'discard_selected', '_selected_action': [parked.pk], 'index': 0, 'confirmed': 1, 'why': 'w'}\n"
-        "posted = client.post('/admin/durable/parked/', chosen).status_code\n"
+        "posted = client.post('/admin/tasks_demo_records/parked/', chosen).status_code\n"
     )
     seen = project.value(
         "[page, posted, Parked.objects.using('default').get(pk=parked.pk).state, "
@@ -126,12 +126,12 @@ def test_models_that_are_written_together_and_sent_apart_are_named(split: tuple[
         "(tasks_demo.W018) The quarantine's tables are written in one transaction, but the router sends Attempt"
         in done.err
     )
-    assert "Send the whole app 'durable' to one database." in done.err
+    assert "Send the whole app 'tasks_demo_records' to one database." in done.err
 
 
 def test_one_model_in_a_database_that_we_do_not_speak_to_is_named(split: tuple[Stranger, dict[str, Any]]) -> None:
     project, settings = split
-    mysql = {"ENGINE": "tests.integration.mysql_like", "NAME": "shop"}
+    mysql = {"ENGINE": "tests.integration.checks.mysql_like", "NAME": "shop"}
     settings = {**settings, "DATABASE_ROUTERS": [f"{HERE}.SomeModelsElsewhere"]}
     settings["DATABASES"] = {**settings["DATABASES"], "ops": mysql}
     said = project.manage("check", "--tag", "celery", settings=settings).err
