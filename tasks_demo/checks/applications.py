@@ -51,7 +51,7 @@ def _named(apps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
     for module in sorted(sys.modules) if unnamed else ():
         if not module.startswith("celery."):  # it keeps the current one
             for name, value in list(getattr(sys.modules[module], "__dict__", {}).items()):
-                if isinstance(value, Celery) and id(value) in unnamed:
+                if id(value) in unnamed:  # not isinstance(): it would resolve every lazy object
                     unnamed.remove(id(value))
                     yield value, f"{module}:{name}"
 

@@ -57,7 +57,8 @@ def test_every_app_of_a_project_is_judged_by_its_own_settings(stranger: Stranger
     done = stranger.python(
         "from celery import Celery\n"
         "reports = Celery('reports', broker='redis://', set_as_current=False)\n"
-        "reports.task(name='reports.nightly', acks_late=True, reject_on_worker_lost=True)(lambda: None)\n"
+        "def nightly(): ...\n"
+        "reports.task(name='reports.nightly', acks_late=True, reject_on_worker_lost=True)(nightly)\n"
         "for_a_moment = [Celery('moment', set_as_current=False)]\n"
         "producer = Celery('producer', set_as_current=False)\n"  # publishes, and has no task
         "from django.core.checks import run_checks\n"
@@ -65,6 +66,7 @@ def test_every_app_of_a_project_is_judged_by_its_own_settings(stranger: Stranger
         "from tasks_demo.doctor.celery_app import application\n"
         "print(application()[1].seen)\n"
     )
+    assert done.code == 0, done.err
     *said, seen = done.out.splitlines()
     about = "Celery app __main__:reports: Task reports.nightly: acknowledged late"
     assert {line.partition(", ")[0].partition(" without")[0].partition(" and long")[0] for line in said} == {
