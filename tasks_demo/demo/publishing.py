@@ -9,13 +9,12 @@ from typing import Any
 
 from celery import current_app
 from celery.exceptions import OperationalError as BrokerError
-from django.db import DatabaseError, router, transaction
+from django.db import DatabaseError
 from redis.exceptions import RedisError
 
-from tasks_demo import outbox
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted
-from tasks_demo.demo.shop.models import Order
+from tasks_demo.demo.shop.orders import place_order
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.keys import validate_operation
 
@@ -62,18 +61,16 @@ def _to_broker(task: Any, kwargs: dict[str, Any], number: int, count: int) -> st
 
 
 def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
-    """As a web request would: the order and its job are committed together, and the broker is not asked."""
     task_id = str(uuid.uuid4())
     try:
-        with transaction.atomic(using=router.db_for_write(Order)):
-            Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
-            return outbox.enqueue(task, kwargs=kwargs, task_id=task_id)
+        place_order(task, kwargs, task_id=task_id)
     except DatabaseError as error:
         raise EnvironmentNotReady(
             f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. "
             f"In the outbox: {counted(number, 'order')}. "
             "Is the shop's database there and migrated (`manage.py migrate --database shop`)?"
         ) from error
+    return task_id
 
 
 def _check_broker(count: int) -> None:

@@ -23,11 +23,11 @@ from django.db import DatabaseError, IntegrityError, connections
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from tasks_demo.demo.bank import books, faults
+from tasks_demo.demo.bank import charging, fault_injection
 from tasks_demo.demo.bank.apps import BANK
 from tasks_demo.demo.bank.problems import Problem
 
-#: More than a few, because one that makes somebody wait (``bank.faults``) is not there for others.
+#: More than a few, because one that makes somebody wait (``bank.fault_injection``) is not there for others.
 THREADS = 16
 BACKLOG = 512
 #: Longer than callers pause between two debits, so that they rarely meet a connection that is just being closed.
@@ -53,11 +53,11 @@ def prepare() -> None:
     # Opening SQLite for every request would cost more than the debit itself.
     options.update(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
     if connections[BANK].vendor == "sqlite":
-        options["OPTIONS"] = {**options["OPTIONS"], "timeout": books.BUSY_SECONDS}
+        options["OPTIONS"] = {**options["OPTIONS"], "timeout": charging.BUSY_SECONDS}
     try:
         _migrate()
-        books.check_writable()
-        books.identity()
+        charging.check_writable()
+        charging.identity()
     except (DatabaseError, Problem) as error:
         why = str(error).partition("\n")[0].rstrip(". ")
         raise BankNotReady(
@@ -123,7 +123,7 @@ def serve(listener: socket.socket, *, with_faults: bool, ready: Callable[[str], 
     Takes the listener over, and the whole process: Django's settings are narrowed to the bank.
     """
     if with_faults:
-        faults.enable()
+        fault_injection.enable()
     # gunicorn bounds no read of its own. Accepted connections inherit this; idle ones are polled, not read.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
     host, port = listener.getsockname()[:2]

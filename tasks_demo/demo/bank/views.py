@@ -3,12 +3,12 @@
 =========================================  =============================================================
 ``POST /debits``                           ``{account, amount, reference}`` → 201 and the debit; with an
                                            ``Idempotency-Key`` as the IETF draft says; ``Fencing-Token`` as
-                                           ``bank.books`` says (412); ``Task-Id`` is noted
+                                           ``bank.charging`` says (412); ``Task-Id`` is noted
 ``GET /debits?reference=&after=&limit=``   ``{debits, next}``, by number; ``next`` is the ``after`` of the
                                            following page, or null
 ``GET /accounts/NAME``                     number and sum of its debits
 ``GET /health``                            200 when the database answers, and the identity of the books
-``GET``, ``PUT /faults``                   ``{mode, delay_ms, count}``: see ``bank.faults``; 404 unless the
+``GET``, ``PUT /faults``                   ``{mode, delay_ms, count}``: see ``bank.fault_injection``; 404 unless the
                                            bank was started with ``--faults``
 ``GET``, ``PUT``, ``DELETE /faults/NAME``  ``{mode, delay_ms, references, each}`` → hits per reference
 =========================================  =============================================================
@@ -23,7 +23,7 @@ from typing import Any
 from django.db.models import Count, Sum
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from tasks_demo.demo.bank import books, faults, incoming
+from tasks_demo.demo.bank import charging, fault_injection, incoming
 from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Account, Debit
 from tasks_demo.demo.bank.problems import Problem
 
@@ -52,7 +52,7 @@ def by_method(**views: View) -> View:
 
 def make_debit(request: HttpRequest) -> HttpResponse:
     given = incoming.json_object(request, required=("account", "amount", "reference"))
-    order = books.Order(
+    order = charging.Order(
         account=incoming.text(given["account"], "account"),
         amount=incoming.integer(given["amount"], "amount", 1, LARGEST_AMOUNT),
         reference=incoming.text(given["reference"], "reference"),
@@ -60,16 +60,18 @@ def make_debit(request: HttpRequest) -> HttpResponse:
         fence=incoming.fencing_token(request),
     )
     key = incoming.idempotency_key(request)
-    if faults.strikes(faults.Mode.REFUSE, order.reference):
+    if fault_injection.strikes(fault_injection.Mode.REFUSE, order.reference):
         raise Problem(503, "The bank refuses debits at the moment: nothing was charged. Try again later.")
-    answer = books.charge(order, key, _fingerprint(request))
+    answer = charging.charge(order, key, _fingerprint(request))
     # Sorted: PostgreSQL does not keep the order of a stored answer, and a replay is the first response byte by byte.
     response = JsonResponse(answer.debit, status=201, json_dumps_params={"sort_keys": True})
     if answer.replayed:
         response["Idempotent-Replayed"] = "true"
         return response
-    if "gunicorn.socket" in request.META and faults.strikes(faults.Mode.LOSE_RESPONSE, order.reference):
-        faults.reset(request.META["gunicorn.socket"])
+    if "gunicorn.socket" in request.META and fault_injection.strikes(
+        fault_injection.Mode.LOSE_RESPONSE, order.reference
+    ):
+        fault_injection.reset(request.META["gunicorn.socket"])
     return response
 
 
@@ -84,7 +86,7 @@ def list_debits(request: HttpRequest) -> HttpResponse:
     debits = Debit.objects.filter(id__gt=after).select_related("account").order_by("id")
     if "reference" in asked:
         debits = debits.filter(reference=incoming.text(asked["reference"], "reference"))
-    with books.reading():
+    with charging.reading():
         found = list(debits[: limit + 1])
     page = found[:limit]
     return JsonResponse(
@@ -95,7 +97,7 @@ def list_debits(request: HttpRequest) -> HttpResponse:
 def show_account(request: HttpRequest, name: str) -> HttpResponse:
     incoming.query(request)
     wanted = incoming.text(name, "The account's name")
-    with books.reading():
+    with charging.reading():
         account = (
             Account.objects.filter(name=wanted).annotate(number=Count("debits"), total=Sum("debits__amount")).first()
         )
@@ -106,7 +108,7 @@ def show_account(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def health(request: HttpRequest) -> HttpResponse:
-    return JsonResponse({"status": "ok", "books": books.identity(), "faults": faults.enabled() is not None})
+    return JsonResponse({"status": "ok", "books": charging.identity(), "faults": fault_injection.enabled() is not None})
 
 
 def show_faults(request: HttpRequest) -> HttpResponse:
@@ -119,8 +121,8 @@ def set_faults(request: HttpRequest) -> HttpResponse:
     mode, delay_ms = _mode(given)
     count = given.get("count")
     if count is not None:
-        count = incoming.integer(count, "count", 1, faults.LARGEST_COUNT)
-    return JsonResponse(current.set(faults.Anybody(mode, delay_ms, count)))
+        count = incoming.integer(count, "count", 1, fault_injection.LARGEST_COUNT)
+    return JsonResponse(current.set(fault_injection.Anybody(mode, delay_ms, count)))
 
 
 def show_fault(request: HttpRequest, name: str) -> HttpResponse:
@@ -134,25 +136,25 @@ def remove_fault(request: HttpRequest, name: str) -> HttpResponse:
 def name_fault(request: HttpRequest, name: str) -> HttpResponse:
     current = _allowed_faults()
     given = incoming.json_object(
-        request, required=("mode", "references"), optional=("delay_ms", "each"), largest=faults.LARGEST_SETTING
+        request, required=("mode", "references"), optional=("delay_ms", "each"), largest=fault_injection.LARGEST_SETTING
     )
     mode, delay_ms = _mode(given)
     if not isinstance(given["references"], list) or not given["references"]:
         raise Problem(400, "references must be an array of at least one string.")
     references = [incoming.text(reference, "A reference") for reference in given["references"]]
-    each = incoming.integer(given.get("each", 1), "each", 1, faults.LARGEST_COUNT)
-    setting = faults.Named(mode, delay_ms, references, each)
+    each = incoming.integer(given.get("each", 1), "each", 1, fault_injection.LARGEST_COUNT)
+    setting = fault_injection.Named(mode, delay_ms, references, each)
     return JsonResponse(current.name(incoming.text(name, "The fault's name"), setting))
 
 
-def _mode(given: dict[str, Any]) -> tuple[faults.Mode, int]:
+def _mode(given: dict[str, Any]) -> tuple[fault_injection.Mode, int]:
     """The mode, and the delay that belongs to it."""
     try:
-        mode = faults.Mode(given["mode"])
+        mode = fault_injection.Mode(given["mode"])
     except ValueError as error:
-        raise Problem(400, f"mode must be one of {', '.join(faults.Mode)}.") from error
-    if mode is faults.Mode.SLOW:
-        return mode, incoming.integer(given.get("delay_ms"), "delay_ms", 1, faults.LONGEST_DELAY_MS)
+        raise Problem(400, f"mode must be one of {', '.join(fault_injection.Mode)}.") from error
+    if mode is fault_injection.Mode.SLOW:
+        return mode, incoming.integer(given.get("delay_ms"), "delay_ms", 1, fault_injection.LONGEST_DELAY_MS)
     if given.get("delay_ms"):
         raise Problem(400, "delay_ms belongs to mode slow.")
     return mode, 0
@@ -165,8 +167,8 @@ def _report_of(name: str, *, remove: bool = False) -> HttpResponse:
         raise Problem(404, "There is no fault of that name: it was removed, or the bank was started again.") from error
 
 
-def _allowed_faults() -> faults.Faults:
-    current = faults.enabled()
+def _allowed_faults() -> fault_injection.Faults:
+    current = fault_injection.enabled()
     if current is None:
         raise Problem(404, "This bank commits no faults; start it with --faults.")
     return current

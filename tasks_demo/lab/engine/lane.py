@@ -17,15 +17,15 @@ from typing import Any
 
 import kombu.exceptions
 from celery import current_app
-from django.db import connections, router, transaction
+from django.db import connections
 from django.db.models import Q, QuerySet
 
-from tasks_demo import outbox
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.shop.models import Order
+from tasks_demo.demo.shop.orders import place_order
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
@@ -262,15 +262,7 @@ class Lane:
 
     def _into_outbox(self, task_id: str, kwargs: dict[str, Any], producer: Any) -> dict[str, Any]:
         """The commit of the message row is the hand-over that was confirmed to the customer."""
-        with transaction.atomic(using=router.db_for_write(Order)):
-            Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
-            outbox.enqueue(
-                self.task,
-                kwargs=kwargs,
-                task_id=task_id,
-                using=router.db_for_write(Order),
-                headers={RUN_HEADER: self.name},
-            )
+        place_order(self.task, kwargs, task_id=task_id, headers={RUN_HEADER: self.name})
         return {"outcome": "ok", "by": "commit"}
 
     def _by_a_publisher_that_dies(self, task_id: str, kwargs: dict[str, Any], producer: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tasks_demo import ledger
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.demo.bank.client import BankClient, BankError
-from tasks_demo.demo.shop.books import Bank, Bookings
+from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.engine.lane import OUTBOX, OVERLAPPING, Lane, Progress, Stop
 from tasks_demo.lab.plan.cells import WINDOWS, Cell

@@ -27,7 +27,7 @@ from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import LedgerUnavailable, StartNotRecorded
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
 from tasks_demo.demo.bank.client import BankClient
-from tasks_demo.demo.shop.books import Bank, Bookings
+from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.ledger import effects
 from tasks_demo.ledger import store as store_module

@@ -16,7 +16,7 @@ from django.db.models import Sum
 
 from tasks_demo.core.conf import settings
 from tasks_demo.demo.bank.client import BankClient
-from tasks_demo.demo.shop.books import Bank
+from tasks_demo.demo.ledger_books import Bank
 from tasks_demo.demo.stack import EmbeddedBank, EmbeddedRedis
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.heartbeat import hold

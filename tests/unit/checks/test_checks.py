@@ -550,11 +550,11 @@ def test_the_sound_configuration_beside_it_is_silent(sound: Build) -> None:
     ("books", "registered", "said"),
     [
         ("payments", {}, "no books of that name"),
-        ("payment", {"payments": "tasks_demo.demo.shop.books.Bookings"}, "no books of that name"),
+        ("payment", {"payments": "tasks_demo.demo.ledger_books.Bookings"}, "no books of that name"),
         ("payments", {"payments": "shop.nowhere.Payments"}, "cannot be imported"),
         ("payments", {"payments": "tasks_demo.core.conf.Settings"}, "no subclass of"),
-        ("payments", {"payments": "tasks_demo.demo.shop.books.Bookings"}, ""),
-        ("", {"recorded": "tasks_demo.demo.shop.books.Bookings"}, "is taken"),
+        ("payments", {"payments": "tasks_demo.demo.ledger_books.Bookings"}, ""),
+        ("", {"recorded": "tasks_demo.demo.ledger_books.Bookings"}, "is taken"),
     ],
 )
 def test_books_that_nobody_reads_are_named(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from tasks_demo.demo.bank import faults
+from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Account, Debit, Fence, IdempotencyKey
 from tests.support import until
 
@@ -26,9 +26,9 @@ def _as_served(settings: Any) -> None:
 
 @pytest.fixture
 def allowed_faults() -> Iterator[None]:
-    faults.enable()
+    fault_injection.enable()
     yield
-    faults.disable()
+    fault_injection.disable()
 
 
 def post(client: Client, body: object = GOOD, **headers: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, connections, transaction
 
-from tasks_demo.demo.bank import faults
+from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.apps import BANK
 from tasks_demo.demo.bank.models import Account, Books, Debit, Fence, IdempotencyKey
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence, Unavailable, Unconfirmed
@@ -69,7 +69,7 @@ def charge(order: Order, key: str | None = None, fingerprint: str = "") -> Answe
     """
     _refuse_stale(order)
     if key is None:
-        faults.dawdle(order.reference)
+        fault_injection.dawdle(order.reference)
         with _writing():
             return Answer(_debit(order, None))
     with _holding(key, fingerprint) as held:
@@ -79,7 +79,7 @@ def charge(order: Order, key: str | None = None, fingerprint: str = "") -> Answe
             return _again(record, fingerprint, order)
         if record is None or not held:
             raise InFlight
-        faults.dawdle(order.reference)
+        fault_injection.dawdle(order.reference)
         mine = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=_owner())
         try:
             with _writing():

@@ -13,11 +13,11 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
-from tasks_demo.demo.bank import books
+from tasks_demo.demo.bank import charging
 from tasks_demo.demo.bank.models import Account, Debit, Fence, IdempotencyKey
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence
 
-ORDER = books.Order("alice", 250, "order-17", "task-1")
+ORDER = charging.Order("alice", 250, "order-17", "task-1")
 in_bank = pytest.mark.django_db(databases=["default", "bank"])
 in_committed_bank = pytest.mark.django_db(databases=["default", "bank"], transaction=True)
 
@@ -32,7 +32,7 @@ def test_the_database_refuses_amounts_that_are_not_positive(amount: int) -> None
 
 @in_bank
 def test_the_database_refuses_a_second_debit_for_one_key() -> None:
-    books.charge(ORDER, "k", "f")
+    charging.charge(ORDER, "k", "f")
     with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
         Debit.objects.create(
             account=Account.objects.get(), amount=1, reference="r", idempotency=IdempotencyKey.objects.get()
@@ -41,7 +41,7 @@ def test_the_database_refuses_a_second_debit_for_one_key() -> None:
 
 @in_bank
 def test_debits_cannot_be_changed_or_deleted() -> None:
-    books.charge(ORDER)
+    charging.charge(ORDER)
     debit = Debit.objects.get()
     debit.amount = 1
     for change in (
@@ -57,12 +57,12 @@ def test_debits_cannot_be_changed_or_deleted() -> None:
 
 
 @in_bank
-@pytest.mark.parametrize("owner", ["a bank that died", books._owner()], ids=["died", "this one"])
+@pytest.mark.parametrize("owner", ["a bank that died", charging._owner()], ids=["died", "this one"])
 def test_a_key_left_in_flight_is_taken_over(owner: str) -> None:
     IdempotencyKey.objects.create(key="k", fingerprint="f", owner=owner)
-    answer = books.charge(ORDER, "k", "f")
+    answer = charging.charge(ORDER, "k", "f")
     assert not answer.replayed
-    assert books.charge(ORDER, "k", "f") == books.Answer(answer.debit, replayed=True)
+    assert charging.charge(ORDER, "k", "f") == charging.Answer(answer.debit, replayed=True)
     assert Debit.objects.count() == 1
 
 
@@ -70,37 +70,37 @@ def test_a_key_left_in_flight_is_taken_over(owner: str) -> None:
 def test_a_key_left_in_flight_keeps_its_body() -> None:
     IdempotencyKey.objects.create(key="k", fingerprint="f", owner="a bank that died")
     with pytest.raises(KeyReused):
-        books.charge(ORDER, "k", "other")
+        charging.charge(ORDER, "k", "other")
     assert not Debit.objects.exists()
 
 
 @in_bank
 def test_a_key_in_hand_is_in_flight_for_others() -> None:
-    with books._holding("k", "f"):
+    with charging._holding("k", "f"):
         with pytest.raises(InFlight):
-            books.charge(ORDER, "k", "f")
+            charging.charge(ORDER, "k", "f")
         with pytest.raises(KeyReused):
-            books.charge(ORDER, "k", "other")
-    assert not books.charge(ORDER, "k", "f").replayed
+            charging.charge(ORDER, "k", "other")
+    assert not charging.charge(ORDER, "k", "f").replayed
 
 
 @in_bank
 def test_a_key_that_is_only_being_answered_again_is_not_in_flight() -> None:
-    books.charge(ORDER, "k", "f")
-    with books._holding("k", "f"):
-        assert books.charge(ORDER, "k", "f").replayed
+    charging.charge(ORDER, "k", "f")
+    with charging._holding("k", "f"):
+        assert charging.charge(ORDER, "k", "f").replayed
 
 
-def under(fence: int, reference: str = "order-17") -> books.Order:
-    return books.Order("alice", 250, reference, fence=fence)
+def under(fence: int, reference: str = "order-17") -> charging.Order:
+    return charging.Order("alice", 250, reference, fence=fence)
 
 
 @in_bank
 @pytest.mark.parametrize("key", [None, "another"])
 def test_a_lower_fence_is_refused_and_leaves_nothing(key: str | None) -> None:
-    books.charge(under(5), "k", "f")
+    charging.charge(under(5), "k", "f")
     with pytest.raises(StaleFence):
-        books.charge(under(4), key, "f")
+        charging.charge(under(4), key, "f")
     assert Debit.objects.count() == 1
     assert [known.key for known in IdempotencyKey.objects.all()] == ["k"]
 
@@ -108,51 +108,51 @@ def test_a_lower_fence_is_refused_and_leaves_nothing(key: str | None) -> None:
 @in_bank
 def test_an_equal_or_a_higher_fence_goes_on() -> None:
     for fence in (5, 5, 6):
-        books.charge(under(fence))
+        charging.charge(under(fence))
     assert Debit.objects.count() == 3
     assert Fence.objects.get().token == 6
 
 
 @in_bank
 def test_a_fence_is_of_one_reference() -> None:
-    books.charge(under(5))
-    books.charge(under(1, "order-18"))
+    charging.charge(under(5))
+    charging.charge(under(1, "order-18"))
     assert dict(Fence.objects.values_list("reference", "token")) == {"order-17": 5, "order-18": 1}
 
 
 @in_bank
 def test_without_a_fence_nothing_is_checked() -> None:
-    books.charge(under(5))
-    books.charge(ORDER)
+    charging.charge(under(5))
+    charging.charge(ORDER)
     assert Debit.objects.count() == 2
 
 
 @in_bank
 def test_a_stale_fence_gets_no_replay_of_its_own_key() -> None:
-    books.charge(under(5), "k", "f")
-    assert books.charge(under(6), "k", "f").replayed
+    charging.charge(under(5), "k", "f")
+    assert charging.charge(under(6), "k", "f").replayed
     with pytest.raises(StaleFence):
-        books.charge(under(5), "k", "f")
+        charging.charge(under(5), "k", "f")
     assert Fence.objects.get().token == 6, "a replay under a higher token must be remembered too"
 
 
 @in_bank
 def test_a_stale_fence_is_told_so_whatever_else_is_wrong() -> None:
-    books.charge(under(5), "k", "f")
+    charging.charge(under(5), "k", "f")
     with pytest.raises(StaleFence):
-        books.charge(under(4), "k", "other")
-    with books._holding("busy", "f"), pytest.raises(StaleFence):
-        books.charge(under(4), "busy", "f")
+        charging.charge(under(4), "k", "other")
+    with charging._holding("busy", "f"), pytest.raises(StaleFence):
+        charging.charge(under(4), "busy", "f")
 
 
 @in_bank
 def test_a_refused_request_does_not_raise_the_fence() -> None:
     """Else a bank slower than its callers' patience would never get a debit done: each retry would fence off the one before."""
-    books.charge(under(5), "k", "f")
+    charging.charge(under(5), "k", "f")
     with pytest.raises(KeyReused):
-        books.charge(under(9), "k", "other")
-    with books._holding("busy", "f"), pytest.raises(InFlight):
-        books.charge(under(9), "busy", "f")
+        charging.charge(under(9), "k", "other")
+    with charging._holding("busy", "f"), pytest.raises(InFlight):
+        charging.charge(under(9), "busy", "f")
     assert Fence.objects.get().token == 5
 
 
@@ -165,11 +165,11 @@ def test_a_request_that_is_overtaken_while_it_waits_is_refused(
 
     def overtaken(reference: str) -> None:
         monkeypatch.undo()
-        books.charge(under(6), "other", "f")
+        charging.charge(under(6), "other", "f")
 
-    monkeypatch.setattr(books.faults, "dawdle", overtaken)
+    monkeypatch.setattr(charging.fault_injection, "dawdle", overtaken)
     with pytest.raises(StaleFence):
-        books.charge(under(5), key, "f")
+        charging.charge(under(5), key, "f")
     assert Debit.objects.get().idempotency.key == "other"
     assert [known.key for known in IdempotencyKey.objects.all()] == ["other"]
 
