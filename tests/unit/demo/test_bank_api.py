@@ -396,9 +396,9 @@ def test_a_slow_debit_goes_on_when_its_setting_ends(client: Client, end: str) ->
     put_fault(client, **slow, count=1)
     if end != "the one for anybody is replaced":
         named(client, "mine", references=["order-17"], **slow)
-    debit = threading.Thread(target=faults.dawdle, args=["order-17"])
+    debit = threading.Thread(target=fault_injection.dawdle, args=["order-17"])
     debit.start()
-    allowed = faults.enabled()
+    allowed = fault_injection.enabled()
     assert allowed is not None
     struck = allowed._named.get("mine", allowed._anybody)
     until(lambda: struck.hits in (1, {"order-17": 1}), "the fault")
