@@ -5,7 +5,12 @@ from __future__ import annotations
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``no jobs``, ``1 job``, ``2 jobs``."""
-    return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number or 'no'} {named(number, noun, plural)}"
+
+
+def named(number: int, noun: str, plural: str = "") -> str:
+    """The noun alone, as it follows this number: ``job`` after 1, else ``jobs``."""
+    return noun if number == 1 else plural or noun + "s"
 
 
 def times(number: int) -> str:

@@ -44,6 +44,10 @@ class OperationActAdmin(_Admin):
         # Where they are written: a page that is shown right after the act must tell of it.
         return super().get_queryset(request).using(router.db_for_write(OperationAct))
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        # The columns need the room, as on the ledger's list.
+        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from tasks_demo.records.models import OutboxMessage
 
@@ -51,6 +51,13 @@ class OutboxMessageAdmin(_Admin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     actions = None
+
+    class Media:
+        css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        # The columns need the room, as on the ledger's list.
+        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -126,11 +126,13 @@ class ParkedAdmin(_Admin):
                 return HttpResponseRedirect(reverse("admin:tasks_demo_records_parked_change", args=[chosen[0].pk]))
             return HttpResponseRedirect(request.get_full_path())
         waiting = queryset.filter(state=Parked.State.PARKED)
+        count = waiting.count()
         context = {
             **self._context(request, f"{capfirst(act)} parked messages"),
             "act": act,
             "meaning": DECISIONS[act][2],
-            "count": waiting.count(),
+            "count": count,
+            "button": f"{capfirst(act)} {counted(count, 'message')}",
             "others": queryset.exclude(state=Parked.State.PARKED).count(),
             "named": waiting[:MOST_NAMED],
             "selected": request.POST.getlist("_selected_action"),

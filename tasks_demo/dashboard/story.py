@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tasks_demo.core.semantics import PROMISES, Semantics
-from tasks_demo.core.wording import counted, times
+from tasks_demo.core.wording import counted, named, times
 from tasks_demo.dashboard.acts import Act, Line, acts
-from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge, promise
+from tasks_demo.dashboard.words import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import timeline
 from tasks_demo.ledger.rows import EFFECT
@@ -78,20 +78,31 @@ def _made_by_others(tally: Tally) -> dict[str, str]:
 def _counts(tally: Tally) -> list[Count]:
     always = ("publications", "deliveries", "executions", "effects", "suppressed")
     others = ("deferred", "fenced", "failed", "faults")
+    shown = [*always, *(name for name in others if getattr(tally, name))]
+    return [
+        Count(named(getattr(tally, name), *COUNTS[name]), getattr(tally, name), name in loud(tally)) for name in shown
+    ]
+
+
+def loud(tally: Tally) -> frozenset[str]:
+    """The counts to look at: more, or less, than once. Of a task to which nothing was promised there are none."""
+    if tally.pattern not in PROMISES:
+        return frozenset()
     lost = tally.verdict == Tally.Verdict.LOST
-    loud = {
+    found = {
         "executions": tally.executions > 1,
         "effects": tally.effects > 1 or lost,
         "faults": tally.faults > 0,
         "failed": tally.failed > 0,
     }
-    shown = [*always, *(name for name in others if getattr(tally, name))]
-    return [Count(name, getattr(tally, name), loud.get(name, False)) for name in shown]
+    return frozenset(name for name, is_loud in found.items() if is_loud)
 
 
 def happened(tally: Tally, kills: Sequence[Line]) -> str:
     """What happened, in one sentence without judgement."""
-    parts = [f"It was delivered {times(tally.deliveries)} and its body was started {times(tally.executions)}"]
+    begun = f"started {times(tally.executions)}" if tally.executions else "never started"
+    delivered = f"delivered {times(tally.deliveries)}" if tally.deliveries else "never delivered"
+    parts = [f"It was {delivered}, and its body was {begun}"]
     if tally.executions > tally.deliveries:
         # Receipts are written down a moment later than starts (ledger.recorder).
         parts = [

@@ -31,7 +31,7 @@ from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.pages import Tallies
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import matching
-from tasks_demo.dashboard.story import story
+from tasks_demo.dashboard.story import loud, story
 from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
@@ -162,11 +162,11 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="executions")
     def executions_n(self, tally: Tally) -> SafeString:
-        return _number(tally.executions, loud=tally.executions > 1)
+        return _number(tally.executions, stressed="executions" in loud(tally))
 
     @admin.display(description="effects")
     def effects_n(self, tally: Tally) -> SafeString:
-        return _number(tally.effects, loud=tally.effects > 1 or tally.verdict == Tally.Verdict.LOST)
+        return _number(tally.effects, stressed="effects" in loud(tally))
 
     @admin.display(description="suppressed")
     def suppressed_n(self, tally: Tally) -> int:
@@ -184,8 +184,8 @@ class TallyAdmin(_Admin):
         return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))
 
 
-def _number(value: int, *, loud: bool) -> SafeString:
-    return format_html('<strong class="loud">{}</strong>' if loud else "{}", value)
+def _number(value: int, *, stressed: bool) -> SafeString:
+    return format_html('<strong class="loud">{}</strong>' if stressed else "{}", value)
 
 
 def _badge(sign: Badge) -> SafeString:

@@ -67,6 +67,18 @@ _PROMISES: dict[Semantics, str] = {
     Semantics.EFFECTIVELY_ONCE: "exactly one effect, however often the task is delivered.",
 }
 
+#: Columns of a tally, and the words for one and for many.
+COUNTS: dict[str, tuple[str, ...]] = {
+    "publications": ("publication",),
+    "deliveries": ("delivery", "deliveries"),
+    "executions": ("execution",),
+    "effects": ("effect",),
+    "suppressed": ("copy suppressed", "copies suppressed"),
+    "deferred": ("deferral",),
+    "fenced": ("write refused", "writes refused"),
+    "failed": ("failure",),
+    "faults": ("fault",),
+}
 KINDS: dict[str, str] = {
     "published": "the broker confirmed that it has the message",
     "fetched": "popped from the broker, which does not know yet by whom (seen in the lab only)",

@@ -117,8 +117,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             close = declarations.nearest(str(missing[0]), cls._parameters[0].names)
             raise ContradictoryDeclaration(
                 f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
-                "called with the "
-                f"body's arguments by their names. "
+                "called with the body's arguments by their names. "
                 + (
                     f"Did you mean {close!r}?"
                     if close

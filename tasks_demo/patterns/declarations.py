@@ -176,11 +176,9 @@ def check_body(who: str, body: Any) -> None:
     for kind, is_kind in kinds.items():
         if is_kind(body) or is_kind(call):
             raise ContradictoryDeclaration(
-                f"{who}: the body is {kind}. To call it runs nothing of it, and a Celery worker does not run what it "
-                "returns: the "
-                "job would count as done. Write def, and asgiref.sync.async_to_sync(f)(...) or asyncio.run(f(...)) "
-                "in it for what "
-                "is asynchronous; return a list instead of yielding."
+                f"{who}: the body is {kind}. To call it runs nothing of it, and a Celery worker does not run what it returns: "
+                "the job would count as done. Write def, and asgiref.sync.async_to_sync(f)(...) or asyncio.run(f(...)) in it "
+                "for what is asynchronous; return a list instead of yielding."
             )
 
 

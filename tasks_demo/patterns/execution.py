@@ -76,10 +76,8 @@ def finished(task: Any, result: Any) -> Any:
         result.close()  # or Python warns that it was never awaited
     raise BodyNotRun(
         f"{task.name}: the body returned a {type(result).__name__}, which nobody runs in a Celery worker: its "
-        "work is not done, and "
-        "no marker says that it is. Write def, and asgiref.sync.async_to_sync(f)(...) in it for what is "
-        "asynchronous; return a list "
-        "instead of a generator."
+        "work is not done, and no marker says that it is. Write def, and asgiref.sync.async_to_sync(f)(...) in it for what is "
+        "asynchronous; return a list instead of a generator."
     )
 
 

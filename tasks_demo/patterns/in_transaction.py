@@ -73,9 +73,8 @@ def _caller() -> tuple[str, int]:
 
 def _sentence(task: str, alias: str, file: str, line: int) -> str:
     return (
-        f"{task} is published at {file}:{line} while a transaction is open on the database {alias!r}: a "
-        "worker may run it before the "
-        "commit and see none of the data, and it runs even if the transaction is rolled back. Write "
-        "delay_on_commit(...) to publish "
-        "after the commit, or outbox.enqueue(...) to commit the job with the data (docs/reference/patterns/outbox.md)."
+        f"{task} is published at {file}:{line} while a transaction is open on the database {alias!r}: a worker may run it "
+        "before the commit and see none of the data, and it runs even if the transaction is rolled back. Write "
+        "delay_on_commit(...) to publish after the commit, or outbox.enqueue(...) to commit the job with the data "
+        "(docs/reference/patterns/outbox.md)."
     )

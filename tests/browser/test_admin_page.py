@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils.timezone import now
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
-from tests.integration.ledger.ledger_rows import append, killed, lost, ok
+from tasks_demo.records.models import OutboxMessage
+from tests.integration.ledger.ledger_rows import append, killed, life, lost, ok
+from tests.integration.quarantine.parked_rows import lying
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -20,7 +23,7 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
-pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,39 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
     page.get_by_role("link", name="struck").click()
     expect(page.locator(".kill")).to_be_visible()
     assert page.evaluate(width) <= 400
+
+
+@pytest.mark.parametrize(
+    "page", [{"viewport": {"width": width, "height": 900}} for width in (1400, 1340, 900, 360)], indirect=True, ids=str
+)
+def test_no_column_of_a_list_is_cut(page: Page) -> None:
+    append(lost("W" * 200, task="shop.payments.tasks.charge_the_customer_of_an_order", pattern="dedup_lock"))
+    OutboxMessage.objects.create(
+        task_id="w" * 100, task="shop.payments.tasks.charge", kwargs={"x": "w" * 300}, created_at=now(), due_at=now()
+    )
+    lying(task="shop.payments.tasks.charge", operation="order-17-of-a-customer")
+    cut = "() => [...document.querySelectorAll('.results')].map(found => found.scrollWidth - found.clientWidth)"
+    for address in ("tasks_demo/?first=problems", "tasks_demo_records/outboxmessage/", "tasks_demo_records/parked/"):
+        page.goto(f"/admin/{address}")
+        expect(page.locator("#result_list tbody tr").first).to_be_visible()
+        assert page.evaluate(cut) == [0], address
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
+    page.goto("/admin/tasks_demo_records/outboxmessage/")
+    page.locator("#result_list th a").first.click()
+    expect(page.locator(".field-kwargs")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_task_to_which_nothing_was_promised_has_no_count_in_red(page: Page) -> None:
+    twice = ("published", "received", "started", "returned", "received", "started", "returned", "failed")
+    append(life("plain", *twice, pattern="", books=""), life("promised", *twice, pattern="acks_early", books=""))
+    for task_id, loud in (("plain", 0), ("promised", 2)):
+        page.goto(f"/admin/tasks_demo/tally/{task_id}/change/")
+        expect(page.locator(".counts li")).to_have_count(6)
+        expect(page.locator(".counts .loud")).to_have_count(loud)
+    page.goto("/admin/tasks_demo/?q=plain")
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator("#result_list .loud")).to_have_count(0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.table import Table
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted
+from tasks_demo.dashboard.words import COUNTS
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
@@ -20,16 +21,8 @@ from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import console
 
-#: Columns of a tally that are shown, and the words for one and for many.
-COUNTS = {
-    "publications": ("publication",),
-    "deliveries": ("delivery", "deliveries"),
-    "executions": ("execution",),
-    "effects": ("effect",),
-    "suppressed": ("copy suppressed", "copies suppressed"),
-    "deferred": ("deferral",),
-    "faults": ("fault",),
-}
+#: Counts of a tally.
+SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
 
 
 class Command(BaseCommand):
@@ -69,7 +62,7 @@ class Command(BaseCommand):
 
     def _show(self, tally: Tally, options: dict[str, Any]) -> None:
         steps = list(timeline(tally))
-        counts = {name: getattr(tally, name) for name in COUNTS}
+        counts = {name: getattr(tally, name) for name in SHOWN}
         if options["json"]:
             document = {
                 "task_id": tally.task_id,

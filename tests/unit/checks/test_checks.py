@@ -609,9 +609,9 @@ def test_our_own_settings(number: str, setting: str, unsafe: Any, sound: Any, se
 def test_what_other_patterns_remember_is_judged_too(base: Any, number: str, settings: Settings) -> None:
     app = shop({"base": base})
     assert ids(app) == []
-    settings.TASKS_DEMO_RETENTION_SECONDS, settings.TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS = 900, 1200
+    settings.TASKS_DEMO_RETENTION_SECONDS, settings.TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS = 900, 300
     assert ids(app) == [number]
-    settings.TASKS_DEMO_RETENTION_SECONDS, settings.TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS = 901, 1201
+    settings.TASKS_DEMO_RETENTION_SECONDS, settings.TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS = 901, 301
     assert ids(app) == []
 
 
