@@ -112,7 +112,7 @@ def producer(lane: RedisLane) -> Iterator[Any]:
 
 def transport(lane: RedisLane) -> dict[str, Any]:
     """kombu's options for this lane."""
-    return {"global_keyprefix": lane.prefix, **NO_SWEEPS}
+    return {"global_keyprefix": lane.prefix, "client_name": lane.prefix, **NO_SWEEPS}
 
 
 def _publish(arm: Arm, lane: RedisLane, count: int) -> None:

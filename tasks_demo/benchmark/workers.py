@@ -349,21 +349,15 @@ def _options(name: str) -> list[str]:
 
 
 def _emptied(lane: RedisLane, more: Callable[[], bool], deadline: float, log: Path) -> float:
-    """When all was done: nothing in the broker, no ``more`` to come. Seen three times, since a message on its way into a worker
-    is nowhere.
-    """
+    """When all was done: nothing in the broker, none in the worker's hands, no ``more`` to come."""
     pause = threading.Event()
-    first, times = 0.0, 0
     while time.monotonic() < deadline:
-        if lane.queued() or lane.unacked() or more():
-            times = 0
-        else:
-            first, times = (first, times + 1) if times else (time.monotonic(), 1)
-            if times == 3:
-                return first
+        coming, held = more(), lane.holdings()
+        if not (coming or held.queued or held.unacked or held.fetching):
+            return time.monotonic()
         pause.wait(POLL)
     raise EnvironmentNotReady(
-        f"A worker did not get through its tasks in time: {lane.queued()} queued, {lane.unacked()} unacknowledged. "
+        f"A worker did not get through its tasks in time: {held.queued} queued, {held.unacked} unacknowledged. "
         f"The end of its log:\n{tail(log)}"
     )
 

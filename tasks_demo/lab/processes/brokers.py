@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -13,6 +14,19 @@ from tasks_demo.leases.redis_store import connect
 TIMEOUT = 5.0
 #: kombu keeps one list per priority step (kombu/transport/redis.py PRIORITY_STEPS, sep).
 _LISTS = ("celery", *(f"celery\x06\x16{step}" for step in (3, 6, 9)))
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a broker held at one moment.
+
+    ``fetching`` False: the worker was blocked in BRPOP, so no message was on its way between the queue and the list of
+    unacknowledged ones. Without that, two empty lists prove nothing.
+    """
+
+    queued: int
+    unacked: int
+    fetching: bool
 
 
 class RedisLane:
@@ -28,9 +42,13 @@ class RedisLane:
         """The address in kombu's form."""
         return self.url.replace("unix://", "redis+socket://", 1)
 
-    def transport_options(self, visibility_timeout: float) -> dict[str, Any]:
-        """kombu's options: redelivery soon after a death, and above any healthy job of the lab."""
+    def transport_options(self, visibility_timeout: float, worker: str = "") -> dict[str, Any]:
+        """kombu's options: redelivery soon after a death, and above any healthy job of the lab.
+
+        ``worker``: the name by which ``holdings`` finds the connections of the worker that gets them.
+        """
         return {
+            "client_name": self.prefix + worker,
             "global_keyprefix": self.prefix,
             "visibility_timeout": visibility_timeout,
             "unacked_restore_interval": 0.5,
@@ -45,19 +63,26 @@ class RedisLane:
         try:
             self.client.set(key, "1", ex=10)
             self.client.delete(key)
+            self.holdings()
         except redis.RedisError as error:
             raise EnvironmentNotReady(
                 f"Redis at {without_password(self.url)} cannot be used: {type(error).__name__}: {str(error).rstrip('.')}. "
-                "Start it, check the password and that it takes writes, or unset REDIS_URL for the embedded one."
+                "Start it, check the password and that its user may write and run CLIENT LIST, or unset REDIS_URL for the "
+                "embedded one."
             ) from error
 
-    def queued(self) -> int:
-        """Messages waiting for a worker."""
-        return sum(int(self.client.llen(self.prefix + name)) for name in _LISTS)
-
-    def unacked(self) -> int:
-        """Messages that a worker has and has not acknowledged, waiting for their time included."""
-        return int(self.client.hlen(f"{self.prefix}unacked"))
+    def holdings(self, worker: str = "") -> Holdings:
+        """Messages that wait for a worker and messages that are not acknowledged (those with an ETA included), and whether
+        ``worker`` may have one that is in neither list. One transaction: nothing moves between the answers.
+        """
+        with self.client.pipeline() as together:
+            for name in _LISTS:
+                together.llen(self.prefix + name)
+            together.hlen(f"{self.prefix}unacked")
+            together.client_list(_type="normal")
+            *queued, unacked, clients = together.execute()
+        waiting = {client["name"] for client in clients if client["cmd"] == "brpop" and "b" in client["flags"]}
+        return Holdings(sum(queued), unacked, self.prefix + worker not in waiting)
 
     def holds(self, task_id: str) -> bool:
         """Whether an unacknowledged message of this task is recorded."""
