@@ -38,7 +38,12 @@ class LenientBackend:
         except EncodeError as error:
             if request is not None and request.chord:
                 raise
-            _not_stored(task_id, state, error)
+            limited_log(
+                logger, logging.ERROR, ("result", type(error).__name__),
+                "[%s]: the job is done, but its result, a %s, cannot be encoded for the result backend: %s. Its state is %s, and "
+                "whoever asks for the result gets None. Return what result_serializer carries, or set ignore_result=True.",
+                task_id, type(result).__name__, described(error), state,
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001  (whatever it is, the body has returned)
             _not_stored(task_id, state, error)
             return None

@@ -8,6 +8,8 @@ from typing import Any
 from kombu.utils import json
 
 from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import InvalidSetting
+from tasks_demo.core.lifecycle import described
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +21,21 @@ def as_text(task: Any, result: Any) -> str | None:
     """
     try:
         text: str = json.dumps(result)
-        fits = len(text.encode("utf-8", "surrogatepass")) <= settings.RESULT_MAX_BYTES
-    except Exception:  # noqa: BLE001  (the methods of a result are anybody's)
-        fits = False
-    if not fits:
-        logger.warning(
-            "%s[%s]: the result is not JSON or is larger than TASKS_DEMO_RESULT_MAX_BYTES (a number above 0). The operation is "
-            "completed; a duplicate of it will get None.", task.name, task.request.id,
-        )  # fmt: skip
-        return None
-    return text
+        size, most = len(text.encode("utf-8", "surrogatepass")), settings.RESULT_MAX_BYTES
+        if size <= most:
+            return text
+        why = f"has {size} bytes of JSON, more than TASKS_DEMO_RESULT_MAX_BYTES ({most})"
+    except Exception as error:  # noqa: BLE001  (the methods of a result are anybody's)
+        why = (
+            f"could not be measured: {error}"
+            if isinstance(error, InvalidSetting)
+            else f"is not JSON ({described(error)})"
+        )
+    logger.warning(
+        "%s[%s]: the result, a %s, is not kept with its operation: it %s. The operation is completed; a duplicate of it will "
+        "get None.", task.name, task.request.id, type(result).__name__, why,
+    )  # fmt: skip
+    return None
 
 
 def from_text(text: str | None) -> Any:

@@ -114,6 +114,9 @@ def test_a_result_that_cannot_be_made_text_is_none_and_its_job_is_done(
     folder, sent = ground.job(pattern, result=error)
     assert (sent.get(timeout=30, propagate=False), sent.state) == (None, "SUCCESS")
     assert executions(folder) == 1
+    log = ground.worker.log.read_text(errors="replace")
+    assert "its result, a Hostile, cannot be encoded for the result backend" in log
+    assert f"[{sent.id}]: the result backend did not store SUCCESS" not in log
 
 
 @pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
