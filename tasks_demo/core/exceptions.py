@@ -105,5 +105,9 @@ class BodyNotRun(DeliveryError, TypeError):
     """The body returned something that has still to be run, so its work is not done."""
 
 
+class BodyStopped(DeliveryError, RuntimeError):
+    """The body was ended by what is no Exception, such as asyncio.CancelledError. The job has failed."""
+
+
 class PublishedInTransaction(DeliveryError, RuntimeError):
     """A job was published inside an open transaction. Nothing was published. Use delay_on_commit, or the outbox."""

@@ -2,7 +2,7 @@
 
     before the body: claim the row, in one statement ─┬─ claimed ──▶ the body runs; its lease is renewed while it does
                                                       └─ refused ──▶ Superfluous: the copy is acknowledged, nothing runs
-    after it:        finished, or given up to the later copy (a retry, a deferral), or to any (rejected, parked)
+    after it:        finished, or given up to the later copy (a retry, a deferral), or to any (requeued, parked, killed)
 
 The claim is made in ``before_start`` of every task of the worker, with a pattern or without. What is **not** guaranteed:
 
@@ -14,6 +14,7 @@ The claim is made in ``before_start`` of every task of the worker, with a patter
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Task, signals
-from celery.exceptions import Retry, TimeLimitExceeded
+from celery.exceptions import Reject, Retry, TimeLimitExceeded
 from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -32,6 +33,7 @@ from tasks_demo.core.lifecycle import Point, described, reached
 from tasks_demo.leases.holder import parsed, this_process
 from tasks_demo.outbox.evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.outbox.heartbeat import running
+from tasks_demo.patterns.execution import ends_process
 from tasks_demo.patterns.requeue import DEFERRALS, NotOver, has_message, say, whole
 from tasks_demo.patterns.subjects import subject_of
 from tasks_demo.records.models import OutboxMessage
@@ -192,21 +194,42 @@ def _ended(
     running.discard(_key(alias, request))
     if isinstance(retval, NothingToRequeue):
         return
-    if state in {"SUCCESS", "FAILURE"} or (state == "IGNORED" and not isinstance(retval, NotOver)):
-        # An Ignore of the body: nothing comes after it.
+    if _is_end(state, retval):
         if _mark(request, task_id, finished_at=Now()) is None:
             running.owe((alias, task_id))
         return
     later: dict[str, Any] = {"started_by": ""}
     seconds = _until_the_next(state, retval)
     if seconds is None:  # the same message may come again, or somebody sends a copy
-        wait = settings.OUTBOX_UNFINISHED_SECONDS if state == "REJECTED" else settings.OUTBOX_UNSTARTED_SECONDS
-        later |= {"generation": OPEN, "due_at": Now() + timedelta(seconds=wait)}
+        later |= {"generation": OPEN, "due_at": Now() + timedelta(seconds=settings.OUTBOX_UNSTARTED_SECONDS)}
     else:
         due = timedelta(seconds=seconds + settings.OUTBOX_UNSTARTED_SECONDS)
         later |= {"published_at": Now() + timedelta(seconds=seconds), "due_at": Now() + due}
     mine = str(this_process(request.hostname or ""))[:255]
     _mark(request, task_id, started_by__is=mine, generation__is=generation_of(request), **later)
+
+
+def _is_end(state: Any, retval: Any) -> bool:
+    """Whether nothing comes after this execution. No state: what came out of it is no Exception, and Celery stores FAILURE."""
+    match state:
+        case "SUCCESS" | "FAILURE":
+            return True
+        case "IGNORED":  # the body's own word, or a copy that was suppressed
+            return not isinstance(retval, NotOver)
+        case "REJECTED":
+            return not (getattr(retval, "requeue", False) or _retry_not_published(retval))
+        case None:
+            error = sys.exc_info()[1]
+            return error is not None and not isinstance(error, Exception) and not ends_process(error)
+    return False
+
+
+def _retry_not_published(retval: Any) -> bool:
+    """Whether Celery rejects the job because it could not publish its retry (celery/app/task.py ``retry``), not the body."""
+    trace = retval.__traceback__ if isinstance(retval, Reject) else None
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is Task.retry.__code__
 
 
 def _until_the_next(state: Any, retval: Any) -> float | None:

@@ -43,7 +43,7 @@ class AcksLate(PatternTask):
         if self.request.called_directly:
             return self.run_body(*args, **kwargs)
         subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
-        with about(subject), execution(self) as body, counted(self):
+        with about(subject), execution(self) as body, counted(self, body):
             reached(Point.STARTED)
             result = body.run(args, kwargs)
             reached(Point.RETURNED)

@@ -2,7 +2,8 @@
 
 A part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the
 count committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a
-retry, a deferral). So only deaths add up: of the pool process and of the worker's main process alike.
+retry). So only deaths add up: of the pool process and of the worker's main process alike. A deferral takes back its own attempt
+and no other: the message goes on, and with it the deaths before.
 
     received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ take back ─▶ acked
                 ▲      │                └─ killed: the count stays, the message comes back ─┐
@@ -24,7 +25,6 @@ What is **not** guaranteed:
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
@@ -35,9 +35,9 @@ from typing import Any, NoReturn
 
 from celery import current_app
 from celery.canvas import Signature
+from celery.exceptions import Reject
 from django.db import Error, connections, router, transaction
 from django.utils import timezone
-from kombu import serialization
 from kombu.exceptions import EncodeError, SerializerNotInstalled
 
 from tasks_demo.core import clock
@@ -49,6 +49,7 @@ from tasks_demo.leases.holder import parsed, this_process
 from tasks_demo.patterns.operation_rows import outside_transactions
 from tasks_demo.patterns.requeue import DEFERRALS, PARKED, NotOver, defer, has_message, say, whole
 from tasks_demo.records.models import Attempt, Parked
+from tasks_demo.records.serialised import packed, unpacked
 
 logger = logging.getLogger(__name__)
 #: Of an attempt in the history: its process, as others on the machine can check. Not kept when the message is parked.
@@ -81,8 +82,8 @@ _TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retr
 
 
 @contextmanager
-def counted(task: Any) -> Iterator[None]:
-    """Count this delivery while the body runs. Costs two small commits; ``max_attempts`` None: nothing.
+def counted(task: Any, body: Any) -> Iterator[None]:
+    """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
     Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
     worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
@@ -113,11 +114,16 @@ def counted(task: Any) -> Iterator[None]:
         yield
     except MemoryError:
         raise  # Celery's main process ends itself over it before it acknowledges (worker/request.py): a death like others
-    except Exception:
-        _take_back(alias, key, line)
+    except Exception as error:
+        _take_back(alias, key, line, over=body.begun and not _goes_on(error))
         raise
     # Not for SystemExit and its like: that is how a dying process looks from inside.
-    _take_back(alias, key, line)
+    _take_back(alias, key, line, over=True)
+
+
+def _goes_on(error: Exception) -> bool:
+    """Whether the same message comes again, or a copy of it with as many retries."""
+    return isinstance(error, NotOver) or (isinstance(error, Reject) and bool(getattr(error, "requeue", False)))
 
 
 def alias_of(task: Any) -> str:
@@ -208,8 +214,8 @@ def _announce(task: Any, parked: Parked) -> NoReturn:
     raise NotOver(parked.reason)
 
 
-def _take_back(alias: str, key: tuple[str, int], line: str) -> None:
-    """Remove this attempt, and those of processes that are known to have ended: the message has outlived them.
+def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> None:
+    """Remove this attempt, and if the message is ``over``, those of processes that are known to have ended.
 
     That of another copy which runs stays: its death is still to be counted.
     """
@@ -221,7 +227,8 @@ def _take_back(alias: str, key: tuple[str, int], line: str) -> None:
             attempt = Attempt.objects.using(alias).filter(task_id=key[0], retries=key[1]).first()
             if attempt is None:
                 return
-            left = [other for other in attempt.history.splitlines(keepends=True) if other != line and not _ended(other)]
+            others = [other for other in attempt.history.splitlines(keepends=True) if other != line]
+            left = [other for other in others if not (over and _ended(other))]
             same = Attempt.objects.using(alias).filter(pk=attempt.pk, history=attempt.history)
             # False: another copy has begun or ended since, and is looked at again.
             done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
@@ -250,7 +257,6 @@ def _packed(task: Any) -> dict[str, str]:
     """The whole message, as Celery itself would publish it for a retry, in the task's serialisation, or another that is
     accepted here and can carry it.
 
-    JSON escapes whatever a text column refuses (NUL, half surrogate pairs); bytes of other serialisations become base64.
     What none can carry is kept for people to read, and cannot be requeued: it must not come back to kill again.
     """
     request = task.request
@@ -260,25 +266,19 @@ def _packed(task: Any) -> dict[str, str]:
     # No eta: it was due when it began. No expiry: whoever sends it again wants it run.
     copy = task.signature_from_request(request, headers=headers, expires=None)
     copy["options"].pop("redelivered", None)
-    kind, encoding, data = "text/plain", "utf-8", repr(dict(copy)).encode("ascii", "backslashreplace").decode()
+    data, kind, encoding = repr(dict(copy)).encode("ascii", "backslashreplace").decode(), "text/plain", "utf-8"
     for serializer in (task.serializer or current_app.conf.task_serializer, *current_app.conf.accept_content):
         with suppress(EncodeError, SerializerNotInstalled):
-            kind, encoding, data = serialization.dumps(dict(copy), serializer=serializer)
+            data, kind, encoding = packed(dict(copy), serializer)
             break
     else:
         logger.error(
             "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.", task.name, request.id
         )
-    if isinstance(data, bytes):
-        data = base64.b64encode(data).decode()
     return {"message": data, "content_type": kind, "content_encoding": encoding}
 
 
 def message_of(parked: Parked) -> Signature:
     """The parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serialisation raises."""
-    data: str | bytes = parked.message
-    if parked.content_encoding == "binary":
-        data = base64.b64decode(parked.message)
-    accept = serialization.prepare_accept_content(current_app.conf.accept_content)
-    content = serialization.loads(data, parked.content_type, parked.content_encoding, accept=accept)
+    content = unpacked(parked.message, parked.content_type, parked.content_encoding, current_app.conf.accept_content)
     return Signature.from_dict(content, app=current_app)

@@ -39,7 +39,7 @@ from tasks_demo.leases.redis_store import RedisLeaseStore, connect
 from tasks_demo.patterns import results
 from tasks_demo.patterns.attempts import FromSettings, counted
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.execution import Execution, execution
+from tasks_demo.patterns.execution import Execution, WorkerKilled, execution
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppress
 
@@ -163,7 +163,7 @@ class DedupLock(PatternTask):
             try:
                 held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
                 until_completed.enter_context(_as_current(held))
-                until_completed.enter_context(counted(self))  # only the holder counts, until its marker is stored
+                until_completed.enter_context(counted(self, body))  # only the holder counts, until its marker is stored
                 reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
                 reached(Point.STARTED)
                 result = body.run(args, kwargs)
@@ -173,9 +173,11 @@ class DedupLock(PatternTask):
                 if held.capped:
                     raise  # it ran for longer than it may: another attempt would do the same
                 defer(self, error)  # whoever took over does the work, or else this copy
-            except Exception:
-                # The body did not begin, gave up or asks for a retry, or the message was parked: the next delivery must not
-                # wait for the lease to end.
+            except WorkerKilled:
+                raise
+            except BaseException:
+                # The body did not begin, gave up or asks for a retry, the message was parked, or this process is about to end:
+                # the next delivery must not wait for the lease to end.
                 self._release(leases, claimed)
                 raise
             self._complete(leases, claimed, result)

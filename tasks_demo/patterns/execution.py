@@ -6,6 +6,11 @@
         result = body.run(args, kwargs)      # ... until the body begins: its errors are its own
         ...                                  # no soft time limit strikes here any more
 
+What a body raises that is no ``Exception`` (``asyncio.CancelledError``, ``GeneratorExit``, one of its own) is a failure like any
+other, raised as BodyStopped: Celery ends such a job only in its prefork pool, and there without ``on_failure``
+(celery/concurrency/base.py ``apply_target``). What ends the process stays what it is, and an error that a body runs into
+while its process is being terminated is no failure of the job: Celery sees a lost worker, and requeues.
+
 What is **not** guaranteed: that a requeued delivery of an early-acknowledging pattern survives if no copy of it can be
 published (see ``requeue.requeue_original``).
 """
@@ -20,22 +25,30 @@ from contextlib import contextmanager
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
+from billiard import current_process
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 from billiard.pool import soft_timeout_sighandler
 from celery import states
 from celery.exceptions import TaskPredicate
 
 from tasks_demo.core.exceptions import (
     BodyNotRun,
+    BodyStopped,
     ContradictoryDeclaration,
     NothingToRequeue,
     OperationMismatch,
     TransactionOpen,
 )
+from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import known_outcome, suppressed
 
 #: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
 _FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
+
+
+class WorkerKilled(BaseException):
+    """The death of a worker that tasks_demo.testing plays: as after SIGKILL, nobody cleans up behind it."""
 
 
 class Execution:
@@ -47,10 +60,23 @@ class Execution:
         self.begun = False
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """Run the body, and raise what it raises; BodyNotRun where its return is no proof that it ran."""
+        """Run the body, and raise what it raises; BodyNotRun where its return is no proof that it ran, BodyStopped for what it
+        raises that is no Exception, and SystemExit where its process is being terminated."""
         self.begun = True
         try:
             return finished(self._task, self._task.run_body(*args, **kwargs))
+        except TaskPredicate:
+            raise
+        except Exception as error:
+            if terminate_handler_fired():
+                raise SystemExit(f"terminated, and then {described(error)}") from error
+            raise
+        except BaseException as error:
+            if self._task.request.is_eager or ends_process(error):
+                raise
+            raise BodyStopped(
+                f"{self._task.name}: the body was ended by {described(error)}, which is no Exception. The job has failed."
+            ) from error
         finally:
             self._ignore_soft_limit()
 
@@ -66,6 +92,17 @@ class Execution:
         """The next body may have a soft time limit again."""
         if self._handler is not None:
             signal.signal(signal.SIGUSR1, self._handler)
+
+
+def ends_process(error: BaseException | None) -> bool:
+    """Whether the process (or the greenlet) that runs a body ends with this error, so that it says nothing about the job."""
+    if type(error).__module__.partition(".")[0] in {"gevent", "greenlet", "eventlet"}:
+        return True  # a limit, or the pool's own word
+    if not isinstance(error, SystemExit | KeyboardInterrupt):
+        return isinstance(error, WorkerKilled)
+    # A process of a pool leaves with it. Elsewhere Celery and Python raise these in the main thread, sys.exit() in a body apart.
+    in_main = threading.current_thread() is threading.main_thread()
+    return current_process().name != "MainProcess" or (in_main and type(error) is not SystemExit)
 
 
 def finished(task: Any, result: Any) -> Any:

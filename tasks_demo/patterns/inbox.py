@@ -74,7 +74,7 @@ class Inbox(PatternTask):
             )
             rows.outside_transactions(self, alias)
             with execution(self) as body:
-                with counted(self):  # in commits of its own, before and after the transaction
+                with counted(self, body):  # in commits of its own, before and after the transaction
                     try:
                         done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
                     except (RecordsUnavailable, Error) as error:

@@ -17,7 +17,8 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LeaseLost
 from tasks_demo.core.lifecycle import Point, Reached
 from tasks_demo.leases.memory_store import MEMORY, URL
-from tasks_demo.testing.messages import Kill, Message, WorkerKilled, hand_over
+from tasks_demo.patterns.execution import WorkerKilled
+from tasks_demo.testing.messages import Kill, Message, hand_over
 
 __all__ = ["Delivered", "Deliveries", "State", "WorkerKilled", "isolated"]
 

@@ -17,13 +17,10 @@ from celery.result import denied_join_result
 from kombu import serialization
 
 from tasks_demo.outbox import progress as outbox_worker
+from tasks_demo.patterns.execution import WorkerKilled
 
 #: Where a delivery is killed: when the body would begin, or when it has ended and nobody has taken note of it yet.
 Kill = Literal["before_body", "after_body"]
-
-
-class WorkerKilled(BaseException):
-    """Plays the death of the worker's process. No body catches it: it is raised outside of them."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -109,6 +111,9 @@ def _at_gate(task, order_id, gate):
     return pay(order_id, 100, task.name)
 
 
+ENDS = {"cancelled": asyncio.CancelledError, "closed": GeneratorExit}
+
+
 @shared_task(bind=True, name="orders.awkward", max_retries=3)
 def awkward(self, order_id, how):
     """A task without any pattern that ends in one of the ways that Celery knows."""
@@ -127,8 +132,22 @@ def index_awkwardly(self, order_id, how):
     return _awkwardly(self, order_id, how)
 
 
+class Stopped(BaseException):
+    """What is no Exception, and nothing that Celery or Python know."""
+
+
 def _awkwardly(task, order_id, how):
     again = task.request.delivery_info.get("redelivered")
+    if how in ENDS:
+        raise ENDS[how]
+    if how == "exit":
+        sys.exit(3)
+    if how == "terminated" and not again:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            raise ValueError("the connection was closed already")
     if how == "retry" and not task.request.retries:
         raise task.retry(countdown=0)
     if how == "retry later":
@@ -146,6 +165,13 @@ def _awkwardly(task, order_id, how):
     if how == "die" or (how == "die once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
     return pay(order_id, 100, task.name)
+
+
+ENDS["stopped"] = Stopped
+for pattern in (AcksEarly, ClaimFirst, DedupLock, Inbox, Outbox):
+    pattern.task(bind=True, name=f"orders.{pattern.pattern}_awkwardly", operation=lambda order_id, **_: str(order_id))(
+        _awkwardly
+    )
 
 
 @DedupLock.task(name="orders.ship_to", operation=lambda order_id, **_: f"ship:{order_id}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from project.celery import app
 from tasks_demo.core.lifecycle import Point, Reached, observe
-from tasks_demo.patterns import AcksLate, DedupLock
+from tasks_demo.patterns import AcksLate, DedupLock, Inbox
 from tasks_demo.patterns.attempts import fitting
 from tasks_demo.records.models import Attempt
 
@@ -80,6 +80,12 @@ def lock(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> s
     return body(self, diary, deed, note)
 
 
+@Inbox.task(bind=True, name="poison.inbox")
+def inbox(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> str:
+    """Poison under inbox."""
+    return body(self, diary, deed, note)
+
+
 @AcksLate.task(bind=True, name="poison.once", max_attempts=1)
 def once(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> str:
     """Poison with a limit of its own."""
@@ -115,4 +121,15 @@ def _die_after_parking(event: Reached) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _defer_the_second_start(event: Reached) -> None:
+    """Once a job has died that asks for it, its next start is refused, once: it is requeued, although its body did not begin."""
+    flag = Path(f"{os.environ.get('POISON_FLAG')}.{event.subject.task_id}")
+    if event.point is Point.STARTED and flag.is_file() and flag.read_text() == "died":
+        flag.write_text("deferred")
+        raise OSError("as the test wants it")
+    if event.point is Point.STARTED and flag.is_file() and not flag.read_text():
+        flag.write_text("died")
+
+
 observe(_die_after_parking)
+observe(_defer_the_second_start)

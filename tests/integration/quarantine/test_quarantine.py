@@ -24,7 +24,8 @@ from tasks_demo.core.conf import settings as ours
 from tasks_demo.core.exceptions import ContradictoryDeclaration, EnvironmentNotReady, RequeueFailed
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.keys import record_key
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.protocol import Claimed
+from tasks_demo.leases.redis_store import RedisLeaseStore, connect
 from tasks_demo.ledger.models import Event
 from tasks_demo.patterns import AcksEarly, AcksLate, DedupLock
 from tasks_demo.patterns.attempts import PARKED, _admit, _packed, message_of
@@ -213,6 +214,44 @@ def test_an_operation_function_that_raises_fails_its_job_and_the_worker_lives(wo
 def test_a_body_that_leaves_by_sys_exit_takes_its_process_along_and_that_is_a_death_too(diary: Path) -> None:
     assert parked(send("acks_late", [str(diary), "exit"]).id).attempts == 3
     assert len(entries(diary)) == 3
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("pattern", [*PATTERNS, "inbox"])
+def test_a_deferral_after_it_was_counted_takes_back_its_own_attempt_and_not_the_deaths_before(
+    diary: Path, pattern: str
+) -> None:
+    task_id = str(uuid.uuid4())
+    flag = Path(f"{STATE / 'die-after-parking'}.{task_id}")
+    flag.touch()
+    sent = send(pattern, [str(diary)], task_id=task_id)
+    row = parked(sent.id)
+    assert flag.read_text() == "deferred"
+    assert [entry["counted"] for entry in entries(diary)] == [1, 2, 3]
+    assert row.attempts == 3
+
+
+def test_a_deferral_by_another_holder_neither_counts_nor_erases(home: Home, redis_url: str, diary: Path) -> None:
+    env = environment(redis_url, TASKS_DEMO_MAX_ATTEMPTS="2", POISON_VISIBILITY_SECONDS="1")
+    worker = PoisonWorker(home, STATE / "quarantine-held.log", env, concurrency=1)
+    worker.queues = "doomed"
+    with worker, connect(redis_url, 5.0) as client:
+        leases = RedisLeaseStore(client, ours.KEY_PREFIX, 60.0, 600.0)
+        sent = send("dedup_lock", [str(diary), "kill-main"], queue="doomed")
+        until(lambda: not worker.alive(), "the first death")
+        dead = {name.decode(): value for name, value in client.hgetall(record_key(ours.KEY_PREFIX, sent.id)).items()}
+        held = leases.claim(sent.id, dead["digest"].decode(), "another", int(dead["fence"]))
+        assert isinstance(held, Claimed)
+        worker.stop()
+        worker.start()
+        until(lambda: seen(sent.id, "deferred") >= 2, "two deferrals")
+        assert Attempt.objects.get(task_id=sent.id).count == 1
+        leases.release(held)
+        until(lambda: not worker.alive(), "the second death")
+        worker.stop()
+        worker.start()
+        assert parked(sent.id).attempts == 2
+    assert [entry["counted"] for entry in entries(diary)] == [1, 2]
 
 
 @pytest.mark.usefixtures("worker")

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
 
 import pytest
+from billiard.common import _shutdown_cleanup, clear_terminate_handler_fired  # type: ignore[attr-defined]
 from billiard.pool import soft_timeout_sighandler
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.app.task import Context
+from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
-from tasks_demo.patterns.execution import execution
+from tasks_demo.core.exceptions import BodyStopped
+from tasks_demo.patterns.execution import WorkerKilled, execution
 
 
 class Job:
     """As much of a task as the frame needs."""
 
-    def __init__(self, *, limited: bool = False) -> None:
-        self.limited = limited
+    name = "job"
 
-    def run_body(self) -> str:
+    def __init__(self, *, limited: bool = False, ends: Callable[[], Any] = lambda: "done", eager: bool = False) -> None:
+        self.limited = limited
+        self.ends = ends
+        self.request = Context(is_eager=eager)
+
+    def run_body(self) -> Any:
         if self.limited:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return "done"
+        return self.ends()
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +65,65 @@ def test_a_body_stopped_by_its_limit_is_left_in_peace_while_it_is_put_away() -> 
     with pytest.raises(SoftTimeLimitExceeded):
         put_away()
     assert came == ["through"]
+
+
+def ended(job: Job) -> BaseException:
+    with pytest.raises(BaseException) as raised, execution(job) as body:  # noqa: PT011  (whatever it is)
+        body.run((), {})
+    return raised.value
+
+
+class Odd(BaseException):
+    """One of the project's own."""
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    def end() -> NoReturn:
+        raise error
+
+    return end
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, Odd, SystemExit])
+def test_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_other(kind: type[BaseException]) -> None:
+    error = kind("as the test wants it")
+    found = ended(Job(ends=raises(error)))
+    assert (type(found), found.__cause__) == (BodyStopped, error)
+    assert f"job: the body was ended by {kind.__name__}: as the test wants it" in str(found)
+
+
+@pytest.mark.parametrize("kind", [WorkerShutdown, WorkerTerminate, KeyboardInterrupt, WorkerKilled])
+def test_what_ends_the_process_stays_what_it_is(kind: type[BaseException]) -> None:
+    error = kind()
+    assert ended(Job(ends=raises(error))) is error
+
+
+def test_in_eager_mode_the_caller_is_told_what_it_was() -> None:
+    error = Odd()
+    assert ended(Job(ends=raises(error), eager=True)) is error
+
+
+def test_outside_the_main_thread_no_interrupt_is_the_process_s() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert type(pool.submit(ended, Job(ends=raises(KeyboardInterrupt()))).result()) is BodyStopped
+
+
+def test_an_error_on_the_way_out_of_a_terminated_process_is_none_of_the_job_s() -> None:
+    def ends() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            raise ValueError("the connection was closed already")
+
+    before = signal.signal(signal.SIGTERM, _shutdown_cleanup)
+    try:
+        found = ended(Job(ends=ends))
+        assert (type(found), type(found.__cause__)) == (SystemExit, ValueError)
+    finally:
+        clear_terminate_handler_fired()
+        signal.signal(signal.SIGTERM, before)
+    assert type(ended(Job(ends=raises(ValueError())))) is ValueError
 
 
 def test_another_handler_of_the_signal_is_not_touched() -> None:
