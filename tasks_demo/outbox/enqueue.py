@@ -20,32 +20,41 @@ from __future__ import annotations
 import difflib
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NoReturn
 
 from celery import Task, current_app
 from celery.canvas import Signature
 from django.conf import settings as django_settings
 from django.db import IntegrityError, connections, router, transaction
-from kombu.exceptions import SerializerNotInstalled
+from kombu import compression
+from kombu.exceptions import ContentDisallowed, SerializerNotInstalled
 from kombu.serialization import dumps
 
 from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
-from tasks_demo.core.exceptions import InvalidOperationKey, OutboxRefused
+from tasks_demo.core.exceptions import ArgumentsNotJson, InvalidOperationKey, OutboxRefused
+from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.acks_late import AcksLate
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.operation_rows import transaction_open
-from tasks_demo.patterns.sending import header as operation_header
+from tasks_demo.patterns.sending import arguments, prepared
 from tasks_demo.records.models import OutboxMessage
+from tasks_demo.records.serialised import packed, unpacked
 
 #: Options that can be kept for later, and what each must be.
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     "queue": str, "exchange": str, "routing_key": str, "priority": int, "headers": Mapping, "serializer": str,
     "compression": str, "shadow": str, "ignore_result": bool, "time_limit": (int, float), "soft_time_limit": (int, float),
     "countdown": (int, float), "eta": datetime, "expires": (int, float, datetime),
+}  # fmt: skip
+
+#: Of these options: what raises for a name that kombu does not know.
+REGISTRIES: dict[str, Callable[[str], Any]] = {
+    "serializer": partial(dumps, []), "compression": compression.get_encoder,
 }  # fmt: skip
 
 
@@ -73,24 +82,29 @@ def enqueue(
     """Write one message with the caller's transaction; returns the task ID. The broker is not asked.
 
     ``options`` are those of ``apply_async``; ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
-    Outside a transaction the row is committed at once. Raises OutboxRefused, before anything is written, for what could not be
-    published later, for a task or queue that this app does not know, unless ``external`` says that another app has it, and for a
-    transaction that is open on other databases only, unless ``independent`` says that it is meant.
+    The arguments are kept as the task's serializer writes them. Outside a transaction the row is committed at once. Raises
+    OutboxRefused, before anything is written, for what could not be published later, for a task or queue that this app does not
+    know, unless ``external`` says that another app has it, and for a transaction that is open on other databases only, unless
+    ``independent`` says that it is meant; and ContradictoryDeclaration for options that ``apply_async`` of the task refuses.
     """
     alias = using or router.db_for_write(OutboxMessage)
-    name = _checked_task(task, args, kwargs or {}, options, external)
-    options = _with_operation(name, args, kwargs or {}, options)
+    name, known = _checked_task(task, args, kwargs or {}, external)
+    args, kwargs, options = _as_published(known, args, kwargs or {}, options)
     _check_queue(options, external)
     if not independent:
         _check_transaction(alias)
     if task_id is not None and not (0 < len(task_id) <= 255 and task_id.isprintable()):
         _refuse("the task ID must be 1 to 255 printable characters")
+    kept = _kept(options)
+    _check_route(name, known, args, kwargs, kept)
+    text, content_type, content_encoding = _packed(known, args, kwargs, kept)
     message = OutboxMessage(
         task_id=task_id or str(uuid.uuid4()),
         task=name,
-        args=_json("args", list(args)),
-        kwargs=_json("kwargs", dict(kwargs or {})),
-        options=_kept(options),
+        arguments=text,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        options=kept,
         created_at=Now(),
         due_at=_due(options),
     )
@@ -125,9 +139,8 @@ def _refuse(why: str) -> NoReturn:
     raise OutboxRefused(f"This job could not be published later: {why}. Nothing was written to the outbox.")
 
 
-def _checked_task(
-    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], external: bool
-) -> str:
+def _checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], external: bool) -> tuple[str, Any]:
+    """The task's name, and the task itself; None: another app has it."""
     if isinstance(task, Signature) or not isinstance(task, str | Task):
         _refuse(f"{task!r} is neither a task nor the name of one; pass a signature's task, args and kwargs separately")
     if isinstance(args, str) or not isinstance(args, Sequence) or not isinstance(kwargs, Mapping):
@@ -140,29 +153,72 @@ def _checked_task(
         _refuse("the task's name must have 1 to 255 characters")
     if known is None and not external:
         known = _loaded(name)
-    if known is not None and getattr(known, "typing", False):
-        try:
-            known.__header__(*args, **kwargs)
-        except TypeError as error:
-            _refuse(f"the arguments do not fit {name}: {error}")
+    return name, known
+
+
+def _as_published(
+    known: Any, args: Any, kwargs: Any, options: dict[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any], dict[str, Any]]:
+    """What ``apply_async`` would publish, with the operation key, and what it refuses: here, where the caller sees it."""
+    if known is None:
+        return args, kwargs, options
+    if known.soft_time_limit and known.time_limit and known.soft_time_limit > known.time_limit:
+        _refuse(
+            f"the task {known.name} has soft_time_limit={known.soft_time_limit!r} above time_limit={known.time_limit!r}, and "
+            "Celery publishes no such job. Write a soft limit below the hard one, in its declaration or the settings"
+        )
     if isinstance(known, PatternTask):
-        known.check_options(dict(options))
-    return name
-
-
-def _with_operation(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    """The options with the operation key, which is computed here, where a failure is seen, and not by the relay."""
-    task, headers = current_app.tasks.get(name), options.get("headers") or {}
-    if not isinstance(task, PatternTask) or task.operation is None or not isinstance(headers, Mapping):
-        return options
+        known.check_call(options)
     try:
-        return {**options, "headers": {**headers, **operation_header(task, args, kwargs, headers)}}
-    except (InvalidOperationKey, TypeError) as error:
+        if not isinstance(known, PatternTask) or not isinstance(options.get("headers") or {}, Mapping):
+            return (*arguments(known, args, kwargs, options), options)
+        return prepared(known, args, kwargs, options)
+    except (InvalidOperationKey, ArgumentsNotJson) as error:
         raise OutboxRefused(
             f"This job could not be published later: {error} Nothing was written to the outbox."
         ) from error
+    except TypeError as error:
+        _refuse(f"the arguments do not fit {known.name}: {error}")
+
+
+def _packed(
+    known: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[str, str, str]:
+    """The arguments as text, as the serializer of this message writes them; refused if they could not be read again."""
+    conf = current_app.conf
+    serializer = options.get("serializer") or getattr(known, "serializer", None) or conf.task_serializer
+    try:
+        written = packed([list(args), dict(kwargs)], serializer)
+        unpacked(*written, ["json", *conf.accept_content])
+    except ContentDisallowed:
+        _refuse(
+            f"the relay may not read what the serializer {serializer!r} writes: it is not in accept_content. Add it there"
+        )
+    except Exception as error:  # noqa: BLE001  (the methods of an argument are anybody's)
+        _refuse(
+            f"the serializer {serializer!r} cannot carry its arguments ({described(error)}). Pass text, numbers, dates, lists "
+            "and dictionaries, and an id instead of an object"
+        )
+    return written
+
+
+def _check_route(
+    name: str, known: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Refuse a job for which Celery finds no queue: its task, or the app's routes, name one that is not declared."""
+    if current_app.conf.task_create_missing_queues and not current_app.conf.task_routes:
+        return
+    route = {name: options[name] for name in ("queue", "exchange", "routing_key") if name in options}
+    try:
+        current_app.amqp.router.route({**_own_route(known), **route}, name, tuple(args), dict(kwargs), known)
+    except Exception as error:  # noqa: BLE001  (a router of the project's own raises anything)
+        _refuse(
+            f"Celery finds no queue for it ({described(error)}). Declare the queue in task_queues, or correct task_routes"
+        )
+
+
+def _own_route(known: Any) -> dict[str, Any]:
+    return {name: value for name in ("queue", "exchange", "routing_key") if (value := getattr(known, name, None))}
 
 
 def _loaded(name: str) -> Any:
@@ -238,20 +294,20 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
         seconds: Any = value if name in {"countdown", "expires"} and not isinstance(value, datetime) else 0
         if not (math.isfinite(seconds) and 0 <= seconds <= 366 * 86400):
             _refuse(f"{name}={value!r} is not between 0 seconds and a year")
-        if name == "serializer":
+        if name in REGISTRIES:
             try:
-                dumps([], str(value))
-            except SerializerNotInstalled:
-                _refuse(f"the serializer {value!r} is not installed")
+                REGISTRIES[name](str(value))
+            except (SerializerNotInstalled, KeyError):
+                _refuse(f"the {name} {value!r} is not installed")
         if name not in {"countdown", "eta"}:  # they are in due_at
             kept[name] = clock.aware(value).isoformat() if isinstance(value, datetime) else _json(name, value)
     return kept
 
 
 def _json(where: str, value: Any) -> Any:
-    """The value as lists, dicts and scalars that come back from JSON as they were.
+    """The value of an option as lists, dicts and scalars that come back from JSON as they were.
 
-    Only the arguments are kept as text. Options are in a column that PostgreSQL normalises: a header of 1e16 arrives as an int.
+    It is kept in a column that PostgreSQL normalises: a header of 1e16 arrives as an int.
     """
     match value:
         case None | bool() | int():

@@ -297,9 +297,10 @@ class Relay:
         if self._reconcile:  # otherwise it has ended with this, and nobody waits for a worker's word
             options["headers"][HEADER] = self.using
         send: Any = partial(self._app.send_task, row.task) if task is None else task.apply_async
+        args, kwargs = row.call(self._app)
         send(
-            args=row.args,
-            kwargs=row.kwargs,
+            args=args,
+            kwargs=kwargs,
             task_id=row.task_id,
             producer=self._producer(),
             # Nobody here waits for the result: Celery need not subscribe to it. The worker reads the header above.
@@ -327,7 +328,7 @@ class Relay:
         if "queue" not in options and getattr(task, "queue", None):
             options["queue"] = task.queue  # type: ignore[union-attr]
         router: Any = self._app.amqp.router
-        queue = router.route(options, row.task, row.args, row.kwargs, task_type=task).get("queue", "")
+        queue = router.route(options, row.task, *row.call(self._app), task_type=task).get("queue", "")
         return str(getattr(queue, "name", queue)), priority
 
     def broker(self) -> Any:

@@ -83,7 +83,7 @@ class Suspects:
     def _lost(self, rows: list[Any]) -> list[Any]:
         queues: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
-            queues[row.queue or self._relay._queue(row)].append(row)
+            queues[self._key(row)].append(row)
         found: list[Any] = []
         for key, group in queues.items():
             try:
@@ -95,6 +95,12 @@ class Suspects:
                     self._relay.using, key, type(error).__name__, " ".join(str(error).split()), counted(len(group), "message"),
                 )  # fmt: skip
         return found
+
+    def _key(self, row: Any) -> str:
+        try:
+            return row.queue or self._relay._queue(row)
+        except Exception:  # noqa: BLE001  (a router of the project's own raises anything; it is asked again, and heard, below)
+            return ""
 
     def _lost_of(self, key: str, rows: list[Any]) -> list[Any]:
         front = self._front(key, rows)

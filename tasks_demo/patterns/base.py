@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from celery import shared_task
 from celery.contrib.django.task import DjangoTask
@@ -239,6 +239,25 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
                 f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
                 "Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
             ) from error
+
+    def map(self, it: Any) -> NoReturn:
+        """Refused: see ``starmap``."""
+        self._refuse_bodies_elsewhere("map")
+
+    def chunks(self, it: Any, n: int) -> NoReturn:
+        """Refused: see ``starmap``."""
+        self._refuse_bodies_elsewhere("chunks")
+
+    def starmap(self, it: Any) -> NoReturn:
+        """Refused: Celery runs such bodies as functions, inside a task of its own that is acknowledged early."""
+        self._refuse_bodies_elsewhere("starmap")
+
+    def _refuse_bodies_elsewhere(self, how: str) -> NoReturn:
+        raise ContradictoryDeclaration(
+            f"{self.name}: {how}() runs the bodies inside a task of Celery's own, where nothing of the pattern {self.pattern} "
+            "applies: no claim, no count, no late acknowledgement. Nothing was published. Publish each job: "
+            "group(task.s(each) for each in ...)."
+        )
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's. But a retry that cannot be published is requeued by the broker, where Celery would drop the job

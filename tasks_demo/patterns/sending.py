@@ -16,7 +16,7 @@ from celery import current_app, signals
 
 from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidOperationKey
 from tasks_demo.leases.keys import validate_operation
-from tasks_demo.patterns.declarations import nearest
+from tasks_demo.patterns.declarations import check_types, nearest
 
 logger = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -30,17 +30,23 @@ _CACHE = "_tasks_demo_operation"
 
 def prepared(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """What is published for this call: its arguments and options, with the header. Raises as ``task.apply_async`` says."""
-    if task.typing:
-        if hasattr(task, "__header__"):  # Celery's own check and its words; it has none for task classes
-            task.__header__(*(args or ()), **(kwargs or {}))
-        else:
-            task.bound(args, kwargs)
-    if task._dump_pydantic_arguments is not None and options.get("serializer", task.serializer) != "pickle":
-        args, kwargs = task._dump_pydantic_arguments(args or (), kwargs or {})
+    args, kwargs = arguments(task, args, kwargs, options)
     if task.operation is None:
         return args, kwargs, options
     headers = dict(options.get("headers") or {})
     return args, kwargs, {**options, "headers": headers | header(task, args, kwargs, headers)}
+
+
+def arguments(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The arguments as Celery publishes them, of a task with a pattern or without. Raises TypeError if the body takes others."""
+    if task.typing:
+        if hasattr(task, "__header__"):  # Celery's own check and its words; it has none for task classes
+            task.__header__(*(args or ()), **(kwargs or {}))
+        elif hasattr(task, "bound"):
+            task.bound(args, kwargs)
+    if task._dump_pydantic_arguments is not None and (options.get("serializer") or task.serializer) != "pickle":
+        args, kwargs = task._dump_pydantic_arguments(args or (), kwargs or {})
+    return args, kwargs
 
 
 #: Options of a declaration; given with a call they would have no effect.
@@ -57,6 +63,12 @@ OF_A_CALL = frozenset({
 })  # fmt: skip
 
 
+#: Of them, those that hold signatures of what follows.
+LATER = ("chain", "link", "link_error", "chord")
+#: Where Celery's canvas keeps the signatures that it is made of.
+WITHIN = {"chain": ("tasks",), "group": ("tasks",), "chord": ("header", "body")}
+
+
 @lru_cache(maxsize=256)  # a comparison of texts with every publication would cost a third of it
 def _meant(name: str) -> str | None:
     """The option of a call that this unknown one seems to be a misspelling of."""
@@ -66,9 +78,10 @@ def _meant(name: str) -> str | None:
 def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
     """Raise ContradictoryDeclaration for options, of this call or set on the task since, that break the promise or do nothing."""
     task.check_requires({name: options.get(name, getattr(task, name, None)) for name in task.requires})
+    check_limits(task, options)
     for name, value in options.items():
         if name in OF_A_CALL or name in (options.get("stamped_headers") or ()):
-            if name in ("chain", "link", "chord") and value:
+            if name in LATER and value:
                 _check_later(task.app, value)
             continue
         close = _meant(name)
@@ -77,6 +90,14 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
                 f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
                 + (f"Did you mean {close!r}?" if close else "Write it where the task is declared.")
             )
+
+
+def check_limits(task: Any, options: Mapping[str, Any]) -> None:
+    """Raise ContradictoryDeclaration where a limit of this call and one of the task, or both of the call, do not go together."""
+    given = {name: options[name] for name in ("time_limit", "soft_time_limit") if options.get(name) is not None}
+    if given:
+        of_the_task = {name: getattr(task, name, None) for name in ("time_limit", "soft_time_limit")}
+        check_types(task.name, {**of_the_task, **given})
 
 
 @signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.expires")
@@ -95,11 +116,22 @@ def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
 
 def _check_later(app: Any, signatures: Any) -> None:
     """The same for what follows the job: a chain is published step by step, by workers, where a refusal is too late."""
-    for each in signatures if isinstance(signatures, list | tuple) else (signatures,):
-        task: Any = app.tasks.get(each.get("task")) if isinstance(each, Mapping) else None
+    for each in _listed(signatures):
+        if not isinstance(each, Mapping):
+            continue
+        options, inside = each.get("options") or {}, each.get("kwargs") or {}
+        task: Any = app.tasks.get(each.get("task"))
         if hasattr(task, "requires"):
-            options = each.get("options") or {}
             task.check_requires({name: options[name] for name in task.requires if name in options})
+            check_limits(task, options)
+        elif each.get("subtask_type") in WITHIN:
+            later = [inside.get(name) for name in WITHIN[each["subtask_type"]]]
+            _check_later(app, [signature for found in later if found for signature in _listed(found)])
+        _check_later(app, [signature for name in LATER if options.get(name) for signature in _listed(options[name])])
+
+
+def _listed(signatures: Any) -> Any:
+    return (signatures,) if isinstance(signatures, Mapping | str) else signatures
 
 
 def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dict[str, str]:

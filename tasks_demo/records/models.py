@@ -6,10 +6,13 @@ They belong into the database of the business data: ``inbox`` and ``outbox`` com
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 
 from tasks_demo.records.fields import JSONText
+from tasks_demo.records.serialised import unpacked
 
 
 class Claim(models.Model):
@@ -65,8 +68,11 @@ class OutboxMessage(models.Model):
     id = models.BigAutoField(primary_key=True)
     task_id = models.CharField("task ID", max_length=255, unique=True)
     task = models.CharField(max_length=255, help_text="The registered name.")
-    args = JSONText(default=list)
-    kwargs = JSONText(default=dict)
+    arguments = models.TextField(default="[[], {}]", help_text="Positional and keyword arguments, serialised.")
+    content_type = models.CharField(max_length=100, default="application/json", help_text="Of the arguments.")
+    content_encoding = models.CharField(
+        max_length=40, default="utf-8", help_text="Of the arguments; binary: as base64."
+    )
     options = models.JSONField(default=dict, help_text="Queue, priority, headers and so on, as for apply_async.")
     created_at = models.DateTimeField()
     due_at = models.DateTimeField(help_text="When it is published, for the first time or again, unless it has ended.")
@@ -87,6 +93,7 @@ class OutboxMessage(models.Model):
         default=-1, help_text="Retries and deferrals of the copy that began last; -1: any may."
     )
     finished_at = models.DateTimeField(null=True, help_text="It has ended: it is never published again.")
+    _call: tuple[list[Any], dict[str, Any]] | None = None
 
     class Meta:
         app_label = "tasks_demo_records"
@@ -95,6 +102,14 @@ class OutboxMessage(models.Model):
             models.Index(fields=["due_at", "id"], condition=Q(finished_at=None), name="outbox_open"),
             models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="outbox_finished"),
         ]
+
+    def call(self, app: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments. Raises ContentDisallowed for what neither is JSON nor accepted by this Celery app."""
+        if self._call is None:
+            accept = ["json", *app.conf.accept_content]
+            args, kwargs = unpacked(self.arguments, self.content_type, self.content_encoding, accept)
+            self._call = args, kwargs
+        return self._call
 
     def __str__(self) -> str:
         return f"{self.task}[{self.task_id}]"

@@ -36,7 +36,7 @@ class DrainingRelay(Relay):
 
     def _publish(self, row: OutboxMessage) -> None:
         headers = {**row.options.get("headers", {}), HEADER: self.using}
-        message = Message(row.task, row.args, row.kwargs, row.task_id, headers)
+        message = Message(row.task, *row.call(self._app), row.task_id, headers)
         try:
             delivered = self._deliveries._deliver(message.through_its_serializer(), redelivered=row.publications > 0)
         except Exception as error:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import pickle
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as dtime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,8 @@ from django.db import connections, transaction
 from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
+from kombu.utils.json import loads
 
 from tasks_demo.core.exceptions import ContradictoryDeclaration, OutboxRefused
 from tasks_demo.demo.shop.models import Order
@@ -32,7 +39,7 @@ from tasks_demo.outbox import progress as outbox_worker
 from tasks_demo.outbox.enqueue import prune
 from tasks_demo.outbox.progress import HEADER
 from tasks_demo.outbox.relay import Relay
-from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage
+from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 from tests.integration.outbox.outbox_ground import RelayTo, elsewhere, environment, messages, row, table
 from tests.integration.servers.redis import RedisServer
 from tests.support import PROJECT, STATE, Home, Worker, producer_on, queued, until
@@ -87,7 +94,7 @@ def test_a_rollback_takes_the_message_with_it(table: str, queue: RedisServer) ->
 
 
 def test_outside_a_transaction_it_is_durable_by_itself() -> None:
-    assert row(enqueue("tasks_demo.charge_outbox", kwargs=JOB)).kwargs == JOB
+    assert row(enqueue("tasks_demo.charge_outbox", kwargs=JOB)).call(current_app)[1] == JOB
 
 
 def test_a_relay_inside_a_transaction_refuses_to_publish_what_may_be_rolled_back(
@@ -119,7 +126,7 @@ def test_a_task_id_is_taken_once_and_the_transaction_lives_on(table: str) -> Non
             enqueue(charge, kwargs={**JOB, "amount": 6}, task_id="order-17")
         enqueue(charge, kwargs=JOB)
     assert count() == 2
-    assert row("order-17").kwargs == JOB
+    assert row("order-17").call(current_app)[1] == JOB
 
 
 def test_options_reach_the_broker_as_given_to_apply_async(queue: RedisServer) -> None:
@@ -198,16 +205,12 @@ REFUSED: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     ("a", (), [1], {}, "must be a list or tuple and a dict"),
     (charge, (), {}, {}, "the arguments do not fit tasks_demo.charge_outbox"),
     (charge, (), {**JOB, "surprise": 1}, {}, "surprise"),
-    ("a", (uuid.UUID(int=1),), {}, {}, r"args\[0\] is UUID.*not plain JSON; pass text"),
-    ("a", (), {"when": datetime(2026, 1, 1, tzinfo=UTC)}, {}, r"kwargs\['when'\] is .*a datetime"),
-    ("a", ([{"x": Decimal(1)}],), {}, {}, r"args\[0\]\[0\]\['x'\] is Decimal"),
-    ("a", (float("nan"),), {}, {}, r"args\[0\] is nan"),
-    ("a", (float("inf"),), {}, {}, r"args\[0\] is inf"),
-    ("a", (b"bytes",), {}, {}, "a bytes and not plain JSON"),
-    ("a", ({1: 2},), {}, {}, "the key 1, and JSON has text keys only"),
-    ("a", ("nul\0",), {}, {}, "a NUL or half a surrogate pair"),
-    ("a", (), {"k\0": 1}, {}, "a NUL or half a surrogate pair"),
-    ("a", ("half \ud800",), {}, {}, "a NUL or half a surrogate pair"),
+    ("a", (object(),), {}, {}, "the serializer 'json' cannot carry its arguments .*pass text|Pass text"),
+    ("a", (), {"when": timedelta(1)}, {}, "cannot carry its arguments .*timedelta"),
+    ("a", ([{"x": {1, 2}}],), {}, {}, "cannot carry its arguments"),
+    ("a", ({(1, 2): 3},), {}, {}, "cannot carry its arguments"),
+    ("a", ({"__type__": "unheard of", "__value__": 1},), {}, {}, "cannot carry its arguments .*Unsupported type"),
+    ("a", ({1, 2},), {}, {"serializer": "pickle"}, "the serializer 'pickle' writes: it is not in accept_content"),
     ("a", (), {}, {"surprise": 1}, "the option 'surprise' cannot be kept; known are queue"),
     ("a", (), {}, {"link": "b"}, "the option 'link' cannot be kept"),
     ("a", (), {}, {"queue": 5}, "queue=5 is not str"),
@@ -215,6 +218,10 @@ REFUSED: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     ("a", (), {}, {"priority": True}, "priority=True is not int"),
     ("a", (), {}, {"headers": {"x": uuid.UUID(int=1)}}, r"headers\['x'\] is UUID"),
     ("a", (), {}, {"serializer": "nonsense"}, "the serializer 'nonsense' is not installed"),
+    ("a", (), {}, {"compression": "nonsense"}, "the compression 'nonsense' is not installed"),
+    ("a", (), {}, {"headers": {"x": "nul\0"}}, "a NUL or half a surrogate pair"),
+    ("a", (), {}, {"headers": {"x": float("nan")}}, r"headers\['x'\] is nan"),
+    ("a", (), {}, {"headers": {1: 2}}, "the key 1, and JSON has text keys only"),
     ("a", (), {}, {"countdown": -1}, "not between 0 seconds and a year"),
     ("a", (), {}, {"countdown": float("nan")}, "not between 0 seconds and a year"),
     ("a", (), {}, {"countdown": 1e300}, "not between 0 seconds and a year"),
@@ -237,10 +244,94 @@ def test_what_could_not_be_published_later_is_refused_now(
     assert count() == 0
 
 
-def test_an_option_that_breaks_the_pattern_s_promise_is_refused() -> None:
-    with pytest.raises(ContradictoryDeclaration, match="dropped without having run"):
-        enqueue(charge, kwargs=JOB, expires=60)
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"expires": 60}, "dropped without having run"),
+        ({"acks_late": False}, "acknowledged early"),
+        ({"max_retries": 3}, "has no effect when a job is published"),
+        ({"quue": "side"}, "Did you mean 'queue'"),
+        ({"time_limit": 2}, "soft_time_limit=60 is not below time_limit=2"),
+        ({"soft_time_limit": 100, "time_limit": 100}, "soft_time_limit=100 is not below time_limit=100"),
+        ({"time_limit": "2"}, "Write seconds"),
+    ],
+)
+def test_what_publishing_it_would_refuse_is_refused_in_the_transaction_with_the_same_words(
+    options: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charge, "soft_time_limit", 60)
+    said = []
+    for publish_it in (
+        lambda: charge.apply_async(kwargs=JOB, **options),
+        lambda: enqueue(charge, kwargs=JOB, **options),
+    ):
+        with pytest.raises(ContradictoryDeclaration, match=why) as refused:
+            publish_it()
+        said.append(str(refused.value))
+    assert said[0] == said[1]
     assert count() == 0
+
+
+def test_limits_with_which_celery_publishes_nothing_are_refused_in_the_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain: Any = current_app.tasks["celery.accumulate"]
+    monkeypatch.setattr(plain, "soft_time_limit", 60)
+    monkeypatch.setattr(plain, "time_limit", 2)
+    with pytest.raises(ValueError, match="soft_time_limit"):
+        plain.apply_async()
+    with pytest.raises(OutboxRefused, match=r"soft_time_limit=60 above time_limit=2.*Nothing was written"):
+        enqueue(plain)
+
+
+CARRIED: list[Any] = [
+    uuid.UUID(int=7), Decimal("1.50"), datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2), date(2026, 1, 2),  # noqa: DTZ001
+    dtime(3, 4), b"text", b"\xff\x00", gettext_lazy("yes"), (1, (2,)), {1: 2, None: 3}, float("nan"), float("inf"),
+    "nul\0 and half \ud800", {"__type__": "uuid", "__value__": {"hex": "0" * 32}}, Parked.State.PARKED,
+]  # fmt: skip
+
+
+def test_what_the_serializer_carries_arrives_as_a_direct_message_brings_it(queue: RedisServer) -> None:
+    enqueue("somewhere.else", CARRIED, {"when": CARRIED}, queue="kept", external=True)
+    assert RelayTo(queue.url).run_once().published == 1
+    with producer_on(queue.url) as producer:
+        options: Any = {"producer": producer, "ignore_result": True, "queue": "direct"}
+        current_app.send_task("somewhere.else", CARRIED, {"when": CARRIED}, **options)
+    (kept,), (sent,) = messages(queue.url, "kept"), messages(queue.url, "direct")
+    assert kept["body"] == sent["body"]
+    arrived = loads(base64.b64decode(kept["body"]))
+    assert digest("t", *arrived[:2]) == digest("t", CARRIED, {"when": CARRIED})
+
+
+@contextmanager
+def accepting(*names: str) -> Iterator[None]:
+    conf = current_app.conf
+    before = conf.accept_content
+    conf.accept_content = list(names)
+    try:
+        yield
+    finally:
+        conf.accept_content = before
+
+
+def test_a_serializer_of_bytes_carries_what_it_can(queue: RedisServer) -> None:
+    with accepting("json", "pickle"):
+        task_id = enqueue("somewhere.else", [{1, 2}], {}, serializer="pickle", external=True)
+        assert row(task_id).content_encoding == "binary"
+        assert RelayTo(queue.url).run_once().published == 1
+    with connect(queue.url, 5.0) as client:
+        (message,) = (json.loads(raw) for raw in client.lrange("celery", 0, -1))
+    assert message["content-type"] == "application/x-python-serialize"
+    assert pickle.loads(base64.b64decode(message["body"]))[0] == [{1, 2}]  # noqa: S301  (our own)
+
+
+def test_what_a_relay_may_not_read_any_more_waits_and_holds_up_nobody(queue: RedisServer) -> None:
+    with accepting("json", "pickle"):
+        enqueue("somewhere.else", serializer="pickle", external=True, task_id="unreadable")
+    enqueue("somewhere.else", external=True, task_id="readable")
+    assert RelayTo(queue.url).run_once().published == 1
+    assert "ContentDisallowed" in row("unreadable").error
+    assert row("readable").error == ""
 
 
 # -- what the worker reports -------------------------------------------------------------------------------------------------

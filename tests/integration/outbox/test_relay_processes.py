@@ -65,10 +65,11 @@ class Place:
         now = "CURRENT_TIMESTAMP" if self.server else "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')"
         numbers = range(start, start + count)
         rows = ",".join(
-            f"('job-{n}', '{JOB}', '[{n}]', '{{}}', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)" for n in numbers
+            f"('job-{n}', '{JOB}', '[[{n}], {{}}]', 'application/json', 'utf-8', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)"
+            for n in numbers
         )
-        columns = "task_id, task, args, kwargs, options, created_at, due_at, publications, failures, error"
-        columns += ", queue, started_by, generation"
+        columns = "task_id, task, arguments, content_type, content_encoding, options, created_at, due_at"
+        columns += ", publications, failures, error, queue, started_by, generation"
         self.sql(f"INSERT INTO tasks_demo_records_outboxmessage ({columns}) VALUES {rows}")  # noqa: S608
         return {f"job-{number}" for number in numbers}
 

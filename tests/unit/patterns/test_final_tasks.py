@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from celery import Celery, Task, chain, group
+from celery import Celery, Task, chain, chord, group
 from celery.contrib.django.task import DjangoTask
 from celery.schedules import crontab
 from django.db import transaction
@@ -231,9 +231,40 @@ def test_an_expiry_at_the_call_is_refused(base: Any) -> None:
         lambda: group(task.s(1), task.s(2)).apply_async(expires=60),
         lambda: chain(task.s(1), task.si(2).set(expires=60)).apply_async(),
         lambda: task.apply_async((1,), link=task.si(2).set(expires=60)),
+        lambda: task.apply_async((1,), link_error=[task.si(2).set(expires=60)]),
+        lambda: task.apply_async((1,), link=group(task.si(2), task.si(3).set(expires=60))),
+        lambda: task.apply_async((1,), link=task.si(2).set(link=task.si(3).set(expires=60))),
+        lambda: chain(task.s(1), group(task.si(2), chain(task.si(3), task.si(4).set(expires=60)))).apply_async(),
+        lambda: task.apply_async((1,), link=chord([task.si(2)], task.si(3).set(expires=60))),
         lambda: task.apply_async_on_commit((1,), expires=60),
     ):
         with pytest.raises(ContradictoryDeclaration, match="expires=60"):
+            publish()
+
+
+@pytest.mark.parametrize("base", PATTERNS, ids=ident)
+@pytest.mark.parametrize("how", [lambda t: t.map([1]), lambda t: t.starmap([(1,)]), lambda t: t.chunks([(1,)], 1)])
+def test_bodies_inside_a_task_of_celery_s_own_are_refused(base: Any, how: Any) -> None:
+    with pytest.raises(ContradictoryDeclaration, match=f"nothing of the pattern {base.pattern} applies"):
+        how(declared(body, base))
+
+
+@pytest.mark.parametrize(
+    ("task_s", "call_s", "said"),
+    [
+        ({"soft_time_limit": 60}, {"time_limit": 2}, "soft_time_limit=60 is not below time_limit=2"),
+        ({"time_limit": 2}, {"soft_time_limit": 2}, "soft_time_limit=2 is not below time_limit=2"),
+        ({}, {"soft_time_limit": 9, "time_limit": 3}, "soft_time_limit=9 is not below time_limit=3"),
+        ({}, {"time_limit": "3"}, "Write seconds"),
+    ],
+)
+def test_limits_of_a_call_that_do_not_go_together_are_refused(task_s: Any, call_s: Any, said: str) -> None:
+    task = declared(body, **task_s)
+    for publish in (
+        lambda: task.apply_async((1,), **call_s),
+        lambda: chain(task.s(1), task.si(2).set(**call_s)).apply_async(),
+    ):
+        with pytest.raises(ContradictoryDeclaration, match=said):
             publish()
 
 
