@@ -73,8 +73,8 @@ lint: $(DEVELOPMENT) ## ruff, mypy, the import contracts, missing migrations
 bench: $(DEVELOPMENT) ## The ratios of the budget, measured side by side
 	@$(PY) manage.py benchmark $(BENCH_ARGS)
 
-lock: $(DEVELOPMENT) ## Compile requirements*.in into requirements*.txt; keeps versions that still fit
-	@$(LOCK) requirements.in --output-file requirements.txt
+lock: $(DEVELOPMENT) ## Compile pyproject.toml and requirements*.in into requirements*.txt; keeps versions that still fit
+	@$(LOCK) pyproject.toml --extra postgres --extra lab --extra metrics requirements.in --output-file requirements.txt
 	@$(LOCK) requirements-dev.in --output-file requirements-dev.txt
 
 clean: ## Remove .venv, .state and all caches

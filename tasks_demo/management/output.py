@@ -1,50 +1,51 @@
-"""Where commands print: a terminal, a pipe, or a stream that cannot carry every character."""
+"""Plain text that commands print: tables, in any encoding, without control characters of strangers."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
-
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+import textwrap
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import IO
 
 from tasks_demo.core.wording import escaped
 
-#: Characters of a line in a pipe or a file: nobody's window is that wide, so nothing is wrapped or cut.
-UNBOUNDED = 100_000
 _PLAIN = {"–": "-", "—": "-", "→": "->", "·": "|", "…": "...", "≤": "<=", "≥": ">=", "×": "x", "“": '"', "”": '"'}
 _HANDLER = "tasks_demo.plain"
+#: Between two columns.
+_GAP = "  "
 
 
-def console(options: Mapping[str, Any], stream: IO[str] | None = None, **settings: Any) -> Console:
-    """A console on ``stream`` (stdout by default), as Django's ``--no-color`` and ``--force-color`` in ``options`` say.
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Container[int] = (),
+    least: Mapping[int, int] | None = None,
+    paint: Callable[[int, int, str], str] = lambda row, column, text: text,
+) -> Iterator[str]:
+    """The rows as lines whose columns stand below each other.
 
-    In a terminal, lines are as wide as its window. In a pipe or a file they have no bound, whatever COLUMNS says. What the
-    stream's encoding does not know is written in other characters, and what would steer the terminal is spelled out.
+    ``right``: columns that are aligned to the right. ``least``: the least width of a column. ``paint``: given row, column and
+    the padded text, the text in colour. Control characters are spelled out, but line ends of the last column, which
+    is wrapped to a terminal's window. In a pipe or a file no line is wrapped or cut, whatever COLUMNS says.
     """
-    out = carrying_all(stream or sys.stdout)
-    if not out.isatty():
-        settings.setdefault("width", UNBOUNDED)
-    return _Console(
-        file=out,
-        no_color=True if options.get("no_color") else None,
-        force_terminal=True if options.get("force_color") else None,
-        **settings,
-    )
-
-
-class _Console(Console):
-    """Spells out control characters of what is printed: names, keys and messages of jobs are anybody's."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text == "\n" or segment.text.isprintable():
-                yield segment
-            else:
-                yield Segment("\n".join(map(escaped, segment.text.split("\n"))), segment.style)
+    cells = [[[escaped(cell)] for cell in row[:-1]] + [list(map(escaped, row[-1].split("\n")))] for row in rows]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    widths = [max(width, (least or {}).get(column, 0)) for column, width in enumerate(widths)]
+    last = len(widths) - 1
+    room = shutil.get_terminal_size().columns - sum(widths[:last]) - len(_GAP) * last if sys.stdout.isatty() else 0
+    for number, row in enumerate(cells):
+        if room > 0:
+            row[last] = [piece for line in row[last] for piece in textwrap.wrap(line, max(room, 20)) or [""]]
+        for line in zip_longest(*row, fillvalue=""):
+            padded = [
+                text.rjust(width) if column in right else text.ljust(width) if column < last else text
+                for column, (text, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            yield _GAP.join(paint(number, column, text) for column, text in enumerate(padded)).rstrip()
 
 
 def carrying_all(stream: IO[str]) -> IO[str]:

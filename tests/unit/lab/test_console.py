@@ -1,0 +1,41 @@
+"""Reports where it is no window, and where the stream cannot carry every character."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.table import Table
+
+from tasks_demo.lab.reports.console import console
+
+
+def printed(encoding: str = "utf-8", **options: bool) -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    table = Table("one", "two")
+    table.add_row("x" * 300, "[red]– → ×[/]")
+    console(options, stream).print(table)
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("columns", ["", "20", "80"])
+def test_a_pipe_has_no_width(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "x" * 300 in printed()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "iso8859-2", "cp1252"])
+def test_an_encoding_that_does_not_know_a_character_gets_another(encoding: str) -> None:
+    shown = printed(encoding)
+    assert "- -> x" in shown or "– -> ×" in shown or "- -> ×" in shown
+    assert "?" not in shown
+
+
+def test_colour_is_asked_for_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in printed()
+    assert "\x1b[31m" in printed(force_color=True)
+    assert "\x1b[31m" not in printed(force_color=True, no_color=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[31m" not in printed(force_color=True)
