@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from celery import signals
@@ -41,24 +41,25 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         messages.append(_not_imported(name))
     messages += import_tasks(app)
     others = list(applications.others(app))
-    for other, _name in others:  # first: what they share is published, and judged, with the settings of the current one
+    for other, _name in others:  # first: Celery registers what one declares with the others, too
         messages += import_tasks(other)
     messages += judge(app)
     for other, name in others:
-        for message in judge(other, beside=app):
+        own = {name.partition(":")[0], *other.loader.task_modules}
+        for message in judge(other, modules=own):
             messages.append(Warning(f"Celery app {name}: {message.msg}", hint=message.hint, id=message.id))
     return messages
 
 
-def judge(app: Any, worker: Any = None, beside: Any = None) -> list[CheckMessage]:
+def judge(app: Any, worker: Any = None, modules: Container[str] | None = None) -> list[CheckMessage]:
     """The warnings about this app and the tasks it knows now, one for each cause. Never raises.
 
-    ``worker``: the one that judges itself, by the pool and the limits that it really has. ``beside``: an app that was judged
-    already; shared tasks are registered in both, and nothing is said of an app that has no others.
+    ``worker``: the one that judges itself, by the pool and the limits that it really has. ``modules``: only what is declared
+    there is judged, and nothing is said of an app that has no task there.
     """
     try:
-        setup = Setup.of(app, worker, beside)
-        if beside is not None and not setup.tasks:
+        setup = Setup.of(app, worker, modules)
+        if modules is not None and not setup.tasks:
             return []
     except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
         return [_not_judged("The tasks of the Celery app cannot be built", error)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -56,13 +56,11 @@ class Setup:
     worker: Any = None
 
     @classmethod
-    def of(cls, app: Any, worker: Any = None, beside: Any = None) -> Setup:
-        """The app's tasks without those that Celery registers itself, and of the app ``beside``. Raises what building a task
-        raises."""
-        known = beside.tasks if beside is not None else ()
-        tasks = tuple(
-            task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.") and name not in known
-        )
+    def of(cls, app: Any, worker: Any = None, modules: Container[str] | None = None) -> Setup:
+        """The app's tasks without those that Celery registers itself; ``modules``: only what is declared there. Raises what
+        building a task raises."""
+        found = [task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+        tasks = tuple(task for task in found if modules is None or task.__module__ in modules)
         return cls(app, tasks, worker)
 
     @property
