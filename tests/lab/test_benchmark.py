@@ -23,7 +23,7 @@ from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render,
 from tests.support import PROJECT, until
 
 #: Above the bound on one run of the command.
-pytestmark = pytest.mark.timeout(330)
+pytestmark = pytest.mark.timeout(630)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def benchmark(tmp_path: Path, scratch: Path, *arguments: str, **more: str) -> su
         env=environment(tmp_path, scratch, **more),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
