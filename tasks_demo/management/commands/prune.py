@@ -15,7 +15,7 @@ from django.utils.timezone import now
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, named
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
 from tasks_demo.outbox.enqueue import prune as prune_outbox
@@ -34,12 +34,12 @@ def _attempts(before: datetime, using: str) -> int:
     return rows.prune(Attempt, "last_at", before, using)
 
 
-KINDS: tuple[tuple[str, type[Model], str, Callable[[datetime, str], int]], ...] = (
-    ("claims", Claim, "claimed_at", claim_first.prune),
-    ("inbox entries", InboxEntry, "completed_at", inbox.prune),
-    ("outbox messages", OutboxMessage, "finished_at", prune_outbox),
-    ("attempts", Attempt, "last_at", _attempts),
-    ("fences", Fence, "at", _fences),
+KINDS: tuple[tuple[tuple[str, str], type[Model], str, Callable[[datetime, str], int]], ...] = (
+    (("claim", "claims"), Claim, "claimed_at", claim_first.prune),
+    (("inbox entry", "inbox entries"), InboxEntry, "completed_at", inbox.prune),
+    (("outbox message", "outbox messages"), OutboxMessage, "finished_at", prune_outbox),
+    (("attempt", "attempts"), Attempt, "last_at", _attempts),
+    (("fence", "fences"), Fence, "at", _fences),
 )
 
 
@@ -93,7 +93,7 @@ class Command(BaseCommand):
             for alias in sorted({router.db_for_write(model), *self._aliases}):
                 old = model._base_manager.using(alias).filter(**{f"{moment}__lt": before})
                 count += old.count() if dry_run else prune(before, alias)
-            removed.append(f"{count} {what}")
+            removed.append(f"{count} {named(count, *what)}")
         self._say(", ".join(removed), before)
 
     def _prune_ledger(self, removed: list[str], *, dry_run: bool, talkative: bool) -> None:

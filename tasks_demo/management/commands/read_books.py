@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted
 from tasks_demo.ledger.effects import State, read_books
@@ -27,6 +29,12 @@ class Command(BaseCommand):
         parser.add_argument("--every", type=seconds, metavar="S", help="go on, with a pause of S seconds")
 
     def handle(self, *, every: float | None, **options: Any) -> None:
+        with suppress(InvalidSetting):  # said when they are read
+            if not settings.BOOKS:
+                self.stdout.write(
+                    "TASKS_DEMO_BOOKS registers no books: there is nothing to read, and executions are judged."
+                )
+                return
         with stop_signals() as asked:
             pause = threading.Event()
             while True:
@@ -58,5 +66,5 @@ class Command(BaseCommand):
 def said(state: State) -> str:
     """What is wrong with a book, in a sentence."""
     since = f" since {clock.aware(state.since):%Y-%m-%d %H:%M:%S %Z}" if state.since else ""
-    what = f"The books {state.name!r} cannot be read{since}: {state.trouble}."
+    what = f"The books {state.name!r} cannot be read{since}: {state.trouble.rstrip('. ')}."
     return f"{what} Effects may be missing; no task of theirs is called lost."

@@ -55,7 +55,7 @@ class Command(BaseCommand):
         try:
             for state in read_books():
                 if state.trouble:
-                    self.stderr.write(f"Effects may be missing: {said(state)}")
+                    self.stderr.write(said(state))
         except (InvalidSetting, LedgerUnavailable) as error:
             self.stderr.write(f"Effects may be missing: {str(error).partition(chr(10))[0]}")
 

@@ -151,7 +151,7 @@ def test_what_is_only_counted_or_not_meant_stays(arguments: list[str], capsys: p
     call_command("prune", *arguments)
     assert left() == {"t"}
     said = capsys.readouterr().out
-    assert ("Would remove 1 task IDs and 3 events of the ledger" in said) is (arguments == ["--dry-run"])
+    assert ("Would remove 1 task ID and 3 events of the ledger" in said) is (arguments == ["--dry-run"])
 
 
 def test_a_job_that_comes_again_while_it_is_pruned_is_counted_afresh() -> None:

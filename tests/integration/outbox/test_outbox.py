@@ -573,7 +573,7 @@ def test_the_prune_command_says_in_a_sentence_that_a_database_cannot_be_pruned(
     assert caught.value.returncode == 4
 
 
-ONE_OF_EACH = "1 claims, 1 inbox entries, 1 outbox messages, 1 attempts, 1 fences"
+ONE_OF_EACH = "1 claim, 1 inbox entry, 1 outbox message, 1 attempt, 1 fence"
 YOUNG = ["young"] * 5
 RECORDS: tuple[type[Model], ...] = (Claim, InboxEntry, OutboxMessage, Attempt, Fence)
 
