@@ -47,7 +47,13 @@ class Now(functions.Now):
     """The database's clock. Django's is in UTC on SQLite, whatever zone its columns are in."""
 
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        zone = connection.timezone or timezone.get_default_timezone()
-        offset = datetime.now(zone).utcoffset() or timedelta()
-        template = f"STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW', '{offset.total_seconds():+.0f} seconds')"
-        return self.as_sql(compiler, connection, template=template, **context)
+        return self.as_sql(compiler, connection, template=sql_now(connection).replace("%%", "%%%%"), **context)
+
+
+def sql_now(connection: Any, later: float = 0.0) -> str:
+    """The database's clock, ``later`` seconds on, in the text of a statement that has parameters."""
+    if connection.vendor != "sqlite":
+        return f"STATEMENT_TIMESTAMP() + INTERVAL '{later:f} seconds'" if later else "STATEMENT_TIMESTAMP()"
+    zone = connection.timezone or timezone.get_default_timezone()
+    offset = datetime.now(zone).utcoffset() or timedelta()
+    return f"STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW', '{offset.total_seconds() + later:+.3f} seconds')"
