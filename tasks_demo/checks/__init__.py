@@ -52,7 +52,7 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def judge(app: Any, worker: Any = None, modules: Container[str] | None = None) -> list[CheckMessage]:
-    """The warnings about this app and the tasks it knows now, one for each cause. Never raises.
+    """The warnings and errors about this app and the tasks it knows now, one for each cause. Never raises.
 
     ``worker``: the one that judges itself, by the pool and the limits that it really has. ``modules``: only what is declared
     there is judged, and nothing is said of an app that has no task there.
@@ -90,11 +90,11 @@ def _nobody_looked() -> CheckMessage:
 
 
 def _messages(number: str, findings: list[Finding]) -> Iterator[CheckMessage]:
-    causes: dict[tuple[str, str], list[str]] = {}
-    for said, hint, task in findings:
-        causes.setdefault((said, hint), []).append(task)
-    for (said, hint), names in causes.items():
-        yield Warning(_who(names) + said, hint=hint, id=f"tasks_demo.{number}")
+    causes: dict[tuple[str, str, int], list[str]] = {}
+    for said, hint, task, level in findings:
+        causes.setdefault((said, hint, level), []).append(task)
+    for (said, hint, level), names in causes.items():
+        yield CheckMessage(level, _who(names) + said, hint=hint, id=f"tasks_demo.{number}")
 
 
 def _who(names: list[str]) -> str:
@@ -131,7 +131,8 @@ def import_tasks(app: Any) -> Iterator[CheckMessage]:
 
 @signals.celeryd_after_setup.connect(weak=False, dispatch_uid="tasks_demo.checks")
 def _log_at_worker_boot(instance: Any = None, **_: Any) -> None:
-    # Celery runs Django's checks when a worker boots and throws the result away. Said here, when logging is set up.
+    # Celery runs Django's checks when a worker boots and throws the result away. Said here, when logging is set up; Django's
+    # levels are those of logging.
     for message in judge(instance.app, instance):
         if not message.is_silenced():
-            logger.warning("%s: %s %s", message.id, message.msg, message.hint)
+            logger.log(message.level, "%s: %s %s", message.id, message.msg, message.hint)

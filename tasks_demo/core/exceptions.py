@@ -65,6 +65,10 @@ class RecordsUnavailable(DeliveryError):
     """The database of the patterns' own records did not answer. The body was not run; the message goes back."""
 
 
+class UnsupportedDatabase(RecordsUnavailable):
+    """The patterns keep records in SQLite and PostgreSQL only. The body was not run; it runs when the database is another one."""
+
+
 class NothingToRequeue(DeliveryError, RuntimeError):
     """An eager call has no message that could be requeued; the error says why a worker would have requeued it."""
 

@@ -11,7 +11,7 @@ from tasks_demo.core.wording import counted, named, times
 from tasks_demo.dashboard.acts import Act, Line, acts
 from tasks_demo.dashboard.words import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.queries import timeline
+from tasks_demo.ledger.queries import Gaps, gaps_of, timeline
 from tasks_demo.ledger.rows import EFFECT
 
 #: A page shows no more events than this; `manage.py timeline` shows all.
@@ -45,6 +45,7 @@ class Story:
     kills: list[Line]
     cut: bool
     siblings: list[str]
+    gaps: Gaps | None
 
 
 def story(tally: Tally) -> Story:
@@ -66,6 +67,7 @@ def story(tally: Tally) -> Story:
         kills=kills,
         cut=len(steps) > MOST_STEPS,
         siblings=list(siblings.values_list("task_id", flat=True)[:MOST_SIBLINGS]) if tally.operation else [],
+        gaps=gaps_of(tally),
     )
 
 

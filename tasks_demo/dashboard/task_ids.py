@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -17,6 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.safestring import SafeString
 from django.utils.timezone import is_naive, localtime
 
+from tasks_demo.core import clock
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.dashboard.changelist import TaskIdList
 from tasks_demo.dashboard.filters import (
@@ -35,6 +37,7 @@ from tasks_demo.dashboard.story import loud, story
 from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
+from tasks_demo.ledger.queries import RECENT, gaps
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Tally]
@@ -93,7 +96,14 @@ class TallyAdmin(_Admin):
             raise PermissionDenied
         found = latest()
         request.latest = found  # type: ignore[attr-defined]  # the filters offer what it saw
-        context = {**_WIDE, "title": "Task IDs", "freshness": freshness(), "latest": found, **(extra_context or {})}
+        context = {
+            **_WIDE,
+            "title": "Task IDs",
+            "freshness": freshness(),
+            "gaps": gaps(clock.moment(time.time() - RECENT)),
+            "latest": found,
+            **(extra_context or {}),
+        }
         return super().changelist_view(request, context)
 
     def get_urls(self) -> list[URLPattern]:

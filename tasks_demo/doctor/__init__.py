@@ -7,7 +7,6 @@ stays so, and that the workers, which may run elsewhere, see the same servers an
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -102,8 +101,12 @@ def _names(setup: Setup) -> frozenset[str]:
 
 def _settings(app: Any) -> list[Row]:
     app.set_current()  # in a thread of its own the checks would judge another one
-    ids = Counter(str(message.id) for message in run_checks(tags=["celery"]) if not message.is_silenced())
-    if not ids:
+    messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
+    if not messages:
         return [Row("settings", "system checks", State.OK, "no warning")]
-    seen = f"{counted(ids.total(), 'warning')}: {', '.join(sorted(ids))}"
-    return [Row("settings", "system checks", State.WARN, seen, "Run `python manage.py check --tag celery`.")]
+    ids = ", ".join(sorted({str(message.id) for message in messages}))
+    errors, fix = sum(message.is_serious() for message in messages), "Run `python manage.py check --tag celery`."
+    if errors:
+        seen = f"{counted(errors, 'error')}, {counted(len(messages) - errors, 'warning')}: {ids}"
+        return [Row("settings", "system checks", State.FAIL, seen, fix, ready=False)]
+    return [Row("settings", "system checks", State.WARN, f"{counted(len(messages), 'warning')}: {ids}", fix)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC
@@ -14,9 +15,11 @@ from django.db.models.functions import Now
 from tasks_demo.checks.setup import Setup, home_of, tables_of
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
+from tasks_demo.core.databases import unsupported
 from tasks_demo.core.wording import counted, times
 from tasks_demo.doctor.rows import Row, State, reason
 from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.ledger.store import alias as ledger_s_home
 from tasks_demo.outbox import relay
 from tasks_demo.patterns import DedupLock
@@ -32,7 +35,7 @@ NAMED = 3
 def records(setup: Setup) -> list[Row]:
     """Runs in a thread of its own: leaves no connection open."""
     try:
-        return [*_tables(setup), *_outbox(setup), *_parked(setup)]
+        return [*_tables(setup), *_outbox(setup), *_parked(setup), *_gaps()]
     finally:
         connections.close_all()
 
@@ -58,9 +61,9 @@ def _tables(setup: Setup) -> Iterator[Row]:
     needed = _needed(setup)
     for (alias, model), tasks in sorted(needed.items(), key=lambda item: (item[0][0], item[0][1]._meta.db_table)):
         table = model._meta.db_table
-        if alias not in connections:
-            seen = f"{_who(tasks)} the database {alias!r}, and DATABASES has none of that name"
-            yield Row(PART, f"table {table}", State.FAIL, seen, "Correct `using` or the router.", ready=False)
+        if why := unsupported(alias):
+            fix = "Correct the router, or `using`: these tables need SQLite or PostgreSQL."
+            yield Row(PART, f"table {table}", State.FAIL, f"{why}{_for(tasks)}", fix, ready=False)
             missing = True
             continue
         if alias not in there:
@@ -97,11 +100,6 @@ def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
     return table in there[alias]
 
 
-def _who(tasks: list[str]) -> str:
-    named = ", ".join(sorted(set(tasks))[:NAMED])
-    return f"{named} keep records in" if tasks else "the ledger is in"
-
-
 def _for(tasks: list[str]) -> str:
     if not tasks:
         return " (the ledger)"
@@ -113,7 +111,7 @@ def _aliases(setup: Setup, model: Any) -> list[str]:
     if not apps.is_installed("tasks_demo.records"):
         return []
     named = {home_of(task, model) for task in setup.tasks}
-    return sorted(alias for alias in named | {home_of(None, model)} if alias in connections)
+    return sorted(alias for alias in named | {home_of(None, model)} if not unsupported(alias))
 
 
 def _outbox(setup: Setup) -> Iterator[Row]:
@@ -137,6 +135,20 @@ def _outbox(setup: Setup) -> Iterator[Row]:
                 yield Row(
                     PART, f"refused in {alias}", State.WARN, seen, "See the outbox in the admin, filter: failing."
                 )
+
+
+def _gaps() -> Iterator[Row]:
+    """What the ledger could not write."""
+    if not settings.LEDGER or unsupported(router.db_for_write(Event)):
+        return
+    with suppress(DatabaseError):  # no table: said above
+        found = gaps(clock.moment(time.time() - RECENT))
+        if found is None:
+            yield Row(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
+            return
+        seen = f"{found.sentence}. First at {found.since:%Y-%m-%d %H:%M:%S}, last until {found.until:%Y-%m-%d %H:%M:%S} UTC"
+        fix = "See why its database did not answer in time; jobs went on. `manage.py timeline` tells what is on record."
+        yield Row(PART, "gaps in the ledger", State.WARN, seen, fix)
 
 
 def _parked(setup: Setup) -> Iterator[Row]:

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from django.apps import apps
 from django.db import connections, models, router, transaction
 from django.utils.module_loading import import_string
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
-from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
-from tasks_demo.core.lifecycle import current
-from tasks_demo.ledger.rows import EFFECT, Row
-from tasks_demo.ledger.store import alias, off_in_tests, store
+from tasks_demo.core.exceptions import InvalidSetting
+from tasks_demo.core.lifecycle import current, described
+from tasks_demo.ledger.store import off_in_tests
 
 logger = logging.getLogger(__name__)
 #: Numbers read again before the last one known, where books say nothing of entries that become visible late.
@@ -124,9 +123,11 @@ class ModelBooks(Books):
         return str(self._one("SELECT pg_snapshot_xmin(pg_current_snapshot())::text"))
 
     def resume(self, number: int, snapshot: str) -> int:
-        if not snapshot:
-            return number
         connection = connections[self._alias]
+        if connection.vendor != "postgresql":
+            return number
+        if not snapshot:  # it is not known what was open when this number was read
+            return super().resume(number, snapshot)
         meta = self._model()._meta
         field: Any = meta.get_field(self.number)
         table, column = connection.ops.quote_name(meta.db_table), connection.ops.quote_name(field.column)
@@ -187,12 +188,23 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
     """Record that an effect was made, in the body of a task that has no books. Whether the ledger has it now; raises nothing.
 
     ``operation``: the operation key, by default that of the delivery that runs here. ``key``: names this effect (a receipt's
-    number, say): recorded again under the same key it counts once; without a key each call is one effect. On SQLite, inside a
-    transaction on the ledger's file, it is recorded after the commit.
+    number, say): recorded again under the same key it counts once; without a key each call is one effect. Inside a transaction
+    it is recorded after the commit, and not at all after a rollback. It waits for the ledger as long as publishing does
+    (TASKS_DEMO_LEDGER_WAIT_SECONDS), and for one that is away not at all: then it is kept, written later, and False is returned.
 
     What is **not** guaranteed: that an effect is recorded. This is the worker's own word: killed in between, or without a
     ledger, nothing is, and the dashboard judges executions.
     """
+    try:
+        return _record(operation, key, detail)
+    except SoftTimeLimitExceeded:
+        raise  # of the body in which this is called
+    except Exception as error:  # noqa: BLE001  (the effect is there: nothing of ours may fail its job)
+        logger.error("An effect was not recorded: %s", described(error))
+        return False
+
+
+def _record(operation: str | None, key: str, detail: dict[str, Any]) -> bool:
     subject = current()
     if operation is None:
         operation = subject.operation if subject else ""
@@ -204,37 +216,16 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
             subject.task, subject.task_id, subject.books,
         )  # fmt: skip
         return False
+    from tasks_demo.ledger.recorder import recorder  # which knows the names of books
+
+    key = str(key)
     name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() if key else uuid.uuid4().hex
-    row = Row(
-        at=time.time(),
-        kind=EFFECT,
-        source=f"{RECORDED}:{name}",
-        task_id=subject.task_id if subject else "",
-        operation=operation,
-        pattern=subject.pattern if subject else "",
-        worker=subject.worker if subject else "",
-        detail={"source": f"{RECORDED}:{key or name}", **detail},
+    record = partial(
+        recorder.effect, f"{RECORDED}:{name}", str(operation), {"source": f"{RECORDED}:{key or name}", **detail}
     )
-    connection = connections[alias()]
-    if connection.vendor == "sqlite" and connection.in_atomic_block:
-        # Its one writer is this transaction: a commit of ours would wait for it.
-        transaction.on_commit(lambda: _recorded(row), using=connection.alias, robust=True)
+    # In a transaction there may be no effect yet, and never be one.
+    open_here = [each for each in connections.all(initialized_only=True) if each.in_atomic_block]
+    if open_here:
+        transaction.on_commit(record, using=open_here[0].alias, robust=True)
         return False
-    return _recorded(row)
-
-
-def _recorded(row: Row) -> bool:
-    from tasks_demo.ledger.models import Event
-
-    for _ in range(2):  # another process may record the same key at this moment
-        try:
-            if not Event.objects.using(alias()).filter(source=row.source).exists():
-                store.append([row])
-            return True
-        except LedgerUnavailable as error:
-            failure: Exception = error
-        except Exception as error:  # noqa: BLE001  (the effect is there: nothing may fail its job)
-            failure = error
-            break
-    logger.error("The effect of %r was not recorded: %s", row.operation, failure)
-    return False
+    return record()

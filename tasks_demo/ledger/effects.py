@@ -23,8 +23,9 @@ from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.ledger import books as registry
-from tasks_demo.ledger.books import Books, Effect
+from tasks_demo.ledger.books import OVERLAP, Books, Effect
 from tasks_demo.ledger.models import IN_A_RUN, UNSETTLED, BookCursor, BooksRead, Event, Tally
+from tasks_demo.ledger.pruning import NEWEST_KEPT
 from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
 from tasks_demo.ledger.store import store
 
@@ -32,8 +33,6 @@ from tasks_demo.ledger.store import store
 BATCH = 500
 #: A task is settled only if it ended this long before the books were read, seconds: clocks differ.
 MARGIN_SECONDS = 2.0
-#: An entry that is read again, and as old as this, was known before, even if the ledger has let go of it since. Seconds.
-OLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +130,26 @@ def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> in
     """Copy the entries of these books that the ledger does not have yet; returns how many. Raises what the books raise."""
     prefix = f"{name}:{books.identity()[:60]}:"
     snapshot = books.snapshot()  # before anything is read
-    cursor = _written(BookCursor).filter(source=prefix).first()
-    known = cursor.number if cursor else 0
-    after = books.resume(known, cursor.snapshot) if cursor else 0
-    copied, last = 0, known
+    cursor = _written(BookCursor).filter(source=prefix).first() or _found_again(prefix)
+    after = books.resume(cursor.number, cursor.snapshot)
+    copied, last = 0, cursor.number
     for batch in _batches(books.effects(after), tick):
-        copied += _append(lambda batch=batch: _unknown(name, prefix, batch, known))  # type: ignore[misc]
+        copied += _append(lambda batch=batch: _unknown(name, prefix, batch))  # type: ignore[misc]
         if batch[-1].number > last:
             last = batch[-1].number
             _move(prefix, last, snapshot)
-    if cursor is None or snapshot != cursor.snapshot:
+    if snapshot != cursor.snapshot:
         _move(prefix, last, snapshot)
     return copied
+
+
+def _found_again(prefix: str) -> BookCursor:
+    """A cursor for books that have none: they are new, or its row was lost, and the newest entries here tell where it was."""
+    events = _written(Event).filter(kind=EFFECT, source__startswith=prefix).order_by("-id")
+    latest = [source.removeprefix(prefix) for source in events.values_list("source", flat=True)[:NEWEST_KEPT]]
+    number = max((int(text) for text in latest if text.isdecimal()), default=0)
+    pruned = max(0, number - OVERLAP)
+    return BookCursor.objects.get_or_create(source=prefix, defaults={"number": number, "pruned": pruned})[0]
 
 
 def _move(prefix: str, number: int, snapshot: str) -> None:
@@ -172,11 +179,13 @@ def _append(missing: Callable[[], Sequence[Row]]) -> int:
     return len(rows)
 
 
-def _unknown(name: str, prefix: str, batch: Sequence[Effect], known: int) -> list[Row]:
-    """The entries that the ledger does not have yet, as its rows."""
+def _unknown(name: str, prefix: str, batch: Sequence[Effect]) -> list[Row]:
+    """The entries that the ledger neither has nor had, as its rows."""
     now = time.time()
     sources = [f"{prefix}{effect.number}" for effect in batch]
     there = set(_written(Event).filter(source__in=sources).values_list("source", flat=True))
+    # Asked after that: `prune` moves it in the transaction that removes the entries.
+    pruned = _written(BookCursor).filter(source=prefix).values_list("pruned", flat=True).first() or 0
     operations = {effect.operation for effect in batch}
     homes = {
         operation: (pattern, run)
@@ -187,14 +196,11 @@ def _unknown(name: str, prefix: str, batch: Sequence[Effect], known: int) -> lis
     }
     rows = []
     for source, effect in zip(sources, batch, strict=True):
-        at = effect.at or now
-        # Read again, and removed by `prune` since it was copied.
-        pruned = effect.number <= known and at < now - OLD_SECONDS
-        if source not in there and not pruned:
+        if source not in there and effect.number > pruned:
             pattern, run = homes.get(effect.operation, ("", ""))
             rows.append(
                 Row(
-                    at=at,
+                    at=effect.at or now,
                     kind=EFFECT,
                     source=source,
                     task_id=effect.task_id,

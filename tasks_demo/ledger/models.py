@@ -58,6 +58,7 @@ class Event(ReadOnly):
             models.Index(fields=["task_id", "id"], name="event_task"),
             models.Index(fields=["run", "id"], condition=IN_A_RUN, name="event_run"),
             models.Index(fields=["operation"], condition=Q(kind="effect"), name="event_effect_operation"),
+            models.Index(fields=["at"], condition=Q(kind="gap"), name="event_gap"),
         ]
 
     def __str__(self) -> str:
@@ -65,11 +66,15 @@ class Event(ReadOnly):
 
 
 class BookCursor(models.Model):
-    """How far a book was read: all up to ``number``, but for what transactions that were open then have committed since."""
+    """How far a book was read: all up to ``number``, but for what transactions that were open then have committed since.
+
+    What is not in the ledger up to ``pruned`` was there: it has left since, and is never copied again.
+    """
 
     source = models.CharField(max_length=120, primary_key=True, help_text="The book's name and identity.")
     number = models.BigIntegerField(default=0)
     snapshot = models.CharField(max_length=60, blank=True)
+    pruned = models.BigIntegerField(default=0)
 
     class Meta:
         app_label = "tasks_demo"

@@ -2,7 +2,8 @@
 
 Whatever is open stays, however old: waiting, running, retrying, parked, or ended where the books have not been read since.
 Effects belong to an operation, which several task IDs may share: they stay until its last tally is gone, so counts never change
-under those that remain. The newest entries of each book stay too: its readers find by them how far they have come.
+under those that remain. The newest entries of each book stay too: its readers find by them how far they have come; and the
+book's cursor keeps up to which number entries have left, so that one which is read again is not taken for a new one.
 """
 
 from __future__ import annotations
@@ -100,15 +101,31 @@ def _left_over(before: datetime, dry_run: bool, pruned: Pruned, progress: Any) -
         if not old:
             break  # by their numbers the others are younger still
         ids = [row[0] for row in old if row[2] != EFFECT]
-        effects = [row[0] for row in old if row[2] == EFFECT and not _among_the_newest(row[5], newest)]
+        sources = {row[0]: row[5] for row in old if row[2] == EFFECT and not _among_the_newest(row[5], newest)}
+        effects = list(sources)
         if dry_run:
             pruned.events += Event.objects.using(alias()).filter(id__in=ids, task_id="").count()
             continue
         with _transaction(alone=True) as cursor:
             for some, column in ((ids, "task_id"), (effects, "operation")):
                 tally_s = f"SELECT 1 FROM tasks_demo_tally AS t WHERE t.{column} = tasks_demo_event.{column}"  # noqa: S608
-                pruned.events += len(_delete(cursor, "tasks_demo_event", "id", some, f"AND NOT EXISTS ({tally_s})"))
+                gone = _delete(cursor, "tasks_demo_event", "id", some, f"AND NOT EXISTS ({tally_s})")
+                pruned.events += len(gone)
+                _remember(cursor, [sources[one] for one in gone if one in sources])
         progress(pruned)
+
+
+def _remember(cursor: Any, sources: Iterable[str]) -> None:
+    """Note in the cursors of their books up to which number entries have left."""
+    highest: dict[str, int] = {}
+    for source in sources:
+        book, _, number = source.rpartition(":")
+        if number.isdecimal():
+            highest[f"{book}:"] = max(int(number), highest.get(f"{book}:", 0))
+    for book, last in sorted(highest.items()):
+        cursor.execute(
+            "UPDATE tasks_demo_bookcursor SET pruned = %s WHERE source = %s AND pruned < %s", [last, book, last]
+        )
 
 
 def _among_the_newest(source: str, newest: dict[str, int]) -> bool:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Case, Min, Q, QuerySet, Value, When
+from django.db.models import BooleanField, Case, Min, Q, QuerySet, Value, When
+from django.db.models.expressions import RawSQL
 
-from tasks_demo.core.wording import shown
+from tasks_demo.core import clock
+from tasks_demo.core.wording import counted, shown
 from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
@@ -37,6 +39,57 @@ class Step:
     what: str
     fell: bool  # a fault that landed
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """What processes could not write while the ledger was away. ``processes``: how many such accounts there are."""
+
+    processes: int
+    since: datetime
+    until: datetime
+    late: int
+    lost: int
+
+    @property
+    def sentence(self) -> str:
+        """What it means, in one sentence without a moment."""
+        return (
+            f"{counted(self.processes, 'process', 'processes')} could not reach the ledger: {counted(self.lost, 'event')} lost, "
+            f"{self.late} written late. A process that was killed meanwhile left no account: counts of that time may be too low"
+        )
+
+
+#: As text: SQLite finds an index that holds gaps alone by a value that it can read, not by a parameter.
+_IS_GAP = RawSQL("kind = 'gap'", (), output_field=BooleanField())
+#: Accounts that are added up, the latest.
+MOST_GAPS = 500
+#: So long a gap is said wherever the whole ledger is shown, seconds.
+RECENT = 86400.0
+
+
+def gaps(since: datetime, until: datetime | None = None) -> Gaps | None:
+    """The accounts of gaps that overlap this time, added up; None: there is none."""
+    latest = Event.objects.filter(_IS_GAP, at__gte=since).order_by("-at").values_list("detail", flat=True)[:MOST_GAPS]
+    those = [each for each in latest if until is None or _moment(each["since"]) <= clock.aware(until)]
+    if not those:
+        return None
+    return Gaps(
+        processes=len(those),
+        since=min(_moment(each["since"]) for each in those),
+        until=max(_moment(each["until"]) for each in those),
+        late=sum(int(each["late"]) for each in those),
+        lost=sum(int(each["lost"]) for each in those),
+    )
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def gaps_of(tally: Tally) -> Gaps | None:
+    """The gaps in which events of this task may be missing: within its life, which for one without an end goes on."""
+    return gaps(tally.first_at, tally.last_at if tally.ended else None)
 
 
 def find(task_id: str) -> Tally | None:

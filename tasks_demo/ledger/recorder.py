@@ -38,10 +38,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LedgerUnavailable
-from tasks_demo.core.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached
+from tasks_demo.core.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached, current
 from tasks_demo.ledger.books import counted_by
 from tasks_demo.ledger.gap import Gap
-from tasks_demo.ledger.rows import GAP, Row
+from tasks_demo.ledger.rows import EFFECT, GAP, Row
 from tasks_demo.ledger.sampling import Sampling
 from tasks_demo.ledger.store import alias, off_in_tests, store, unsupported
 
@@ -108,13 +108,9 @@ class Recorder:
         if off_in_tests():
             return
         subject = event.subject
-        if self._off is None:
-            self._off = unsupported()
-            if self._off:
-                logger.error("%s", self._off)
-        if self._off:
+        if why := self._why_off():
             if event.point in MUST_PRECEDE and (self.required or subject.needs_ledger):
-                raise LedgerUnavailable(self._off)
+                raise LedgerUnavailable(why)
             return
         if not self.sampling.includes(subject.task, subject.ledger, subject.task_id):
             return
@@ -147,15 +143,45 @@ class Recorder:
         else:
             self._commit_soon()
 
+    def effect(self, source: str, operation: str, detail: dict[str, Any]) -> bool:
+        """Keep an effect that the running task records itself, under a name of its own; waits as publishing does.
+
+        Whether the ledger has it now; if not, it follows, unless this process is killed before.
+        """
+        subject = current()
+        if self._why_off():
+            return False
+        if subject and not self.sampling.includes(subject.task, subject.ledger, subject.task_id):
+            return False
+        self.note(
+            EFFECT,
+            at=time.time(),
+            source=source,
+            operation=operation,
+            task_id=subject.task_id if subject else "",
+            pattern=subject.pattern if subject else "",
+            worker=subject.worker if subject else "",
+            task=subject.task if subject else "",
+            detail=detail,
+        )
+        return self._commit_in_time()
+
+    def _why_off(self) -> str:
+        if self._off is None:
+            self._off = unsupported()
+            if self._off:
+                logger.error("%s", self._off)
+        return self._off
+
     def _may_wait(self, point: Point) -> bool:
         if point is Point.RETURNED:
             return self.write_through
         return self.main_waits or not (self.is_main or point in BY_MAIN)
 
-    def note(self, kind: str, *, at: float, **fields: Any) -> Row:
-        """Put one event into the next batch."""
+    def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> Row:
+        """Put one event into the next batch; without a ``source`` of its own it gets the next number."""
         with self._lock:
-            source = f"{self._token}:{next(self._numbers)}"
+            source = source or f"{self._token}:{next(self._numbers)}"
             row = Row(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
             self._waiting.append(row)
             if self._gap is not None:

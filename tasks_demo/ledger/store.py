@@ -21,7 +21,7 @@ from typing import Any
 from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tasks_demo.core import clock
+from tasks_demo.core import clock, databases
 from tasks_demo.core.conf import in_tests, settings
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.core.wording import counted
@@ -43,8 +43,6 @@ LOCK_SECONDS, IDLE_SECONDS = 20, 10
 CONNECT_SECONDS, UNHEARD_SECONDS = 3, 10
 #: So long a fork waits for PostgreSQL's answer to a commit that is under way.
 FORK_SECONDS = 1.0
-#: The databases whose SQL we speak.
-VENDORS = frozenset({"sqlite", "postgresql"})
 #: The advisory lock of PostgreSQL that everybody who writes tallies shares, and whoever counts effects has alone.
 TALLIES = 0x7461736B735F7461
 
@@ -62,12 +60,12 @@ def alias() -> str:
 
 def unsupported() -> str:
     """Why the ledger cannot be in its database, as a sentence; empty: it can."""
-    connection = connections[alias()]
-    if connection.vendor in VENDORS:
+    why = databases.unsupported(alias())
+    if not why:
         return ""
     return (
-        f"The ledger would be in {connection.alias!r}, which is {connection.display_name}: it knows SQLite and PostgreSQL. "
-        "Nothing is recorded. Send the app tasks_demo to another database with a router, or set TASKS_DEMO_LEDGER = False."
+        f"The ledger cannot be kept: {why}. Nothing is recorded, and jobs go on without it. Send the app tasks_demo to another "
+        "database with a router, or set TASKS_DEMO_LEDGER = False."
     )
 
 
@@ -187,8 +185,9 @@ class Store:
             else:
                 self._begin_postgresql(cursor, alone=bool(batch.operations))
             try:
-                if self._in_doubt:
-                    batch = _Batch(_missing(cursor, rows, connection.vendor), connection)
+                new = _new(cursor, rows, connection.vendor, in_doubt=self._in_doubt)
+                if len(new) < len(rows):
+                    batch = _Batch(new, connection)
                 batch.write(cursor)
                 if connection.vendor == "sqlite":
                     self._sqlite(cursor, "COMMIT", deadline)
@@ -277,13 +276,19 @@ class _Batch:
             cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
 
 
-def _missing(cursor: Any, rows: Sequence[Row], vendor: str) -> Sequence[Row]:
-    """The rows that are not committed yet. What is, is a beginning: batches are whole, and only grow at the end."""
-    for number, row in enumerate(rows):
-        cursor.execute(_sql("already_there", vendor), [row.source])
-        if cursor.fetchone() is None:
-            return rows[number:]
-    return []
+def _new(cursor: Any, rows: Sequence[Row], vendor: str, *, in_doubt: bool) -> Sequence[Row]:
+    """The rows that are not committed yet: of all, if the last answer was lost; else of effects, which several may record.
+
+    Whoever writes effects is alone with its transaction, so nobody records the same one meanwhile.
+    """
+    asked = [row.source for row in rows if in_doubt or row.kind == EFFECT]
+    if not asked:
+        return rows
+    places = ", ".join(["?" if vendor == "sqlite" else "%s"] * len(asked))
+    cursor.execute(statement("already_there").replace("%s", places), asked)
+    there = {source for (source,) in cursor.fetchall()}
+    new = {row.source: row for row in reversed(rows) if row.source not in there}  # of two in one batch the first
+    return list(reversed(new.values()))
 
 
 #: An INSERT of one row: what comes before its values, the values, what follows.

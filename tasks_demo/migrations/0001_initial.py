@@ -19,6 +19,7 @@ class Migration(migrations.Migration):
                 ('source', models.CharField(help_text="The book's name and identity.", max_length=120, primary_key=True, serialize=False)),
                 ('number', models.BigIntegerField(default=0)),
                 ('snapshot', models.CharField(blank=True, max_length=60)),
+                ('pruned', models.BigIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
@@ -50,7 +51,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['id'],
-                'indexes': [models.Index(fields=['task_id', 'id'], name='event_task'), models.Index(condition=models.Q(('run', ''), _negated=True), fields=['run', 'id'], name='event_run'), models.Index(condition=models.Q(('kind', 'effect')), fields=['operation'], name='event_effect_operation')],
+                'indexes': [models.Index(fields=['task_id', 'id'], name='event_task'), models.Index(condition=models.Q(('run', ''), _negated=True), fields=['run', 'id'], name='event_run'), models.Index(condition=models.Q(('kind', 'effect')), fields=['operation'], name='event_effect_operation'), models.Index(condition=models.Q(('kind', 'gap')), fields=['at'], name='event_gap')],
                 'constraints': [models.UniqueConstraint(fields=('source',), name='event_source')],
             },
         ),

@@ -36,6 +36,7 @@ from kombu.serialization import dumps
 
 from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
+from tasks_demo.core.databases import unsupported
 from tasks_demo.core.exceptions import ArgumentsNotJson, InvalidOperationKey, OutboxRefused
 from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.acks_late import AcksLate
@@ -83,11 +84,14 @@ def enqueue(
 
     ``options`` are those of ``apply_async``; ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
     The arguments are kept as the task's serializer writes them. Outside a transaction the row is committed at once. Raises
-    OutboxRefused, before anything is written, for what could not be published later, for a task or queue that this app does not
-    know, unless ``external`` says that another app has it, and for a transaction that is open on other databases only, unless
-    ``independent`` says that it is meant; and ContradictoryDeclaration for options that ``apply_async`` of the task refuses.
+    OutboxRefused, before anything is written, for what could not be published later, for a database that is neither SQLite nor
+    PostgreSQL, for a task or queue that this app does not know, unless ``external`` says that another app has it, and for a
+    transaction that is open on other databases only, unless ``independent`` says that it is meant; and ContradictoryDeclaration
+    for options that ``apply_async`` of the task refuses.
     """
     alias = using or router.db_for_write(OutboxMessage)
+    if why := unsupported(alias):
+        _refuse(f"{why}. Send the app tasks_demo_records to another database with a router, or name one with using=")
     name, known = _checked_task(task, args, kwargs or {}, external)
     args, kwargs, options = _as_published(known, args, kwargs or {}, options)
     _check_queue(options, external)

@@ -62,8 +62,8 @@ class ClaimFirst(PatternTask):
                 worker=fitting(subject.worker),
                 claimed_at=timezone.now(),
             )
-            rows.outside_transactions(self, alias)
             with execution(self) as body:
+                rows.outside_transactions(self, alias)
                 try:
                     taken = rows.earlier(claim, alias)
                 except RecordsUnavailable:

@@ -18,6 +18,7 @@ published (see ``requeue.requeue_original``).
 from __future__ import annotations
 
 import inspect
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from tasks_demo.core.exceptions import (
     NothingToRequeue,
     OperationMismatch,
     TransactionOpen,
+    UnsupportedDatabase,
 )
 from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.requeue import defer
@@ -138,6 +140,7 @@ def execution(task: Any) -> Iterator[Execution]:
     except Exception as error:
         if body.begun:
             raise
-        defer(task, error)
+        # Nothing but other settings can end this one.
+        defer(task, error, level=logging.ERROR if isinstance(error, UnsupportedDatabase) else logging.WARNING)
     finally:
         body.close()

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from django.db import connections, router, transaction
 from django.utils import timezone
 
-from tasks_demo.core.exceptions import Fenced
+from tasks_demo.core.databases import unsupported
+from tasks_demo.core.exceptions import Fenced, UnsupportedDatabase
 from tasks_demo.core.lifecycle import Point, reached
 from tasks_demo.patterns.dedup_lock import lease
 from tasks_demo.records.models import Fence
@@ -39,6 +40,10 @@ def fenced(using: str | None = None) -> Iterator[None]:
     held = lease()
     held.check()
     alias = using or router.db_for_write(Fence)
+    if held.fence and (why := unsupported(alias)):
+        raise UnsupportedDatabase(
+            f"fenced() keeps a row beside what it guards: {why}. Nothing was changed. Name another database with using=."
+        )
     with transaction.atomic(using=alias):
         if not held.fence:  # the body was called as a function
             yield

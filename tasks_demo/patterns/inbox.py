@@ -72,8 +72,8 @@ class Inbox(PatternTask):
                 digest=self.digest(args, kwargs),
                 completed_at=timezone.now(),
             )
-            rows.outside_transactions(self, alias)
             with execution(self) as body:
+                rows.outside_transactions(self, alias)
                 with counted(self, body):  # in commits of its own, before and after the transaction
                     try:
                         done, result = self._in_one_transaction(body, alias, entry, args, kwargs)

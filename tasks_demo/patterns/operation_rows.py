@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from django.db import Error, connections
 from django.db.models import Model
 
-from tasks_demo.core.exceptions import OperationMismatch, RecordsUnavailable, TransactionOpen
+from tasks_demo.core.databases import unsupported
+from tasks_demo.core.exceptions import OperationMismatch, RecordsUnavailable, TransactionOpen, UnsupportedDatabase
 from tasks_demo.records.models import Claim, InboxEntry
 
 Row = TypeVar("Row", Claim, InboxEntry)
@@ -21,6 +22,7 @@ def earlier(row: Row, alias: str) -> Row | None:
 
     Where another transaction is just inserting the same operation this waits for its end: on PostgreSQL for that row, on
     SQLite for the file. Raises OperationMismatch, and RecordsUnavailable when it is not known what the database did.
+    Behind ``outside_transactions``, which knows the databases that this SQL is not for.
     """
     try:
         while not _inserted(row, alias):
@@ -34,11 +36,6 @@ def earlier(row: Row, alias: str) -> Row | None:
                 )
             return found
     except Error as error:
-        if connections[alias].vendor not in {"sqlite", "postgresql"}:
-            raise RecordsUnavailable(
-                f"The database {alias!r} is {connections[alias].display_name}, and the records of this pattern need SQLite or "
-                "PostgreSQL. The body was not run; the message goes back. Send the app tasks_demo_records to another database."
-            ) from error
         raise RecordsUnavailable(
             f"The database {alias!r} did not take the row of operation {row.operation!r}: "
             f"{str(error).partition(chr(10))[0]}. The body was not run; the message goes back. "
@@ -76,7 +73,15 @@ def transaction_open(alias: str) -> bool:
 
 
 def outside_transactions(task: Any, alias: str) -> None:
-    """Raise TransactionOpen if a transaction is open on this alias: its rollback would take the row with it."""
+    """Raise TransactionOpen if a transaction is open on this alias: its rollback would take the row with it.
+
+    Raises UnsupportedDatabase where no row can be kept at all.
+    """
+    if why := unsupported(alias):
+        raise UnsupportedDatabase(
+            f"The records of the pattern {task.pattern} cannot be kept: {why}. The body was not run. Send the app "
+            "tasks_demo_records to another database with a router or using=..., or use a pattern without records (W018)."
+        )
     if transaction_open(alias):
         raise TransactionOpen(
             f"{task.name}: a transaction is open on the database {alias!r}, or its autocommit is off. A rollback would erase "

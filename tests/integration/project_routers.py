@@ -41,3 +41,12 @@ class Payments(ModelBooks):
     """The bookshop's payments."""
 
     model, operation = "orders.Payment", "order_id"
+
+
+class RecordsElsewhere:
+    """The patterns' records in the database ``records``."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return "records" if model._meta.app_label == "tasks_demo_records" else None
+
+    db_for_write = db_for_read

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from django.core.checks import WARNING
+
 from tasks_demo.checks.setup import Setup
 
 
 class Finding(NamedTuple):
-    """What is unsafe, what to write instead, and the task; without a task it is the app's."""
+    """What is unsafe, what to write instead, and the task; without a task it is the app's. ERROR: it cannot work at all."""
 
     said: str
     hint: str
     task: str = ""
+    level: int = WARNING
 
 
 Rule = Callable[[Setup], Iterator[Finding]]

@@ -6,32 +6,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps
-from django.db import connections, router
+from django.core.checks import ERROR
+from django.db import router
 
 from tasks_demo.checks.rules.base import Finding, rule
 from tasks_demo.checks.setup import Setup, home_of, is_quarantined, tables_of
+from tasks_demo.core import databases
 from tasks_demo.core.conf import settings
+from tasks_demo.ledger import store
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.store import VENDORS, unsupported
 from tasks_demo.records.models import Act, Attempt, Parked
 
 
 @rule("W018")
 def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
-    """A ledger or a pattern whose tables would be in a database that we do not speak to, or in several."""
+    """A ledger or a pattern whose tables would be in a database that we do not speak to or that does not exist, or in several."""
     if settings.LEDGER and apps.is_installed("tasks_demo"):
-        if why := unsupported():
-            yield Finding(why, "Jobs go on without it.")
+        if why := store.unsupported():
+            yield Finding(why, "DATABASE_ROUTERS names the database of each app.", level=ERROR)
         yield from _torn("The ledger's tables", Event, Tally)
     for task in setup.tasks:
         for alias in {home_of(task, model): None for model in tables_of(task)}:
-            if alias in connections and connections[alias].vendor not in VENDORS:
+            if why := databases.unsupported(alias):
                 yield Finding(
-                    f"the records of its pattern would be in {alias!r}, which is {connections[alias].display_name}: they need "
-                    "SQLite or PostgreSQL. Every job is requeued, and none runs.",
-                    "Send the app tasks_demo_records to such a database with a router or using=..., or use a pattern without "
-                    "records (AcksEarly; AcksLate and DedupLock with max_attempts=None).",
+                    f"the records of its pattern cannot be kept: {why}. Every job is requeued, and none runs.",
+                    "Send the app tasks_demo_records to SQLite or PostgreSQL with a router or using=..., or use a pattern "
+                    "without records (AcksEarly; AcksLate and DedupLock with max_attempts=None).",
                     task.name,
+                    ERROR,
                 )
     if any(is_quarantined(task) and not task.using for task in setup.tasks):
         yield from _torn("The quarantine's tables", Attempt, Parked, Act)

@@ -1,2 +1,2 @@
--- Is the event of this source committed?
-SELECT 1 FROM tasks_demo_event WHERE source = %s
+-- Which of these sources are committed? With as many placeholders as there are sources.
+SELECT source FROM tasks_demo_event WHERE source IN (%s)

@@ -97,7 +97,10 @@ class Command(BaseCommand):
         self._say(", ".join(removed), before)
 
     def _prune_ledger(self, removed: list[str], *, dry_run: bool, talkative: bool) -> None:
-        if not settings.LEDGER_RETENTION_SECONDS or pruning.unsupported():
+        if not settings.LEDGER or not settings.LEDGER_RETENTION_SECONDS:
+            return
+        if why := pruning.unsupported():
+            self.stderr.write(f"Nothing to remove from the ledger. {why}")
             return
         before = now() - timedelta(seconds=settings.LEDGER_RETENTION_SECONDS)
         at = len(removed)

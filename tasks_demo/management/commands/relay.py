@@ -11,14 +11,16 @@ from typing import Any
 
 from celery import current_app
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, connections
+from django.db import Error, connections, router
 
 from tasks_demo.core.conf import settings
+from tasks_demo.core.databases import unsupported
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.outbox.relay import Relay, overdue
+from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,11 @@ class Command(BaseCommand):
             _tell(logging.getLogger("tasks_demo.outbox.relay"))
         # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
         current_app.loader.import_default_modules()
+        if why := unsupported(using or router.db_for_write(OutboxMessage)):
+            raise CommandError(
+                f"There can be no outbox to relay: {why}. Name its database with --using, or correct the router.",
+                returncode=Exit.NOT_READY,
+            )
         relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)
         try:
             waited = overdue(relay.using)

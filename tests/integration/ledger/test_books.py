@@ -5,24 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils.timezone import now
 from pytest_django import Settings
 
 from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
 from tasks_demo.ledger import books as registry
-from tasks_demo.ledger import effects
+from tasks_demo.ledger import effects, pruning
 from tasks_demo.ledger.books import Books, Effect, record_effect
 from tasks_demo.ledger.effects import copy, read_books, states
 from tasks_demo.ledger.models import BookCursor, BooksRead, Event, Tally
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.verify import differences
 from tests.integration.ledger.ledger_rows import append, life
+from tests.support import until
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 OPEN, ENDED = ("published", "received", "started"), ("published", "received", "started", "returned")
@@ -144,15 +147,38 @@ def test_a_book_is_read_from_its_cursor_on_and_one_without_entries_reads_no_even
     assert Mail.asked == [0, 0]
 
 
-def test_an_entry_that_was_pruned_is_not_copied_again() -> None:
-    old = Effect(1, "old", "old", time.time() - 90_000)
-    Payments.entries = [old]
+class ReadAgain(Payments):
+    """As ModelBooks do on PostgreSQL when somebody has updated the first row."""
+
+    def resume(self, number: int, snapshot: str) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("at", [0.0, time.time() - 40 * 86400])
+def test_an_entry_that_was_pruned_is_not_copied_again_and_a_late_one_is_not_taken_for_it(at: float) -> None:
+    entries = [Effect(number, f"o{number}", at=at) for number in range(1, 301)]
+    late = entries.pop(249)
+    Payments.entries = entries
+    assert copy("payments", ReadAgain()) == 299
+    pruning.prune(now() + timedelta(hours=1))
+    assert Event.objects.count() == 199
+    assert copy("payments", ReadAgain()) == 0
+    Payments.entries = [*entries[:249], late, *entries[249:]]
+    assert copy("payments", ReadAgain()) == 1
+    assert Event.objects.latest("id").operation == "o250"
+
+
+def test_a_lost_cursor_is_found_again() -> None:
+    Payments.entries = [entry(number, f"o{number}") for number in range(1, 301)]
+    copy("payments", Payments())
+    pruning.prune(now() + timedelta(hours=1))
+    BookCursor.objects.all().delete()
+    Payments.asked.clear()
+    assert copy("payments", Payments()) == 0
+    assert Payments.asked == [300 - registry.OVERLAP]
+    assert copy("payments", ReadAgain()) == 0
+    Payments.entries = [*Payments.entries, entry(301, "new")]
     assert copy("payments", Payments()) == 1
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM tasks_demo_event")
-    Payments.entries = [old, entry(2, "new")]
-    assert copy("payments", Payments()) == 1
-    assert list(Event.objects.values_list("operation", flat=True)) == ["new"]
 
 
 def test_another_identity_is_read_from_its_beginning() -> None:
@@ -265,10 +291,38 @@ def test_recording_fails_no_body(settings: Settings) -> None:
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE tasks_demo_event_away RENAME TO tasks_demo_event")
+    until(lambda: Event.objects.filter(kind="gap").exists(), "the ledger's return", 15)
     assert record_effect("order:1", amount=5) is True
     settings.TASKS_DEMO_LEDGER = False
     assert record_effect("order:1") is False
-    assert Event.objects.count() == 1
+    assert Event.objects.filter(kind="effect").count() == 2
+
+
+@pytest.mark.parametrize("wrong", [{"key": 17}, {"operation": 17}, {"operation": "o", "source": object()}])
+def test_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
+    assert record_effect(**{"operation": "order:1", **wrong}) is True
+
+
+def test_the_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
+    """The other process is a row of its own making: what counts is that it is there when ours is committed."""
+    assert record_effect("order:1", key="a") is True
+    source = Event.objects.get(kind="effect").source
+    recorder.note("worker", at=time.time())
+    recorder.note("effect", at=time.time(), source=source, operation="order:1")
+    recorder.note("effect", at=time.time(), source="recorded:b", operation="order:2")
+    recorder.note("effect", at=time.time(), source="recorded:b", operation="order:2")
+    recorder.flush()
+    assert sorted(Event.objects.values_list("kind", "operation")) == [
+        ("effect", "order:1"), ("effect", "order:2"), ("worker", ""),
+    ]  # fmt: skip
+
+
+def test_what_is_rolled_back_was_no_effect() -> None:
+    with transaction.atomic():
+        assert record_effect("order:1", key="a") is False
+        transaction.set_rollback(True)
+    recorder.flush()
+    assert not Event.objects.filter(kind="effect").exists()
 
 
 def test_inside_a_transaction_it_neither_waits_for_itself_nor_is_lost() -> None:
@@ -277,7 +331,7 @@ def test_inside_a_transaction_it_neither_waits_for_itself_nor_is_lost() -> None:
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
         record_effect("order:1", key="a")
-    assert Event.objects.filter(kind="effect").count() == 1
+    until(lambda: Event.objects.filter(kind="effect").count() == 1, "the effect")
     assert time.monotonic() - began < 5
 
 

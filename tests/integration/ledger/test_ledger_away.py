@@ -12,11 +12,17 @@ from typing import Any
 
 import dj_database_url
 import pytest
+from celery import current_app
 from django.db import connection, connections
+from django.test import Client
 
+from tasks_demo.checks.setup import Setup
 from tasks_demo.core.exceptions import LedgerUnavailable, StartNotRecorded
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
+from tasks_demo.doctor.records import records
+from tasks_demo.doctor.rows import State
 from tasks_demo.ledger import recorder as module
+from tasks_demo.ledger.books import record_effect
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.rows import GAP
@@ -131,6 +137,49 @@ def test_a_process_that_ends_meanwhile_does_not_wait_for_long_and_says_what_is_l
     until(lambda: Event.objects.filter(kind="started").exists(), "this one went on", 15)
 
 
+@pytest.mark.usefixtures("fresh")
+def test_an_effect_that_a_body_records_is_waited_for_a_second_at_most_and_written_later_once() -> None:
+    assert record_effect("order:1", key="before") is True
+    with locked(), about(subject("t")):
+        took = []
+        for key in ("before", "a", "a", "", ""):
+            began = time.monotonic()
+            assert record_effect("order:1", key=key) is False
+            took.append(time.monotonic() - began)
+    assert took[0] < 2.0
+    assert sum(took[1:]) < 0.5
+    assert gap()["late_by_task"] == {"shop.charge": 5}
+    assert Event.objects.filter(kind="effect").count() == 4
+    assert list(differences()) == []
+
+
+@pytest.mark.django_db(transaction=True, databases="__all__")
+@pytest.mark.usefixtures("fresh")
+def test_a_gap_is_shown_by_the_doctor_on_the_list_and_on_the_pages_of_the_tasks_that_it_touches(
+    admin_client: Client,
+) -> None:
+    reached(Point.RETURNED, subject("ended before"))
+    recorder.flush()
+    until(lambda: Tally.objects.exists(), "the first")
+    quiet = {row.what: row for row in records(Setup(current_app, ()))}["gaps in the ledger"]
+    assert (quiet.state, quiet.seen) == (State.OK, "none in the last 24 h")
+    assert "could not reach the ledger" not in page(admin_client, "/admin/tasks_demo/")
+    with locked():
+        reached(Point.PUBLISHED, subject("touched"))
+        reached(Point.STARTED, subject("touched"))
+    gap()
+    said = "1 process could not reach the ledger: no events lost, 2 written late."
+    row = {row.what: row for row in records(Setup(current_app, ()))}["gaps in the ledger"]
+    assert (row.state, row.seen.startswith(said), "last until 20" in row.seen) == (State.WARN, True, True), row
+    assert said in page(admin_client, "/admin/tasks_demo/")
+    assert said in page(admin_client, "/admin/tasks_demo/tally/touched/change/")
+    assert "could not reach" not in page(admin_client, "/admin/tasks_demo/tally/ended%20before/change/")
+
+
+def page(client: Client, url: str) -> str:
+    return " ".join(client.get(url, follow=True).content.decode().split())
+
+
 # -- a project whose ledger does not work ------------------------------------------------------------------------------------
 
 
@@ -147,7 +196,9 @@ def silent_server() -> Iterator[str]:
         yield f"postgres://nobody@127.0.0.1:{server.getsockname()[1]}/ledger"
 
 
-@pytest.mark.parametrize("trouble", ["its server never answers", "its tables are missing", "it is MySQL"])
+@pytest.mark.parametrize(
+    "trouble", ["its server never answers", "its tables are missing", "it is MySQL", "its alias is in no DATABASES"]
+)
 def test_every_pattern_runs_though_the_ledger_does_not_work(
     project: Stranger, trouble: str, silent_server: str, tmp_path: Path
 ) -> None:
@@ -160,7 +211,7 @@ def test_every_pattern_runs_though_the_ledger_does_not_work(
     default = dj_database_url.parse(project.env()["BOOKSHOP_DATABASE_URL"])
     assert shop
     settings = {
-        "DATABASES": {"default": dict(default), "ops": ops},
+        "DATABASES": {"default": dict(default), **({} if "alias" in trouble else {"ops": ops})},
         "DATABASE_ROUTERS": ["bookshop.routers.LedgerInOps"],
     }
     before = project.value("Payment.objects.count()")
@@ -177,5 +228,11 @@ def test_every_pattern_runs_though_the_ledger_does_not_work(
         assert "Traceback" not in worker.said.replace('Traceback (most recent call last):\n  File "<string>"', "")
     assert seconds[0] < 3.0, "it opens a connection to the broker, too, and waits for the ledger once"
     assert max(seconds[1:]) < 0.5, seconds
-    if trouble == "it is MySQL":
-        assert worker.said.count("it knows SQLite and PostgreSQL") >= 1
+    said = {
+        "it is MySQL": "the database 'ops' is MySQL",
+        "its alias is in no DATABASES": "DATABASES has no database 'ops'",
+    }
+    if trouble in said:
+        assert f"The ledger cannot be kept: {said[trouble]}" in worker.said
+        ended = project.python("tasks.plain.delay(order_id='one more')", settings=settings)
+        assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
