@@ -251,6 +251,8 @@ def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
         if found["prefix"] not in ours:
             return f"Celery with the prefix {_plain(found['prefix'])}"
         queue = found["queue"] or ""
+        if queue and broker is None:
+            return "queues of Celery"  # of others: ours are not in a Redis
         known = not queue or queue in queues or (broker and broker.internal.fullmatch(queue))
         return "" if known else STRANGER + _plain(queue)
     # kombu adds a separator and the priority to the name of a queue.

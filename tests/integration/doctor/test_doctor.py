@@ -413,6 +413,8 @@ def test_who_else_is_there(server: RedisServer) -> None:
         assert "a queue that is not in our settings: theirs" in row.seen
         assert "the shorter visibility timeout holds for both" in row.seen
         assert "global_keyprefix" in row.fix
+        row = rows_of(server, role="results")["company"]  # the broker is elsewhere: nobody's timeout holds for us
+        assert (row.state, "queues of Celery (" in row.seen) == (State.OK, True), row
 
 
 def test_the_app_s_own_names_for_kombu_s_keys_are_ours(home: Home, server: RedisServer) -> None:
