@@ -291,8 +291,12 @@ class Bench:
                         f"A worker was not ready within {PATIENCE:g} s. Its log:\n{tail(self._log)}"
                     )
                 yield Started(pid, seen[0], _processor(pid)) if wait else Started(pid)
-            finally:
+            except KeyboardInterrupt:
+                raise  # a warm shutdown with jobs in hand may hang; closing the template kills its workers
+            except BaseException:
                 self._end(pid, exited, ready)
+                raise
+            self._end(pid, exited, ready)
         finally:
             nemesis.close()
 

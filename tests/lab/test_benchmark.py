@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 from rich.console import Console
 
 from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render, trade_off
-from tests.support import PROJECT, until
+from tests.support import PROJECT, describe, until
 
 #: Above the bound on one run of the command.
 pytestmark = pytest.mark.timeout(630)
@@ -151,7 +153,17 @@ def test_kills_are_counted_from_the_history_when_they_landed(tmp_path: Path, scr
     assert figure["ratio"] is None
 
 
-def test_an_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path) -> None:
+def suspended(template: psutil.Process) -> bool:
+    """SIGSTOP for the template's workers; whether there was one."""
+    workers = template.children()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.suspend()
+    return bool(workers)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["its workers work", "a worker hangs"])
+def test_an_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, hangs: bool) -> None:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "benchmark", "--only", "throughput"],
         cwd=PROJECT,
@@ -164,8 +176,13 @@ def test_an_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path) 
     until(lambda: list(scratch.glob("bench-*/workers.log")), "the first worker", 60)
     family = me.children(recursive=True)
     assert len(family) >= 4, "the benchmark, Redis, the template, a worker"
+    if hangs:
+        template = next(one for one in family if "template" in describe(one))
+        until(lambda: suspended(template), "a worker that is stopped")
+    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 18, "it waited until the benchmark was killed"
     assert process.returncode == 130, error
     assert out == ""
     assert "Interrupted" in error
