@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 from celery import shared_task
 from celery.contrib.django.task import DjangoTask
@@ -175,7 +175,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             )
 
     @classmethod
-    def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Self]:
         """Decorator: like Celery's ``shared_task`` with this base, but refuses contradictory options at once."""
         declarations.refuse_unknown(str(cls.__name__), cls, options)
         cls.check_options(options)
@@ -184,7 +184,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             raise ContradictoryDeclaration(
                 f"operation={declared!r} is not a function. Write operation=lambda order_id, **_: f'charge:{{order_id}}'."
             )
-        decorate: Callable[[Callable[..., Any]], Any] = shared_task(base=cls, **options)
+        decorate: Callable[[Callable[..., Any]], Self] = shared_task(base=cls, **options)
 
         def checked(body: Callable[..., Any]) -> Any:
             declarations.check_body(getattr(body, "__name__", repr(body)), body)

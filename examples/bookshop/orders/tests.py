@@ -13,7 +13,7 @@ from tasks_demo.testing import DeliveryTestMixin, deliver, drain_outbox, redeliv
 class OnceTest(DeliveryTestMixin, TestCase):
     """What must happen once does, though the message comes again."""
 
-    def test_jobs_that_recognise_their_operation(self):
+    def test_jobs_that_recognise_their_operation(self) -> None:
         for task in (tasks.charge, tasks.book, tasks.mail_receipt):
             with self.subTest(task.name):
                 task_id = task.delay("17").id
@@ -21,13 +21,13 @@ class OnceTest(DeliveryTestMixin, TestCase):
                 task.delay("17")
                 self.assertEqual(Payment.objects.filter(by=task.name).count(), 1)
 
-    def test_a_charge_whose_worker_dies_is_charged_by_the_next(self):
+    def test_a_charge_whose_worker_dies_is_charged_by_the_next(self) -> None:
         killed = deliver(tasks.charge, ("17",), kill="before_body")
         skip_time(60)
         redeliver(killed.task_id)
         self.assertEqual(Payment.objects.count(), 1)
 
-    def test_a_shipment_goes_with_its_order(self):
+    def test_a_shipment_goes_with_its_order(self) -> None:
         enqueue(tasks.ship, ("17",))
         self.assertEqual([shipped.state for shipped in drain_outbox()], ["SUCCESS"])
 
@@ -35,6 +35,6 @@ class OnceTest(DeliveryTestMixin, TestCase):
 class TwiceTest(DeliveryTestMixin, TestCase):
     """A job that may be done twice is: whoever asserts one effect is told."""
 
-    def test_the_search_index(self):
+    def test_the_search_index(self) -> None:
         redeliver(tasks.index.delay("17").id)
         self.assertEqual(Payment.objects.count(), 2)
