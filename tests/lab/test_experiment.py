@@ -230,7 +230,7 @@ def test_what_it_left_behind_is_in_its_folder_and_no_socket_is(ran: Ran) -> None
 
 
 def test_an_independent_run_of_the_pure_checker_agrees(ran: Ran) -> None:
-    from tasks_demo.lab.verdict.checkers import check
+    from tasks_demo.lab.verdict.checker import check
     from tasks_demo.lab.verdict.history import read
 
     with (ran.home.state / "ev.jsonl").open(encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tasks_demo.lab.plan.predictions import Prediction
 from tasks_demo.lab.reports import document as report
-from tasks_demo.lab.verdict.checkers import CellResult, check
+from tasks_demo.lab.verdict.checker import CellResult, check
 from tests.lab.verdict.histories import Story, numbered
 
 SCHEMA = json.loads(report.SCHEMA_FILE.read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ from tasks_demo.lab.processes.brokers import without_password
 from tasks_demo.lab.processes.environment import Ground, prepared
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
-from tasks_demo.lab.verdict.checkers import check
+from tasks_demo.lab.verdict.checker import check
 from tasks_demo.ledger import effects
 from tasks_demo.ledger.models import IN_A_RUN, Event
 from tasks_demo.ledger.recorder import recorder

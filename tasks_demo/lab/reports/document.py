@@ -17,7 +17,7 @@ from typing import Any
 from tasks_demo.lab.plan.predictions import Prediction, prediction
 from tasks_demo.lab.reports.html import as_html
 from tasks_demo.lab.reports.text import carriable, cell_name, reading, render, sentences, table
-from tasks_demo.lab.verdict.checkers import CellResult
+from tasks_demo.lab.verdict.checker import CellResult
 
 SCHEMA = "experiment/1"
 SCHEMA_FILE = Path(__file__).with_name("experiment-1.schema.json")

@@ -5,7 +5,7 @@ Pure: the standard library and the names of the points.
 :func:`write` and :func:`read` are each other's inverse. Reading is strict, because a
 history is evidence: a line that is cut off, is not JSON, misses a field, holds a value of the wrong type, or does not
 carry on the numbering raises :class:`HistoryError`, and nothing after it is looked at. Fields that are not known here
-are ignored. What is *not* checked here is whether the events can be true together: that is ``lab.checkers``.
+are ignored. What is *not* checked here is whether the events can be true together: that is decided in ``checker``.
 """
 
 from __future__ import annotations

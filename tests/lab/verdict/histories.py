@@ -1,4 +1,4 @@
-"""Literal histories, told step by step, for the tests of the checkers."""
+"""Literal histories, told step by step, for the tests of the checker."""
 
 from __future__ import annotations
 

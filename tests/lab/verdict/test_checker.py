@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_demo.core.semantics import AT_LEAST_ONCE, AT_MOST_ONCE, EFFECTIVELY_ONCE
-from tasks_demo.lab.verdict.checkers import CellResult, check, main
+from tasks_demo.lab.verdict.__main__ import main
+from tasks_demo.lab.verdict.checker import CellResult, check
 from tasks_demo.lab.verdict.findings import REASONS
 from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent
 from tests.lab.verdict.histories import MAIN, Story, numbered, text
@@ -770,11 +771,11 @@ def test_the_command_needs_no_django(tmp_path: Path) -> None:
         "        if name.split('.')[0] in {'django', 'celery', 'kombu', 'redis', 'rich'}:\n"
         "            raise ImportError('shut out: ' + name)\n"
         "sys.meta_path.insert(0, Shut())\n"
-        "from tasks_demo.lab.verdict.checkers import main\n"
+        "from tasks_demo.lab.verdict.__main__ import main\n"
         "ours = {name for name in sys.modules if name.startswith('tasks_demo.')}\n"
         "allowed = {'tasks_demo.core', 'tasks_demo.core.semantics', 'tasks_demo.core.points', 'tasks_demo.core.wording',\n"
         "           'tasks_demo.lab', 'tasks_demo.lab.verdict', *('tasks_demo.lab.verdict.' + name for name in\n"
-        "           ('checkers', 'ending', 'findings', 'fold', 'history', 'statistics'))}\n"
+        "           ('__main__', 'checker', 'evidence', 'findings', 'history', 'quiescence', 'statistics'))}\n"
         "assert ours <= allowed, ours - allowed\n"
         "sys.exit(main(['-', '--json']))\n"
     )
@@ -797,7 +798,7 @@ def test_the_command_prints_in_any_encoding(tmp_path: Path) -> None:
     path = tmp_path / "ev.jsonl"
     path.write_text(text(Story().published("приказ").ran("приказ").events), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "tasks_demo.lab.verdict.checkers", str(path)],
+        [sys.executable, "-m", "tasks_demo.lab.verdict", str(path)],
         env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr

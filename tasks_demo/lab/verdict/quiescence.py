@@ -1,4 +1,4 @@
-"""What the runner writes down last about a cell: whether all was quiet, and how much it had recorded. Pure."""
+"""The last event of a cell, ``quiescent``: whether nothing was left to do, and how much the runner had recorded. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks_demo.core.wording import counted
+from tasks_demo.lab.verdict.evidence import Evidence
 from tasks_demo.lab.verdict.findings import Sentences, name
-from tasks_demo.lab.verdict.fold import Evidence
 
 _QUIET = ("queued", "unacked", "outbox", "running", "workers", "deferred")
 
 
 @dataclass(frozen=True)
-class Ending:
+class Quiescence:
     kills: int
     tasks: int | None
     seed: int | None
@@ -21,13 +21,13 @@ class Ending:
     publisher: str = "direct"
 
 
-def ending(evidence: Evidence, missing: Sentences) -> Ending:
-    """What the runner wrote down last, and what is missing in it or since."""
+def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
+    """What the runner recorded last; whatever that leaves unproved is added to ``missing``."""
     seen = round(evidence.last_at - evidence.first_at, 6)
     end = evidence.quiescent
     if end is None:
         missing.say("the history ends before the cell was quiescent")
-        return Ending(kills=len(evidence.kills), tasks=None, seed=None, duration=max(0.0, seen))
+        return Quiescence(kills=len(evidence.kills), tasks=None, seed=None, duration=max(0.0, seen))
     if end.get("reason"):
         missing.say(f"not quiescent: {name(str(end['reason']))}")
     for what in _QUIET:
@@ -48,7 +48,7 @@ def ending(evidence: Evidence, missing: Sentences) -> Ending:
             elif found > recorded:
                 evidence.contradictions.say(sentence)
     duration = end.get("duration_s")
-    return Ending(
+    return Quiescence(
         kills=_count(end, "planned_kills", missing) or 0,
         tasks=_count(end, "tasks", missing),
         seed=end["seed"] if type(end.get("seed")) is int else None,

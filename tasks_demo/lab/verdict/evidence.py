@@ -1,4 +1,4 @@
-"""The evidence of each cell, gathered in one pass over a history. What it means is decided in ``lab.checkers``.
+"""The evidence of each cell, gathered in one pass over a history. What it means is decided in ``checker``.
 
 Pure. A task ID and an operation cost one packed integer each, so that a million of them fit into a few hundred
 megabytes; an event costs about a microsecond.

@@ -17,24 +17,18 @@ A promise bounds the executions of each task ID and the effects of each operatio
 5. nothing was tried (no landed kill where there is a fault), or a refused task ran        -> unknown
 6. otherwise                                                                               -> held
 
-``python -m tasks_demo.lab.verdict.checkers EVENTS.jsonl`` checks a file without Django, Celery or Redis.
+``python -m tasks_demo.lab.verdict EVENTS.jsonl`` checks a file without Django, Celery or Redis.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks_demo.core.semantics import PROMISES, Bounds, Promise
 from tasks_demo.core.wording import counted
-from tasks_demo.lab.verdict.ending import ending
-from tasks_demo.lab.verdict.findings import Findings, name
-from tasks_demo.lab.verdict.fold import (
+from tasks_demo.lab.verdict.evidence import (
     ANY_PUBLICATION,
     DELIVERIES,
     EFFECTS,
@@ -45,7 +39,9 @@ from tasks_demo.lab.verdict.fold import (
     Evidence,
     gather,
 )
-from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent, read
+from tasks_demo.lab.verdict.findings import Findings, name
+from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent
+from tasks_demo.lab.verdict.quiescence import quiescence
 from tasks_demo.lab.verdict.statistics import percentile, upper_bound
 
 _DELIVERIES, _EXECUTIONS, _EFFECTS = (value.bit_length() - 1 for value in (DELIVERIES, EXECUTIONS, EFFECTS))
@@ -99,7 +95,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     if promise is None:
         raise HistoryError(f"no promise is known for pattern {evidence.pattern!r:.80}; known: {', '.join(promises)}")
     found = Findings(evidence.contradictions)
-    end = ending(evidence, found.missing)
+    end = quiescence(evidence, found.missing)
 
     # Few different counts occur however many tasks there are: judge each count once, then name whom it concerns.
     operations = Counter(evidence.operations.values())
@@ -283,52 +279,3 @@ def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
     if not seconds:
         return {"p50": None, "p99": None, "max": None}
     return {"p50": percentile(seconds, 50), "p99": percentile(seconds, 99), "max": max(seconds)}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check a file. 0: all held, 1: a promise is broken, 3: unknown, 2: not a history, or wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks_demo.lab.verdict.checkers",
-        description="Check the history of an experiment against the promises of its patterns.",
-        epilog="exit code: 0 all held, 1 a promise was broken, 3 unknown, 2 the file is not a history",
-    )
-    parser.add_argument("events", metavar="EVENTS.jsonl", help="written by manage.py experiment --events; - is stdin")
-    parser.add_argument("--json", action="store_true", help="one JSON array instead of sentences")
-    options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a history may hold what this terminal's encoding does not
-    try:
-        if options.events == "-":
-            cells = check(read(sys.stdin))
-        else:
-            with open(options.events, encoding="utf-8") as file:
-                cells = check(read(file))
-    except OSError as error:
-        return _refuse(f"{options.events} cannot be read: {error.strerror}. Nothing was checked.")
-    except HistoryError as error:
-        return _refuse(f"{options.events} is not a history that can be judged: {error}. Nothing in it was believed.")
-    if options.json:
-        sys.stdout.write(json.dumps([vars(cell) for cell in cells], indent=2, allow_nan=False) + "\n")
-    else:
-        for cell in cells:
-            where = " · ".join(name(part) for part in (cell.pattern, cell.fault, cell.point, cell.broker) if part)
-            sys.stdout.write(
-                f"{where}: {cell.observed} ({counted(cell.tasks, 'task')}, {counted(cell.kills['landed'], 'kill')} landed, "
-                f"{cell.lost} lost, {cell.duplicated} duplicated, {cell.unresolved} unresolved)\n"
-            )
-            sys.stdout.writelines(f"  {reason}\n" for reason in cell.reasons)
-    observed = {cell.observed for cell in cells}
-    if not cells:
-        sys.stderr.write("The history is empty: it proves nothing.\n")
-    if "broken" in observed:
-        return 1
-    return 3 if "unknown" in observed or not cells else 0
-
-
-def _refuse(sentence: str) -> int:
-    sys.stderr.write(sentence + "\n")
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
