@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
-from project.settings import *  # noqa: F403
-from project.settings import INSTALLED_APPS as _APPS
+# ``manage.py benchmark`` names the project's settings module; its package holds the Celery app.
+_project = vars(import_module(os.environ["BENCHMARK_PROJECT_SETTINGS"]))
+globals().update({name: value for name, value in _project.items() if name.isupper()})
 
 #: Whether the peer can be measured; its tables are made in the benchmark's scratch database.
 HAS_PEER = find_spec("django_celery_results") is not None
-INSTALLED_APPS = [*_APPS, "django_celery_results"] if HAS_PEER else _APPS
+if HAS_PEER:
+    INSTALLED_APPS = [*_project["INSTALLED_APPS"], "django_celery_results"]
 #: Whoever publishes asks the result backend; the embedded Redis of STATE_DIR, the project's default, does not run here.
-CELERY_RESULT_BACKEND: Any = "django-db" if HAS_PEER else None  # type: ignore[no-redef]
+CELERY_RESULT_BACKEND = "django-db" if HAS_PEER else None

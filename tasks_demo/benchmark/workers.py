@@ -26,17 +26,19 @@ from tasks_demo.benchmark.publishing import Arm, Publisher, before, meanwhile, p
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
-from tasks_demo.demo.stack.processes import spawn
+from tasks_demo.demo.stack.processes import project_environment, spawn
 from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
 from tasks_demo.hooks.bootsteps import NoticeChildDeath
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.nemesis import Nemesis
-from tasks_demo.lab.processes.template import ROOT, TemplateClient
+from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.ledger.recorder import recorder
 
 CONCURRENCY = 2
 TASKS_MODULE = benchmark_tasks.__name__
+#: Names the settings module of the project that is measured.
+PROJECT = "BENCHMARK_PROJECT_SETTINGS"
 #: Bound on a worker's start and on its end, seconds.
 PATIENCE = 60.0
 #: How often the broker is asked whether it is empty, seconds: well below the time of a round.
@@ -192,21 +194,21 @@ class Bench:
                 "-m",
                 "celery",
                 "-A",
-                "project",
+                os.environ[PROJECT].rpartition(".")[0],
                 "worker",
                 "-I",
                 TASKS_MODULE,
                 *_options("cold@bench"),
             ]
             environment = {
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "project.settings",
+                **project_environment(),
+                "DJANGO_SETTINGS_MODULE": os.environ[PROJECT],
                 "REDIS_URL": self.redis.url,
                 "TASKS_DEMO_LEDGER": "0",
             }
             log = self.folder / "cold.log"
             asked = time.monotonic()
-            process = spawn(command, log=log, env=environment, cwd=ROOT)
+            process = spawn(command, log=log, env=environment)
             try:
                 _pushed(lane, done, log)
                 return time.monotonic() - asked

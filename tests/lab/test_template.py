@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import Holdings, RedisLane
 from tasks_demo.lab.processes.nemesis import Nemesis
 from tasks_demo.lab.processes.template import TemplateClient
-from tests.support import Home, living, until
+from tests.support import PROJECT, Home, finish, living, until
 
 
 class Lab:
@@ -155,3 +158,22 @@ def test_holdings_tell_of_a_message_that_is_fetched_and_not_recorded(lab: Lab) -
     lab.nemesis.close()  # lets main go on
     until(lambda: lane.holdings("w") == Holdings(0, 0, fetching=False), "the end of the job")
     lane.client.close()
+
+
+def test_template_starts_in_the_running_project_wherever_the_package_is_installed(short: Path, home: Home) -> None:
+    hidden = shutil.ignore_patterns("__pycache__", "node_modules")
+    shutil.copytree(PROJECT / "tasks_demo", short / "site" / "tasks_demo", ignore=hidden)
+    shutil.copytree(PROJECT / "project", short / "app" / "project", ignore=hidden)
+    program = (
+        "import os, sys; sys.path[:0] = [os.path.abspath(path) for path in ('site', 'app')]\n"
+        "import django, pathlib; django.setup()\n"
+        "from tasks_demo.lab.processes.template import TemplateClient\n"
+        "client = TemplateClient(pathlib.Path('template.log'))\n"
+        "client.wait_ready(); client.close(); print('ready')\n"
+    )
+    settings = {"DJANGO_SETTINGS_MODULE": "project.settings"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=short, env=home.env(settings),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert finish(process).out == "ready\n"

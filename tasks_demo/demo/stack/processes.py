@@ -180,6 +180,14 @@ def spawn(
     return Process(popen)
 
 
+def project_environment() -> dict[str, str]:
+    """Return an environment in which ``python -m`` finds the modules and the settings of this process, however it was started."""
+    from django.conf import settings
+
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return {**os.environ, "PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE}
+
+
 def stop_all(seconds: float = 5.0) -> None:
     """Stop everything that this process spawned and did not stop yet; all are asked first, then waited for."""
     for process in list(_running):

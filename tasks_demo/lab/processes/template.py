@@ -26,7 +26,6 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 
 #: How long an import of everything, or a fork, may take on a busy machine, seconds.
 PATIENCE = 60.0
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class TemplateClient:
@@ -34,7 +33,7 @@ class TemplateClient:
 
     def __init__(self, log: Path, place: str = "") -> None:
         """``place``: the scratch database of this run, see ``scratch.use``; none: the project's own tables."""
-        from tasks_demo.demo.stack.processes import spawn
+        from tasks_demo.demo.stack.processes import project_environment, spawn
 
         ours, theirs = socket.socketpair()
         with theirs:
@@ -42,7 +41,7 @@ class TemplateClient:
                 [sys.executable, "-m", "tasks_demo.lab.processes.template", str(theirs.fileno()), place],
                 log=log,
                 pass_fds=(theirs.fileno(),),
-                cwd=ROOT,
+                env=project_environment(),
             )
         self._socket = ours
         self._log = log
@@ -227,5 +226,4 @@ def _reap(control: socket.socket, workers: set[int]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     main(int(sys.argv[1]), sys.argv[2])

@@ -15,7 +15,6 @@ def preload() -> None:
     import kombu.transport.redis  # noqa: F401
     from celery import current_app
 
-    import project.celery  # noqa: F401
     import tasks_demo.demo.tasks  # noqa: F401
 
     current_app.loader.import_default_modules()

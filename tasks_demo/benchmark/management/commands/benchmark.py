@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -92,24 +91,25 @@ class Command(DemoCommand):
 
     def _measured(self, sizes: Sizes) -> dict[str, Any]:
         """Run the benchmark in a process of its own, whose STATE_DIR is a temporary folder."""
-        from tasks_demo.demo.stack.processes import spawn
+        from tasks_demo.demo.stack.processes import project_environment, spawn
 
         folder = Path(tempfile.mkdtemp(prefix="bench-"))
         environment = {
             name: value
-            for name, value in os.environ.items()
+            for name, value in project_environment().items()
             if name not in _LEFT_OUT and not name.startswith("TASKS_DEMO_")
         }
         # TMPDIR too: what its workers leave behind when they are killed goes with the folder.
         environment |= {
             "STATE_DIR": str(folder),
             "TMPDIR": str(folder),
+            "BENCHMARK_PROJECT_SETTINGS": settings.SETTINGS_MODULE,
             "DJANGO_SETTINGS_MODULE": "tasks_demo.benchmark.settings",
         }
         result = folder / "result.json"
         command = [sys.executable, "-m", "tasks_demo.benchmark.run", json.dumps(asdict(sizes)), str(result)]
         try:
-            process = spawn(command, env=environment, cwd=settings.BASE_DIR)
+            process = spawn(command, env=environment)
             try:
                 process.wait()
             finally:
