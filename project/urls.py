@@ -1,4 +1,4 @@
-"""URLs of the admin site. The bank has its own (``tasks_demo.demo.bank.urls``), served by its own process."""
+"""URLs of the admin site. The bank has its own (``tasks_demo.demo.bank.views``), served by its own process."""
 
 from __future__ import annotations
 

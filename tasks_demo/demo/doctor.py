@@ -12,7 +12,7 @@ def bank() -> list[Row]:
     """One row: whether the bank answers."""
     url = settings.BANK_URL
     try:
-        BankClient(url, PATIENCE).health()
+        BankClient(url, PATIENCE).identity()
     except (BankError, ValueError):
         fix = "Only the demo jobs need it: `python manage.py bank`, or `make up` for everything."
         return [Row(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]

@@ -39,7 +39,7 @@ class Bank(Books):
         return self._client or BankClient(settings.BANK_URL, settings.BANK_TIMEOUT_SECONDS)
 
     def identity(self) -> str:
-        return self._bank().books()
+        return self._bank().identity()
 
     def resume(self, number: int, snapshot: str) -> int:
         return number

@@ -1,18 +1,17 @@
-"""Making debits: the transactions, and the promise behind an idempotency key.
+"""Make debits: the transactions, and the promise behind an idempotency key.
 
 With a key: the key is claimed in a committed transaction of its own, so that others see it in flight; then the
 debit and the key's ``done`` commit together. A process that dies in between leaves a key in flight, which the next
 request with that key takes over: nothing was charged under it. That stays true while two banks share a database by
 mistake: ``done`` is only written by the owner of the claim, so a claim that was taken over rolls its debit back.
 
-With a fencing token: the highest token that was answered with a debit is kept per reference, in the same transaction
-as the debit. A lower one is refused, whatever key it brings: also when it asks for an answer that it could have again.
-A refused request leaves nothing behind: neither its token nor its key. A request without a token is not checked.
+With a fencing token: the highest token under which a reference was charged, or its debit replayed, is kept in the same
+transaction. A lower one is refused, whatever its key, even if it asks for a replay. A refused request leaves nothing
+behind: neither its token nor its key. A request without a token is not checked.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -24,11 +23,13 @@ from django.db import IntegrityError, InterfaceError, InternalError, Operational
 
 from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.apps import BANK
-from tasks_demo.demo.bank.models import Account, Books, Debit, Fence, IdempotencyKey
+from tasks_demo.demo.bank.models import Account, Debit, FencingToken, IdempotencyKey, Identity
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence, Unavailable, Unconfirmed
 
-#: How long a transaction waits for others before it is answered with 503. Seconds; below the caller's patience.
+#: How long a transaction waits for others before it is answered with 503. Seconds; below the caller's timeout.
 BUSY_SECONDS = 3.0
+#: This process, as the owner of keys in flight.
+OWNER = secrets.token_hex(16)
 #: Number of the PostgreSQL advisory lock under which debits are numbered.
 _NUMBERING = 7_231_400_117
 
@@ -36,15 +37,15 @@ _IN_FLIGHT, _DONE = IdempotencyKey.Status.IN_FLIGHT, IdempotencyKey.Status.DONE
 _UNUSABLE = (OperationalError, InternalError, InterfaceError)
 
 # SQLite has one writer: waiting here costs less than its busy handler, which sleeps.
-_turn = threading.Lock()
-_in_hand: dict[str, str] = {}
-_in_hand_lock = threading.Lock()
-_token: tuple[int, str] = (0, "")
+_writer = threading.Lock()
+#: Fingerprints of the keys that a thread of this process works on.
+_working: dict[str, str] = {}
+_working_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A debit to make. ``amount`` is in cents."""
+class DebitRequest:
+    """A debit to make. ``amount`` is in cents, ``source`` the caller's task ID."""
 
     account: str
     amount: int
@@ -53,37 +54,29 @@ class Order:
     fence: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The debit as JSON; ``replayed`` if it was made by an earlier request."""
-
-    debit: dict[str, Any]
-    replayed: bool = False
-
-
-def charge(order: Order, key: str | None = None, fingerprint: str = "") -> Answer:
-    """Make the debit; with a key, at most once for that key.
+def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -> tuple[dict[str, Any], bool]:
+    """Make the debit; with a key, at most once for that key. Returns it as JSON, and whether it is a replay.
 
     Raises InFlight (409), StaleFence (412), KeyReused (422), Unavailable (503: nothing was charged), Unconfirmed (504:
     not known).
     """
-    _refuse_stale(order)
+    _refuse_stale(asked)
     if key is None:
-        fault_injection.dawdle(order.reference)
+        fault_injection.slow_down(asked.reference)
         with _writing():
-            return Answer(_debit(order, None))
-    with _holding(key, fingerprint) as held:
-        # Not held: another thread works on it, or is only giving its old answer again.
-        record = _claim(key, fingerprint) if held else _look_up(key)
+            return _debit(asked, None), False
+    with _only_thread(key, fingerprint) as alone:
+        # Not alone: another thread works on it, or is only replaying its response.
+        record = _claim(key, fingerprint) if alone else _look_up(key)
         if record is not None and record.status == _DONE:
-            return _again(record, fingerprint, order)
-        if record is None or not held:
+            return _replay(record, fingerprint, asked), True
+        if record is None or not alone:
             raise InFlight
-        fault_injection.dawdle(order.reference)
-        mine = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=_owner())
+        fault_injection.slow_down(asked.reference)
+        mine = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=OWNER)
         try:
             with _writing():
-                debit = _debit(order, record)
+                debit = _debit(asked, record)
                 if not mine.update(status=_DONE, response=debit):
                     raise InFlight
         except IntegrityError as error:
@@ -94,17 +87,17 @@ def charge(order: Order, key: str | None = None, fingerprint: str = "") -> Answe
             with _writing():
                 mine.delete()
             raise
-        return Answer(debit)
+        return debit, False
 
 
 def identity() -> str:
-    """The identity of these books, made when first asked for."""
+    """Return the identity of this database, made on first use."""
     with reading():
-        books = Books.objects.first()
-    if books is None:
+        found = Identity.objects.first()
+    if found is None:
         with _writing():
-            books, _ = Books.objects.get_or_create(id=1)
-    return str(books.identity)
+            found, _ = Identity.objects.get_or_create(id=1)
+    return str(found.identity)
 
 
 def check_writable() -> None:
@@ -113,33 +106,29 @@ def check_writable() -> None:
         IdempotencyKey.objects.filter(pk=0).update(status=_IN_FLIGHT)
 
 
-def _again(record: IdempotencyKey, fingerprint: str, order: Order) -> Answer:
+def _replay(record: IdempotencyKey, fingerprint: str, asked: DebitRequest) -> dict[str, Any]:
     if record.fingerprint != fingerprint:
         raise KeyReused
-    if order.fence is not None:
+    if asked.fence is not None:
         with _writing():
-            _pass_fence(order)
-    # A done key has its response: the database checks that.
-    return Answer(cast("dict[str, Any]", record.response), replayed=True)
+            _advance_fence(asked)
+    return cast("dict[str, Any]", record.response)  # a done key has one: the database checks that
 
 
 @contextmanager
-def _holding(key: str, fingerprint: str) -> Iterator[bool]:
-    """Whether this thread got the key. What is in flight in our name but not held was given up: it may be taken."""
-    with _in_hand_lock:
-        other = _in_hand.get(key)
-        if other is None:
-            _in_hand[key] = fingerprint
-    if other is not None:
-        if other != fingerprint:
-            raise KeyReused
-        yield False
-        return
+def _only_thread(key: str, fingerprint: str) -> Iterator[bool]:
+    """Tell whether no other thread works on the key. One in flight that no thread of its owner works on was abandoned."""
+    with _working_lock:
+        alone = key not in _working
+        other = _working.setdefault(key, fingerprint)
+    if other != fingerprint:
+        raise KeyReused
     try:
-        yield True
+        yield alone
     finally:
-        with _in_hand_lock:
-            del _in_hand[key]
+        if alone:
+            with _working_lock:
+                del _working[key]
 
 
 def _look_up(key: str) -> IdempotencyKey | None:
@@ -148,64 +137,64 @@ def _look_up(key: str) -> IdempotencyKey | None:
 
 
 def _claim(key: str, fingerprint: str) -> IdempotencyKey:
-    """The key's row, committed in flight in our name, or already done."""
+    """Return the key's row, committed in flight with us as its owner, or already done."""
     try:
         with _writing():
-            return IdempotencyKey.objects.create(key=key, fingerprint=fingerprint, owner=_owner())
+            return IdempotencyKey.objects.create(key=key, fingerprint=fingerprint, owner=OWNER)
     except IntegrityError:
-        # Known already: read it in a transaction of its own, the first one is spoilt.
+        # Known already: read it in a transaction of its own, the first one was rolled back.
         pass
     with _writing():
         record = IdempotencyKey.objects.get(key=key)
         if record.fingerprint != fingerprint:
             raise KeyReused
-        if record.status == _IN_FLIGHT and record.owner != _owner():
+        if record.status == _IN_FLIGHT and record.owner != OWNER:
             dead = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=record.owner)
-            if not dead.update(owner=_owner()):
+            if not dead.update(owner=OWNER):
                 raise InFlight
     return record
 
 
-def _refuse_stale(order: Order) -> None:
-    """Before anything is claimed. Only :func:`_pass_fence` decides for good: a newer token may still overtake this."""
-    if order.fence is None:
+def _refuse_stale(asked: DebitRequest) -> None:
+    """Check before anything is claimed. Only :func:`_advance_fence` is final: a newer token may still overtake this one."""
+    if asked.fence is None:
         return
     with reading():
-        newer = Fence.objects.filter(reference=order.reference, token__gt=order.fence).first()
+        newer = FencingToken.objects.filter(reference=asked.reference, highest__gt=asked.fence).first()
     if newer:
-        raise StaleFence(order.fence, newer.token)
+        raise StaleFence(asked.fence, newer.highest)
 
 
-def _pass_fence(order: Order) -> None:
-    """Keep the token, or raise StaleFence. Locks the reference until the transaction ends: SQLite locks everything."""
-    if order.fence is None:
+def _advance_fence(asked: DebitRequest) -> None:
+    """Keep the token, or raise StaleFence. Locks the reference until the transaction ends; on SQLite, everything."""
+    if asked.fence is None:
         return
-    locked = Fence.objects.select_for_update()
-    fence, _ = locked.get_or_create(reference=order.reference, defaults={"token": order.fence})
-    if order.fence < fence.token:
-        raise StaleFence(order.fence, fence.token)
-    if order.fence > fence.token:
-        fence.token = order.fence
-        fence.save(update_fields=["token"])
+    locked = FencingToken.objects.select_for_update()
+    token, _ = locked.get_or_create(reference=asked.reference, defaults={"highest": asked.fence})
+    if asked.fence < token.highest:
+        raise StaleFence(asked.fence, token.highest)
+    if asked.fence > token.highest:
+        token.highest = asked.fence
+        token.save(update_fields=["highest"])
 
 
-def _debit(order: Order, record: IdempotencyKey | None) -> dict[str, Any]:
-    _pass_fence(order)
+def _debit(asked: DebitRequest, record: IdempotencyKey | None) -> dict[str, Any]:
+    _advance_fence(asked)
     connection = connections[BANK]
     if connection.vendor == "postgresql":
         # Numbers then become visible in their order: a reader that pages by number misses none.
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_NUMBERING])
-    account, _ = Account.objects.get_or_create(name=order.account)
+    account, _ = Account.objects.get_or_create(name=asked.account)
     debit = Debit.objects.create(
-        account=account, amount=order.amount, reference=order.reference, source=order.source, idempotency=record
+        account=account, amount=asked.amount, reference=asked.reference, source=asked.source, idempotency=record
     )
     return debit.as_json()
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns a database that does not answer into Unavailable."""
+    """Turn a database that does not answer into Unavailable."""
     try:
         yield
     except _UNUSABLE as error:
@@ -214,32 +203,24 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """One transaction. Nothing is claimed about a disk that loses what it confirmed."""
+    """Run one transaction. Not guaranteed: anything on a disk that loses what it confirmed."""
     sqlite = connections[BANK].vendor == "sqlite"
-    if sqlite and not _turn.acquire(timeout=BUSY_SECONDS):
+    if sqlite and not _writer.acquire(timeout=BUSY_SECONDS):
         raise Unavailable("database is busy")
-    through = False
+    at_commit = False
     try:
         with transaction.atomic(using=BANK):
             yield
-            through = True
+            at_commit = True
     except _UNUSABLE as error:
         # SQLite reports a failed COMMIT itself, and it was rolled back; a server may have committed unheard.
-        if through and not sqlite:
+        if at_commit and not sqlite:
             raise Unconfirmed(_why(error)) from error
         raise Unavailable(_why(error)) from error
     finally:
         if sqlite:
-            _turn.release()
+            _writer.release()
 
 
 def _why(error: Exception) -> str:
     return str(error).partition("\n")[0].strip()[:200] or type(error).__name__
-
-
-def _owner() -> str:
-    """A token of this process, another one in every fork."""
-    global _token
-    if _token[0] != os.getpid():
-        _token = (os.getpid(), secrets.token_hex(16))
-    return _token[1]

@@ -162,13 +162,12 @@ class BankClient:
             page, next_after = _read(self._ask("GET", path), _page)
             yield from page
 
-    def books(self) -> str:
-        """The identity of the bank's books: numbers of debits compare only within one. Raises BankUnavailable."""
-        return _read(self._ask("GET", "/health"), lambda found: str(found["books"]))
+    def identity(self) -> str:
+        """Return the identity of the bank's database: numbers of debits compare only within one.
 
-    def health(self) -> None:
-        """Return if the bank and its database answer. Raises BankUnavailable."""
-        self.books()
+        Asks ``GET /health``: raises BankUnavailable unless the bank and its database answer.
+        """
+        return _read(self._ask("GET", "/health"), lambda found: str(found["identity"]))
 
     def close(self) -> None:
         """Close the idle connections; the client opens new ones when it is used again."""

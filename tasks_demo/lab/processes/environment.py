@@ -106,7 +106,7 @@ def _check_database(alias: str) -> None:
 def check_bank(url: str) -> None:
     """Raise EnvironmentNotReady unless the bank answers."""
     try:
-        BankClient(url, 5.0).health()
+        BankClient(url, 5.0).identity()
     except (BankError, ValueError) as error:
         raise EnvironmentNotReady(
             f"The bank at {url} does not answer: {error} Start one with `python manage.py bank` or unset BANK_URL."

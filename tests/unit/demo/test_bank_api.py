@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from tasks_demo.demo.bank import fault_injection
-from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Account, Debit, Fence, IdempotencyKey
+from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Debit, FencingToken, IdempotencyKey
 from tests.support import until
 
-pytestmark = [pytest.mark.django_db(databases=["default", "bank"]), pytest.mark.urls("tasks_demo.demo.bank.urls")]
+pytestmark = [pytest.mark.django_db(databases=["default", "bank"]), pytest.mark.urls("tasks_demo.demo.bank.views")]
 
 GOOD: dict[str, Any] = {"account": "alice", "amount": 250, "reference": "order-17"}
 
@@ -25,32 +24,37 @@ def _as_served(settings: Any) -> None:
 
 
 @pytest.fixture
-def allowed_faults() -> Iterator[None]:
-    fault_injection.enable()
-    yield
-    fault_injection.disable()
+def _with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_injection, "faults", {})
 
 
 def post(client: Client, body: object = GOOD, **headers: str) -> Any:
     data = body if isinstance(body, str | bytes) else json.dumps(body)
-    return client.post(
-        "/debits",
-        data,
-        content_type=headers.pop("content_type", "application/json"),
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
-    )
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post("/debits", data, content_type="application/json", headers=named)
+
+
+def put_fault(client: Client, name: str, **setting: object) -> Any:
+    return client.put(f"/faults/{name}", json.dumps(setting), content_type="application/json")
+
+
+def hits(client: Client, name: str) -> dict[str, int]:
+    found: dict[str, int] = json.loads(client.get(f"/faults/{name}").content)["hits"]
+    return found
 
 
 def assert_problem(response: Any, status: int) -> dict[str, Any]:
     problem: dict[str, Any] = json.loads(response.content)
-    assert response.status_code == status, problem
+    assert response.status_code == problem["status"] == status, problem
     assert response["Content-Type"] == "application/problem+json"
-    assert problem["status"] == status
     assert problem["detail"].endswith(".")
     return problem
 
 
-def test_debit_is_booked(client: Client) -> None:
+# -- POST /debits ----------------------------------------------------------------------------------------------------
+
+
+def test_debit_is_stored_and_returned(client: Client) -> None:
     response = post(client, Task_Id="task%20%C3%A9")
     assert response.status_code == 201
     debit = Debit.objects.get()
@@ -63,7 +67,7 @@ def test_without_key_every_request_charges(client: Client) -> None:
     assert Debit.objects.count() == 3
 
 
-def test_same_key_and_body_gets_the_first_response_again(client: Client) -> None:
+def test_same_key_and_body_replays_the_first_response(client: Client) -> None:
     first = post(client, Idempotency_Key='"k-1"', Task_Id="one")
     again = post(client, Idempotency_Key='"k-1"', Task_Id="two")
     assert "Idempotent-Replayed" not in first
@@ -72,165 +76,109 @@ def test_same_key_and_body_gets_the_first_response_again(client: Client) -> None
     assert Debit.objects.count() == 1
 
 
-def test_quoted_and_bare_key_are_the_same(client: Client) -> None:
-    post(client, Idempotency_Key='"k-1"')
-    assert post(client, Idempotency_Key="k-1")["Idempotent-Replayed"] == "true"
-
-
 @pytest.mark.parametrize("other", [{**GOOD, "amount": 251}, {**GOOD, "reference": "order-18"}])
 def test_same_key_with_other_body_is_422(client: Client, other: dict[str, Any]) -> None:
-    post(client, Idempotency_Key="k-1")
-    assert assert_problem(post(client, other, Idempotency_Key="k-1"), 422)["charged"] is False
+    post(client, Idempotency_Key='"k-1"')
+    assert assert_problem(post(client, other, Idempotency_Key='"k-1"'), 422)["charged"] is False
     assert Debit.objects.count() == 1
 
 
-def test_two_keys_are_two_debits(client: Client) -> None:
-    assert post(client, Idempotency_Key="k-1").content != post(client, Idempotency_Key="k-2").content
-    assert Debit.objects.count() == 2
+def test_different_keys_are_different_debits(client: Client) -> None:
+    keys = ['"k-1"', '"k-2"', r'"a\\b"', r'"a\"b"', f'"{"k" * 255}"']
+    assert len({post(client, Idempotency_Key=key).content for key in keys}) == len(keys)
 
 
-HUGE = "9" * 5000
 BODIES: dict[str, object] = {
     "blank": " ",
     "not JSON": "{",
     "not UTF-8": b'{"account": "\xff", "amount": 1, "reference": "r"}',
-    "UTF-16": '{"account": "a", "amount": 1, "reference": "r"}'.encode("utf-16"),
     "array": [GOOD],
-    "null": "null",
     "nested": "[" * 8000 + "]" * 8000,
-    "NaN": '{"account": "a", "amount": NaN, "reference": "r"}',
-    "Infinity": '{"account": "a", "amount": 1e999, "reference": "r"}',
-    "digits": f'{{"account": "a", "amount": {HUGE}, "reference": "r"}}',
-    "member twice": '{"account": "a", "amount": 1, "amount": 2, "reference": "r"}',
+    "too many digits": f'{{"account": "a", "amount": {"9" * 5000}, "reference": "r"}}',
     "member missing": {"account": "a", "amount": 1},
     "member unknown": {**GOOD, "currency": "EUR"},
-    "member unknown with a surrogate": {**GOOD, "\ud800": 1},
-    "amount bool": {**GOOD, "amount": True},
-    "amount float": {**GOOD, "amount": 1.0},
-    "amount text": {**GOOD, "amount": "1"},
-    "amount null": {**GOOD, "amount": None},
-    "amount zero": {**GOOD, "amount": 0},
-    "amount negative": {**GOOD, "amount": -1},
-    "amount too large": {**GOOD, "amount": LARGEST_AMOUNT + 1},
-    "amount beyond 64 bits": {**GOOD, "amount": 2**70},
-    "reference number": {**GOOD, "reference": 17},
-    "reference object": {**GOOD, "reference": {}},
-    "reference empty": {**GOOD, "reference": ""},
-    "reference NUL": {**GOOD, "reference": "a\0b"},
-    "reference newline": {**GOOD, "reference": "a\nb"},
-    "reference lone surrogate": {**GOOD, "reference": "a\ud800"},
-    "reference 256": {**GOOD, "reference": "r" * 256},
-    "reference 10 kB": {**GOOD, "reference": "r" * 10_000},
+    **{
+        f"amount {amount}": {**GOOD, "amount": amount}
+        for amount in (True, 1.0, "1", None, 0, -1, LARGEST_AMOUNT + 1, 2**70, float("nan"), float("inf"))
+    },
+    **{
+        f"reference {reference!a:.12}": {**GOOD, "reference": reference}
+        for reference in (17, {}, "", "a\0b", "a\nb", "a\ud800", "r" * 256)
+    },
     "account NUL": {**GOOD, "account": "\0"},
-    "account lone surrogate": {**GOOD, "account": "\udfff"},
-    "account list": {**GOOD, "account": ["a"]},
 }
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-@pytest.mark.parametrize("key", [None, "k-1"])
-def test_hostile_body_is_400_and_charges_nothing(client: Client, body: object, key: str | None) -> None:
-    response = post(client, body, **({"Idempotency_Key": key} if key else {}))
-    assert assert_problem(response, 400)["charged"] is False
+def test_hostile_body_is_400_charges_nothing_and_does_not_use_the_key_up(client: Client, body: object) -> None:
+    assert assert_problem(post(client, body, Idempotency_Key='"k-1"'), 400)["charged"] is False
     assert not Debit.objects.exists()
-    # A refused request does not use its key up.
     assert not IdempotencyKey.objects.exists()
 
 
-def test_bodies_at_the_limits_are_booked(client: Client) -> None:
+def test_body_at_the_limits_is_charged(client: Client) -> None:
     body = {"account": "ä" * 255, "amount": LARGEST_AMOUNT, "reference": "💶" * 255}
     assert post(client, body).status_code == 201
     assert Debit.objects.get().reference == "💶" * 255
 
 
-def test_oversized_body_is_413(client: Client) -> None:
-    assert_problem(post(client, {**GOOD, "reference": "r" * 20_000}), 413)
-
-
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16"]
+    ("header", "value"),
+    [
+        *(("Idempotency_Key", key) for key in ("", '""', '"', "bare", '"a"b"', '"a", "b"', '"é"', '"a";p=1')),
+        ("Idempotency_Key", f'"{"k" * 256}"'),
+        *(("Fencing_Token", token) for token in ("", "0", "-1", "+1", "1.0", "x", "٣", "1,2", "1 2", "9" * 30)),
+        ("Fencing_Token", str(LARGEST_INTEGER + 1)),
+        *(("Task_Id", source) for source in ("%FF", "%00", "%0A", "s" * 256)),
+    ],
 )
-def test_other_content_types_are_415(client: Client, kind: str) -> None:
-    assert_problem(post(client, content_type=kind), 415)
-
-
-def test_charset_utf8_is_taken(client: Client) -> None:
-    assert post(client, content_type="application/json; charset=UTF-8").status_code == 201
-
-
-@pytest.mark.parametrize("key", ["", '""', '"', '"a', 'a"b', "a b", "a,b", '"a", "b"', '"é"', "k" * 256, '"a";p=1'])
-def test_malformed_key_is_400(client: Client, key: str) -> None:
-    assert_problem(post(client, Idempotency_Key=key), 400)
-    assert not Debit.objects.exists()
-
-
-def test_a_stale_fence_is_412_and_charges_nothing(client: Client) -> None:
-    assert post(client, Fencing_Token="7", Idempotency_Key="k-1").status_code == 201
-    problem = assert_problem(post(client, Fencing_Token="6", Idempotency_Key="k-2"), 412)
-    assert problem["charged"] is False
-    assert problem["type"] == "tag:bank.example,2026:stale-fencing-token"
-    assert Debit.objects.count() == IdempotencyKey.objects.count() == 1
-    assert post(client, Fencing_Token="7", Idempotency_Key="k-1")["Idempotent-Replayed"] == "true"
-
-
-def test_the_largest_fence_is_kept(client: Client) -> None:
-    assert post(client, Fencing_Token=str(LARGEST_INTEGER)).status_code == 201
-    assert Fence.objects.get().token == LARGEST_INTEGER
-
-
-@pytest.mark.parametrize(
-    "fence", ["", "0", "-1", "+1", "1.0", "x", "٣", "1,2", "1 2", str(LARGEST_INTEGER + 1), "9" * 30]
-)
-def test_malformed_fence_is_400(client: Client, fence: str) -> None:
-    assert_problem(post(client, Fencing_Token=fence, Idempotency_Key="k-1"), 400)
+def test_malformed_header_is_400_and_charges_nothing(client: Client, header: str, value: str) -> None:
+    assert_problem(post(client, **{header: value}), 400)
     assert not Debit.objects.exists()
     assert not IdempotencyKey.objects.exists()
 
 
-@pytest.mark.parametrize("source", ["%FF", "%00", "%0A", "s" * 256])
-def test_malformed_task_id_is_400(client: Client, source: str) -> None:
-    assert_problem(post(client, Task_Id=source), 400)
+def test_stale_fence_is_412_and_charges_nothing(client: Client) -> None:
+    assert post(client, Fencing_Token="7", Idempotency_Key='"k-1"').status_code == 201
+    problem = assert_problem(post(client, Fencing_Token="6", Idempotency_Key='"k-2"'), 412)
+    assert (problem["charged"], problem["type"]) == (False, "tag:bank.example,2026:stale-fencing-token")
+    assert Debit.objects.count() == IdempotencyKey.objects.count() == 1
+    assert post(client, Fencing_Token="7", Idempotency_Key='"k-1"')["Idempotent-Replayed"] == "true"
 
 
+def test_largest_fence_is_stored(client: Client) -> None:
+    assert post(client, Fencing_Token=str(LARGEST_INTEGER)).status_code == 201
+    assert FencingToken.objects.get().highest == LARGEST_INTEGER
+
+
+# -- the rest --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_with_faults")
 @pytest.mark.parametrize(
-    ("method", "path", "allowed"),
+    ("method", "path", "status"),
     [
-        ("delete", "/debits", "GET, HEAD, POST"),
-        ("put", "/debits", "GET, HEAD, POST"),
-        ("post", "/accounts/alice", "GET, HEAD"),
-        ("post", "/health", "GET, HEAD"),
-        ("post", "/faults", "GET, HEAD, PUT"),
-        ("post", "/faults/lane-1", "DELETE, GET, HEAD, PUT"),
+        ("delete", "/debits", 405),
+        ("post", "/health", 405),
+        ("post", "/faults/mine", 405),
+        *(("get", path, 404) for path in ("/", "/admin/", "/debits/", "/debits/1", "/nothing", "/faults/nobody")),
+        ("delete", "/faults/nobody", 404),
     ],
 )
-def test_other_methods_are_405(client: Client, method: str, path: str, allowed: str) -> None:
-    response = getattr(client, method)(path)
-    assert_problem(response, 405)
-    assert response["Allow"] == allowed
-
-
-@pytest.mark.parametrize("path", ["/", "/admin/", "/debits/", "/debits/1", "/nothing"])
-def test_other_paths_are_404(client: Client, path: str) -> None:
-    assert_problem(client.get(path), 404)
+def test_other_methods_and_paths_are_refused(client: Client, method: str, path: str, status: int) -> None:
+    assert getattr(client, method)(path).status_code == status
 
 
 def test_debits_come_in_pages_by_number(client: Client) -> None:
-    for index in range(5):
+    for index in range(4):
         post(client, {**GOOD, "reference": f"order-{index}"})
     seen, after = [], 0
-    for _ in range(3):
+    for _ in range(2):
         page = json.loads(client.get("/debits", {"after": after, "limit": 2}).content)
         seen += [debit["reference"] for debit in page["debits"]]
         after = page["next"]
-    assert seen == [f"order-{index}" for index in range(5)]
-    assert after is None
-
-
-def test_a_full_last_page_is_the_last(client: Client) -> None:
-    post(client)
-    post(client)
-    page = json.loads(client.get("/debits?limit=2").content)
-    assert (len(page["debits"]), page["next"]) == (2, None)
+    assert seen == [f"order-{index}" for index in range(4)]
+    assert after is None, "a full last page is the last"
 
 
 def test_debits_of_one_reference(client: Client) -> None:
@@ -246,199 +194,108 @@ def test_debits_of_one_reference(client: Client) -> None:
     [
         *(f"after={value}" for value in ("", "-1", "x", "1.0", "٣", "%2B1", "9" * 19, "9" * 30, "%00")),
         *(f"limit={value}" for value in ("0", "1001", "-1", "x", "")),
-        *(f"reference={value}" for value in ("", "%00", "r" * 256, "%ED%A0%80" * 90)),
+        *(f"reference={value}" for value in ("", "%00", "r" * 256)),
         "refrence=order-17",
         "after=1&after=2",
-        "&".join(f"x{index}=1" for index in range(1500)),
     ],
 )
 def test_hostile_query_is_400(client: Client, query: str) -> None:
     assert_problem(client.get(f"/debits?{query}"), 400)
 
 
-def test_account_shows_number_and_sum(client: Client) -> None:
-    post(client)
-    post(client, {**GOOD, "amount": 50})
-    post(client, {**GOOD, "account": "bob/ä"})
-    assert json.loads(client.get("/accounts/alice").content) == {"name": "alice", "debits": 2, "amount": 300}
-    assert json.loads(client.get("/accounts/bob/%C3%A4").content) == {"name": "bob/ä", "debits": 1, "amount": 250}
-    assert Account.objects.count() == 2
-
-
-@pytest.mark.parametrize(("path", "status"), [("nobody", 404), ("%00", 400), ("a" * 300, 400), ("%FF", 404)])
-def test_unknown_or_hostile_account(client: Client, path: str, status: int) -> None:
-    assert_problem(client.get(f"/accounts/{path}"), status)
-
-
-def test_health_names_the_books(client: Client) -> None:
+def test_health_gives_the_identity_of_the_database(client: Client) -> None:
     first, second = (json.loads(client.get("/health").content) for _ in range(2))
     assert first == second
-    assert first["status"] == "ok"
-    assert len(first["books"]) == 36
+    assert (first["status"], len(first["identity"])) == ("ok", 36)
+
+
+# -- faults ----------------------------------------------------------------------------------------------------------
 
 
 def test_faults_are_off_unless_switched_on(client: Client) -> None:
-    assert_problem(client.get("/faults"), 404)
-    assert_problem(client.put("/faults", '{"mode": "refuse"}', content_type="application/json"), 404)
+    assert_problem(put_fault(client, "mine", mode="refuse", references=["order-17"]), 404)
+    assert_problem(client.get("/faults/mine"), 404)
+    assert_problem(client.delete("/faults/mine"), 404)
     assert post(client).status_code == 201
 
 
-def put_fault(client: Client, **setting: object) -> Any:
-    return client.put("/faults", json.dumps(setting), content_type="application/json")
+@pytest.mark.usefixtures("_with_faults")
+def test_fault_is_injected_for_its_references_and_each_as_often_as_told(client: Client) -> None:
+    assert put_fault(client, "mine", mode="refuse", references=["a", "b"], each=2).status_code == 200
+    responses = [
+        post(client, {**GOOD, "reference": reference}, Idempotency_Key=f'"{reference}"') for reference in "acaa"
+    ]
+    assert [response.status_code for response in responses] == [503, 201, 503, 201]
+    assert assert_problem(responses[0], 503)["charged"] is False
+    assert hits(client, "mine") == {"a": 2, "b": 0}
 
 
-@pytest.mark.usefixtures("allowed_faults")
-def test_refuse_is_503_as_often_as_told(client: Client) -> None:
-    assert put_fault(client, mode="refuse", count=2).status_code == 200
-    for _ in range(2):
-        assert assert_problem(post(client, Idempotency_Key="k-1"), 503)["charged"] is False
-    assert not Debit.objects.exists()
-    assert post(client, Idempotency_Key="k-1").status_code == 201
-    assert json.loads(client.get("/faults").content) == {"mode": "refuse", "delay_ms": 0, "count": 0, "hits": 2}
+@pytest.mark.usefixtures("_with_faults")
+def test_faults_of_different_names_leave_each_other_alone(client: Client) -> None:
+    put_fault(client, "one", mode="refuse", references=["a"])
+    put_fault(client, "two", mode="refuse", references=["a", "b"])
+    assert json.loads(client.delete("/faults/one").content)["hits"] == {"a": 0}
+    assert_problem(client.delete("/faults/one"), 404)
+    assert [post(client, {**GOOD, "reference": "a"}).status_code for _ in range(2)] == [503, 201]
+    assert hits(client, "two") == {"a": 1, "b": 0}
 
 
-@pytest.mark.usefixtures("allowed_faults")
-def test_slow_delays_new_debits_only(client: Client) -> None:
-    put_fault(client, mode="slow", delay_ms=1, count=None)
-    post(client, Idempotency_Key="k-1")
-    post(client, Idempotency_Key="k-1")
-    assert json.loads(client.get("/faults").content)["hits"] == 1
-
-
-@pytest.mark.usefixtures("allowed_faults")
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {},
-        {"mode": "explode"},
-        {"mode": ["slow"]},
-        {"mode": None},
-        {"mode": "slow"},
-        {"mode": "slow", "delay_ms": 0},
-        {"mode": "slow", "delay_ms": -1},
-        {"mode": "slow", "delay_ms": 60_001},
-        {"mode": "slow", "delay_ms": 1.5},
-        {"mode": "refuse", "delay_ms": 5},
-        {"mode": "refuse", "delay_ms": "x"},
-        {"mode": "refuse", "count": 0},
-        {"mode": "refuse", "count": True},
-        {"mode": "refuse", "count": 10**9},
-        {"mode": "refuse", "probability": 0.5},
-    ],
-)
-def test_hostile_fault_is_400_and_changes_nothing(client: Client, setting: dict[str, object]) -> None:
-    put_fault(client, mode="refuse", count=7)
-    assert_problem(put_fault(client, **setting), 400)
-    assert json.loads(client.get("/faults").content)["count"] == 7
-
-
-def named(client: Client, name: str, **setting: object) -> Any:
-    return client.put(f"/faults/{name}", json.dumps(setting), content_type="application/json")
-
-
-def hits(client: Client, name: str) -> dict[str, int]:
-    found: dict[str, int] = json.loads(client.get(f"/faults/{name}").content)["hits"]
-    return found
-
-
-def test_named_faults_are_off_unless_switched_on(client: Client) -> None:
-    assert_problem(named(client, "lane-1", mode="refuse", references=["a"]), 404)
-    assert_problem(client.get("/faults/lane-1"), 404)
-    assert_problem(client.delete("/faults/lane-1"), 404)
-
-
-@pytest.mark.usefixtures("allowed_faults")
-def test_a_named_fault_strikes_its_references_only_and_each_as_often_as_told(client: Client) -> None:
-    assert named(client, "lane-1", mode="refuse", references=["a", "b"], each=2).status_code == 200
-    answers = [post(client, {**GOOD, "reference": reference}).status_code for reference in ("a", "c", "a", "a")]
-    assert answers == [503, 201, 503, 201]
-    assert hits(client, "lane-1") == {"a": 2, "b": 0}
-
-
-@pytest.mark.usefixtures("allowed_faults")
-def test_named_faults_and_the_one_for_anybody_leave_each_other_alone(client: Client) -> None:
-    named(client, "lane-1", mode="refuse", references=["a"])
-    named(client, "lane-2", mode="refuse", references=["a", "b"])
-    put_fault(client, mode="refuse", count=1)
-    assert json.loads(client.delete("/faults/lane-1").content)["hits"] == {"a": 0}
-    assert_problem(client.delete("/faults/lane-1"), 404)
-    assert hits(client, "lane-2") == {"a": 0, "b": 0}
-    # The named one first; then the one for anybody, whose turn it still is.
-    assert [post(client, {**GOOD, "reference": "a"}).status_code for _ in range(3)] == [503, 503, 201]
-    assert hits(client, "lane-2") == {"a": 1, "b": 0}
-    assert json.loads(client.get("/faults").content)["hits"] == 1
-    put_fault(client, mode="none")
-    assert post(client, {**GOOD, "reference": "b"}).status_code == 503
-
-
-@pytest.mark.usefixtures("allowed_faults")
-def test_a_named_fault_is_replaced_under_its_name(client: Client) -> None:
-    named(client, "lane-1", mode="refuse", references=["a"])
-    post(client, {**GOOD, "reference": "a"})
-    named(client, "lane-1", mode="slow", delay_ms=1, references=["b"])
-    assert json.loads(client.get("/faults/lane-1").content) == {
+@pytest.mark.usefixtures("_with_faults")
+def test_fault_is_replaced_under_its_name_and_slows_no_replay(client: Client) -> None:
+    put_fault(client, "mine", mode="refuse", references=["order-17"])
+    post(client)
+    put_fault(client, "mine", mode="slow", delay_ms=1, each=2, references=["order-17"])
+    assert json.loads(client.get("/faults/mine").content) == {
         "mode": "slow",
         "delay_ms": 1,
-        "each": 1,
-        "hits": {"b": 0},
+        "each": 2,
+        "hits": {"order-17": 0},
     }
     for _ in range(2):
-        post(client, {**GOOD, "reference": "b"}, Idempotency_Key="k-1")
-    assert hits(client, "lane-1") == {"b": 1}
+        post(client, Idempotency_Key='"k-1"')
+    assert hits(client, "mine") == {"order-17": 1}
 
 
-@pytest.mark.usefixtures("allowed_faults")
-@pytest.mark.parametrize(
-    "end", ["the setting is removed", "the setting is replaced", "the one for anybody is replaced"]
-)
-def test_a_slow_debit_goes_on_when_its_setting_ends(client: Client, end: str) -> None:
-    slow: dict[str, Any] = {"mode": "slow", "delay_ms": 60_000}
-    put_fault(client, **slow, count=1)
-    if end != "the one for anybody is replaced":
-        named(client, "mine", references=["order-17"], **slow)
-    debit = threading.Thread(target=fault_injection.dawdle, args=["order-17"])
+@pytest.mark.usefixtures("_with_faults")
+@pytest.mark.parametrize("end", ["removed", "replaced"])
+def test_slow_debit_goes_on_when_its_fault_ends(client: Client, end: str) -> None:
+    put_fault(client, "mine", mode="slow", delay_ms=60_000, references=["order-17"])
+    debit = threading.Thread(target=fault_injection.slow_down, args=["order-17"])
     debit.start()
-    allowed = fault_injection.enabled()
-    assert allowed is not None
-    struck = allowed._named.get("mine", allowed._anybody)
-    until(lambda: struck.hits in (1, {"order-17": 1}), "the fault")
-    if end == "the setting is removed":
+    until(lambda: (fault_injection.faults or {})["mine"].hits == {"order-17": 1}, "the fault")
+    if end == "removed":
         client.delete("/faults/mine")
-    elif end == "the setting is replaced":
-        named(client, "mine", mode="refuse", references=["order-17"])
     else:
-        put_fault(client, mode="none")
+        put_fault(client, "mine", mode="refuse", references=["order-17"])
     debit.join(10)
     assert not debit.is_alive()
 
 
-@pytest.mark.usefixtures("allowed_faults")
-def test_a_named_fault_can_have_thousands_of_references(client: Client) -> None:
+@pytest.mark.usefixtures("_with_faults")
+def test_fault_can_have_thousands_of_references(client: Client) -> None:
     references = [f"{index:036}" for index in range(20_000)]
-    assert named(client, "lane/1 ä", mode="refuse", references=references).status_code == 404, "one segment"
-    assert named(client, "lane 1 ä", mode="refuse", references=references).status_code == 200
-    assert len(hits(client, "lane 1 ä")) == 20_000
+    assert put_fault(client, "cell 1 ä", mode="refuse", references=references).status_code == 200
+    assert len(hits(client, "cell 1 ä")) == 20_000
 
 
-@pytest.mark.usefixtures("allowed_faults")
+@pytest.mark.usefixtures("_with_faults")
 @pytest.mark.parametrize(
     "setting",
     [
         {"mode": "refuse"},
         {"references": ["a"]},
-        {"mode": "refuse", "references": []},
-        {"mode": "refuse", "references": "abc"},
-        {"mode": "refuse", "references": {"a": 1}},
-        {"mode": "refuse", "references": ["a", 1]},
-        {"mode": "refuse", "references": ["a\0"]},
-        {"mode": "refuse", "references": ["a"], "each": 0},
-        {"mode": "refuse", "references": ["a"], "each": None},
-        {"mode": "refuse", "references": ["a"], "count": 1},
-        {"mode": "slow", "references": ["a"]},
         {"mode": "explode", "references": ["a"]},
+        {"mode": ["slow"], "references": ["a"]},
+        *({"mode": "refuse", "references": references} for references in ([], "abc", {"a": 1}, ["a", 1], ["a\0"])),
+        *({"mode": "refuse", "references": ["a"], "each": each} for each in (0, None, True, 10**9)),
+        {"mode": "refuse", "references": ["a"], "probability": 0.5},
+        {"mode": "refuse", "references": ["a"], "delay_ms": 5},
+        {"mode": "slow", "references": ["a"]},
+        *({"mode": "slow", "references": ["a"], "delay_ms": delay_ms} for delay_ms in (0, -1, 60_001, 1.5)),
     ],
+    ids=str,
 )
-def test_hostile_named_fault_is_400_and_changes_nothing(client: Client, setting: dict[str, object]) -> None:
-    named(client, "lane-1", mode="refuse", references=["kept"])
-    assert_problem(named(client, "lane-1", **setting), 400)
-    assert hits(client, "lane-1") == {"kept": 0}
+def test_hostile_fault_is_400_and_changes_nothing(client: Client, setting: dict[str, object]) -> None:
+    put_fault(client, "mine", mode="refuse", references=["kept"])
+    assert_problem(put_fault(client, "mine", **setting), 400)
+    assert hits(client, "mine") == {"kept": 0}

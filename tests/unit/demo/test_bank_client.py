@@ -167,8 +167,8 @@ def test_silence_is_not_certain_and_bounded() -> None:
 
 
 def test_a_read_is_repeated_once() -> None:
-    with answering(b"", http(200, '{"books": "x"}')) as (url, requests), closing(BankClient(url)) as client:
-        assert client.books() == "x"
+    with answering(b"", http(200, '{"identity": "x"}')) as (url, requests), closing(BankClient(url)) as client:
+        assert client.identity() == "x"
     assert len(requests) == 2
 
 

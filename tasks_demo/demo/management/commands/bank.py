@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 from argparse import ArgumentTypeError
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from tasks_demo.management.demo import DemoCommand
+from tasks_demo.demo.bank import server
+from tasks_demo.management.arguments import Exit
 
-USAGE, NOT_READY = 2, 4
+
+def port_number(text: str) -> int:
+    """An argparse type: a TCP port, or 0 for any free one."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ArgumentTypeError(f"{text!r} is not a port; write a number from 0 to 65535")
+    return int(text)
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = (
         "Serves the bank, the outside world of the payment scenario, after bringing its own database up to date. "
         "Prints one line on stdout when it answers. Exit codes: 0 ended by SIGTERM, 2 usage, 4 port taken or database "
@@ -27,13 +32,11 @@ class Command(DemoCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", help="address to listen on (default: from BANK_URL, if that is this machine)")
-        parser.add_argument("--port", type=_port, help="port; 0: any free one (default: from BANK_URL)")
+        parser.add_argument("--port", type=port_number, help="port; 0: any free one (default: from BANK_URL)")
         parser.add_argument("--fd", type=int, help="descriptor of a listening socket inherited from the parent process")
-        parser.add_argument("--faults", action="store_true", help="let PUT /faults make the bank misbehave")
+        parser.add_argument("--faults", action="store_true", help="let PUT /faults/NAME inject faults")
 
     def handle(self, *, host: str | None, port: int | None, fd: int | None, faults: bool, **options: Any) -> None:
-        from tasks_demo.demo.bank import server
-
         try:
             if fd is None:
                 listener = server.listen(*_address(host, port))
@@ -42,36 +45,24 @@ class Command(DemoCommand):
             else:
                 raise ValueError("--fd is a socket that is bound already: leave out --host and --port.")
             server.prepare()
-            server.serve(listener, with_faults=faults, ready=self._say)
         except ValueError as error:
-            raise CommandError(str(error), returncode=USAGE) from error
+            raise CommandError(str(error), returncode=Exit.USAGE) from error
         except server.BankNotReady as error:
-            raise CommandError(str(error), returncode=NOT_READY) from error
-        except KeyboardInterrupt:
-            sys.exit(server.INTERRUPTED)
-
-    def _say(self, address: str) -> None:
-        self.stdout.write(f"Bank listening on {address}")
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
+        name, number = listener.getsockname()[:2]
+        self.stdout.write(f"Bank listening on http://{f'[{name}]' if ':' in name else name}:{number}")
         self.stdout.flush()
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise ArgumentTypeError(f"{text!r} is not a port: write a number from 0 to 65535.")
-    return int(text)
+        server.serve(listener, with_faults=faults)
 
 
 def _address(host: str | None, port: int | None) -> tuple[str, int]:
-    """What was asked for, completed from BANK_URL. Raises ValueError."""
+    """Return what was asked for, completed from BANK_URL. Raises ValueError."""
     if host is not None and port is not None:
         return host, port
     url = urlsplit(settings.BANK_URL)
     if url.scheme != "http" or not _is_loopback(url.hostname or ""):
-        raise ValueError(f"BANK_URL ({settings.BANK_URL}) is not on this machine: say --host and --port, or --fd.")
-    return (
-        host if host is not None else url.hostname or "",
-        port if port is not None else url.port or 80,
-    )
+        raise ValueError(f"BANK_URL ({settings.BANK_URL}) is not on this machine: give --host and --port, or --fd.")
+    return host if host is not None else url.hostname or "", port if port is not None else url.port or 80
 
 
 def _is_loopback(host: str) -> bool:
