@@ -136,4 +136,4 @@ def test_one_model_in_a_database_that_we_do_not_speak_to_is_named(split: tuple[S
     settings["DATABASES"] = {**settings["DATABASES"], "ops": mysql}
     said = project.manage("check", "--tag", "celery", settings=settings).err
     (line,) = [line for line in said.splitlines() if "the database 'ops' is MySQL" in line]
-    assert "(orders.book, orders.book_and_notify, orders.book_slowly)" in line, said
+    assert "tasks (orders.book, orders.book_and_notify, orders.book_slowly" in line, said
