@@ -25,7 +25,7 @@ from tasks_demo.core.exceptions import (
     OperationHeld,
     UnknownTask,
 )
-from tasks_demo.leases import record
+from tasks_demo.leases import maintenance
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.leases.memory_store import Memory
 from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
@@ -161,12 +161,12 @@ def _ended(act: OperationAct, alias: str, removed: list[Trace], outcome: str) ->
 
 def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
     """False: it is not what was shown any more."""
-    if isinstance(trace.source, record.Record):
+    if isinstance(trace.source, maintenance.Record):
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         if isinstance(place, Memory):
             return False
         with place as client:
-            reply = record.forget(
+            reply = maintenance.forget(
                 client, settings.KEY_PREFIX, operation, trace.source,
                 even_if_held=even_if_held, retention_seconds=settings.RETENTION_SECONDS,
             )  # fmt: skip
@@ -207,7 +207,7 @@ def _lock(operation: str) -> Iterator[Trace]:
     if isinstance(place, Memory):
         return
     with place as client:
-        found = record.read(client, settings.KEY_PREFIX, operation)
+        found = maintenance.read(client, settings.KEY_PREFIX, operation)
     if found is None:
         return
     facts: dict[str, Any] = {

@@ -11,7 +11,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from tasks_demo.core.lifecycle import Point, Subject, described, observers, reached
-from tasks_demo.patterns.requeue import say
+from tasks_demo.patterns.requeue import log_delivery
 from tasks_demo.patterns.subjects import subject_of
 
 
@@ -47,7 +47,9 @@ class ObservedRequest(Request):
     def reject(self, requeue: bool = False) -> None:
         """As Celery's. Who rejected it in the pool process has said why; of a process that was killed only main can."""
         if requeue and self._lost:
-            say(self.task, logging.WARNING, "process lost", "requeued: %s", self._lost, subject=self._subject())
+            log_delivery(
+                self.task, logging.WARNING, "process lost", "requeued: %s", self._lost, subject=self._subject()
+            )
         super().reject(requeue)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -59,7 +61,7 @@ class ObservedRequest(Request):
             return
         state.task_ready(self)
         why, subject = f"its hard time limit of {timeout:g} s was exceeded", self._subject()
-        say(task, logging.WARNING, "hard time limit", "requeued: %s", why, subject=subject)
+        log_delivery(task, logging.WARNING, "hard time limit", "requeued: %s", why, subject=subject)
         reached(Point.DEFERRED, subject, why=why, requeued=True)
         self.reject(requeue=True)
 

@@ -16,8 +16,8 @@ from celery.exceptions import Reject
 from tasks_demo.core.lifecycle import Point, Subject, observers, reached
 from tasks_demo.outbox.progress import refused
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.requeue import PARKED, NotOver, Suppressed
-from tasks_demo.patterns.sending import HEADER, header, told_operation
+from tasks_demo.patterns.publishing import HEADER, header, sent_operation
+from tasks_demo.patterns.requeue import PARKED, Suppressed, Unfinished
 from tasks_demo.patterns.subjects import subject_of
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _received(request: Any = None, **_: Any) -> None:
 def _compute_once(request: Any) -> None:
     """The operation key of a message whose publisher has sent none: for this side, and with the request for the pool process."""
     task, headers = request.task, request.request_dict
-    if isinstance(task, PatternTask) and task.operation is not None and told_operation(headers) is None:
+    if isinstance(task, PatternTask) and task.operation is not None and sent_operation(headers) is None:
         try:
             headers.update(header(task, request.args, request.kwargs, {}))
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this is main's event loop)
@@ -112,7 +112,7 @@ def _returned(
     if state == states.SUCCESS:
         if not isinstance(sender, PatternTask):
             reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
-    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (NotOver, Suppressed)):
+    elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (Unfinished, Suppressed)):
         subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
         _left_without_a_result(subject, retval, acked_before=not sender.acks_late)
 

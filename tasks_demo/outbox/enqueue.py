@@ -41,8 +41,8 @@ from tasks_demo.core.exceptions import ArgumentsNotJson, InvalidOperationKey, Ou
 from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.acks_late import AcksLate
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.operation_rows import transaction_open
-from tasks_demo.patterns.sending import arguments, prepared
+from tasks_demo.patterns.publishing import arguments, prepared
+from tasks_demo.patterns.transactions import transaction_open
 from tasks_demo.records.models import OutboxMessage
 from tasks_demo.records.serialised import packed, unpacked
 

@@ -19,7 +19,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
-from tasks_demo.leases.holder import this_process
+from tasks_demo.leases.process import this_process
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)

@@ -31,11 +31,11 @@ from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import NothingToRequeue
 from tasks_demo.core.lifecycle import Point, described, reached
-from tasks_demo.leases.holder import parsed, this_process
+from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.outbox.evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.outbox.heartbeat import running
 from tasks_demo.patterns.execution import ends_process
-from tasks_demo.patterns.requeue import DEFERRALS, NotOver, has_message, say, whole
+from tasks_demo.patterns.requeue import DEFERRALS, Unfinished, bounded_int, has_message, log_delivery
 from tasks_demo.patterns.subjects import subject_of
 from tasks_demo.records.models import OutboxMessage
 
@@ -47,19 +47,19 @@ MAIN_SECONDS = 5.0
 _HOOKED = "_tasks_demo_outbox_hooked"
 
 
-class Superfluous(NotOver):
+class Superfluous(Unfinished):
     """The copy is acknowledged and not run: the job has ended, is running, or goes on with another copy."""
 
 
 def generation_of(request: Any) -> int:
     """How many retries and deferrals lie behind this copy."""
-    deferrals = whole((request.headers or {}).get(DEFERRALS), 2**30)
-    return whole(request.retries, 2**30) + deferrals
+    deferrals = bounded_int((request.headers or {}).get(DEFERRALS), 2**30)
+    return bounded_int(request.retries, 2**30) + deferrals
 
 
 def life_of(holder: str) -> Life:
     """What can be known here of the process that a row names."""
-    process = parsed(holder)
+    process = parse_process(holder)
     if process is None or not process.where or process.where != this_process("").where:
         return Life.UNKNOWN
     return Life.GONE if process.gone else Life.HERE
@@ -194,7 +194,9 @@ def _suppress(task: Any, why: str) -> None:
     request = task.request
     try:
         subject = subject_of(task, request.args, request.kwargs, request.id, request.hostname or "")
-        say(task, logging.INFO, "superfluous", "not run again: %s. This copy is acknowledged.", why, subject=subject)
+        log_delivery(
+            task, logging.INFO, "superfluous", "not run again: %s. This copy is acknowledged.", why, subject=subject
+        )
         reached(Point.SUPPRESSED, subject, why=why)
     except Exception as error:  # noqa: BLE001  (an observer's failure must not run a job twice)
         logger.warning("The suppressed copy of %s was not recorded: %s", request.id, described(error))
@@ -236,7 +238,7 @@ def _is_end(state: Any, retval: Any) -> bool:
         case "SUCCESS" | "FAILURE":
             return True
         case "IGNORED":  # the body's own word, or a copy that was suppressed
-            return not isinstance(retval, NotOver)
+            return not isinstance(retval, Unfinished)
         case "REJECTED":
             return not (getattr(retval, "requeue", False) or _retry_not_published(retval))
         case None:
@@ -255,7 +257,7 @@ def _retry_not_published(retval: Any) -> bool:
 
 def _until_the_next(state: Any, retval: Any) -> float | None:
     """Seconds until the later copy that was published is delivered; None: there is none that is known."""
-    if isinstance(retval, NotOver):
+    if isinstance(retval, Unfinished):
         return retval.seconds
     if state != "RETRY" or not isinstance(retval, Retry) or retval.when is None:
         return None

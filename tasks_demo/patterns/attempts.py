@@ -45,9 +45,9 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, RecordsUnavailable
 from tasks_demo.core.lifecycle import Point, current, described, reached
 from tasks_demo.core.wording import times
-from tasks_demo.leases.holder import parsed, this_process
-from tasks_demo.patterns.operation_rows import outside_transactions
-from tasks_demo.patterns.requeue import DEFERRALS, PARKED, NotOver, defer, has_message, say, whole
+from tasks_demo.leases.process import parse_process, this_process
+from tasks_demo.patterns.requeue import DEFERRALS, PARKED, Unfinished, bounded_int, defer, has_message, log_delivery
+from tasks_demo.patterns.transactions import outside_transactions
 from tasks_demo.records.models import Attempt, Parked
 from tasks_demo.records.serialised import packed, unpacked
 
@@ -85,7 +85,7 @@ _TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retr
 def counted(task: Any, body: Any) -> Iterator[None]:
     """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
-    Where the attempts are used up the message is parked and NotOver raised, so that Celery acknowledges it and the
+    Where the attempts are used up the message is parked and Unfinished raised, so that Celery acknowledges it and the
     worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
     where a rollback could take the count along.
     """
@@ -97,7 +97,7 @@ def counted(task: Any, body: Any) -> Iterator[None]:
         yield
         return
     alias = alias_of(task)
-    key = (fitting(task.request.id or ""), whole(task.request.retries, 2**31 - 1))
+    key = (fitting(task.request.id or ""), bounded_int(task.request.retries, 2**31 - 1))
     outside_transactions(task, alias)
     line = _line(task)
     try:
@@ -107,9 +107,9 @@ def counted(task: Any, body: Any) -> Iterator[None]:
         defer(task, _unavailable(alias, error))
     if not admitted:
         why = "it is parked already: this copy is acknowledged and not run"
-        say(task, logging.INFO, "parked already", why)
+        log_delivery(task, logging.INFO, "parked already", why)
         reached(Point.QUARANTINED, why=why)
-        raise NotOver("parked already")
+        raise Unfinished("parked already")
     try:
         yield
     except MemoryError:
@@ -123,7 +123,7 @@ def counted(task: Any, body: Any) -> Iterator[None]:
 
 def _goes_on(error: Exception) -> bool:
     """Whether the same message comes again, or a copy of it with as many retries."""
-    return isinstance(error, NotOver) or (isinstance(error, Reject) and bool(getattr(error, "requeue", False)))
+    return isinstance(error, Unfinished) or (isinstance(error, Reject) and bool(getattr(error, "requeue", False)))
 
 
 def alias_of(task: Any) -> str:
@@ -146,10 +146,10 @@ def _line(task: Any) -> str:
 
 
 def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -> bool:
-    """Count one more attempt. False: it is parked already. Raises NotOver after having parked it."""
+    """Count one more attempt. False: it is parked already. Raises Unfinished after having parked it."""
     request = task.request
     task_id, retries = key
-    source = whole((request.headers or {}).get(PARKED), 2**63 - 1)
+    source = bounded_int((request.headers or {}).get(PARKED), 2**63 - 1)
     moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
     while True:
         with connections[alias].cursor() as cursor:
@@ -206,12 +206,12 @@ def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
 
 
 def _announce(task: Any, parked: Parked) -> NoReturn:
-    say(
+    log_delivery(
         task, logging.ERROR, "parked", "parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
         parked.pk, parked.reason,
     )  # fmt: skip
     reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
-    raise NotOver(parked.reason)
+    raise Unfinished(parked.reason)
 
 
 def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> None:
@@ -239,7 +239,7 @@ def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> No
 
 
 def _ended(line: str) -> bool:
-    holder = parsed(str(json.loads(line).get(PROCESS)))
+    holder = parse_process(str(json.loads(line).get(PROCESS)))
     return holder is not None and holder.gone
 
 

@@ -18,10 +18,10 @@ from tasks_demo.core.semantics import PROMISES, Promise
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.patterns import declarations
 from tasks_demo.patterns.arguments import Bound, Operation, Parameters, parameters_of
-from tasks_demo.patterns.in_transaction import refuse_in_transaction
+from tasks_demo.patterns.publishing import check_options_of_call, operation_of_delivery, prepared
 from tasks_demo.patterns.requeue import requeue_original
 from tasks_demo.patterns.result_backend import LenientBackend
-from tasks_demo.patterns.sending import check_options_of_call, once_a_delivery, prepared
+from tasks_demo.patterns.transactions import refuse_in_transaction
 
 
 class PatternTask(DjangoTask):  # type: ignore[type-arg]
@@ -276,7 +276,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     def backend(self, value: Any) -> None:
         self._backend = value
 
-    def nothing_follows(self) -> None:
+    def drop_continuations(self) -> None:
         """Take callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
         request: Any = self.request
         request.callbacks = request.chain = request.chord = None
@@ -332,7 +332,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         if self.operation is None:
             key = task_id
         elif task_id and self.request.id == task_id:
-            key = once_a_delivery(self, args, kwargs)
+            key = operation_of_delivery(self, args, kwargs)
         else:
             key = self.operation_key(args, kwargs, task_id)
         return self.subject_named(key, task_id, worker)

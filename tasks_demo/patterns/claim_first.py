@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from tasks_demo.core.exceptions import ContradictoryDeclaration, RecordsUnavailable
 from tasks_demo.core.lifecycle import Point, about, described, reached
-from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import operation_records, transactions
 from tasks_demo.patterns.acks_early import AcksEarly
 from tasks_demo.patterns.attempts import fitting
 from tasks_demo.patterns.base import PatternTask
@@ -63,9 +63,9 @@ class ClaimFirst(PatternTask):
                 claimed_at=timezone.now(),
             )
             with execution(self) as body:
-                rows.outside_transactions(self, alias)
+                transactions.outside_transactions(self, alias)
                 try:
-                    taken = rows.earlier(claim, alias)
+                    taken = operation_records.find_or_insert(claim, alias)
                 except RecordsUnavailable:
                     connections[alias].close()
                     raise
@@ -73,7 +73,7 @@ class ClaimFirst(PatternTask):
                     left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
                     if taken.task_id == claim.task_id:
                         raise left  # the first delivery of this very task gives its outcome, or nobody does
-                    self.nothing_follows()
+                    self.drop_continuations()
                     return None
                 try:
                     reached(Point.CLAIMED)
@@ -128,4 +128,4 @@ def prune(before: datetime, using: str | None = None) -> int:
     A copy that arrives later than that runs a second time. ``before`` must lie further back than any copy can be late:
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
-    return rows.prune(Claim, "claimed_at", before, using or router.db_for_write(Claim))
+    return operation_records.prune(Claim, "claimed_at", before, using or router.db_for_write(Claim))

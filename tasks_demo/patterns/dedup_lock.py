@@ -31,9 +31,9 @@ from tasks_demo.core.conf import in_tests, settings
 from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.core.lifecycle import Point, about, described, reached
 from tasks_demo.leases.heartbeat import Lease, NoLeaseNeeded, hold
-from tasks_demo.leases.holder import parsed, this_process
 from tasks_demo.leases.memory_store import MEMORY, Memory, MemoryLeaseStore
 from tasks_demo.leases.memory_store import URL as MEMORY_URL
+from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
 from tasks_demo.leases.redis_store import RedisLeaseStore, connect
 from tasks_demo.patterns import results
@@ -119,12 +119,12 @@ class DedupLock(PatternTask):
             leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
             me = this_process(subject.task_id)
             reply = leases.claim(subject.operation, arguments, str(me))
-            if isinstance(reply, Held) and (holder := parsed(reply.who)) and holder.gone:
+            if isinstance(reply, Held) and (holder := parse_process(reply.who)) and holder.gone:
                 # Killed: its lease would be waited for. If it is not that claim any more, this is an ordinary one.
                 reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
             match reply:
                 case Completed(result=stored, who=who):
-                    first = parsed(who)
+                    first = parse_process(who)
                     return suppress(self, results.from_text(stored), first.task_id if first else "")
                 case Held(seconds_left=seconds):
                     # Never acknowledged and dropped: the holder may be dying. Nor deferred for the whole lease at once: a retry

@@ -126,7 +126,7 @@ def _ignored(*_: object) -> None:
 
 @contextmanager
 def execution(task: Any) -> Iterator[Execution]:
-    """Frame one execution. Raises NotOver or Reject for a failure before the body, and what the body raises."""
+    """Frame one execution. Raises Unfinished or Reject for a failure before the body, and what the body raises."""
     body = Execution(task)
     try:
         yield body

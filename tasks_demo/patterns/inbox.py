@@ -33,8 +33,7 @@ from tasks_demo.core.exceptions import (
     TransactionBroken,
 )
 from tasks_demo.core.lifecycle import Point, about, described, reached
-from tasks_demo.patterns import operation_rows as rows
-from tasks_demo.patterns import results
+from tasks_demo.patterns import operation_records, results, transactions
 from tasks_demo.patterns.attempts import FromSettings, counted, fitting
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.execution import Execution, execution
@@ -73,7 +72,7 @@ class Inbox(PatternTask):
                 completed_at=timezone.now(),
             )
             with execution(self) as body:
-                rows.outside_transactions(self, alias)
+                transactions.outside_transactions(self, alias)
                 with counted(self, body):  # in commits of its own, before and after the transaction
                     try:
                         done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
@@ -103,7 +102,7 @@ class Inbox(PatternTask):
         """The entry that was there before, or None and the result of the body."""
         with transaction.atomic(using=alias, durable=True):
             # The first statement, so that SQLite's write lock is taken before anything is read.
-            done = rows.earlier(entry, alias)
+            done = operation_records.find_or_insert(entry, alias)
             if done is not None:
                 return done, None
             reached(Point.STARTED)
@@ -192,4 +191,4 @@ def prune(before: datetime, using: str | None = None) -> int:
     A copy that arrives later than that makes a second effect. ``before`` must lie further back than any copy can be late:
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
-    return rows.prune(InboxEntry, "completed_at", before, using or router.db_for_write(InboxEntry))
+    return operation_records.prune(InboxEntry, "completed_at", before, using or router.db_for_write(InboxEntry))

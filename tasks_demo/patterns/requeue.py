@@ -25,7 +25,7 @@ PARKED = "tasks_demo_parked"
 BRAKE_SECONDS = 1.0
 
 
-class NotOver(Ignore):
+class Unfinished(Ignore):
     """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
 
     #: Until the copy that was published is delivered; None: there is none.
@@ -48,7 +48,7 @@ def defer(
 
     It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
     TASKS_DEMO_DEFER_MAX_SECONDS. ``headers`` are added to its own. If the copy cannot be published, for whatever reason, see
-    ``requeue_original``. Always raises (NotOver or Reject, which Celery understands; NothingToRequeue in eager mode, where the
+    ``requeue_original``. Always raises (Unfinished or Reject, which Celery understands; NothingToRequeue in eager mode, where the
     copy would run here and now).
     """
     request, kind = task.request, why
@@ -63,20 +63,20 @@ def defer(
         )
     if request.is_eager:  # tasks_demo.testing keeps the message, and delivers it again when it is told to
         reached(Point.DEFERRED, why=why)
-        raise NotOver(why) from cause
+        raise Unfinished(why) from cause
     try:
         copied = {**(request.headers or {}), **(headers or {})}
         copied.pop("redelivered", None)  # the broker's word about the original
-        count = whole(copied.get(DEFERRALS), 2**31) + 1
+        count = bounded_int(copied.get(DEFERRALS), 2**31) + 1
         # Jitter, so that deliveries that were deferred together do not return together.
         countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
         copied[DEFERRALS] = count
         task.signature_from_request(request, countdown=countdown, headers=copied).apply_async()
     except Exception as error:  # noqa: BLE001  (a failure here would be acknowledged, and the job gone)
         requeue_original(task, why, error)
-    say(task, level, str(kind), "requeued, to be delivered again in %.1f s: %s", countdown, why)
+    log_delivery(task, level, str(kind), "requeued, to be delivered again in %.1f s: %s", countdown, why)
     reached(Point.DEFERRED, why=why, seconds=round(countdown, 3))
-    over = NotOver(why)
+    over = Unfinished(why)
     over.seconds = countdown
     raise over
 
@@ -86,7 +86,7 @@ def has_message(request: Any) -> bool:
     return not request.is_eager or "redelivered" in (request.delivery_info or {})
 
 
-def say(task: Any, level: int, kind: str, what: str, *args: Any, subject: Subject | None = None) -> None:
+def log_delivery(task: Any, level: int, kind: str, what: str, *args: Any, subject: Subject | None = None) -> None:
     """Log what becomes of this delivery, or of that of ``subject``, where Celery says only that it was ignored; rate-limited by
     task name and ``kind``."""
     about = subject or current()
@@ -104,7 +104,7 @@ def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
     early acknowledgement, which has already let it go, it is lost, and the log says so. Always raises Reject.
     """
     stays = "rejected, so that the broker delivers it again" if task.acks_late else "lost: it is acknowledged already"
-    say(
+    log_delivery(
         task, logging.ERROR, f"not published: {type(error).__name__}", "%s, and no copy could be published: %s. It is %s.",
         why, described(error), stays,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
     raise Reject(why, requeue=True) from error
 
 
-def whole(value: Any, most: int) -> int:
+def bounded_int(value: Any, most: int) -> int:
     """The number, or 0 if it is none from 0 to ``most``: whoever publishes chooses headers."""
     return value if type(value) is int and 0 <= value <= most else 0
 

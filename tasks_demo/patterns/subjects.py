@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks_demo.core.lifecycle import Subject
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.sending import told_operation
+from tasks_demo.patterns.publishing import sent_operation
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
             return task.subject(args or (), kwargs or {}, task_id, worker)
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
             logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
-    return task.subject_named(told_operation(headers) or task_id, task_id, worker)
+    return task.subject_named(sent_operation(headers) or task_id, task_id, worker)
 
 
 def _share(task: Any) -> float:

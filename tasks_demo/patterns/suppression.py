@@ -18,7 +18,7 @@ from typing import Any
 from celery import states
 
 from tasks_demo.core.lifecycle import Point, reached
-from tasks_demo.patterns.requeue import Suppressed, defer, say
+from tasks_demo.patterns.requeue import Suppressed, defer, log_delivery
 
 #: Header of a copy that has waited once for the outcome of the first.
 WAITED = "tasks_demo_waited"
@@ -46,7 +46,7 @@ def known_outcome(task: Any) -> str | None:
 def suppress(task: Any, result: Any, first: str) -> Any:
     """The outcome of a copy of a completed operation: ``result``. ``first`` is the task ID that completed it.
 
-    Raises Suppressed if this task ID has an outcome already, and NotOver (requeued) if it may be about to get one.
+    Raises Suppressed if this task ID has an outcome already, and Unfinished (requeued) if it may be about to get one.
     """
     state = outcome(task)
     if state in states.READY_STATES:
@@ -59,6 +59,6 @@ def suppress(task: Any, result: Any, first: str) -> Any:
 
 def suppressed(task: Any, why: str) -> Suppressed:
     """Announce it and say so in the log; what to raise if nothing is to be stored."""
-    say(task, logging.INFO, "suppressed", "the body was not run: %s", why)
+    log_delivery(task, logging.INFO, "suppressed", "the body was not run: %s", why)
     reached(Point.SUPPRESSED)
     return Suppressed(why)

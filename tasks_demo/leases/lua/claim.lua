@@ -7,7 +7,7 @@
 --            attempt   integer; how many claims there were
 --            digest    of the arguments of the first claim
 --            deadline  end of the lease, milliseconds of Redis TIME; only while claimed
---            who       which process made the claim and for which task ID, as others may know it (holder.py); not the token
+--            who       which process made the claim and for which task ID, as others may know it (process.py); not the token
 --            result    JSON text; only when completed with a result
 -- ARGV[1]  owner: a random token, a new one for every claim
 -- ARGV[2]  digest of the arguments

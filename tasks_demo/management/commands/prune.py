@@ -19,19 +19,18 @@ from tasks_demo.core.wording import counted, named
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
 from tasks_demo.outbox.enqueue import prune as prune_outbox
-from tasks_demo.patterns import claim_first, inbox
-from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import claim_first, inbox, operation_records
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 
 
 def _fences(before: datetime, using: str) -> int:
     """Fences that were last advanced before this moment: a holder that has slept for longer would write again."""
-    return rows.prune(Fence, "at", before, using)
+    return operation_records.prune(Fence, "at", before, using)
 
 
 def _attempts(before: datetime, using: str) -> int:
     """Attempts of messages that never came back to be counted again."""
-    return rows.prune(Attempt, "last_at", before, using)
+    return operation_records.prune(Attempt, "last_at", before, using)
 
 
 KINDS: tuple[tuple[tuple[str, str], type[Model], str, Callable[[datetime, str], int]], ...] = (

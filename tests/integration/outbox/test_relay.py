@@ -19,7 +19,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from tasks_demo.demo.tasks import CHARGES
-from tasks_demo.leases.holder import this_process
+from tasks_demo.leases.process import this_process
 from tasks_demo.outbox import enqueue
 from tasks_demo.outbox import relay as relay_module
 from tasks_demo.outbox.relay import overdue

@@ -12,8 +12,7 @@ from celery.result import AsyncResult
 from django.db import connections, router
 
 from tasks_demo.core.exceptions import OperationMismatch
-from tasks_demo.patterns import claim_first
-from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import claim_first, operation_records
 from tasks_demo.records.models import Claim
 from tests.integration.patterns.once_ground import Ground, OnceWorker, ground_on
 from tests.integration.patterns.once_tasks import app
@@ -167,7 +166,7 @@ def test_of_many_at_once_exactly_one_claims() -> None:
     def deliver(number: int) -> None:
         try:
             both.wait()
-            won.append(rows.earlier(claim("raced", task_id=str(number)), alias) is None)
+            won.append(operation_records.find_or_insert(claim("raced", task_id=str(number)), alias) is None)
         finally:
             connections[alias].close()
 
@@ -183,13 +182,13 @@ def test_of_many_at_once_exactly_one_claims() -> None:
 def test_what_is_given_back_is_exactly_the_own_row() -> None:
     alias = router.db_for_write(Claim)
     mine = claim("given-back")
-    assert rows.earlier(mine, alias) is None
+    assert operation_records.find_or_insert(mine, alias) is None
     stranger = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
     assert claim_first._undone(stranger, alias)
     with pytest.raises(OperationMismatch):
-        rows.earlier(claim("given-back", digest="other"), alias)
+        operation_records.find_or_insert(claim("given-back", digest="other"), alias)
     assert claim_first._undone(mine, alias)
-    assert rows.earlier(stranger, alias) is None
+    assert operation_records.find_or_insert(stranger, alias) is None
 
 
 @DATABASES

@@ -10,8 +10,7 @@ import pytest
 from django.db import connections, router, transaction
 
 from tasks_demo.core.exceptions import OtherDatabaseUsed, TransactionOpen
-from tasks_demo.patterns import inbox
-from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import inbox, operation_records, transactions
 from tasks_demo.records.models import InboxEntry
 from tests.integration.patterns.once_ground import Ground, ground_on
 from tests.support import STATE, Home, until
@@ -231,7 +230,7 @@ def test_the_first_statement_takes_sqlite_s_write_lock_whatever_the_transaction_
         try:
             both.wait()
             with transaction.atomic(using=alias, durable=True):
-                there = rows.earlier(entry("same", task_id=name), alias)
+                there = operation_records.find_or_insert(entry("same", task_id=name), alias)
                 InboxEntry.objects.using(alias).filter(pk="same").update(result=f"{there and there.task_id}")
                 answers.append((name, there and there.task_id))
         finally:
@@ -254,9 +253,9 @@ def test_inside_an_open_transaction_it_is_refused() -> None:
     from tests.integration.patterns.once_tasks import book
 
     alias = router.db_for_write(InboxEntry)
-    rows.outside_transactions(book, alias)
+    transactions.outside_transactions(book, alias)
     with transaction.atomic(using=alias), pytest.raises(TransactionOpen, match="A rollback would erase the row"):
-        rows.outside_transactions(book, alias)
+        transactions.outside_transactions(book, alias)
 
 
 @DATABASES
@@ -276,7 +275,7 @@ def test_prune_deletes_what_is_older_in_batches(monkeypatch: pytest.MonkeyPatch)
     now = datetime.now(UTC)
     InboxEntry.objects.bulk_create([entry(f"old-{n}", completed_at=now - timedelta(days=8)) for n in range(5)])
     InboxEntry.objects.bulk_create([entry("edge", completed_at=now - timedelta(days=7)), entry("new")])
-    monkeypatch.setattr(rows, "BATCH", 2)
+    monkeypatch.setattr(operation_records, "BATCH", 2)
     assert inbox.prune(now - timedelta(days=7)) == 5
     assert set(InboxEntry.objects.values_list("pk", flat=True)) == {"edge", "new"}
     assert inbox.prune(now - timedelta(days=7), using=router.db_for_write(InboxEntry)) == 0

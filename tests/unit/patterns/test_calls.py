@@ -17,7 +17,7 @@ from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import ArgumentsNotJson, InvalidOperationKey
 from tasks_demo.outbox import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
-from tasks_demo.patterns.sending import DIGITS, HEADER, told_operation
+from tasks_demo.patterns.publishing import DIGITS, HEADER, sent_operation
 
 PATTERNS = [AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox]
 MISSING = object()
@@ -200,7 +200,7 @@ def test_what_a_serializer_carries_is_published_with_the_key_and_the_digest_of_w
         message = connection.SimpleQueue(task.app.conf.task_default_queue).get(timeout=5)
     args, kwargs, _ = message.decode()
     assert args[0] == order
-    assert told_operation(message.headers) == f"charge:{order}:1.50"
+    assert sent_operation(message.headers) == f"charge:{order}:1.50"
     assert message.headers[HEADER][:DIGITS] == task.digest(args, kwargs)[:DIGITS]
 
 
@@ -215,16 +215,16 @@ def test_arguments_that_do_not_fit_are_a_type_error_in_the_caller(typing: bool) 
 def test_the_key_that_was_sent_along_is_kept_for_these_arguments_only() -> None:
     keys = iter(["first", "second", "third"])
     task = declared(plain, operation=lambda **_: next(keys))
-    from tasks_demo.patterns.sending import header
+    from tasks_demo.patterns.publishing import header
 
     first = header(task, (1,), {}, {})
-    assert told_operation(first) == "first"
+    assert sent_operation(first) == "first"
     assert header(task, (), {"order_id": 1, "amount": 5}, first) == first
-    assert told_operation(header(task, (2,), {}, first)) == "second"
+    assert sent_operation(header(task, (2,), {}, first)) == "second"
 
 
 @pytest.mark.parametrize(
     "forged", [None, 17, "", "abc", "a" * 16, "a" * 16 + ":" + "x" * 300, "a" * 16 + ":a\nb", ["x"]]
 )
 def test_a_forged_header_is_none(forged: Any) -> None:
-    assert told_operation({HEADER: forged}) is None
+    assert sent_operation({HEADER: forged}) is None

@@ -14,8 +14,7 @@ from pytest_django import Settings as DjangoSettings
 from tasks_demo.core.exceptions import InvalidSetting, NoLease, NothingToRequeue, OutboxRefused, TransactionOpen
 from tasks_demo.leases.memory_store import MEMORY
 from tasks_demo.outbox import Outbox
-from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, lease
-from tasks_demo.patterns import operation_rows as rows
+from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, lease, transactions
 from tasks_demo.patterns.dedup_lock import lease_place
 from tasks_demo.patterns.fencing import fenced
 from tasks_demo.records.models import Fence
@@ -94,10 +93,10 @@ def test_a_transaction_of_the_code_under_test_is_open_as_in_production(app: Cele
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
 def test_autocommit_that_was_switched_off_by_hand_is_an_open_transaction() -> None:
-    assert not rows.transaction_open("default")
+    assert not transactions.transaction_open("default")
     transaction.set_autocommit(False, "default")
     try:
-        assert rows.transaction_open("default")
+        assert transactions.transaction_open("default")
     finally:
         transaction.rollback("default")
         transaction.set_autocommit(True, "default")

@@ -22,7 +22,7 @@ from tasks_demo.checks.setup import Setup
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import BodyNotRun, ContradictoryDeclaration, PublishedInTransaction
 from tasks_demo.outbox import Outbox
-from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, in_transaction
+from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, transactions
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.execution import finished
 
@@ -371,7 +371,7 @@ def test_an_attribute_of_a_base_class_is_an_option() -> None:
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "_observers", ())
-    monkeypatch.setattr(in_transaction, "_said", set())
+    monkeypatch.setattr(transactions, "_reported", set())
 
 
 @pytest.mark.usefixtures("published")
@@ -383,7 +383,7 @@ def test_a_job_published_in_a_transaction_is_named_once_a_place(base: Any, caplo
         lambda: task.delay(1), lambda: task.s(1).delay(), lambda: chain(task.s(), task.si()).delay(),
         lambda: group(task.s()).delay(), lambda: task.app.send_task("final.task"),
     ]  # fmt: skip
-    with caplog.at_level(logging.WARNING, "tasks_demo.patterns.in_transaction"):
+    with caplog.at_level(logging.WARNING, "tasks_demo.patterns.transactions"):
         for publish in publishers:
             publish()
         assert caplog.messages == []
@@ -415,7 +415,7 @@ def test_the_setting_makes_it_an_error_or_nothing(settings: Any, caplog: pytest.
 @pytest.mark.usefixtures("published")
 @pytest.mark.django_db
 def test_the_transaction_around_a_test_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "tasks_demo.patterns.in_transaction")
+    caplog.set_level(logging.WARNING, "tasks_demo.patterns.transactions")
     task = declared(body)
     task.delay(1)
     assert "is published at" not in caplog.text

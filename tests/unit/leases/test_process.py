@@ -11,27 +11,27 @@ from dataclasses import replace
 
 import pytest
 
-from tasks_demo.leases.holder import Holder, parsed, this_process
+from tasks_demo.leases.process import Process, parse_process, this_process
 from tests.support import until
 
-CODE = "from tasks_demo.leases.holder import this_process; print(this_process('a task'), flush=True); input()"
+CODE = "from tasks_demo.leases.process import this_process; print(this_process('a task'), flush=True); input()"
 
 
 @pytest.fixture
-def other() -> Iterator[tuple[subprocess.Popen[str], Holder]]:
+def other() -> Iterator[tuple[subprocess.Popen[str], Process]]:
     """Another process, and what it says of itself."""
     with subprocess.Popen(
         [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as made:
         assert made.stdout is not None
-        said = parsed(made.stdout.readline().rstrip("\n"))
+        said = parse_process(made.stdout.readline().rstrip("\n"))
         assert said is not None
         yield made, said
         made.kill()
 
 
 def test_a_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is_reaped(
-    other: tuple[subprocess.Popen[str], Holder],
+    other: tuple[subprocess.Popen[str], Process],
 ) -> None:
     process, holder = other
     assert (holder.pid, holder.task_id, holder.gone) == (process.pid, "a task", False)
@@ -58,7 +58,7 @@ def test_another_machine_start_or_container_is_not_known() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
-def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Holder]) -> None:
+def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Process]) -> None:
     _, holder = other
     pid = os.fork()
     if pid == 0:  # pragma: no cover
@@ -70,10 +70,10 @@ def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Ho
 
 @pytest.mark.parametrize("text", ["", "x", "a 1", "a b c d", "a 1 2", "a 0 2 t", "a -1 2 t", "\0"])
 def test_what_is_no_holder_is_none(text: str) -> None:
-    assert parsed(text) is None
+    assert parse_process(text) is None
 
 
 @pytest.mark.parametrize("task_id", ["t", "", "with spaces  in it"])
 def test_a_holder_survives_being_text(task_id: str) -> None:
     me = this_process(task_id)
-    assert parsed(str(me)) == me
+    assert parse_process(str(me)) == me

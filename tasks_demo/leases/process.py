@@ -14,7 +14,7 @@ _SEPARATOR = " "
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Process:
     """A process, told from every other one, and the task ID that it runs."""
 
     #: The machine since it was started, and the namespace in which the pid means this process; empty: not known.
@@ -44,22 +44,22 @@ class Holder:
         return found is not None and (found[0] in "ZX" or found[1] != self.start)
 
 
-def this_process(task_id: str) -> Holder:
+def this_process(task_id: str) -> Process:
     """This process, for a claim."""
     here = _here(os.getpid())
-    return Holder(here.where, here.pid, here.start, task_id)
+    return Process(here.where, here.pid, here.start, task_id)
 
 
-def parsed(text: str) -> Holder | None:
+def parse_process(text: str) -> Process | None:
     """What ``str`` made of a holder; None for anything else."""
     where, _, rest = text.partition(_SEPARATOR)
     pid, _, rest = rest.partition(_SEPARATOR)
     start, separator, task_id = rest.partition(_SEPARATOR)
-    return Holder(where, int(pid), start, task_id) if separator and pid.isdecimal() and pid != "0" else None
+    return Process(where, int(pid), start, task_id) if separator and pid.isdecimal() and pid != "0" else None
 
 
 @lru_cache(maxsize=1)
-def _here(pid: int) -> Holder:
+def _here(pid: int) -> Process:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             where = f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
@@ -72,7 +72,7 @@ def _here(pid: int) -> Holder:
     except OSError:
         seen = ""
     known = where and found and seen == str(pid)
-    return Holder(where if known else "", pid, found[1] if known and found else "-", "")
+    return Process(where if known else "", pid, found[1] if known and found else "-", "")
 
 
 def _stat(pid: int) -> tuple[str, str] | None:

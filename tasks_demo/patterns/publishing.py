@@ -19,7 +19,7 @@ from tasks_demo.leases.keys import validate_operation
 from tasks_demo.patterns.declarations import check_types, nearest
 
 logger = logging.getLogger(__name__)
-_said: set[str] = set()
+_reported: set[str] = set()
 #: ``<beginning of the digest>:<operation key>``; without a key it is that of the task ID.
 HEADER = "tasks_demo_operation"
 #: Hexadecimal digits of the digest.
@@ -103,11 +103,11 @@ def check_limits(task: Any, options: Mapping[str, Any]) -> None:
 @signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.expires")
 def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
     """``send_task`` asks no task class: said here, once a task, what ``apply_async`` refuses."""
-    if (headers or {}).get("expires") is None or sender in _said:
+    if (headers or {}).get("expires") is None or sender in _reported:
         return
     requires = getattr(current_app.tasks.get(sender), "requires", None) or {}
     if "expires" in requires:
-        _said.add(sender)
+        _reported.add(sender)
         logger.warning(
             "%s is published with expires=%s, which breaks its promise: %s Leave expires out of send_task().",
             sender, headers["expires"], requires["expires"][1],
@@ -137,13 +137,13 @@ def _listed(signatures: Any) -> Any:
 def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dict[str, str]:
     """The header for a message with these arguments; the one in ``headers`` if it was computed for them."""
     beginning = task.digest(args, kwargs)[:DIGITS]
-    told = told_operation(headers)
+    told = sent_operation(headers)
     if told is None or not headers[HEADER].startswith(beginning):
         told = task.operation_key(args, kwargs, "")
     return {HEADER: f"{beginning}:{told}"}
 
 
-def told_operation(headers: Mapping[str, Any] | None) -> str | None:
+def sent_operation(headers: Mapping[str, Any] | None) -> str | None:
     """The key that the publisher has sent along, "" for that of the task ID; None: nothing that could be one was sent.
 
     Whose arguments it was computed for is not asked here.
@@ -158,14 +158,14 @@ def told_operation(headers: Mapping[str, Any] | None) -> str | None:
         return None
 
 
-def once_a_delivery(task: Any, args: Any, kwargs: Any) -> str:
+def operation_of_delivery(task: Any, args: Any, kwargs: Any) -> str:
     """The operation key of the delivery that runs here: the one that was sent along for these arguments, or else computed."""
     request = task.request
     call = (list(args), dict(kwargs))
     known = getattr(request, _CACHE, None)
     if known is not None and known[0] == call:
         return str(known[1])
-    told = told_operation(request.headers)
+    told = sent_operation(request.headers)
     if told is None or not request.headers[HEADER].startswith(task.digest(args, kwargs)[:DIGITS]):
         told = task.operation_key(args, kwargs, request.id)
     key = str(told or request.id)
