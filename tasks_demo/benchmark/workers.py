@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from statistics import median
-from typing import Any
 
 import psutil
 
@@ -31,7 +30,8 @@ from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
 from tasks_demo.hooks.bootsteps import NoticeChildDeath
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import RedisLane
-from tasks_demo.lab.processes.nemesis import Nemesis
+from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
+from tasks_demo.lab.processes.specs import WorkerSpec
 from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.ledger.recorder import recorder
 
@@ -72,7 +72,7 @@ class Started:
 
 @dataclass
 class Bench:
-    """The ground: ``folder`` holds logs, the socket and Redis's data. Use ``prepared``."""
+    """What the rounds run on: ``folder`` holds logs, the socket and Redis's data. Use ``prepared``."""
 
     folder: Path
     redis: EmbeddedRedis
@@ -138,24 +138,24 @@ class Bench:
         """
         lane = RedisLane(self.redis.url, f"bench:{uuid.uuid4().hex[:8]}:")
         victims = {str(uuid.uuid4()): (Point.STARTED, Point.RETURNED)[number % 2] for number in range(deaths)}
-        killed: Queue[tuple[float, dict[str, Any]]] = Queue()
+        killed: Queue[tuple[float, FaultReport]] = Queue()
         seconds, pause = [], threading.Event()
         arm = Arm("recovery", say_when)
-        told = lambda _, detail: killed.put((_now(), detail))  # noqa: E731
+        on_fault = lambda _, report: killed.put((_now(), report))  # noqa: E731
         try:
-            with self._worker(arm, lane, concurrency=1, victims=victims, on_fault=told), producer(lane) as sender:
+            with self._worker(arm, lane, concurrency=1, victims=victims, on_fault=on_fault), producer(lane) as sender:
                 moments = _spread(deaths, NoticeChildDeath.interval, seed=0)
                 for (task_id, point), moment in zip(victims.items(), moments, strict=True):
                     pause.wait(moment)  # after the worker's look at its pool, which the death before had to wait for
                     key = f"{lane.prefix}when:{task_id}"
                     say_when.apply_async((key,), task_id=task_id, producer=sender, ignore_result=True, retry=False)
                     try:
-                        died_at, detail = killed.get(timeout=PATIENCE)
+                        died_at, report = killed.get(timeout=PATIENCE)
                     except Empty:
                         raise EnvironmentNotReady(
                             f"A worker's job was not reached by its killer within {PATIENCE:g} s."
                         ) from None
-                    if detail["landed"]:
+                    if report.landed:
                         if point is Point.RETURNED:
                             _pushed(lane, key, self._log)  # by the one that died
                         seconds.append(float(_pushed(lane, key, self._log)) - died_at)
@@ -248,7 +248,7 @@ class Bench:
         wait: bool = True,
         concurrency: int = CONCURRENCY,
         victims: dict[str, Point] | None = None,
-        on_fault: Callable[[str, dict[str, Any]], None] = lambda *_: None,
+        on_fault: Callable[[str, FaultReport], None] = lambda *_: None,
     ) -> Iterator[Started]:
         """A worker forked from the template, ended warm afterwards; with ``wait`` yields when it is ready.
 
@@ -269,23 +269,23 @@ class Bench:
             on_ready=on_ready,
         )
         try:
-            order = {
-                "name": f"{arm.name}@bench",
-                "run": "",
-                "socket": nemesis.address,
-                "victims": {task_id: str(point) for task_id, point in (victims or {}).items()},
-                "log": str(self._log),
-                "broker_url": lane.broker_url,
-                "transport_options": transport(lane),
-                "concurrency": concurrency,
-                "lock": {"url": self.redis.url, "prefix": lane.prefix, "lease_seconds": 30.0},
-                "bank_url": "",
-                "imports": [TASKS_MODULE],
-                "conf": arm.conf,
-                "ledger": arm.ledger,
-                "write_through": False,
-            }
-            pid = self.template.fork(order, lambda _status: exited.set())
+            spec = WorkerSpec(
+                name=f"{arm.name}@bench",
+                socket=nemesis.address,
+                victims={task_id: str(point) for task_id, point in (victims or {}).items()},
+                log=str(self._log),
+                broker_url=lane.broker_url,
+                transport_options=transport(lane),
+                concurrency=concurrency,
+                redis_url=self.redis.url,
+                key_prefix=lane.prefix,
+                lease_seconds=30.0,
+                imports=[TASKS_MODULE],
+                conf=arm.conf,
+                ledger=arm.ledger,
+                write_through=False,
+            )
+            pid = self.template.fork(spec, lambda _status: exited.set())
             nemesis.mains.add(pid)
             try:
                 if wait and not ready.wait(PATIENCE):

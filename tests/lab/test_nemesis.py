@@ -82,16 +82,17 @@ def arena(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Nemesis, list[dict[str, Any]]]]]:
     made: list[Nemesis] = []
-    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.KNOWN_PATIENCE", 0.1)  # strangers stay strangers here
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.KNOWN_SECONDS", 0.1)  # strangers stay strangers here
 
     def make(fault: Fault, **options: Any) -> tuple[Nemesis, list[dict[str, Any]]]:
-        told: list[dict[str, Any]] = []
+        reports: list[dict[str, Any]] = []
         nemesis = Nemesis(
             short / f"{len(made)}.sock", fault, {"victim": Point.STARTED, "of main": Point.FETCHED},
-            on_fault=lambda task_id, detail: told.append({"task_id": task_id, **detail}), on_ready=lambda pid: None, **options,
+            on_fault=lambda task_id, report: reports.append({"task_id": task_id, **report.as_dict()}),
+            on_ready=lambda pid: None, **options,
         )  # fmt: skip
         made.append(nemesis)
-        return nemesis, told
+        return nemesis, reports
 
     yield make
     for nemesis in made:
@@ -122,13 +123,13 @@ def call(
 def test_a_fault_that_landed_is_reported_and_did_what_it_says(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault, survivors: tuple[bool, bool]
 ) -> None:
-    nemesis, told = arena(fault)
+    nemesis, reports = arena(fault)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the report of the fault")
-    assert told[0]["landed"] is True, told
-    assert (told[0]["what"], told[0]["main_pid"], told[0]["child_pid"]) == (str(fault), pair.main, pair.child)
-    assert told[0]["pid"] == (pair.child if fault.victim == "child" else pair.main)
+        until(lambda: reports, "the report of the fault")
+    assert reports[0]["landed"] is True, reports
+    assert (reports[0]["what"], reports[0]["main_pid"], reports[0]["child_pid"]) == (str(fault), pair.main, pair.child)
+    assert reports[0]["pid"] == (pair.child if fault.victim == "child" else pair.main)
     until(lambda: pair.alive() == survivors, f"{survivors} alive, it was {pair.alive()}")
     assert nemesis.landed == 1
 
@@ -137,41 +138,41 @@ def test_a_fault_that_landed_is_reported_and_did_what_it_says(
 def test_a_process_that_this_run_did_not_start_is_refused(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault
 ) -> None:
-    nemesis, told = arena(fault)
+    nemesis, reports = arena(fault)
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g", "it is let go"
-    until(lambda: told, "the report")
-    assert told[0]["landed"] is False
-    assert told[0]["why"] == f"pid {pair.main} is not a worker that this run started"
+    until(lambda: reports, "the report")
+    assert reports[0]["landed"] is False
+    assert reports[0]["why"] == f"pid {pair.main} is not a worker that this run started"
     assert (pair.alive(), nemesis.landed) == ((True, True), 0)
 
 
 def test_a_child_of_somebody_else_is_refused(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     other = Pair()
     try:
-        nemesis, told = arena(Fault.KILL_CHILD)
+        nemesis, reports = arena(Fault.KILL_CHILD)
         nemesis.mains.add(pair.main)
         for victim in (other.child, os.getpid(), 1):
-            nemesis.struck.clear()
+            nemesis.reached.clear()
             with call(short, victim, pair.main) as line:
                 assert line.recv(1) == b"g"
-        until(lambda: len(told) == 3, "three reports")
-        assert {report["landed"] for report in told} == {False}
-        assert all("is not a pool process of worker" in report["why"] for report in told)
+        until(lambda: len(reports) == 3, "three reports")
+        assert {report["landed"] for report in reports} == {False}
+        assert all("is not a pool process of worker" in report["why"] for report in reports)
         assert pair.alive() == other.alive() == (True, True)
     finally:
         other.end()
 
 
 def test_a_process_that_is_gone_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     os.kill(pair.child, signal.SIGKILL)
     until(lambda: not psutil.pid_exists(pair.child), "the child's end")  # a zombie is not gone
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
-    until(lambda: told, "the report")
-    assert told[0]["landed"] is False
+    until(lambda: reports, "the report")
+    assert reports[0]["landed"] is False
     assert nemesis.landed == 0
 
 
@@ -179,21 +180,21 @@ def test_a_process_that_is_gone_is_a_miss(short: Path, pair: Pair, arena: Callab
 def test_only_a_planned_victim_at_its_planned_point_is_struck(
     short: Path, pair: Pair, arena: Callable[..., Any], task_id: str, point: str
 ) -> None:
-    nemesis, told = arena(Fault.KILL_GROUP)
+    nemesis, reports = arena(Fault.KILL_GROUP)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main, task_id, point) as line:
         assert line.recv(1) == b"g"
-    assert (told, pair.alive()) == ([], (True, True))
+    assert (reports, pair.alive()) == ([], (True, True))
 
 
 def test_a_victim_is_struck_once(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the first fault")
+        until(lambda: reports, "the first fault")
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
-    assert len(told) == 1
+    assert len(reports) == 1
 
 
 def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
@@ -204,103 +205,103 @@ def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena:
         asked.append(pair.alive())
         return "" if len(asked) >= 3 else "the acknowledgement"
 
-    nemesis, told = arena(Fault.KILL_CHILD, now=missing)
+    nemesis, reports = arena(Fault.KILL_CHILD, precondition=missing)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the fault")
+        until(lambda: reports, "the fault")
     assert asked == [(True, True)] * 3
-    assert told[0]["landed"] is True
+    assert reports[0]["landed"] is True
 
 
 def test_a_moment_that_does_not_come_is_a_miss(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.MOMENT_PATIENCE", 0.1)
-    nemesis, told = arena(Fault.KILL_CHILD, now=lambda task_id, point: "the message was not acknowledged")
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.PRECONDITION_SECONDS", 0.1)
+    nemesis, reports = arena(Fault.KILL_CHILD, precondition=lambda task_id, point: "the message was not acknowledged")
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
-    until(lambda: told, "the report")
-    assert (told[0]["landed"], pair.alive()) == (False, (True, True))
-    assert told[0]["why"].startswith("the message was not acknowledged within")
+    until(lambda: reports, "the report")
+    assert (reports[0]["landed"], pair.alive()) == (False, (True, True))
+    assert reports[0]["why"].startswith("the message was not acknowledged within")
 
 
 def test_a_main_process_is_struck_at_a_point_of_its_own(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.KILL_MAIN)
+    nemesis, reports = arena(Fault.KILL_MAIN)
     nemesis.mains.add(pair.main)
     with call(short, pair.main, os.getpid(), "of main", "fetched", "main"):
-        until(lambda: told, "the fault")
-    assert (told[0]["landed"], told[0]["pid"], told[0]["child_pid"]) == (True, pair.main, None)
+        until(lambda: reports, "the fault")
+    assert (reports[0]["landed"], reports[0]["pid"], reports[0]["child_pid"]) == (True, pair.main, None)
     until(lambda: not pair.alive()[0], "the end of main")
 
 
 def test_no_child_is_struck_at_a_point_of_main(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with call(short, pair.main, os.getpid(), "of main", "fetched", "main") as line:
         assert line.recv(1) == b"g"
-    until(lambda: told, "the report")
-    assert told[0]["why"] == "fetched is a point of the main process"
+    until(lambda: reports, "the report")
+    assert reports[0]["why"] == "fetched is a point of the main process"
     assert pair.alive() == (True, True)
 
 
 def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.PUBLISHER_CRASH)
+    nemesis, reports = arena(Fault.PUBLISHER_CRASH)
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
         assert line.recv(1) == b"g", "not one of ours"
-    until(lambda: told, "the report of the miss")  # it is written after the word to go on
+    until(lambda: reports, "the report of the miss")  # it is written after the word to go on
     nemesis.mains.add(pair.main)
-    nemesis.struck.clear()
+    nemesis.reached.clear()
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):
-        until(lambda: len(told) == 2, "the fault")
-    assert [report["landed"] for report in told] == [False, True]
+        until(lambda: len(reports) == 2, "the fault")
+    assert [report["landed"] for report in reports] == [False, True]
     until(lambda: not pair.alive()[0], "its end")
 
 
 def test_a_stopped_process_sleeps_and_is_woken(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.STOP, pause_seconds=3.0)
+    nemesis, reports = arena(Fault.STOP, pause_seconds=3.0)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g", "it finds this word when it wakes"
         assert psutil.Process(pair.child).status() == psutil.STATUS_STOPPED
-        until(lambda: told, "the end of the pause")
-    assert (told[0]["landed"], told[0]["seconds"]) == (True, 3.0)
+        until(lambda: reports, "the end of the pause")
+    assert (reports[0]["landed"], reports[0]["seconds"]) == (True, 3.0)
     until(lambda: psutil.Process(pair.child).status() != psutil.STATUS_STOPPED, "its waking")
     assert pair.alive() == (True, True)
 
 
 def test_a_pause_that_somebody_ends_early_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.STOP, pause_seconds=30.0)
+    nemesis, reports = arena(Fault.STOP, pause_seconds=30.0)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
         os.kill(pair.child, signal.SIGCONT)
         until(lambda: psutil.Process(pair.child).status() != psutil.STATUS_STOPPED, "its waking")
         nemesis._closing.set()  # the end of the pause
-        until(lambda: told, "the end of the pause")
-    assert (told[0]["landed"], told[0]["why"]) == (False, "the process was not asleep all the time")
+        until(lambda: reports, "the end of the pause")
+    assert (reports[0]["landed"], reports[0]["why"]) == (False, "the process was not stopped all the time")
 
 
 def test_a_copy_comes_by_while_the_victim_sleeps(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.STOP, pause_seconds=30.0)
+    nemesis, reports = arena(Fault.STOP, pause_seconds=30.0)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as asleep, call(short, pair.child, pair.main) as copy:
         assert {asleep.recv(1), copy.recv(1)} == {b"g"}
-        assert not told, "the pause is not over"
+        assert not reports, "the pause is not over"
         nemesis._closing.set()
-    until(lambda: told, "the end of the pause")
-    assert len(told) == 1
+    until(lambda: reports, "the end of the pause")
+    assert len(reports) == 1
 
 
 def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any]) -> None:
-    nemesis, told = arena(Fault.POISON)
+    nemesis, reports = arena(Fault.POISON)
     for attempt in (1, 2):
         victim = Pair()
         try:
             nemesis.mains.add(victim.main)
             with call(short, victim.child, victim.main):
-                until(lambda attempt=attempt: len(told) == attempt, "the fault")
-            assert told[-1]["landed"] is True
+                until(lambda attempt=attempt: len(reports) == attempt, "the fault")
+            assert reports[-1]["landed"] is True
             until(lambda victim=victim: victim.alive() == (True, False), "the child's end")
         finally:
             victim.end()
@@ -310,36 +311,36 @@ def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any])
 def test_a_fault_on_a_process_that_does_not_die_is_not_called_landed(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.DEATH_PATIENCE", 0.3)
-    nemesis, told = arena(Fault.QUIT)
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.DEATH_SECONDS", 0.3)
+    nemesis, reports = arena(Fault.QUIT)
     nemesis.mains.add(pair.main)
     os.kill(pair.main, signal.SIGSTOP)  # a stopped process does not handle SIGQUIT
     with call(short, pair.child, pair.main) as line:
         assert line.recv(1) == b"g"
-    until(lambda: told, "the report")
-    assert told[0]["landed"] is False
-    assert "no death within" in told[0]["why"]
+    until(lambda: reports, "the report")
+    assert reports[0]["landed"] is False
+    assert "no death within" in reports[0]["why"]
 
 
 @pytest.mark.parametrize("nonsense", [b"\n", b"{}\n", b"not json\n", b"[1]\n", b"\xff\xff\n", b'{"what": "at"}\n', b""])
 def test_nonsense_on_its_socket_does_not_end_it(
     short: Path, pair: Pair, arena: Callable[..., Any], nonsense: bytes
 ) -> None:
-    nemesis, told = arena(Fault.KILL_CHILD)
+    nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(short / "0.sock"))
         line.sendall(nonsense)
     with call(short, pair.child, pair.main):
-        until(lambda: told, "the fault after the nonsense", 5)
-    assert told[0]["landed"] is True
+        until(lambda: reports, "the fault after the nonsense", 5)
+    assert reports[0]["landed"] is True
 
 
 def test_closing_lets_a_waiting_victim_go(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
-    nemesis, _ = arena(Fault.KILL_CHILD, now=lambda task_id, point: "the acknowledgement")
+    nemesis, _ = arena(Fault.KILL_CHILD, precondition=lambda task_id, point: "the acknowledgement")
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
-        until(lambda: nemesis.struck, "the wait for the acknowledgement")
+        until(lambda: nemesis.reached, "the wait for the acknowledgement")
         nemesis.close()
         assert line.recv(1) in (b"g", b"")
     assert pair.alive() == (True, True)

@@ -11,18 +11,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import psutil
 import pytest
-from celery import current_app
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.core.lifecycle import Point
-from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.processes.brokers import Holdings, RedisLane
+from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.nemesis import Nemesis
+from tasks_demo.lab.processes.specs import WorkerSpec
 from tasks_demo.lab.processes.template import TemplateClient
 from tests.support import PROJECT, Home, finish, living, until
 
@@ -38,26 +35,24 @@ class Lab:
         self.exits: Queue[tuple[int, int]] = Queue()
         self.nemesis = Nemesis(
             folder / "n.sock", Fault.KILL_MAIN, {}, on_fault=lambda *_: None, on_ready=self.ready.put,
-            now=lambda *_: "the word of the test",
         )  # fmt: skip
         self.template = TemplateClient(folder / "template.log")
         self.template.wait_ready()
 
-    def fork(self, lane: RedisLane | None = None, victims: dict[str, str] | None = None) -> int:
-        lane = lane or RedisLane(self.redis_url, f"t:{uuid.uuid4().hex}:")
-        order: dict[str, Any] = {
-            "name": f"w{uuid.uuid4().hex[:6]}@lab",
-            "run": "",
-            "socket": str(self.folder / "n.sock"),
-            "victims": victims or {},
-            "log": str(self.folder / "worker.log"),
-            "broker_url": lane.broker_url,
-            "transport_options": lane.transport_options(60, "w"),
-            "concurrency": 1,
-            "lock": {"url": self.redis_url, "prefix": lane.prefix, "lease_seconds": 2.0},
-            "bank_url": self.bank_url,
-        }
-        pid = self.template.fork(order, lambda status: self.exits.put((pid, status)))
+    def fork(self) -> int:
+        lane = RedisLane(self.redis_url, f"t:{uuid.uuid4().hex}:")
+        spec = WorkerSpec(
+            name=f"w{uuid.uuid4().hex[:6]}@lab",
+            socket=str(self.folder / "n.sock"),
+            log=str(self.folder / "worker.log"),
+            broker_url=lane.broker_url,
+            transport_options=lane.transport_options(60),
+            redis_url=self.redis_url,
+            key_prefix=lane.prefix,
+            lease_seconds=2.0,
+            bank_url=self.bank_url,
+        )
+        pid = self.template.fork(spec, lambda status: self.exits.put((pid, status)))
         return pid
 
     def worker(self) -> list[psutil.Process]:
@@ -138,26 +133,6 @@ def test_a_template_that_cannot_start_says_why(short: Path, monkeypatch: pytest.
             client.wait_ready()
     finally:
         client.close()
-
-
-@pytest.mark.usefixtures("ledger")
-def test_holdings_tell_of_a_message_that_is_fetched_and_not_recorded(lab: Lab) -> None:
-    """Both lists are empty for as long as main takes, and a worker that is stopped then can forget the job."""
-    task_id, lane = str(uuid.uuid4()), RedisLane(lab.redis_url, f"t:{uuid.uuid4().hex}:")
-    lab.nemesis.victims[task_id] = Point.FETCHED
-    pid = lab.fork(lane, {task_id: str(Point.FETCHED)})
-    lab.nemesis.mains.add(pid)
-    until(lambda: not lane.holdings("w").fetching, "a worker that waits for messages")
-    assert lane.holdings("another").fetching, "its name is not known there"
-    with current_app.connection_for_write(lane.broker_url, transport_options=lane.transport_options(60)) as connection:
-        CHARGES["acks_early"].apply_async(
-            kwargs={"customer": "c", "amount": 1}, task_id=task_id, producer=connection.Producer(), ignore_result=True
-        )
-    until(lambda: lab.nemesis.struck, "main at the point")
-    assert [lane.holdings("w") for _ in range(3)] == [Holdings(queued=0, unacked=0, fetching=True)] * 3
-    lab.nemesis.close()  # lets main go on
-    until(lambda: lane.holdings("w") == Holdings(0, 0, fetching=False), "the end of the job")
-    lane.client.close()
 
 
 def test_template_starts_in_the_running_project_wherever_the_package_is_installed(short: Path, home: Home) -> None:

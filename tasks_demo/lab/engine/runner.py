@@ -29,11 +29,13 @@ from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
-from tasks_demo.lab.engine.lane import OUTBOX, OVERLAPPING, Lane, Progress, Stop
+from tasks_demo.lab.engine.lane import Lane, Progress
+from tasks_demo.lab.engine.publishing import Stop
 from tasks_demo.lab.plan.cells import WINDOWS, Cell
 from tasks_demo.lab.plan.predictions import Prediction, prediction
+from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS, OVERLAPPING
 from tasks_demo.lab.processes.brokers import without_password
-from tasks_demo.lab.processes.environment import Ground, prepared
+from tasks_demo.lab.processes.environment import Environment, environment
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
 from tasks_demo.lab.verdict.checker import check
@@ -88,14 +90,14 @@ class Run:
         interrupted = False
         # The lanes write publications down themselves, with their outcome: Celery's signal would count them again.
         lifecycle.ignore(recorder)
-        for name, value in OUTBOX.items():
+        for name, value in OUTBOX_SETTINGS.items():
             setattr(django_settings, f"TASKS_DEMO_{name}", value)
-        with contextlib.ExitStack() as armed_again, prepared(self.folder, self.broker, self.run_id) as ground:
+        with contextlib.ExitStack() as armed_again, environment(self.folder, self.broker, self.run_id) as found:
             armed_again.callback(ledger.arm)
             alone = [cell for cell in self.cells if _needs_the_shop_to_itself(cell)]
             for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
                 if not self._stop.is_set():
-                    interrupted = self._side_by_side(cells, lanes, ground)
+                    interrupted = self._side_by_side(cells, lanes, found)
         events = self.folder / "events.jsonl"
         with events.open("w", encoding="utf-8") as file:
             history.write(self.history(), file)
@@ -107,14 +109,14 @@ class Run:
         known = [failure for failure in self._failures if isinstance(failure, DeliveryError)]
         return Outcome(result, events, self.folder, interrupted, known[0] if known else None)
 
-    def _side_by_side(self, cells: Sequence[Cell], lanes: int, ground: Ground) -> bool:
+    def _side_by_side(self, cells: Sequence[Cell], lanes: int, environment: Environment) -> bool:
         """Run these cells; whether it was interrupted."""
         if not cells:
             return False
         self._queue = deque(cells)
         number = min(lanes, len(cells))
         with ThreadPoolExecutor(number, thread_name_prefix="lane") as pool:
-            working = [pool.submit(self._work, ground) for _ in range(number)]
+            working = [pool.submit(self._work, environment) for _ in range(number)]
             try:
                 # With a timeout: a signal that the kernel gives to another thread wakes nobody who waits without one. And not
                 # Thread.join, which takes a thread for ended when it is interrupted (bpo-45274).
@@ -122,7 +124,7 @@ class Run:
                     pass
             except KeyboardInterrupt:
                 self._stop.set()
-                ground.template.close()
+                environment.template.close()
                 return True
         return False
 
@@ -148,14 +150,14 @@ class Run:
                     detail=event.detail,
                 )
 
-    def _work(self, ground: Ground) -> None:
+    def _work(self, environment: Environment) -> None:
         try:
             while not self._stop.is_set():
                 with self._lock:
                     if not self._queue:
                         return
                     cell = self._queue.popleft()
-                self._run_cell(cell, ground)
+                self._run_cell(cell, environment)
         except Stop:
             pass
         except (redis.RedisError, kombu.exceptions.OperationalError, DatabaseError) as error:
@@ -173,32 +175,29 @@ class Run:
             self._failures.append(error)
             self._stop.set()
 
-    def _run_cell(self, cell: Cell, ground: Ground) -> None:
+    def _run_cell(self, cell: Cell, environment: Environment) -> None:
         lane = Lane(
             cell=cell,
             run_id=self.run_id,
-            template=ground.template,
-            redis_url=ground.redis_url,
-            bank_url=ground.bank_url,
+            environment=environment,
             folder=self.folder,
-            socket_dir=ground.socket_dir,
             stop=self._stop,
             progress=self.progress,
         )
         try:
-            evidence = lane.run()
+            end = lane.run()
             with self._books:  # one reader at a time: two would read the same debits twice
                 try:
-                    effects.copy("bank", Bank(BankClient(ground.bank_url, 10.0)))
+                    effects.copy("bank", Bank(BankClient(environment.bank_url, 10.0)))
                     effects.copy("shop", Bookings())
-                    evidence["books_read"] = True
-                    if not evidence["reason"]:
+                    end.books_read = True
+                    if not end.reason:
                         effects.settle(run=lane.name)
                 except BankError as error:
-                    evidence["reason"] = evidence["reason"] or f"the books could not be read: {error}"
+                    end.reason = end.reason or f"the books could not be read: {error}"
             seen = Event.objects.filter(IN_A_RUN, run=lane.name).exclude(kind=SETTLED).order_by()
-            counts = dict(seen.values_list("kind").annotate(count=Count("id")))
-            lane.note_quiescent(evidence, counts)
+            end.events = dict(seen.values_list("kind").annotate(count=Count("id")))
+            lane.log_end(end)
         finally:
             with contextlib.suppress(redis.RedisError):  # Redis is gone, and the lane with it
                 lane.clean()

@@ -59,7 +59,7 @@ class RedisLane:
 
     def check(self) -> None:
         """Raise EnvironmentNotReady unless the server answers and takes writes."""
-        key = f"{self.prefix}probe"
+        key = f"{self.prefix}check"
         try:
             self.client.set(key, "1", ex=10)
             self.client.delete(key)

@@ -1,4 +1,4 @@
-"""The ground an experiment stands on: database, Redis, bank and worker template; checked before anything is published."""
+"""What an experiment runs on: databases, Redis, bank and worker template; checked before anything is published."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tasks_demo.ledger import store
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the lanes need. ``socket_dir`` is short and private."""
+class Environment:
+    """What the lanes use. ``socket_dir``: private, and short, because a Unix socket's path holds about 100 bytes."""
 
     redis_url: str
     bank_url: str
@@ -37,8 +37,8 @@ class Ground:
 
 
 @contextlib.contextmanager
-def prepared(folder: Path, broker: str, run_id: str) -> Iterator[Ground]:
-    """Bring everything up, and down again whatever happens. Call from the main thread.
+def environment(folder: Path, broker: str, run_id: str) -> Iterator[Environment]:
+    """Start everything, and stop it again however the run ends. Call from the main thread.
 
     ``broker``: ``redis`` (the server of REDIS_URL, or else an embedded one) or the address of a Redis server. Raises
     EnvironmentNotReady with a sentence that says what to do.
@@ -72,7 +72,7 @@ def prepared(folder: Path, broker: str, run_id: str) -> Iterator[Ground]:
         scratch.sweep(folder.parent, redis_url)
         check_bank(bank_url)
         template.wait_ready()
-        yield Ground(redis_url, bank_url, template, socket_dir)
+        yield Environment(redis_url, bank_url, template, socket_dir)
 
 
 def _purge(redis_url: str, prefix: str) -> None:

@@ -1,8 +1,8 @@
-"""The nemesis: strikes planned victims at their points, and says honestly whether the fault landed.
+"""The nemesis: injects a fault when a planned victim reaches its point, and reports whether it landed.
 
-It signals only processes that this run started: a worker's main process that the template forked, and pool
-processes whose parent is such a main process, each held by a pidfd from before the signal to after its death, so
-that a reused pid can never be hit.
+It signals only processes that this run started: a worker's main process that the template forked, and pool processes
+whose parent is such a main process. Each is held by a pidfd from before the signal until after its death, so that a reused
+pid is never hit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,45 @@ from django.db import connections
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
 
-#: Bound on a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s (docs/explanation/lab.md).
-DEATH_PATIENCE = 45.0
-#: Bound on what a fault waits for, seconds: an acknowledgement, or an effect.
-MOMENT_PATIENCE = 30.0
-#: Bound on the template's word that a process is one of ours, seconds.
-KNOWN_PATIENCE = 30.0
+#: Maximum time to wait for a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s
+#: (docs/explanation/lab.md).
+DEATH_SECONDS = 45.0
+#: Maximum time to wait for the precondition of a fault (an acknowledgement, an effect), seconds.
+PRECONDITION_SECONDS = 30.0
+#: Maximum time to wait until the template has confirmed that a process is one of ours, seconds.
+KNOWN_SECONDS = 30.0
+
+_GO_ON = b"g"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultReport:
+    """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted."""
+
+    what: str
+    victim: str
+    landed: bool = False
+    why: str = ""
+    point: str = ""
+    pid: int | None = None
+    main_pid: int | None = None
+    child_pid: int | None = None
+    died: str = ""
+    seconds: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the detail of the ``fault`` event."""
+        return asdict(self)
 
 
 class Nemesis:
-    """Listens at ``socket_path`` for the processes of one cell.
+    """Listens at ``socket_path`` for the processes of one cell that have reached a failpoint.
 
-    ``on_fault(task_id, detail)`` is called for every fault at a planned victim that reached its point. ``now(task_id,
-    point)``, if given, is polled before the fault: "" when the moment has come, or what is still missing. ``pause_seconds``:
-    how long SIGSTOP lasts.
+    :param victims: task ID → point.
+    :param on_fault: called with the task ID and the report of every fault at a planned victim.
+    :param on_ready: called with the pid of every worker that consumes.
+    :param precondition: polled with the task ID and the point before the fault: what is still missing, or "".
+    :param pause_seconds: how long SIGSTOP lasts.
     """
 
     def __init__(
@@ -47,20 +73,20 @@ class Nemesis:
         fault: Fault,
         victims: dict[str, Point],
         *,
-        on_fault: Callable[[str, dict[str, Any]], None],
+        on_fault: Callable[[str, FaultReport], None],
         on_ready: Callable[[int], None],
-        now: Callable[[str, str], str] | None = None,
+        precondition: Callable[[str, str], str] | None = None,
         pause_seconds: float = 0.0,
     ) -> None:
         self.fault = fault
         self.victims = victims
         self.landed = 0
-        self.struck: set[str] = set()
+        self.reached: set[str] = set()
         self.mains: set[int] = set()
         self.address = str(socket_path)
         self._on_fault = on_fault
         self._on_ready = on_ready
-        self._now = now
+        self._precondition = precondition
         self._pause_seconds = pause_seconds
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -72,7 +98,7 @@ class Nemesis:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening. A victim that still waits is let go."""
+        """Stop listening. A victim that still waits goes on."""
         self._closing.set()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
@@ -81,19 +107,25 @@ class Nemesis:
         for thread in list(self._answering):
             thread.join()
 
+    def report(self, task_id: str, report: FaultReport) -> None:
+        """Count a fault and pass it on."""
+        with self._lock:
+            self.landed += report.landed
+        self._on_fault(task_id, report)
+
     def _serve(self) -> None:
         while not self._closing.is_set():
             try:
                 line, _ = self._server.accept()
             except OSError:
                 return
-            # Each in a thread of its own: while one victim sleeps, its copy may come by.
+            # A thread for each: while one victim is stopped, its copy may reach the point.
             thread = threading.Thread(target=self._listen, args=(line,), name="nemesis-line", daemon=True)
             self._answering.add(thread)
             thread.start()
 
     def _listen(self, line: socket.socket) -> None:
-        # What cannot be understood is let go: the line closes.
+        # A message that cannot be understood is dropped: the line closes, and the sender goes on.
         try:
             with line, contextlib.suppress(OSError, ValueError, LookupError, TypeError):
                 self._answer(line)
@@ -102,7 +134,7 @@ class Nemesis:
             self._answering.discard(threading.current_thread())
 
     def _answer(self, line: socket.socket) -> None:
-        line.settimeout(DEATH_PATIENCE)
+        line.settimeout(DEATH_SECONDS)
         message = json.loads(line.makefile("rb").readline())
         if message["what"] == "ready":
             self._on_ready(message["pid"])
@@ -110,90 +142,76 @@ class Nemesis:
         task_id, point, role = message["task_id"], message["point"], message["role"]
         with self._lock:
             planned = self.victims.get(task_id) == point or role == "publisher"
-            if not planned or (task_id in self.struck and self.fault is not Fault.POISON):
-                line.sendall(b"g")  # its turn is over: the second delivery goes on
+            if not planned or (task_id in self.reached and self.fault is not Fault.POISON):
+                line.sendall(_GO_ON)  # each victim is hit once; its second delivery goes on
                 return
-            self.struck.add(task_id)
+            self.reached.add(task_id)
         child, main = (message["pid"], message["parent"]) if role == "child" else (0, message["pid"])
         self._wait_until_known(main)
-        self.strike(line, task_id, point, child, main)
+        self.inject(line, task_id, point, child, main)
 
     def _wait_until_known(self, main: int) -> None:
-        """A process may be at its point before the lane has heard its number from the template."""
-        deadline = time.monotonic() + KNOWN_PATIENCE
+        """A process may be at its point before the lane has heard its pid from the template."""
+        deadline = time.monotonic() + KNOWN_SECONDS
         while main not in self.mains and time.monotonic() < deadline and not self._closing.wait(0.005):
             pass
 
-    def _report(self, task_id: str, detail: dict[str, Any]) -> None:
-        with self._lock:
-            self.landed += bool(detail["landed"])
-        self._on_fault(task_id, detail)
-
-    def strike(self, line: socket.socket, task_id: str, point: str, child: int, main: int) -> None:
-        """Do what the fault says to a victim that waits at the other end of ``line``, and report it.
+    def inject(self, line: socket.socket, task_id: str, point: str, child: int, main: int) -> None:
+        """Inject the fault into a victim that waits at the other end of ``line``, and report it.
 
         ``child`` 0: the victim is a main process (or a publisher) at a point of its own.
         """
-        fault = self.fault
-        detail: dict[str, Any] = {
-            "what": str(fault),
-            "victim": fault.victim,
-            "point": point,
-            "pid": child if fault.victim == "child" else main,
-            "main_pid": main,
-            "child_pid": child or None,
-            "landed": False,
-            "why": "",
-            "died": "",
-        }
-        sign = fault.signal
-        why = self._not_ours(child, main) or self._not_now(task_id, point)
-        if sign is None:
-            why = "this fault strikes nobody"
+        fault, sign = self.fault, self.fault.signal
+        report = FaultReport(
+            what=str(fault),
+            victim=fault.victim,
+            point=point,
+            pid=child if fault.victim == "child" else main,
+            main_pid=main,
+            child_pid=child or None,
+        )
+        why = self._not_ours(child, main) or self._unmet(task_id, point)
         if fault.victim == "child" and not child:
             why = f"{point} is a point of the main process"
+        if sign is None:
+            why = "this fault sends no signal"
         if why or sign is None:
-            line.sendall(b"g")
-            return self._report(task_id, {**detail, "why": why})
+            line.sendall(_GO_ON)
+            return self.report(task_id, replace(report, why=why))
         with contextlib.ExitStack() as held:
             main_fd = held.enter_context(_pidfd(main))
             child_fd = held.enter_context(_pidfd(child)) if child else main_fd
             if fault is Fault.STOP:
-                return self._pause(line, task_id, detail, child_fd)
+                return self._pause(line, task_id, report, child_fd)
             if fault.victim == "group":
                 os.killpg(main, sign)
             else:
                 signal.pidfd_send_signal(child_fd if fault.victim == "child" else main_fd, sign)
             if fault is Fault.TERM:
-                line.sendall(b"g")  # warm: the running body may finish
-                dead = _ended(main_fd)
-                why = "" if dead else f"main did not end within {DEATH_PATIENCE:.0f} s"
-                return self._report(
-                    task_id, {**detail, "landed": dead, "why": why, "died": "warm shutdown" if dead else ""}
-                )
-            dead = _ended(child_fd) and (fault.victim == "child" or _ended(main_fd))
-            if not dead:
-                line.sendall(b"g")
-                why = f"no death within {DEATH_PATIENCE:.0f} s of the signal"
-                return self._report(task_id, {**detail, "why": why})
-            # The victim was in our hands until it died: it cannot have gone on.
-            self._report(task_id, {**detail, "landed": True, "died": sign.name})
-        return None
+                line.sendall(_GO_ON)  # warm: the running body may finish
+                if _ended(main_fd):
+                    return self.report(task_id, replace(report, landed=True, died="warm shutdown"))
+                return self.report(task_id, replace(report, why=f"main did not end within {DEATH_SECONDS:.0f} s"))
+            if _ended(child_fd) and (fault.victim == "child" or _ended(main_fd)):
+                # The victim was held at its point until it died: it cannot have gone on.
+                return self.report(task_id, replace(report, landed=True, died=sign.name))
+            line.sendall(_GO_ON)
+            return self.report(task_id, replace(report, why=f"no death within {DEATH_SECONDS:.0f} s of the signal"))
 
-    def _pause(self, line: socket.socket, task_id: str, detail: dict[str, Any], descriptor: int) -> None:
-        """Stop the process, let it go on within, and wake it after the pause: what it does then, it does too late.
+    def _pause(self, line: socket.socket, task_id: str, report: FaultReport, descriptor: int) -> None:
+        """Stop the process, release it from its point meanwhile, and continue it after the pause: it acts too late.
 
-        It is reported while it still sleeps: once awake it may be at its next job before the report is written down.
+        Reported before it continues: afterwards it may be at its next job before the report is written.
         """
-        child = detail["pid"]
+        child = report.pid or 0
         signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
         try:
             stopped = _is_stopped(child)
-            line.sendall(b"g")
-            self._closing.wait(self._pause_seconds)  # the fault itself: this long the process sleeps
-            slept = stopped and _is_stopped(child)
-            why = "" if slept else "the process was not asleep all the time"
-            self._report(task_id, {**detail, "landed": slept, "why": why, "seconds": self._pause_seconds})
+            line.sendall(_GO_ON)
+            self._closing.wait(self._pause_seconds)  # the fault itself
+            landed = stopped and _is_stopped(child)
+            why = "" if landed else "the process was not stopped all the time"
+            self.report(task_id, replace(report, landed=landed, why=why, seconds=self._pause_seconds))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)
@@ -210,18 +228,19 @@ class Nemesis:
             return f"pid {child or main} is gone"
         return ""
 
-    def _not_now(self, task_id: str, point: str) -> str:
-        if self._now is None:
+    def _unmet(self, task_id: str, point: str) -> str:
+        """Wait for the precondition; return what is still missing in the end, or ""."""
+        if self._precondition is None:
             return ""
-        deadline = time.monotonic() + MOMENT_PATIENCE
-        while missing := self._now(task_id, point):
+        deadline = time.monotonic() + PRECONDITION_SECONDS
+        while missing := self._precondition(task_id, point):
             if self._closing.wait(0.005) or time.monotonic() > deadline:
-                return f"{missing} within {MOMENT_PATIENCE:.0f} s"
+                return f"{missing} within {PRECONDITION_SECONDS:.0f} s"
         return ""
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether the process sleeps after SIGSTOP; it takes a moment to take effect."""
+    """Whether the process is stopped; SIGSTOP takes a moment to take effect."""
     deadline = time.monotonic() + 1
     while True:
         try:
@@ -244,6 +263,6 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def _ended(descriptor: int) -> bool:
-    """Whether the process of this pidfd has ended, within the bound; a zombie has."""
-    readable, _, _ = select.select([descriptor], [], [], DEATH_PATIENCE)
+    """Whether the process of this pidfd has ended within the bound. A zombie has."""
+    readable, _, _ = select.select([descriptor], [], [], DEATH_SECONDS)
     return bool(readable)

@@ -1,32 +1,29 @@
-"""A web request of the lab: it commits an order, and publishes its job as the pattern's users would.
+"""The publisher of one job, as a web request would be: commits an order, then publishes its job.
 
-Run in a process of its own, forked from the template, so that the nemesis can kill it between the two.
+It runs in a process of its own, so that the nemesis can kill it between the two.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import router, transaction
 
+from tasks_demo import outbox
 from tasks_demo.demo.shop.models import Order
-from tasks_demo.demo.shop.orders import place_order
 from tasks_demo.demo.tasks import CHARGES
-from tasks_demo.lab.processes.probe import Probe
+from tasks_demo.lab.processes.failpoints import Failpoints
+from tasks_demo.lab.processes.specs import Publication
 
 
-def publish_once(job: dict[str, Any], probe: Probe) -> int:
-    """Take one order; ``job``: pattern, task_id, kwargs, options, publisher. Returns the exit code, if it lives that long."""
-    using, through_outbox = router.db_for_write(Order), job["publisher"] == "outbox"
+def publish(job: Publication, failpoints: Failpoints) -> None:
+    """Commit the order and publish its job; between the two, wait for the nemesis."""
+    task = CHARGES[job.pattern]
+    using = router.db_for_write(Order)
     with transaction.atomic(using=using):
-        transaction.on_commit(
-            lambda: probe.say("at", role="publisher", task_id=job["task_id"], point="committed", wait=True), using=using
-        )
-        place_order(
-            CHARGES[job["pattern"]],
-            job["kwargs"],
-            task_id=job["task_id"],
-            through_outbox=through_outbox,
-            **(job["options"] if through_outbox else {"ignore_result": True}),
-        )
-    return 0
+        Order.objects.create(task_id=job.task_id, customer=job.kwargs["customer"], amount=job.kwargs["amount"])
+        transaction.on_commit(lambda: failpoints.wait_at("publisher", job.task_id, "committed"), using=using)
+        if job.publisher == "outbox":
+            outbox.enqueue(task, kwargs=job.kwargs, task_id=job.task_id, using=using, headers=job.headers)
+        else:
+            transaction.on_commit(
+                lambda: task.apply_async(kwargs=job.kwargs, task_id=job.task_id, ignore_result=True), using=using
+            )

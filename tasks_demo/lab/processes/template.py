@@ -1,7 +1,7 @@
 """A process that has imported everything and forks workers on request, so that one is consuming in about 0.2 s.
 
 ``TemplateClient`` is the lab's side: it starts ``python -m tasks_demo.lab.processes.template`` and asks it for workers over a
-socket, one JSON object a line: ``{"fork": order}`` is answered by ``{"forked": id, "pid": pid}``, and
+socket, one JSON object a line: ``{"fork": spec}`` is answered by ``{"forked": id, "pid": pid}``, and
 ``{"exit": pid, "status": code}`` follows when that worker has ended (negative: the signal that ended it).
 ``{"terminate": pid}`` sends SIGTERM to a worker, or to nobody if it has ended. When the socket closes, the template kills
 the process groups of its workers and ends; when the template dies, its workers die with it (PR_SET_PDEATHSIG).
@@ -23,6 +23,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.processes.specs import WorkerSpec
 
 #: How long an import of everything, or a fork, may take on a busy machine, seconds.
 PATIENCE = 60.0
@@ -65,14 +66,14 @@ class TemplateClient:
             tail = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
             raise EnvironmentNotReady(f"The lab's worker template did not start. The end of its log:\n{tail}")
 
-    def fork(self, order: dict[str, Any], on_exit: Callable[[int], None]) -> int:
+    def fork(self, spec: WorkerSpec, on_exit: Callable[[int], None]) -> int:
         """Fork a worker and return its pid. ``on_exit`` is called once, from another thread, with its status."""
         with self._lock:
             self._number += 1
             number = self._number
             reply: Queue[dict[str, Any]] = Queue()
             self._replies[number] = reply
-        self._send({"fork": order, "id": number})
+        self._send({"fork": spec.as_dict(), "id": number})
         try:
             answer = reply.get(timeout=PATIENCE)
         except Empty:
@@ -201,7 +202,7 @@ def _fork(request: dict[str, Any], control: socket.socket, workers: set[int], de
             for descriptor in descriptors:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
-            status = worker.run(request["fork"], parent)
+            status = worker.run(WorkerSpec.from_dict(request["fork"]), parent)
         except BaseException:  # noqa: BLE001  (the last frame of this process: report, then leave without the parent's clean-up)
             sys.excepthook(*sys.exc_info())
             status = 70

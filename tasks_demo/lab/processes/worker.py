@@ -1,17 +1,17 @@
-"""The worker of the lab: the production Celery app and command line, run in a process forked from the template."""
+"""A worker of the lab: the production Celery app and command line, in a process forked from the template."""
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
 
 from tasks_demo.core.lifecycle import Point
-from tasks_demo.lab.processes.probe import Probe
+from tasks_demo.lab.processes.failpoints import Failpoints
+from tasks_demo.lab.processes.specs import WorkerSpec
 
 
 def preload() -> None:
-    """Import everything a worker needs, and open nothing: no connection may be shared by a fork."""
+    """Import everything that a worker needs, and open nothing: a fork must not share a connection."""
     import kombu.transport.redis  # noqa: F401
     from celery import current_app
 
@@ -21,67 +21,61 @@ def preload() -> None:
     current_app.finalize()
 
 
-def run(order: dict[str, Any], parent: int) -> int:
-    """Be a worker until told to stop, or the publisher of one job if the order says so; returns the exit code.
-
-    ``order``: name, run, socket (of the lab, for rendezvous), victims (task ID -> point), log, broker_url, transport_options,
-    concurrency, lock {url, prefix, lease_seconds}, bank_url, settings (TASKS_DEMO_*); publish (of a publisher: see
-    ``publisher.publish_once``); and for the benchmark, whose workers are not watched as closely: imports (modules with tasks),
-    conf (of Celery), ledger (False: not armed), write_through. main_waits: main, too, commits each point when it is reached.
-    """
+def run(spec: WorkerSpec, parent: int) -> int:
+    """Be the worker, or the publisher, of ``spec`` until it ends; return the exit code. ``parent``: the template's pid."""
     os.setsid()
     _die_with(parent)
-    _log_to(order["log"])
+    _log_to(spec.log)
 
     from celery import current_app as app
     from celery import signals
     from django.conf import settings
 
     from tasks_demo.core import lifecycle
-    from tasks_demo.lab.processes.publisher import publish_once
-    from tasks_demo.lab.processes.windows import open_windows
+    from tasks_demo.lab.processes.main_points import announce_fetched_and_acking
+    from tasks_demo.lab.processes.publisher import publish
     from tasks_demo.ledger.recorder import recorder
 
     app.conf.update(
-        broker_url=order["broker_url"],
-        broker_transport_options=order["transport_options"],
-        result_backend=order["broker_url"],
-        result_backend_transport_options={"global_keyprefix": order["lock"]["prefix"]},
+        broker_url=spec.broker_url,
+        broker_transport_options=spec.transport_options,
+        result_backend=spec.broker_url,
+        result_backend_transport_options={"global_keyprefix": spec.key_prefix},
     )
-    app.conf.update(order.get("conf", {}))
-    for module in order.get("imports", ()):
+    app.conf.update(spec.conf)
+    for module in spec.imports:
         import_module(module)
-    settings.TASKS_DEMO_REDIS_URL = order["lock"]["url"]
-    settings.TASKS_DEMO_KEY_PREFIX = order["lock"]["prefix"]
-    settings.TASKS_DEMO_LEASE_SECONDS = order["lock"]["lease_seconds"]
-    settings.TASKS_DEMO_BANK_URL = order["bank_url"]
-
-    probe = Probe(order["socket"], order["victims"])
-    lifecycle.ignore(recorder)
-    if "publish" in order:
-        return publish_once(order["publish"], probe)
-    for name, value in order.get("settings", {}).items():
+    settings.TASKS_DEMO_REDIS_URL = spec.redis_url
+    settings.TASKS_DEMO_KEY_PREFIX = spec.key_prefix
+    settings.TASKS_DEMO_LEASE_SECONDS = spec.lease_seconds
+    settings.TASKS_DEMO_BANK_URL = spec.bank_url
+    for name, value in spec.settings.items():
         setattr(settings, f"TASKS_DEMO_{name}", value)
-    recorder.run = order["run"]
+
+    failpoints = Failpoints(spec.socket, spec.victims)
+    lifecycle.ignore(recorder)
+    if spec.publication:
+        publish(spec.publication, failpoints)
+        return 0
+    recorder.run = spec.run
     recorder.required = recorder.patient = True  # its counts are exact
-    recorder.write_through = order.get("write_through", True)
-    recorder.main_waits = order.get("main_waits", False)
-    if order.get("ledger", True):
+    recorder.write_through = spec.write_through
+    recorder.main_waits = spec.main_waits
+    if spec.ledger:
         lifecycle.observe(recorder)  # the lab needs its history, whatever TASKS_DEMO_LEDGER says
-    points = set(order["victims"].values())
-    if points & {Point.FETCHED, Point.ACKING}:
-        open_windows(order["name"])
-    if order["victims"]:
-        lifecycle.observe(probe)
-    signals.worker_ready.connect(lambda **_: probe.say("ready"), weak=False)
+    if {Point.FETCHED, Point.ACKING} & set(spec.victims.values()):
+        announce_fetched_and_acking(spec.name)
+    if spec.victims:
+        lifecycle.observe(failpoints)
+    signals.worker_ready.connect(lambda **_: failpoints.announce_ready(), weak=False)
 
     try:
         app.worker_main(
             [
                 "worker",
                 "--pool=prefork",
-                f"--concurrency={order['concurrency']}",
-                f"--hostname={order['name']}",
+                f"--concurrency={spec.concurrency}",
+                f"--hostname={spec.name}",
                 "--loglevel=INFO",
                 # Workers of a lane have nobody to synchronise with; each costs a second at the start.
                 "--without-mingle",
@@ -90,9 +84,9 @@ def run(order: dict[str, Any], parent: int) -> int:
             ]
         )
     except SystemExit as leaving:
-        recorder.close()
         return leaving.code if isinstance(leaving.code, int) else 0
-    recorder.close()
+    finally:
+        recorder.close()
     return 0
 
 

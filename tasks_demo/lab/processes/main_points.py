@@ -1,9 +1,7 @@
-"""Two moments of a worker's main process that have no point in production, opened for the lab by wrapping two methods.
+"""Two points of a worker's main process that production does not announce, for the lab only (decision 13).
 
 ``fetched``  kombu has popped the message, and Redis does not know yet who has it (kombu/transport/redis.py ``QoS.append``)
-``acking``   the message is about to be acknowledged
-
-Both wrap a method and call it unchanged; nothing is wrapped outside a lab worker.
+``acking``   the acknowledgement is about to be sent
 """
 
 from __future__ import annotations
@@ -18,8 +16,8 @@ from tasks_demo.hooks.request import ObservedRequest
 from tasks_demo.patterns.subjects import subject_of
 
 
-def open_windows(worker: str) -> None:
-    """Announce ``fetched`` and ``acking`` in this process and its children."""
+def announce_fetched_and_acking(worker: str) -> None:
+    """Announce both points in this process and its children, by wrapping two methods; each is called unchanged."""
     record, acknowledge = QoS.append, ObservedRequest.send_acknowledgement
 
     def append(self: Any, message: Any, delivery_tag: Any) -> None:

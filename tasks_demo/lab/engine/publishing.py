@@ -1,0 +1,163 @@
+"""Publishes the jobs of a cell: to the broker, through the outbox with a relay of its own, or by publishers that are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import kombu.exceptions
+from celery import current_app
+from django.db import connections, router, transaction
+from django.db.models import Q, QuerySet
+
+from tasks_demo import outbox
+from tasks_demo.demo.shop.models import Order
+from tasks_demo.demo.tasks import CHARGES
+from tasks_demo.lab.engine.cell_log import CellLog
+from tasks_demo.lab.engine.workers import Workers
+from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.jobs import Job
+from tasks_demo.lab.processes.brokers import RedisLane
+from tasks_demo.lab.processes.specs import Publication
+from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.store import store
+from tasks_demo.outbox.relay import Relay
+from tasks_demo.records.models import OutboxMessage, Parked
+
+#: Header by which a lane finds its own messages in the outbox that all lanes of a run share.
+RUN_HEADER = "tasks_demo_run"
+_RELAY_INTERVAL = 0.05
+_BATCH = 100
+
+
+class Stop(Exception):
+    """The run is being interrupted."""
+
+
+class LaneRelay(Relay):
+    """The relay of one lane: publishes the messages of that lane only, to the queues of that lane."""
+
+    def __init__(self, broker: RedisLane, visibility_timeout: float, rows: Q) -> None:
+        super().__init__(interval=_RELAY_INTERVAL)
+        self._broker, self._visibility_timeout, self._own_rows = broker, visibility_timeout, rows
+
+    def _rows(self) -> QuerySet[OutboxMessage]:
+        return super()._rows().filter(self._own_rows)
+
+    def _connected(self, options: dict[str, Any]) -> Any:
+        options = {**options, **self._broker.transport_options(self._visibility_timeout)}
+        return self._app.connection_for_write(self._broker.broker_url, transport_options=options)
+
+
+class Publisher:
+    """Publishes the jobs of one cell and writes each publication, with its outcome, into the ledger.
+
+    The outcome is ``ok`` (confirmed), ``fail`` (refused) or ``info`` (the answer was lost: the broker may have the message).
+    ``confirmed``: how many were ``ok``.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        jobs: Sequence[Job],
+        *,
+        broker: RedisLane,
+        visibility_timeout: float,
+        log: CellLog,
+        workers: Workers,
+        stop: threading.Event,
+    ) -> None:
+        self.confirmed = 0
+        self._cell = cell
+        self._jobs = jobs
+        self._task = CHARGES[cell.pattern]
+        self._broker = broker
+        self._visibility_timeout = visibility_timeout
+        self._log = log
+        self._workers = workers
+        self._stop = stop
+        self._headers = {RUN_HEADER: log.run}
+        self._rows = Q(**{f"options__headers__{RUN_HEADER}": log.run})
+        self._to_outbox = cell.publisher == "outbox"
+
+    def publish(self) -> None:
+        """Publish every job. Raises Stop when the run is interrupted; what was published until then is written down."""
+        killed = self._cell.victims if self._cell.fault is Fault.PUBLISHER_CRASH else {}
+        options = self._broker.transport_options(self._visibility_timeout)
+        rows: list[Row] = []
+        try:
+            with current_app.connection_for_write(self._broker.broker_url, transport_options=options) as connection:
+                producer = connection.Producer()
+                for index, job in enumerate(self._jobs):
+                    for task_id in job.task_ids:
+                        if self._stop.is_set():
+                            raise Stop
+                        if index in killed:
+                            outcome = self._by_killed_publisher(task_id, job.kwargs)
+                        elif self._to_outbox:
+                            outcome = self._by_outbox(task_id, job.kwargs)
+                        else:
+                            outcome = self._by_broker(task_id, job.kwargs, producer)
+                        self.confirmed += outcome["outcome"] == "ok"
+                        rows.append(self._log.row("published", task_id=task_id, detail=outcome))
+                    if len(rows) >= _BATCH or self._to_outbox:
+                        store.append(rows)
+                        rows = []
+        finally:
+            store.append(rows)
+
+    def _by_broker(self, task_id: str, kwargs: dict[str, Any], producer: Any) -> dict[str, str]:
+        try:
+            self._task.apply_async(kwargs=kwargs, task_id=task_id, producer=producer, ignore_result=True, retry=False)
+        except kombu.exceptions.OperationalError:
+            return {"outcome": "info"}
+        return {"outcome": "ok"}
+
+    def _by_outbox(self, task_id: str, kwargs: dict[str, Any]) -> dict[str, str]:
+        """The commit of order and message is the hand-over that the customer was promised."""
+        using = router.db_for_write(Order)
+        with transaction.atomic(using=using):
+            Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
+            outbox.enqueue(self._task, kwargs=kwargs, task_id=task_id, using=using, headers=self._headers)
+        return {"outcome": "ok", "by": "commit"}
+
+    def _by_killed_publisher(self, task_id: str, kwargs: dict[str, Any]) -> dict[str, str]:
+        """A process commits the order and is killed before it publishes; the commit promised the charge all the same."""
+        self._workers.publish_and_die(
+            Publication(self._cell.pattern, task_id, kwargs, self._headers, self._cell.publisher)
+        )
+        committed = Order.objects.filter(task_id=task_id).exists()
+        return {"outcome": "ok" if committed else "fail", "by": "commit"}
+
+    @contextlib.contextmanager
+    def relaying(self) -> Iterator[None]:
+        """Run a relay for this lane's messages, if it publishes through the outbox."""
+        if not self._to_outbox:
+            yield
+            return
+        stop = threading.Event()
+        relay = LaneRelay(self._broker, self._visibility_timeout, self._rows)
+        thread = threading.Thread(target=self._relay, args=(relay, stop), name="relay")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    @staticmethod
+    def _relay(relay: Relay, stop: threading.Event) -> None:
+        try:
+            relay.run(stop)
+        finally:
+            connections.close_all()
+
+    def unfinished(self) -> int:
+        """Number of this lane's outbox messages that no worker has reported as done; parked ones are not counted."""
+        if not self._to_outbox:
+            return 0
+        parked = Parked.objects.filter(state=Parked.State.PARKED).values("task_id")
+        return OutboxMessage.objects.filter(self._rows, finished_at=None).exclude(task_id__in=parked).count()

@@ -1,0 +1,61 @@
+"""How long leases, visibility timeouts and faults of a cell last, and how long a cell may take. Pure."""
+
+from __future__ import annotations
+
+from tasks_demo.core.semantics import PROMISES, Semantics
+from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.faults import Fault
+
+#: Seconds until Redis redelivers an unacknowledged message. Short where only the timeout redelivers it. Longer where the
+#: worker rejects it after the death of a pool process: an early redelivery would hide a rejection that failed.
+VISIBILITY_AFTER_MAIN = 3.0
+VISIBILITY_AFTER_CHILD = 10.0
+#: Faults after which the visibility timeout redelivers the message.
+BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW}
+#: Faults during which a copy of the victim must find a free pool process.
+OVERLAPPING = {Fault.STOP, Fault.SLOW}
+LEASE_SECONDS = 1.5
+#: Victims of an overlapping fault that a worker has processes for. With more, jobs wait in the worker for longer than the
+#: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab.md).
+MOST_OVERLAPPING = 12
+#: How long a process is stopped, and how long a slow job works: longer than the lease and the visibility timeout, and less
+#: than twice the timeout, or the copy would be redelivered too.
+TOO_LONG_SECONDS = 1.7 * max(VISIBILITY_AFTER_MAIN, LEASE_SECONDS)
+#: Attempts after which a message is parked.
+MAX_ATTEMPTS = 3
+#: After these times the outbox asks whether a message that nobody has started was lost, and whether a worker that has
+#: started a job is still alive.
+OUTBOX_SETTINGS = {
+    "OUTBOX_UNSTARTED_SECONDS": 3.0,
+    "OUTBOX_LEASE_SECONDS": 3.0,
+    "OUTBOX_UNFINISHED_SECONDS": 15.0,
+}
+#: Seconds: a base, and what each job and each fault may add.
+_LIMIT, _LIMIT_PER_JOB, _LIMIT_PER_FAULT = 60.0, 0.2, 6.0
+
+
+def visibility_timeout(cell: Cell) -> float:
+    """Seconds until Redis redelivers an unacknowledged message of this cell."""
+    return VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else VISIBILITY_AFTER_CHILD
+
+
+def concurrency(cell: Cell) -> int:
+    """Pool processes of a worker: one, or enough for the other jobs while victims are stopped or slow."""
+    return min(len(cell.victims), MOST_OVERLAPPING) + 2 if cell.fault in OVERLAPPING else 1
+
+
+def acknowledges_early(cell: Cell) -> bool:
+    """Whether the message is acknowledged before the body runs."""
+    return PROMISES[cell.pattern].semantics is Semantics.AT_MOST_ONCE
+
+
+def planned_faults(cell: Cell) -> int:
+    """Number of faults that the plan asks for. A poison job is killed at every attempt."""
+    attempts = MAX_ATTEMPTS if cell.fault is Fault.POISON and not acknowledges_early(cell) else 1
+    return len(cell.victims) * attempts
+
+
+def time_limit(cell: Cell) -> float:
+    """Seconds after which a cell that is not quiescent is ``unknown``."""
+    jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
+    return _LIMIT + jobs + _LIMIT_PER_FAULT * planned_faults(cell)
