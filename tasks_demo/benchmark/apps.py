@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 
 from tasks_demo.core.extras import needs
 
@@ -12,3 +13,9 @@ needs("tasks_demo.benchmark", "lab", "psutil", "rich")
 class BenchmarkConfig(AppConfig):
     name = "tasks_demo.benchmark"
     label = "tasks_demo_benchmark"
+
+    def ready(self) -> None:
+        if not apps.is_installed("tasks_demo.lab"):
+            raise ImproperlyConfigured(
+                "tasks_demo.benchmark uses the workers and databases of tasks_demo.lab: add that to INSTALLED_APPS."
+            )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 
 from tasks_demo.core.extras import needs
 
@@ -12,3 +13,9 @@ needs("tasks_demo.lab", "lab", "psutil", "rich")
 class LabConfig(AppConfig):
     name = "tasks_demo.lab"
     label = "tasks_demo_lab"
+
+    def ready(self) -> None:
+        if not apps.is_installed("tasks_demo.demo"):
+            raise ImproperlyConfigured(
+                "tasks_demo.lab kills workers that run the jobs of tasks_demo.demo: add that to INSTALLED_APPS."
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import sys
 import time
@@ -13,15 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.demo.stack.processes import Process, spawn
+from tasks_demo.demo.stack.processes import Process, project_environment, spawn
 from tasks_demo.demo.stack.redis import tail
 
 HOST = "127.0.0.1"
-_PROJECT = Path(__file__).resolve().parents[3]
 
 
 class EmbeddedBank:
-    """A running bank for as long as the ``with`` block lasts: ``manage.py bank`` in its own process.
+    """A running bank for as long as the ``with`` block lasts: the command ``bank`` of this project in a process of its own.
 
     Its database is the one that its environment names (``BANK_DATABASE_URL``); it migrates that itself.
 
@@ -81,11 +79,12 @@ class EmbeddedBank:
                 ) from error
             listening.listen(128)
             self._port = listening.getsockname()[1]
-            command = [sys.executable, str(_PROJECT / "manage.py"), "bank", "--fd", str(listening.fileno())]
+            # Not by manage.py: only the project knows where that is.
+            command = [sys.executable, "-m", "django", "bank", "--fd", str(listening.fileno())]
             self._process = spawn(
                 [*command, *self._arguments],
                 log=self.log,
-                env={**os.environ, **self._env},
+                env={**project_environment(), **self._env},
                 pass_fds=[listening.fileno()],
             )
         self._await_health(self._process)

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.benchmark.figures import render
 from tasks_demo.benchmark.run import PARTS, Sizes
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
-from tasks_demo.management.demo import DemoCommand
 
 #: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
@@ -32,7 +31,7 @@ MEASURED_IN = {
 }
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = (
         "Measure the budgets: worker start, kills per second, the way back of a killed job, throughput of the ledger and of "
         "every pattern, the delay of the outbox. Everything runs on an embedded Redis and scratch databases. Exit codes: "

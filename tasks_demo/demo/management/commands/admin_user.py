@@ -9,19 +9,16 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.management.base import CommandParser
-
-from tasks_demo.management.demo import DemoCommand
+from django.core.management.base import BaseCommand, CommandParser
 
 NAME = "admin"
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = (
         "Makes the superuser `admin` if it is missing, with a generated password kept in STATE_DIR/admin_password "
         "(mode 600), and prints address, user and password. --reset makes a new password."
     )
-    instead = "Or make a user with `manage.py createsuperuser`."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--reset", action="store_true", help="replace the password by a new one")

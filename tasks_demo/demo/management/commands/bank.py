@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from argparse import ArgumentTypeError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,14 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.demo.bank import server
-from tasks_demo.management.arguments import Exit
-
-
-def port_number(text: str) -> int:
-    """An argparse type: a TCP port, or 0 for any free one."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise ArgumentTypeError(f"{text!r} is not a port; write a number from 0 to 65535")
-    return int(text)
+from tasks_demo.management.arguments import Exit, whole
 
 
 class Command(BaseCommand):
@@ -32,7 +24,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", help="address to listen on (default: from BANK_URL, if that is this machine)")
-        parser.add_argument("--port", type=port_number, help="port; 0: any free one (default: from BANK_URL)")
+        parser.add_argument(
+            "--port", type=whole("--port", 0, 65535), help="port; 0: any free one (default: from BANK_URL)"
+        )
         parser.add_argument("--fd", type=int, help="descriptor of a listening socket inherited from the parent process")
         parser.add_argument("--faults", action="store_true", help="let PUT /faults/NAME inject faults")
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.core.wording import counted
+from tasks_demo.demo.publishing import publish
 from tasks_demo.management.arguments import Exit, whole
-from tasks_demo.management.demo import DemoCommand
 from tasks_demo.management.stopping import stop_signals
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = "Publish jobs that charge a customer, with the delivery pattern of your choice; prints their task IDs."
-    instead = "Publish a job of your own with its delay(), or with tasks_demo.outbox.enqueue.enqueue()."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("pattern", choices=list(PROMISES), help="how the job is delivered")
@@ -36,8 +35,6 @@ class Command(DemoCommand):
         parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain task IDs")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from tasks_demo.demo.publishing import publish  # has the demo's jobs and models
-
         sent, count = 0, options["count"]
         jobs = publish(
             options["pattern"],

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import FrameType
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.core.management.base import CommandError
+from django.core.management.base import BaseCommand, CommandError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.management.demo import DemoCommand
+from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
+from tasks_demo.management.arguments import Exit
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = (
         "Runs the embedded Redis in the foreground until Ctrl-C (exit 130) or SIGTERM (exit 0). Its data stay in "
         "STATE_DIR/redis. Exit 4: it runs already, or REDIS_URL names another server."
     )
-    instead = "Start a redis-server of your own."
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
-
         if not settings.REDIS_IS_EMBEDDED:
             raise CommandError(
                 "REDIS_URL names a server of its own, so the embedded Redis is not needed and was not started. "
                 "Unset REDIS_URL to use it.",
-                returncode=4,
+                returncode=Exit.NOT_READY,
             )
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         folder = settings.STATE_DIR / "redis"
-        socket = type(folder)(unquote(urlsplit(settings.REDIS_URL).path))
+        socket = Path(unquote(urlsplit(settings.REDIS_URL).path))
         try:
             with EmbeddedRedis(folder, socket) as server:
                 self.stdout.write(f"Redis listening on {server.socket}, data in {server.folder}. Ctrl-C stops it.")
@@ -44,13 +42,9 @@ class Command(DemoCommand):
                 raise CommandError(
                     f"Redis ended by itself (code {server.process.returncode}). Last lines of {server.log}:\n"
                     f"{tail(server.log)}",
-                    returncode=4,
+                    returncode=Exit.NOT_READY,
                 )
         except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=4) from error
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:
-            sys.exit(130)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
+            sys.exit(Exit.INTERRUPTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,33 +9,29 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connections
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.management.demo import DemoCommand
+from tasks_demo.demo.stack.bank import healthy
+from tasks_demo.demo.stack.redis import listening
+from tasks_demo.demo.stack.up import Formation, read_procfile
+from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.output import carrying_all
 
 
-def port_number(text: str) -> int:
-    """An argparse type: a TCP port."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port; write a number from 1 to 65535")
-    return int(text)
-
-
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = (
         "Migrates, makes sure of an admin user, then runs the Procfile: Redis, bank, worker, relay and web. Ctrl-C ends them "
         "all (exit 130), SIGTERM too (exit 0). With REDIS_URL or BANK_URL set, that part is not started."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--port", type=port_number, default=8000, help="port of the dashboard (default 8000)")
+        parser.add_argument(
+            "--port", type=whole("--port", 1, 65535), default=8000, help="port of the dashboard (default 8000)"
+        )
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
-        from tasks_demo.demo.stack.up import Formation, read_procfile
-
         without, ready = self._embedded()
         carrying_all(sys.stdout)  # the parts log in UTF-8, whatever this terminal takes
         try:
@@ -44,9 +39,9 @@ class Command(DemoCommand):
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
             code = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR).run(ready)
         except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=4) from error
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:
-            code = 130
+            code = Exit.INTERRUPTED
         sys.exit(code)
 
     def _prepare(self, address: str) -> None:
@@ -63,9 +58,6 @@ class Command(DemoCommand):
 
     def _embedded(self) -> tuple[list[str], dict[str, Callable[[], bool]]]:
         """Names of the Procfile that are not to be started, and how to tell that the others answer."""
-        from tasks_demo.demo.stack.bank import healthy
-        from tasks_demo.demo.stack.redis import listening
-
         without: list[str] = []
         ready: dict[str, Callable[[], bool]] = {}
         bank = urlsplit(settings.BANK_URL)

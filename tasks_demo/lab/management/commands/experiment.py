@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.core.wording import counted
@@ -20,7 +20,6 @@ from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, Cell, dump_plan
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
-from tasks_demo.management.demo import DemoCommand
 
 if TYPE_CHECKING:
     from tasks_demo.lab.engine.runner import Outcome
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
 WRITTEN = ("json", "junit", "markdown", "html", "events")
 
 
-class Command(DemoCommand):
+class Command(BaseCommand):
     help = "Run real workers, kill them at chosen moments, and check every charge against the promise of its pattern."
-    instead = "`tasks_demo.testing` has redeliver() for tests of your own tasks."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
