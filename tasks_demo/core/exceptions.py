@@ -8,6 +8,34 @@ from __future__ import annotations
 
 from kombu.exceptions import EncodeError
 
+__all__ = [
+    "ArgumentsNotJson",
+    "BodyNotRun",
+    "BodyStopped",
+    "ContradictoryDeclaration",
+    "DeliveryError",
+    "EnvironmentNotReady",
+    "Fenced",
+    "InvalidOperationKey",
+    "InvalidSetting",
+    "LeaseLost",
+    "LedgerUnavailable",
+    "LockStoreUnavailable",
+    "NoLease",
+    "NothingToRequeue",
+    "OperationHeld",
+    "OperationMismatch",
+    "OtherDatabaseUsed",
+    "OutboxRefused",
+    "PublishedInTransaction",
+    "RecordsUnavailable",
+    "RequeueFailed",
+    "StartNotRecorded",
+    "TransactionBroken",
+    "TransactionOpen",
+    "UnknownTask",
+]
+
 
 class DeliveryError(Exception):
     """Something about the delivery of a task went wrong."""

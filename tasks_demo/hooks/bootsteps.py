@@ -6,6 +6,8 @@ from typing import Any
 
 from celery import bootsteps
 
+__all__ = ["NoticeChildDeath"]
+
 
 class NoticeChildDeath(bootsteps.StartStopStep):
     """Notices the death of a pool process within a quarter of a second.

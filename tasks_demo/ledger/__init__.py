@@ -5,6 +5,22 @@ It listens to ``tasks_demo.core.lifecycle``; nothing that is watched knows that 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks_demo.ledger.books import Books, Effect, ModelBooks, record_effect
+
+__all__ = ["Books", "Effect", "ModelBooks", "record_effect"]
+
+
+def __getattr__(name: str) -> Any:
+    # When asked for: Django imports this package before there are models.
+    if name in __all__:
+        from tasks_demo.ledger import books
+
+        return getattr(books, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def arm() -> None:
     """Start writing down every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""

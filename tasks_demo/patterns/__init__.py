@@ -5,6 +5,7 @@ from tasks_demo.patterns.acks_early import AcksEarly
 from tasks_demo.patterns.acks_late import AcksLate
 from tasks_demo.patterns.claim_first import ClaimFirst
 from tasks_demo.patterns.dedup_lock import DedupLock, Lease, lease
+from tasks_demo.patterns.fencing import fenced
 from tasks_demo.patterns.inbox import Inbox
 
-__all__ = ["AcksEarly", "AcksLate", "ClaimFirst", "DedupLock", "Inbox", "Lease", "lease"]
+__all__ = ["AcksEarly", "AcksLate", "ClaimFirst", "DedupLock", "Inbox", "Lease", "fenced", "lease"]
