@@ -27,8 +27,8 @@ from tasks_demo.core.limited_log import limited_log
 from tasks_demo.core.points import BY_MAIN, FOLLOWS, IN_THE_BODY, MUST_PRECEDE, Point
 
 __all__ = [
-    "BY_MAIN", "FOLLOWS", "IN_THE_BODY", "MUST_PRECEDE", "Point", "Reached", "Subject", "about", "current", "ignore", "observe",
-    "observers", "reached",
+    "BY_MAIN", "FOLLOWS", "IN_THE_BODY", "MUST_PRECEDE", "Point", "Reached", "Subject", "about", "current", "ignore",
+    "job_fields", "observe", "observers", "reached",
 ]  # fmt: skip
 logger = logging.getLogger(__name__)
 #: How often an observer of this process failed at a point that must not stop a job.
@@ -47,6 +47,7 @@ class Subject:
     task: str = ""  # the name under which the task is registered
     needs_ledger: bool = False  # its body does not run unless its start is recorded
     ledger: float = 1.0  # the share of its task IDs that are recorded, as the task declares it
+    fence: int | None = None  # the token of its lease, while it has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,28 @@ def current() -> Subject | None:
     return _current.get()
 
 
+def job_fields(
+    subject: Subject | None = None, *, task_id: str = "", operation: str = "", fence: int | None = None
+) -> dict[str, Any]:
+    """The structured fields of a log line about a job, for its ``extra``: ``task_id``, ``task_name``, ``operation``,
+    ``pattern``, ``fence``, as far as they are known.
+
+    They are those of ``subject``, or of the delivery being executed here unless ``task_id`` names another job.
+    """
+    if subject is None and (here := _current.get()) is not None and task_id in ("", here.task_id):
+        subject = here
+    known: dict[str, Any] = {"task_id": task_id, "operation": operation, "fence": fence}
+    if subject is not None:
+        known = {
+            "task_id": subject.task_id,
+            "task_name": subject.task,
+            "operation": operation or subject.operation,
+            "pattern": subject.pattern,
+            "fence": subject.fence if fence is None else fence,
+        }
+    return {name: value for name, value in known.items() if value not in ("", None)}
+
+
 def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None:
     """Announce that the current delivery (or ``subject``) reached ``point``.
 
@@ -140,7 +163,7 @@ def _report(observer: Observer, event: Reached, error: Exception) -> None:
         logger, logging.ERROR, (_name(observer), str(event.point), type(error).__name__),
         "[%s]: %s failed at %s and missed it (%s). The job goes on.",
         event.subject.task_id, _name(observer), event.point, described(error),
-        exc_info=None if isinstance(error, DeliveryError) else error,
+        exc_info=None if isinstance(error, DeliveryError) else error, extra=job_fields(event.subject),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, current_app, signals, states
 from celery.exceptions import Reject
 
-from tasks_demo.core.lifecycle import Point, Subject, observers, reached
+from tasks_demo.core.lifecycle import Point, Subject, job_fields, observers, reached
 from tasks_demo.outbox.progress import refused
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.publishing import HEADER, header, sent_operation
@@ -61,7 +61,9 @@ def _compute_once(request: Any) -> None:
         try:
             headers.update(header(task, request.args, request.kwargs, {}))
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this is main's event loop)
-            logger.warning("No operation key for %s[%s]: %s", task.name, request.id, error)
+            logger.warning(
+                "No operation key for %s[%s]: %s", task.name, request.id, error, extra=job_fields(task_id=request.id)
+            )
 
 
 def _announce_received(task: Any, subject: Subject, delivery_info: Any) -> None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tasks_demo.core.exceptions import LeaseLost, LockStoreUnavailable
+from tasks_demo.core.lifecycle import current, job_fields
 from tasks_demo.leases.protocol import Claimed, LeaseStore
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Lease:
         self._cap_seconds = cap_seconds
         self._lost = ""
         self._pid = os.getpid()
+        self._subject = current()  # the heartbeat's thread does not know it
         self.due = self._third()
 
     @property
@@ -82,9 +84,15 @@ class Lease:
         except LockStoreUnavailable as error:
             self.failing = True
             self.due = time.monotonic() + self.store.lease_seconds * _RETRY_PART
-            logger.warning("%s", error)
+            logger.warning(
+                "%s", error, extra=job_fields(self._subject, operation=self.claimed.operation, fence=self.fence)
+            )
         except Exception:
-            logger.exception("Renewing the lease on %r failed in an unforeseen way.", self.claimed.operation)
+            logger.exception(
+                "Renewing the lease on %r failed in an unforeseen way.",
+                self.claimed.operation,
+                extra=job_fields(self._subject, operation=self.claimed.operation, fence=self.fence),
+            )
             self._lost = "renewing it failed in an unforeseen way, see the log"
         else:
             self.failing = False

@@ -26,7 +26,7 @@ from django.utils.module_loading import import_string
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.core.lifecycle import current, described
+from tasks_demo.core.lifecycle import current, described, job_fields
 from tasks_demo.ledger.store import off_in_tests
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def record_effect(operation: str | None = None, *, key: str = "", **detail: Any)
     except SoftTimeLimitExceeded:
         raise  # of the body in which this is called
     except Exception as error:  # noqa: BLE001  (the effect is there: nothing of ours may fail its job)
-        logger.error("An effect was not recorded: %s", described(error))
+        logger.error("An effect was not recorded: %s", described(error), extra=job_fields())
         return False
 
 
@@ -213,7 +213,7 @@ def _record(operation: str | None, key: str, detail: dict[str, Any]) -> bool:
     if subject and counted_by(subject.books):
         logger.warning(
             "%s[%s]: record_effect was ignored: the books %r count its effects, and it would count twice.",
-            subject.task, subject.task_id, subject.books,
+            subject.task, subject.task_id, subject.books, extra=job_fields(),
         )  # fmt: skip
         return False
     from tasks_demo.ledger.recorder import recorder  # which knows the names of books

@@ -30,7 +30,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import NothingToRequeue
-from tasks_demo.core.lifecycle import Point, described, reached
+from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.outbox.evidence import OPEN, Life, State, lives, refusal
 from tasks_demo.outbox.heartbeat import running
@@ -113,7 +113,11 @@ def refused(task: Any) -> str:
                 running.add(_key(alias, request), beats=not request.is_eager)
         except Exception as error:  # noqa: BLE001  (of ours: to raise it here would fail the job)
             logger.warning(
-                "%s did not claim its row in the outbox %r, and runs: %s", request.id, alias, described(error)
+                "%s did not claim its row in the outbox %r, and runs: %s",
+                request.id,
+                alias,
+                described(error),
+                extra=job_fields(task_id=request.id),
             )
             known = ""
         request.__dict__["_tasks_demo_refused"] = known
@@ -199,7 +203,12 @@ def _suppress(task: Any, why: str) -> None:
         )
         reached(Point.SUPPRESSED, subject, why=why)
     except Exception as error:  # noqa: BLE001  (an observer's failure must not run a job twice)
-        logger.warning("The suppressed copy of %s was not recorded: %s", request.id, described(error))
+        logger.warning(
+            "The suppressed copy of %s was not recorded: %s",
+            request.id,
+            described(error),
+            extra=job_fields(task_id=request.id),
+        )
     raise Superfluous(why)
 
 
@@ -302,7 +311,12 @@ def _mark_from_main(request: Any, task_id: str, **values: Any) -> None:
         thread.start()
         thread.join(MAIN_SECONDS)
         if thread.is_alive():
-            logger.warning("The outbox has not answered for %g s: %s may be published again.", MAIN_SECONDS, task_id)
+            logger.warning(
+                "The outbox has not answered for %g s: %s may be published again.",
+                MAIN_SECONDS,
+                task_id,
+                extra=job_fields(task_id=task_id),
+            )
 
 
 def _mark(request: Any, task_id: str, **values: Any) -> int | None:
@@ -328,6 +342,6 @@ def _attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any
     except (Error, ConnectionDoesNotExist) as error:
         logger.warning(
             "%s could not be marked %s in the outbox %r (%s: %s). It runs all the same, and may be published again.",
-            task_id, what, alias, type(error).__name__, " ".join(str(error).split()),
+            task_id, what, alias, type(error).__name__, " ".join(str(error).split()), extra=job_fields(task_id=task_id),
         )  # fmt: skip
         return None

@@ -36,6 +36,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import job_fields
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox.enqueue import prune
 from tasks_demo.outbox.evidence import next_look
@@ -271,7 +272,13 @@ class Relay:
         self._leased([row]).update(failures=failures, error=_said(error)[:2000], due_at=later)
         if gone:
             return f"the broker does not answer ({_said(error)})"
-        logger.warning("Outbox %s: %s was not published (%s). It is tried again later.", self.using, row, _said(error))
+        logger.warning(
+            "Outbox %s: %s was not published (%s). It is tried again later.",
+            self.using,
+            row,
+            _said(error),
+            extra=job_fields(task_id=row.task_id),
+        )
         return f"{in_a_row} messages in a row were refused ({_said(error)})" if in_a_row >= REFUSED_IN_A_ROW else ""
 
     def _prune_now_and_then(self) -> None:

@@ -43,7 +43,7 @@ from kombu.exceptions import EncodeError, SerializerNotInstalled
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, RecordsUnavailable
-from tasks_demo.core.lifecycle import Point, current, described, reached
+from tasks_demo.core.lifecycle import Point, current, described, job_fields, reached
 from tasks_demo.core.wording import times
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.patterns.requeue import DEFERRALS, PARKED, Unfinished, bounded_int, defer, has_message, log_delivery
@@ -233,7 +233,12 @@ def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> No
             # False: another copy has begun or ended since, and is looked at again.
             done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
     except Exception as error:  # noqa: BLE001  (the body has ended: nothing of ours changes how)
-        logger.warning("The attempt of %s was not taken back and counts as a death: %s", key[0], described(error))
+        logger.warning(
+            "The attempt of %s was not taken back and counts as a death: %s",
+            key[0],
+            described(error),
+            extra=job_fields(task_id=key[0]),
+        )
         with suppress(Exception):
             connections[alias].close()
 
@@ -273,7 +278,10 @@ def _packed(task: Any) -> dict[str, str]:
             break
     else:
         logger.error(
-            "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.", task.name, request.id
+            "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.",
+            task.name,
+            request.id,
+            extra=job_fields(task_id=request.id),
         )
     return {"message": data, "content_type": kind, "content_encoding": encoding}
 

@@ -23,7 +23,7 @@ from django.db import connections, router
 from django.utils import timezone
 
 from tasks_demo.core.exceptions import ContradictoryDeclaration, RecordsUnavailable
-from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.core.lifecycle import Point, about, described, job_fields, reached
 from tasks_demo.patterns import operation_records, transactions
 from tasks_demo.patterns.acks_early import AcksEarly
 from tasks_demo.patterns.attempts import fitting
@@ -115,7 +115,10 @@ def _undone(claim: Claim, alias: str) -> bool:
         ours.delete()
     except Exception as error:  # noqa: BLE001  (whatever it is, the job is requeued)
         logger.error(
-            "The claim on %r could not be deleted: its copy takes it over. %s", claim.operation, described(error)
+            "The claim on %r could not be deleted: its copy takes it over. %s",
+            claim.operation,
+            described(error),
+            extra=job_fields(operation=claim.operation),
         )
         connections[alias].close()
         return False

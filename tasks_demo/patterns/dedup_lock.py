@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from celery import current_app
@@ -29,7 +30,7 @@ from redis import Redis
 
 from tasks_demo.core.conf import in_tests, settings
 from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
-from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.core.lifecycle import Point, Subject, about, described, job_fields, reached
 from tasks_demo.leases.heartbeat import Lease, NoLeaseNeeded, hold
 from tasks_demo.leases.memory_store import MEMORY, Memory, MemoryLeaseStore
 from tasks_demo.leases.memory_store import URL as MEMORY_URL
@@ -137,7 +138,7 @@ class DedupLock(PatternTask):
                     )
                 case Claimed():
                     pass
-            result = self._run_under(body, leases, reply, cap_seconds, args, kwargs)
+            result = self._run_under(subject, body, leases, reply, cap_seconds, args, kwargs)
             reached(Point.RETURNED)
             return result
 
@@ -157,12 +158,20 @@ class DedupLock(PatternTask):
             return self.run_body(*args, **kwargs)
 
     def _run_under(
-        self, body: Execution, leases: LeaseStore, claimed: Claimed, cap_seconds: float, args: Any, kwargs: Any
+        self,
+        subject: Subject,
+        body: Execution,
+        leases: LeaseStore,
+        claimed: Claimed,
+        cap_seconds: float,
+        args: Any,
+        kwargs: Any,
     ) -> Any:
         with ExitStack() as until_completed:
             try:
                 held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
                 until_completed.enter_context(_as_current(held))
+                until_completed.enter_context(about(replace(subject, fence=claimed.fence)))
                 until_completed.enter_context(counted(self, body))  # only the holder counts, until its marker is stored
                 reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
                 reached(Point.STARTED)
@@ -199,7 +208,10 @@ class DedupLock(PatternTask):
             leases.release(claimed)
         except Exception as error:  # noqa: BLE001  (what becomes of the job is decided by then)
             logger.warning(
-                "The lease on %r could not be released and ends by itself: %s", claimed.operation, described(error)
+                "The lease on %r could not be released and ends by itself: %s",
+                claimed.operation,
+                described(error),
+                extra=job_fields(operation=claimed.operation, fence=claimed.fence),
             )
 
 

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, NothingToRequeue
-from tasks_demo.core.lifecycle import Point, Subject, current, described, reached
+from tasks_demo.core.lifecycle import Point, Subject, current, described, job_fields, reached
 from tasks_demo.core.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def log_delivery(task: Any, level: int, kind: str, what: str, *args: Any, subjec
     task_id = subject.task_id if subject else task.request.id
     limited_log(
         logger, level, (task.name, kind), "%s[%s], operation %r: " + what,
-        task.name, task_id, about.operation if about else task_id, *args,
+        task.name, task_id, about.operation if about else task_id, *args, extra=job_fields(about, task_id=task_id),
     )  # fmt: skip
 
 

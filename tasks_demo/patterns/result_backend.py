@@ -8,7 +8,7 @@ from typing import Any
 from celery import states
 from kombu.exceptions import EncodeError
 
-from tasks_demo.core.lifecycle import described
+from tasks_demo.core.lifecycle import described, job_fields
 from tasks_demo.core.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class LenientBackend:
                 logger, logging.ERROR, ("result", type(error).__name__),
                 "[%s]: the job is done, but its result, a %s, cannot be encoded for the result backend: %s. Its state is %s, and "
                 "whoever asks for the result gets None. Return what result_serializer carries, or set ignore_result=True.",
-                task_id, type(result).__name__, described(error), state,
+                task_id, type(result).__name__, described(error), state, extra=job_fields(task_id=task_id),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001  (whatever it is, the body has returned)
             _not_stored(task_id, state, error)
@@ -63,5 +63,5 @@ def _not_stored(task_id: str, state: str, error: Exception) -> None:
     limited_log(
         logger, logging.ERROR, ("result backend", state, type(error).__name__),
         "[%s]: the result backend did not store %s: %s. The job goes on; whoever waits for its result gets none.",
-        task_id, state, described(error),
+        task_id, state, described(error), extra=job_fields(task_id=task_id),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from kombu.utils import json
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.core.lifecycle import described
+from tasks_demo.core.lifecycle import described, job_fields
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def as_text(task: Any, result: Any) -> str | None:
         )
     logger.warning(
         "%s[%s]: the result, a %s, is not kept with its operation: it %s. The operation is completed; a duplicate of it will "
-        "get None.", task.name, task.request.id, type(result).__name__, why,
+        "get None.", task.name, task.request.id, type(result).__name__, why, extra=job_fields(task_id=task.request.id),
     )  # fmt: skip
     return None
 
@@ -43,5 +43,9 @@ def from_text(text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
     except Exception as error:  # noqa: BLE001  (the work is done, whatever became of its result)
-        logger.warning("The stored result of a completed operation cannot be read; its duplicate gets None: %r", error)
+        logger.warning(
+            "The stored result of a completed operation cannot be read; its duplicate gets None: %r",
+            error,
+            extra=job_fields(),
+        )
         return None

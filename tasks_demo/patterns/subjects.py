@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tasks_demo.core.lifecycle import Subject
+from tasks_demo.core.lifecycle import Subject, job_fields
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.publishing import sent_operation
 
@@ -24,7 +24,9 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
         try:
             return task.subject(args or (), kwargs or {}, task_id, worker)
         except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
-            logger.warning("No operation key for %s[%s]: %s", task.name, task_id, error)
+            logger.warning(
+                "No operation key for %s[%s]: %s", task.name, task_id, error, extra=job_fields(task_id=task_id)
+            )
     return task.subject_named(sent_operation(headers) or task_id, task_id, worker)
 
 
