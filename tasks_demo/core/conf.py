@@ -63,6 +63,8 @@ class Settings:
     BOOKS_TIMEOUT_SECONDS: float = 10.0
     #: What ended longer ago leaves the ledger with ``manage.py prune``; 0 or None: nothing does.
     LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
+    #: Where a worker serves its metrics (``tasks_demo.metrics``), as ``host:port``; empty: it does not.
+    METRICS_ADDRESS: str = ""
     #: What happens when a job is published while a transaction is open: "warn" in the log, "error" or "off".
     PUBLISH_IN_TRANSACTION: str = "warn"
     #: A message of the outbox that was published and not begun is looked at after this long, and then ever less often. It is

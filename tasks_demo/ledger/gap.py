@@ -19,6 +19,10 @@ SAY_EVERY_SECONDS = 60.0
 NAMED = 20
 
 
+#: Events of this process so far that were late, and of those, or besides, lost. They only grow.
+totals: Counter[str] = Counter()
+
+
 class Gap:
     """One absence of the ledger, as one process sees it. ``late`` points are kept and follow, ``lost`` ones do not."""
 
@@ -29,12 +33,15 @@ class Gap:
         self._said_at = float("-inf")
 
     def add_late(self, rows: Iterable[Row]) -> None:
-        self.late.update(_task(row) for row in rows)
+        tasks = [_task(row) for row in rows]
+        self.late.update(tasks)
+        totals["late"] += len(tasks)
 
     def add_lost(self, row: Row) -> None:
         if self.late[_task(row)] > 0:
             self.late[_task(row)] -= 1
         self.lost[_task(row)] += 1
+        totals["lost"] += 1
 
     def say(self, why: object, waiting: int) -> None:
         """One error now, and one a minute while it lasts."""

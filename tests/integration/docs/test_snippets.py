@@ -25,7 +25,11 @@ pytestmark = pytest.mark.timeout(240)
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
 #: Pages whose Python blocks are the files of a project of their own, and who makes and runs it.
-PROJECTS = {"README.md": "test_readme_adoption.py", "docs/how-to/testing.md": "../testing/test_testing_package.py"}
+PROJECTS = {
+    "README.md": "test_readme_adoption.py",
+    "docs/how-to/metrics.md": "../metrics/test_metrics.py",
+    "docs/how-to/testing.md": "../testing/test_testing_package.py",
+}
 #: All others run in the bookshop.
 PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 
