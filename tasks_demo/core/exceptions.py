@@ -34,6 +34,7 @@ __all__ = [
     "TransactionBroken",
     "TransactionOpen",
     "UnknownTask",
+    "UnsupportedDatabase",
 ]
 
 

@@ -1,0 +1,48 @@
+"""docs/reference/api.md promises exactly what the modules export."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+
+from tests.support import PROJECT
+
+PAGE = (PROJECT / "docs/reference/api.md").read_text(encoding="utf-8")
+PROMISED = {
+    section.partition("`")[0]: re.findall(r"^\| `(\w+)` \| .{10,} \|$", section, re.MULTILINE)
+    for section in PAGE.split("\n## `")[1:]
+}
+
+
+def test_api_page_has_a_section_for_each_room_that_exports() -> None:
+    rooms = {
+        "patterns",
+        "outbox",
+        "quarantine",
+        "ledger",
+        "hooks.bootsteps",
+        "testing",
+        "metrics",
+        "lab",
+        "core.exceptions",
+    }
+    assert set(PROMISED) == {f"tasks_demo.{room}" for room in rooms}
+
+
+@pytest.mark.parametrize("module", PROMISED)
+def test_api_page_shows_each_exported_name_with_a_line(module: str) -> None:
+    exporting = importlib.import_module(module)
+    assert PROMISED[module] == sorted(exporting.__all__)
+    for name in exporting.__all__:
+        assert getattr(exporting, name).__doc__, f"{module}.{name} says nothing of itself"
+
+
+def test_api_page_names_every_error() -> None:
+    from tasks_demo.core import exceptions
+
+    errors = {
+        name for name, value in vars(exceptions).items() if getattr(value, "__module__", "") == exceptions.__name__
+    }
+    assert errors == set(exceptions.__all__)
