@@ -1,8 +1,8 @@
-"""What the patterns remember of one operation, and how a person makes them forget it, so that it can be done again.
+"""Shows what the patterns have recorded of one operation, and deletes it on request, so that the operation can run again.
 
-What is **not** guaranteed: that the effect is undone, or that nobody is doing it now. A forgotten operation runs again when a
-message of it comes again: its effect happens a second time unless its receiver knows the key. A fence is never lowered, and what
-was removed is kept with who, when and why (``OperationAct``) before anything is removed.
+What is **not** guaranteed: that the effect is undone, or that no worker is running the operation now. A forgotten operation runs
+again when a message for it is delivered again, and its effect happens a second time unless its receiver knows the key. A fence
+is never lowered. Who removed what, when and why is committed (``ForgottenOperation``) before anything is removed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
 from tasks_demo.patterns.attempts import fitting
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.dedup_lock import lease_place
-from tasks_demo.records.models import Claim, Fence, InboxEntry, OperationAct, Parked
+from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry, Parked
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one store knows. ``held`` not empty: somebody may be doing it now. ``removable``: ``forget`` removes it."""
+    """What one store has recorded. ``held``, if not empty, says who may be running it. ``removable``: by ``forget``."""
 
     kind: str
     place: str
@@ -45,11 +45,11 @@ class Trace:
     facts: dict[str, Any] = field(default_factory=dict)
     held: str = ""
     removable: bool = True
-    #: The record or row itself.
+    #: The lease's record or the row.
     source: Any = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """Plain values for ``json.dumps``."""
         facts = {
             name: value.isoformat() if isinstance(value, datetime) else value for name, value in self.facts.items()
         }
@@ -59,7 +59,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Known:
-    """All that is known of an operation, and what could not be asked."""
+    """All that is recorded of an operation, and which stores did not answer."""
 
     operation: str
     traces: list[Trace]
@@ -67,18 +67,18 @@ class Known:
 
     @property
     def mark(self) -> str:
-        """Of what was shown: another one means that it has changed. What only the clock changes does not belong to it."""
-        told = [
+        """A digest of what was shown, to detect a change between showing and forgetting. It leaves out what only time changes."""
+        shown = [
             (trace.kind, trace.place, trace.state, {k: str(v) for k, v in trace.facts.items() if "seconds" not in k})
             for trace in self.traces
         ]
-        return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(repr(shown).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def known(operation: str, task: str = "") -> Known:
-    """What every store says of it; with ``task``, those of that task's pattern only.
+    """Ask every store about the operation; with ``task``, only the stores of that task's pattern.
 
-    Raises InvalidOperationKey, and UnknownTask when no task of that name with a pattern is registered here.
+    Raises InvalidOperationKey, and UnknownTask if no task of that name with a pattern is registered here.
     """
     validate_operation(operation)
     tasks = _tasks(task)
@@ -96,32 +96,32 @@ def known(operation: str, task: str = "") -> Known:
     for model in models:
         for alias in _aliases(model, tasks, alone=bool(task)):
             try:
-                found += [_TOLD[model](row, alias) for row in _rows(model, alias, operation)]
+                found += [_TRACES[model](row, alias) for row in _rows(model, alias, operation)]
             except Error as error:
                 connections[alias].close()
                 troubles.append(
-                    f"The database {alias!r} did not tell of {model._meta.verbose_name_plural}: {error}".strip()
+                    f"The database {alias!r} could not be read for {model._meta.verbose_name_plural}: {error}".strip()
                 )
     return Known(operation, found, troubles)
 
 
 def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: bool = False) -> list[Trace]:
-    """Remove what was shown and can be removed; returns that. Keeps who, when, why and what in ``OperationAct``, before.
+    """Delete what was shown and can be removed; return that. A ``ForgottenOperation`` with who, when, why and what comes first.
 
-    Raises OperationHeld while a lease is held, or a claim's body may be running, unless told otherwise; nothing is removed then.
-    Raises EnvironmentNotReady when a store does not answer: the message says what was removed by then.
+    Raises OperationHeld, before anything is removed, while a lease is held or the body of a claim may be running, unless
+    ``even_if_held``. Raises EnvironmentNotReady if a store does not answer; the message says what was removed before.
     """
     chosen = [trace for trace in shown.traces if trace.removable]
     held = [trace for trace in chosen if trace.held]
     if held and not even_if_held:
         raise OperationHeld(
             f"Operation {shown.operation!r} may be running: {'; '.join(trace.held for trace in held)}. Nothing was removed. Wait "
-            "for its end, or say that it is to be forgotten all the same: it can then be done twice."
+            "for its end, or forget it all the same: it can then run twice."
         )
     if not chosen:
         return []
-    alias = router.db_for_write(OperationAct)
-    act = OperationAct(
+    alias = router.db_for_write(ForgottenOperation)
+    entry = ForgottenOperation(
         operation=fitting(shown.operation),
         task=task,
         by=by[:255],
@@ -131,10 +131,10 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         outcome="begun",
     )
     try:
-        act.save(using=alias)
+        entry.save(using=alias)
     except Error as error:
         raise EnvironmentNotReady(
-            f"The database {alias!r} does not take the record of this act ({str(error).partition(chr(10))[0]}), so nothing was "
+            f"The database {alias!r} did not accept the record of this ({str(error).partition(chr(10))[0]}), so nothing was "
             "removed. Is it running, writable and migrated (`manage.py migrate`)?"
         ) from error
     removed: list[Trace] = []
@@ -143,24 +143,24 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
             if _removed(shown.operation, trace, even_if_held=even_if_held):
                 removed.append(trace)
     except (Error, LockStoreUnavailable, InvalidSetting) as error:
-        _ended(act, alias, removed, f"stopped: {error}")
-        raise EnvironmentNotReady(f"{error} Removed before that: {_said(removed)}.") from error
+        _record_outcome(entry, alias, removed, f"stopped: {error}")
+        raise EnvironmentNotReady(f"{error} Removed before that: {_names(removed)}.") from error
     left = [trace for trace in chosen if trace not in removed]
-    _ended(act, alias, removed, f"had changed meanwhile and was left: {_said(left)}" if left else "removed")
+    _record_outcome(entry, alias, removed, f"had changed meanwhile and was left: {_names(left)}" if left else "removed")
     return removed
 
 
-def _said(traces: list[Trace]) -> str:
+def _names(traces: list[Trace]) -> str:
     return ", ".join(f"{trace.kind} in {trace.place}" for trace in traces) or "nothing"
 
 
-def _ended(act: OperationAct, alias: str, removed: list[Trace], outcome: str) -> None:
-    act.removed, act.outcome = [trace.as_json() for trace in removed], outcome[:2000]
-    act.save(using=alias, update_fields=["removed", "outcome"])
+def _record_outcome(entry: ForgottenOperation, alias: str, removed: list[Trace], outcome: str) -> None:
+    entry.removed, entry.outcome = [trace.as_json() for trace in removed], outcome[:2000]
+    entry.save(using=alias, update_fields=["removed", "outcome"])
 
 
 def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
-    """False: it is not what was shown any more."""
+    """Delete what one store has recorded. False: it has changed since it was shown."""
     if isinstance(trace.source, maintenance.Record):
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         if isinstance(place, Memory):
@@ -174,11 +174,11 @@ def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
     row, moment = trace.source, "claimed_at" if isinstance(trace.source, Claim) else "completed_at"
     rows: Any = type(row)._base_manager.using(row._state.db)
     with transaction.atomic(using=row._state.db):
-        # Exactly what was shown: not a row that was made since.
+        # Only the row that was shown, not one that was inserted since.
         return bool(rows.filter(pk=row.pk, task_id=row.task_id, **{moment: getattr(row, moment)}).delete()[0])
 
 
-# -- what each store tells ---------------------------------------------------------------------------------------------------
+# -- what each store has recorded ---------------------------------------------------------------------------------------
 
 
 def _tasks(name: str) -> list[PatternTask]:
@@ -186,7 +186,7 @@ def _tasks(name: str) -> list[PatternTask]:
     found = [task for task in current_app.tasks.values() if isinstance(task, PatternTask) and name in ("", task.name)]
     if name and not found:
         raise UnknownTask(
-            f"No task {name!r} with a pattern is registered here. `celery -A … report` and your tasks.py name them."
+            f"No task {name!r} with a pattern is registered here. `celery -A … inspect registered` lists them."
         )
     return found
 
@@ -232,7 +232,7 @@ def _claim(row: Claim, alias: str) -> Trace:
     age = (timezone.now() - row.claimed_at).total_seconds()
     held = ""
     if age < settings.LEASE_CAP_SECONDS:
-        held = f"it was claimed {age:.0f} s ago by {row.worker or 'a worker'}, and a claim does not tell when its body ends"
+        held = f"it was claimed {age:.0f} s ago by {row.worker or 'a worker'}, and a claim does not record when its body ends"
     return Trace("claim_first", f"database {alias}", "claimed", facts, held, True, row)
 
 
@@ -255,4 +255,4 @@ def _parked(row: Parked, alias: str) -> Trace:
     return Trace("quarantine", f"database {alias}", row.state, facts, "", False, row)
 
 
-_TOLD: dict[Any, Any] = {Claim: _claim, InboxEntry: _entry, Fence: _fence, Parked: _parked}
+_TRACES: dict[Any, Any] = {Claim: _claim, InboxEntry: _entry, Fence: _fence, Parked: _parked}

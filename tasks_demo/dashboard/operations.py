@@ -15,15 +15,15 @@ from django.utils.http import urlencode
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.operations import Known, forget, known
-from tasks_demo.records.models import OperationAct
+from tasks_demo.records.models import ForgottenOperation
 
 if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[OperationAct]
+    _Admin = admin.ModelAdmin[ForgottenOperation]
 else:
     _Admin = admin.ModelAdmin
 
 
-@admin.register(OperationAct)
+@admin.register(ForgottenOperation)
 class OperationActAdmin(_Admin):
     """Read-only list and page of what was forgotten; and ``look/``, where an operation is looked at and forgotten."""
 
@@ -40,9 +40,9 @@ class OperationActAdmin(_Admin):
     class Media:
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[OperationAct]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ForgottenOperation]:
         # Where they are written: a page that is shown right after the act must tell of it.
-        return super().get_queryset(request).using(router.db_for_write(OperationAct))
+        return super().get_queryset(request).using(router.db_for_write(ForgottenOperation))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the room, as on the ledger's list.
@@ -51,17 +51,17 @@ class OperationActAdmin(_Admin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: OperationAct | None = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: ForgottenOperation | None = None) -> bool:
         return False
 
-    def has_delete_permission(self, request: HttpRequest, obj: OperationAct | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: ForgottenOperation | None = None) -> bool:
         return False
 
     def has_forget_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tasks_demo_records.forget_operation")
 
     def get_urls(self) -> list[URLPattern]:
-        look = path("look/", self.admin_site.admin_view(self.look), name="tasks_demo_records_operationact_look")
+        look = path("look/", self.admin_site.admin_view(self.look), name="tasks_demo_records_forgottenoperation_look")
         return [look, *super().get_urls()]
 
     def look(self, request: HttpRequest) -> HttpResponse:
@@ -123,4 +123,4 @@ class OperationActAdmin(_Admin):
                     request, "Nothing was removed: it has changed since it was shown, or nothing was there."
                 )
         query: dict[str, Any] = {"key": found.operation, **({"task": task} if task else {})}
-        return HttpResponseRedirect(f"{reverse('admin:tasks_demo_records_operationact_look')}?{urlencode(query)}")
+        return HttpResponseRedirect(f"{reverse('admin:tasks_demo_records_forgottenoperation_look')}?{urlencode(query)}")

@@ -23,7 +23,7 @@ from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.core.wording import counted
 from tasks_demo.patterns.attempts import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
-from tasks_demo.records.models import Act, Parked
+from tasks_demo.records.models import Decision, Parked
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Parked]
@@ -102,7 +102,7 @@ class ParkedAdmin(_Admin):
             "meaning": SIGNS[parked.state][2],
             "parts": _parts(parked),
             "history": [(datetime.fromisoformat(one["at"]), one["worker"], one["pid"]) for one in parked.history],
-            "acts": list(Act.objects.using(parked._state.db).filter(parked=parked)),
+            "decisions": list(Decision.objects.using(parked._state.db).filter(parked=parked)),
             "decidable": parked.state == Parked.State.PARKED and self.has_decide_permission(request),
             "ledger": tally if request.user.has_perm("tasks_demo.view_tally") else "",
             **(extra_context or {}),

@@ -1,4 +1,4 @@
-"""Decisions about a parked message: requeue it, or discard it. Each is recorded with who made it, when and why.
+"""Requeue or discard a parked message. Each decision is recorded with who made it, when and why.
 
 What is **not** guaranteed: that ``requeue`` publishes once. A crash between the broker's confirmation and the commit of the new
 state leaves the row parked, to be requeued again.
@@ -15,17 +15,17 @@ from redis.exceptions import RedisError
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.patterns.attempts import message_of
 from tasks_demo.patterns.requeue import PARKED
-from tasks_demo.records.models import Act, Parked
+from tasks_demo.records.models import Decision, Parked
 
 #: Bound on each step of a hand-over to the broker, seconds.
 BROKER_SECONDS = 5.0
 
 
 def requeue(parked: Parked, *, by: str, why: str) -> bool:
-    """Publish the message again, under its task ID, to its queue; its attempts start at 0. False: it is not parked (any more).
+    """Publish the message again, under its task ID, to its queue, with its attempts at 0. False: it is no longer parked.
 
-    The row's mark is committed after the broker confirmed. Raises EnvironmentNotReady if the broker does not take it, and
-    RequeueFailed if it cannot be made a message again; either way nothing has changed.
+    The new state is committed after the broker has confirmed the message. Raises EnvironmentNotReady if the broker does not
+    accept it, and RequeueFailed if no message can be made of the row; either way nothing has changed.
     """
     try:
         copy = message_of(parked)
@@ -33,21 +33,21 @@ def requeue(parked: Parked, *, by: str, why: str) -> bool:
         # RabbitMQ confirms when told to, Redis by its reply; without a bound kombu waits for Redis for ever.
         options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
         with current_app.connection_for_write(transport_options=options) as broker:
-            # Asked before the row is locked: to find out that nobody answers takes time.
+            # Before the row is locked: a broker that does not answer takes seconds to time out.
             broker.ensure_connection(max_retries=1, interval_start=0)
             with transaction.atomic(using=parked._state.db):
-                if not _marked(parked, Parked.State.REQUEUED, "requeue", by, why):
+                if not _decided(parked, Parked.State.REQUEUED, "requeue", by, why):
                     return False
                 copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
-    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result store gave up
+    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result backend gave up
         raise EnvironmentNotReady(
-            f"{parked} was not published again: the broker did not take it ({_reason(error)}). It is still parked and nothing "
-            "was changed. Start the broker, or make it take writes, and try again."
+            f"{parked} was not published again: the broker did not accept it ({_reason(error)}). It is still parked and nothing "
+            "was changed. Start the broker, or make it writable, and try again."
         ) from error
     except (KombuError, TypeError, ValueError, LookupError) as error:
         raise RequeueFailed(
-            f"{parked} was not published again: it cannot be made a message ({_reason(error)}). It is still parked and nothing "
-            "was changed. Does its task still take these arguments, and is its serialisation still accepted?"
+            f"{parked} was not published again: no message can be made of it ({_reason(error)}). It is still parked and nothing "
+            "was changed. Does its task still take these arguments, and is its serializer still in accept_content?"
         ) from error
     return True
 
@@ -58,15 +58,16 @@ def _reason(error: Exception) -> str:
 
 
 def discard(parked: Parked, *, by: str, why: str) -> bool:
-    """Decide that the message is not to be run. The row stays. False: it is not parked (any more)."""
+    """Decide that the message is never to run. The row is kept. False: it is no longer parked."""
     with transaction.atomic(using=parked._state.db):
-        return _marked(parked, Parked.State.DISCARDED, "discard", by, why)
+        return _decided(parked, Parked.State.DISCARDED, "discard", by, why)
 
 
-def _marked(parked: Parked, state: Parked.State, act: str, by: str, why: str) -> bool:
-    """Whether this call is the one that took the row out of ``parked``; of two at once, the second waits and gets False."""
+def _decided(parked: Parked, state: Parked.State, decision: str, by: str, why: str) -> bool:
+    """Move the row out of ``parked`` and record who did it. Of two calls at once the second waits and returns False."""
     rows = Parked.objects.using(parked._state.db).filter(pk=parked.pk, state=Parked.State.PARKED)
     if not rows.update(state=state):
         return False
-    Act.objects.using(parked._state.db).create(parked_id=parked.pk, act=act, by=by[:255], why=why, at=timezone.now())
+    decisions = Decision.objects.using(parked._state.db)
+    decisions.create(parked_id=parked.pk, decision=decision, by=by[:255], why=why, at=timezone.now())
     return True

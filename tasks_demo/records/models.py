@@ -1,7 +1,7 @@
-"""The tables of the patterns. Each is written by one file of ``tasks_demo.patterns`` only.
+"""The tables of the patterns, the outbox and the quarantine.
 
-They belong into the database of the business data: ``inbox`` and ``outbox`` commit their row together with it. Each names its
-``app_label``: without it Django would file them under ``tasks_demo`` in a project that has not installed ``tasks_demo.records``.
+They belong in the database of the business data: ``inbox`` and ``outbox`` commit their row together with it. Each names its
+``app_label``: without it Django would assign them to ``tasks_demo`` in a project that has not installed ``tasks_demo.records``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks_demo.records.serialised import unpacked
 
 
 class Claim(models.Model):
-    """claim_first: whoever inserts the row runs the body; everybody after that does not, for ever."""
+    """claim_first: the delivery that inserts the row runs the body; no later one ever does."""
 
     operation = models.CharField(max_length=255, primary_key=True)
     task_id = models.CharField(max_length=255)
@@ -32,7 +32,7 @@ class Claim(models.Model):
 
 
 class Fence(models.Model):
-    """dedup_lock: the highest fencing token that has written for an operation in this database."""
+    """dedup_lock: the highest fence that has written for an operation in this database."""
 
     operation = models.CharField(max_length=255, primary_key=True)
     token = models.BigIntegerField()
@@ -46,7 +46,7 @@ class Fence(models.Model):
 
 
 class InboxEntry(models.Model):
-    """inbox: committed in one transaction with the effect, so it is there if and only if the effect is."""
+    """inbox: committed in one transaction with the effect, so the row exists if and only if the effect does."""
 
     operation = models.CharField(max_length=255, primary_key=True)
     task_id = models.CharField(max_length=255)
@@ -63,7 +63,7 @@ class InboxEntry(models.Model):
 
 
 class OutboxMessage(models.Model):
-    """outbox: a job that the business transaction has committed, and what became of it."""
+    """outbox: a job that was committed with the business transaction, and its state."""
 
     id = models.BigAutoField(primary_key=True)
     task_id = models.CharField("task ID", max_length=255, unique=True)
@@ -116,10 +116,10 @@ class OutboxMessage(models.Model):
 
 
 class Attempt(models.Model):
-    """quarantine: how often this message was begun and never ended. Removed when it ends."""
+    """quarantine: how often this message was begun and never ended. Deleted when it ends."""
 
     task_id = models.CharField(max_length=255)
-    # A retry is published before the body that asked for it has ended: the two are not to count as one.
+    # A retry is published before the body that asked for it has ended: the two are counted apart.
     retries = models.IntegerField(default=0)
     count = models.IntegerField()
     history = models.TextField(help_text="A line of JSON per attempt: when, which worker, which process.")
@@ -135,7 +135,7 @@ class Attempt(models.Model):
 
 
 class Parked(models.Model):
-    """quarantine: a message taken out of circulation, with all that is needed to send it again."""
+    """quarantine: a message that is no longer delivered, with all that is needed to publish it again."""
 
     class State(models.TextChoices):
         PARKED = "parked", "parked"
@@ -147,7 +147,7 @@ class Parked(models.Model):
     operation = models.CharField(max_length=255, blank=True)
     task = models.CharField(max_length=255, help_text="The registered name.")
     pattern = models.CharField(max_length=40, blank=True)
-    # Text, not JSON columns: PostgreSQL's refuse NUL, which an argument may hold.
+    # Text, not JSON columns: PostgreSQL's refuse NUL, which an argument may contain.
     message = models.TextField(help_text="Arguments, queue, priority, headers: all that a copy needs, serialised.")
     content_type = models.CharField(max_length=100, help_text="Of the message.")
     content_encoding = models.CharField(max_length=40, help_text="Of the message; binary: as base64.")
@@ -165,7 +165,7 @@ class Parked(models.Model):
         permissions = [("decide_parked", "Can requeue or discard parked messages")]
         indexes = [models.Index(fields=["state", "-id"], name="parked_state")]
         constraints = [
-            # One message is parked once, however many copies of it come back.
+            # One message is parked once, however many copies of it are redelivered.
             models.UniqueConstraint(fields=["task_id"], condition=Q(state="parked"), name="parked_once"),
         ]
 
@@ -173,12 +173,12 @@ class Parked(models.Model):
         return f"{self.task}[{self.task_id}]"
 
 
-class Act(models.Model):
-    """quarantine: who requeued or discarded a parked message, when and why. Never changed."""
+class Decision(models.Model):
+    """quarantine: who requeued or discarded a parked message, when and why. Never updated."""
 
     id = models.BigAutoField(primary_key=True)
-    parked = models.ForeignKey(Parked, on_delete=models.PROTECT, related_name="acts")
-    act = models.CharField(max_length=10, choices=[("requeue", "requeue"), ("discard", "discard")])
+    parked = models.ForeignKey(Parked, on_delete=models.PROTECT, related_name="decisions")
+    decision = models.CharField(max_length=10, choices=[("requeue", "requeue"), ("discard", "discard")])
     by = models.CharField(max_length=255, help_text="The admin's user name, or the system user of the command.")
     why = models.TextField(blank=True)
     at = models.DateTimeField()
@@ -189,11 +189,11 @@ class Act(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        return f"{self.act} by {self.by}"
+        return f"{self.decision} by {self.by}"
 
 
-class OperationAct(models.Model):
-    """Who made the patterns forget an operation, when and why, and what was removed. Written before anything is removed."""
+class ForgottenOperation(models.Model):
+    """Who deleted what the patterns had recorded of an operation, when and why. Committed before anything is deleted."""
 
     id = models.BigAutoField(primary_key=True)
     operation = models.CharField(max_length=255, db_index=True)

@@ -15,7 +15,7 @@ from tasks_demo.core import databases
 from tasks_demo.core.conf import settings
 from tasks_demo.ledger import store
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.records.models import Act, Attempt, Parked
+from tasks_demo.records.models import Attempt, Decision, Parked
 
 
 @rule("W018")
@@ -36,7 +36,7 @@ def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
                     ERROR,
                 )
     if any(is_quarantined(task) and not task.using for task in setup.tasks):
-        yield from _torn("The quarantine's tables", Attempt, Parked, Act)
+        yield from _torn("The quarantine's tables", Attempt, Parked, Decision)
 
 
 def _torn(what: str, first: Any, *others: Any) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ class Command(BaseCommand):
         found = [row for task_id in task_ids for row in self._known(task_id)]
         if options["json"]:
             self.stdout.write(
-                json.dumps([{**_facts(row), **_message(row), "acts": _acts(row)} for row in found], indent=2)
+                json.dumps([{**_facts(row), **_message(row), "decisions": _decisions(row)} for row in found], indent=2)
             )
         carrying_all(sys.stdout)
         for row in [] if options["json"] else found:
@@ -110,7 +110,8 @@ class Command(BaseCommand):
             told += [f"{name}: {shown(value, MOST_SHOWN)}" for name, value in _message(row).items()]
             told += [f"  begun {one['at']} by {one['worker']}, pid {one['pid']}" for one in row.history]
             told += [
-                f"  {act['act']} {act['at']} by {act['by']}: {act['why'] or '(no reason given)'}" for act in _acts(row)
+                f"  {one['decision']} {one['at']} by {one['by']}: {one['why'] or '(no reason given)'}"
+                for one in _decisions(row)
             ]
             for line in told:
                 self.stdout.write(escaped(line))
@@ -177,7 +178,8 @@ def _message(row: Parked) -> dict[str, str]:
     return {"args": repr(copy.args), "kwargs": repr(copy.kwargs), "options": repr(options)}
 
 
-def _acts(row: Parked) -> list[dict[str, str]]:
+def _decisions(row: Parked) -> list[dict[str, str]]:
     return [
-        {"act": act.act, "by": act.by, "why": act.why, "at": clock.aware(act.at).isoformat()} for act in row.acts.all()
+        {"decision": one.decision, "by": one.by, "why": one.why, "at": clock.aware(one.at).isoformat()}
+        for one in row.decisions.all()
     ]

@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name='OperationAct',
+            name='ForgottenOperation',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
                 ('operation', models.CharField(db_index=True, max_length=255)),
@@ -133,14 +133,14 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name='Act',
+            name='Decision',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('act', models.CharField(choices=[('requeue', 'requeue'), ('discard', 'discard')], max_length=10)),
+                ('decision', models.CharField(choices=[('requeue', 'requeue'), ('discard', 'discard')], max_length=10)),
                 ('by', models.CharField(help_text="The admin's user name, or the system user of the command.", max_length=255)),
                 ('why', models.TextField(blank=True)),
                 ('at', models.DateTimeField()),
-                ('parked', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='acts', to='tasks_demo_records.parked')),
+                ('parked', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='decisions', to='tasks_demo_records.parked')),
             ],
             options={
                 'ordering': ['id'],

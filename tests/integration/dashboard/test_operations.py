@@ -1,4 +1,4 @@
-"""/admin/tasks_demo_records/operationact/: who may look at an operation, who may forget it, and what is kept of it."""
+"""/admin/tasks_demo_records/forgottenoperation/: who may look at an operation, who may forget it, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from tasks_demo.operations import known
-from tasks_demo.records.models import Claim, InboxEntry, OperationAct
+from tasks_demo.records.models import Claim, ForgottenOperation, InboxEntry
 
 pytestmark = pytest.mark.usefixtures("records", "redis_url", "no_task_elsewhere")
 
-LIST = "/admin/tasks_demo_records/operationact/"
+LIST = "/admin/tasks_demo_records/forgottenoperation/"
 LOOK = f"{LIST}look/"
 HOSTILE = "{a}&<b>Grüße</b> 'x' %7B"
 
@@ -27,7 +27,7 @@ HOSTILE = "{a}&<b>Grüße</b> 'x' %7B"
 def records(ledger: None) -> Iterator[None]:
     """The tables that these tests fill, emptied afterwards."""
     yield
-    for model in (Claim, InboxEntry, OperationAct, Session, User):
+    for model in (Claim, InboxEntry, ForgottenOperation, Session, User):
         model.objects.all().delete()
 
 
@@ -40,12 +40,12 @@ def somebody(client: Client, *permissions: str) -> Client:
 
 @pytest.fixture
 def viewer(client: Client) -> Client:
-    return somebody(client, "view_operationact")
+    return somebody(client, "view_forgottenoperation")
 
 
 @pytest.fixture
 def forgetter(client: Client) -> Client:
-    return somebody(client, "view_operationact", "forget_operation")
+    return somebody(client, "view_forgottenoperation", "forget_operation")
 
 
 def done(operation: str) -> None:
@@ -85,7 +85,7 @@ def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
     assert "Forgotten: inbox (database" in shown
     assert "What was forgotten before" in shown
     assert InboxEntry.objects.count() == 0
-    (act,) = OperationAct.objects.all()
+    (act,) = ForgottenOperation.objects.all()
     assert (act.operation, act.by, act.why, act.outcome) == (HOSTILE, "somebody", "refunded", "removed")
     page = forgetter.get(f"{LIST}{act.pk}/change/")
     assert "refunded" in text(page)

@@ -16,7 +16,7 @@ from django.test import Client
 
 from tasks_demo.leases.redis_store import connect
 from tasks_demo.management.commands.quarantine import Command
-from tasks_demo.records.models import Act, Parked
+from tasks_demo.records.models import Decision, Parked
 from tests.integration.ledger.ledger_rows import append, life
 from tests.integration.quarantine.parked_rows import QUEUE, lying
 from tests.support import Home
@@ -30,7 +30,7 @@ LIST = "/admin/tasks_demo_records/parked/"
 def records(ledger: None) -> Iterator[None]:
     """The tables that these tests fill, emptied afterwards: quicker than a flush of all databases."""
     yield
-    for model in (Act, Parked, LogEntry, Session, User):
+    for model in (Decision, Parked, LogEntry, Session, User):
         model.objects.all().delete()
 
 
@@ -218,7 +218,7 @@ def test_a_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
 ) -> None:
     decide(decider, "requeue", lying(message="{"), lying())
     assert (states(), queue()) == (["parked", "requeued"], 1)
-    assert "cannot be made a message" in text(decider.get(LIST))
+    assert "no message can be made of it" in text(decider.get(LIST))
 
 
 def test_a_forged_request_is_refused(decider: Client) -> None:
@@ -281,7 +281,7 @@ def test_requeue_and_discard(run: Run, queue: Callable[[], int]) -> None:
     code, out, err = run("requeue", first.task_id, second.task_id)
     assert (code, out) == (1, f"{second.task_id} requeued\n")
     assert "1 of 2 requeued" in err
-    assert list(first.acts.values_list("act", "why")) == [("requeue", "fixed")]
+    assert list(first.decisions.values_list("decision", "why")) == [("requeue", "fixed")]
     third = lying()
     assert json.loads(run("discard", "--all", "--json")[1]) == {"discarded": [third.task_id]}
     assert states() == ["requeued", "requeued", "discarded"]

@@ -15,7 +15,7 @@ HERE = "tests.integration.project_routers"
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view")
 LEDGER = (
     "from django.db.models import Count\nfrom tasks_demo.ledger.models import Event, Tally\n"
-    "from tasks_demo.records.models import Act, InboxEntry, Parked\n"
+    "from tasks_demo.records.models import Decision, InboxEntry, Parked\n"
 )
 
 
@@ -107,7 +107,7 @@ def test_what_people_decide_is_written_where_the_messages_are(split: tuple[Stran
     )
     seen = project.value(
         "[page, posted, Parked.objects.using('default').get(pk=parked.pk).state, "
-        "[act.why for act in Act.objects.using('default').all()]]",
+        "[act.why for act in Decision.objects.using('default').all()]]",
         settings=settings, before=LEDGER + made,
     )  # fmt: skip
     assert seen == [200, 302, "discarded", ["w"]]

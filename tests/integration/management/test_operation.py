@@ -18,7 +18,7 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held
 from tasks_demo.leases.redis_store import RedisLeaseStore, connect
 from tasks_demo.operations import forget, known
-from tasks_demo.records.models import Claim, Fence, InboxEntry, OperationAct
+from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry
 from tests.integration.stranger import Stranger
 from tests.support import until
 
@@ -110,7 +110,7 @@ def test_a_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseSto
     with pytest.raises(OperationHeld, match="a worker holds its lease for"):
         forget(known("op"), by="me", why="because")
     assert isinstance(store.claim("op", "d"), Held)
-    assert OperationAct.objects.count() == 0
+    assert ForgottenOperation.objects.count() == 0
     (removed,) = forget(known("op"), by="me", why="because", even_if_held=True)
     assert removed.state == "claimed"
     assert store.renew(holder) is None
@@ -134,7 +134,7 @@ def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None
     newer = claimed(store, "op")
     assert forget(shown, by="me", why="late", even_if_held=True) == []
     assert store.complete(newer, None)
-    late, first = OperationAct.objects.all()
+    late, first = ForgottenOperation.objects.all()
     assert late.removed == []
     assert "had changed meanwhile and was left: dedup_lock in Redis" in late.outcome
     assert first.outcome == "removed"
@@ -177,7 +177,7 @@ def test_a_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixt
     code, out, _ = forgets(capsys, "op", "--json")
     assert (code, len(json.loads(out)["removed"])) == (0, 2)
     assert (Claim.objects.count(), InboxEntry.objects.count(), Fence.objects.get().token) == (0, 0, 99)
-    (act,) = OperationAct.objects.all()
+    (act,) = ForgottenOperation.objects.all()
     assert (act.operation, act.why, act.outcome, act.task) == ("op", "the bank lost it", "removed", "")
     assert act.by
     assert {one["kind"] for one in act.removed} == {"claim_first", "inbox"}
@@ -203,7 +203,7 @@ def test_a_task_restricts_it_to_what_its_pattern_keeps(
     assert forgets(capsys, "op", "--task", "tasks_demo.charge_inbox")[0] == 0
     assert InboxEntry.objects.count() == 0
     assert isinstance(store.claim("op", "d"), Completed)
-    assert OperationAct.objects.get().task == "tasks_demo.charge_inbox"
+    assert ForgottenOperation.objects.get().task == "tasks_demo.charge_inbox"
     code, _, err = run(capsys, "show", "op", "--task", "tasks_demo.nope")
     assert (code, "No task 'tasks_demo.nope'" in err) == (2, True)
 
@@ -216,7 +216,7 @@ def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[s
     assert (code, "Nothing is known of it" in out) == (1, True)
     code, _, err = forgets(capsys, "never-heard")
     assert (code, "nothing to remove" in err) == (1, True)
-    assert OperationAct.objects.count() == 0
+    assert ForgottenOperation.objects.count() == 0
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
         assert "Redis did not show the record" in err
         assert "hidden" not in out + err
     assert Claim.objects.count() == 1
-    assert OperationAct.objects.count() == 0
+    assert ForgottenOperation.objects.count() == 0
 
 
 def test_the_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,6 +294,6 @@ def test_an_operation_that_is_forgotten_is_done_again(stranger: Stranger) -> Non
         charge()
         until(lambda: ended("returned") == 2, "the second charge", 60)
     assert stranger.payments("again") == 2
-    acts = "[[a.operation, a.why, a.outcome] for a in OperationAct.objects.all()]"
-    kept = stranger.value(acts, before="from tasks_demo.records.models import OperationAct")
+    acts = "[[a.operation, a.why, a.outcome] for a in ForgottenOperation.objects.all()]"
+    kept = stranger.value(acts, before="from tasks_demo.records.models import ForgottenOperation")
     assert kept == [["charge:again", "refunded by hand", "removed"]]

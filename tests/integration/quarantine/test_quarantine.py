@@ -30,7 +30,7 @@ from tasks_demo.ledger.models import Event
 from tasks_demo.patterns import AcksEarly, AcksLate, DedupLock
 from tasks_demo.patterns.attempts import PARKED, _admit, _packed, message_of
 from tasks_demo.quarantine import discard, requeue
-from tasks_demo.records.models import Act, Attempt, Parked
+from tasks_demo.records.models import Attempt, Decision, Parked
 from tests.integration.quarantine.parked_rows import lying
 from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, producer_on, together, until
 
@@ -89,7 +89,7 @@ def worker(home: Home, redis_url: str, django_db_setup: None) -> Iterator[Worker
 def records(ledger: None) -> Iterator[None]:
     """The tables of the quarantine, emptied afterwards."""
     yield
-    for model in (Act, Parked, Attempt):
+    for model in (Decision, Parked, Attempt):
         model.objects.all().delete()
 
 
@@ -368,7 +368,7 @@ def test_what_is_sent_again_is_what_was_parked(diary: Path) -> None:
     assert after == {"linked": "cured"}
     row.refresh_from_db()
     assert row.state == "requeued"
-    assert list(row.acts.values_list("act", "by", "why")) == [("requeue", "somebody", "the disk is back")]
+    assert list(row.decisions.values_list("decision", "by", "why")) == [("requeue", "somebody", "the disk is back")]
     assert seen(sent.id, "published") == 2
 
 
@@ -465,7 +465,7 @@ def test_of_several_people_at_once_one_requeues(nobody: Callable[[], int]) -> No
 
     assert sorted(together([act] * 6, threads=6)) == [False] * 5 + [True]
     assert nobody() == 1
-    assert row.acts.count() == 1
+    assert row.decisions.count() == 1
 
 
 def test_what_is_not_parked_is_neither_requeued_nor_discarded(nobody: Callable[[], int]) -> None:
@@ -475,7 +475,7 @@ def test_what_is_not_parked_is_neither_requeued_nor_discarded(nobody: Callable[[
     assert not discard(row, by="somebody", why="")
     row.refresh_from_db()
     assert row.state == "discarded"
-    assert list(row.acts.values_list("act", "why")) == [("discard", "a duplicate")]
+    assert list(row.decisions.values_list("decision", "why")) == [("discard", "a duplicate")]
     assert nobody() == 0
 
 
@@ -523,7 +523,7 @@ def test_a_broker_that_does_not_take_it_leaves_it_parked(
     with broker(redis_url), pytest.raises(EnvironmentNotReady, match="It is still parked and nothing was changed"):
         requeue(row, by="somebody", why="")
     row.refresh_from_db()
-    assert (row.state, row.acts.count(), nobody()) == ("parked", 0, 0)
+    assert (row.state, row.decisions.count(), nobody()) == ("parked", 0, 0)
     assert requeue(row, by="somebody", why="")
     assert nobody() == 1
 
