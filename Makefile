@@ -6,6 +6,7 @@ PORT ?= 8000
 PYTEST_ARGS ?=
 PYTEST_JOBS ?= 2
 BENCH_ARGS ?=
+MATRIX_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help install install-dev demo up test lint bench lock clean
+.PHONY: help install install-dev demo up test lint matrix wheel bench lock clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-18s%s\n' "$$target" "$$text"; done
@@ -63,12 +64,19 @@ up: $(RUNTIME) ## Run it all: Redis, bank, worker, dashboard on http://127.0.0.1
 test: $(DEVELOPMENT) ## The whole test suite; no service needed. DATABASE_URL=postgres://... is honoured
 	@$(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-lint: $(DEVELOPMENT) ## ruff, mypy, the import contracts, missing migrations
+lint: $(DEVELOPMENT) ## ruff, mypy (the example too), the import contracts, missing migrations
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@cd examples/bookshop && PYTHONPATH=../..:. MYPYPATH=../.. ../../$(PY) -m mypy -p bookshop -p orders
 	@$(VENV)/bin/lint-imports
 	@$(PY) manage.py makemigrations --check --dry-run
+
+matrix: $(DEVELOPMENT) ## The core's tests on each supported Celery and Django; MATRIX_ARGS=celery5.5-django5.2 for one
+	@$(PY) -m tests.matrix $(MATRIX_ARGS)
+
+wheel: $(DEVELOPMENT) ## Build the wheel and run the example's own tests with it, in an environment of its own
+	@$(PY) -m tests.wheel
 
 bench: $(DEVELOPMENT) ## The ratios of the budget, measured side by side
 	@$(PY) manage.py benchmark $(BENCH_ARGS)

@@ -568,8 +568,24 @@ def test_books_that_nobody_reads_are_named(
         assert found[0].hint == "Write books='payments'."
 
 
+@pytest.mark.parametrize(
+    ("package", "version", "said"),
+    [
+        ("celery", "5.4.0", "Celery 5.4.0 is installed; tasks_demo is tested on 5.5,"),
+        ("django", "6.1a1", "Django 6.1a1"),
+        ("celery", "5.6.3", ""),
+    ],
+)
+def test_version_that_nobody_has_tested_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str, said: str
+) -> None:
+    monkeypatch.setattr(f"{package}.__version__", version)
+    found = [message.msg for message in judge(shop({})) if message.id == "tasks_demo.W025"]
+    assert [message.startswith(said) for message in found] == [True] * bool(said)
+
+
 def test_every_rule_has_a_case() -> None:
-    of_settings = {"W010", "W011", "W012", "W013", "W017", "W018", "W019"}
+    of_settings = {"W010", "W011", "W012", "W013", "W017", "W018", "W019", "W025"}
     elsewhere = {"W014", "W015", "W016"}  # test_final_tasks.py
     assert set(RULES) == {number for number, *_ in CAUSES} | of_settings | elsewhere
 

@@ -1,0 +1,23 @@
+"""The rule about versions: the patterns depend on how Celery acknowledges, and the ledger on what Django's ORM can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import celery
+import django
+
+from tasks_demo.checks.rules.base import Finding, rule
+from tasks_demo.checks.setup import Setup
+from tasks_demo.core.versions import CELERY, DJANGO
+
+
+@rule("W025")
+def version_that_nobody_has_tested(setup: Setup) -> Iterator[Finding]:
+    """A Celery or Django that is not among those that our tests run on."""
+    for name, version, tested in (("Celery", celery.__version__, CELERY), ("Django", django.__version__, DJANGO)):
+        if ".".join(version.split(".")[:2]) not in tested:
+            yield Finding(
+                f"{name} {version} is installed; tasks_demo is tested on {', '.join(tested)}. Its promises may not hold.",
+                "Install one of these, or run `make matrix` of tasks_demo with yours.",
+            )

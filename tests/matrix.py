@@ -1,0 +1,73 @@
+"""``make matrix``: the core's tests on the versions of Celery and Django that it supports, each in an environment of its own.
+
+The environments are made from the registry and thrown away. Arguments are cells to run alone: ``celery5.5-django5.2``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+from tasks_demo.core.versions import CELERY, DJANGO
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROOMS = ["core", "patterns", "leases", "outbox", "ledger", "checks", "testing"]
+TESTS = [f"tests/unit/{room}" for room in ROOMS]
+#: With real workers: each pattern, and what the hooks hear.
+TESTS += ["tests/integration/docs/test_examples.py", "tests/integration/hooks/test_log_fields.py"]
+TOOLS = [
+    "pytest",
+    "pytest-django",
+    "pytest-randomly",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "dj-database-url",
+]
+TOOLS += ["whitenoise", "psycopg[binary]", "jsonschema"]
+
+
+def main(wanted: list[str]) -> int:
+    """Run the cells; prints one line for each, and the end of the output of those that fail."""
+    cells = {f"celery{celery}-django{django}": (celery, django) for celery, django in product(CELERY, DJANGO)}
+    if unknown := set(wanted) - set(cells):
+        print(f"no such cell: {', '.join(sorted(unknown))}; there are {', '.join(cells)}", file=sys.stderr)  # noqa: T201
+        return 2
+    failed = [name for name in wanted or cells if not _passes(name, *cells[name])]
+    return 1 if failed else 0
+
+
+def _passes(name: str, celery: str, django: str) -> bool:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
+        python = str(Path(folder) / "venv/bin/python")
+        uv = [sys.executable, "-m", "uv"]
+        packages = [f"celery[redis]=={celery}.*", f"django=={django}.*", f"{PROJECT}[lab,metrics]", *TOOLS]
+        env = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL", "BANK_URL")}
+        for command in (
+            [*uv, "venv", "--quiet", "--python", sys.executable, str(Path(folder) / "venv")],
+            [*uv, "pip", "install", "--quiet", "--python", python, *packages],
+            [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS],
+        ):
+            done = subprocess.run(
+                command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=1200, check=False
+            )
+            if done.returncode:
+                break
+    said = (done.stdout + done.stderr).strip().splitlines()
+    closing = next(
+        (line for line in reversed(said) if " passed" in line or " failed" in line), f"exit {done.returncode}"
+    )
+    print(f"{name:24} {'passed' if done.returncode == 0 else 'FAILED'} {time.monotonic() - began:4.0f} s  {closing}")  # noqa: T201
+    if done.returncode:
+        print("\n".join(said[-60:]))  # noqa: T201
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
