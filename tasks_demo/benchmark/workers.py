@@ -26,7 +26,8 @@ from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.stack.processes import project_environment, spawn
-from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
+from tasks_demo.demo.stack.redis import EmbeddedRedis
+from tasks_demo.demo.stack.server import tail
 from tasks_demo.hooks.bootsteps import NoticeChildDeath
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import RedisLane

@@ -1,4 +1,4 @@
-"""The books of the demo, as the ledger reads them: the shop's bookings, and those of the bank."""
+"""The demo's books, as the ledger reads them: the shop's bookings and the bank's debits."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 
 from tasks_demo.demo.bank.client import BankClient
 from tasks_demo.demo.conf import settings
-from tasks_demo.demo.shop import models
+from tasks_demo.demo.shop.models import Booking, Identity
 from tasks_demo.ledger.books import Books, Effect, ModelBooks
 
 
 class Bookings(ModelBooks):
     """The shop's bookings."""
 
-    model = models.Booking
+    model = Booking
     task_id = "task_id"
     at = "created_at"
 
     def identity(self) -> str:
-        """Made once: numbers compare only within one database."""
-        books, _ = models.Books.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
-        return books.identity
+        """Return the identity of the shop's database, made on first use."""
+        found, _ = Identity.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
+        return found.identity
 
     def effects(self, after: int) -> Iterator[Effect]:
-        for row in models.Booking.objects.filter(pk__gt=after).order_by("pk").iterator(chunk_size=500):
+        for row in Booking.objects.filter(pk__gt=after).order_by("pk").iterator(chunk_size=500):
             at = row.created_at.timestamp()
             yield Effect(row.pk, row.operation, row.task_id, at, {"amount": row.amount, "account": row.customer})
 
 
 class Bank(Books):
-    """The bank's debits, over its own interface. Their numbers become visible in their order."""
+    """The bank's debits, read over HTTP. Their numbers become visible in order."""
 
     def __init__(self, client: BankClient | None = None) -> None:
         self._client = client

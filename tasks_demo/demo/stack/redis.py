@@ -14,112 +14,75 @@ import shutil
 import socket as sockets
 import subprocess
 import tempfile
-import time
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.processes import Process, spawn
+from tasks_demo.demo.stack.server import EmbeddedServer
 
 # sun_path holds 108 bytes on Linux, 104 on macOS, with the closing NUL.
 LONGEST_SOCKET_PATH = 100
 OLDEST_VERSION = (6, 2)
 
 
-class EmbeddedRedis:
-    """A Redis server for as long as the ``with`` block lasts; its data stay in ``folder`` for the next one.
+class EmbeddedRedis(EmbeddedServer):
+    """A Redis server; its data stay in ``folder`` for the next one.
 
     ``folder`` (made with mode 700) holds the append-only file, ``redis.log`` and the lock that keeps a second server
     away. ``socket`` defaults to ``folder/redis.sock``, or to a temporary folder if that path is too long for the
-    kernel. Durations are seconds. Raises EnvironmentNotReady with the end of the log when the server does not come up.
+    kernel. ``start`` returns when the data are loaded; ``kill`` keeps the folder locked.
     """
 
     def __init__(self, folder: Path, socket: Path | None = None, *, ready_seconds: float = 10.0) -> None:
         self.folder = folder.absolute()
-        self.log = self.folder / "redis.log"
-        self._ready_seconds = ready_seconds
+        super().__init__(self.folder / "redis.log", ready_seconds)
         self._temporary: Path | None = None
         self._lock: int | None = None
-        self._process: Process | None = None
-        self._socket = socket.absolute() if socket else self.folder / "redis.sock"
-        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+        #: Where it listens; known once it has been started if the path had to be moved.
+        self.socket = socket.absolute() if socket else self.folder / "redis.sock"
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             if socket:
                 raise EnvironmentNotReady(
                     f"The socket path {socket} is longer than {LONGEST_SOCKET_PATH} bytes; choose a shorter STATE_DIR."
                 )
-            self._socket = Path()
+            self.socket = Path()
 
-    @property
-    def socket(self) -> Path:
-        """Where it listens; known once it has been started if the path had to be moved."""
-        return self._socket
+    def __str__(self) -> str:
+        return f"The embedded Redis on {self.folder}"
 
     @property
     def url(self) -> str:
         """``unix://…``, percent-encoded, as redis-py and Django settings take it."""
-        return f"unix://{quote(str(self._socket))}"
+        return f"unix://{quote(str(self.socket))}"
 
-    @property
-    def process(self) -> Process | None:
-        """The server's process, if it was started."""
-        return self._process
-
-    def alive(self) -> bool:
-        """True while the server process runs."""
-        return self._process is not None and self._process.alive()
-
-    def start(self) -> None:
-        """Start, or start again after ``kill``, and return when it answers PONG (data loaded)."""
-        if self.alive():
-            return
-        self._claim_folder()
-        if not self._socket.name:
+    def _spawn(self) -> Process:
+        lock = self._claim_folder()
+        if not self.socket.name:
             self._temporary = Path(tempfile.mkdtemp(prefix="tasks-demo-redis-"))
-            self._socket = self._temporary / "redis.sock"
+            self.socket = self._temporary / "redis.sock"
         self._claim_socket()
-        if self._process:
-            self._process.kill()
-        assert self._lock is not None  # noqa: S101
         # The server inherits the lock: should it survive us, its folder stays closed to others.
-        self._process = spawn(self._command(), log=self.log, pass_fds=[self._lock])
-        self._await_pong(self._process)
+        return spawn(self._command(), log=self.log, pass_fds=[lock])
+
+    def _answers(self) -> bool:
+        return listening(self.socket)
 
     def stop(self) -> None:
         """Let it write what it holds and end (SIGTERM, bounded, then SIGKILL), then open the folder to others."""
-        if self._process:
-            self._process.stop()
+        super().stop()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary, self._socket = None, Path()
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash. The folder stays ours; ``start`` brings the data back from the append-only file."""
-        if self._process:
-            self._process.kill()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+            self._temporary, self.socket = None, Path()
 
     def _command(self) -> list[str]:
         options = {
             "port": "0",
-            "unixsocket": str(self._socket),
+            "unixsocket": str(self.socket),
             "unixsocketperm": "700",
             "dir": str(self.folder),
             "appendonly": "yes",
@@ -130,9 +93,9 @@ class EmbeddedRedis:
         }
         return [executable(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def _claim_folder(self) -> None:
+    def _claim_folder(self) -> int:
         if self._lock is not None:
-            return
+            return self._lock
         _own_folder(self.folder)
         self.folder.chmod(0o700)
         lock = os.open(self.folder / "redis.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -148,27 +111,14 @@ class EmbeddedRedis:
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         self._lock = lock
+        return lock
 
     def _claim_socket(self) -> None:
-        _own_folder(self._socket.parent)
-        if listening(self._socket, b""):
+        _own_folder(self.socket.parent)
+        if listening(self.socket, b""):
             raise EnvironmentNotReady(
-                f"Another server already listens on {self._socket}: nothing was started. Use that one or stop it."
+                f"Another server already listens on {self.socket}: nothing was started. Use that one or stop it."
             )
-
-    def _await_pong(self, process: Process) -> None:
-        deadline = time.monotonic() + self._ready_seconds
-        while time.monotonic() < deadline:
-            if listening(self._socket):
-                return
-            if process.wait(0.01):
-                break
-        what = "did not answer in time" if process.alive() else "ended at once"
-        process.kill()
-        raise EnvironmentNotReady(
-            f"The embedded Redis on {self.folder} {what} (limit {self._ready_seconds:g} s). "
-            f"Last lines of {self.log}:\n{tail(self.log)}"
-        )
 
 
 def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
@@ -181,14 +131,6 @@ def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
             return connection.recv(64).startswith(greeting)
         except (FileNotFoundError, ConnectionError, TimeoutError):
             return False
-
-
-def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log file, or a remark that there is none."""
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(empty)"
-    except FileNotFoundError:
-        return "(no log)"
 
 
 @cache

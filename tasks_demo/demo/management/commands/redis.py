@@ -12,7 +12,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.demo.stack.redis import EmbeddedRedis, tail
+from tasks_demo.demo.stack.redis import EmbeddedRedis
+from tasks_demo.demo.stack.server import tail
 from tasks_demo.management.arguments import Exit
 
 
