@@ -1,1 +1,1 @@
-"""The demo: charging a customer under every pattern, with a bank, a shop and the services they need."""
+"""The demo: charge a customer under every pattern, with a bank, a shop and the servers that they need."""

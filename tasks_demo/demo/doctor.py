@@ -1,4 +1,4 @@
-"""What ``manage.py doctor`` says about the bank. For information: only the demo tasks need it."""
+"""The bank's row of ``manage.py doctor``. It only warns: nothing but the demo's tasks needs the bank."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tasks_demo.doctor.rows import PATIENCE, Row, State, address
 
 
 def bank() -> list[Row]:
-    """One row: whether the bank answers."""
+    """Return one row: whether the bank answers."""
     url = settings.BANK_URL
     try:
         BankClient(url, PATIENCE).identity()
     except (BankError, ValueError):
-        fix = "Only the demo jobs need it: `python manage.py bank`, or `make up` for everything."
+        fix = "Only the demo's tasks need it: run `python manage.py bank`, or `make up` for everything."
         return [Row(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]
     return [Row(PART, "bank", State.OK, address(url))]

@@ -1,4 +1,4 @@
-"""Publishing the demo jobs, one confirmed hand-over at a time."""
+"""Publish the demo's jobs one by one, each confirmed before the next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks_demo.leases.keys import validate_operation
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One job that the broker has, or the outbox."""
+    """A job that is in the broker or in the outbox."""
 
     task_id: str
     operation: str
@@ -31,12 +31,11 @@ class Published:
 def publish(
     pattern: str, *, count: int, amount: int, work_ms: int, operation: str | None = None
 ) -> Iterator[Published]:
-    """Publish ``count`` charges of ``amount`` cents, and yield each when the broker has confirmed it; those of ``outbox`` when
-    they are committed there, for a relay to publish.
+    """Publish ``count`` charges of ``amount`` cents, and yield each when the broker has confirmed it.
 
-    With ``operation`` all of them carry the same operation key, as a double click does; otherwise each task ID is its own.
-    Raises InvalidOperationKey before anything is sent, and EnvironmentNotReady when the broker does not take a job: what was
-    yielded until then is in the queue.
+    Those of the pattern ``outbox`` are yielded when they are committed; a relay publishes them. With ``operation`` all jobs have
+    the same operation key, as after a double click; otherwise the key of each is its task ID. Raises InvalidOperationKey before
+    anything is sent, and EnvironmentNotReady when the broker does not take a job: what was yielded before is in the queue.
     """
     if operation is not None:
         validate_operation(operation)
@@ -56,7 +55,7 @@ def publish(
 def _to_broker(task: Any, kwargs: dict[str, Any], number: int, count: int) -> str:
     try:
         return str(task.apply_async(kwargs=kwargs).id)
-    except (BrokerError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result store gave up
+    except (BrokerError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result backend gave up
         raise _refused(error, number, count) from error
 
 
@@ -74,7 +73,7 @@ def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
 
 
 def _check_broker(count: int) -> None:
-    # Asked first: Celery would keep trying to reach a result store that is not there for a long time.
+    # Checked first: Celery retries for a long time if the result backend is down.
     try:
         with current_app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0)

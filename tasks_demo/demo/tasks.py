@@ -1,4 +1,4 @@
-"""The demo jobs: the same charge of a customer, once for every pattern."""
+"""The demo's tasks: the same charge of a customer, once for every pattern."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _client(pid: int, url: str, timeout: float) -> BankClient:
 
 
 def bank() -> BankClient:
-    """The bank's client of this process."""
+    """Return this process's client of the bank."""
     return _client(os.getpid(), settings.BANK_URL, settings.BANK_TIMEOUT_SECONDS)
 
 
@@ -35,9 +35,9 @@ def _operation(
 def _charge(
     task: Any, customer: str, amount: int, work_ms: int, *, with_key: bool, fence: int | None = None
 ) -> dict[str, Any]:
-    """Debit ``amount`` cents after ``work_ms`` milliseconds of work; returns the bank's receipt."""
+    """Debit ``amount`` cents after ``work_ms`` milliseconds of work; returns what the task returns."""
     subject = current()
-    # Called as an ordinary function there is no delivery, and no task ID.
+    # Called as an ordinary function, there is no delivery and no task ID.
     operation = subject.operation if subject else f"direct:{customer}:{amount}:{time.time_ns()}"
     reached(Point.EFFECT_BEGUN)
     if work_ms:
@@ -53,7 +53,9 @@ def _charge(
         )
     except BankFenced as error:
         reached(Point.FENCED, fence=fence)
-        raise Fenced(f"The bank has heard a later holder of {operation!r}. Nothing was charged now.") from error
+        raise Fenced(
+            f"The bank has charged {operation!r} for a later holder of its lease. Nothing was charged now."
+        ) from error
     reached(Point.EFFECT_DONE, debit=receipt.id, replayed=receipt.replayed)
     return {"debit": receipt.id, "amount": amount, "customer": customer}
 
@@ -96,9 +98,9 @@ def charge_acks_late(
 def charge_dedup_lock(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None, *, keyless: bool = False
 ) -> dict[str, Any]:
-    """Charge a customer once per operation key: the bank is given the key, and the fence of the lease.
+    """Charge a customer once per operation key: the bank gets the key, and the fence of the lease.
 
-    ``keyless``: as with a bank that knows no keys. The lab shows what that costs.
+    ``keyless``: as with a bank that has no idempotency keys. The lab shows what that costs.
     """
     fence = None if self.request.called_directly else lease().fence
     return _charge(self, customer, amount, work_ms, with_key=not keyless, fence=fence)
@@ -125,7 +127,7 @@ def charge_outbox(
 def charge_claim_first(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
-    """Charge a customer at most once, whatever is killed or delivered again: a killed worker means a lost charge."""
+    """Charge a customer at most once, however often it is delivered: a killed worker means a lost charge."""
     return _charge(self, customer, amount, work_ms, with_key=False)
 
 
@@ -133,7 +135,7 @@ def charge_claim_first(
 def charge_inbox(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
-    """Charge a customer once per operation key, in our own books: booking and inbox entry are committed together."""
+    """Charge a customer once per operation key, in our own database: booking and inbox entry are committed together."""
     subject = current()
     reached(Point.EFFECT_BEGUN)
     if work_ms:
@@ -148,7 +150,7 @@ def charge_inbox(
     return {"booking": booking.pk, "amount": amount, "customer": customer}
 
 
-#: The demo job of each pattern.
+#: The demo's task of each pattern.
 CHARGES: dict[str, Any] = {
     "acks_early": charge_acks_early,
     "acks_late": charge_acks_late,

@@ -1,1 +1,1 @@
-"""The outside world: a small payment service with its own database. Only ``bank.client`` may be imported elsewhere."""
+"""A small payment service with a database of its own. Nothing but ``bank.client`` may be imported elsewhere."""

@@ -1,10 +1,10 @@
-"""The bank's tables are an application of their own."""
+"""The app of the bank's tables."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
 
-#: Both the label of the application and the alias of its database.
+#: Both the label of the app and the alias of its database.
 BANK = "bank"
 
 
@@ -12,5 +12,5 @@ class BankConfig(AppConfig):
     name = "tasks_demo.demo.bank"
     label = BANK
     default_auto_field = "django.db.models.BigAutoField"
-    #: Aliases that ``manage.py doctor`` does not ask: no process of ours but the bank opens them.
+    #: Aliases that ``manage.py doctor`` leaves out: only the bank's process opens them.
     private_databases = (BANK,)

@@ -1,7 +1,7 @@
-"""The client of the bank: the only module of it that the rest of the project may import.
+"""The bank's client: the only module of the bank that others may import.
 
-A debit is asked for once per call and never retried here: after a lost response nobody knows whether it was made, so
-repeating it is the caller's decision, and safe only with an idempotency key.
+It never retries a debit: after a lost response nobody knows whether it was made, so repeating it is the caller's
+decision, and safe only with an idempotency key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 class BankError(Exception):
-    """Something between us and the bank went wrong."""
+    """A request to the bank failed."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
@@ -38,14 +38,14 @@ class BankUnavailable(BankError):
 
     def __init__(self, message: str | None = None, certain_not_charged: bool = False) -> None:
         super().__init__(message)
-        # Both are arguments: Celery stores an error as its class and arguments, and makes it anew where it is read.
+        # Both are arguments: Celery stores an error as its class and arguments, and rebuilds it where it is read.
         self.args = (*self.args, certain_not_charged)
 
     @property
     def certain_not_charged(self) -> bool:
         """True: this request never reached the bank, or the bank itself said that it charged nothing.
 
-        Not guaranteed: that an earlier request for the same debit charged nothing either.
+        Not guaranteed: that an earlier request for the same debit charged nothing.
         """
         return bool(self.args[1])
 
@@ -71,7 +71,7 @@ class BankConflict(BankError):
 
 @dataclass(frozen=True, slots=True)
 class Debit:
-    """One row of the bank's books. ``amount`` is in cents, ``created_at`` in seconds since the epoch."""
+    """A debit that was made. ``amount`` is in cents, ``created_at`` in seconds since the epoch."""
 
     id: int
     account: str
@@ -83,7 +83,7 @@ class Debit:
 
 @dataclass(frozen=True, slots=True)
 class DebitReceipt(Debit):
-    """The answer to a debit; ``replayed`` if it was made by an earlier request with the same key."""
+    """The response to a debit; ``replayed`` if an earlier request with the same key made it."""
 
     replayed: bool
 
@@ -119,9 +119,8 @@ class BankClient:
     ) -> DebitReceipt:
         """Charge ``account`` with ``amount`` cents for ``reference``.
 
-        With ``idempotency_key``, at most once for that key, however often it is called. With ``fence``, never after a
-        debit of the same reference was answered under a higher one; alone it does not make a repeated debit single.
-        ``source`` is noted only.
+        With ``idempotency_key``, at most once for that key, however often it is called. With ``fence``, not after the
+        same reference was charged under a higher one; a fence alone does not deduplicate. ``source`` is only stored.
 
         Raises BankRefused, BankMismatch, BankFenced, BankConflict, or BankUnavailable: then it is unknown whether the
         debit was made, unless it says ``certain_not_charged``. Repeat it with the same key, or ask ``debits(reference)``.
@@ -136,7 +135,7 @@ class BankClient:
                 headers["Fencing-Token"] = str(fence)
         except UnicodeEncodeError as error:
             raise BankRefused("A lone surrogate cannot be sent to the bank: nothing was charged.") from error
-        # The bank compares bodies byte by byte: the same debit must always be written the same way.
+        # The bank compares bodies byte by byte: the same debit must always be serialized the same way.
         body = json.dumps({"account": account, "amount": amount, "reference": reference}, separators=(",", ":"))
         response = self._request("POST", "/debits", body=body.encode(), headers=headers)
         if response.status != 201:
@@ -146,7 +145,7 @@ class BankClient:
         )
 
     def debits(self, reference: str | None = None, after: int = 0) -> Iterator[Debit]:
-        """The books in the bank's order, numbers above ``after``, optionally of one reference; page by page.
+        """Yield the debits in order of their numbers, those above ``after``, optionally of one reference; page by page.
 
         Raises BankUnavailable, BankRefused.
         """
@@ -177,21 +176,21 @@ class BankClient:
     def set_fault(
         self, name: str, mode: str, references: Iterable[str], *, each: int = 1, delay_ms: int | None = None
     ) -> None:
-        """For the lab: let a bank started with ``--faults`` strike debits of these references, each ``each`` times.
+        """Inject a fault into the debits of these references, each ``each`` times; the bank must run with ``--faults``.
 
         ``mode`` is ``lose_response``, ``refuse``, or ``slow`` with ``delay_ms``. Replaces the fault of the same name
-        and its hits; leaves others alone. Raises BankRefused, BankUnavailable.
+        and its counts; leaves others alone. Raises BankRefused, BankUnavailable.
         """
         setting = {"mode": mode, "references": list(references), "each": each, "delay_ms": delay_ms}
         body = json.dumps({key: value for key, value in setting.items() if value is not None}).encode()
         self._fault("PUT", name, body)
 
     def fault_hits(self, name: str) -> dict[str, int]:
-        """How often the fault has struck each of its references. Raises BankRefused if the bank does not know it."""
+        """Return how often the fault was injected, per reference. Raises BankRefused if the bank has no such fault."""
         return self._fault("GET", name)
 
     def remove_fault(self, name: str) -> dict[str, int]:
-        """End the fault; how often it struck each of its references. Raises BankRefused if the bank does not know it."""
+        """Remove the fault, and return what ``fault_hits`` does. Raises BankRefused if the bank has no such fault."""
         return self._fault("DELETE", name)
 
     def _fault(self, method: str, name: str, body: bytes | None = None) -> dict[str, int]:
@@ -210,7 +209,7 @@ class BankClient:
     ) -> urllib3.BaseHTTPResponse:
         if self._pid != os.getpid():
             self._open_pool()
-        # A GET may meet a kept-alive connection that the bank has just closed; a POST then stays unanswered on purpose.
+        # A GET may meet a kept-alive connection that the bank has just closed; a POST is not repeated, on purpose.
         retries = urllib3.Retry(1 if method == "GET" else 0, redirect=False, respect_retry_after_header=False)
         try:
             return self._pool.request(
@@ -227,7 +226,7 @@ class BankClient:
             ) from error
 
     def _open_pool(self) -> None:
-        # Two processes writing into one connection would read each other's answers.
+        # Two processes on one connection would read each other's responses.
         self._pid = os.getpid()
         self._pool = urllib3.connection_from_url(self.base_url, maxsize=8)
 

@@ -1,1 +1,1 @@
-"""The demo's own business data: what the jobs of ``inbox`` and ``outbox`` write into their own database."""
+"""The shop: the demo's business data, orders and bookings."""

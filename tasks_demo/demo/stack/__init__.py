@@ -1,4 +1,4 @@
-"""The embedded stack: a real Redis and a real bank, started and ended by us, without root, Docker or a service."""
+"""The embedded stack: a real Redis and a real bank as child processes, without root, Docker or a service."""
 
 from __future__ import annotations
 

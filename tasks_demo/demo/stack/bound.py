@@ -1,7 +1,7 @@
 """Run by path, not imported: ``python -I -S bound.py PARENT_PID COMMAND [ARGUMENT ...]``.
 
-Asks the kernel (Linux) to SIGKILL this process when its parent ends, then becomes COMMAND: the request
-survives the exec. It is a program of its own because code between fork and exec is unsafe when the parent
+Ask the kernel (Linux) to SIGKILL this process when its parent ends, then exec COMMAND, which the request
+survives. It is a program of its own because code between fork and exec is unsafe when the parent
 has threads. Exit 127: COMMAND cannot be run; 125: the kernel refused.
 """
 

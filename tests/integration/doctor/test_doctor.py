@@ -105,7 +105,7 @@ def test_the_table_says_it_to_people(home: Home, server: RedisServer) -> None:
         "0 fail. Jobs can run",
     ):
         assert text in done.out, done.out
-    assert "→ Only the demo jobs need it" in done.out
+    assert "→ Only the demo's tasks need it" in done.out
 
 
 def test_warnings_of_the_checks_are_counted(home: Home, server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""``manage.py admin_user``: a way into the dashboard, with a generated password."""
+"""``manage.py admin_user``: make the user ``admin`` of the dashboard, with a generated password."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Command(BaseCommand):
 
 
 def ensure_admin(kept: Path, *, reset: bool = False) -> str | None:
-    """The password of the user ``admin``, made if missing; None if somebody gave it another one than we keep."""
+    """Return the password of the user ``admin``, made if missing; None if somebody has changed it."""
     user = User.objects.filter(username=NAME).first()
     known = _read(kept)
     if user and not reset:
         return known if known and user.check_password(known) else None
-    # One state folder may serve several databases one after the other: the kept password then serves them all.
+    # A state folder may serve several databases one after the other: they then share the password.
     password = known if known and not reset else secrets.token_urlsafe(15)
-    # Written first: a crash in between leaves a password without a user, which the next call repairs.
+    # Written first: after a crash in between, the next call makes the user.
     _write(kept, password)
     if user is None:
         User.objects.create_superuser(NAME, password=password)
