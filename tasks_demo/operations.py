@@ -29,7 +29,7 @@ from tasks_demo.leases import maintenance
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.leases.memory_store import Memory
 from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
-from tasks_demo.patterns.attempts import fitting
+from tasks_demo.patterns.attempts import fit_column
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.dedup_lock import lease_place
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry, Parked
@@ -122,7 +122,7 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         return []
     alias = router.db_for_write(ForgottenOperation)
     entry = ForgottenOperation(
-        operation=fitting(shown.operation),
+        operation=fit_column(shown.operation),
         task=task,
         by=by[:255],
         why=why,
@@ -197,7 +197,7 @@ def _aliases(model: Any, tasks: list[PatternTask], *, alone: bool) -> list[str]:
 
 
 def _rows(model: Any, alias: str, operation: str) -> Any:
-    return model._base_manager.using(alias).filter(operation=fitting(operation)).order_by("pk")[:20]
+    return model._base_manager.using(alias).filter(operation=fit_column(operation)).order_by("pk")[:20]
 
 
 def _lock(operation: str) -> Iterator[Trace]:

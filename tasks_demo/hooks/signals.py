@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 from tasks_demo.core.lifecycle import Point, Subject, job_fields, observers, reached
 from tasks_demo.outbox.progress import refused
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.publishing import HEADER, header, sent_operation
+from tasks_demo.patterns.operation_header import HEADER, header, sent_operation
 from tasks_demo.patterns.requeue import PARKED, Suppressed, Unfinished
 from tasks_demo.patterns.subjects import subject_of
 

@@ -1,49 +1,36 @@
 """acks_late: at-least-once.
 
-What is **not** guaranteed: that the job runs only once; whoever is killed after the effect and before the
-acknowledgement has it done again. Nor, on Redis, is "at least once" strict: a main process killed between fetching a
-message and recording it as unacknowledged loses it (kombu/transport/redis.py ``_brpop_read``, ``QoS.append``). And a job
-that kills its worker ``max_attempts`` times is parked, where it waits for people (see ``quarantine``).
-
     published ─▶ received ─▶ started ─▶ effect ─▶ returned ─▶ acked
-                    ▲            └──── killed anywhere here ────┐
-                    └─── child: rejected, at once; main: after the visibility timeout
+                    ▲            └───── killed in here ─────┐
+                    └─ redelivered: at once (pool process) or after the visibility timeout (main)
+
+Does **not** guarantee:
+
+- That the job runs only once: a worker killed after the effect and before the acknowledgement has it done again.
+- That "at least once" is strict on Redis: see the fetch window in ``late``.
+- That a job which kills its worker is tried for ever: after ``max_attempts`` it is parked and waits for an operator (see
+  ``attempts``).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tasks_demo.core.lifecycle import Point, about, reached
-from tasks_demo.patterns.attempts import FromSettings, counted
-from tasks_demo.patterns.base import PatternTask
+from tasks_demo.core.lifecycle import Point, Subject, reached
+from tasks_demo.patterns.attempts import count_attempt
 from tasks_demo.patterns.execution import execution
+from tasks_demo.patterns.late import LateTask
 
 
-class AcksLate(PatternTask):
-    """Promise: at least 1 execution and 1 effect, but for the fetch window on Redis."""
+class AcksLate(LateTask):
+    """Promise: at least 1 execution and 1 effect, except in the fetch window on Redis."""
 
     abstract = True
     pattern = "acks_late"
-    acks_late = True
-    # Without it Celery *acknowledges* the message of a killed pool process (celery/worker/request.py on_failure).
-    reject_on_worker_lost = True
-    retry_on_worker_lost = False
-    expires = None
-    max_attempts = FromSettings()
-    requires = {
-        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
-        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
-        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
-        "expires": (None, "an expired message is dropped without having run."),
-    }
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body, after its start was recorded; Celery acknowledges when it has returned."""
-        if self.request.called_directly:
-            return self.run_body(*args, **kwargs)
-        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
-        with about(subject), execution(self) as body, counted(self, body):
+    def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
+        """Run the body once its start is recorded; Celery acknowledges when it has returned."""
+        with execution(self) as body, count_attempt(self, body):
             reached(Point.STARTED)
             result = body.run(args, kwargs)
             reached(Point.RETURNED)

@@ -1,8 +1,8 @@
-"""The arguments of one call: every spelling of it is one call, for the operation key and for the digest.
+"""The arguments of one call, by name: every spelling of a call has the same operation key and the same digest.
 
 ``charge(17, 5)``, ``charge(order_id=17, amount=5)`` and, where 5 is the default, ``charge(17)`` are one call. The parameters of
-the body are read once, when the task is declared. What makes two calls different is in the digest: the arguments without
-those that equal their default, so that a new parameter with a default changes no digest that is stored already.
+the body are read once, when the task is declared. The digest leaves out arguments that equal their default, so that a new
+parameter with a default changes no stored digest.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from tasks_demo.core.digest import canonical, digest
 from tasks_demo.core.exceptions import ArgumentsNotJson
 
-#: Of these a value equals another exactly if type and value are the same; other values are compared by their canonical text.
+#: Compared by type and value; values of other types are compared by their canonical text.
 SCALARS = (str, int, float, bool, type(None))
 NAMED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The arguments of one call under their names."""
+    """The arguments of one call by name."""
 
     named: dict[str, Any]
-    given: dict[str, Any]  # of the named, without those that equal their default
+    given: dict[str, Any]  # ``named`` without those that equal their default
     rest: Sequence[Any]
     extra: dict[str, Any]
     rest_name: str | None = None  # the name of ``*rest``, where the body has it
@@ -40,7 +40,7 @@ class Bound:
 
 
 class Parameters:
-    """What a body takes."""
+    """The parameters of a body."""
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         kinds: dict[Any, list[str]] = {}
@@ -61,7 +61,7 @@ class Parameters:
         return {name: _text(value) for name, value in self._defaults.items()}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
-        """Raises TypeError for arguments that the body does not take."""
+        """The arguments by name. Raises TypeError for arguments that the body does not take."""
         given = dict(zip(self._positional, args, strict=False))
         rest = list(args[len(self._positional) :])
         if rest and self.rest is None:
@@ -94,8 +94,21 @@ class Parameters:
         return text is not None and text == _text(value)
 
 
+def bind(bodies: Sequence[Parameters], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
+    """The arguments of a call by name, as the first of these that takes them. Raises the TypeError of the first if none does."""
+    refused: TypeError | None = None
+    for parameters in bodies:
+        try:
+            return parameters.bind(args, kwargs)
+        except TypeError as error:
+            refused = refused or error
+    if refused:
+        raise refused
+    return Bound({}, {}, args, dict(kwargs))
+
+
 class Operation:
-    """The user's function of the operation key, and how to call it with the arguments of a body."""
+    """The user's ``operation`` function, called with the arguments of a body."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -109,7 +122,7 @@ class Operation:
         self._by_position = self._takes_rest or Parameter.POSITIONAL_ONLY in kinds
 
     def missing(self, body: Parameters) -> str | None:
-        """The first parameter that the function needs and the body cannot have; None: it can be called."""
+        """The first parameter that the function requires and the body does not have; None: it can be called."""
         known = {*body.names, body.rest}
         if body.extra is not None or body.rest is not None:
             return None
@@ -119,10 +132,10 @@ class Operation:
         return None
 
     def __call__(self, bound: Bound) -> Any:
-        """Each argument by its name, those with a default included; of ``*rest`` a tuple under the name ``rest``.
+        """Call the function with each argument by name, defaults included, and ``*rest`` as a tuple named ``rest``.
 
-        A function that takes less, without a ``**`` of its own, is given less. Its parameters that the body does not name take
-        what is in ``*rest``, one by one. Raises whatever it raises.
+        A function without ``**`` gets only what it names. Its parameters that the body does not name take the values of
+        ``*rest``, one by one. Raises what the function raises.
         """
         values = {**bound.extra, **bound.named}
         if bound.rest_name is not None:
@@ -137,14 +150,14 @@ class Operation:
                 positional += unnamed
                 values.pop(bound.rest_name or "", None)
             elif each.kind in NAMED:
-                at_its_place = self._by_position and each.kind is not Parameter.KEYWORD_ONLY
+                by_position = self._by_position and each.kind is not Parameter.KEYWORD_ONLY
                 if each.name in values:
                     value = values.pop(each.name)
                 else:
                     value = each.default if each.kind is Parameter.KEYWORD_ONLY else next(unnamed, each.default)
                 if value is Parameter.empty:
                     continue  # Python says what is missing
-                if at_its_place:
+                if by_position:
                     positional.append(value)
                 else:
                     keywords[each.name] = value
@@ -152,10 +165,10 @@ class Operation:
 
 
 def parameters_of(owner: type) -> tuple[Parameters, ...]:
-    """The parameters of the body of this task class, without its ``self``; empty if Python does not know them.
+    """The parameters of the body of this task class, without ``self``; empty if they cannot be inspected.
 
-    A decorator that hides them behind ``*args, **kwargs`` says with functools.wraps what it wraps: those come first. They do not
-    fit where the decorator passes an argument of its own; then its own parameters do, as for Celery's check of the arguments.
+    Of a decorated body (functools.wraps) those of the wrapped function come first. They do not fit where the decorator passes an
+    argument of its own; then the decorator's parameters do, as in Celery's own check of arguments.
     """
     body = inspect.getattr_static(owner, "run")
     bound = inspect.isfunction(body)

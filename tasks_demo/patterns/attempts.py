@@ -58,7 +58,7 @@ PROCESS = "process"
 BROKER_SECONDS = 5.0
 
 
-class FromSettings:
+class MaxAttemptsSetting:
     """The class attribute ``max_attempts`` as long as no declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read when asked."""
 
     def __get__(self, task: object, owner: type | None = None) -> int:
@@ -82,7 +82,7 @@ _TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retr
 
 
 @contextmanager
-def counted(task: Any, body: Any) -> Iterator[None]:
+def count_attempt(task: Any, body: Any) -> Iterator[None]:
     """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
     Where the attempts are used up the message is parked and Unfinished raised, so that Celery acknowledges it and the
@@ -97,7 +97,7 @@ def counted(task: Any, body: Any) -> Iterator[None]:
         yield
         return
     alias = alias_of(task)
-    key = (fitting(task.request.id or ""), bounded_int(task.request.retries, 2**31 - 1))
+    key = (fit_column(task.request.id or ""), bounded_int(task.request.retries, 2**31 - 1))
     outside_transactions(task, alias)
     line = _line(task)
     try:
@@ -131,7 +131,7 @@ def alias_of(task: Any) -> str:
     return str(task.using or router.db_for_write(Attempt))
 
 
-def fitting(text: str) -> str:
+def fit_column(text: str) -> str:
     """The text, or if no column can hold it, its digest: whoever publishes chooses task IDs."""
     if len(text) <= 255 and text.isprintable():
         return text
@@ -189,7 +189,7 @@ def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
     last = history[-1]
     parked = Parked(
         task_id=attempt.task_id,
-        operation=fitting(subject.operation) if subject else "",
+        operation=fit_column(subject.operation) if subject else "",
         task=task.name,
         pattern=task.pattern,
         attempts=attempt.count,

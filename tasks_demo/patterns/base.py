@@ -1,24 +1,25 @@
-"""What every pattern has in common: a name, a promise, an operation key, and declarations that are checked."""
+"""The base class of all patterns: one way to run a delivery, checked declarations, an operation key, checked publishing."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any, ClassVar, NoReturn, Self
 
 from celery import shared_task
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Reject
-from kombu.exceptions import EncodeError
 
 from tasks_demo.core.digest import digest
-from tasks_demo.core.exceptions import ArgumentsNotJson, ContradictoryDeclaration, DeliveryError, InvalidOperationKey
-from tasks_demo.core.lifecycle import Subject, described
+from tasks_demo.core.exceptions import ContradictoryDeclaration, DeliveryError, InvalidOperationKey
+from tasks_demo.core.lifecycle import Subject, about, described
 from tasks_demo.core.semantics import PROMISES, Promise
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.patterns import declarations
-from tasks_demo.patterns.arguments import Bound, Operation, Parameters, parameters_of
-from tasks_demo.patterns.publishing import check_options_of_call, operation_of_delivery, prepared
+from tasks_demo.patterns.arguments import Bound, Operation, Parameters, bind, parameters_of
+from tasks_demo.patterns.operation_header import operation_of_delivery
+from tasks_demo.patterns.publishing import check_options_of_call, encodable, prepared
 from tasks_demo.patterns.requeue import requeue_original
 from tasks_demo.patterns.result_backend import LenientBackend
 from tasks_demo.patterns.transactions import refuse_in_transaction
@@ -27,8 +28,8 @@ from tasks_demo.patterns.transactions import refuse_in_transaction
 class PatternTask(DjangoTask):  # type: ignore[type-arg]
     """Abstract base of the patterns. Declare tasks with ``@AcksLate.task(...)`` or ``@shared_task(base=AcksLate, ...)``.
 
-    The first form refuses a contradictory declaration when the module is imported; the second when Celery builds
-    the task (at the latest when a worker starts or the first job is sent), because that is when the class comes into being.
+    The first form refuses a contradictory declaration when the module is imported; the second when Celery builds the task: at
+    the latest when a worker starts or the first job is published.
     """
 
     abstract = True
@@ -38,18 +39,18 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     pattern: ClassVar[str] = ""
     #: Options whose value the promise depends on: option -> (the value it must have, why).
     requires: ClassVar[dict[str, tuple[Any, str]]] = {}
-    #: Derives the operation key from the task's arguments, each of which it is given by its name; None, or a None result: the
-    #: task ID is the key. It runs where the job is published. In the worker it runs only for a message that brings no key, and
-    #: perhaps in main's event loop, which must not wait: compute the key from the arguments alone, and ask no database.
+    #: Derives the operation key from the task's arguments, which it is given by name. None, or a None result: the task ID is
+    #: the key. It runs where the job is published; in the worker only for a message without a key, and perhaps in main's event
+    #: loop, which must not block: compute the key from the arguments alone, and query no database.
     operation: ClassVar[Callable[..., str | None] | None] = None
-    #: Who outside counts this task's effects ("bank", "shop"), for the ledger's verdict; empty: nobody does.
+    #: The registered books that count this task's effects ("bank", "shop"), for the ledger's verdict; empty: none.
     books: ClassVar[str] = ""
     #: Database alias of the pattern's own tables; None: where Django's routers write them.
     using: ClassVar[str | None] = None
     #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
     max_attempts: ClassVar[int | None] = None
 
-    #: True: the body does not run unless its start is recorded. False: it runs all the same, and what was missed is counted.
+    #: True: the body does not run unless its start is recorded. False: it runs, and events that were missed are counted.
     needs_ledger: ClassVar[bool] = False
     #: Which of its task IDs the ledger records: True, False, or a share like 0.01. See ``ledger.sampling``.
     ledger: ClassVar[bool | float] = True
@@ -82,56 +83,39 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         cls._around = staticmethod(around) if around else None
         if cls.operation is not None:
             cls._operation = Operation(cls.operation)
-            cls._check_operation()
+            declarations.check_operation(cls)
         cls.check_final()
 
     @classmethod
     def check_final(cls, settled: bool = False) -> None:
         """Raise ContradictoryDeclaration if the class, as it is now, breaks the promise of its pattern.
 
-        ``settled``: with what the settings have added, among them limits, which Celery compares when a job is published.
+        ``settled``: with what the settings have added; among that are limits, which Celery compares when a job is published.
         """
         names = (*cls.requires, "max_attempts", "needs_ledger", "ledger", *declarations.TYPES)
         now = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
         cls.check_options({**now, "soft_time_limit": None} if settled else now)
         if cls.pattern:
-            declarations.check_call(cls)
+            declarations.check_protocol(cls)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
-        """As Celery's. It ends with the annotations of the settings, which may have changed what was checked."""
+        """As Celery's, which applies the annotations of the settings; they may have changed what was checked before."""
         super().bind(app)
         try:
             cls.check_final(settled=True)
         except ContradictoryDeclaration:
-            app._tasks.pop(cls.name, None)  # whoever goes on after the error must not run it
+            app._tasks.pop(cls.name, None)  # code that catches the error must not run it
             raise
         return app
-
-    @classmethod
-    def _check_operation(cls) -> None:
-        if inspect.iscoroutinefunction(cls.operation):
-            raise ContradictoryDeclaration(f"{cls.__name__}: operation is async def and returns no key. Write def.")
-        missing = [cls._operation and cls._operation.missing(each) for each in cls._parameters]
-        if missing and all(missing):
-            close = declarations.nearest(str(missing[0]), cls._parameters[0].names)
-            raise ContradictoryDeclaration(
-                f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
-                "called with the body's arguments by their names. "
-                + (
-                    f"Did you mean {close!r}?"
-                    if close
-                    else f"They are {', '.join(sorted(cls._parameters[0].names)) or 'none'}."
-                )
-            )
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
         """Raise ContradictoryDeclaration if an option breaks the promise of this pattern, or cannot be."""
         cls.check_requires(options)
         declarations.check_types(str(cls.__name__), options)
-        cls._check_attempts(options.get("max_attempts"))
-        cls._check_ledger(options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
+        declarations.check_attempts(cls, options.get("max_attempts"))
+        declarations.check_ledger(cls, options.get("needs_ledger", cls.needs_ledger), options.get("ledger", cls.ledger))
 
     @classmethod
     def check_requires(cls, options: dict[str, Any]) -> None:
@@ -147,36 +131,8 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
                 )
 
     @classmethod
-    def _check_ledger(cls, needed: Any, recorded: Any) -> None:
-        if not isinstance(recorded, bool | int | float) or not 0 <= recorded <= 1:
-            raise ContradictoryDeclaration(
-                f"{cls.__name__}: ledger={recorded!r} is no share. Write True, False, or a number between 0 and 1."
-            )
-        if needed and recorded < 1:
-            raise ContradictoryDeclaration(
-                f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: a start that is not recorded cannot be "
-                "waited for. Leave one of them out."
-            )
-
-    @classmethod
-    def _check_attempts(cls, limit: Any) -> None:
-        if limit is None:
-            return
-        if not cls.acks_late:
-            raise ContradictoryDeclaration(
-                f"{cls.__name__}: max_attempts={limit!r} contradicts the pattern {cls.pattern}: a message that is acknowledged "
-                "before its body runs does not come back, so there is nothing to count. "
-                "Leave max_attempts out, or use another pattern."
-            )
-        if type(limit) is not int or limit < 1:
-            raise ContradictoryDeclaration(
-                f"{cls.__name__}: max_attempts={limit!r} is not a number of attempts. Write a whole number from 1, or None "
-                "for a message that comes back for ever."
-            )
-
-    @classmethod
     def task(cls, **options: Any) -> Callable[[Callable[..., Any]], Self]:
-        """Decorator: like Celery's ``shared_task`` with this base, but refuses contradictory options at once."""
+        """Decorator: Celery's ``shared_task`` with this base, which refuses contradictory options at once."""
         declarations.refuse_unknown(str(cls.__name__), cls, options)
         cls.check_options(options)
         declared = options.get("operation")
@@ -192,75 +148,37 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
 
         return checked
 
-    def check_call(self, options: dict[str, Any]) -> None:
-        """Raise ContradictoryDeclaration for options of one call that break the promise, or would do nothing."""
-        check_options_of_call(self, options)
+    # -- a delivery -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one delivery under the protocol of the pattern. Called as a function, outside a worker: run the body, no more."""
+        if self.request.called_directly:
+            return self.run_directly(args, kwargs)
+        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
+            return self.run_delivery(subject, args, kwargs)
+
+    def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
+        """The protocol of the pattern around ``execution(self)``. Returns what Celery stores as the result."""
+        raise NotImplementedError
+
+    def run_directly(self, args: Any, kwargs: Any) -> Any:
+        """Run the body of a task that is called as a function: there is no message, so nothing is claimed or recorded."""
+        return self.run_body(*args, **kwargs)
 
     def run_body(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body: what the pattern calls when its protocol lets it. To do something around every body, override it and call
+        """Run the body; the pattern calls this when its protocol allows. To do something around every body, override it and call
         ``super().run_body(*args, **kwargs)``. A base behind the pattern that has a ``__call__`` of its own is called here."""
         if self._around is not None:
             return self._around(self, *args, **kwargs)
         return self.run(*args, **kwargs)
 
-    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """As Celery's: ``delay`` after the commit of the transaction on the default database. What cannot run is refused now."""
-        self.apply_async_on_commit(args, kwargs)
-
-    def apply_async_on_commit(  # type: ignore[override]
-        self, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> None:
-        """As Celery's: ``apply_async`` after the commit. What cannot run is refused now."""
-        check_options_of_call(self, options)
-        args, kwargs, options = prepared(self, args, kwargs, options)
-        super().apply_async_on_commit(args, kwargs, **options)
-
-    def apply_async(
-        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
-    ) -> Any:
-        """As Celery's. But a job that could not run is refused here, in the caller, and nothing is published then.
-
-        Raises InvalidOperationKey where ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
-        and ArgumentsNotJson (an EncodeError of kombu's) for those that the serializer cannot carry.
-        """
-        if not (
-            task_id and task_id == self.request.id
-        ):  # a copy of the delivery that runs here is none of the caller's
-            check_options_of_call(self, options)
-            refuse_in_transaction(self.name)
-        try:
-            args, kwargs, options = prepared(self, args, kwargs, options)
-            return super().apply_async(args, kwargs, task_id, *more, **options)
-        except EncodeError as error:
-            if isinstance(error, DeliveryError):
-                raise
-            serializer = options.get("serializer") or self.serializer
-            raise ArgumentsNotJson(
-                f"{self.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
-                "Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
-            ) from error
-
-    def map(self, it: Any) -> NoReturn:
-        """Refused: see ``starmap``."""
-        self._refuse_bodies_elsewhere("map")
-
-    def chunks(self, it: Any, n: int) -> NoReturn:
-        """Refused: see ``starmap``."""
-        self._refuse_bodies_elsewhere("chunks")
-
-    def starmap(self, it: Any) -> NoReturn:
-        """Refused: Celery runs such bodies as functions, inside a task of its own that is acknowledged early."""
-        self._refuse_bodies_elsewhere("starmap")
-
-    def _refuse_bodies_elsewhere(self, how: str) -> NoReturn:
-        raise ContradictoryDeclaration(
-            f"{self.name}: {how}() runs the bodies inside a task of Celery's own, where nothing of the pattern {self.pattern} "
-            "applies: no claim, no count, no late acknowledgement. Nothing was published. Publish each job: "
-            "group(task.s(each) for each in ...)."
-        )
+    def drop_continuations(self) -> None:
+        """Remove callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
+        request: Any = self.request
+        request.callbacks = request.chain = request.chord = None
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's. But a retry that cannot be published is requeued by the broker, where Celery would drop the job
+        """As Celery's, except that a retry that cannot be published requeues the delivery, where Celery would drop the job
         (celery/app/task.py rejects it without requeueing)."""
         try:
             return super().retry(*args, **kwargs)
@@ -276,32 +194,68 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     def backend(self, value: Any) -> None:
         self._backend = value
 
-    def drop_continuations(self) -> None:
-        """Take callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
-        request: Any = self.request
-        request.callbacks = request.chain = request.chord = None
+    # -- publishing -------------------------------------------------------------------------------------------------------
+
+    def check_call(self, options: dict[str, Any]) -> None:
+        """Raise ContradictoryDeclaration for options of one call that break the promise, or would have no effect."""
+        check_options_of_call(self, options)
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As Celery's: ``delay`` after the commit on the default database. A job that could not run is refused at once."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> None:
+        """As Celery's: ``apply_async`` after the commit. A job that could not run is refused at once."""
+        check_options_of_call(self, options)
+        args, kwargs, options = prepared(self, args, kwargs, options)
+        super().apply_async_on_commit(args, kwargs, **options)
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """As Celery's, except that a job that could not run is refused here, in the caller, and nothing is published.
+
+        Raises InvalidOperationKey if ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
+        and ArgumentsNotJson (a kombu EncodeError) for those that the serializer cannot carry.
+        """
+        # A copy of the delivery that runs here was not published by the caller.
+        if not task_id or task_id != self.request.id:
+            check_options_of_call(self, options)
+            refuse_in_transaction(self.name)
+        with encodable(self, options):
+            args, kwargs, options = prepared(self, args, kwargs, options)
+            return super().apply_async(args, kwargs, task_id, *more, **options)
+
+    def _refuse_bodies_elsewhere(self, how: str, *_: Any) -> NoReturn:
+        """Celery runs such bodies as functions, inside a task of its own that is acknowledged early."""
+        raise ContradictoryDeclaration(
+            f"{self.name}: {how}() runs the bodies inside a task of Celery's own, where nothing of the pattern {self.pattern} "
+            "applies: no claim, no count, no late acknowledgement. Nothing was published. Publish each job: "
+            "group(task.s(each) for each in ...)."
+        )
+
+    map = partialmethod(_refuse_bodies_elsewhere, "map")
+    chunks = partialmethod(_refuse_bodies_elsewhere, "chunks")
+    starmap = partialmethod(_refuse_bodies_elsewhere, "starmap")
 
     @classmethod
     def promised(cls) -> Promise:
-        """The promise of this pattern."""
+        """The promise of the pattern."""
         return PROMISES[cls.pattern]
 
-    # -- the arguments of a call ----------------------------------------------------------------------------------------------
+    # -- arguments and operation key --------------------------------------------------------------------------------------
 
     def bound(self, args: Any, kwargs: Any) -> Bound:
-        """The arguments of a call under their names. Raises TypeError for arguments that the body does not take."""
-        refused = ""
-        for parameters in self._parameters:
-            try:
-                return parameters.bind(args or (), kwargs or {})
-            except TypeError as error:
-                refused = refused or str(error)
-        if self._parameters:
-            raise TypeError(f"{self.name}() {refused}")
-        return Bound({}, {}, args or (), dict(kwargs or {}))
+        """The arguments of a call by name. Raises TypeError for arguments that the body does not take."""
+        try:
+            return bind(self._parameters, args or (), kwargs or {})
+        except TypeError as error:
+            raise TypeError(f"{self.name}() {error}") from None
 
     def digest(self, args: Any, kwargs: Any) -> str:
-        """What tells one call of this task from another: the same for every spelling of it. Raises ArgumentsNotJson."""
+        """Digest of the task's name and the arguments: the same for every spelling of one call. Raises ArgumentsNotJson."""
         try:
             return self.bound(args, kwargs).digest(self.name)
         except TypeError as error:
@@ -319,15 +273,15 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         except Exception as error:
             raise InvalidOperationKey(
                 f"{self.name}: `operation` has failed for these arguments ({described(error)}), so the job has no "
-                "key. Nothing was published or run. It is called with each argument by its name; correct it, or the arguments."
+                "key. Nothing was published or run. It is called with each argument by name; correct it, or the arguments."
             ) from error
         return task_id if key is None else validate_operation(key)
 
     def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
-        """Who this delivery is about, for the points of its life. Raises as ``operation_key`` does.
+        """The subject of this delivery's points. Raises as ``operation_key`` does.
 
-        The key is the one that the publisher has sent along, if it was computed for these arguments; otherwise it is computed
-        here, once a delivery.
+        Its key is the one that the publisher sent, if that was computed for these arguments; otherwise it is computed here, once
+        per delivery.
         """
         if self.operation is None:
             key = task_id
@@ -338,7 +292,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         return self.subject_named(key, task_id, worker)
 
     def subject_named(self, operation: str, task_id: str, worker: str = "") -> Subject:
-        """As ``subject``, with an operation key that is known."""
+        """As ``subject``, for an operation key that is known."""
         return Subject(
             task_id, operation, self.pattern, worker, self.books, str(self.name), self.needs_ledger, float(self.ledger)
         )

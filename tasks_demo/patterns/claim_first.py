@@ -1,33 +1,35 @@
 """claim_first: at-most-once, strictly.
 
-What is **not** guaranteed: that the job runs at all. Whoever is killed between the claim and the end of the body leaves a
-claim that nobody takes over. Doubt falls to the same side: if the connection is lost while the claim is being committed, the
-body does not run, and the copy that is requeued runs if the claim is not there and is suppressed if it is. Nor is it
-guaranteed once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short
-a horizon. And SUCCESS of another task ID that was suppressed (a double click) says only that it ended: its result is None,
-whatever became of the first. A copy of the same task ID stores nothing: the outcome is the first one's.
-
-    received ─▶ acked ─▶ claim (committed) ─┬─ ours ───────▶ started ─▶ effect ─▶ returned
-                                            ├─ taken ──────▶ nothing is run, no chain goes on     (suppressed)
+    received ─▶ acked ─▶ claim (committed) ─┬─ inserted ───▶ started ─▶ effect ─▶ returned
+                                            ├─ there ──────▶ nothing is run, continuations dropped  (suppressed)
                                             ├─ mismatch ───▶ OperationMismatch: other arguments or another task, same key
-                                            └─ no answer ──▶ a delayed copy is published          (deferred)
+                                            └─ no answer ──▶ a delayed copy is published            (deferred)
+
+Does **not** guarantee:
+
+- That the job runs at all. A worker killed between the claim and the end of the body leaves a claim that nobody takes over. If
+  the connection is lost while the claim is being committed, the body does not run; the deferred copy runs if the claim is not
+  there, and is suppressed if it is.
+- Anything once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short a
+  horizon.
+- That SUCCESS of another task ID that was suppressed (a double click) says how the first one ended: its result is None in every
+  case. A copy of the same task ID stores nothing: the outcome is that of the first delivery.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from django.db import connections, router
 from django.utils import timezone
 
-from tasks_demo.core.exceptions import ContradictoryDeclaration, RecordsUnavailable
-from tasks_demo.core.lifecycle import Point, about, described, job_fields, reached
+from tasks_demo.core.exceptions import RecordsUnavailable
+from tasks_demo.core.lifecycle import Point, Subject, described, job_fields, reached
 from tasks_demo.patterns import operation_records, transactions
-from tasks_demo.patterns.acks_early import AcksEarly
-from tasks_demo.patterns.attempts import fitting
-from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.attempts import fit_column
+from tasks_demo.patterns.early import EarlyTask
 from tasks_demo.patterns.execution import execution
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppressed
@@ -38,56 +40,48 @@ logger = logging.getLogger(__name__)
 UNBEGUN = "tasks_demo_unbegun"
 
 
-class ClaimFirst(PatternTask):
+class ClaimFirst(EarlyTask):
     """Promise: at most 1 execution and 1 effect per operation key, always."""
 
     abstract = True
     pattern = "claim_first"
-    acks_late = False
-    reject_on_worker_lost = False
-    retry_on_worker_lost = False
-    autoretry_for = ()
-    requires = AcksEarly.requires
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
         """Commit the claim, then run the body."""
-        if self.request.called_directly:
-            return self.run_body(*args, **kwargs)
-        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
-            alias = self.using or router.db_for_write(Claim)
-            claim = Claim(
-                operation=fitting(subject.operation),
-                task_id=fitting(subject.task_id),
-                digest=self.digest(args, kwargs),
-                worker=fitting(subject.worker),
-                claimed_at=timezone.now(),
-            )
-            with execution(self) as body:
-                transactions.outside_transactions(self, alias)
-                try:
-                    taken = operation_records.find_or_insert(claim, alias)
-                except RecordsUnavailable:
-                    connections[alias].close()
-                    raise
-                if taken is not None and not self._takes_over(taken, claim, alias):
-                    left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
-                    if taken.task_id == claim.task_id:
-                        raise left  # the first delivery of this very task gives its outcome, or nobody does
-                    self.drop_continuations()
-                    return None
-                try:
-                    reached(Point.CLAIMED)
-                    reached(Point.STARTED)
-                    result = body.run(args, kwargs)
-                except Exception as error:
-                    if not body.begun and not _undone(claim, alias):
-                        # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
-                        defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
-                    raise
-                reached(Point.RETURNED)
-                return result
+        alias = self.using or router.db_for_write(Claim)
+        claim = Claim(
+            operation=fit_column(subject.operation),
+            task_id=fit_column(subject.task_id),
+            digest=self.digest(args, kwargs),
+            worker=fit_column(subject.worker),
+            claimed_at=timezone.now(),
+        )
+        with execution(self) as body:
+            transactions.outside_transactions(self, alias)
+            try:
+                taken = operation_records.find_or_insert(claim, alias)
+            except RecordsUnavailable:
+                connections[alias].close()
+                raise
+            if taken is not None and not self._take_over(taken, claim, alias):
+                left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
+                if taken.task_id == claim.task_id:
+                    raise left  # the first delivery of this very task gives its outcome, or nobody does
+                self.drop_continuations()
+                return None
+            try:
+                reached(Point.CLAIMED)
+                reached(Point.STARTED)
+                result = body.run(args, kwargs)
+            except Exception as error:
+                if not body.begun and not _undo(claim, alias):
+                    # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
+                    defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
+                raise
+            reached(Point.RETURNED)
+            return result
 
-    def _takes_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
+    def _take_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
         """Whether the claim is that of an earlier delivery of this task, whose body has not begun, and is now ours.
 
         Of several copies one takes it: the row is changed only as long as it is the one that the header names.
@@ -97,15 +91,8 @@ class ClaimFirst(PatternTask):
         theirs = Claim.objects.using(alias).filter(pk=taken.pk, task_id=taken.task_id, claimed_at=taken.claimed_at)
         return bool(theirs.update(worker=claim.worker, claimed_at=claim.claimed_at))
 
-    def retry(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: a retry from inside the body is a second execution, and its copy would find the claim."""
-        raise ContradictoryDeclaration(
-            f"{self.name}: self.retry() contradicts the pattern claim_first: a retry is a second execution. "
-            "Let the error be seen, or declare the task with AcksLate, DedupLock or Inbox."
-        )
 
-
-def _undone(claim: Claim, alias: str) -> bool:
+def _undo(claim: Claim, alias: str) -> bool:
     """Delete the claim of a body that has not begun; False, and an error in the log, if that failed."""
     # Exactly the row of this delivery, even if the statement arrives late: not one that was made since.
     ours = Claim.objects.using(alias).filter(

@@ -1,4 +1,4 @@
-"""What is refused when a task is declared, and again when Celery has built it: names, types, bodies and ``__call__``."""
+"""What is refused when a task is declared, and again when Celery has built it: option names and values, bodies, ``__call__``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CELERY = frozenset({
     "retry_jitter", "queue", "exchange", "exchange_type", "routing_key", "priority", "expires", "serializer",
     "delivery_mode", "compression", "time_limit", "soft_time_limit", "immediate", "mandatory", "ignore_result",
 })  # fmt: skip
-#: What Celery itself writes into the class that it makes of a function.
+#: What Celery itself writes into the class that it builds from a function.
 MADE = frozenset({"app", "name", "run", "_decorated", "_dump_pydantic_arguments", "_decorated_fun", "_app"})
-#: How alike a name must be to one that is known to be taken for it, misspelt.
+#: Similarity to a known name from which an unknown one counts as its misspelling.
 ALIKE = 0.85
 
 
@@ -112,7 +112,7 @@ def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
 
 
 def refuse_unknown(who: str, base: type, names: Iterable[str]) -> None:
-    """Raise for an option that neither Celery nor a base class knows: it would have no effect."""
+    """Raise for options that neither Celery nor a base class knows: they would have no effect."""
     for name in names:
         if name in CELERY or name.startswith("__") or hasattr(base, name):
             continue
@@ -126,7 +126,7 @@ def refuse_unknown(who: str, base: type, names: Iterable[str]) -> None:
 
 
 def refuse_misspelt(who: str, bases: tuple[type, ...], names: Iterable[str]) -> None:
-    """Raise for an attribute in a class's body that looks like an option, misspelt. Others are the class's own business."""
+    """Raise for an attribute in a class body that looks like a misspelt option. Other names are the class's own."""
     for name in names:
         if name.startswith("_") or name in CELERY or any(hasattr(base, name) for base in bases):
             continue
@@ -147,13 +147,14 @@ def known_names(*bases: type) -> list[str]:
 
 
 def check_types(who: str, options: Mapping[str, Any]) -> None:
-    """Raise for a value that cannot be one of its option."""
+    """Raise for a value that its option cannot have."""
     for name, (possible, write) in TYPES.items():
         if name in options and not possible(options[name]):
             value = options[name]
             close = nearest(value, connections.settings) if name == "using" and isinstance(value, str) else None
             raise ContradictoryDeclaration(
-                f"{who}: {name}={value!r} cannot be. Write {write}." + (f" Did you mean {close!r}?" if close else "")
+                f"{who}: {name}={value!r} is not possible. Write {write}."
+                + (f" Did you mean {close!r}?" if close else "")
             )
     soft, hard = options.get("soft_time_limit"), options.get("time_limit")
     if soft and hard and soft >= hard:
@@ -163,8 +164,53 @@ def check_types(who: str, options: Mapping[str, Any]) -> None:
         )
 
 
+def check_attempts(cls: Any, limit: Any) -> None:
+    """Raise for a ``max_attempts`` that is no number of attempts, or that nothing would count."""
+    if limit is None:
+        return
+    if not cls.acks_late:
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: max_attempts={limit!r} contradicts the pattern {cls.pattern}: a message that is acknowledged "
+            "before its body runs does not come back, so there is nothing to count. "
+            "Leave max_attempts out, or use another pattern."
+        )
+    if type(limit) is not int or limit < 1:
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: max_attempts={limit!r} is not a number of attempts. Write a whole number from 1, or None "
+            "for a message that is redelivered without limit."
+        )
+
+
+def check_ledger(cls: Any, needed: Any, recorded: Any) -> None:
+    """Raise for a ``ledger`` that is no share, or that leaves out starts which ``needs_ledger`` waits for."""
+    if not isinstance(recorded, bool | int | float) or not 0 <= recorded <= 1:
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: ledger={recorded!r} is no share. Write True, False, or a number between 0 and 1."
+        )
+    if needed and recorded < 1:
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: a start that is not recorded cannot be "
+            "waited for. Leave one of them out."
+        )
+
+
+def check_operation(cls: Any) -> None:
+    """Raise for an ``operation`` function that the arguments of the body cannot be given to."""
+    if inspect.iscoroutinefunction(cls.operation):
+        raise ContradictoryDeclaration(f"{cls.__name__}: operation is async def and returns no key. Write def.")
+    missing = [cls._operation.missing(each) for each in cls._parameters]
+    if missing and all(missing):
+        names = sorted(cls._parameters[0].names)
+        close = nearest(missing[0], names)
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
+            "called with the body's arguments by their names. "
+            + (f"Did you mean {close!r}?" if close else f"They are {', '.join(names) or 'none'}.")
+        )
+
+
 def check_body(who: str, body: Any) -> None:
-    """Raise for a body that returns before it has run: nobody in a Celery worker awaits or iterates it."""
+    """Raise for a body that returns before it has run: a Celery worker neither awaits nor iterates its result."""
     while isinstance(body, partial | staticmethod | classmethod):
         body = body.func if isinstance(body, partial) else body.__func__
     call: Any = body if inspect.isroutine(body) else getattr(type(body), "__call__", None)  # noqa: B004
@@ -176,34 +222,31 @@ def check_body(who: str, body: Any) -> None:
     for kind, is_kind in kinds.items():
         if is_kind(body) or is_kind(call):
             raise ContradictoryDeclaration(
-                f"{who}: the body is {kind}. To call it runs nothing of it, and a Celery worker does not run what it returns: "
+                f"{who}: the body is {kind}. Calling it runs none of its code, and a Celery worker does not run what it returns: "
                 "the job would count as done. Write def, and asgiref.sync.async_to_sync(f)(...) or asyncio.run(f(...)) in it "
                 "for what is asynchronous; return a list instead of yielding."
             )
 
 
-def check_call(cls: type) -> None:
-    """Raise if a base, a mixin, an annotation or the class itself has put another ``__call__`` before that of the pattern."""
-    for owner in cls.__mro__:
-        if "__call__" in owner.__dict__:
-            call = inspect.unwrap(owner.__dict__["__call__"])
-            if _calls_another(call):
-                continue
-            if not str(getattr(call, "__module__", "")).startswith("tasks_demo.patterns."):
-                raise ContradictoryDeclaration(
-                    f"{cls.__name__}: the __call__ of {owner.__module__}.{owner.__qualname__} takes the place of that of "
-                    f"the pattern {getattr(cls, 'pattern', '')}. It calls no other __call__, so nothing claims, counts or "
-                    "records, and both copies of a job run. Move it to run_body(self, *args, **kwargs), which the pattern calls, "
-                    "and call super().run_body(*args, **kwargs) there; or use before_start, on_success, on_failure or "
-                    "after_return. A base class with a __call__ of its own comes behind the pattern: class Mine(Pattern, Base)."
-                )
-            return
+def check_protocol(cls: type) -> None:
+    """Raise if a base, a mixin, an annotation or the class itself replaces a method that runs the protocol of the pattern."""
+    for name in ("__call__", "run_delivery"):
+        methods = {owner: inspect.unwrap(owner.__dict__[name]) for owner in cls.__mro__ if name in owner.__dict__}
+        owner, method = next(each for each in methods.items() if not _calls_another(each[1], name))
+        if not str(getattr(method, "__module__", "")).startswith("tasks_demo.patterns."):
+            raise ContradictoryDeclaration(
+                f"{cls.__name__}: the {name} of {owner.__module__}.{owner.__qualname__} takes the place of that of "
+                f"the pattern {getattr(cls, 'pattern', '')}. It calls no other {name}, so nothing claims, counts or "
+                "records, and both copies of a job run. Move it to run_body(self, *args, **kwargs), which the pattern calls, "
+                "and call super().run_body(*args, **kwargs) there; or use before_start, on_success, on_failure or "
+                "after_return. A base class with a __call__ of its own comes behind the pattern: class Mine(Pattern, Base)."
+            )
 
 
-def _calls_another(call: Any) -> bool:
-    """Whether this ``__call__`` names another, as in ``super().__call__(...)``. Whether it always calls it nobody can know."""
-    code = getattr(call, "__code__", None)
-    return code is not None and "__call__" in code.co_names
+def _calls_another(method: Any, name: str) -> bool:
+    """Whether this method names another one, as in ``super().__call__(...)``. Whether it always calls it cannot be known."""
+    code = getattr(method, "__code__", None)
+    return code is not None and name in code.co_names
 
 
 def cooperative(cls: type, above: type) -> Callable[..., Any] | None:

@@ -1,18 +1,22 @@
 """dedup_lock: effectively-once, with a Redis-backed lease on the operation.
 
-What is **not** guaranteed: that the body runs only once. Between the effect and the completed marker lies a window; whoever
-is killed in it leaves an operation that looks unfinished, and the body runs again. The effect stays single if its receiver
-honours the operation key (an Idempotency-Key) or the fence; otherwise it can happen twice, and the lab measures how often.
-On Redis as a broker the fetch window of ``acks_late`` is open here too. And a job that kills its worker ``max_attempts`` times is
-parked (see ``quarantine``); its lease is released.
-
     received ─▶ claim ─┬─ claimed ──▶ started ─▶ effect ─▶ complete ─▶ returned ─▶ acked
                        ├─ held ─────▶ a delayed copy is published, then acked     (deferred)
                        ├─ completed ▶ the stored result is returned, then acked   (suppressed)
                        └─ mismatch ─▶ OperationMismatch: other arguments or another task, same key
                           a heartbeat renews the lease while the body runs
 
-Redis errors fail closed: the body does not run, or its completion is not believed, and the message goes back.
+Redis errors fail closed: the body does not run, or its completion is not trusted, and the message is requeued.
+
+Does **not** guarantee:
+
+- That the body runs only once. A worker killed between the effect and the completed marker leaves an operation that looks
+  unfinished, and the body runs again.
+- A single effect from a receiver that honours neither the operation key (an Idempotency-Key) nor the fence: it can happen twice,
+  and the lab measures how often.
+- On Redis as a broker, that every message comes back: see the fetch window in ``late``.
+- That a job which kills its worker is tried for ever: after ``max_attempts`` it is parked (see ``attempts``) and its lease is
+  released.
 """
 
 from __future__ import annotations
@@ -38,9 +42,9 @@ from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
 from tasks_demo.leases.redis_store import RedisLeaseStore, connect
 from tasks_demo.patterns import results
-from tasks_demo.patterns.attempts import FromSettings, counted
-from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.attempts import count_attempt
 from tasks_demo.patterns.execution import Execution, WorkerKilled, execution
+from tasks_demo.patterns.late import LateTask
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppress
 
@@ -93,30 +97,16 @@ def lease_place(timeout: float) -> Redis | Memory:
     return MEMORY
 
 
-class DedupLock(PatternTask):
+class DedupLock(LateTask):
     """Promise: 1 effect per operation key, if its receiver honours the key or the fence."""
 
     abstract = True
     pattern = "dedup_lock"
-    acks_late = True
-    reject_on_worker_lost = True
-    retry_on_worker_lost = False
-    expires = None
-    max_attempts = FromSettings()
-    requires = {
-        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
-        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
-        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
-        "expires": (None, "an expired message is dropped without having run."),
-    }
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
         """Claim the operation, run the body under the lease, store the result with the completed marker."""
-        if self.request.called_directly:
-            return self._run_without_lease(args, kwargs)
-        subject = self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")
         arguments = self.digest(args, kwargs)
-        with about(subject), execution(self) as body:
+        with execution(self) as body:
             leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
             me = this_process(subject.task_id)
             reply = leases.claim(subject.operation, arguments, str(me))
@@ -150,7 +140,7 @@ class DedupLock(PatternTask):
             "Publish the other job after the work, as a link or a chain."
         )
 
-    def _run_without_lease(self, args: Any, kwargs: Any) -> Any:
+    def run_directly(self, args: Any, kwargs: Any) -> Any:
         """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
         if _lease.get() is not None:
             return self.run_body(*args, **kwargs)
@@ -172,7 +162,8 @@ class DedupLock(PatternTask):
                 held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
                 until_completed.enter_context(_as_current(held))
                 until_completed.enter_context(about(replace(subject, fence=claimed.fence)))
-                until_completed.enter_context(counted(self, body))  # only the holder counts, until its marker is stored
+                # Only the holder counts, until its marker is stored.
+                until_completed.enter_context(count_attempt(self, body))
                 reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
                 reached(Point.STARTED)
                 result = body.run(args, kwargs)

@@ -1,18 +1,21 @@
 """inbox: effectively-once, for effects in one's own database.
 
-What is **not** guaranteed: that the body runs only once, and anything about what it does outside this one database. Whoever is
-killed before the commit leaves nothing, and the body runs again; a mail that it sent by then is sent twice. Other aliases of
-Django are refused while it runs, but connections of its own making, and threads, are not seen. A server that loses committed
-transactions loses entries and effects together, and the job is then not run again. On Redis as a broker the fetch window of
-``acks_late`` is open here too.
-
-    received ─▶ BEGIN ─ insert entry ─┬─ ours ──────▶ started ─▶ effect ─▶ store result ─▶ COMMIT ─▶ completed ─▶ acked
+    received ─▶ BEGIN ─ insert entry ─┬─ inserted ──▶ started ─▶ effect ─▶ store result ─▶ COMMIT ─▶ completed ─▶ acked
                                       ├─ there ─────▶ the stored result is returned, then acked       (suppressed)
                                       ├─ mismatch ──▶ OperationMismatch: other arguments, same key
-                                      └─ being made ▶ waits for the other's COMMIT or ROLLBACK, then one of the above
+                                      └─ in progress ▶ waits for the other's COMMIT or ROLLBACK, then one of the above
 
-Killed anywhere before COMMIT: neither entry nor effect. After it: both, and the copy that comes back is suppressed. If the
-answer to COMMIT is lost, the message goes back, and its copy finds out which of the two it was.
+Killed anywhere before COMMIT: neither entry nor effect. After it: both, and the redelivered copy is suppressed. If the answer to
+COMMIT is lost, the message is requeued, and its copy finds out which of the two it was.
+
+Does **not** guarantee:
+
+- That the body runs only once: a worker killed before the commit leaves nothing, and the body runs again.
+- Anything about what the body does outside this one database: a mail sent before the kill is sent twice. Other aliases of Django
+  are refused while it runs; connections that the body opens by itself, and threads, are not seen.
+- Anything once commits can vanish: a server that loses committed transactions loses entries and effects together, and the job is
+  not run again.
+- On Redis, that every message comes back: see the fetch window in ``late``.
 """
 
 from __future__ import annotations
@@ -32,61 +35,47 @@ from tasks_demo.core.exceptions import (
     RecordsUnavailable,
     TransactionBroken,
 )
-from tasks_demo.core.lifecycle import Point, about, described, reached
+from tasks_demo.core.lifecycle import Point, Subject, described, reached
 from tasks_demo.patterns import operation_records, results, transactions
-from tasks_demo.patterns.attempts import FromSettings, counted, fitting
-from tasks_demo.patterns.base import PatternTask
+from tasks_demo.patterns.attempts import count_attempt, fit_column
 from tasks_demo.patterns.execution import Execution, execution
+from tasks_demo.patterns.late import LateTask
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppress
 from tasks_demo.records.models import InboxEntry
 
 
-class Inbox(PatternTask):
+class Inbox(LateTask):
     """Promise: 1 effect per operation key, if the effect is in this database and nowhere else."""
 
     abstract = True
     pattern = "inbox"
-    acks_late = True
-    reject_on_worker_lost = True
-    retry_on_worker_lost = False
-    expires = None
-    max_attempts = FromSettings()
-    requires = {
-        "acks_late": (True, "acknowledged early, the job is lost with its worker."),
-        "reject_on_worker_lost": (True, "without it Celery acknowledges the job of a killed pool process."),
-        "retry_on_worker_lost": (False, "it gives up after max_retries, and the job is lost."),
-        "expires": (None, "an expired message is dropped without having run."),
-    }
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
         """Run the body in one transaction with the entry; Celery acknowledges when that has been committed."""
-        if self.request.called_directly:
-            return self.run_body(*args, **kwargs)
-        with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
-            alias = self.using or router.db_for_write(InboxEntry)
-            entry = InboxEntry(
-                operation=fitting(subject.operation),
-                task_id=fitting(subject.task_id),
-                digest=self.digest(args, kwargs),
-                completed_at=timezone.now(),
-            )
-            with execution(self) as body:
-                transactions.outside_transactions(self, alias)
-                with counted(self, body):  # in commits of its own, before and after the transaction
-                    try:
-                        done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
-                    except (RecordsUnavailable, Error) as error:
-                        if body.begun and not _is_the_database_s(error):
-                            raise
-                        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
-                        defer(self, error)
-                if done is not None:
-                    first = str(self.request.id) if done.task_id == entry.task_id else ""
-                    return suppress(self, results.from_text(done.result), first)
-                reached(Point.COMPLETED)
-                reached(Point.RETURNED)
-                return result
+        alias = self.using or router.db_for_write(InboxEntry)
+        entry = InboxEntry(
+            operation=fit_column(subject.operation),
+            task_id=fit_column(subject.task_id),
+            digest=self.digest(args, kwargs),
+            completed_at=timezone.now(),
+        )
+        with execution(self) as body:
+            transactions.outside_transactions(self, alias)
+            with count_attempt(self, body):  # in commits of its own, before and after the transaction
+                try:
+                    done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
+                except (RecordsUnavailable, Error) as error:
+                    if body.begun and not _is_the_database_s(error):
+                        raise
+                    connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+                    defer(self, error)
+            if done is not None:
+                first = str(self.request.id) if done.task_id == entry.task_id else ""
+                return suppress(self, results.from_text(done.result), first)
+            reached(Point.COMPLETED)
+            reached(Point.RETURNED)
+            return result
 
     def replace(self, sig: Any) -> NoReturn:
         """Refused: it ends the body without a result of its own."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks_demo.core.lifecycle import Subject, job_fields
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.publishing import sent_operation
+from tasks_demo.patterns.operation_header import sent_operation
 
 logger = logging.getLogger(__name__)
 

@@ -184,10 +184,10 @@ def test_what_is_given_back_is_exactly_the_own_row() -> None:
     mine = claim("given-back")
     assert operation_records.find_or_insert(mine, alias) is None
     stranger = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
-    assert claim_first._undone(stranger, alias)
+    assert claim_first._undo(stranger, alias)
     with pytest.raises(OperationMismatch):
         operation_records.find_or_insert(claim("given-back", digest="other"), alias)
-    assert claim_first._undone(mine, alias)
+    assert claim_first._undo(mine, alias)
     assert operation_records.find_or_insert(stranger, alias) is None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from project.celery import app
 from tasks_demo.core.lifecycle import Point, Reached, observe
 from tasks_demo.patterns import AcksLate, DedupLock, Inbox
-from tasks_demo.patterns.attempts import fitting
+from tasks_demo.patterns.attempts import fit_column
 from tasks_demo.records.models import Attempt
 
 #: Seconds after which a message of a dead main process comes back.
@@ -41,7 +41,7 @@ def body(task: Any, diary: str, deed: str = "kill-child", note: Any = None) -> s
     """Write one line into the diary; then do the deed, unless a file named ``<diary>.cure`` is there."""
     request = task.request
     counted = (
-        Attempt.objects.filter(task_id=fitting(request.id), retries=request.retries)
+        Attempt.objects.filter(task_id=fit_column(request.id), retries=request.retries)
         .values_list("count", flat=True)
         .first()
     )

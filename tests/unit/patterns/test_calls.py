@@ -17,7 +17,7 @@ from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import ArgumentsNotJson, InvalidOperationKey
 from tasks_demo.outbox import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
-from tasks_demo.patterns.publishing import DIGITS, HEADER, sent_operation
+from tasks_demo.patterns.operation_header import DIGITS, HEADER, sent_operation
 
 PATTERNS = [AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox]
 MISSING = object()
@@ -215,7 +215,7 @@ def test_arguments_that_do_not_fit_are_a_type_error_in_the_caller(typing: bool) 
 def test_the_key_that_was_sent_along_is_kept_for_these_arguments_only() -> None:
     keys = iter(["first", "second", "third"])
     task = declared(plain, operation=lambda **_: next(keys))
-    from tasks_demo.patterns.publishing import header
+    from tasks_demo.patterns.operation_header import header
 
     first = header(task, (1,), {}, {})
     assert sent_operation(first) == "first"
