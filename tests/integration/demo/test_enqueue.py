@@ -1,4 +1,4 @@
-"""``manage.py enqueue``: what it publishes, and what bad input and bad ground get: a sentence, a code, nothing lost."""
+"""``manage.py enqueue``: what it publishes, and what it says about bad input and services that are down."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def messages(server: RedisServer) -> list[dict[str, Any]]:
 # -- what it publishes -----------------------------------------------------------------------------------------------------
 
 
-def test_task_ids_on_stdout_are_the_jobs_in_the_queue(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
+def test_enqueue_prints_the_task_ids_of_the_jobs_in_the_queue(
+    enqueue: Callable[..., Finished], queue: RedisServer
+) -> None:
     done = enqueue("acks_late", "-n", "3", "--amount", "250", "--work", "40")
     assert (done.code, done.err) == (0, "")
     sent = messages(queue)
@@ -49,7 +51,9 @@ def test_task_ids_on_stdout_are_the_jobs_in_the_queue(enqueue: Callable[..., Fin
     assert {message["headers"]["task"] for message in sent} == {"tasks_demo.charge_acks_late"}
 
 
-def test_json_is_one_object_a_line_and_the_ledger_knows_every_job(enqueue: Callable[..., Finished], home: Home) -> None:
+def test_enqueue_json_is_one_object_a_line_and_the_ledger_has_every_job(
+    enqueue: Callable[..., Finished], home: Home
+) -> None:
     done = enqueue("dedup_lock", "-n", "2", "--json", "--operation", "order-17")
     assert (done.code, done.err) == (0, "")
     jobs = [json.loads(line) for line in done.out.splitlines()]
@@ -63,7 +67,7 @@ def test_json_is_one_object_a_line_and_the_ledger_knows_every_job(enqueue: Calla
 KEYS = ["{}", "*", ":", "{a}:*?[x]", "order 17 ☃ 😀", "x" * 200, "-", "'; --", "%s%n", "../../etc"]
 
 
-def test_strange_but_printable_operation_keys_arrive_unchanged(home: Home, queue: RedisServer) -> None:
+def test_enqueue_passes_unusual_operation_keys_unchanged(home: Home, queue: RedisServer) -> None:
     code = (
         "from django.core.management import call_command\n"
         f"for key in {KEYS!r}: call_command('enqueue', 'dedup_lock', '--json', '--operation=' + key)"
@@ -101,7 +105,7 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE, ids=lambda value: ascii(value)[:50])
-def test_bad_usage_is_code_2_a_sentence_and_nothing_published(
+def test_enqueue_bad_usage_is_exit_2_and_nothing_is_published(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], redis_url: str
 ) -> None:
     before = queued(redis_url)
@@ -114,7 +118,7 @@ def test_bad_usage_is_code_2_a_sentence_and_nothing_published(
     assert queued(redis_url) == before
 
 
-def test_bad_usage_of_the_real_command(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
+def test_enqueue_bad_usage_of_the_real_command(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
     bad: list[tuple[str | bytes, ...]] = [
         ("nonsense",),
         ("acks_late", "-n", "0"),
@@ -127,7 +131,7 @@ def test_bad_usage_of_the_real_command(enqueue: Callable[..., Finished], queue: 
     assert messages(queue) == []
 
 
-# -- ground that is not ready ------------------------------------------------------------------------------------------------
+# -- services that are not ready ------------------------------------------------------------------------------------------------
 
 
 def refused(done: Finished, *said: str) -> None:
@@ -138,11 +142,11 @@ def refused(done: Finished, *said: str) -> None:
         assert text in sentence
 
 
-def test_a_redis_that_is_down(home: Home, short: Path) -> None:
+def test_enqueue_while_redis_is_down(home: Home, short: Path) -> None:
     refused(home.manage("enqueue", "acks_late", "-n", "2", env={"REDIS_URL": f"unix://{short}/nobody"}), "Start Redis")
 
 
-def test_a_redis_that_takes_no_writes(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
+def test_enqueue_while_redis_takes_no_writes(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
     with queue.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         refused(enqueue("acks_late", "-n", "2"), "takes writes")
@@ -154,7 +158,7 @@ def test_a_redis_that_takes_no_writes(enqueue: Callable[..., Finished], queue: R
     assert len(messages(queue)) == 2
 
 
-def test_a_redis_with_another_password(home: Home, short: Path) -> None:
+def test_enqueue_with_a_wrong_password_of_redis(home: Home, short: Path) -> None:
     with RedisServer(short) as server:
         with connect(server.url, 5) as client:
             client.config_set("requirepass", "right")
@@ -167,10 +171,10 @@ def test_a_redis_with_another_password(home: Home, short: Path) -> None:
         assert done.code == 0, done.err
 
 
-def test_a_ledger_that_cannot_be_written_does_not_stop_the_publication_and_says_so(
+def test_enqueue_while_the_ledger_cannot_be_written_publishes_and_warns(
     home: Home, queue: RedisServer, short: Path
 ) -> None:
-    """A job that the broker has is not taken back: its ID is printed, and stderr says what is missing in the ledger."""
+    """The broker has the job: its ID is printed, and stderr says what is missing in the ledger."""
     state = short / "fresh"
     done = home.manage(
         "enqueue",
@@ -181,7 +185,7 @@ def test_a_ledger_that_cannot_be_written_does_not_stop_the_publication_and_says_
     assert "migrate" in done.sentence()
 
 
-def test_ctrl_c_says_how_many_are_in_the_queue(home: Home, queue: RedisServer) -> None:
+def test_enqueue_interrupted_says_how_many_jobs_are_in_the_queue(home: Home, queue: RedisServer) -> None:
     process = home.start("enqueue", "acks_late", "-n", "100000", env={"REDIS_URL": queue.url}, own_group=True)
     until(lambda: queued(queue.url) >= 5, "the first jobs in the queue")
     process.send_signal(signal.SIGINT)

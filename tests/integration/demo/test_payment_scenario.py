@@ -74,7 +74,7 @@ PATTERNS = list(OUTCOMES["answers"])
 what_to_show = _what_to_show()
 
 
-# -- the ground ------------------------------------------------------------------------------------------------------
+# -- the services ------------------------------------------------------------------------------------------------------
 
 
 class Shop:
@@ -110,12 +110,12 @@ class Shop:
     def debits(self, pattern: str) -> list[Debit]:
         return list(self.client.debits(self.orders[pattern]))
 
-    def strike(self, mode: str, delay_ms: int | None = None) -> None:
+    def inject(self, mode: str, delay_ms: int | None = None) -> None:
         self.client.set_fault(FAULT, mode, self.orders.values(), delay_ms=delay_ms)
 
-    def struck(self) -> None:
-        """Every order was struck, once."""
-        until(lambda: set(self.client.fault_hits(FAULT).values()) == {1}, "the fault struck every order")
+    def injected(self) -> None:
+        """Wait until the fault was injected into every order's debit, once."""
+        until(lambda: set(self.client.fault_hits(FAULT).values()) == {1}, "the fault in every order")
 
     def saw(self, pattern: str, kind: str, why: str = "") -> list[str]:
         """The reasons that the ledger keeps for points of this kind."""
@@ -143,24 +143,24 @@ def nothing(shop: Shop) -> None:
     """No failure."""
 
 
-def lose_answers(shop: Shop) -> None:
-    shop.strike("lose_response")
+def lose_responses(shop: Shop) -> None:
+    shop.inject("lose_response")
 
 
 def hang(shop: Shop) -> None:
-    shop.strike("slow", 60_000)
+    shop.inject("slow", 60_000)
 
 
 def refuse(shop: Shop) -> None:
-    shop.strike("refuse")
+    shop.inject("refuse")
 
 
 def go_down(shop: Shop) -> None:
     shop.bank.kill()
 
 
-def struck(shop: Shop) -> None:
-    shop.struck()
+def wait_for_the_fault(shop: Shop) -> None:
+    shop.injected()
 
 
 def answer_too_late(shop: Shop) -> None:
@@ -170,7 +170,7 @@ def answer_too_late(shop: Shop) -> None:
 
 def keep_them_waiting(shop: Shop) -> None:
     """Until everybody has given up, and the late patterns have tried again."""
-    shop.struck()
+    shop.injected()
     until(lambda: shop.saw("acks_early", "failed"), "acks_early gave up", BOUND)
     until(lambda: shop.saw("dedup_lock", "retried", "BankConflict"), "dedup_lock met its own first request", BOUND)
     # Its debit is in the books before the bank has answered.
@@ -194,7 +194,7 @@ def be_busy_with_it(shop: Shop) -> None:
     hang(shop)
     for order in shop.orders.values():
         shop.elsewhere(order)
-    shop.struck()
+    shop.injected()
 
 
 def finish_with_it(shop: Shop) -> None:
@@ -223,13 +223,15 @@ _OWN_REQUEST_IN_FLIGHT = {**_LOST, "dedup_lock": [*_LOST["dedup_lock"], "BankCon
 
 FAILURES = {
     "answers": Failure(),
-    "charges, and its answer is lost": Failure(lose_answers, struck, retried=_LOST),
-    "charges, its answer is lost, and no retry is left": Failure(lose_answers, struck, retries_left=False),
+    "charges, and its answer is lost": Failure(lose_responses, wait_for_the_fault, retried=_LOST),
+    "charges, its answer is lost, and no retry is left": Failure(
+        lose_responses, wait_for_the_fault, retries_left=False
+    ),
     "takes longer than the job waits": Failure(hang, answer_too_late, retried=_OWN_REQUEST_IN_FLIGHT),
     "takes longer than the job waits, and dies before it charges": Failure(
         hang, die_while_it_works, retried=_OWN_REQUEST_IN_FLIGHT
     ),
-    "refuses once (503)": Failure(refuse, struck, retried=_UNCHARGED),
+    "refuses once (503)": Failure(refuse, wait_for_the_fault, retried=_UNCHARGED),
     "is down, and comes back": Failure(go_down, come_back, retried=_UNCHARGED),
     "is down for longer than the job retries": Failure(go_down, retries_left=False),
     "still works on the same order for somebody else": Failure(
@@ -239,13 +241,13 @@ FAILURES = {
 }
 
 
-def test_the_page_tells_of_these_failures_and_of_jobs_that_exist() -> None:
+def test_payments_page_lists_these_failures_and_existing_tasks() -> None:
     assert list(OUTCOMES) == list(FAILURES)
     assert set(PATTERNS) <= set(CHARGES)
 
 
 @pytest.mark.parametrize("the_bank", FAILURES)
-def test_the_outcome_is_the_one_on_the_page(shop: Shop, the_bank: str) -> None:
+def test_payments_outcome_is_the_one_on_the_page(shop: Shop, the_bank: str) -> None:
     failure = FAILURES[the_bank]
     failure.before(shop)
     jobs = {
@@ -281,8 +283,8 @@ def test_the_outcome_is_the_one_on_the_page(shop: Shop, the_bank: str) -> None:
 # -- the rest of the page --------------------------------------------------------------------------------------------
 
 
-def test_while_it_is_not_known_the_same_job_is_sent_again_and_settles_it(shop: Shop) -> None:
-    shop.strike("lose_response")
+def test_payments_not_known_is_settled_by_sending_the_job_again(shop: Shop) -> None:
+    shop.inject("lose_response")
     first = shop.send("dedup_lock", retries=CHARGES["dedup_lock"].max_retries)
     error = first.get(timeout=BOUND, propagate=False)
     assert isinstance(error, BankUnavailable)
@@ -297,17 +299,17 @@ def test_while_it_is_not_known_the_same_job_is_sent_again_and_settles_it(shop: S
     assert what_to_show(again.id, shop.orders["dedup_lock"], shop.client) == "paid"
 
 
-def test_certainty_reaches_whoever_reads_the_result(shop: Shop) -> None:
+def test_payments_certainty_reaches_the_reader_of_the_result(shop: Shop) -> None:
     shop.bank.kill()
     error = shop.send("acks_early").get(timeout=BOUND, propagate=False)
     assert isinstance(error, BankUnavailable)
     assert error.certain_not_charged
 
 
-def test_certainty_is_about_the_last_request_only(shop: Shop) -> None:
+def test_payments_certainty_is_about_the_last_request_only(shop: Shop) -> None:
     """Why what_to_show asks the books although the last error says that nothing was charged."""
     pattern, last = "acks_late", {"retries": CHARGES["acks_late"].max_retries}
-    shop.strike("lose_response")
+    shop.inject("lose_response")
     shop.send(pattern, **last).get(timeout=BOUND, propagate=False)
     shop.bank.kill()
     second = shop.send(pattern, **last)
@@ -319,7 +321,7 @@ def test_certainty_is_about_the_last_request_only(shop: Shop) -> None:
     assert what_to_show(second.id, shop.orders[pattern], shop.client) == "paid"
 
 
-def test_a_mismatch_is_not_retried_and_says_that_nothing_was_charged_now(shop: Shop) -> None:
+def test_payments_mismatch_is_not_retried_and_says_that_nothing_was_charged_now(shop: Shop) -> None:
     shop.elsewhere(shop.orders["dedup_lock"], AMOUNT + 1).result(30)
     error = shop.send("dedup_lock").get(timeout=BOUND, propagate=False)
     assert isinstance(error, BankMismatch)
@@ -327,8 +329,8 @@ def test_a_mismatch_is_not_retried_and_says_that_nothing_was_charged_now(shop: S
     assert [debit.amount for debit in shop.debits("dedup_lock")] == [AMOUNT + 1]
 
 
-def test_a_holder_whose_lease_was_taken_over_is_fenced_off_at_the_bank(shop: Shop, redis_url: str) -> None:
-    """The fence alone: each holder has a key of its own, so that no key can save the day."""
+def test_payments_holder_of_a_lost_lease_is_fenced_off_at_the_bank(shop: Shop, redis_url: str) -> None:
+    """The fence alone: each holder has a key of its own."""
     order = shop.orders["dedup_lock"]
     with closing(connect(redis_url, 5.0)) as redis:
         leases = RedisLeaseStore(redis, prefix=f"{order}:", lease_seconds=0.2, retention_seconds=60.0)

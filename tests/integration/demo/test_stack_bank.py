@@ -28,14 +28,14 @@ def port(bank: EmbeddedBank) -> int:
     return int(bank.url.rpartition(":")[2])
 
 
-def test_it_answers_on_a_loopback_port_with_books_of_its_own(bank: EmbeddedBank, tmp_path: Path) -> None:
+def test_embedded_bank_answers_on_a_loopback_port_with_its_own_database(bank: EmbeddedBank, tmp_path: Path) -> None:
     assert bank.url.startswith("http://127.0.0.1:")
     assert healthy(HOST, port(bank))
     assert (tmp_path / "books.sqlite3").exists()
     assert "Bank listening on" in bank.log.read_text()
 
 
-def test_a_killed_bank_refuses_and_comes_back_at_the_same_address(bank: EmbeddedBank) -> None:
+def test_embedded_bank_refuses_after_a_kill_and_starts_at_the_same_address(bank: EmbeddedBank) -> None:
     address = bank.url
     bank.kill()
     assert not bank.alive()
@@ -49,7 +49,7 @@ def test_a_killed_bank_refuses_and_comes_back_at_the_same_address(bank: Embedded
     assert healthy(HOST, port(bank))
 
 
-def test_it_ends_with_the_block(tmp_path: Path) -> None:
+def test_embedded_bank_ends_with_the_block(tmp_path: Path) -> None:
     with EmbeddedBank(tmp_path / "bank.log", env=own(tmp_path)) as bank:
         process = bank.process
     assert process is not None
@@ -57,13 +57,13 @@ def test_it_ends_with_the_block(tmp_path: Path) -> None:
     assert not healthy(HOST, port(bank), seconds=0.5)
 
 
-def test_two_banks_do_not_meet(bank: EmbeddedBank, tmp_path: Path) -> None:
+def test_embedded_banks_have_an_address_each(bank: EmbeddedBank, tmp_path: Path) -> None:
     with EmbeddedBank(tmp_path / "second.log", env=own(tmp_path / "second")) as second:
         assert second.url != bank.url
         assert healthy(HOST, port(second))
 
 
-def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
+def test_embedded_bank_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
     nowhere = {"STATE_DIR": str(tmp_path / "state"), "BANK_DATABASE_URL": f"sqlite:///{tmp_path}/missing/books.sqlite3"}
     with (
         pytest.raises(EnvironmentNotReady, match=r"The bank ended at once[^\n]*bank\.log:\n.*\S") as caught,

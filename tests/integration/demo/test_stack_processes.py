@@ -19,6 +19,7 @@ import pytest
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack import Process, processes, spawn, stop_all
+from tests.support import until
 
 BOUND_SECONDS = 20.0
 STUBBORN = (
@@ -44,15 +45,8 @@ def gone(pid: int) -> bool:
         return True
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + BOUND_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {BOUND_SECONDS} s: {what}"
-        time.sleep(0.01)
-
-
 def said(log: Path, word: str) -> str:
-    eventually(lambda: log.exists() and word in log.read_text(), f"{word!r} in {log.name}")
+    until(lambda: log.exists() and word in log.read_text(), f"{word!r} in {log.name}")
     return log.read_text()
 
 
@@ -71,7 +65,7 @@ def python(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 def parent_of(code: str) -> tuple[subprocess.Popen[str], int]:
-    """A process that runs ``code``, which spawns one child and prints its pid; both are given back running."""
+    """A process that runs ``code``, which spawns one child and prints its pid; returns both."""
     script = "import signal, sys\nfrom tasks_demo.demo.stack import spawn\n" + textwrap.dedent(code)
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -88,16 +82,16 @@ def parent_of(code: str) -> tuple[subprocess.Popen[str], int]:
 
 @pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSEGV])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
-def test_the_child_ends_when_the_parent_ends(fatal: signal.Signals) -> None:
+def test_spawn_child_ends_when_the_parent_ends(fatal: signal.Signals) -> None:
     parent, child = parent_of("print(spawn(['sleep', '300']).pid, flush=True)\nsignal.pause()")
     with parent:
         assert not gone(child)
         parent.send_signal(fatal)
         parent.wait(BOUND_SECONDS)
-    eventually(lambda: gone(child), f"the child ends after {fatal.name} of its parent")
+    until(lambda: gone(child), f"the child ends after {fatal.name} of its parent")
 
 
-def test_a_forgotten_child_is_stopped_at_exit() -> None:
+def test_spawn_child_is_stopped_at_exit() -> None:
     parent, child = parent_of("print(spawn(['sleep', '300']).pid, flush=True)")
     with parent:
         assert parent.wait(BOUND_SECONDS) == 0
@@ -105,14 +99,14 @@ def test_a_forgotten_child_is_stopped_at_exit() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
-def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
+def test_spawn_child_whose_parent_is_gone_does_not_start() -> None:
     stranger = 1 if os.getpid() != 1 else 2
     shim = Path(processes.__file__).with_name("bound.py")
     done = subprocess.run([sys.executable, "-I", "-S", str(shim), str(stranger), "echo", "alive"], capture_output=True)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
 
 
-def test_only_the_main_thread_may_spawn() -> None:
+def test_spawn_is_refused_outside_the_main_thread() -> None:
     raised: list[BaseException] = []
 
     def attempt() -> None:
@@ -127,19 +121,19 @@ def test_only_the_main_thread_may_spawn() -> None:
     assert "main thread" in str(raised[0])
 
 
-def test_the_child_has_a_session_of_its_own(python: Callable[..., Process]) -> None:
+def test_spawn_gives_the_child_its_own_session(python: Callable[..., Process]) -> None:
     process = python("import time; time.sleep(300)")
     assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid != os.getsid(0)
 
 
-def test_stop_lets_it_end_in_its_own_way(python: Callable[..., Process], tmp_path: Path) -> None:
+def test_stop_lets_the_child_end_on_sigterm(python: Callable[..., Process], tmp_path: Path) -> None:
     process = python(POLITE)
     said(tmp_path / "log", "ready")
     process.stop(BOUND_SECONDS)
     assert (process.returncode, process.alive()) == (7, False)
 
 
-def test_stop_kills_what_does_not_listen(python: Callable[..., Process], tmp_path: Path) -> None:
+def test_stop_kills_a_child_that_ignores_sigterm(python: Callable[..., Process], tmp_path: Path) -> None:
     process = python(STUBBORN)
     said(tmp_path / "log", "deaf")
     began = time.monotonic()
@@ -149,26 +143,26 @@ def test_stop_kills_what_does_not_listen(python: Callable[..., Process], tmp_pat
     process.stop()  # again: nothing happens
 
 
-def test_stop_takes_the_whole_group_with_it(python: Callable[..., Process], tmp_path: Path) -> None:
+def test_stop_ends_the_whole_group(python: Callable[..., Process], tmp_path: Path) -> None:
     process = python(FAMILY, STUBBORN)
     log = tmp_path / "log"
-    eventually(lambda: len(log.read_text().split()) == 2, "the pid from the child, the word from the grandchild")
+    until(lambda: len(log.read_text().split()) == 2, "the pid from the child, the word from the grandchild")
     (grandchild,) = (int(word) for word in log.read_text().split() if word != "deaf")
     assert not gone(grandchild)
     process.stop(5)
     assert gone(grandchild)
 
 
-def test_a_stopped_process_is_alive_and_can_be_ended(python: Callable[..., Process]) -> None:
+def test_alive_after_sigstop_and_stop_ends_it(python: Callable[..., Process]) -> None:
     process = python("import time; time.sleep(300)")
     os.kill(process.pid, signal.SIGSTOP)
-    eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it stands still")
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it stands still")
     assert process.alive()
     process.stop(0.1)
     assert not process.alive()
 
 
-def test_a_zombie_is_dead(python: Callable[..., Process]) -> None:
+def test_alive_is_false_for_a_zombie(python: Callable[..., Process]) -> None:
     process = python("raise SystemExit(3)")
     assert process.wait(BOUND_SECONDS)
     assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
@@ -182,7 +176,7 @@ def test_wait_is_bounded(python: Callable[..., Process]) -> None:
     assert python("import time; time.sleep(300)").wait(0.05) is False
 
 
-def test_identity_is_pid_and_start_time(python: Callable[..., Process]) -> None:
+def test_alive_compares_pid_and_start_time(python: Callable[..., Process]) -> None:
     process = python("import time; time.sleep(300)")
     assert process.start_time == psutil.Process(process.pid).create_time()
     true_start, process.start_time = process.start_time, process.start_time - 60.0
@@ -190,7 +184,7 @@ def test_identity_is_pid_and_start_time(python: Callable[..., Process]) -> None:
     process.start_time = true_start
 
 
-def test_a_fork_of_ours_does_not_stop_our_children(python: Callable[..., Process]) -> None:
+def test_stop_all_in_a_fork_leaves_the_children_alone(python: Callable[..., Process]) -> None:
     process = python("import time; time.sleep(300)")
     fork = os.fork()
     if fork == 0:
@@ -211,14 +205,14 @@ def test_stop_all_stops_all(python: Callable[..., Process], monkeypatch: pytest.
     assert [process.alive() for process in mine] == [False, False]
 
 
-def test_output_goes_to_the_log_with_mode_600_and_is_appended(python: Callable[..., Process], tmp_path: Path) -> None:
+def test_spawn_appends_output_to_a_log_of_mode_600(python: Callable[..., Process], tmp_path: Path) -> None:
     for word in ("one", "two"):
         python(f"import sys; print({word!r}, file=sys.stderr)").wait(BOUND_SECONDS)
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
-def test_without_a_log_nothing_reaches_our_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+def test_spawn_without_a_log_writes_nothing_to_our_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     process = spawn([sys.executable, "-c", "print('chatter')"])
     process.wait(BOUND_SECONDS)
     process.stop()
@@ -226,7 +220,7 @@ def test_without_a_log_nothing_reaches_our_stdout(capfd: pytest.CaptureFixture[s
     assert (shown.out, shown.err) == ("", "chatter\n")
 
 
-def test_descriptors_and_environment_are_handed_over(tmp_path: Path) -> None:
+def test_spawn_passes_descriptors_and_environment(tmp_path: Path) -> None:
     with (tmp_path / "handed").open("w") as file:
         code = "import os, sys; os.write(int(sys.argv[1]), os.environ['WORD'].encode())"
         environment = {**os.environ, "WORD": "hello"}
@@ -236,7 +230,7 @@ def test_descriptors_and_environment_are_handed_over(tmp_path: Path) -> None:
     assert (tmp_path / "handed").read_text() == "hello"
 
 
-def test_a_missing_command_is_an_environment_that_is_not_ready(tmp_path: Path) -> None:
+def test_spawn_of_a_missing_command_raises_environment_not_ready(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentNotReady, match="no-such-command is not installed"):
         spawn(["no-such-command"], log=tmp_path / "log")
 
@@ -251,7 +245,7 @@ time.sleep(300)
 """
 
 
-def test_after_a_kill_nothing_of_the_group_holds_a_socket(tmp_path: Path) -> None:
+def test_kill_returns_when_no_socket_of_the_group_is_open(tmp_path: Path) -> None:
     """A dying process with threads looks like a zombie before it has closed its files."""
     for attempt in range(15):
         log = tmp_path / f"log{attempt}"

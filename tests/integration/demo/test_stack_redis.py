@@ -33,7 +33,7 @@ def connected(server: EmbeddedRedis) -> client.Redis:
     return client.Redis.from_url(server.url, decode_responses=True)
 
 
-def test_it_is_configured_for_keeping_promises(server: EmbeddedRedis) -> None:
+def test_embedded_redis_is_configured_for_durability(server: EmbeddedRedis) -> None:
     with connected(server) as redis:
         shown = {
             name: redis.config_get(name)[name]
@@ -49,12 +49,12 @@ def test_it_is_configured_for_keeping_promises(server: EmbeddedRedis) -> None:
     }
 
 
-def test_only_its_owner_can_reach_it(server: EmbeddedRedis) -> None:
+def test_embedded_redis_is_reached_by_its_owner_only(server: EmbeddedRedis) -> None:
     assert stat.S_IMODE(server.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
 
 
-def test_what_was_acknowledged_survives_a_sigkill(server: EmbeddedRedis) -> None:
+def test_embedded_redis_keeps_acknowledged_writes_after_a_sigkill(server: EmbeddedRedis) -> None:
     with connected(server) as redis:
         for number in range(500):
             redis.rpush("list", number)
@@ -70,7 +70,7 @@ def test_what_was_acknowledged_survives_a_sigkill(server: EmbeddedRedis) -> None
     assert server.process.pid != first
 
 
-def test_data_stay_for_the_next_time_and_the_server_does_not(tmp_path: Path) -> None:
+def test_embedded_redis_keeps_its_data_and_ends_with_the_block(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path) as server, connected(server) as redis:
         redis.set("kept", "yes")
         process = server.process
@@ -81,7 +81,7 @@ def test_data_stay_for_the_next_time_and_the_server_does_not(tmp_path: Path) -> 
         assert redis.get("kept") == "yes"
 
 
-def test_a_second_server_on_the_same_folder_is_refused(server: EmbeddedRedis, tmp_path: Path) -> None:
+def test_embedded_redis_refuses_a_second_server_on_its_folder(server: EmbeddedRedis, tmp_path: Path) -> None:
     with (
         pytest.raises(EnvironmentNotReady, match=f"process {os.getpid()} is already running"),
         EmbeddedRedis(server.folder, tmp_path / "other.sock"),
@@ -91,7 +91,7 @@ def test_a_second_server_on_the_same_folder_is_refused(server: EmbeddedRedis, tm
         assert redis.ping()
 
 
-def test_the_folder_stays_closed_between_a_kill_and_a_start(server: EmbeddedRedis) -> None:
+def test_embedded_redis_keeps_its_folder_locked_between_kill_and_start(server: EmbeddedRedis) -> None:
     server.kill()
     with pytest.raises(EnvironmentNotReady, match="already running"), EmbeddedRedis(server.folder):
         pass
@@ -99,7 +99,7 @@ def test_the_folder_stays_closed_between_a_kill_and_a_start(server: EmbeddedRedi
     assert server.alive()
 
 
-def test_a_server_that_outlives_its_parent_keeps_the_folder_closed(server: EmbeddedRedis) -> None:
+def test_embedded_redis_that_outlives_its_parent_keeps_its_folder_locked(server: EmbeddedRedis) -> None:
     """As on systems without a death signal: the lock is the server's, not only ours."""
     assert server._lock is not None
     os.close(server._lock)
@@ -108,7 +108,7 @@ def test_a_server_that_outlives_its_parent_keeps_the_folder_closed(server: Embed
         pass
 
 
-def test_a_socket_that_somebody_listens_on_is_not_taken_away(server: EmbeddedRedis, tmp_path: Path) -> None:
+def test_embedded_redis_takes_no_socket_that_is_in_use(server: EmbeddedRedis, tmp_path: Path) -> None:
     with (
         pytest.raises(EnvironmentNotReady, match="already listens"),
         EmbeddedRedis(tmp_path / "elsewhere", server.socket),
@@ -118,7 +118,7 @@ def test_a_socket_that_somebody_listens_on_is_not_taken_away(server: EmbeddedRed
         assert redis.ping()
 
 
-def test_a_failed_start_shows_the_end_of_the_log_and_frees_the_folder(tmp_path: Path) -> None:
+def test_embedded_redis_failed_start_shows_the_log_and_unlocks_the_folder(tmp_path: Path) -> None:
     (tmp_path / "appendonly.aof").write_bytes(b"this is no append-only file\r\n" * 3)
     began = time.monotonic()
     with (
@@ -133,12 +133,12 @@ def test_a_failed_start_shows_the_end_of_the_log_and_frees_the_folder(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["with space", "100%25", "a?b#c", "é"])
-def test_odd_folder_names_work(tmp_path: Path, name: str) -> None:
+def test_embedded_redis_runs_in_oddly_named_folders(tmp_path: Path, name: str) -> None:
     with EmbeddedRedis(tmp_path / name) as server, connected(server) as redis:
         assert redis.ping()
 
 
-def test_a_path_too_long_for_a_socket_moves_the_socket(tmp_path: Path) -> None:
+def test_embedded_redis_moves_a_socket_whose_path_is_too_long(tmp_path: Path) -> None:
     deep = tmp_path / ("long" * 30)
     with EmbeddedRedis(deep) as server, connected(server) as redis:
         moved = server.socket
@@ -153,7 +153,7 @@ def test_a_path_too_long_for_a_socket_moves_the_socket(tmp_path: Path) -> None:
         EmbeddedRedis(tmp_path, deep / "redis.sock")
 
 
-def test_no_server_binary_is_said_clearly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_executable_says_why_no_redis_server_runs_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "redis-server"
     broken.write_text("#!/bin/sh\necho 'Redis server v=5.0.14 sha=0'\n")
     broken.chmod(0o700)
@@ -189,7 +189,7 @@ def first_line(running: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_the_command_runs_in_the_foreground(tmp_path: Path, asked: signal.Signals, code: int) -> None:
+def test_redis_command_runs_in_the_foreground(tmp_path: Path, asked: signal.Signals, code: int) -> None:
     with command(tmp_path) as running:
         assert "Redis listening on" in first_line(running)
         with client.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as redis:
@@ -205,7 +205,7 @@ def test_the_command_runs_in_the_foreground(tmp_path: Path, asked: signal.Signal
         os.kill(server, 0)
 
 
-def test_the_command_says_when_the_server_died_under_it(tmp_path: Path) -> None:
+def test_redis_command_says_that_the_server_died(tmp_path: Path) -> None:
     with command(tmp_path) as running:
         first_line(running)
         with client.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as redis:
@@ -214,7 +214,7 @@ def test_the_command_says_when_the_server_died_under_it(tmp_path: Path) -> None:
     assert (running.returncode, "ended by itself (code -9)" in said) == (4, True)
 
 
-def test_the_command_is_not_needed_beside_a_real_server(tmp_path: Path) -> None:
+def test_redis_command_is_refused_beside_a_server_of_redis_url(tmp_path: Path) -> None:
     with command(tmp_path, REDIS_URL="redis://127.0.0.1:1/0") as running:
         said = running.communicate(timeout=BOUND_SECONDS)[1]
     assert (running.returncode, "REDIS_URL names a server of its own" in said) == (4, True)

@@ -86,7 +86,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.mark.parametrize(("fatal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
-def test_nothing_outlives_it(up: Up, tmp_path: Path, fatal: signal.Signals, code: int) -> None:
+def test_up_ends_with_all_its_processes(up: Up, tmp_path: Path, fatal: signal.Signals, code: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=BOUND_SECONDS)
     connection.request("GET", "/admin/login/")
     assert connection.getresponse().status == 200
@@ -112,7 +112,7 @@ def test_nothing_outlives_it(up: Up, tmp_path: Path, fatal: signal.Signals, code
         time.sleep(0.02)
 
 
-def test_a_process_that_ends_by_itself_ends_the_others(tmp_path: Path) -> None:
+def test_formation_ends_when_one_process_ends(tmp_path: Path) -> None:
     shown = io.StringIO()
     commands = {
         "needed": ["sleep", "300"],
@@ -126,13 +126,13 @@ def test_a_process_that_ends_by_itself_ends_the_others(tmp_path: Path) -> None:
     assert not psutil.pid_exists(int(needed))
 
 
-def test_one_that_never_answers_ends_the_rest(tmp_path: Path) -> None:
+def test_formation_ends_when_one_process_never_answers(tmp_path: Path) -> None:
     formation = Formation({"silent": ["sleep", "300"]}, last=[], cwd=tmp_path, output=io.StringIO())
     with pytest.raises(EnvironmentNotReady, match=r"silent did not answer within 0\.2 s"):
         formation.run({"silent": lambda: False}, ready_seconds=0.2)
 
 
-def test_an_unknown_program_starts_nothing_for_long(tmp_path: Path) -> None:
+def test_formation_with_an_unknown_program_stops_what_it_started(tmp_path: Path) -> None:
     shown = io.StringIO()
     formation = Formation({"good": ["sleep", "300"], "bad": ["no-such"]}, last=["good"], cwd=tmp_path, output=shown)
     with pytest.raises(EnvironmentNotReady, match="no-such is not installed"):
@@ -140,7 +140,7 @@ def test_an_unknown_program_starts_nothing_for_long(tmp_path: Path) -> None:
     assert "all stopped" in shown.getvalue()
 
 
-def test_output_is_interleaved_by_line_and_its_last_line_needs_no_newline(tmp_path: Path) -> None:
+def test_formation_prints_whole_lines_and_a_last_one_without_newline(tmp_path: Path) -> None:
     shown = io.StringIO()
     code = "import sys; sys.stdout.write('one\\ntwo'); sys.exit(1)"
     with pytest.raises(EnvironmentNotReady):

@@ -1,4 +1,4 @@
-"""The books themselves: what the database enforces, what a broken database does, and where tables live."""
+"""Charging: keys, fences, what the database enforces, and what a broken database does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ in_committed_bank = pytest.mark.django_db(databases=["default", "bank"], transac
 
 @in_bank
 @pytest.mark.parametrize("amount", [0, -5])
-def test_the_database_refuses_amounts_that_are_not_positive(amount: int) -> None:
+def test_debit_amount_below_one_is_refused_by_the_database(amount: int) -> None:
     account = Account.objects.create(name="alice")
     with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
         Debit.objects.create(account=account, amount=amount, reference="r")
 
 
 @in_bank
-def test_the_database_refuses_a_second_debit_for_one_key() -> None:
+def test_key_second_debit_is_refused_by_the_database() -> None:
     charging.charge(ORDER, "k", "f")
     with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
         Debit.objects.create(
@@ -40,7 +40,7 @@ def test_the_database_refuses_a_second_debit_for_one_key() -> None:
 
 @in_bank
 @pytest.mark.parametrize("owner", ["a bank that died", charging.OWNER], ids=["died", "this one"])
-def test_a_key_left_in_flight_is_taken_over(owner: str) -> None:
+def test_key_left_in_flight_is_taken_over(owner: str) -> None:
     IdempotencyKey.objects.create(key="k", fingerprint="f", owner=owner)
     debit, replayed = charging.charge(ORDER, "k", "f")
     assert not replayed
@@ -49,7 +49,7 @@ def test_a_key_left_in_flight_is_taken_over(owner: str) -> None:
 
 
 @in_bank
-def test_a_key_left_in_flight_keeps_its_body() -> None:
+def test_key_left_in_flight_keeps_its_body() -> None:
     IdempotencyKey.objects.create(key="k", fingerprint="f", owner="a bank that died")
     with pytest.raises(KeyReused):
         charging.charge(ORDER, "k", "other")
@@ -57,7 +57,7 @@ def test_a_key_left_in_flight_keeps_its_body() -> None:
 
 
 @in_bank
-def test_a_key_in_hand_is_in_flight_for_others() -> None:
+def test_key_that_another_thread_works_on_is_in_flight() -> None:
     with charging._only_thread("k", "f"):
         with pytest.raises(InFlight):
             charging.charge(ORDER, "k", "f")
@@ -67,7 +67,7 @@ def test_a_key_in_hand_is_in_flight_for_others() -> None:
 
 
 @in_bank
-def test_a_key_that_is_only_being_answered_again_is_not_in_flight() -> None:
+def test_key_that_is_only_being_replayed_is_not_in_flight() -> None:
     charging.charge(ORDER, "k", "f")
     with charging._only_thread("k", "f"):
         assert charging.charge(ORDER, "k", "f")[1]
@@ -79,7 +79,7 @@ def under(fence: int, reference: str = "order-17") -> charging.DebitRequest:
 
 @in_bank
 @pytest.mark.parametrize("key", [None, "another"])
-def test_a_lower_fence_is_refused_and_leaves_nothing(key: str | None) -> None:
+def test_fence_that_is_lower_is_refused_and_leaves_nothing(key: str | None) -> None:
     charging.charge(under(5), "k", "f")
     with pytest.raises(StaleFence):
         charging.charge(under(4), key, "f")
@@ -88,7 +88,7 @@ def test_a_lower_fence_is_refused_and_leaves_nothing(key: str | None) -> None:
 
 
 @in_bank
-def test_an_equal_or_a_higher_fence_goes_on() -> None:
+def test_fence_that_is_equal_or_higher_passes() -> None:
     for fence in (5, 5, 6):
         charging.charge(under(fence))
     assert Debit.objects.count() == 3
@@ -96,21 +96,21 @@ def test_an_equal_or_a_higher_fence_goes_on() -> None:
 
 
 @in_bank
-def test_a_fence_is_of_one_reference() -> None:
+def test_fence_is_per_reference() -> None:
     charging.charge(under(5))
     charging.charge(under(1, "order-18"))
     assert dict(FencingToken.objects.values_list("reference", "highest")) == {"order-17": 5, "order-18": 1}
 
 
 @in_bank
-def test_without_a_fence_nothing_is_checked() -> None:
+def test_fence_is_not_checked_without_a_token() -> None:
     charging.charge(under(5))
     charging.charge(ORDER)
     assert Debit.objects.count() == 2
 
 
 @in_bank
-def test_a_stale_fence_gets_no_replay_of_its_own_key() -> None:
+def test_fence_that_is_stale_gets_no_replay() -> None:
     charging.charge(under(5), "k", "f")
     assert charging.charge(under(6), "k", "f")[1]
     with pytest.raises(StaleFence):
@@ -119,7 +119,7 @@ def test_a_stale_fence_gets_no_replay_of_its_own_key() -> None:
 
 
 @in_bank
-def test_a_stale_fence_is_told_so_whatever_else_is_wrong() -> None:
+def test_fence_that_is_stale_is_refused_before_anything_else() -> None:
     charging.charge(under(5), "k", "f")
     with pytest.raises(StaleFence):
         charging.charge(under(4), "k", "other")
@@ -128,7 +128,7 @@ def test_a_stale_fence_is_told_so_whatever_else_is_wrong() -> None:
 
 
 @in_bank
-def test_a_refused_request_does_not_raise_the_fence() -> None:
+def test_fence_does_not_advance_with_a_refused_request() -> None:
     """Else a bank slower than its callers' patience would never get a debit done: each retry would fence off the one before."""
     charging.charge(under(5), "k", "f")
     with pytest.raises(KeyReused):
@@ -140,10 +140,8 @@ def test_a_refused_request_does_not_raise_the_fence() -> None:
 
 @in_bank
 @pytest.mark.parametrize("key", [None, "slow"])
-def test_a_request_that_is_overtaken_while_it_waits_is_refused(
-    monkeypatch: pytest.MonkeyPatch, key: str | None
-) -> None:
-    """Every interleaving ends here: the token is judged again in the transaction of the debit."""
+def test_fence_that_is_overtaken_inside_the_bank_is_refused(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    """The token is checked again in the transaction of the debit."""
 
     def overtaken(reference: str) -> None:
         monkeypatch.undo()
@@ -158,7 +156,7 @@ def test_a_request_that_is_overtaken_while_it_waits_is_refused(
 
 @in_bank
 @pytest.mark.parametrize("token", [0, -1])
-def test_the_database_refuses_tokens_that_are_not_positive(token: int) -> None:
+def test_fence_below_one_is_refused_by_the_database(token: int) -> None:
     with pytest.raises(IntegrityError), transaction.atomic(using="bank"):
         FencingToken.objects.create(reference="r", highest=token)
 
@@ -209,7 +207,7 @@ def read_only() -> Iterator[None]:
 @pytest.mark.usefixtures("_as_served")
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("trouble", [locked, read_only])
-def test_a_database_that_cannot_be_written_is_503_and_nothing_is_charged(trouble: Any, key: str | None) -> None:
+def test_database_that_cannot_be_written_is_503_and_nothing_is_charged(trouble: Any, key: str | None) -> None:
     if connections["bank"].vendor != "sqlite" and trouble is locked:
         pytest.skip("a whole-database lock is a matter of SQLite")
     connections["bank"].ensure_connection()
@@ -224,7 +222,7 @@ def test_a_database_that_cannot_be_written_is_503_and_nothing_is_charged(trouble
 
 @in_committed_bank
 @pytest.mark.usefixtures("_as_served")
-def test_a_full_disk_is_503_and_the_key_is_not_lost() -> None:
+def test_database_on_a_full_disk_is_503_and_the_key_is_not_lost() -> None:
     if connections["bank"].vendor != "sqlite":
         pytest.skip("PostgreSQL cannot be told to be full")
     run(f"PRAGMA max_page_count = {run('PRAGMA page_count')[0]}")
@@ -243,7 +241,7 @@ def test_a_full_disk_is_503_and_the_key_is_not_lost() -> None:
 
 
 @in_bank
-def test_only_the_banks_tables_are_in_its_database() -> None:
+def test_database_holds_the_banks_tables_only() -> None:
     tables = set(connections["bank"].introspection.table_names())
     assert tables == {f"bank_{name}" for name in ("account", "debit", "fencingtoken", "idempotencykey", "identity")} | {
         "django_migrations"

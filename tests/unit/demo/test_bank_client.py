@@ -1,4 +1,4 @@
-"""The bank's client against sockets that misbehave: what it may and may not claim about the debit."""
+"""The bank's client against sockets that misbehave: what it claims about the debit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def debit_error(*answers: bytes) -> tuple[BankError, int]:
         return caught.value, len(requests)
 
 
-def test_receipt() -> None:
+def test_client_sends_key_fence_and_source_and_returns_a_receipt() -> None:
     answer = http(201, ROW, "application/json", "Idempotent-Replayed: true")
     with answering(answer) as (url, requests), closing(BankClient(url)) as client:
         receipt = client.debit("a", 1, "r", idempotency_key='a "b" é', fence=7, source="t é")
@@ -96,7 +96,7 @@ def test_receipt() -> None:
     assert b"\r\nFencing-Token: 7\r\n" in head + b"\r\n"
 
 
-def test_no_fence_and_no_key_are_not_sent() -> None:
+def test_client_sends_no_header_for_no_key_and_no_fence() -> None:
     with answering(http(201, ROW)) as (url, requests), closing(BankClient(url)) as client:
         client.debit("a", 1, "r")
     assert b"Fencing-Token" not in requests[0]
@@ -114,7 +114,7 @@ def test_no_fence_and_no_key_are_not_sent() -> None:
         (problem(422, False), BankMismatch),
     ],
 )
-def test_client_errors(answer: bytes, kind: type[BankError]) -> None:
+def test_client_raises_what_the_status_means(answer: bytes, kind: type[BankError]) -> None:
     assert type(debit_error(answer)[0]) is kind
 
 
@@ -138,14 +138,14 @@ def test_client_errors(answer: bytes, kind: type[BankError]) -> None:
         (b"not HTTP\r\n\r\n", False),
     ],
 )
-def test_unavailable_says_only_what_is_certain_and_does_not_retry(answer: bytes, certain: bool) -> None:
+def test_client_unavailable_claims_only_what_is_certain_and_does_not_retry(answer: bytes, certain: bool) -> None:
     error, requests = debit_error(answer, http(201, ROW))
     assert isinstance(error, BankUnavailable)
     assert error.certain_not_charged is certain
     assert requests == 1
 
 
-def test_connection_refused_is_certain() -> None:
+def test_client_is_certain_when_the_connection_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with (
@@ -156,7 +156,7 @@ def test_connection_refused_is_certain() -> None:
     assert caught.value.certain_not_charged
 
 
-def test_silence_is_not_certain_and_bounded() -> None:
+def test_client_is_not_certain_after_a_timeout() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         closing(BankClient(f"http://127.0.0.1:{listener.getsockname()[1]}", 0.1)) as client,
@@ -166,14 +166,14 @@ def test_silence_is_not_certain_and_bounded() -> None:
     assert not caught.value.certain_not_charged
 
 
-def test_a_read_is_repeated_once() -> None:
+def test_client_repeats_a_read_once() -> None:
     with answering(b"", http(200, '{"identity": "x"}')) as (url, requests), closing(BankClient(url)) as client:
         assert client.identity() == "x"
     assert len(requests) == 2
 
 
 @pytest.mark.parametrize("certain", [True, False])
-def test_certainty_survives_pickling_and_celery_s_json(certain: bool) -> None:
+def test_client_certainty_survives_pickle_and_celerys_json(certain: bool) -> None:
     raised = BankUnavailable("no", certain_not_charged=certain)
     stored = json.loads(
         json.dumps(
@@ -186,7 +186,7 @@ def test_certainty_survives_pickling_and_celery_s_json(certain: bool) -> None:
     assert str(BankConflict()).startswith("A request with this idempotency key")
 
 
-def test_lone_surrogates_are_refused_before_anything_is_sent() -> None:
+def test_client_refuses_lone_surrogates_before_anything_is_sent() -> None:
     with closing(BankClient("http://127.0.0.1:1")) as client:
         for arguments in ({"idempotency_key": "\ud800"}, {"source": "\ud800"}):
             with pytest.raises(BankRefused, match="nothing was charged"):
@@ -195,7 +195,7 @@ def test_lone_surrogates_are_refused_before_anything_is_sent() -> None:
             list(client.debits("\ud800"))
 
 
-def test_different_keys_stay_different() -> None:
+def test_client_headers_of_different_keys_differ() -> None:
     keys = ["a", "a b", "a%20b", "é", "%C3%A9", 'a"b', "a\\b", "k" * 255, "k" * 256, "é" * 200, "é" * 201]
     headers = {_as_header(key) for key in keys}
     assert len(headers) == len(keys)
@@ -203,6 +203,6 @@ def test_different_keys_stay_different() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8001", "ftp://127.0.0.1", "http://", "unix:///tmp/x", "http://[::1"])
-def test_addresses_that_cannot_work_are_refused(url: str) -> None:
+def test_client_refuses_addresses_that_cannot_work(url: str) -> None:
     with pytest.raises(ValueError, match="address"):
         BankClient(url)

@@ -15,7 +15,7 @@ from tasks_demo.demo.stack.up import read_procfile
 PROCFILE = Path(__file__).resolve().parents[3] / "Procfile"
 
 
-def test_lines_become_argument_lists_without_a_shell(tmp_path: Path) -> None:
+def test_procfile_lines_become_argument_lists_without_a_shell(tmp_path: Path) -> None:
     path = tmp_path / "Procfile"
     path.write_text("# comment\none: echo 'two words' $PORT $UNKNOWN ; rm\n\ntwo: sleep 1\n")
     assert read_procfile(path, variables={"PORT": "81"}) == {
@@ -25,12 +25,12 @@ def test_lines_become_argument_lists_without_a_shell(tmp_path: Path) -> None:
     assert list(read_procfile(path, without=["one"], variables={})) == ["two"]
 
 
-def test_a_missing_procfile_is_said_clearly(tmp_path: Path) -> None:
+def test_procfile_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentNotReady, match="Procfile cannot be read"):
         read_procfile(tmp_path / "Procfile", variables={})
 
 
-def test_the_project_procfile_listens_on_loopback_only() -> None:
+def test_procfile_of_the_project_listens_on_loopback_only() -> None:
     commands = read_procfile(PROCFILE, variables={"PORT": "8000"})
     assert {"redis", "bank", "worker", "web"} <= set(commands)
     assert commands["web"][commands["web"].index("--bind") + 1] == "127.0.0.1:8000"
@@ -38,7 +38,7 @@ def test_the_project_procfile_listens_on_loopback_only() -> None:
 
 @pytest.mark.parametrize("redis", [True, False])
 @pytest.mark.parametrize("bank", [True, False])
-def test_a_part_that_is_elsewhere_is_not_started(settings: Settings, redis: bool, bank: bool) -> None:
+def test_up_does_not_start_what_runs_elsewhere(settings: Settings, redis: bool, bank: bool) -> None:
     settings.REDIS_IS_EMBEDDED, settings.BANK_IS_EMBEDDED = redis, bank
     without, ready = Command()._embedded()
     assert ("redis" in without, "bank" in without) == (not redis, not bank)
@@ -46,6 +46,6 @@ def test_a_part_that_is_elsewhere_is_not_started(settings: Settings, redis: bool
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "８０００"])
-def test_a_port_is_a_port(port: str) -> None:
+def test_up_refuses_what_is_no_port(port: str) -> None:
     with pytest.raises(CommandError, match="--port is 1 to 65535"):
         call_command("up", f"--port={port}")

@@ -1,4 +1,4 @@
-"""The way into the dashboard: a generated password, kept for its owner only."""
+"""``manage.py admin_user``: a generated password, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kept(tmp_path: Path) -> Path:
     return tmp_path / "admin_password"
 
 
-def test_it_is_made_once_and_its_password_is_private(kept: Path) -> None:
+def test_admin_user_is_made_once_and_its_password_is_private(kept: Path) -> None:
     password = ensure_admin(kept)
     assert password
     assert len(password) >= 20
@@ -32,13 +32,13 @@ def test_it_is_made_once_and_its_password_is_private(kept: Path) -> None:
     assert User.objects.count() == 1
 
 
-def test_two_installations_do_not_share_a_password(tmp_path: Path) -> None:
+def test_admin_user_has_another_password_in_every_installation(tmp_path: Path) -> None:
     first = ensure_admin(tmp_path / "one")
     User.objects.all().delete()
     assert ensure_admin(tmp_path / "two") != first
 
 
-def test_reset_makes_a_new_one_and_lets_the_old_one_expire(kept: Path) -> None:
+def test_admin_user_reset_replaces_the_password(kept: Path) -> None:
     old = ensure_admin(kept)
     kept.chmod(0o644)
     new = ensure_admin(kept, reset=True)
@@ -50,7 +50,7 @@ def test_reset_makes_a_new_one_and_lets_the_old_one_expire(kept: Path) -> None:
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_password_that_somebody_changed_is_left_alone(kept: Path) -> None:
+def test_admin_user_keeps_a_password_that_somebody_changed(kept: Path) -> None:
     ensure_admin(kept)
     user = User.objects.get(username="admin")
     user.set_password("chosen by a person")
@@ -59,13 +59,13 @@ def test_a_password_that_somebody_changed_is_left_alone(kept: Path) -> None:
     assert User.objects.get(username="admin").check_password("chosen by a person")
 
 
-def test_another_database_gets_the_kept_password(kept: Path) -> None:
+def test_admin_user_of_another_database_gets_the_same_password(kept: Path) -> None:
     password = ensure_admin(kept)
     User.objects.all().delete()
     assert ensure_admin(kept) == password
 
 
-def test_the_command_prints_where_who_and_with_what(tmp_path: Path, settings: Settings) -> None:
+def test_admin_user_command_prints_address_user_and_password(tmp_path: Path, settings: Settings) -> None:
     settings.STATE_DIR = tmp_path
     shown = io.StringIO()
     call_command("admin_user", stdout=shown)

@@ -1,0 +1,111 @@
+"""docker-compose.yml keeps its promises: pinned, unprivileged, healthy, and without a secret of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support import PROJECT
+
+yaml = pytest.importorskip("yaml", reason="PyYAML comes with the development tools: `make install-dev`")
+
+TEXT = (PROJECT / "docker-compose.yml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+ONE_SHOT = {"migrate"}
+REQUIRED = re.compile(r"\$\{([A-Z_]+):\?[^}]+\}")
+VARIABLE = re.compile(r"(?<!\$)\$\{?([A-Za-z_]+)")
+
+every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+
+
+@every_service
+def test_compose_service_is_pinned_and_unprivileged(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", service["image"])
+    assert str(service["user"]).split(":")[0] not in {"", "0", "root"}
+    assert (service["cap_drop"], service["read_only"], service["init"]) == (["ALL"], True, True)
+
+
+@every_service
+def test_compose_service_waits_for_evidence_and_gives_it(name: str) -> None:
+    service = SERVICES[name]
+    if name in ONE_SHOT:
+        assert (service["restart"], service["healthcheck"]) == ("no", {"disable": True})
+    else:
+        assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+        assert {"interval", "timeout", "retries"} <= set(service["healthcheck"])
+    for other, condition in service.get("depends_on", {}).items():
+        expected = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
+        assert condition == {"condition": expected}
+
+
+@every_service
+def test_compose_secrets_come_from_the_environment(name: str) -> None:
+    for variable, value in SERVICES[name]["environment"].items():
+        if re.search(r"PASSWORD|SECRET|AUTH", variable):
+            assert REQUIRED.fullmatch(value), f"{variable} must be ${{NAME:?what to set}}"
+        if "://" in value and "@" in value:
+            password = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
+            assert REQUIRED.fullmatch(password), f"{variable} holds a literal password"
+
+
+def test_compose_variables_have_no_default_and_the_example_names_them_all() -> None:
+    used = set(VARIABLE.findall(TEXT))  # $$NAME is for the container's own shell
+    assert used == set(REQUIRED.findall(TEXT))
+    example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (PROJECT / ".env.example").read_text(), re.MULTILINE))
+    assert example == dict.fromkeys(used, "")
+
+
+def test_compose_publishes_the_dashboard_only_and_on_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert list(published) == ["web"]
+    assert all(port.startswith("127.0.0.1:") for port in published["web"])
+
+
+def test_compose_keeps_the_bank_apart() -> None:
+    assert not {"DATABASE_URL", "REDIS_URL"} & set(SERVICES["bank"]["environment"])
+    for name in ("web", "worker", "relay", "migrate"):
+        assert "BANK_DATABASE_URL" not in SERVICES[name]["environment"]
+        assert "books" not in SERVICES[name]["networks"]
+
+
+def test_compose_redis_is_durable_and_the_worker_may_finish_its_longest_task(settings: Any) -> None:
+    command = " ".join(SERVICES["redis"]["command"])
+    for option in ("--appendonly yes", "--maxmemory-policy noeviction", "requirepass"):
+        assert option in command
+    assert int(SERVICES["worker"]["stop_grace_period"].rstrip("s")) > settings.CELERY_TASK_TIME_LIMIT
+
+
+def test_dockerfile_pins_its_base_and_installs_with_hashes_as_no_root() -> None:
+    lines = (PROJECT / "Dockerfile").read_text().splitlines()
+    bases = [line.split()[1] for line in lines if line.startswith("FROM")]
+    assert bases
+    assert all(re.fullmatch(r"python:3\.11\.\d+-slim-[a-z]+", base) for base in bases)
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+    assert any("--require-hashes" in line for line in lines)
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_compose_is_read_by_docker_and_refused_without_its_variables(filled: bool) -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
+        pytest.skip("docker compose is not installed")
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        ["docker", "compose", "--env-file", os.devnull, "config", "--format", "json"],  # noqa: S607
+        cwd=PROJECT,
+        env={**kept, **(dict.fromkeys(REQUIRED.findall(TEXT), "8000") if filled else {})},
+        capture_output=True,
+        text=True,
+    )
+    if filled:
+        assert done.returncode == 0, done.stderr
+        assert set(json.loads(done.stdout)["services"]) == set(SERVICES)
+    else:
+        assert done.returncode != 0
+        assert "set " in done.stderr
