@@ -109,8 +109,8 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
     from tasks_demo.lab.engine.runner import Run
     from tasks_demo.lab.plan.cells import LANES, plan
     from tasks_demo.lab.plan.faults import Fault
+    from tasks_demo.ledger.events import FAULT
     from tasks_demo.ledger.models import IN_A_RUN, Event
-    from tasks_demo.ledger.rows import FAULT
 
     rates = []
     for number in range(sizes.campaigns):

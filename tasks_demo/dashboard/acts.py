@@ -13,8 +13,8 @@ from typing import Any
 
 from tasks_demo.core.points import BY_MAIN
 from tasks_demo.dashboard.words import KINDS
+from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
 from tasks_demo.ledger.queries import Step
-from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
 
 #: Pauses between two acts shorter than this are not worth a word, milliseconds.
 SHORT_PAUSE_MS = 500.0

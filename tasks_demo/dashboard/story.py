@@ -10,9 +10,9 @@ from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
 from tasks_demo.dashboard.acts import Act, Line, acts
 from tasks_demo.dashboard.words import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
+from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import Gaps, gaps_of, timeline
-from tasks_demo.ledger.rows import EFFECT
 
 #: A page shows no more events than this; `manage.py timeline` shows all.
 MOST_STEPS = 500

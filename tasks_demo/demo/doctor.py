@@ -5,15 +5,15 @@ from __future__ import annotations
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.conf import settings
 from tasks_demo.doctor.connections import PART
-from tasks_demo.doctor.rows import PATIENCE, Row, State, address
+from tasks_demo.doctor.findings import PATIENCE, Finding, State, address
 
 
-def bank() -> list[Row]:
+def bank() -> list[Finding]:
     """Return one row: whether the bank answers."""
     url = settings.BANK_URL
     try:
         BankClient(url, PATIENCE).identity()
     except (BankError, ValueError):
         fix = "Only the demo's tasks need it: run `python manage.py bank`, or `make up` for everything."
-        return [Row(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]
-    return [Row(PART, "bank", State.OK, address(url))]
+        return [Finding(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]
+    return [Finding(PART, "bank", State.OK, address(url))]

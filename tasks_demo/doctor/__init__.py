@@ -23,17 +23,17 @@ from tasks_demo.doctor import celery_app
 from tasks_demo.doctor import workers as its_workers
 from tasks_demo.doctor.connections import PART, RedisUser, broker, connected, leases, results
 from tasks_demo.doctor.database import database
+from tasks_demo.doctor.findings import Finding, Question, State, side_by_side
 from tasks_demo.doctor.rabbitmq import rabbitmq
 from tasks_demo.doctor.records import PART as RECORDS
 from tasks_demo.doctor.records import records
 from tasks_demo.doctor.redis_server import examine as examine_redis
 from tasks_demo.doctor.redis_server import group, title
-from tasks_demo.doctor.rows import Asked, Row, State, side_by_side
 
-__all__ = ["Row", "State", "examine"]
+__all__ = ["Finding", "State", "examine"]
 
 
-def examine(named: str = "") -> list[Row]:
+def examine(named: str = "") -> list[Finding]:
     """Ask everybody, side by side. Never raises for a server's sake; takes three deadlines at most.
 
     ``named``: the Celery app, as for ``celery -A``; otherwise the project's. Raises EnvironmentNotReady for a wrong name.
@@ -45,7 +45,7 @@ def examine(named: str = "") -> list[Row]:
     except Exception:  # noqa: BLE001  (a declaration raises anything; it is among the system checks)
         setup = Setup(app, ())
     users: list[RedisUser] = []
-    asked: dict[Asked, Callable[[], list[Row]]] = {
+    asked: dict[Question, Callable[[], list[Finding]]] = {
         ("settings", "system checks"): partial(_settings, app),
         (PART, "broker"): lambda: broker(app, users),
         (PART, "results"): lambda: results(app, users),
@@ -71,11 +71,11 @@ def examine(named: str = "") -> list[Row]:
     return [judged, *found, *jobs, *more]
 
 
-def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Row], frozenset[str]]:
+def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding], frozenset[str]]:
     """Workers and queues, and what RabbitMQ tells of itself."""
     consumed: list[frozenset[str]] = []
 
-    def ask() -> list[Row]:
+    def ask() -> list[Finding]:
         try:
             rows, queues = its_workers.jobs(app, setup, next((user for user in users if user.role == "broker"), None))
         finally:
@@ -83,12 +83,12 @@ def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Row], fr
         consumed.append(queues)
         return rows
 
-    def rabbit() -> list[Row]:
+    def rabbit() -> list[Finding]:
         with connected(app) as connection:
             connection.connect()
             return list(rabbitmq(setup, connection))
 
-    asked: dict[Asked, Callable[[], list[Row]]] = {(its_workers.PART, "workers"): ask}
+    asked: dict[Question, Callable[[], list[Finding]]] = {(its_workers.PART, "workers"): ask}
     if setup.is_rabbitmq:
         asked["RabbitMQ", "answers"] = rabbit
     return side_by_side(asked), next(iter(consumed), frozenset())
@@ -99,14 +99,14 @@ def _names(setup: Setup) -> frozenset[str]:
     return frozenset({name for queue in setup.queues.values() for name in (queue.name, queue.exchange.name) if name})
 
 
-def _settings(app: Any) -> list[Row]:
+def _settings(app: Any) -> list[Finding]:
     app.set_current()  # in a thread of its own the checks would judge another one
     messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
     if not messages:
-        return [Row("settings", "system checks", State.OK, "no warning")]
+        return [Finding("settings", "system checks", State.OK, "no warning")]
     ids = ", ".join(sorted({str(message.id) for message in messages}))
     errors, fix = sum(message.is_serious() for message in messages), "Run `python manage.py check --tag celery`."
     if errors:
         seen = f"{counted(errors, 'error')}, {counted(len(messages) - errors, 'warning')}: {ids}"
-        return [Row("settings", "system checks", State.FAIL, seen, fix, ready=False)]
-    return [Row("settings", "system checks", State.WARN, f"{counted(len(messages), 'warning')}: {ids}", fix)]
+        return [Finding("settings", "system checks", State.FAIL, seen, fix, ready=False)]
+    return [Finding("settings", "system checks", State.WARN, f"{counted(len(messages), 'warning')}: {ids}", fix)]

@@ -9,12 +9,12 @@ from celery.app.utils import find_app
 
 from tasks_demo.checks import applications
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.doctor.rows import Row, State, reason, silent
+from tasks_demo.doctor.findings import Finding, State, reason, silent
 
 PART, WHAT = "Celery app", "application"
 
 
-def application(named: str = "") -> tuple[Any, Row]:
+def application(named: str = "") -> tuple[Any, Finding]:
     """The app to judge, and what is to be said of it. ``named``: as for ``celery -A``.
 
     Raises EnvironmentNotReady for a name that leads to no app.
@@ -22,10 +22,10 @@ def application(named: str = "") -> tuple[Any, Row]:
     if named:
         app = _named(named)
         app.set_current()
-        return app, Row(PART, WHAT, State.OK, f"{named}: {app.main}{_beside(app)}")
+        return app, Finding(PART, WHAT, State.OK, f"{named}: {app.main}{_beside(app)}")
     app, packages = applications.current(), applications.packages()
     if not applications.is_celery_s_own(app):
-        return app, Row(PART, WHAT, State.OK, f"{app.main or 'without a name'}{_beside(app)}")
+        return app, Finding(PART, WHAT, State.OK, f"{app.main or 'without a name'}{_beside(app)}")
     if found := applications.hidden():
         app, name = found
         app.set_current()
@@ -33,7 +33,7 @@ def application(named: str = "") -> tuple[Any, Row]:
             f"{app.main}, found in {name}, but nothing imports it here: `delay()` in this project's commands and web "
             "processes publishes with Celery's default settings, to amqp://localhost"
         )
-        return app, Row(PART, WHAT, State.WARN, seen, applications.how_to_import(name))
+        return app, Finding(PART, WHAT, State.WARN, seen, applications.how_to_import(name))
     where = f"looked in {', '.join(packages)}" if packages else "DJANGO_SETTINGS_MODULE names no package to look in"
     seen = f"only Celery's default app is there ({where}): your own app, its broker and its tasks were not judged"
     fix = (

@@ -22,8 +22,8 @@ from redis.sentinel import MasterNotFoundError
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
+from tasks_demo.doctor.findings import PATIENCE, Finding, State, address, reason, silent
 from tasks_demo.doctor.rabbitmq import confirms
-from tasks_demo.doctor.rows import PATIENCE, Row, State, address, reason, silent
 from tasks_demo.leases.redis_store import connect
 from tasks_demo.patterns import DedupLock
 
@@ -64,7 +64,7 @@ class RedisUser:
     internal: re.Pattern[str] = INTERNAL
 
 
-def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
+def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
     """Connect as a worker does."""
     conf: Any = app.conf
     urls = _urls(conf.broker_read_url)
@@ -92,8 +92,8 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Row]:
             )
             prefix, separator = str(options.get("global_keyprefix", "")), str(options.get("sep", SEPARATOR))
             users.append(RedisUser("broker", raw, prefix, separator=separator, internal=own))
-            return [Row(PART, "broker", State.OK, seen + _primary(raw))]
-        return [Row(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
+            return [Finding(PART, "broker", State.OK, seen + _primary(raw))]
+        return [Finding(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
 
 
 @contextmanager
@@ -131,12 +131,12 @@ def _product(seen: str, connection: Any) -> str:
     return f"{seen} {product}".strip()
 
 
-def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Row]:
+def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Finding]:
     if connection.transport.driver_type == "amqp":
         yield confirms(options)
 
 
-def results(app: Celery, users: list[RedisUser]) -> list[Row]:
+def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
     """Read the result of a task that never was."""
     what = "results"
     url = str(app.conf.result_backend or "")
@@ -144,7 +144,7 @@ def results(app: Celery, users: list[RedisUser]) -> list[Row]:
         return [silent(PART, what, UNREADABLE, ENCODE)]
     backend: Any = app.backend
     if isinstance(backend, DisabledBackend):
-        return [Row(PART, what, State.OK, "there is no result backend: return values are not kept")]
+        return [Finding(PART, what, State.OK, "there is no result backend: return values are not kept")]
     seen = address(url) or url
     try:
         if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
@@ -162,7 +162,7 @@ def results(app: Celery, users: list[RedisUser]) -> list[Row]:
             "CELERY_RESULT_BACKEND", is_redis=isinstance(backend, RedisBackend)
         )
         return [silent(PART, what, f"{seen}: {reason(error)}", fix)]
-    return [Row(PART, what, State.OK, seen)]
+    return [Finding(PART, what, State.OK, seen)]
 
 
 def _prefix(backend: Any) -> str:
@@ -170,14 +170,14 @@ def _prefix(backend: Any) -> str:
     return bytes_to_str(backend.task_keyprefix).removesuffix("celery-task-meta-")
 
 
-def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
+def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
     """Connect as dedup_lock does."""
     what, url = "leases", settings.REDIS_URL
     if not url:
         unset = "TASKS_DEMO_REDIS_URL is not set"
         locked = [name for name, task in app.tasks.items() if isinstance(task, DedupLock)]
         if not locked:
-            return [Row(PART, what, State.OK, f"{unset}, and no task uses dedup_lock")]
+            return [Finding(PART, what, State.OK, f"{unset}, and no task uses dedup_lock")]
         named = (
             f"{', '.join(sorted(locked)[:NAMED])}{f' and {len(locked) - NAMED} more' if len(locked) > NAMED else ''}"
         )
@@ -194,7 +194,7 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Row]:
             fix = "Write TASKS_DEMO_REDIS_URL as in docs/reference/patterns/dedup_lock.md, for example redis://host:6379/0."
         return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
     users.append(RedisUser("leases", client, settings.KEY_PREFIX))
-    return [Row(PART, what, State.OK, address(url) + _primary(client))]
+    return [Finding(PART, what, State.OK, address(url) + _primary(client))]
 
 
 def how_to_start(setting: str, *, is_redis: bool) -> str:

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
-from tasks_demo.doctor.rows import PATIENCE, Row, State, reason, silent
+from tasks_demo.doctor.findings import PATIENCE, Finding, State, reason, silent
 
 #: Difference between two clocks that is worth a word, seconds.
 SKEW = 1.0
@@ -20,13 +20,13 @@ SKEW = 1.0
 SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 
 
-def database(alias: str) -> list[Row]:
+def database(alias: str) -> list[Finding]:
     """Everything about one alias, on a connection of our own."""
     part = f"database {alias}"
     with closing(_connection(alias)) as connection:
         try:
             connection.ensure_connection()
-            rows = [Row(part, "answers", State.OK, _described(connection)), _migrations(part, alias, connection)]
+            rows = [Finding(part, "answers", State.OK, _described(connection)), _migrations(part, alias, connection)]
             look = {"sqlite": _sqlite, "postgresql": _postgresql}.get(connection.vendor)
             return [*rows, *(look(part, connection) if look else ())]
         except DatabaseError as error:
@@ -53,14 +53,14 @@ def _described(connection: BaseDatabaseWrapper) -> str:
     return f"{connection.display_name} {version}, {where}"
 
 
-def _migrations(part: str, alias: str, connection: BaseDatabaseWrapper) -> Row:
+def _migrations(part: str, alias: str, connection: BaseDatabaseWrapper) -> Finding:
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if not missing:
-        return Row(part, "migrations", State.OK, "all applied")
+        return Finding(part, "migrations", State.OK, "all applied")
     seen = f"{len(missing)} missing, the first is {missing[0][0]}"
     fix = f"Run `python manage.py migrate --database {alias}`."
-    return Row(part, "migrations", State.FAIL, seen, fix, ready=False)
+    return Finding(part, "migrations", State.FAIL, seen, fix, ready=False)
 
 
 def _one(connection: BaseDatabaseWrapper, sql: str) -> Any:
@@ -69,29 +69,29 @@ def _one(connection: BaseDatabaseWrapper, sql: str) -> Any:
         return cursor.fetchone()
 
 
-def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
+def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]:
     (mode,) = _one(connection, "PRAGMA journal_mode")
     (level,) = _one(connection, "PRAGMA synchronous")
     if mode == "wal":
-        yield Row(part, "journal", State.OK, "WAL: readers and the one writer do not wait for each other")
+        yield Finding(part, "journal", State.OK, "WAL: readers and the one writer do not wait for each other")
     else:
         fix = "Write PRAGMA journal_mode=WAL in the database's init_command."
-        yield Row(part, "journal", State.WARN, f"{mode}: every reader makes the writers wait", fix)
+        yield Finding(part, "journal", State.WARN, f"{mode}: every reader makes the writers wait", fix)
     if level:
         keeps = (
             "a power cut may cost the last commits, a kill costs none" if level == 1 else "a power cut costs no commit"
         )
-        yield Row(part, "on disk", State.OK, f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
+        yield Finding(part, "on disk", State.OK, f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
     else:
         fix = "Write PRAGMA synchronous=NORMAL in the database's init_command."
-        yield Row(part, "on disk", State.WARN, "synchronous=OFF: a power cut may destroy the file", fix)
+        yield Finding(part, "on disk", State.WARN, "synchronous=OFF: a power cut may destroy the file", fix)
     try:
         with connection.cursor() as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             cursor.execute("ROLLBACK")
-        yield Row(part, "writes", State.OK, "the write lock is free")
+        yield Finding(part, "writes", State.OK, "the write lock is free")
     except DatabaseError as error:
-        yield Row(
+        yield Finding(
             part,
             "writes",
             State.FAIL,
@@ -101,7 +101,7 @@ def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
         )
 
 
-def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
+def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]:
     before = time.time()
     now, replica, read_only, synchronous, fsync = _one(
         connection,
@@ -112,24 +112,26 @@ def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Row]:
     if replica or read_only == "on":
         what = "a replica" if replica else "read-only (default_transaction_read_only)"
         seen = f"{what}: no start is recorded, so no body runs"
-        yield Row(part, "writes", State.FAIL, seen, "Connect to the primary.", ready=False)
+        yield Finding(part, "writes", State.FAIL, seen, "Connect to the primary.", ready=False)
     else:
-        yield Row(part, "writes", State.OK, "a primary that takes writes")
+        yield Finding(part, "writes", State.OK, "a primary that takes writes")
     if "off" in (synchronous, fsync):
         seen = f"synchronous_commit={synchronous}, fsync={fsync}: a crash of the server may cost commits that were reported"
-        yield Row(part, "on disk", State.WARN, seen, "Set both to on.")
+        yield Finding(part, "on disk", State.WARN, seen, "Set both to on.")
     else:
-        yield Row(part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server costs no commit")
+        yield Finding(
+            part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server costs no commit"
+        )
     yield clock(part, float(now), before, after)
 
 
-def clock(part: str, theirs: float, before: float, after: float) -> Row:
+def clock(part: str, theirs: float, before: float, after: float) -> Finding:
     """Their clock against ours; ``before`` and ``after`` are ours around the question."""
     apart = max(before - theirs, theirs - after, 0.0)
     if apart <= SKEW:
-        return Row(part, "clock", State.OK, f"at most {apart:.1f} s from ours")
+        return Finding(part, "clock", State.OK, f"at most {apart:.1f} s from ours")
     ahead = "ahead of" if theirs > after else "behind"
-    return Row(
+    return Finding(
         part,
         "clock",
         State.WARN,

@@ -12,7 +12,7 @@ from tasks_demo.checks.rules.broker import DELIVERIES
 from tasks_demo.checks.setup import Setup, is_quorum
 from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted
-from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.doctor.findings import Finding, State, reason
 
 if TYPE_CHECKING:
     from tasks_demo.doctor.workers import Waiting
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PART = "RabbitMQ"
 
 
-def rabbitmq(setup: Setup, connection: Any) -> Iterator[Row]:
+def rabbitmq(setup: Setup, connection: Any) -> Iterator[Finding]:
     """The rows about a server that answers."""
     yield _consumer_timeout(setup, connection)
     for name, queue in sorted(setup.queues.items()):
@@ -35,11 +35,13 @@ def version(connection: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", told)[:3])
 
 
-def confirms(options: Any) -> Row:
+def confirms(options: Any) -> Finding:
     """Whether what is sent is in the broker when ``apply_async`` returns."""
     if options.get("confirm_publish"):
-        return Row("connections", "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker")
-    return Row(
+        return Finding(
+            "connections", "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker"
+        )
+    return Finding(
         "connections",
         "confirms",
         State.FAIL,
@@ -48,18 +50,18 @@ def confirms(options: Any) -> Row:
     )
 
 
-def _consumer_timeout(setup: Setup, connection: Any) -> Row:
+def _consumer_timeout(setup: Setup, connection: Any) -> Finding:
     counted = settings.CONSUMER_TIMEOUT_SECONDS
     since = version(connection)
     if since and since < (3, 8, 15):
-        return Row(PART, "consumer_timeout", State.OK, "this version has none: a message may stay unacknowledged")
+        return Finding(PART, "consumer_timeout", State.OK, "this version has none: a message may stay unacknowledged")
     seen = f"not told over AMQP; the checks count with {counted:g} s (TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS)"
     fix = "Compare, on its machine: `rabbitmqctl environment | grep consumer_timeout` (milliseconds; 30 minutes unless set)."
     state = State.WARN if any(task.acks_late for task in setup.tasks) else State.OK
-    return Row(PART, "consumer_timeout", state, seen, fix if state is State.WARN else "")
+    return Finding(PART, "consumer_timeout", state, seen, fix if state is State.WARN else "")
 
 
-def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Row | None:
+def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Finding | None:
     """Declare again what is there: RabbitMQ refuses when it is another kind, and changes nothing when it is the same."""
     what = f"queue {name}"[:60]
     channel = connection.channel()
@@ -71,27 +73,29 @@ def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Row | Non
     except AMQPError as error:
         seen = f"it is not what is declared here, so a worker that consumes it does not start: {reason(error)}"
         fix = "Delete and declare it anew when it is empty (`rabbitmqctl delete_queue`), or correct task_queues."
-        return Row(PART, what, State.FAIL, seen, fix, ready=False)
+        return Finding(PART, what, State.FAIL, seen, fix, ready=False)
     finally:
         _close(channel)
     return (
-        _deliveries(what, queue, connection) if is_quorum(queue) else Row(PART, what, State.OK, "as declared (classic)")
+        _deliveries(what, queue, connection)
+        if is_quorum(queue)
+        else Finding(PART, what, State.OK, "as declared (classic)")
     )
 
 
-def _deliveries(what: str, queue: Any, connection: Any) -> Row:
+def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
     arguments = queue.queue_arguments or {}
     limit, target = arguments.get("x-delivery-limit"), arguments.get("x-dead-letter-exchange")
     if limit is None and version(connection) >= (4,):
         limit = DELIVERIES
     if limit is None or int(limit) < 0:
-        return Row(PART, what, State.OK, "as declared (quorum), without a limit of deliveries")
+        return Finding(PART, what, State.OK, "as declared (quorum), without a limit of deliveries")
     after = counted(int(limit), "delivery", "deliveries")
     if target:
-        return Row(PART, what, State.OK, f"as declared (quorum); after {after} a message goes to {target}")
+        return Finding(PART, what, State.OK, f"as declared (quorum); after {after} a message goes to {target}")
     seen = f"quorum without a declared dead-letter exchange: a message is dropped after {after}, and nothing is logged"
     fix = "Declare x-dead-letter-exchange. A policy is not seen from here: `rabbitmqctl list_policies`."
-    return Row(PART, what, State.FAIL, seen, fix)
+    return Finding(PART, what, State.FAIL, seen, fix)
 
 
 def depth(app: Any, queue: Any) -> Waiting:

@@ -17,7 +17,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.wording import counted, times
-from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.doctor.findings import Finding, State, reason
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.ledger.store import alias as ledger_s_home
@@ -32,7 +32,7 @@ LATE, TOO_LATE = 10.0, 60.0
 NAMED = 3
 
 
-def records(setup: Setup) -> list[Row]:
+def records(setup: Setup) -> list[Finding]:
     """Runs in a thread of its own: leaves no connection open."""
     try:
         return [*_tables(setup), *_outbox(setup), *_parked(setup), *_gaps()]
@@ -55,7 +55,7 @@ def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
     return found
 
 
-def _tables(setup: Setup) -> Iterator[Row]:
+def _tables(setup: Setup) -> Iterator[Finding]:
     there: dict[str, set[str]] = {}
     missing = False
     needed = _needed(setup)
@@ -63,7 +63,7 @@ def _tables(setup: Setup) -> Iterator[Row]:
         table = model._meta.db_table
         if why := unsupported(alias):
             fix = "Correct the router, or `using`: these tables need SQLite or PostgreSQL."
-            yield Row(PART, f"table {table}", State.FAIL, f"{why}{_for(tasks)}", fix, ready=False)
+            yield Finding(PART, f"table {table}", State.FAIL, f"{why}{_for(tasks)}", fix, ready=False)
             missing = True
             continue
         if alias not in there:
@@ -85,10 +85,10 @@ def _tables(setup: Setup) -> Iterator[Row]:
             )
         elif where:
             seen += f"; it is in {where!r}"
-        yield Row(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
+        yield Finding(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
     if not missing:
         homes = ", ".join(sorted({alias for alias, _ in needed})) or "none needed"
-        yield Row(PART, "tables", State.OK, f"{counted(len(needed), 'table')} that jobs need: there ({homes})")
+        yield Finding(PART, "tables", State.OK, f"{counted(len(needed), 'table')} that jobs need: there ({homes})")
 
 
 def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
@@ -114,7 +114,7 @@ def _aliases(setup: Setup, model: Any) -> list[str]:
     return sorted(alias for alias in named | {home_of(None, model)} if not unsupported(alias))
 
 
-def _outbox(setup: Setup) -> Iterator[Row]:
+def _outbox(setup: Setup) -> Iterator[Finding]:
     for alias in _aliases(setup, OutboxMessage):
         with suppress(DatabaseError):  # no table: said above
             open_rows = OutboxMessage.objects.using(alias).filter(finished_at=None)
@@ -123,35 +123,35 @@ def _outbox(setup: Setup) -> Iterator[Row]:
             refused = failing.order_by("-failures", "id").first()
             if late > LATE:
                 seen = f"{counted(due, 'message')} due, the first for {late:.0f} s: no relay publishes"
-                row = Row(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
+                row = Finding(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
                 if late > TOO_LATE:
-                    row = Row(PART, what, State.FAIL, seen, row.fix, ready=False)
+                    row = Finding(PART, what, State.FAIL, seen, row.fix, ready=False)
                 yield row
             elif due or OutboxMessage.objects.using(alias).exists():
-                yield Row(PART, what, State.OK, f"{open_rows.count()} not ended, {due} due")
+                yield Finding(PART, what, State.OK, f"{open_rows.count()} not ended, {due} due")
             if refused is not None:
                 seen = f"{counted(failing.count(), 'message')} could not be published; "
                 seen += f"{refused.task}, {times(refused.failures)}: {refused.error[:200]}"
-                yield Row(
+                yield Finding(
                     PART, f"refused in {alias}", State.WARN, seen, "See the outbox in the admin, filter: failing."
                 )
 
 
-def _gaps() -> Iterator[Row]:
+def _gaps() -> Iterator[Finding]:
     """What the ledger could not write."""
     if not settings.LEDGER or unsupported(router.db_for_write(Event)):
         return
     with suppress(DatabaseError):  # no table: said above
         found = gaps(clock.moment(time.time() - RECENT))
         if found is None:
-            yield Row(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
+            yield Finding(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
             return
         seen = f"{found.sentence}. First at {found.since:%Y-%m-%d %H:%M:%S}, last until {found.until:%Y-%m-%d %H:%M:%S} UTC"
         fix = "See why its database did not answer in time; jobs went on. `manage.py timeline` tells what is on record."
-        yield Row(PART, "gaps in the ledger", State.WARN, seen, fix)
+        yield Finding(PART, "gaps in the ledger", State.WARN, seen, fix)
 
 
-def _parked(setup: Setup) -> Iterator[Row]:
+def _parked(setup: Setup) -> Iterator[Finding]:
     for alias in _aliases(setup, Parked):
         try:
             rows = Parked.objects.using(alias).filter(state=Parked.State.PARKED)
@@ -159,16 +159,16 @@ def _parked(setup: Setup) -> Iterator[Row]:
         except DatabaseError as error:
             if any(alias == known for known, model in _needed(setup) if model is Parked):
                 continue  # no table: said above
-            yield Row(
+            yield Finding(
                 PART, f"parked in {alias}", State.WARN, f"unknown: {reason(error)}", "Run `python manage.py migrate`."
             )
             continue
         if first is None:
-            yield Row(PART, f"parked in {alias}", State.OK, "none")
+            yield Finding(PART, f"parked in {alias}", State.OK, "none")
             continue
         since = clock.aware(first.parked_at).astimezone(UTC)
         seen = f"{counted(many, 'message')} to decide on, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
         option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
-        yield Row(
+        yield Finding(
             PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."
         )

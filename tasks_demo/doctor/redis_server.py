@@ -16,7 +16,7 @@ import redis
 from tasks_demo.core.wording import counted
 from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
-from tasks_demo.doctor.rows import Row, State, reason
+from tasks_demo.doctor.findings import Finding, State, reason
 
 #: kombu sweeps unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py ``restore_visible``).
 OLDEST = (6, 2)
@@ -33,7 +33,7 @@ OF_CELERY = re.compile(
 )
 
 
-def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Row]:
+def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]:
     """All about the server that these users share. ``queues``: the names that our Celery app uses."""
     client, part = users[0].client, title(users)
     needed = any(user.needed for user in users)
@@ -41,7 +41,9 @@ def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Row]:
         info = client.info()
     except redis.RedisError as error:
         seen = f"INFO is refused ({reason(error)}): eviction, persistence and memory are unknown"
-        rows = [Row(part, "settings", State.WARN, seen, "Allow this user +info, or look in the provider's console.")]
+        rows = [
+            Finding(part, "settings", State.WARN, seen, "Allow this user +info, or look in the provider's console.")
+        ]
     else:
         rows = [
             _version(part, info, needed=needed),
@@ -74,39 +76,39 @@ def group(users: Sequence[RedisUser]) -> list[list[RedisUser]]:
     return list(servers.values())
 
 
-def _version(part: str, info: dict[str, Any], *, needed: bool) -> Row:
+def _version(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     product = "Valkey" if "valkey_version" in info else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version", "unknown"))
     numbers = tuple(int(number) for number in re.findall(r"\d+", str(info.get("redis_version", "")))[:2])
     if numbers and numbers < OLDEST and needed:
         seen = f"{product} {version} is older than 6.2: Celery cannot bring back the messages of dead workers"
-        return Row(part, "version", State.FAIL, seen, "Install Redis 6.2 or newer.")
-    return Row(part, "version", State.OK, f"{product} {version}")
+        return Finding(part, "version", State.FAIL, seen, "Install Redis 6.2 or newer.")
+    return Finding(part, "version", State.OK, f"{product} {version}")
 
 
-def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Row:
+def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     policy, limit = str(info.get("maxmemory_policy", "unknown")), info.get("maxmemory")
     fix = "Set maxmemory-policy noeviction (redis.conf, CONFIG SET, or the provider's parameter group)."
     if policy == "noeviction":
-        return Row(part, "eviction", State.OK, "noeviction: a full Redis refuses writes and drops nothing")
+        return Finding(part, "eviction", State.OK, "noeviction: a full Redis refuses writes and drops nothing")
     if policy == "unknown":
-        return Row(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not tell it here", fix)
+        return Finding(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not tell it here", fix)
     if limit == 0:
         seen = f"{policy}, but without a maxmemory: nothing is evicted until somebody sets one"
-        return Row(part, "eviction", State.WARN, seen, fix)
+        return Finding(part, "eviction", State.WARN, seen, fix)
     victims = "queues, leases and completed markers" if policy.startswith("allkeys") else "leases and completed markers"
     seen = f"{policy}: a full Redis drops {victims if needed else 'results'}"
-    return Row(part, "eviction", State.FAIL if needed else State.WARN, seen, fix)
+    return Finding(part, "eviction", State.FAIL if needed else State.WARN, seen, fix)
 
 
-def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) -> Row:
+def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) -> Finding:
     what = "persistence"
     if "aof_enabled" not in info:
-        return Row(part, what, State.WARN, "unknown: INFO does not tell it here", "Look in the provider's console.")
+        return Finding(part, what, State.WARN, "unknown: INFO does not tell it here", "Look in the provider's console.")
     if info["aof_enabled"]:
         if info.get("aof_last_write_status", "ok") != "ok":
             seen = "the append-only file cannot be written: Redis refuses writes"
-            return Row(part, what, State.FAIL, seen, "Make room on its disk.")
+            return Finding(part, what, State.FAIL, seen, "Make room on its disk.")
         often = _configured(client, "appendfsync")
         costs = {
             "always": "a power cut costs nothing that was acknowledged",
@@ -116,7 +118,9 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
         seen = f"append-only file, appendfsync {often or 'unknown (CONFIG is refused)'}: "
         state = State.WARN if often == "no" else State.OK
         fix = "Set appendfsync everysec." if often == "no" else ""
-        return Row(part, what, state, seen + costs.get(often or "", "how much a power cut costs depends on it"), fix)
+        return Finding(
+            part, what, state, seen + costs.get(often or "", "how much a power cut costs depends on it"), fix
+        )
     copies, snapshots = int(info.get("connected_slaves", 0)), _configured(client, "save")
     state = State.WARN
     if snapshots:
@@ -130,7 +134,7 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
     else:
         seen = "none: a restart loses every queued job and every lease"
         state = State.FAIL if needed else State.WARN
-    return Row(part, what, state, seen, "Set appendonly yes.")
+    return Finding(part, what, state, seen, "Set appendonly yes.")
 
 
 def _configured(client: Any, name: str) -> str | None:
@@ -143,22 +147,22 @@ def _configured(client: Any, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _memory(part: str, info: dict[str, Any]) -> Row:
+def _memory(part: str, info: dict[str, Any]) -> Finding:
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if not limit:
-        return Row(part, "memory", State.OK, f"{_size(used)} used, no maxmemory")
+        return Finding(part, "memory", State.OK, f"{_size(used)} used, no maxmemory")
     seen = f"{_size(used)} of {_size(limit)} used"
     if used < NEARLY_FULL * limit:
-        return Row(part, "memory", State.OK, seen)
+        return Finding(part, "memory", State.OK, seen)
     fix = "Raise maxmemory, or find out what grows: queues, results, or keys of others."
-    return Row(part, "memory", State.WARN, f"{seen}: soon no job can be sent and no lease taken", fix)
+    return Finding(part, "memory", State.WARN, f"{seen}: soon no job can be sent and no lease taken", fix)
 
 
 def _size(number: int) -> str:
     return f"{number / 2**20:.1f} MiB"
 
 
-def _writes(part: str, user: RedisUser) -> Row:
+def _writes(part: str, user: RedisUser) -> Finding:
     """Write a key that ends by itself; for the lock, from a script too."""
     what = f"writes of {user.role}"
     # A name that a rule on keys (ACL) allows if it allows Celery's, and that the next doctor takes for ours.
@@ -170,8 +174,8 @@ def _writes(part: str, user: RedisUser) -> Row:
     except redis.RedisError as error:
         words = reason(error)
         fix = next((fix for sign, fix in _REFUSALS.items() if sign in words.lower()), "Look at the log of the server.")
-        return Row(part, what, State.FAIL, f"refused: {words}", fix, ready=False)
-    return Row(part, what, State.OK, "taken")
+        return Finding(part, what, State.FAIL, f"refused: {words}", fix, ready=False)
+    return Finding(part, what, State.OK, "taken")
 
 
 _REFUSALS = {
@@ -186,7 +190,7 @@ _REFUSALS = {
 }
 
 
-def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Row:
+def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Finding:
     """Who else is there. Of two apps on the same keys, the shorter visibility timeout holds for both."""
     client = users[0].client
     others: Counter[str] = Counter()
@@ -197,7 +201,7 @@ def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> R
             others[_owner(key if isinstance(key, str) else key.decode(errors="replace"), users, queues)] += 1
     except redis.RedisError as error:
         fix = "Allow this user +scan, or look for other applications yourself."
-        return Row(part, "company", State.WARN, f"unknown: {reason(error)}", fix)
+        return Finding(part, "company", State.WARN, f"unknown: {reason(error)}", fix)
     del others[""]
     strangers = [name.removeprefix(STRANGER) for name in others if name.startswith(STRANGER)]
     for name in strangers:
@@ -212,8 +216,8 @@ def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> R
             "If it is yours (a call or a function in task_routes names it), start a worker for it, with -Q. If not, give each "
             "app a database of its own, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
         )
-        return Row(part, "company", State.WARN, seen, fix)
-    return Row(part, "company", State.OK, seen)
+        return Finding(part, "company", State.WARN, seen, fix)
+    return Finding(part, "company", State.OK, seen)
 
 
 def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:

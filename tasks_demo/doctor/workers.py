@@ -16,8 +16,8 @@ from django.utils.timezone import now
 from tasks_demo.checks.setup import Setup
 from tasks_demo.core.wording import counted
 from tasks_demo.doctor.connections import RedisUser, connected
+from tasks_demo.doctor.findings import Finding, State, reason
 from tasks_demo.doctor.rabbitmq import depth
-from tasks_demo.doctor.rows import Row, State, reason
 
 PART = "jobs"
 #: How long workers have for their answers, seconds. Each broadcast takes all of it: nobody knows how many will answer.
@@ -40,17 +40,17 @@ class Waiting:
     missing: bool = False
 
 
-def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Row], frozenset[str]]:
+def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding], frozenset[str]]:
     """The rows, and the queues that living workers consume."""
     if not broker and not setup.is_rabbitmq:
         seen = f"the workers and queues of {setup.transport} cannot be asked"
-        return [Row(PART, "workers", State.WARN, seen, "Look at its own console.")], frozenset()
+        return [Finding(PART, "workers", State.WARN, seen, "Look at its own console.")], frozenset()
     asked = _asks(app)
     try:
         pools, consumed = _workers(app)
     except Exception as error:  # noqa: BLE001  (each transport has errors of its own)
         seen = f"cannot be asked: {reason(error)}"
-        rows = [Row(PART, "workers", State.WARN, seen, "Put the broker right; then ask again.")]
+        rows = [Finding(PART, "workers", State.WARN, seen, "Put the broker right; then ask again.")]
         pools, consumed, asked = {}, {}, False
     else:
         rows = [_said(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
@@ -98,23 +98,23 @@ def _pool(told: Mapping[str, Any]) -> str:
     return f"{name or 'pool unknown'}{f', {many}' if many else ''}"
 
 
-def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Row:
+def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Finding:
     if not _asks(app):
         seen = "not asked: worker_enable_remote_control is off"
-        return Row(PART, "workers", State.WARN, seen, "Look yourself whether workers are running.")
+        return Finding(PART, "workers", State.WARN, seen, "Look yourself whether workers are running.")
     if not pools:
         seen = f"none answers within {ANSWER:g} s (one on the solo pool does not while it runs a job)"
-        return Row(PART, "workers", State.WARN, seen, "Start one: `celery -A … worker`.")
+        return Finding(PART, "workers", State.WARN, seen, "Start one: `celery -A … worker`.")
     named = "; ".join(f"{_plain(worker)} ({pool})" for worker, pool in list(pools.items())[:NAMED])
     more = f"; and {len(pools) - NAMED} more" if len(pools) > NAMED else ""
     seen = f"{len(pools)} answer{'s' if len(pools) == 1 else ''}: {named}{more}"
     boundless = [worker for worker, pool in pools.items() if not pool.startswith(("prefork", "pool unknown"))]
     if boundless and limited:
         seen += f". The time limits of our tasks are not enforced on {', '.join(map(_plain, boundless[:NAMED]))}"
-        return Row(
+        return Finding(
             PART, "workers", State.WARN, seen, "See tasks_demo.W024 in docs/reference/checks.md, and the worker's log."
         )
-    return Row(PART, "workers", State.OK, seen)
+    return Finding(PART, "workers", State.OK, seen)
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _routed(setup: Setup) -> set[str]:
     return {queue.name for queue in (setup.queue(task) for task in setup.tasks) if queue is not None}
 
 
-def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: bool, anybody: bool) -> Row:
+def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: bool, anybody: bool) -> Finding:
     what = f"queue {_plain(name)}"
     who = f"consumed by {', '.join(map(_plain, by[:NAMED]))}" if by else "no worker that answers consumes it"
     if not asked:
@@ -138,14 +138,14 @@ def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: boo
         age = f"the oldest for {_duration(found.age)}" if found.age is not None else "for how long nobody here knows"
         seen = f"{found.many} wait{'s' if found.many == 1 else ''}, {age}; {who}"
         if nobody:
-            return Row(PART, what, State.FAIL, seen, fix, ready=False)
+            return Finding(PART, what, State.FAIL, seen, fix, ready=False)
         if found.age is not None and found.age > OLD:
-            return Row(PART, what, State.WARN, seen, "Start more workers, or find out what keeps these busy.")
-        return Row(PART, what, State.OK, seen)
+            return Finding(PART, what, State.WARN, seen, "Start more workers, or find out what keeps these busy.")
+        return Finding(PART, what, State.OK, seen)
     empty = "not there yet" if found.missing else "empty"
     if nobody and routed and anybody:
-        return Row(PART, what, State.WARN, f"{empty}; {who}, and tasks of ours go there", fix)
-    return Row(PART, what, State.OK, f"{empty}; {who}")
+        return Finding(PART, what, State.WARN, f"{empty}; {who}, and tasks of ours go there", fix)
+    return Finding(PART, what, State.OK, f"{empty}; {who}")
 
 
 def _on_redis(broker: RedisUser, setup: Setup, name: str) -> Waiting:
@@ -191,7 +191,7 @@ def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
     return None
 
 
-def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Row]:
+def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Finding]:
     """What workers hold, or held when they were killed."""
     key = broker.prefix + str(setup.options.get("unacked_key", "unacked"))
     index = broker.prefix + str(setup.options.get("unacked_index_key", "unacked_index"))
@@ -200,17 +200,21 @@ def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Row]:
         first: Any = broker.client.zrange(index, 0, 0, withscores=True)
     except redis.RedisError as error:
         return [
-            Row(PART, "unacknowledged", State.WARN, f"unknown: {reason(error)}", "Allow this user +hlen and +zrange.")
+            Finding(
+                PART, "unacknowledged", State.WARN, f"unknown: {reason(error)}", "Allow this user +hlen and +zrange."
+            )
         ]
     if not many:
-        return [Row(PART, "unacknowledged", State.OK, "none")]
+        return [Finding(PART, "unacknowledged", State.OK, "none")]
     age = max(time.time() - float(first[0][1]), 0.0) if first else 0.0
     seen = f"{many} in the hands of workers, living or killed; the oldest for {_duration(age)}"
     timeout = setup.visibility_timeout
     if timeout is not None and age > timeout:
         fix = "Start a worker: it delivers them again. If one is running, a job of it lasts longer than the timeout (W001)."
-        return [Row(PART, "unacknowledged", State.WARN, f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)]
-    return [Row(PART, "unacknowledged", State.OK, seen)]
+        return [
+            Finding(PART, "unacknowledged", State.WARN, f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)
+        ]
+    return [Finding(PART, "unacknowledged", State.OK, seen)]
 
 
 def _duration(seconds: float) -> str:

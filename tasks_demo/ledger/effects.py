@@ -24,9 +24,9 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.ledger import books as registry
 from tasks_demo.ledger.books import OVERLAP, Books, Effect
+from tasks_demo.ledger.events import EFFECT, SETTLED, EventData
 from tasks_demo.ledger.models import IN_A_RUN, UNSETTLED, BookCursor, BooksRead, Event, Tally
 from tasks_demo.ledger.pruning import NEWEST_KEPT
-from tasks_demo.ledger.rows import EFFECT, SETTLED, Row
 from tasks_demo.ledger.store import store
 
 #: Events of one transaction: long enough to be quick, short enough not to keep other writers waiting.
@@ -168,7 +168,7 @@ def _batches(effects: Iterable[Effect], tick: Callable[[], None]) -> Iterable[li
         yield batch
 
 
-def _append(missing: Callable[[], Sequence[Row]]) -> int:
+def _append(missing: Callable[[], Sequence[EventData]]) -> int:
     """Append the rows that are missing; returns how many. Another reader may append some of them at the same moment."""
     rows = missing()
     try:
@@ -179,7 +179,7 @@ def _append(missing: Callable[[], Sequence[Row]]) -> int:
     return len(rows)
 
 
-def _unknown(name: str, prefix: str, batch: Sequence[Effect]) -> list[Row]:
+def _unknown(name: str, prefix: str, batch: Sequence[Effect]) -> list[EventData]:
     """The entries that the ledger neither has nor had, as its rows."""
     now = time.time()
     sources = [f"{prefix}{effect.number}" for effect in batch]
@@ -199,7 +199,7 @@ def _unknown(name: str, prefix: str, batch: Sequence[Effect]) -> list[Row]:
         if source not in there and effect.number > pruned:
             pattern, run = homes.get(effect.operation, ("", ""))
             rows.append(
-                Row(
+                EventData(
                     at=effect.at or now,
                     kind=EFFECT,
                     source=source,
@@ -240,10 +240,10 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
     )
 
 
-def _settlements(task_ids: Sequence[str]) -> list[Row]:
+def _settlements(task_ids: Sequence[str]) -> list[EventData]:
     unsettled = _written(Tally).filter(task_id__in=task_ids, settled=0)
     return [
-        Row(
+        EventData(
             at=time.time(),
             kind=SETTLED,
             source=_settlement(task_id),

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks_demo.core import clock
 from tasks_demo.core.wording import counted
-from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.events import EventData
 
 logger = logging.getLogger(__name__)
 #: Seconds between two errors in the log while the ledger stays away.
@@ -32,12 +32,12 @@ class Gap:
         self.lost: Counter[str] = Counter()
         self._said_at = float("-inf")
 
-    def add_late(self, rows: Iterable[Row]) -> None:
+    def add_late(self, rows: Iterable[EventData]) -> None:
         tasks = [_task(row) for row in rows]
         self.late.update(tasks)
         totals["late"] += len(tasks)
 
-    def add_lost(self, row: Row) -> None:
+    def add_lost(self, row: EventData) -> None:
         if self.late[_task(row)] > 0:
             self.late[_task(row)] -= 1
         self.lost[_task(row)] += 1
@@ -66,7 +66,7 @@ class Gap:
         }
 
 
-def _task(row: Row) -> str:
+def _task(row: EventData) -> str:
     return row.task or row.kind
 
 

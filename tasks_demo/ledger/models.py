@@ -117,7 +117,7 @@ class Outcome(models.TextChoices):
     PARKED = "parked", "parked"
 
 
-#: The last digit (of base 16) of ``Tally.state``; see ``ledger.rows.STATES``.
+#: The last digit (of base 16) of ``Tally.state``; see ``ledger.tallies.STATES``.
 OUTCOMES: dict[int, Outcome] = dict(enumerate(Outcome, start=1))
 _code = F("state") % 16
 _called_off = In(_code, [6, 7])  # expired, revoked

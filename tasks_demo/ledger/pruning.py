@@ -18,8 +18,8 @@ from typing import Any
 from django.db import Error, connections
 from django.db.models import Q
 
+from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import UNSETTLED, Event, Outcome, Tally
-from tasks_demo.ledger.rows import EFFECT
 from tasks_demo.ledger.store import TALLIES, alias, unsupported
 
 __all__ = ["Pruned", "prune", "unsupported"]

@@ -14,8 +14,8 @@ from django.db.models.expressions import RawSQL
 from tasks_demo.core import clock
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.ledger.books import RECORDED
+from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.rows import EFFECT, FAULT, SETTLED
 
 #: The order of a job's life, for events of the same moment.
 _LIFE = (

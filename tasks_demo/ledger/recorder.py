@@ -40,8 +40,8 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.core.lifecycle import BY_MAIN, FOLLOWS, MUST_PRECEDE, Point, Reached, current
 from tasks_demo.ledger.books import counted_by
+from tasks_demo.ledger.events import EFFECT, GAP, EventData
 from tasks_demo.ledger.gap import Gap
-from tasks_demo.ledger.rows import EFFECT, GAP, Row
 from tasks_demo.ledger.sampling import Sampling
 from tasks_demo.ledger.store import alias, off_in_tests, store, unsupported
 
@@ -86,9 +86,9 @@ class Recorder:
         self._lock = threading.RLock()
         #: Held while a batch is committed, so that batches keep their order. Taken before the other lock.
         self._flushing = threading.RLock()
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[EventData] = deque()
         #: Being committed now.
-        self._in_flight: list[Row] = []
+        self._in_flight: list[EventData] = []
         #: The ledger is away: nobody waits for it.
         self._gap: Gap | None = None
         #: Something waits. Not an Event, which a handler that interrupts its ``set`` could not set, either.
@@ -178,11 +178,11 @@ class Recorder:
             return self.write_through
         return self.main_waits or not (self.is_main or point in BY_MAIN)
 
-    def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> Row:
+    def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> EventData:
         """Put one event into the next batch; without a ``source`` of its own it gets the next number."""
         with self._lock:
             source = source or f"{self._token}:{next(self._numbers)}"
-            row = Row(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
+            row = EventData(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
             self._waiting.append(row)
             if self._gap is not None:
                 self._gap.add_late([row])
@@ -192,7 +192,7 @@ class Recorder:
                 self._gap.add_lost(self._waiting.popleft())
         return row
 
-    def flush(self, announced: Row | None = None) -> bool:
+    def flush(self, announced: EventData | None = None) -> bool:
         """Commit what waits. Raises LedgerUnavailable and keeps it all, but for ``announced``: that will not happen.
 
         False: put off, an open transaction of this thread has the file. What was kept or put off the thread tries again.
@@ -250,7 +250,7 @@ class Recorder:
                 self._gap.add_late((*self._in_flight, *self._waiting))
             self._gap.say(why, self._unwritten())
 
-    def _flush(self, announced: Row | None = None, patience: float | None = None) -> bool:
+    def _flush(self, announced: EventData | None = None, patience: float | None = None) -> bool:
         # Asked first: the thread may hold the lock while it waits for the very transaction that we are in.
         if self._shares_a_file_with_an_open_transaction():
             return False
@@ -275,7 +275,7 @@ class Recorder:
             self._flushing.release()
         return True
 
-    def _next_batch(self, announced: Row | None) -> list[Row]:
+    def _next_batch(self, announced: EventData | None) -> list[EventData]:
         with self._lock:
             if announced is not None and not any(row is announced for row in self._waiting):
                 return []  # the thread was quicker, or it is done

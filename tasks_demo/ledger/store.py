@@ -25,9 +25,10 @@ from tasks_demo.core import clock, databases
 from tasks_demo.core.conf import in_tests, settings
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.core.wording import counted
+from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData
 from tasks_demo.ledger.models import Event
-from tasks_demo.ledger.rows import COUNTS, EFFECT, KNOWS_ITS_TASK, Row, Sum, fold
 from tasks_demo.ledger.sql import statement
+from tasks_demo.ledger.tallies import COUNTS, TallyDelta, fold
 
 #: Both databases bound the parameters of one statement (32,766 on SQLite, 65,535 on PostgreSQL).
 ROWS_A_STATEMENT = 100
@@ -83,7 +84,7 @@ class Store:
         self._bounded = True
         self._inherited: list[BaseDatabaseWrapper] = []
 
-    def append(self, rows: Sequence[Row], patience: float | None = None) -> None:
+    def append(self, rows: Sequence[EventData], patience: float | None = None) -> None:
         """Commit the rows and their counts, all or none.
 
         ``patience``: seconds to wait for another thread's commit, and for SQLite's write lock; None: as the database is set up.
@@ -172,7 +173,7 @@ class Store:
                     self._bounded = cursor.fetchone()[0] != "0"
         return self._connection
 
-    def _append(self, rows: Sequence[Row], patience: float | None) -> None:
+    def _append(self, rows: Sequence[EventData], patience: float | None) -> None:
         if why := unsupported():
             raise LedgerUnavailable(why)
         connection = self._open()
@@ -249,7 +250,7 @@ def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
 class _Batch:
     """Rows as parameters of the statements, made before the transaction begins: SQLite has one writer at a time."""
 
-    def __init__(self, rows: Sequence[Row], connection: BaseDatabaseWrapper) -> None:
+    def __init__(self, rows: Sequence[EventData], connection: BaseDatabaseWrapper) -> None:
         self._vendor = connection.vendor
         moments = _Moments(connection)
         self._events = [_values(row, moments) for row in rows]
@@ -276,7 +277,7 @@ class _Batch:
             cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
 
 
-def _new(cursor: Any, rows: Sequence[Row], vendor: str, *, in_doubt: bool) -> Sequence[Row]:
+def _new(cursor: Any, rows: Sequence[EventData], vendor: str, *, in_doubt: bool) -> Sequence[EventData]:
     """The rows that are not committed yet: of all, if the last answer was lost; else of effects, which several may record.
 
     Whoever writes effects is alone with its transaction, so nobody records the same one meanwhile.
@@ -320,7 +321,7 @@ class _Moments(dict[float, Any]):
         return moment
 
 
-def _values(row: Row, moments: _Moments) -> list[Any]:
+def _values(row: EventData, moments: _Moments) -> list[Any]:
     return [
         moments[row.at],
         row.kind,
@@ -335,7 +336,7 @@ def _values(row: Row, moments: _Moments) -> list[Any]:
     ]
 
 
-def _tally(counted: Sum, moments: _Moments) -> list[Any]:
+def _tally(counted: TallyDelta, moments: _Moments) -> list[Any]:
     return [
         counted.task_id,
         counted.operation,

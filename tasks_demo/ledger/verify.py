@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from django.db import Error, connections
 
 from tasks_demo.core import clock
+from tasks_demo.ledger.events import EFFECT, EventData
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.rows import COUNTS, EFFECT, Row, fold
+from tasks_demo.ledger.tallies import COUNTS, fold
 
 
 @contextmanager
@@ -28,9 +29,9 @@ def _one_moment(alias: str) -> Iterator[None]:
                 cursor.execute("ROLLBACK")
 
 
-def _rows(task_id: str) -> Iterator[Row]:
+def _rows(task_id: str) -> Iterator[EventData]:
     for event in Event.objects.filter(task_id=task_id).order_by("id").iterator():
-        yield Row(
+        yield EventData(
             at=clock.aware(event.at).timestamp(),
             kind=event.kind,
             source=event.source,

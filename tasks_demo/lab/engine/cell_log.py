@@ -12,7 +12,7 @@ from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.jobs import Job
 from tasks_demo.lab.processes.nemesis import FaultReport
-from tasks_demo.ledger.rows import FAULT, QUIESCENT, WORKER, Row
+from tasks_demo.ledger.events import FAULT, QUIESCENT, WORKER, EventData
 from tasks_demo.ledger.store import store
 
 
@@ -48,10 +48,10 @@ class CellLog:
         self._operations = {task_id: job.kwargs.get("operation", task_id) for job in jobs for task_id in job.task_ids}
         self._numbers = itertools.count(1)
 
-    def row(self, kind: str, **fields: Any) -> Row:
+    def row(self, kind: str, **fields: Any) -> EventData:
         """Return the event for ``store.append``."""
         task_id = fields.get("task_id", "")
-        return Row(
+        return EventData(
             at=time.time(),
             kind=kind,
             source=f"{self.run}#{next(self._numbers)}",

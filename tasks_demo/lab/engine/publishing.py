@@ -22,7 +22,7 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job
 from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.specs import Publication
-from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import OutboxMessage, Parked
@@ -87,7 +87,7 @@ class Publisher:
         """Publish every job. Raises Stop when the run is interrupted; what was published until then is written down."""
         killed = self._cell.victims if self._cell.fault is Fault.PUBLISHER_CRASH else {}
         options = self._broker.transport_options(self._visibility_timeout)
-        rows: list[Row] = []
+        rows: list[EventData] = []
         try:
             with current_app.connection_for_write(self._broker.broker_url, transport_options=options) as connection:
                 producer = connection.Producer()

@@ -40,9 +40,9 @@ from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
 from tasks_demo.lab.verdict.checker import check
 from tasks_demo.ledger import effects
+from tasks_demo.ledger.events import SETTLED
 from tasks_demo.ledger.models import IN_A_RUN, Event
 from tasks_demo.ledger.recorder import recorder
-from tasks_demo.ledger.rows import SETTLED
 
 logger = logging.getLogger(__name__)
 

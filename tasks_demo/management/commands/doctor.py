@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.doctor import Row, State, examine
+from tasks_demo.doctor import Finding, State, examine
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import carrying_all, table
 
@@ -51,14 +51,14 @@ class Command(BaseCommand):
             self._show(rows)
         sys.exit(code)
 
-    def _show(self, rows: list[Row]) -> None:
+    def _show(self, rows: list[Finding]) -> None:
         carrying_all(sys.stdout)
         for part, group in groupby(rows, key=lambda row: row.part):
             its = list(group)
             self.stdout.write(self.style.MIGRATE_HEADING(part))
             told = [[f"  {row.what}", row.state, row.seen + (f"\n→ {row.fix}" if row.fix else "")] for row in its]
 
-            def paint(number: int, column: int, text: str, its: list[Row] = its) -> str:
+            def paint(number: int, column: int, text: str, its: list[Finding] = its) -> str:
                 return getattr(self.style, COLOURS[its[number].state])(text) if column == 1 else text
 
             for line in table(told, least={0: 19, 1: 4}, paint=paint):
@@ -70,7 +70,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{counts}. {verdict}")
 
 
-def exit_code(rows: list[Row]) -> Exit:
+def exit_code(rows: list[Finding]) -> Exit:
     """What cannot be used goes first: without it nobody knows what else is broken."""
     if not all(row.ready for row in rows):
         return Exit.NOT_READY

@@ -17,8 +17,8 @@ from celery import Celery
 
 from tasks_demo.doctor.connections import broker
 from tasks_demo.doctor.database import clock
+from tasks_demo.doctor.findings import Finding, State, address, side_by_side
 from tasks_demo.doctor.redis_server import OLDEST, RedisUser, examine, group
-from tasks_demo.doctor.rows import Row, State, address, side_by_side
 from tasks_demo.management.arguments import Exit
 from tests.integration.servers.rabbitmq import RabbitServer
 from tests.integration.servers.redis import EMBEDDED, RedisServer
@@ -131,7 +131,7 @@ def test_eviction_and_no_persistence_break_promises(home: Home, short: Path) -> 
     assert "promises would be broken" in shown.out
 
 
-def rows_of(server: RedisServer, *, role: str = "broker", needed: bool = True) -> dict[str, Row]:
+def rows_of(server: RedisServer, *, role: str = "broker", needed: bool = True) -> dict[str, Finding]:
     """The rows of one server for one user, without a process."""
     user = RedisUser(role, server.client(), "tasks_demo:" if role == "leases" else "", needed=needed)
     with closing(user.client):
@@ -476,19 +476,19 @@ def test_a_clock_is_judged_by_the_moments_around_the_question(theirs: float, sta
 
 
 def test_a_part_that_hangs_or_crashes_hides_no_other() -> None:
-    def crash() -> list[Row]:
+    def crash() -> list[Finding]:
         raise ZeroDivisionError("a driver's own")
 
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
-        def hang() -> list[Row]:
+        def hang() -> list[Finding]:
             with listening.accept()[0]:
                 return []
 
         works: dict[tuple[str, str], Any] = {
             ("a", "hangs"): hang,
             ("b", "crashes"): crash,
-            ("c", "answers"): lambda: [Row("c", "answers", State.OK, "well")],
+            ("c", "answers"): lambda: [Finding("c", "answers", State.OK, "well")],
         }
         rows = side_by_side(works, seconds=0.2)
         socket.create_connection(listening.getsockname()).close()  # let the thread go

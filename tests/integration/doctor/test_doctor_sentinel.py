@@ -16,8 +16,8 @@ from celery import Celery
 from pytest_django import Settings
 
 from tasks_demo.doctor.connections import RedisUser, broker, leases, results
+from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import examine, group
-from tasks_demo.doctor.rows import State
 from tests.integration.servers.redis import EMBEDDED, until
 
 

@@ -6,19 +6,19 @@ import itertools
 import time
 from typing import Any
 
-from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store
 
 _numbers = itertools.count()
 START = time.time() - 60
 
 
-def event(kind: str, after_ms: float = 0.0, **fields: Any) -> Row:
+def event(kind: str, after_ms: float = 0.0, **fields: Any) -> EventData:
     """One event ``after_ms`` after the start."""
-    return Row(at=START + after_ms / 1000, kind=kind, source=f"test:{time.time_ns()}:{next(_numbers)}", **fields)
+    return EventData(at=START + after_ms / 1000, kind=kind, source=f"test:{time.time_ns()}:{next(_numbers)}", **fields)
 
 
-def life(task_id: str, *kinds: str, pattern: str = "acks_late", operation: str = "", **fields: Any) -> list[Row]:
+def life(task_id: str, *kinds: str, pattern: str = "acks_late", operation: str = "", **fields: Any) -> list[EventData]:
     """Events of one task, 10 ms apart; ``received`` and ``acked`` by main pid 100, the others by pool pid 101."""
     same = {"task_id": task_id, "operation": operation or task_id, "pattern": pattern, "books": "bank", **fields}
     rows = []
@@ -33,17 +33,17 @@ def life(task_id: str, *kinds: str, pattern: str = "acks_late", operation: str =
 WHOLE = ("published", "received", "started", "effect_begun", "effect", "effect_done", "returned", "acked")
 
 
-def ok(task_id: str, **fields: Any) -> list[Row]:
+def ok(task_id: str, **fields: Any) -> list[EventData]:
     """A healthy life."""
     return life(task_id, *WHOLE, **fields)
 
 
-def lost(task_id: str, **fields: Any) -> list[Row]:
+def lost(task_id: str, **fields: Any) -> list[EventData]:
     """Published, started, never charged, and all is quiet."""
     return life(task_id, "published", "received", "started", "settled", **fields)
 
 
-def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[Row]:
+def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[EventData]:
     """Killed after its effect by the death of main 100, delivered again to another worker, charged again."""
     same: dict[str, Any] = {"task_id": task_id, "operation": task_id, "pattern": pattern, "books": "bank", "run": run}
     first: dict[str, Any] = {**same, "worker": "w1@test"}
@@ -71,6 +71,6 @@ def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[R
     ]
 
 
-def append(*lives: list[Row]) -> None:
+def append(*lives: list[EventData]) -> None:
     """Commit these lives."""
     store.append([row for rows in lives for row in rows])

@@ -33,10 +33,10 @@ from tasks_demo.ledger import effects
 from tasks_demo.ledger import store as store_module
 from tasks_demo.ledger.books import Effect
 from tasks_demo.ledger.effects import copy, settle
+from tasks_demo.ledger.events import EFFECT, GAP, SETTLED, EventData
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.ledger.recorder import FOLLOWS, MUST_PRECEDE, recorder
-from tasks_demo.ledger.rows import EFFECT, GAP, SETTLED, Row
 from tasks_demo.ledger.store import Store, store
 from tasks_demo.ledger.verify import differences
 from tests.support import PROJECT, Home, database_url_of_tests, together, until
@@ -47,13 +47,13 @@ pytestmark = pytest.mark.usefixtures("ledger")
 WRITER = """
 import sys, time, uuid
 import django; django.setup()
-from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import Store, store
 name, batches, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for batch in range(batches):
     task = f"{name}-{batch}"
     rows = [
-        Row(at=time.time(), kind=kind, source=f"{name}:{batch}:{number}", task_id=who, operation=who,
+        EventData(at=time.time(), kind=kind, source=f"{name}:{batch}:{number}", task_id=who, operation=who,
             pattern="acks_late", books="bank")
         for number, (kind, who) in enumerate([("received", task), ("started", "shared"), ("returned", task)] * size)
     ]
@@ -78,9 +78,9 @@ def write_elsewhere(name: str, batches: int, size: int) -> subprocess.Popen[str]
     )
 
 
-def row(kind: str, task_id: str = "t", source: str = "", **fields: Any) -> Row:
+def row(kind: str, task_id: str = "t", source: str = "", **fields: Any) -> EventData:
     fields.setdefault("operation", task_id)
-    return Row(at=time.time(), kind=kind, source=source or uuid.uuid4().hex, task_id=task_id, **fields)
+    return EventData(at=time.time(), kind=kind, source=source or uuid.uuid4().hex, task_id=task_id, **fields)
 
 
 def subject(task_id: str | None = None) -> Subject:
@@ -308,7 +308,7 @@ def test_what_was_kept_is_written_when_the_database_is_back_though_nothing_else_
 def test_the_thread_goes_on_after_an_error_that_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def fall(rows: list[Row], *_: object) -> None:
+    def fall(rows: list[EventData], *_: object) -> None:
         if rows:
             seen.append(threading.current_thread().name)
             raise RuntimeError("unexpected")
@@ -424,7 +424,7 @@ def test_a_worker_s_main_process_never_commits_on_its_event_loop(
     threads: list[str] = []
     append = store.append
 
-    def watched(rows: list[Row], *_: object) -> None:
+    def watched(rows: list[EventData], *_: object) -> None:
         append(rows)
         if rows:  # the thread may still be awake from an earlier test
             threads.append(threading.current_thread().name)
@@ -637,7 +637,7 @@ def test_a_reader_that_dies_between_two_batches_leaves_the_rest_to_the_next(
     appended = []
     append = store.append
 
-    def die_after_one(rows: list[Row]) -> None:
+    def die_after_one(rows: list[EventData]) -> None:
         append(rows)
         appended.extend(rows)
         if rows:
@@ -679,7 +679,7 @@ def elsewhere(ledger: None) -> Iterator[Store]:
 
 
 @contextmanager
-def half_written(writer: Store, rows: list[Row]) -> Iterator[Any]:
+def half_written(writer: Store, rows: list[EventData]) -> Iterator[Any]:
     """A transaction of the writer, open as long as the block."""
     batch = store_module._Batch(rows, writer._open())
     with closing(writer._open().connection.cursor()) as cursor:
@@ -722,16 +722,16 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
 ORPHANED = """
 import os, signal, sys, time
 import django; django.setup()
-from tasks_demo.ledger.rows import Row
+from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store, _Batch
-store.append([Row(at=time.time(), kind="received", source="first", task_id="first")])
+store.append([EventData(at=time.time(), kind="received", source="first", task_id="first")])
 pid = os.fork()
 if pid == 0:
     sys.stdin.readline()
     os._exit(0)
 with store._open().connection.cursor() as cursor:
     store._begin_postgresql(cursor, alone=False)
-    _Batch([Row(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
+    _Batch([EventData(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -766,7 +766,7 @@ def test_two_readers_of_one_entry_count_it_once_and_neither_fails(monkeypatch: p
     store.append([row("published", "t", books="bank"), row("failed", "t")])
     append, other = store.append, Store()
 
-    def second(rows: list[Row]) -> None:
+    def second(rows: list[EventData]) -> None:
         monkeypatch.setattr(store, "append", append)
         other.append(rows)  # after this reader has looked for what is missing
         append(rows)

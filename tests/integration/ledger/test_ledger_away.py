@@ -19,13 +19,13 @@ from django.test import Client
 from tasks_demo.checks.setup import Setup
 from tasks_demo.core.exceptions import LedgerUnavailable, StartNotRecorded
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
+from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.records import records
-from tasks_demo.doctor.rows import State
 from tasks_demo.ledger import recorder as module
 from tasks_demo.ledger.books import record_effect
+from tasks_demo.ledger.events import GAP
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import recorder
-from tasks_demo.ledger.rows import GAP
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
 from tests.integration.stranger import Stranger, opened

@@ -69,12 +69,12 @@ def test_books_are_read_where_they_are_written_and_nobody_is_lost(split: tuple[S
     """A healthy job whose payment the replica does not have yet."""
     project, settings = split
     made = (
-        "import time\nfrom tasks_demo.ledger.rows import Row\nfrom tasks_demo.ledger.store import store\n"
+        "import time\nfrom tasks_demo.ledger.events import EventData\nfrom tasks_demo.ledger.store import store\n"
         "from tasks_demo.ledger.effects import read_books\nfrom tasks_demo.ledger.books import record_effect\n"
         "Payment(order_id='paid', cents=1, by='t').save(using='default')\n"
         "def event(number, kind):\n"
-        "    return Row(at=time.time() - 9, kind=kind, task_id='t', operation='paid', pattern='acks_late', worker='', pid=1,\n"
-        "               run='', source=f's:{number}', detail={}, books='payments', task='orders.index')\n"
+        "    return EventData(at=time.time() - 9, kind=kind, task_id='t', operation='paid', pattern='acks_late', worker='',\n"
+        "               pid=1, run='', source=f's:{number}', detail={}, books='payments', task='orders.index')\n"
         "store.append([event(n, kind) for n, kind in enumerate(['published', 'received', 'started', 'returned'])])\n"
         "said = [state.trouble for _ in range(2) for state in read_books()]\n"
         "again = [record_effect('mine', key='once') for _ in range(2)]\n"

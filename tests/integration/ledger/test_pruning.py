@@ -14,8 +14,8 @@ from django.db import connection
 from django.utils.timezone import now
 
 from tasks_demo.ledger import pruning
+from tasks_demo.ledger.events import EFFECT, SETTLED, WORKER, EventData
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.rows import EFFECT, SETTLED, WORKER, Row
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
 from tasks_demo.records.models import Parked
@@ -41,7 +41,7 @@ LIVES: dict[str, tuple[list[str], str, bool]] = {
 def live(task_id: str, at: float, kinds: list[str], books: str = "", operation: str = "") -> None:
     store.append(
         [
-            Row(at=at + number / 1000, kind=kind, source=uuid.uuid4().hex, task_id=task_id, operation=operation or task_id,
+            EventData(at=at + number / 1000, kind=kind, source=uuid.uuid4().hex, task_id=task_id, operation=operation or task_id,
                 pattern="acks_late", books=books, task="shop.charge")
             for number, kind in enumerate(kinds)
         ]
@@ -49,7 +49,7 @@ def live(task_id: str, at: float, kinds: list[str], books: str = "", operation: 
 
 
 def effect(number: int, operation: str, at: float, task_id: str = "") -> None:
-    store.append([Row(at=at, kind=EFFECT, source=f"bank:b:{number}", task_id=task_id, operation=operation)])
+    store.append([EventData(at=at, kind=EFFECT, source=f"bank:b:{number}", task_id=task_id, operation=operation)])
 
 
 def left() -> set[str]:
@@ -122,7 +122,7 @@ def test_the_newest_entries_of_each_book_stay() -> None:
 
 def test_events_without_a_task_leave_by_their_age() -> None:
     for number, at in enumerate((OLD, YOUNG)):
-        store.append([Row(at=at, kind=WORKER, source=f"w:{number}")])
+        store.append([EventData(at=at, kind=WORKER, source=f"w:{number}")])
     call_command("prune")
     assert Event.objects.get().source == "w:1"
 
@@ -156,7 +156,9 @@ def test_what_is_only_counted_or_not_meant_stays(arguments: list[str], capsys: p
 
 def test_a_job_that_comes_again_while_it_is_pruned_is_counted_afresh() -> None:
     live("t", OLD, ["published", "received", "started", "returned"])
-    store.append([Row(at=time.time(), kind="acked", source="late", task_id="t", operation="t")])  # no column counts it
+    store.append(
+        [EventData(at=time.time(), kind="acked", source="late", task_id="t", operation="t")]
+    )  # no column counts it
     call_command("prune")
     live("t", time.time(), ["received", "suppressed"])
     assert left() == {"t"}

@@ -12,8 +12,8 @@ import pytest
 from pytest_django import Settings as DjangoSettings
 
 from tasks_demo.dashboard.story import story
+from tasks_demo.ledger.events import EFFECT, FAULT, EventData
 from tasks_demo.ledger.models import Tally
-from tasks_demo.ledger.rows import EFFECT, FAULT, Row
 from tasks_demo.ledger.store import store
 from tasks_demo.management.commands.timeline import Command
 from tests.support import Finished, Home
@@ -40,7 +40,7 @@ def killed(ledger: None) -> str:
     ]  # fmt: skip
     store.append(
         [
-            Row(
+            EventData(
                 at=now + number / 10, kind=kind, source=f"x:{number}", task_id=ID, operation="order [bold]17[/]",
                 pattern="acks_late", worker="w1@[red]t", pid=10 + number, books="bank", detail=detail,
             )
@@ -98,8 +98,8 @@ def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
     kind: str, detail: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"worker": "w\x1b[2J@t", "task": "shop.\x1b[31mnope", "operation": "\x1b[2J"}
-    begun = Row(at=1.0, kind="started", source="x:0", task_id=ID, **names)
-    store.append([begun, Row(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])
+    begun = EventData(at=1.0, kind="started", source="x:0", task_id=ID, **names)
+    store.append([begun, EventData(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])
     code, out, err = run(capsys, ID)
     assert (code, err, len(out) < 10_000) == (0, "", True)
     assert all(line.isprintable() for line in out.splitlines()), ascii(out[:3000])

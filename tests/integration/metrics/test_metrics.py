@@ -163,15 +163,15 @@ def test_name_that_a_stranger_chose_is_no_label() -> None:
 
 
 def test_ledger_away_is_counted() -> None:
+    from tasks_demo.ledger.events import EventData
     from tasks_demo.ledger.gap import Gap
-    from tasks_demo.ledger.rows import Row
 
     _reach(Point.RECEIVED)
     before = (
         _value("tasks_demo_ledger_not_written_total", what="late"),
         _value("tasks_demo_ledger_not_written_total", what="lost"),
     )
-    gap, row = Gap(), Row(at=0.0, kind="started", source="m:1", task_id="m")
+    gap, row = Gap(), EventData(at=0.0, kind="started", source="m:1", task_id="m")
     gap.add_late([row, row])
     gap.add_lost(row)
     _reach(Point.RECEIVED)

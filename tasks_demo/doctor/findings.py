@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Finding:
     """``part`` (who was asked), ``what`` was looked at, what was ``seen``, and the ``fix``: what to do, empty if nothing."""
 
     part: str
@@ -38,20 +38,20 @@ class Row:
     ready: bool = True
 
 
-def silent(part: str, what: str, seen: str, fix: str) -> Row:
+def silent(part: str, what: str, seen: str, fix: str) -> Finding:
     """Something that jobs need and that does not answer."""
-    return Row(part, what, State.FAIL, seen, fix, ready=False)
+    return Finding(part, what, State.FAIL, seen, fix, ready=False)
 
 
 #: Who is asked, and what: the part and the first row of its answer.
-Asked = tuple[str, str]
+Question = tuple[str, str]
 
 
-def side_by_side(works: Mapping[Asked, Callable[[], list[Row]]], seconds: float = DEADLINE) -> list[Row]:
+def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds: float = DEADLINE) -> list[Finding]:
     """The rows of all, in their order. What takes longer is left to a daemon thread and counts as silent."""
-    found: dict[Asked, list[Row]] = {}
+    found: dict[Question, list[Finding]] = {}
 
-    def run(asked: Asked, work: Callable[[], list[Row]]) -> None:
+    def run(asked: Question, work: Callable[[], list[Finding]]) -> None:
         try:
             found[asked] = work()
         except Exception as error:  # noqa: BLE001 (drivers raise what they like; one part must not hide the others)

@@ -1,0 +1,94 @@
+"""An event before it is stored: what a process reports to the ledger. No database access.
+
+``tallies`` says how an event counts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Kinds that are not points of a task's life.
+EFFECT = "effect"  # one entry in somebody's books
+FAULT = "fault"  # a fault that the lab injected, or tried to
+SETTLED = "settled"  # the books were read after the task had ended
+GAP = "gap"  # events that a process could not write in time, or at all
+WORKER = "worker"  # a worker of the lab started or stopped
+QUIESCENT = "quiescent"  # the end of an experiment's cell, with the evidence that nothing runs any more
+
+#: Kinds reported by the worker, which has the task's class. A publisher may know only its name.
+KNOWS_ITS_TASK = frozenset({"received", "started"})
+
+#: Maximum length, in characters, of the columns whose text comes from outside.
+LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255, "task": 255}
+
+
+@dataclass(frozen=True, slots=True)
+class EventData:
+    """One event to append.
+
+    ``at``: seconds since the epoch. ``source``: unique; an event whose source is stored already is not stored again.
+    """
+
+    at: float
+    kind: str
+    source: str
+    task_id: str = ""
+    operation: str = ""
+    pattern: str = ""
+    worker: str = ""
+    pid: int | None = None
+    run: str = ""
+    books: str = ""
+    task: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Publishers choose task IDs. One that no database can hold must not make a whole batch fail.
+        for name, most in LONGEST.items():
+            text = getattr(self, name)
+            if len(text) > most or not text.isprintable():
+                object.__setattr__(self, name, storable(text)[:most])
+
+    def detail_as_json(self) -> str:
+        """The detail as JSON that every database accepts; values that JSON cannot carry become text. Raises nothing."""
+        if not self.detail:
+            return "{}"
+        try:
+            text = json.dumps(self.detail, default=str, allow_nan=False)
+            # json.dumps accepts NUL and lone surrogates; PostgreSQL does not.
+            if "\\u0000" not in text and "\\ud" not in text:
+                return text
+        except Exception:  # noqa: BLE001, S110  (from a task's body: keys that are not text, NaN, a __str__ that raises)
+            pass
+        try:
+            return json.dumps(_storable(self.detail))
+        except Exception as error:  # noqa: BLE001  (for example a dict that contains itself; the event is stored without its detail)
+            return json.dumps({"not_written": type(error).__name__})
+
+
+def microseconds(at: float) -> int:
+    """Whole microseconds since the epoch, rounded as ``datetime.fromtimestamp`` does, so that they equal the stored column."""
+    whole = int(at)
+    return whole * 1_000_000 + round((at - whole) * 1e6)
+
+
+def storable(text: str) -> str:
+    """The text with NUL and lone surrogates escaped: databases accept neither."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable(str(name)): _storable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_storable(inner) for inner in value]
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+    return storable(str(value))

@@ -1,0 +1,115 @@
+"""How events count in the tally of their task ID: which column, which state, and what a batch adds. No database access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tasks_demo.ledger.events import FAULT, SETTLED, EventData, microseconds
+
+#: The counting columns of a tally, in the order of ``sql/keep_tally.sql``, and the kinds that each counts.
+COUNTS: dict[str, frozenset[str]] = {
+    "publications": frozenset({"published"}),
+    "deliveries": frozenset({"received"}),
+    "executions": frozenset({"started"}),
+    "suppressed": frozenset({"suppressed"}),
+    "deferred": frozenset({"deferred"}),
+    "fenced": frozenset({"fenced"}),
+    "quarantined": frozenset({"quarantined"}),
+    "failed": frozenset({"failed"}),
+    "returned": frozenset({"returned"}),
+    "abandoned": frozenset({"failed"}),
+    "faults": frozenset({FAULT}),
+    "ended": frozenset(
+        {"returned", "suppressed", "failed", "rejected", "ignored", "expired", "revoked", "quarantined"}
+    ),
+    "settled": frozenset({SETTLED}),
+}
+
+#: The state that a kind puts a job into: the last hexadecimal digit of ``Tally.state``, named by ``models.OUTCOMES``.
+#: Other kinds change no state: the copy that is received, deferred or suppressed may run beside another that has ended.
+STATES: dict[str, int] = {
+    "deferred": 1,
+    "published": 1,
+    "replaced": 1,
+    "started": 2,
+    "retried": 3,
+    "returned": 4,
+    "failed": 5,
+    "expired": 6,
+    "revoked": 7,
+    "rejected": 8,
+    "ignored": 8,
+    "quarantined": 9,
+}
+
+#: The columns in which an event of a kind may count.
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    kind: tuple(column for column, kinds in COUNTS.items() if kind in kinds)
+    for kind in frozenset[str]().union(*COUNTS.values())
+}
+
+
+def counts_in(event: EventData, column: str) -> bool:
+    """Whether this event adds one to ``column`` of its task's tally."""
+    if event.kind not in COUNTS[column]:
+        return False
+    if event.kind == "published":
+        return bool(event.detail.get("outcome", "ok") == "ok")
+    if column == "abandoned":
+        return bool(event.detail.get("abandoned"))
+    return event.kind != FAULT or bool(event.detail.get("landed"))
+
+
+def state_of(event: EventData) -> int:
+    """When the job entered which state, as one number that orders states by time; 0 if this event changes none.
+
+    The time is the writer's clock. Between hosts whose clocks differ by more than a retry takes, the order can be wrong.
+    """
+    code = STATES.get(event.kind, 0)
+    # A copy deferred beside another, or published again by a reconciler, does not change the job's state.
+    if not code or (code == 1 and event.kind != "replaced" and not event.detail.get("requeued")):
+        return 0
+    return microseconds(event.at) * 16 + code
+
+
+@dataclass(slots=True)
+class TallyDelta:
+    """What a batch of events adds to the tally of one task ID."""
+
+    task_id: str
+    operation: str = ""
+    pattern: str = ""
+    run: str = ""
+    books: str = ""
+    task: str = ""
+    state: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    first_at: float = float("inf")
+    last_at: float = float("-inf")
+
+    def add(self, event: EventData) -> None:
+        self.operation = self.operation or event.operation
+        self.pattern = self.pattern or event.pattern
+        self.run = self.run or event.run
+        self.books = self.books or event.books
+        self.task = self.task or event.task
+        if event.kind in STATES:
+            self.state = max(self.state, state_of(event))
+        for column in _COLUMNS.get(event.kind, ()):
+            if counts_in(event, column):
+                self.counts[column] += 1
+        self.first_at = min(self.first_at, event.at)
+        self.last_at = max(self.last_at, event.at)
+
+
+def fold(events: Iterable[EventData]) -> dict[str, TallyDelta]:
+    """Sum events by task ID. Events that change neither a count nor the state touch no tally, which costs more than an event.
+
+    Effects are not counted here: they belong to operations (``sql/count_effects.sql``).
+    """
+    deltas: dict[str, TallyDelta] = {}
+    for event in events:
+        if event.task_id and (event.kind in _COLUMNS or event.kind in STATES):
+            deltas.setdefault(event.task_id, TallyDelta(event.task_id)).add(event)
+    return deltas
