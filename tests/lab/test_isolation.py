@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tasks_demo.lab.processes import databases as scratch
+from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_folder
 from tasks_demo.leases.redis_store import connect
 from tests.integration.servers.postgres import own_postgres
 from tests.support import PROJECT, STATE, TOKEN, Home, scratch_database, together, until
@@ -106,13 +106,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next(redis_url: str, tmp_path:
     for name, left in (("dead", note), ("far", elsewhere)):
         (tmp_path / name / "scratch").mkdir()
         (tmp_path / name / "scratch" / "shop.sqlite3").touch()
-        (tmp_path / name / "scratch" / "note.json").write_text(json.dumps(left))
+        (tmp_path / name / "scratch" / "leftovers.json").write_text(json.dumps(left))
     (tmp_path / "young" / "scratch").mkdir()  # killed before it had anything
     with connect(redis_url, 5.0) as client:
         for key in ("lab:dead:celery", "lab:dead:x:unacked", "lab:alive:celery", "celery"):
             client.set(key, "1")
-        with scratch.kept_apart(tmp_path / "alive", {**note, "prefix": "lab:alive:"}) as own:
-            scratch.sweep(tmp_path, redis_url)
+        with scratch_folder(tmp_path / "alive", Leftovers(str(short), redis_url, "lab:alive:")) as own:
+            remove_leftovers(tmp_path, redis_url)
             assert {path.parent.name for path in tmp_path.glob("*/scratch")} == {"far", "alive"}
             assert own.is_dir()
             assert {key.decode() for key in client.scan_iter()} == {"lab:alive:celery", "celery"}

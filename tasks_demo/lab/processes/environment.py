@@ -20,8 +20,8 @@ from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.demo.stack.bank import EmbeddedBank
 from tasks_demo.demo.stack.redis import EmbeddedRedis
-from tasks_demo.lab.processes import databases as scratch
 from tasks_demo.lab.processes.brokers import RedisLane
+from tasks_demo.lab.processes.databases import Leftovers, purge, remove_leftovers, scratch_database, scratch_folder
 from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.ledger import store
 
@@ -50,13 +50,12 @@ def environment(folder: Path, broker: str, run_id: str) -> Iterator[Environment]
     with contextlib.ExitStack() as stack:
         socket_dir = Path(tempfile.mkdtemp(prefix="lab-"))
         stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
-        note = {"sockets": str(socket_dir), "redis": redis_url, "prefix": prefix}
-        own = stack.enter_context(scratch.kept_apart(folder, note))
+        own = stack.enter_context(scratch_folder(folder, Leftovers(str(socket_dir), redis_url, prefix)))
         if not embedded:
             stack.callback(
                 _purge, redis_url, prefix
-            )  # when the last worker has ended: each lane has done so for itself before
-        place = stack.enter_context(scratch.scratch(own, run_id))
+            )  # after the last worker has ended; each lane has purged its own keys
+        place = stack.enter_context(scratch_database(own, run_id))
         # The template first: it imports while the others start.
         template = TemplateClient(folder / "template.log", place)
         stack.callback(template.close)
@@ -69,15 +68,15 @@ def environment(folder: Path, broker: str, run_id: str) -> Iterator[Environment]
         lane = RedisLane(redis_url, prefix)
         lane.check()
         lane.client.close()
-        scratch.sweep(folder.parent, redis_url)
+        remove_leftovers(folder.parent, redis_url)
         check_bank(bank_url)
         template.wait_ready()
         yield Environment(redis_url, bank_url, template, socket_dir)
 
 
 def _purge(redis_url: str, prefix: str) -> None:
-    with contextlib.suppress(redis.RedisError):  # what stays, the next run removes
-        scratch.purge(redis_url, prefix)
+    with contextlib.suppress(redis.RedisError):  # the next run removes what stays
+        purge(redis_url, prefix)
 
 
 def check_databases() -> None:
@@ -98,7 +97,7 @@ def _check_database(alias: str) -> None:
         ) from error
     if missing:
         raise EnvironmentNotReady(
-            f"The database {alias!r} misses {counted(len(missing), 'migration')}, first {missing[0][0]}. "
+            f"The database {alias!r} lacks {counted(len(missing), 'migration')}, first {missing[0][0]}. "
             f"Run `python manage.py migrate{'' if alias == DEFAULT_DB_ALIAS else f' --database {alias}'}`."
         )
 

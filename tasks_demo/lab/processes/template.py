@@ -3,7 +3,7 @@
 ``TemplateClient`` is the lab's side: it starts ``python -m tasks_demo.lab.processes.template`` and asks it for workers over a
 socket, one JSON object a line: ``{"fork": spec}`` is answered by ``{"forked": id, "pid": pid}``, and
 ``{"exit": pid, "status": code}`` follows when that worker has ended (negative: the signal that ended it).
-``{"terminate": pid}`` sends SIGTERM to a worker, or to nobody if it has ended. When the socket closes, the template kills
+``{"terminate": pid}`` sends SIGTERM to a worker unless it has ended. When the socket closes, the template kills
 the process groups of its workers and ends; when the template dies, its workers die with it (PR_SET_PDEATHSIG).
 """
 
@@ -25,15 +25,15 @@ from typing import Any
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.processes.specs import WorkerSpec
 
-#: How long an import of everything, or a fork, may take on a busy machine, seconds.
-PATIENCE = 60.0
+#: Maximum time to wait for the imports, or for a fork, on a busy machine, seconds.
+REPLY_SECONDS = 60.0
 
 
 class TemplateClient:
     """The lab's side. Start it from the main thread: its death signal follows the thread that started it."""
 
     def __init__(self, log: Path, place: str = "") -> None:
-        """``place``: the scratch database of this run, see ``scratch.use``; none: the project's own tables."""
+        """``place``: the scratch database of this run, see ``use_database``; empty: the project's own tables."""
         from tasks_demo.demo.stack.processes import project_environment, spawn
 
         ours, theirs = socket.socketpair()
@@ -57,9 +57,9 @@ class TemplateClient:
         self._reader.start()
 
     def wait_ready(self) -> None:
-        """Return when the template has imported everything; raises EnvironmentNotReady with the log's end if it cannot."""
+        """Return when the template has imported everything. Raises EnvironmentNotReady with the end of its log if it cannot."""
         try:
-            answer = self._ready.get(timeout=PATIENCE)
+            answer = self._ready.get(timeout=REPLY_SECONDS)
         except Empty:
             answer = {}
         if not answer.get("ready"):
@@ -75,7 +75,7 @@ class TemplateClient:
             self._replies[number] = reply
         self._send({"fork": spec.as_dict(), "id": number})
         try:
-            answer = reply.get(timeout=PATIENCE)
+            answer = reply.get(timeout=REPLY_SECONDS)
         except Empty:
             raise EnvironmentNotReady("The lab's worker template does not answer.") from None
         pid = answer.get("pid")
@@ -90,9 +90,9 @@ class TemplateClient:
         return int(pid)
 
     def terminate(self, pid: int) -> None:
-        """Ask a worker to end (SIGTERM); does nothing if it has ended.
+        """Send SIGTERM to a worker; do nothing if it has ended.
 
-        Only the template can do that safely: it alone reaps its workers, so it knows whose number this still is.
+        Only the template can do that safely: it reaps its workers, so it knows whether the pid is still theirs.
         """
         self._send({"terminate": pid})
 
@@ -116,7 +116,7 @@ class TemplateClient:
                 for line in lines:
                     self._handle(json.loads(line))
         except OSError:
-            pass  # the socket was closed under us: the same as its end
+            pass  # the socket was closed: the same as its end
         with self._lock:
             replies = list(self._replies.values())
         self._ready.put({})
@@ -146,9 +146,9 @@ def main(descriptor: int, place: str) -> None:
 
     django.setup()
     if place:
-        from tasks_demo.lab.processes.databases import use
+        from tasks_demo.lab.processes.databases import use_database
 
-        use(place)
+        use_database(place)
     worker.preload()
     control = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
@@ -156,7 +156,7 @@ def main(descriptor: int, place: str) -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the experiment, which then closes the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the experiment, which closes the socket
     control.sendall(b'{"ready": true}\n')
     selector = selectors.DefaultSelector()
     selector.register(control, selectors.EVENT_READ)
@@ -175,7 +175,7 @@ def main(descriptor: int, place: str) -> None:
                         request = json.loads(line)
                         if "fork" in request:
                             _fork(request, control, workers, (selector.fileno(), wake_read, wake_write))
-                        elif request["terminate"] in workers:  # not reaped yet: the number is still its own
+                        elif request["terminate"] in workers:  # not reaped yet: the pid is still its own
                             os.kill(request["terminate"], signal.SIGTERM)
                 else:
                     os.read(wake_read, 4096)
