@@ -1,4 +1,4 @@
-"""What a benchmark measured, as ratios of series taken in turns in one run; and how it is shown. Pure."""
+"""The figures of a benchmark, as ratios of series measured in turns in one run, and their tables. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = "benchmark/1"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One quantity, measured once a round, or once for each of many ``events``. At least one value."""
+    """One quantity, measured once per round, or with ``events`` once per event. At least one value."""
 
     name: str
     unit: str
@@ -56,10 +56,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the result: A, perhaps B, and the ratio A/B of each round's pair.
+    """One line of the result: A, often B, and the ratio A/B of each round's pair.
 
-    ``why_not`` says why it was not measured; then there is no A, and it is within no budget. ``pattern``: of which pattern this
-    is the price, with acks_late as B; ``id`` is then that pattern (its speed), or ends with ``_cpu``.
+    :param why_not: why it was not measured; then there is no A, and it is within no budget.
+    :param pattern: the pattern whose cost this is, with acks_late as B. ``id`` is then the pattern (its throughput), or the
+        pattern and ``_cpu``.
     """
 
     id: str
@@ -72,7 +73,7 @@ class Figure:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """A/B, pair by pair: the two of a round were measured one after the other, on the same machine in the same state."""
+        """A/B of each round: the two were measured one after the other, on the same machine in the same state."""
         if self.a is None or self.b is None:
             return ()
         return tuple(a / b for a, b in zip(self.a.values, self.b.values, strict=True))
@@ -104,11 +105,11 @@ class Figure:
 
 
 def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """What each pattern costs, measured against acks_late in the same rounds, as JSON; without figures of patterns: nothing.
+    """Return what each pattern costs against acks_late in the same rounds, as JSON; [] without figures of patterns.
 
-    ``cpu_ms``: processor time per job of the worker's processes; those of Redis and of the relay are not in it. ``delay_ms``:
-    from handing a job over to its start with nothing else to do. It is the publisher that matters there: a pattern that is
-    not measured has the delay of acks_late when it is published directly, and that of outbox when it goes through that.
+    ``cpu_ms``: processor time per job of the worker's processes, without Redis and the relay. ``delay_ms``: from publishing a
+    job to its start on an idle worker. A pattern without a figure has the delay of acks_late if it is published directly, and
+    that of outbox if it is published through it.
     """
     known = {figure.id: figure for figure in figures if figure.a and figure.b}
     patterns = [figure.pattern for figure in figures if figure.id == figure.pattern and figure.id in known]
@@ -143,13 +144,13 @@ def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 
 
 def render(console: Console, document: dict[str, Any]) -> None:
-    """The table. The last column is what a reader looks for first, so nothing in it is left to colour alone."""
+    """Print the tables. The last column is read first, so it does not depend on colour."""
     table = Table(box=box.SIMPLE_HEAD, expand=False)
     for name in ("what", "A", "B", "ratio A/B", "budget", "within budget"):
         table.add_column(name, overflow="fold")
     for figure in document["figures"]:
         if figure["pattern"] and not figure["budget"]:
-            continue  # it is in the table of the patterns
+            continue  # shown in the table of the patterns
         if figure["not_measured"]:
             table.add_row(
                 figure["what"], f"not measured: {figure['not_measured']}", "", "", figure["budget"] or "–", "–"
@@ -182,7 +183,7 @@ def _patterns(rows: Sequence[dict[str, Any]]) -> Table:
         "relative": "relative to acks_late",
         "cpu_ms": "processor ms per task",
         "cpu_relative": "relative to acks_late",
-        "delay_ms": "handed over → started, ms",
+        "delay_ms": "published → started, ms",
     }
     table = Table(box=box.SIMPLE_HEAD, expand=False)
     for title in ("pattern, empty body", *columns.values()):

@@ -1,6 +1,6 @@
 """The benchmark's own tasks: bodies that do nothing, so that what is measured is the pattern around them.
 
-Nothing imports this module but the benchmark and the workers that it starts, so no other worker knows these tasks.
+Only the benchmark and its workers import this module, so no other worker knows these tasks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATTERNS: dict[str, type[PatternTask]] = {
 
 
 def _nothing(number: int) -> int:
-    """Return the number: evidence in the worker's log that the body ran, and was not suppressed."""
+    """Return the number: the worker's log then shows that the body ran and was not suppressed."""
     return number
 
 
@@ -33,7 +33,7 @@ def _nothing(number: int) -> int:
 TASKS: dict[str, Any] = {
     name: pattern.task(name=f"tasks_demo.benchmark.{name}")(_nothing) for name, pattern in PATTERNS.items()
 }
-#: And without the counting of attempts.
+#: Without counting attempts.
 UNCOUNTED: dict[str, Any] = {
     name: PATTERNS[name].task(name=f"tasks_demo.benchmark.{name}.uncounted", max_attempts=None)(_nothing)
     for name in ("acks_late", "dedup_lock")
@@ -42,15 +42,15 @@ UNCOUNTED: dict[str, Any] = {
 
 @AcksLate.task(name="tasks_demo.benchmark.signal")
 def signal_done(key: str) -> None:
-    """Tell whoever waits at the Redis list ``key`` that a task ran to its end."""
+    """Push to the Redis list ``key`` that a task ran to its end."""
     client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
     client.rpush(key, "done")
     client.close()
 
 
-@Outbox.task(name="tasks_demo.benchmark.say_when")
-def say_when(key: str) -> None:
-    """Push the moment of this start, on the clock that all processes of one machine share, to the Redis list ``key``."""
+@Outbox.task(name="tasks_demo.benchmark.push_start_time")
+def push_start_time(key: str) -> None:
+    """Push the time of this start, on the clock that all processes of a machine share, to the Redis list ``key``."""
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
     client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
     client.rpush(key, repr(now))

@@ -1,4 +1,4 @@
-"""How jobs reach the benchmark's worker: before it starts or while it works, directly or through the outbox and its relay."""
+"""Publishes the benchmark's jobs: before the worker starts or while it works, directly or through the outbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_SWEEPS = {"visibility_timeout": 3600, "unacked_restore_interval": 10, "unacke
 
 
 class Publisher(StrEnum):
-    """Who hands the jobs over, and when."""
+    """How jobs are published, and when."""
 
     BEFORE = "all are in the broker before the worker starts"
     MEANWHILE = "they are published one by one while the worker works"
@@ -85,7 +85,7 @@ def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bo
 
 @contextlib.contextmanager
 def relaying(lane: RedisLane) -> Iterator[None]:
-    """A relay at work, in a thread of this process, which does little else meanwhile."""
+    """Run a relay in a thread of this process, which does little else meanwhile."""
     stop = threading.Event()
     thread = threading.Thread(target=_relay, args=(lane, stop), name="relay")
     thread.start()
@@ -105,13 +105,13 @@ def _relay(lane: RedisLane, stop: threading.Event) -> None:
 
 @contextlib.contextmanager
 def producer(lane: RedisLane) -> Iterator[Any]:
-    """A kombu producer on this lane."""
+    """Open a kombu producer for this lane."""
     with current_app.connection_for_write(lane.broker_url, transport_options=transport(lane)) as connection:
         yield connection.Producer()
 
 
 def transport(lane: RedisLane) -> dict[str, Any]:
-    """kombu's options for this lane."""
+    """Return kombu's options for this lane."""
     return {"global_keyprefix": lane.prefix, "client_name": lane.prefix, **NO_SWEEPS}
 
 

@@ -1,5 +1,5 @@
-"""The budgets of the design, measured as ratios in one run. ``manage.py benchmark`` starts this module in a process of its
-own, with its own STATE_DIR, so that no database and no Redis of the user is touched::
+"""Measures the budgets as ratios in one run. ``manage.py benchmark`` starts this module in a process of its own, with its
+own STATE_DIR, so that no database and no Redis of the user is touched::
 
     python -m tasks_demo.benchmark.run SIZES RESULT      SIZES: JSON of ``Sizes``; RESULT: the file for the document
 
@@ -43,29 +43,29 @@ class Sizes:
 
     @classmethod
     def quick(cls) -> Sizes:
-        """Enough to see that it works; too little to decide anything."""
+        """Enough to show that it works; too little to decide anything."""
         return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12)
 
 
 def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, and return the document. ``say`` is told what is going on. Raises EnvironmentNotReady."""
+    """Measure, and return the document. ``say`` gets lines of progress. Raises EnvironmentNotReady."""
     from tasks_demo.lab.engine.runner import versions
 
     started = time.monotonic()
     figures: list[Figure] = []
     if {"start", "recovery", "throughput", "patterns", "latency"} & set(sizes.parts):
         from tasks_demo.benchmark.throughput import latency, throughput
-        from tasks_demo.benchmark.workers import prepared
+        from tasks_demo.benchmark.workers import bench
 
         say("bringing up Redis and the worker template")
-        with prepared(folder) as bench:
+        with bench(folder) as ready:
             if "start" in sizes.parts:
-                figures += _start(bench, sizes.rounds, say)
+                figures += _start(ready, sizes.rounds, say)
             if "recovery" in sizes.parts:
-                figures += _recovery(bench, sizes.deaths, say)
-            figures += throughput(bench, sizes, say)
+                figures += _recovery(ready, sizes.deaths, say)
+            figures += throughput(ready, sizes, say)
             if "latency" in sizes.parts:
-                figures += latency(bench, sizes, say)
+                figures += latency(ready, sizes, say)
     if "kills" in sizes.parts:
         figures += _kills(sizes, say)
     if "point" in sizes.parts:
@@ -88,15 +88,17 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
 
 
 def _start(bench: Any, rounds: int, say: Callable[[str], None]) -> list[Figure]:
+    from tasks_demo.benchmark import measures
+
     forked, cold = [], []
     for number in range(rounds):
         say(f"worker start, round {number + 1} of {rounds}")
-        forked.append(bench.forked_start())
-        cold.append(bench.cold_start())
+        forked.append(measures.forked_start(bench))
+        cold.append(measures.cold_start(bench))
     return [
         Figure(
             "worker_start",
-            "Worker asked for → first task done",
+            "Worker requested → first task done",
             Series("forked from the template", "s", tuple(forked)),
             Series("cold celery worker", "s", tuple(cold)),
             Budget("A ≤ 0.3 s on 2 cores", "a", most=0.3),
@@ -132,8 +134,8 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
         if outcome.failure is not None:
             raise outcome.failure
         ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
-        struck = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
-        moments = [at.timestamp() for at in struck.values_list("at", flat=True)]
+        landed = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
+        moments = [at.timestamp() for at in landed.values_list("at", flat=True)]
         # From the first kill to the last: what comes before and after does not grow with the number of kills.
         rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
     return [
@@ -147,8 +149,10 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
 
 
 def _recovery(bench: Any, deaths: int, say: Callable[[str], None]) -> list[Figure]:
+    from tasks_demo.benchmark import measures
+
     say(f"killing {deaths} pool processes")
-    seconds = tuple(bench.recoveries(deaths))
+    seconds = tuple(measures.recoveries(bench, deaths))
     return [
         Figure(
             "recovery",
@@ -187,7 +191,7 @@ def _point(rounds: int) -> list[Figure]:
 
 
 def _nothing(point: object) -> None:
-    """What the cheapest possible point would cost."""
+    """The cheapest possible call."""
 
 
 def _interrupt(*_: object) -> None:
@@ -195,7 +199,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main(sizes: str, result: str) -> int:
-    """The process of the benchmark: migrate its scratch databases, measure, write the document."""
+    """Migrate the scratch databases, measure, write the document; return the exit code."""
     import django
     from django.core.management import call_command
 

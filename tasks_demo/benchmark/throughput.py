@@ -1,4 +1,4 @@
-"""The rounds of the benchmark: every arm once a round, so that their ratios are taken on the same machine in the same state."""
+"""The rounds of the benchmark: every arm once per round, so that ratios compare the same machine in the same state."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
+from tasks_demo.benchmark import measures
 from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.benchmark.jobs import TASKS, UNCOUNTED
+from tasks_demo.benchmark.measures import RELAY_INTERVAL, Throughput
 from tasks_demo.benchmark.publishing import Arm, Publisher
-from tasks_demo.benchmark.workers import RELAY_INTERVAL, Bench, Throughput
+from tasks_demo.benchmark.workers import Bench
 
 if TYPE_CHECKING:
     from tasks_demo.benchmark.run import Sizes
@@ -38,11 +40,11 @@ _PUBLISHING = {
 
 
 def throughput(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
-    """The figures of the parts ``throughput`` and ``patterns``, as far as they are asked for."""
+    """Return the figures of the parts ``throughput`` and ``patterns``, those that were asked for."""
     budgets, patterns = "throughput" in sizes.parts, "patterns" in sizes.parts
     peer = "django_celery_results" in settings.INSTALLED_APPS
     arms: dict[str, Arm] = {}
-    # acks_late, with which the others are compared, is in the middle, and what belongs together is side by side.
+    # acks_late, with which the others are compared, is in the middle; arms that are compared are neighbours.
     if budgets:
         arms |= {name: arm for name, arm in _LEDGER.items() if name == "ledger" or peer}
     if patterns:
@@ -61,16 +63,16 @@ def throughput(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[F
 
 
 def latency(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
-    """The figures of the part ``latency``: one p50 a round, of single jobs."""
+    """Return the figures of the part ``latency``: one p50 per round, of single jobs."""
     pairs = []
     for number in range(sizes.rounds):
         say(f"single jobs, round {number + 1} of {sizes.rounds}")
-        pairs.append(bench.latencies(sizes.jobs, seed=number))
+        pairs.append(measures.latencies(bench, sizes.jobs, seed=number))
     through_outbox, direct = zip(*pairs, strict=True)
     return [
         Figure(
             "latency",
-            f"Handed over → started, one job at a time, p50 of {sizes.jobs} jobs a round",
+            f"Published → started, one job at a time, p50 of {sizes.jobs} jobs a round",
             Series("outbox and relay", "ms", through_outbox),
             Series("published directly", "ms", direct),
         ),
@@ -87,10 +89,10 @@ def _rounds(
 ) -> dict[str, list[Throughput]]:
     results: dict[str, list[Throughput]] = {name: [] for name in arms}
     for number in range(sizes.rounds):
-        # There and back again, so that a machine that grows slower or faster favours nobody.
+        # Forwards and backwards in turns, so that a machine that grows slower or faster favours no arm.
         for name in list(arms) if number % 2 == 0 else reversed(arms):
             say(f"throughput, round {number + 1} of {sizes.rounds}: {name}")
-            results[name].append(bench.throughput(arms[name], sizes.tasks))
+            results[name].append(measures.throughput(bench, arms[name], sizes.tasks))
     return results
 
 
@@ -172,7 +174,7 @@ def _lock(results: dict[str, list[Throughput]]) -> Figure:
 
 
 def _figures_of_patterns(results: dict[str, list[Throughput]], *, with_lock: bool) -> list[Figure]:
-    """Each pattern as it is by default, against acks_late as it is by default."""
+    """Each pattern with its defaults, against acks_late with its defaults."""
     late = _speed(results, "acks_late")
     return [
         *([_lock(results)] if with_lock else []),

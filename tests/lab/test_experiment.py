@@ -83,7 +83,7 @@ def test_everything_is_as_predicted(ran: Ran) -> None:
 
 
 def test_the_result_is_valid_against_the_published_schema(ran: Ran) -> None:
-    schema = json.loads((PROJECT / "tasks_demo/lab/experiment-1.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((PROJECT / "tasks_demo/lab/reports/experiment-1.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(ran.result, schema, cls=jsonschema.Draft202012Validator)
     assert (ran.result["schema"], ran.result["seed"]) == ("experiment/1", 7)

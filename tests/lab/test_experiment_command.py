@@ -66,7 +66,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["--pattern", "acks_late", "--fault", "kill-main", "--point", "claimed"], "Nothing to run"),
     (
         ["--pattern", "inbox", "--fault", "lost-response"],
-        "the job of inbox asks no bank, so lost-response cannot happen",
+        "the job of inbox calls no bank, so lost-response cannot happen",
     ),
     (["--plan", "--json", "x.json"], "--plan runs nothing, so --json would do nothing"),
     (["--plan", "--lanes", "2", "--broker", "redis"], "--plan runs nothing, so --broker, --lanes would do nothing"),

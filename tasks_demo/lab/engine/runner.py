@@ -46,13 +46,13 @@ from tasks_demo.ledger.recorder import recorder
 
 logger = logging.getLogger(__name__)
 
-#: So long a Ctrl-C may go unheard.
+#: Maximum time until a Ctrl-C is noticed, seconds.
 SIGNAL_SECONDS = 0.2
 
 
 @dataclass
 class Outcome:
-    """What a run leaves: its result document, its history file, and whether it was cut short."""
+    """The result document of a run, its history file, and whether it was interrupted."""
 
     result: dict[str, Any]
     events: Path
@@ -82,13 +82,13 @@ class Run:
         self._failures: list[Exception] = []
 
     def execute(self) -> Outcome:
-        """Run every cell. Ctrl-C ends workers, Redis and bank, and keeps what was seen until then.
+        """Run every cell. Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
 
-        Raises EnvironmentNotReady if the ground is missing from the start; what gives way later makes cells unknown.
+        Raises EnvironmentNotReady if infrastructure is missing at the start; a later failure makes cells unknown.
         """
         started = time.monotonic()
         interrupted = False
-        # The lanes write publications down themselves, with their outcome: Celery's signal would count them again.
+        # The lanes record publications themselves, with their outcome: Celery's signal would count them again.
         lifecycle.ignore(recorder)
         for name, value in OUTBOX_SETTINGS.items():
             setattr(django_settings, f"TASKS_DEMO_{name}", value)
@@ -105,12 +105,12 @@ class Run:
         (self.folder / "result.json").write_text(report.as_json(result), encoding="utf-8")
         unforeseen = [failure for failure in self._failures if not isinstance(failure, DeliveryError)]
         if unforeseen:
-            raise unforeseen[0]  # a defect; what was seen until then is in the folder
+            raise unforeseen[0]  # a defect; what was recorded until then is in the folder
         known = [failure for failure in self._failures if isinstance(failure, DeliveryError)]
         return Outcome(result, events, self.folder, interrupted, known[0] if known else None)
 
     def _side_by_side(self, cells: Sequence[Cell], lanes: int, environment: Environment) -> bool:
-        """Run these cells; whether it was interrupted."""
+        """Run these cells; return whether the run was interrupted."""
         if not cells:
             return False
         self._queue = deque(cells)
@@ -118,8 +118,8 @@ class Run:
         with ThreadPoolExecutor(number, thread_name_prefix="lane") as pool:
             working = [pool.submit(self._work, environment) for _ in range(number)]
             try:
-                # With a timeout: a signal that the kernel gives to another thread wakes nobody who waits without one. And not
-                # Thread.join, which takes a thread for ended when it is interrupted (bpo-45274).
+                # With a timeout: a signal that the kernel delivers to another thread does not wake a wait without one. And not
+                # Thread.join, which considers a thread ended when it is interrupted (bpo-45274).
                 while wait(working, SIGNAL_SECONDS).not_done:
                     pass
             except KeyboardInterrupt:
@@ -129,7 +129,7 @@ class Run:
         return False
 
     def history(self) -> Iterator[history.HistoryEvent]:
-        """The whole history, cell by cell, in the order in which the ledger committed it."""
+        """Yield the whole history, cell by cell, in the order in which the ledger committed it."""
         number = 0
         for cell in self.cells:
             rows = Event.objects.filter(IN_A_RUN, run=f"{self.run_id}:{cell.name}").exclude(kind=SETTLED).order_by("id")
@@ -170,7 +170,7 @@ class Run:
             connections.close_all()
 
     def _fail(self, error: Exception) -> None:
-        # Once the run is stopping, errors are its consequence: workers and servers are going away.
+        # Once the run is stopping, errors are its consequence: workers and servers are ending.
         if not self._stop.is_set():
             self._failures.append(error)
             self._stop.set()
@@ -199,7 +199,7 @@ class Run:
             end.events = dict(seen.values_list("kind").annotate(count=Count("id")))
             lane.log_end(end)
         finally:
-            with contextlib.suppress(redis.RedisError):  # Redis is gone, and the lane with it
+            with contextlib.suppress(redis.RedisError):  # Redis is gone, and the keys with it
                 lane.clean()
 
     def _report(self, events: Path, duration: float) -> dict[str, Any]:
@@ -230,13 +230,13 @@ class Run:
 
 
 def _needs_the_shop_to_itself(cell: Cell) -> bool:
-    """Whether the cell holds a transaction open for seconds: on SQLite nobody else can write into that file meanwhile."""
+    """Whether the cell keeps a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
     vendor = connections[router.db_for_write(Booking)].vendor
     return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
 
 
 def versions() -> dict[str, str]:
-    """The versions a result depends on."""
+    """Return the versions that a result depends on."""
     found = {name: version(name) for name in ("celery", "kombu", "billiard", "redis", "django")}
     return {"python": platform.python_version(), **found}
 

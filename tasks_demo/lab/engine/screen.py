@@ -1,4 +1,4 @@
-"""Live progress of an experiment on stderr: one line a cell. Off when nobody looks."""
+"""Live progress of an experiment on stderr: one line per cell. Off where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks_demo.lab.plan.cells import Cell
 
 
 class Screen:
-    """Shows what the lanes report; ``live`` False prints only what is said."""
+    """Shows what the lanes report. ``live`` False: prints only the lines of ``say``."""
 
     def __init__(self, cells: Sequence[Cell], *, live: bool, console: Console) -> None:
         self._console = console
@@ -43,7 +43,7 @@ class Screen:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """One line on stderr, whether live or not."""
+        """Print one line on stderr, live or not."""
         self._console.print(text, style="dim", highlight=False, soft_wrap=True)
 
     def show(self, seen: CellProgress) -> None:

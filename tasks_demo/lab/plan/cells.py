@@ -1,4 +1,4 @@
-"""What a run will do, decided before it starts and reproducible from its seed."""
+"""The plan of a run: its cells, decided before it starts and reproducible from the seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.lab.plan.faults import Fault
 
-#: Where a fault is aimed when no point is asked for: before and after the effect, while the body runs.
+#: Where a fault is injected when no point is given: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
-#: The word for "every victim at another point, all points in turn, in one cell".
+#: The name of the point where each victim of a cell is hit at another point, all points in turn.
 MIXED = "mixed"
 
 _BODY = (Point.STARTED, Point.EFFECT_BEGUN, Point.EFFECT_DONE)
@@ -27,13 +27,13 @@ _CHILD: dict[str, tuple[Point, ...]] = {
     "inbox": (*_BODY, Point.COMPLETED, Point.RETURNED),
 }
 _MAIN = (Point.FETCHED, Point.RECEIVED, Point.ACKING, Point.ACKED)
-#: Points at which a fault can be aimed, by pattern, in the order of a task's life.
+#: Points at which a fault can be injected, by pattern, in the order of a task's life.
 AIMABLE: dict[str, tuple[Point, ...]] = {
     pattern: (*_MAIN[:2], *points, *_MAIN[2:]) for pattern, points in _CHILD.items()
 }
-#: Largest cell that a plan may ask for.
+#: Limits of a cell.
 MOST_TASKS, MOST_WORK_MS, MOST_CLICKS = 1_000_000, 60_000, 10
-#: Cells that run side by side on the two cores that this was measured on.
+#: Default number of cells that run side by side; measured on two cores.
 LANES = 4
 
 
@@ -41,9 +41,9 @@ LANES = 4
 class Cell:
     """One pattern under one fault.
 
-    ``victims`` maps the number of a job (0-based) to the point at which it is hit; for a fault without a point, to
-    ``effect_begun``, which means nothing there. ``clicks``: how many task IDs each operation is published under.
-    ``keyless``: the jobs of dedup_lock do not give the bank their key.
+    :param victims: number of a job (from 0) → the point at which it is hit. A fault that has no point ignores the point.
+    :param clicks: task IDs under which each operation is published.
+    :param keyless: the jobs of dedup_lock do not pass their operation key to the bank.
     """
 
     pattern: str
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def publisher(self) -> str:
-        """Through what the jobs are published: ``direct`` or ``outbox``.
+        """How the jobs are published: ``direct`` or ``outbox``.
 
         The effectively-once patterns need the outbox to keep their promise in the fetch window of Redis.
         """
@@ -71,7 +71,7 @@ class Cell:
         return "outbox" if self.pattern == "outbox" or closes_window else "direct"
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON: victims in order of their job numbers."""
+        """Return the cell as JSON values, victims in order of their job numbers."""
         return {
             "pattern": self.pattern,
             "fault": str(self.fault),
@@ -88,7 +88,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Cell:
-        """The inverse of ``as_dict``. Raises KeyError, ValueError or TypeError for anything else."""
+        """The inverse of ``as_dict``. Raises KeyError, ValueError or TypeError for invalid data."""
         cell = cls(
             pattern=str(data["pattern"]),
             fault=Fault(data["fault"]),
@@ -117,14 +117,14 @@ class Cell:
 
 
 def applies(pattern: str, fault: Fault) -> bool:
-    """Whether the fault can happen to the pattern's demo job: the inbox job asks no bank, so no response is lost."""
+    """Whether the fault can happen to the pattern's demo job. The inbox job calls no bank, so no response can be lost."""
     return not (pattern == "inbox" and fault is Fault.LOST_RESPONSE)
 
 
 def points_of(pattern: str, fault: Fault) -> tuple[Point, ...]:
-    """The points at which this fault can be aimed at this pattern's jobs.
+    """The points at which this fault can be injected into this pattern's jobs.
 
-    Main's own points are main's: no pool process has the job then, or it has finished with it.
+    At the points of the main process no pool process has the job, so only faults of main can be injected there.
     """
     if not fault.aimable:
         return ()
@@ -144,10 +144,10 @@ def plan(
     clicks: int = 1,
     keyless: bool = False,
 ) -> list[Cell]:
-    """The cells of a run. ``kills`` None: a tenth of the jobs, at least one.
+    """Return the cells of a run. ``kills`` None: a tenth of the jobs, at least one.
 
-    ``points``: one cell for each, where the pattern and the fault have it; ``mixed``: one cell with all of them. A fault
-    that is aimed at no process ignores points.
+    ``points``: one cell for each, where pattern and fault have it; ``mixed``: one cell with all of them. A fault that cannot
+    be injected at a point ignores them.
     """
     cells = []
     for fault in faults:
@@ -171,7 +171,7 @@ def plan(
 
 
 def dump_plan(cells: Sequence[Cell], seed: int) -> str:
-    """The plan as JSON, for ``--plan`` and ``--replay``."""
+    """Return the plan as JSON, for ``--plan`` and ``--replay``."""
     return json.dumps({"seed": seed, "plan": [cell.as_dict() for cell in cells]}, indent=2)
 
 
@@ -179,5 +179,5 @@ def _victims(seed: str, tasks: int, kills: int | None, windows: tuple[Point, ...
     chance = random.Random(seed)
     count = max(1, tasks // 10) if kills is None else kills
     chosen = chance.sample(range(tasks), count)
-    # Every window gets its share, so that a run of a few kills shows both what is lost and what is done twice.
+    # Every point gets its share, so that a run of a few kills shows both losses and duplicates.
     return {index: windows[number % len(windows)] for number, index in enumerate(chosen)}

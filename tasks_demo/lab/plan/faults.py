@@ -1,4 +1,4 @@
-"""The faults: an Enum, and what each does to whom. The verbs are in ``nemesis`` and ``lane``."""
+"""The faults, and what each does to which process. ``nemesis`` and ``unaimed_faults`` inject them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What is done to each planned victim."""
+    """What is injected at each planned victim."""
 
     NONE = "none"
     KILL_CHILD = "kill-child"
@@ -24,7 +24,7 @@ class Fault(StrEnum):
 
     @property
     def victim(self) -> str:
-        """Which process it strikes: "", "child", "main", "group" or "publisher"."""
+        """The process that gets the signal: "", "child", "main", "group" or "publisher"."""
         return {
             Fault.KILL_CHILD: "child",
             Fault.STOP: "child",
@@ -38,7 +38,7 @@ class Fault(StrEnum):
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that is sent; None where no process is struck."""
+        """The signal that is sent; None for a fault that sends none."""
         if not self.victim:
             return None
         return {
@@ -49,19 +49,19 @@ class Fault(StrEnum):
 
     @property
     def aimable(self) -> bool:
-        """Whether it can be aimed at a point of the victim's life."""
+        """Whether it can be injected at a chosen point of a task's life."""
         return self.victim in {"child", "main", "group"}
 
     @property
     def explained(self) -> str:
-        """One line for a newcomer."""
+        """One line of explanation."""
         return {
             Fault.NONE: "nothing is done (the healthy control)",
             Fault.KILL_CHILD: "SIGKILL to the pool process that runs the job, as the OOM killer does",
             Fault.KILL_MAIN: "SIGKILL to the worker's main process; its pool processes die with it",
             Fault.KILL_GROUP: "SIGKILL to the whole process group, as a container runtime does",
             Fault.TERM: "SIGTERM: a warm shutdown, running jobs may finish",
-            Fault.QUIT: "SIGQUIT: a cold shutdown, running jobs are cut off",
+            Fault.QUIT: "SIGQUIT: a cold shutdown, running jobs are terminated",
             Fault.STOP: "SIGSTOP to the pool process for longer than lease and visibility timeout, then SIGCONT",
             Fault.SLOW: "the job works for longer than the visibility timeout",
             Fault.POISON: "the job's pool process is killed at every attempt",

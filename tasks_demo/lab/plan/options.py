@@ -1,4 +1,4 @@
-"""What the options of ``manage.py experiment`` ask for, as cells. Nothing is ignored: what can have no effect is refused."""
+"""Turns the options of ``manage.py experiment`` into cells. An option that would have no effect is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ POINTS = list(dict.fromkeys(str(point) for points in AIMABLE.values() for point 
 DEFAULT_FAULTS = [str(Fault.NONE), str(Fault.KILL_CHILD), str(Fault.KILL_MAIN)]
 AIMED_FAULTS = DEFAULT_FAULTS[1:]
 TASKS = 100
-#: Options that ``--replay`` and ``--plan`` leave nothing to do for.
+#: Options that have no effect beside ``--replay``, and beside ``--plan``.
 OF_A_PLAN = ("pattern", "fault", "point", "tasks", "kills", "work", "clicks", "keyless", "seed")
 OF_A_RUN = ("broker", "lanes", "json", "junit", "markdown", "html", "events", "no_progress")
 
 
 class Refused(ValueError):
-    """The options contradict each other, or one of them would do nothing; the message says which and why."""
+    """The options contradict each other, or one of them would have no effect; the message says which and why."""
 
 
 def cells_for(options: Mapping[str, Any], seed: int) -> tuple[list[Cell], list[str]]:
-    """The cells, and in sentences what was named and is not among them. Raises Refused."""
+    """Return the cells, and a sentence for each named combination that was left out. Raises Refused."""
     patterns, all_patterns = _chosen("--pattern", options["pattern"], PATTERNS, PATTERNS)
     points, all_points = _chosen("--point", options["point"], POINTS, [])
     usual = AIMED_FAULTS if points else DEFAULT_FAULTS
     faults, all_faults = _chosen("--fault", options["fault"], FAULTS, usual)
     tasks, kills = options["tasks"] or TASKS, options["kills"]
     if (kills or 0) > tasks:
-        raise Refused(f"--kills {kills} is more than --tasks {tasks}: each job is hit once at most.")
+        raise Refused(f"--kills {kills} is more than --tasks {tasks}: each job is hit at most once.")
     cells = plan(
         patterns=patterns,
         faults=[Fault(name) for name in faults],
@@ -66,9 +66,9 @@ def cells_for(options: Mapping[str, Any], seed: int) -> tuple[list[Cell], list[s
     if points and not any(cell.point for cell in cells):
         raise Refused(f"--point would do nothing here: {_said(why for why, _ in impossible.values())}. Leave it out.")
     if options["keyless"] and not any(cell.keyless for cell in cells):
-        raise Refused("--keyless would do nothing here: only the jobs of dedup_lock give the bank a key to leave out.")
+        raise Refused("--keyless would do nothing here: only the jobs of dedup_lock pass a key to the bank.")
     if kills and not any(cell.victims for cell in cells):
-        raise Refused("--kills would do nothing here: the fault none strikes nobody.")
+        raise Refused("--kills would do nothing here: the fault none kills nobody.")
     missed = {why for why, because in impossible.values() if because and all(named[place][1] for place in because)}
     return cells, [f"Left out: {why}." for why in sorted(missed)]
 
@@ -92,28 +92,28 @@ def _given(options: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _chosen(option: str, given: list[str] | None, everything: list[str], default: list[str]) -> tuple[list[str], bool]:
-    """What was named, without repetitions; and whether nothing in particular was."""
+    """The values that were named, without repetitions, and whether that is all or the default."""
     named = list(dict.fromkeys(given or ()))
     if "all" not in named:
         return (named, False) if named else (default, True)
     more = [name for name in named if name not in ("all", MIXED)]
     if more:
-        raise Refused(f"{option} all is everything already: leave {', '.join(more)} out.")
+        raise Refused(f"{option} all includes everything: leave {', '.join(more)} out.")
     return everything + [MIXED] * (MIXED in named), True
 
 
 def why_not(pattern: str, fault: Fault, point: str) -> tuple[str, tuple[int, ...]]:
-    """Why there is no such cell, and which of the three do not go together; nothing if there is one."""
+    """Why there is no such cell ("" if there is one), and which of the three do not go together."""
     if not applies(pattern, fault):
-        return f"the job of {pattern} asks no bank, so {fault} cannot happen to it", (0, 1)
+        return f"the job of {pattern} calls no bank, so {fault} cannot happen to it", (0, 1)
     if point and not fault.aimable:
-        return f"{fault} is not aimed at a point of a job's life", ()  # its cell runs all the same
+        return f"{fault} cannot be injected at a point", ()  # its cell runs all the same
     if point in ("", MIXED):
         return "", ()
     if point not in AIMABLE[pattern]:
         return f"a job of {pattern} never reaches {point}", (0, 2)
     if point not in points_of(pattern, fault):
-        return f"at {point} no pool process has the job, so {fault} cannot be aimed there", (1, 2)
+        return f"at {point} no pool process has the job, so {fault} cannot be injected there", (1, 2)
     return "", ()
 
 

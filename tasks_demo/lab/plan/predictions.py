@@ -1,5 +1,4 @@
-"""What each pattern is predicted to do under each fault and at each point, and why. The run compares; a wrong
-prediction is a finding.
+"""Predicts what each pattern does under each fault and at each point, and why. A run that differs is a finding.
 
 Two facts about Celery explain most of it (docs/explanation/lab.md): an early-acknowledged message is delivered again if main dies
 before it has sent the acknowledgement of a body that already runs, and a message that Redis has handed out is lost if
@@ -18,10 +17,10 @@ _SEEN = {LOST, DUPLICATED}
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``outcome`` speaks of the pattern's own promise; a loss that the promise allows does not break it.
+    """``outcome``: whether the pattern's promise holds; a loss that the promise allows does not break it.
 
-    ``expect``: phenomena that must be visible, or the lab is blind. ``never``: phenomena that must not be, even where
-    the promise would allow them.
+    :param expect: phenomena that must be seen, or the lab is blind.
+    :param never: phenomena that must not be seen, even where the promise would allow them.
     """
 
     outcome: str
@@ -42,7 +41,7 @@ ONCE = ("dedup_lock", "inbox")
 
 
 def _predict(pattern: str, why: str, *, lost: bool | None = None, twice: bool | None = None) -> Prediction:
-    """True: must be seen; False: must not be; None: may be, as far as the promise goes."""
+    """True: must be seen. False: must not be seen. None: may be seen if the promise allows it."""
     effects = PROMISES[pattern].effects
     expect = {what for what, seen in ((LOST, lost), (DUPLICATED, twice)) if seen}
     forbidden = {what for what, count in ((LOST, 0), (DUPLICATED, 2)) if count not in effects}
@@ -51,30 +50,28 @@ def _predict(pattern: str, why: str, *, lost: bool | None = None, twice: bool | 
 
 
 _ONCE_AGAIN = {
-    "dedup_lock": "The message comes back, and the next worker waits for the dead holder's lease; the bank knows the key.",
-    "inbox": "The message comes back; booking and inbox entry were committed together, or neither was.",
+    "dedup_lock": "The message is redelivered, and the next worker waits for the dead holder's lease; the bank knows the key.",
+    "inbox": "The message is redelivered; booking and inbox entry were committed together, or neither was.",
 }
-_CLAIMED = "The durable claim stops any second delivery; what died after the claim is not done."
+_CLAIMED = "The durable claim stops any second delivery; a job that died after its claim is not done."
 
 
 def _healthy(pattern: str) -> Prediction:
     return _predict(
         pattern,
-        "Nobody is harmed: every message is delivered once, so every pattern charges once.",
+        "No fault: every message is delivered once, so every pattern charges once.",
         lost=False,
         twice=False,
     )
 
 
 def _killed(pattern: str) -> Prediction:
-    """In the body, before and after its effect; of the early ones after the acknowledgement."""
+    """In the body, before and after its effect; with early acknowledgement, after it was sent."""
     if pattern in EARLY:
-        why = "The message was acknowledged when the pool took it, so nobody holds a copy when the process dies."
+        why = "The message was acknowledged when the pool accepted it, so there is no copy when the process dies."
         return _predict(pattern, why, lost=True, twice=False)
     if pattern in LATE:
-        why = (
-            "The message is not acknowledged while the body runs: it comes back, and what was charged is charged again."
-        )
+        why = "The message is not acknowledged while the body runs: it is redelivered, and what was charged is charged again."
         return _predict(pattern, why, lost=False, twice=True)
     return _predict(pattern, _ONCE_AGAIN[pattern])
 
@@ -96,34 +93,32 @@ def _cold(pattern: str) -> Prediction:
         why = "SIGQUIT stops the running bodies; their messages were acknowledged before, so a charge can be lost."
         return _predict(pattern, why, twice=False)
     if pattern in LATE:
-        why = "SIGQUIT puts the messages of the running bodies back: a body stopped after its charge charges again."
+        why = "SIGQUIT requeues the messages of the running bodies: a body stopped after its charge charges again."
         return _predict(pattern, why, lost=False)
-    return _predict(pattern, "SIGQUIT puts the messages of the running bodies back. " + _ONCE_AGAIN[pattern])
+    return _predict(pattern, "SIGQUIT requeues the messages of the running bodies. " + _ONCE_AGAIN[pattern])
 
 
 def _overtaken(pattern: str, what: str) -> Prediction:
     if pattern in EARLY:
         return _predict(
-            pattern, f"{what}; but the message is acknowledged, and nobody else has it.", lost=False, twice=False
+            pattern, f"{what}; but the message is acknowledged, so there is no other copy.", lost=False, twice=False
         )
     if pattern == "outbox":
-        why = f"{what}: Redis hands the message out again; a living worker has begun it, says its row, and the copy stops."
+        why = f"{what}: Redis redelivers the message; its row names a live worker that has started it, and the copy stops."
         return _predict(pattern, why, lost=False, twice=False)
     if pattern in LATE:
-        return _predict(
-            pattern, f"{what}: Redis hands the message out again, and two bodies run.", lost=False, twice=True
-        )
+        return _predict(pattern, f"{what}: Redis redelivers the message, and two bodies run.", lost=False, twice=True)
     if pattern == "dedup_lock":
-        why = f"{what}: Redis hands the message out again; the copy is deferred, or takes over and fences the first."
+        why = f"{what}: Redis redelivers the message; the copy is deferred, or takes over and fences the first."
         return _predict(pattern, why)
-    return _predict(pattern, f"{what}: the copy waits for the first one's transaction, finds its entry and stops.")
+    return _predict(pattern, f"{what}: the copy waits for the first transaction, finds its entry and stops.")
 
 
 def _clicked_twice(pattern: str) -> Prediction:
     if pattern in {"acks_early", *LATE}:
-        return _predict(pattern, "Two task IDs are two jobs: nothing compares their operation.", twice=True)
+        return _predict(pattern, "Two task IDs are two jobs: nothing compares their operations.", twice=True)
     return _predict(
-        pattern, "Both task IDs carry one operation key: the second finds it done.", lost=False, twice=False
+        pattern, "Both task IDs have one operation key: the second finds it completed.", lost=False, twice=False
     )
 
 
@@ -136,18 +131,18 @@ def _publisher_died(pattern: str) -> Prediction:
 
 def _poisoned(pattern: str) -> Prediction:
     if pattern in EARLY:
-        return _predict(pattern, "It crashes once, and nobody holds a copy.", lost=True, twice=False)
-    return _predict(pattern, "It comes back until its attempts are used up, then it is parked; the others are done.")
+        return _predict(pattern, "It crashes once, and there is no other copy.", lost=True, twice=False)
+    return _predict(
+        pattern, "It is redelivered until its attempts are used up, then it is parked; the others are done."
+    )
 
 
 def _answer_lost(pattern: str) -> Prediction:
     if pattern in EARLY:
-        return _predict(pattern, "The debit was booked; the job fails and is not tried again.", lost=False, twice=False)
+        return _predict(pattern, "The debit was booked; the job fails and is not retried.", lost=False, twice=False)
     if pattern in LATE:
-        return _predict(
-            pattern, "The debit was booked; the job does not know it and tries again.", lost=False, twice=True
-        )
-    return _predict(pattern, "The job tries again with the same key, and the bank repeats its first answer.")
+        return _predict(pattern, "The debit was booked; the job does not know it and retries.", lost=False, twice=True)
+    return _predict(pattern, "The job retries with the same key, and the bank repeats its first response.")
 
 
 _BY_FAULT = {
@@ -157,7 +152,7 @@ _BY_FAULT = {
     "kill-group": _killed,
     "term": _warm,
     "quit": _cold,
-    "stop": lambda pattern: _overtaken(pattern, "The process sleeps for longer than lease and visibility timeout"),
+    "stop": lambda pattern: _overtaken(pattern, "The process is stopped for longer than lease and visibility timeout"),
     "slow": lambda pattern: _overtaken(pattern, "The body works for longer than the visibility timeout"),
     "poison": _poisoned,
     "lost-response": _answer_lost,
@@ -176,9 +171,9 @@ _BEFORE_EFFECT = {"claimed", "started", "effect_begun"}
 
 
 def _at_point(pattern: str, point: str) -> Prediction:
-    """A SIGKILL exactly there; of early-acknowledging bodies after the acknowledgement, but for ``acking``."""
+    """A SIGKILL exactly there; with early acknowledgement after it was sent, except at ``acking``."""
     if point == "fetched":
-        why = "Redis has handed the message out and nobody has recorded it: it is gone (kombu QoS.append)."
+        why = "Redis has popped the message and the worker has not recorded it: it is gone (kombu QoS.append)."
         if pattern in EARLY:
             return _predict(pattern, why, lost=True, twice=False)
         if pattern == "acks_late":
@@ -187,8 +182,8 @@ def _at_point(pattern: str, point: str) -> Prediction:
     if pattern in EARLY:
         if point == "acking":
             if pattern == "claim_first":
-                return _predict(pattern, "The message is delivered again, and stops at the claim.", twice=False)
-            why = "The body has run, the acknowledgement was not sent: the message is delivered again, and runs again."
+                return _predict(pattern, "The message is redelivered, and stops at the claim.", twice=False)
+            why = "The body has run, the acknowledgement was not sent: the message is redelivered, and the body runs again."
             return _predict(pattern, why, twice=True)
         if point in _BEFORE_EFFECT:
             why = (
@@ -199,13 +194,13 @@ def _at_point(pattern: str, point: str) -> Prediction:
             return _predict(pattern, why, lost=True, twice=False)
         return _predict(pattern, "The effect has happened, or another delivery follows.", twice=False)
     if (pattern, point) == ("outbox", "acking"):
-        why = "The body has run and its end is in the outbox: the message comes back, and the copy is suppressed."
+        why = "The body has run and its end is in the outbox: the message is redelivered, and the copy is suppressed."
         return _predict(pattern, why, lost=False, twice=False)
     if pattern in LATE:
         if point in {"effect_done", "returned", "acking"}:
             return _predict(
                 pattern,
-                "The effect has happened, the message comes back, the effect happens again.",
+                "The effect has happened, the message is redelivered, and the effect happens again.",
                 lost=False,
                 twice=True,
             )
@@ -216,15 +211,15 @@ def _at_point(pattern: str, point: str) -> Prediction:
 
 
 def prediction(pattern: str, fault: str, point: str = "", *, clicks: int = 1, keyless: bool = False) -> Prediction:
-    """The prediction for a cell; ``clicks``: task IDs per operation; ``keyless``: the bank is not told the key.
+    """Return the prediction for a cell. ``clicks``: task IDs per operation; ``keyless``: the bank does not get the key.
 
-    A pattern or fault outside the table is predicted to keep its promise: that is what a promise is.
+    A pattern or fault outside the table is predicted to keep its promise.
     """
     if clicks > 1 and pattern in {"acks_early", *LATE}:
         return _clicked_twice(pattern)
     killed = fault in {"kill-child", "kill-main", "kill-group"}
     if keyless and pattern == "dedup_lock" and killed and point in {"", "mixed", "effect_done"}:
-        why = "Between the debit and the completed marker nobody knows that it was made."
+        why = "Between the debit and the completed marker the debit is not recorded on our side."
         return _predict(pattern, why, twice=True)
     if pattern in PROMISES and point and killed:
         if point == "mixed":
@@ -243,7 +238,7 @@ def prediction(pattern: str, fault: str, point: str = "", *, clicks: int = 1, ke
                     if pattern == "acks_late"
                     else seen
                 )
-            why = "Kills at every point of a task's life: what each point does is in the cells of that point."
+            why = "Kills at every point of a task's life: the prediction of each point is in its own cell."
             return _predict(pattern, why, lost=LOST in seen or None, twice=DUPLICATED in seen or None)
         return _at_point(pattern, point)
     known = PREDICTIONS.get((pattern, fault))

@@ -70,24 +70,18 @@ def run(spec: WorkerSpec, parent: int) -> int:
     signals.worker_ready.connect(lambda **_: failpoints.announce_ready(), weak=False)
 
     try:
-        app.worker_main(
-            [
-                "worker",
-                "--pool=prefork",
-                f"--concurrency={spec.concurrency}",
-                f"--hostname={spec.name}",
-                "--loglevel=INFO",
-                # Workers of a lane have nobody to synchronise with; each costs a second at the start.
-                "--without-mingle",
-                "--without-gossip",
-                "--without-heartbeat",
-            ]
-        )
+        app.worker_main(command_line(spec.name, spec.concurrency))
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
     finally:
         recorder.close()
     return 0
+
+
+def command_line(name: str, concurrency: int) -> list[str]:
+    """Return the arguments of ``celery`` for a prefork worker that synchronises with no other: that costs a second each."""
+    options = ["--pool=prefork", f"--concurrency={concurrency}", f"--hostname={name}", "--loglevel=INFO"]
+    return ["worker", *options, "--without-mingle", "--without-gossip", "--without-heartbeat"]
 
 
 def _die_with(parent: int) -> None:

@@ -1,17 +1,17 @@
-"""What a history proves about a promise: held, broken, or unknown. Pure functions of the events.
+"""Decides what a history proves about a promise: held, broken, or unknown. Pure functions of the events.
 
-The words, for one cell (one pattern under one fault):
+Terms, for one cell (one pattern under one fault):
 
 lost        the publication of the operation was confirmed, the system is quiescent, the books were read: 0 effects,
-            and it is not in quarantine, where somebody can see it and send it again
+            and it is not in quarantine, where an operator can see and requeue it
 duplicated  2 or more effects of one operation
 recovered   2 or more deliveries of one task ID, and its promise was kept
 unresolved  not lost and not duplicated, in a cell whose evidence cannot settle it
 
 A promise bounds the executions of each task ID and the effects of each operation. The verdict, in this order:
 
-1. evidence that cannot be true together (forged, repeated, written by a dead process)    -> unknown
-2. an upper bound is exceeded: no later event can mend that, whatever else is missing      -> broken
+1. evidence contradicts itself (forged, repeated, written by a dead process)              -> unknown
+2. an upper bound is exceeded, whatever else is missing                                    -> broken
 3. evidence is missing (not quiescent, books not read, fewer events than were recorded)    -> unknown
 4. a lower bound is not reached by something whose publication was confirmed               -> broken
 5. nothing was tried (no landed kill where there is a fault), or a refused task ran        -> unknown
@@ -51,7 +51,7 @@ _BREAKS = {"exceeded", "unmet"}
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one cell showed. Durations are seconds; ``bound_95`` is explained in :func:`_bound`."""
+    """The verdict on one cell and its counts. Durations are seconds; ``bound_95``: see :func:`_bound`."""
 
     pattern: str
     semantics: str
@@ -97,13 +97,13 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     found = Findings(evidence.contradictions)
     end = quiescence(evidence, found.missing)
 
-    # Few different counts occur however many tasks there are: judge each count once, then name whom it concerns.
+    # Few different counts occur however many tasks there are: judge each count once, then name the tasks that have it.
     operations = Counter(evidence.operations.values())
     parked = evidence.parked
     _name_all(found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked)
     tasks = Counter(evidence.tasks.values())
-    told = {count: _of_executions(count, promise) for count in tasks}
-    _name_all(found, evidence.tasks.items(), told, evidence.operation, parked)
+    judged = {count: _of_executions(count, promise) for count in tasks}
+    _name_all(found, evidence.tasks.items(), judged, evidence.operation, parked)
     _unstarted(found, evidence, tasks)
     for task_id, operation in evidence.named_otherwise:
         if evidence.operation(task_id) != operation:
@@ -161,7 +161,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     )
 
 
-_Finding = tuple[str, str] | None  # the name of a list in Findings, and what to say about the one concerned
+_Finding = tuple[str, str] | None  # the name of a list in Findings, and a sentence
 
 
 def _of_effects(count: int, promise: Promise) -> _Finding:
@@ -206,14 +206,14 @@ def _name_all(
         if finding is not None:
             kind, what = finding
             if kind == "unmet" and operation_of(who) in parked:
-                continue  # not done yet, and not lost: it waits where somebody sees it
+                continue  # neither done nor lost: an operator sees it
             getattr(found, kind).say(f"{name(who)}{': ' if kind in _BREAKS else ' '}{what}")
             if kind in _BREAKS:
                 found.violated.add(operation_of(who))
 
 
 def _unstarted(found: Findings, evidence: Evidence, tasks: Iterable[int]) -> None:
-    """Effects of operations of which no task ID was ever executed: whoever made them, it was not a worker."""
+    """Effects of operations of which no task ID was ever executed: no worker can have caused them."""
     if all(count >> _EXECUTIONS for count in tasks):
         return
     operations = evidence.operations
@@ -226,7 +226,7 @@ def _unstarted(found: Findings, evidence: Evidence, tasks: Iterable[int]) -> Non
 
 
 def _recovered(evidence: Evidence, promise: Promise, tasks: Iterable[int]) -> int:
-    """Task IDs that were delivered more than once and whose promise was kept all the same."""
+    """Number of task IDs that were delivered more than once and whose promise was kept."""
     again = {
         count
         for count in tasks
@@ -243,12 +243,12 @@ def _recovered(evidence: Evidence, promise: Promise, tasks: Iterable[int]) -> in
 
 
 def _owed(bounds: Bounds, count: int) -> Bounds:
-    """Nothing is owed to a task of which the broker may never have heard."""
+    """Nothing is owed to a task whose publication was not confirmed."""
     return bounds if count & _CONFIRMED else Bounds(0, bounds.most)
 
 
 def _histogram(counts: Mapping[int, int], shift: int) -> dict[str, int]:
-    """How many of those that were published occurred never, once, and more often."""
+    """How many of the published ones occurred never, once, and twice or more."""
     bars = {"0": 0, "1": 0, "2+": 0}
     for count, number in counts.items():
         if count & ANY_PUBLICATION:

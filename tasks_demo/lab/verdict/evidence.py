@@ -1,7 +1,6 @@
-"""The evidence of each cell, gathered in one pass over a history. What it means is decided in ``checker``.
+"""Gathers the evidence of each cell in one pass over a history. ``checker`` decides what it means.
 
-Pure. A task ID and an operation cost one packed integer each, so that a million of them fit into a few hundred
-megabytes; an event costs about a microsecond.
+Pure. A task ID and an operation cost one packed integer each, so that a million fit into a few hundred megabytes.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ _ENDINGS = (
 )
 _ENDED = sum(_BITS[point] for point in _ENDINGS)
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
-#: Faults that strike no process of the history, and after which nobody's word is needed that it died.
+#: Faults that kill no process of the history.
 _UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash"})
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
 
 
 class Kill:
-    """One fault that the nemesis says it did to a process that was at work on ``task_id``."""
+    """One fault that the nemesis reports for a process that was running ``task_id``."""
 
     __slots__ = ("at", "landed", "recovery", "task_id", "why")
 
@@ -82,8 +81,6 @@ class Evidence:
     def operation(self, task_id: str) -> str:
         """The operation under which a task was published."""
         return self.operation_of.get(task_id, task_id)
-
-    # -- the kinds that are rarer than points
 
     def published(self, event: HistoryEvent) -> None:
         task_id, operation = event.task_id, event.operation or event.task_id
@@ -131,7 +128,7 @@ class Evidence:
             return
         pid = detail.get("main_pid") if point in BY_MAIN else detail.get("child_pid")
         state = self.running.get(pid) if isinstance(pid, int) else None
-        # A warm shutdown and a pause let their victim go on: that it did is no evidence against them.
+        # A warm shutdown and a pause let their victim go on: its later events do not contradict them.
         problem = self._not_at(state, point, task_id, survives=what in {"term", "stop"})
         if problem:
             self._refute(kill, event, problem)
@@ -146,7 +143,7 @@ class Evidence:
         self.contradictions.say(f"the kill of {name(kill.task_id)} (event {event.seq}) cannot have landed: {problem}")
 
     def _not_at(self, state: list[Any] | None, point: str, task_id: str, *, survives: bool) -> str:
-        """Why the victim was not where the nemesis says it was, or an empty string."""
+        """Why the victim cannot have been at the point that the nemesis reports, or ""."""
         if state is None or state[0] != task_id:
             return "no execution of it was open in that process"
         reached: int = state[1]
@@ -167,10 +164,8 @@ class Evidence:
     def quarantined(self, event: HistoryEvent) -> None:
         self.parked.add(event.operation or event.task_id)
 
-    # -- the rare cases of the common kinds
-
     def unusual(self, event: HistoryEvent, state: list[Any], bit: int) -> int:
-        """What the process reached in this delivery, where that is not simply one point more."""
+        """The points that the process has reached in this delivery, after an event that is not simply the next point."""
         reached: int = state[1]
         if reached & _KILLED:
             kill = self.killed_in.get((event.pid or 0, event.task_id))
@@ -250,7 +245,7 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
         elif kind == "fault":
             cell.faulted(event)
         elif kind == "worker":
-            # The number of a dead process may be given to another one. (A worker's readiness may be written down late.)
+            # The pid of a dead process may be reused. (A worker's readiness may be recorded late.)
             if event.detail.get("state") == "ready" and pid in running and running[pid][1] & _KILLED:
                 del running[pid]
         elif kind not in KINDS:

@@ -1,4 +1,4 @@
-"""What was found out about a cell, in sentences, and the verdict that follows from them. Pure."""
+"""Findings about a cell, in sentences, and the verdict that follows from them. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sentences:
 
 
 class Findings:
-    """Sentences by what they do to the verdict, the weightiest first, and the operations whose promise is broken."""
+    """Sentences by their effect on the verdict, and the operations whose promise is broken."""
 
     def __init__(self, contradictions: Sentences) -> None:
         self.contradictions = contradictions
@@ -40,7 +40,7 @@ class Findings:
             (self.doubts, "unknown"),
         ]
         if self.missing:
-            del order[3]  # what is missing may be what would have met them
+            del order[3]  # the missing evidence may be that the bound was reached
         observed = next((verdict for sentences, verdict in order if sentences), "held")
         reasons = [sentence for sentences, _ in order for sentence in sentences.kept]
         said = sum(sentences.said for sentences, _ in order)

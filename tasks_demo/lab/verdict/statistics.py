@@ -1,4 +1,4 @@
-"""The two numbers that a campaign needs: an upper bound on a rate, and percentiles. Pure."""
+"""An upper bound on a rate, and percentiles. Pure."""
 
 from __future__ import annotations
 

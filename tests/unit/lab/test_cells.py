@@ -39,7 +39,7 @@ def test_a_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
 
 def test_every_pattern_meets_every_fault() -> None:
     everything = {(name, fault) for name in PROMISES for fault in Fault}
-    # The inbox job asks no bank: there is no response to lose.
+    # The inbox job calls no bank: there is no response to lose.
     assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)}
 
 

@@ -20,23 +20,23 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pattern": "inbox", "fault": "lost-response"}, "Nothing to run: the job of inbox asks no bank"),
+        ({"pattern": "inbox", "fault": "lost-response"}, "Nothing to run: the job of inbox calls no bank"),
         ({"pattern": "inbox acks_late", "fault": "lost-response"}, "--pattern inbox would do nothing here"),
         ({"pattern": "inbox", "fault": "none lost-response"}, "--fault lost-response would do nothing here"),
-        ({"fault": "none", "point": "started"}, "--point started would do nothing here: none is not aimed at a point"),
-        ({"fault": "slow double-publish", "point": "all"}, "--point would do nothing here: slow is not aimed"),
-        ({"fault": "publisher-crash", "point": "mixed"}, "publisher-crash is not aimed at a point"),
+        ({"fault": "none", "point": "started"}, "--point started would do nothing here: none cannot be injected at a point"),
+        ({"fault": "slow double-publish", "point": "all"}, "--point would do nothing here: slow cannot be injected"),
+        ({"fault": "publisher-crash", "point": "mixed"}, "publisher-crash cannot be injected at a point"),
         ({"pattern": "acks_late", "point": "claimed"}, "Nothing to run: a job of acks_late never reaches claimed"),
         ({"pattern": "acks_late inbox", "point": "completed"}, "--pattern acks_late would do nothing here"),
         ({"pattern": "acks_late outbox", "point": "claimed started"}, "--point claimed would do nothing here"),
         ({"fault": "kill-child", "point": "fetched"}, "at fetched no pool process has the job, so kill-child"),
         ({"fault": "kill-child kill-main", "point": "acked"}, "--fault kill-child would do nothing here"),
-        ({"pattern": "all inbox"}, "--pattern all is everything already: leave inbox out"),
-        ({"fault": "none all term"}, "--fault all is everything already: leave none, term out"),
-        ({"point": "all started"}, "--point all is everything already: leave started out"),
+        ({"pattern": "all inbox"}, "--pattern all includes everything: leave inbox out"),
+        ({"fault": "none all term"}, "--fault all includes everything: leave none, term out"),
+        ({"point": "all started"}, "--point all includes everything: leave started out"),
         ({"pattern": "acks_late", "keyless": True}, "--keyless would do nothing here: only the jobs of dedup_lock"),
         ({"pattern": "inbox outbox", "fault": "all", "keyless": True}, "--keyless would do nothing here"),
-        ({"fault": "none", "kills": 3}, "--kills would do nothing here: the fault none strikes nobody"),
+        ({"fault": "none", "kills": 3}, "--kills would do nothing here: the fault none kills nobody"),
         ({"kills": 101}, "--kills 101 is more than --tasks 100"),
     ],
     ids=str,
@@ -54,7 +54,7 @@ def test_what_was_named_and_does_not_go_together_is_said() -> None:
     assert len(cells) == 8
     assert left_out == [
         "Left out: a job of acks_late never reaches claimed.",
-        "Left out: at fetched no pool process has the job, so kill-child cannot be aimed there.",
+        "Left out: at fetched no pool process has the job, so kill-child cannot be injected there.",
     ]
 
 

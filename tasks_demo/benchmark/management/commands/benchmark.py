@@ -1,4 +1,4 @@
-"""``manage.py benchmark``: the budgets of the design, measured side by side."""
+"""``manage.py benchmark``: measure the budgets, compared arm by arm in one run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tasks_demo.management.arguments import Exit, whole
 
 #: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
-#: How long its processes may take to end after a Ctrl-C, seconds.
+#: Maximum time for its processes to end after a Ctrl-C, seconds.
 _END_SECONDS = 20.0
-#: The parts that an option is about.
+#: The parts that an option applies to.
 MEASURED_IN = {
     "rounds": {"start", "throughput", "patterns", "latency", "point"},
     "tasks": {"throughput", "patterns"},
@@ -33,7 +33,7 @@ MEASURED_IN = {
 
 class Command(BaseCommand):
     help = (
-        "Measure the budgets: worker start, kills per second, the way back of a killed job, throughput of the ledger and of "
+        "Measure the budgets: worker start, kills per second, recovery of a killed job, throughput of the ledger and of "
         "every pattern, the delay of the outbox. Everything runs on an embedded Redis and scratch databases. Exit codes: "
         "0 measured (a missed budget is shown, not an error), 2 usage, 4 the machine is not ready, 130 interrupted."
     )
