@@ -1,4 +1,4 @@
-"""README, "Use a pattern in your own project", followed to the letter in an empty folder: its files, then its commands."""
+"""README, "Five lines to adopt", and docs/how-to/adopt.md, followed to the letter in an empty folder: their files, then their commands."""
 
 from __future__ import annotations
 
@@ -12,21 +12,37 @@ from pathlib import Path
 import pytest
 
 from tasks_demo.demo.stack.processes import spawn
-from tests.snippets import commands, pieces
+from tests.snippets import Piece, commands, everything
 from tests.support import PROJECT, finish, until
 
 pytestmark = pytest.mark.timeout(180)
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Use a pattern in your own project\n")[2].partition("\n## ")[0]
-PIECES = list(pieces(SECTION, "README.md"))
+
+def _files(page: str) -> list[Piece]:
+    """The blocks that are files of a project, with what a reader has already."""
+    return [piece for piece in everything() if piece.page == page and piece.kind in ("python", "setup")]
 
 
-def test_a_newcomer_who_follows_it_charges_once(redis_url: str, tmp_path: Path) -> None:
+def _write(folder: Path, files: list[Piece], redis_url: str) -> None:
+    for piece in files:
+        named = re.match(r"# ([a-z_/]+\.py)\n", piece.text)
+        assert named, f"which file is this? {piece.text}"
+        if f"@DedupLock.task(name=\"shop.charge\"" in piece.text and (folder / named[1]).exists():
+            (folder / named[1]).unlink()  # the how-to shows the file of the README again
+        text = piece.text
+        for setting, scheme in (("TASKS_DEMO_REDIS_URL", "unix://"), ("RESULT_BACKEND", "redis+socket://")):
+            url = redis_url.replace("unix://", scheme)
+            text = re.sub(rf'{setting} = "redis://localhost:6379/0"', f"{setting} = {url!r}", text)
+        with (folder / named[1]).open("a") as file:
+            file.write("\n" + text)
+
+
+def test_a_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "newcomer"
     folder.mkdir()
     env = {name: value for name, value in os.environ.items() if name not in ("DJANGO_SETTINGS_MODULE", "DATABASE_URL")}
     env |= {"PYTHONPATH": f"{folder}:{PROJECT}", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    running = []
 
     def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
         process = subprocess.Popen(
@@ -37,48 +53,55 @@ def test_a_newcomer_who_follows_it_charges_once(redis_url: str, tmp_path: Path) 
         assert done.code in codes, f"{command}: {done.out}{done.err}"
         return done.out + done.err
 
+    def follow(page: str) -> str:
+        """Run the commands of a page, and return what they said. Workers and relays go on running."""
+        said = ""
+        for piece in everything():
+            for line in commands(piece.text) if piece.page == page and piece.kind == "sh" else ():
+                words = shlex.split(line, comments=True)
+                if words[0] in ("make", "pip"):
+                    continue  # the package is on the path
+                if words[0] == "celery" or "relay" in words:
+                    log = tmp_path / f"{len(running)}.log"
+                    program = str(Path(sys.executable).parent / words[0])
+                    process = spawn([program, *words[1:]], log=log, env=env, cwd=folder)
+                    running.append(process)
+                    mark = " ready." if words[0] == "celery" else "relay looks"
+                    until(lambda log=log, mark=mark: mark in log.read_text(), line)  # type: ignore[misc]
+                else:
+                    said += run(*words, codes=(0, 1) if "doctor" in words else (0,))  # 1: this Redis has no persistence
+        return said
+
+    def python(code: str) -> str:
+        return run("python", "manage.py", "shell", "--no-imports", "-c", code).strip()
+
+    def stop() -> None:
+        while running:
+            running.pop().stop(10)
+
     run("django-admin", "startproject", "proj", ".")
     run("python", "manage.py", "startapp", "shop")
     settings = folder / "proj" / "settings.py"
     settings.write_text(settings.read_text().replace("INSTALLED_APPS = [", "INSTALLED_APPS = [\n    'shop',"))
-    files = [piece for piece in PIECES if piece.kind in ("python", "setup")]
-    assert len(files) == 4
-    for piece in files:
-        named = re.match(r"# ([a-z_/]+\.py)(?:; ([a-z_/]+\.py) says: (.+))?\n", piece.text)
-        assert named, f"which file is this? {piece.text}"
-        text = piece.text.replace('"redis://localhost:6379/0"', repr(redis_url.replace("unix://", "redis+socket://")))
-        text = text.replace("TASKS_DEMO_REDIS_URL = CELERY_BROKER_URL", f"TASKS_DEMO_REDIS_URL = {redis_url!r}")
-        with (folder / named[1]).open("a") as file:
-            file.write(text)
-        if named[2]:
-            (folder / named[2]).write_text(named[3] + "\n")
-
-    (block,) = [piece for piece in PIECES if piece.kind == "sh"]
-    running = []
     try:
-        for line in commands(block.text):
-            words = shlex.split(line, comments=True)
-            if words[0] == "celery" or "relay" in words:
-                log = tmp_path / f"{len(running)}.log"
-                program = str(Path(sys.executable).parent / words[0])
-                running.append((spawn([program, *words[1:]], log=log, env=env, cwd=folder), log))
-            else:
-                assert "WARNING" not in run(*words)
-        worker, relay = running
-        until(lambda: " ready." in worker[1].read_text(), "the worker")
-        until(lambda: "relay looks" in relay[1].read_text(), "the relay")
-        answer = run(
-            "python", "manage.py", "shell", "--no-imports", "-c",
+        _write(folder, _files("README.md"), redis_url)
+        assert "tasks_demo.W001" in follow("README.md"), "check says what the settings lack"
+        answer = python(
             "from shop.tasks import charge\n"
             "calls = charge.delay(2, 5), charge.delay(2, amount=5), charge.delay(order_id=2, amount=5)\n"
             "print([call.get(timeout=20) for call in calls])\n"
-            "from tasks_demo import outbox\nfrom django.db import transaction\n"
-            "with transaction.atomic():\n    outbox.enqueue(charge, (3, 7))",
-        )  # fmt: skip
-        assert answer.strip() == str(["charge:2 5"] * 3), "every spelling of one call is one call"
+            "from tasks_demo.ledger.models import Tally\nprint(Tally.objects.filter(pattern='dedup_lock').count())"
+        )
+        assert answer.splitlines() == [str(["charge:2 5"] * 3), "3"], "one charge, three task IDs on the dashboard"
+        stop()
+
+        text = settings.read_text().replace('INSTALLED_APPS += ["tasks_demo"', '_README = ["tasks_demo"')
+        settings.write_text(text)
+        _write(folder, _files("docs/how-to/adopt.md"), redis_url)
+        said = follow("docs/how-to/adopt.md")
+        assert "WARNING" not in said
+        assert re.search(r"application +ok +proj", said), "the doctor found the app"
+        python("from shop.orders import place_order\nplace_order(3, 7)")
         until(lambda: (folder / "charged").read_text() == "charge:2 5\ncharge:3 7\n", "both charges, each once")
-        told = run("python", "manage.py", "doctor", codes=(0, 1))  # 1: this Redis may have no persistence
-        assert "application        ok    proj" in told
     finally:
-        for process, _ in running:
-            process.stop(10)
+        stop()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.integration.stranger import Stranger, opened
@@ -27,6 +28,7 @@ PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.
 #: Pages whose Python blocks are the files of a project of their own, and who makes and runs it.
 PROJECTS = {
     "README.md": "test_readme_adoption.py",
+    "docs/how-to/adopt.md": "test_readme_adoption.py",
     "docs/how-to/metrics.md": "../metrics/test_metrics.py",
     "docs/how-to/testing.md": "../testing/test_testing_package.py",
 }
@@ -67,12 +69,17 @@ def test_a_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None
                     text = said.read_text()[seen:]
                     return bool(told.search(text)) if command.endswith("&") else mark in text  # noqa: B023
 
-                until(answered, f"{page}: {command}")
+                until(answered, f"{page}: {command}", 60)
                 text = said.read_text()[seen:]
                 assert told.search(text), f"{page}: $ {command}\n{text}\ninstead of\n{expected}"
                 seen += len(text)
         finally:
-            shell.communicate("kill $(jobs -p)\nexit\n", timeout=10)
+            started = psutil.Process(shell.pid).children()
+            for process in started:
+                process.terminate()
+            psutil.wait_procs(started, timeout=30)
+            shell.kill()
+            shell.communicate(timeout=10)
 
 
 @pytest.mark.parametrize(("page", "by"), PROJECTS.items())

@@ -15,6 +15,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from tasks_demo.core.conf import Settings
+from tasks_demo.demo.conf import DemoSettings
 from tests.snippets import LANGUAGES, Piece, commands, everything, pages
 from tests.support import PROJECT
 
@@ -141,21 +142,28 @@ PROSE = sorted({*pages(), PROJECT / "CHANGELOG.md"})
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_settings_and_pages_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    known = {name for name in vars(Settings) if name.isupper()}
+    known = {name for name in (*vars(Settings), *vars(DemoSettings)) if name.isupper()}
     named = set(re.findall(r"TASKS_DEMO_([A-Z_]+)", text))
     assert named <= known, f"no such settings: {named - known}"
     links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith("http")}
     assert not {link for link in links if not (path.parent / link).exists()}
 
 
-def test_readme_names_every_command_and_every_page() -> None:
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("## Commands\n")[2].partition("\n## ")[0]
-    ours = {path.stem for path in (PROJECT / "tasks_demo/management/commands").glob("[a-z]*.py")}
-    assert not {name for name in ours if not re.search(rf"`{name}\b", table)}, "the table of commands"
-    linked = set(re.findall(r"\]\((docs/[^)#]+)", readme))
-    lists = ("decisions", "patterns")  # README links the folder
-    tops = {
-        str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").rglob("*.md") if path.parent.name not in lists
+def test_the_pages_of_commands_and_settings_name_every_one() -> None:
+    page = (PROJECT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    commands = {path.stem for path in (PROJECT / "tasks_demo").glob("**/management/commands/[a-z]*.py")}
+    assert not {name for name in commands if not re.search(rf"`{name}\b", page)}, "docs/reference/commands.md"
+    page = (PROJECT / "docs/reference/settings.md").read_text(encoding="utf-8")
+    settings = {name for name in (*vars(Settings), *vars(DemoSettings)) if name.isupper()}
+    assert not {name for name in settings if f"`TASKS_DEMO_{name}`" not in page}, "docs/reference/settings.md"
+
+
+def test_the_index_links_every_page_and_the_readme_is_short() -> None:
+    index = PROJECT / "docs/README.md"
+    linked = set(re.findall(r"\]\(([^)#]+\.md)", index.read_text(encoding="utf-8")))
+    listed = {"decisions"}  # the index links the folder
+    all_pages = {
+        str(path.relative_to(index.parent)) for path in index.parent.rglob("*.md") if path.parent.name not in listed
     }
-    assert not tops - linked, "pages that README does not link"
+    assert not all_pages - linked - {"README.md"}, "pages that docs/README.md does not link"
+    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
