@@ -1,4 +1,4 @@
-"""README, "Five lines to adopt", and docs/how-to/adopt.md, followed to the letter in an empty folder: their files, then their commands."""
+"""README, "Five lines to adopt", then docs/how-to/adopt.md, followed to the letter: their files, then their commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _write(folder: Path, files: list[Piece], redis_url: str) -> None:
     for piece in files:
         named = re.match(r"# ([a-z_/]+\.py)\n", piece.text)
         assert named, f"which file is this? {piece.text}"
-        if f'@DedupLock.task(name="shop.charge"' in piece.text and (folder / named[1]).exists():
+        if '@DedupLock.task(name="shop.charge"' in piece.text and (folder / named[1]).exists():
             (folder / named[1]).unlink()  # the how-to shows the file of the README again
         text = piece.text
         for setting, scheme in (("TASKS_DEMO_REDIS_URL", "unix://"), ("RESULT_BACKEND", "redis+socket://")):
