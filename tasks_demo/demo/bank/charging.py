@@ -1,9 +1,9 @@
 """Make debits: the transactions, and the promise behind an idempotency key.
 
 With a key: the key is claimed in a committed transaction of its own, so that others see it in flight; then the
-debit and the key's ``done`` commit together. A process that dies in between leaves a key in flight, which the next
+debit and the key's response commit together. A process that dies in between leaves a key in flight, which the next
 request with that key takes over: nothing was charged under it. That stays true while two banks share a database by
-mistake: ``done`` is only written by the owner of the claim, so a claim that was taken over rolls its debit back.
+mistake: the response is only written by the owner of the claim, so a claim that was taken over rolls its debit back.
 
 With a fencing token: the highest token under which a reference was charged, or its debit replayed, is kept in the same
 transaction. A lower one is refused, whatever its key, even if it asks for a replay. A refused request leaves nothing
@@ -17,13 +17,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, connections, transaction
 
 from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.apps import BANK
-from tasks_demo.demo.bank.models import Account, Debit, FencingToken, IdempotencyKey, Identity
+from tasks_demo.demo.bank.models import Debit, FencingToken, IdempotencyKey, Identity
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence, Unavailable, Unconfirmed
 
 #: How long a transaction waits for others before it is answered with 503. Seconds; below the caller's timeout.
@@ -33,7 +33,6 @@ OWNER = secrets.token_hex(16)
 #: Number of the PostgreSQL advisory lock under which debits are numbered.
 _NUMBERING = 7_231_400_117
 
-_IN_FLIGHT, _DONE = IdempotencyKey.Status.IN_FLIGHT, IdempotencyKey.Status.DONE
 _UNUSABLE = (OperationalError, InternalError, InterfaceError)
 
 # SQLite has one writer: waiting here costs less than its busy handler, which sleeps.
@@ -68,16 +67,16 @@ def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -
     with _only_thread(key, fingerprint) as alone:
         # Not alone: another thread works on it, or is only replaying its response.
         record = _claim(key, fingerprint) if alone else _look_up(key)
-        if record is not None and record.status == _DONE:
-            return _replay(record, fingerprint, asked), True
+        if record is not None and record.response is not None:
+            return _replay(record, record.response, fingerprint, asked), True
         if record is None or not alone:
             raise InFlight
         fault_injection.slow_down(asked.reference)
-        mine = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=OWNER)
+        mine = IdempotencyKey.objects.filter(pk=record.pk, response__isnull=True, owner=OWNER)
         try:
             with _writing():
                 debit = _debit(asked, record)
-                if not mine.update(status=_DONE, response=debit):
+                if not mine.update(response=debit):
                     raise InFlight
         except IntegrityError as error:
             # Another bank took the key over and has made its debit already: ours was rolled back.
@@ -103,16 +102,16 @@ def identity() -> str:
 def check_writable() -> None:
     """Write nothing, but in a way that needs everything a debit needs. Raises Unavailable."""
     with _writing():
-        IdempotencyKey.objects.filter(pk=0).update(status=_IN_FLIGHT)
+        IdempotencyKey.objects.filter(pk=0).update(owner=OWNER)
 
 
-def _replay(record: IdempotencyKey, fingerprint: str, asked: DebitRequest) -> dict[str, Any]:
+def _replay(record: IdempotencyKey, response: dict[str, Any], fingerprint: str, asked: DebitRequest) -> dict[str, Any]:
     if record.fingerprint != fingerprint:
         raise KeyReused
     if asked.fence is not None:
         with _writing():
             _advance_fence(asked)
-    return cast("dict[str, Any]", record.response)  # a done key has one: the database checks that
+    return response
 
 
 @contextmanager
@@ -137,7 +136,7 @@ def _look_up(key: str) -> IdempotencyKey | None:
 
 
 def _claim(key: str, fingerprint: str) -> IdempotencyKey:
-    """Return the key's row, committed in flight with us as its owner, or already done."""
+    """Return the key's row, committed in flight with us as its owner, or with its response."""
     try:
         with _writing():
             return IdempotencyKey.objects.create(key=key, fingerprint=fingerprint, owner=OWNER)
@@ -148,8 +147,8 @@ def _claim(key: str, fingerprint: str) -> IdempotencyKey:
         record = IdempotencyKey.objects.get(key=key)
         if record.fingerprint != fingerprint:
             raise KeyReused
-        if record.status == _IN_FLIGHT and record.owner != OWNER:
-            dead = IdempotencyKey.objects.filter(pk=record.pk, status=_IN_FLIGHT, owner=record.owner)
+        if record.response is None and record.owner != OWNER:
+            dead = IdempotencyKey.objects.filter(pk=record.pk, response__isnull=True, owner=record.owner)
             if not dead.update(owner=OWNER):
                 raise InFlight
     return record
@@ -185,9 +184,8 @@ def _debit(asked: DebitRequest, record: IdempotencyKey | None) -> dict[str, Any]
         # Numbers then become visible in their order: a reader that pages by number misses none.
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_NUMBERING])
-    account, _ = Account.objects.get_or_create(name=asked.account)
     debit = Debit.objects.create(
-        account=account, amount=asked.amount, reference=asked.reference, source=asked.source, idempotency=record
+        account=asked.account, amount=asked.amount, reference=asked.reference, source=asked.source, idempotency=record
     )
     return debit.as_json()
 

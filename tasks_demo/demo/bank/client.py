@@ -137,9 +137,7 @@ class BankClient:
             raise BankRefused("A lone surrogate cannot be sent to the bank: nothing was charged.") from error
         # The bank compares bodies byte by byte: the same debit must always be serialized the same way.
         body = json.dumps({"account": account, "amount": amount, "reference": reference}, separators=(",", ":"))
-        response = self._request("POST", "/debits", body=body.encode(), headers=headers)
-        if response.status != 201:
-            raise _error(response)
+        response = self._request("POST", "/debits", body.encode(), headers, expected=201)
         return _read(
             response, lambda found: DebitReceipt(**_row(found), replayed="Idempotent-Replayed" in response.headers)
         )
@@ -158,7 +156,7 @@ class BankClient:
                 path = f"/debits?{urlencode(asked)}"
             except UnicodeEncodeError as error:
                 raise BankRefused("A reference with a lone surrogate cannot be in the bank's books.") from error
-            page, next_after = _read(self._ask("GET", path), _page)
+            page, next_after = _read(self._request("GET", path), _page)
             yield from page
 
     def identity(self) -> str:
@@ -166,7 +164,7 @@ class BankClient:
 
         Asks ``GET /health``: raises BankUnavailable unless the bank and its database answer.
         """
-        return _read(self._ask("GET", "/health"), lambda found: str(found["identity"]))
+        return _read(self._request("GET", "/health"), lambda found: str(found["identity"]))
 
     def close(self) -> None:
         """Close the idle connections; the client opens new ones when it is used again."""
@@ -194,25 +192,23 @@ class BankClient:
         return self._fault("DELETE", name)
 
     def _fault(self, method: str, name: str, body: bytes | None = None) -> dict[str, int]:
-        headers = {"Content-Type": "application/json"} if body else None
-        response = self._ask(method, f"/faults/{quote(name, safe='')}", body=body, headers=headers)
+        response = self._request(method, f"/faults/{quote(name, safe='')}", body)
         return _read(response, lambda found: {reference: int(hits) for reference, hits in found["hits"].items()})
 
-    def _ask(self, method: str, path: str, **sent: Any) -> urllib3.BaseHTTPResponse:
-        response = self._request(method, path, **sent)
-        if response.status != 200:
-            raise _error(response)
-        return response
-
     def _request(
-        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        expected: int = 200,
     ) -> urllib3.BaseHTTPResponse:
         if self._pid != os.getpid():
             self._open_pool()
         # A GET may meet a kept-alive connection that the bank has just closed; a POST is not repeated, on purpose.
         retries = urllib3.Retry(1 if method == "GET" else 0, redirect=False, respect_retry_after_header=False)
         try:
-            return self._pool.request(
+            response = self._pool.request(
                 method, self._path + path, body=body, headers=headers, timeout=self._timeout, retries=retries
             )
         except HTTPError as error:
@@ -224,6 +220,9 @@ class BankClient:
             raise BankUnavailable(
                 f"The bank at {self.base_url} {what} ({cause}): {meaning}.", certain_not_charged=certain
             ) from error
+        if response.status != expected:
+            raise _error(response)
+        return response
 
     def _open_pool(self) -> None:
         # Two processes on one connection would read each other's responses.

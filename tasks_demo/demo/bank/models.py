@@ -27,33 +27,13 @@ class Identity(models.Model):
         constraints = [models.CheckConstraint(condition=Q(id=1), name="bank_identity_one_row")]
 
 
-class Account(models.Model):
-    """Somebody who can be charged. Opened by the first debit; there is no balance and no limit."""
-
-    name = models.CharField(max_length=LONGEST_TEXT, unique=True)
-
-
 class IdempotencyKey(models.Model):
-    """An ``Idempotency-Key`` that was used, and the response to it. Keys are never forgotten."""
-
-    class Status(models.TextChoices):
-        IN_FLIGHT = "in_flight", "in flight"
-        DONE = "done", "done"
+    """An ``Idempotency-Key`` that was used, and the response to it; in flight without one. Keys are never forgotten."""
 
     key = models.CharField(max_length=LONGEST_TEXT, unique=True)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request body.")
-    status = models.CharField(max_length=10, choices=Status.choices, default=Status.IN_FLIGHT)
     owner = models.CharField(max_length=64, help_text="The bank process that processes it, or did.")
     response = models.JSONField(null=True, help_text="The response to replay.")
-    created_at = models.DateTimeField(default=timezone.now)
-
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(status="in_flight", response__isnull=True) | Q(status="done", response__isnull=False),
-                name="bank_key_done_has_response",
-            )
-        ]
 
 
 class FencingToken(models.Model):
@@ -69,7 +49,7 @@ class FencingToken(models.Model):
 class Debit(models.Model):
     """One charge that was made. Rows are added and never changed."""
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="debits")
+    account = models.CharField(max_length=LONGEST_TEXT, help_text="Who was charged. There is no balance and no limit.")
     amount = models.BigIntegerField(help_text="Cents, above zero.")
     reference = models.CharField(max_length=LONGEST_TEXT, help_text="What the caller charged for: its operation key.")
     source = models.CharField(max_length=LONGEST_TEXT, blank=True, help_text="The caller's task ID, for information.")
@@ -83,10 +63,10 @@ class Debit(models.Model):
         indexes = [models.Index(fields=["reference", "id"], name="bank_debit_reference")]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form in which callers see it. Reads the account: select it along."""
+        """Return the form in which callers see it."""
         return {
             "id": self.pk,
-            "account": self.account.name,
+            "account": self.account,
             "amount": self.amount,
             "reference": self.reference,
             "source": self.source,

@@ -11,14 +11,13 @@ import logging
 import os
 import signal
 import socket
-import time
 from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
-from django.db import DatabaseError, IntegrityError, connections
+from django.db import DatabaseError, connections
 
 from tasks_demo.demo.bank import charging, fault_injection
 from tasks_demo.demo.bank.apps import BANK
@@ -77,7 +76,7 @@ def prepare() -> None:
     if connections[BANK].vendor == "sqlite":
         options["OPTIONS"] = {**options["OPTIONS"], "timeout": charging.BUSY_SECONDS}
     try:
-        _migrate()
+        call_command("migrate", BANK, database=BANK, verbosity=0, interactive=False)
         charging.check_writable()
         charging.identity()
     except (DatabaseError, Problem) as error:
@@ -87,18 +86,6 @@ def prepare() -> None:
         ) from error
     finally:
         connections.close_all()
-
-
-def _migrate() -> None:
-    """Of several banks that are started on a new database at once, each may find what another has just made: try again."""
-    for last in (False, False, False, True):
-        try:
-            call_command("migrate", BANK, database=BANK, verbosity=0, interactive=False)
-            return
-        except DatabaseError as error:
-            if last or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
-                raise
-        time.sleep(0.2)  # for the commit of another process, which announces nothing
 
 
 def listen(host: str, port: int) -> socket.socket:

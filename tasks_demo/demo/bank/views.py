@@ -68,7 +68,7 @@ class Debits(BankView):
         asked = incoming.query(request, "reference", "after", "limit")
         after = incoming.digits(asked.get("after", "0"), "after", 0, LARGEST_INTEGER)
         limit = incoming.digits(asked.get("limit", str(LARGEST_PAGE)), "limit", 1, LARGEST_PAGE)
-        debits = Debit.objects.filter(id__gt=after).select_related("account")
+        debits = Debit.objects.filter(id__gt=after)
         if "reference" in asked:
             debits = debits.filter(reference=incoming.text(asked["reference"], "reference"))
         with charging.reading():
