@@ -43,19 +43,6 @@ class Arm:
     publisher: Publisher = Publisher.BEFORE
 
 
-class BenchRelay(Relay):
-    """The relay as ``manage.py relay`` runs it, with its default interval and batch, on the broker of one lane."""
-
-    def __init__(self, lane: RedisLane) -> None:
-        super().__init__()
-        self._lane = lane
-
-    def _connected(self, options: dict[str, Any]) -> Any:
-        return self._app.connection_for_write(
-            self._lane.broker_url, transport_options={**options, **transport(self._lane)}
-        )
-
-
 def before(arm: Arm, lane: RedisLane, count: int) -> None:
     """Do what this publisher does before the worker starts."""
     if arm.publisher is Publisher.BEFORE:
@@ -97,8 +84,11 @@ def relaying(lane: RedisLane) -> Iterator[None]:
 
 
 def _relay(lane: RedisLane, stop: threading.Event) -> None:
+    def connect(options: dict[str, Any]) -> Any:
+        return current_app.connection_for_write(lane.broker_url, transport_options={**options, **transport(lane)})
+
     try:
-        BenchRelay(lane).run(stop)
+        Relay(connect=connect).run(stop)
     finally:
         connections.close_all()
 

@@ -21,7 +21,7 @@ from tasks_demo.doctor.findings import Finding, State, reason
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.ledger.store import alias as ledger_s_home
-from tasks_demo.outbox import relay
+from tasks_demo.outbox.table import overdue
 from tasks_demo.patterns import DedupLock
 from tasks_demo.records.models import Fence, OutboxMessage, Parked
 
@@ -118,7 +118,7 @@ def _outbox(setup: Setup) -> Iterator[Finding]:
     for alias in _aliases(setup, OutboxMessage):
         with suppress(DatabaseError):  # no table: said above
             open_rows = OutboxMessage.objects.using(alias).filter(finished_at=None)
-            late, what = relay.overdue(alias), f"outbox in {alias}"
+            late, what = overdue(alias), f"outbox in {alias}"
             due, failing = open_rows.filter(due_at__lte=Now()).count(), open_rows.filter(failures__gt=0)
             refused = failing.order_by("-failures", "id").first()
             if late > LATE:

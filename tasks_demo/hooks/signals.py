@@ -14,7 +14,8 @@ from celery import Task, current_app, signals, states
 from celery.exceptions import Reject
 
 from tasks_demo.core.lifecycle import Point, Subject, job_fields, observers, reached
-from tasks_demo.outbox.progress import refused
+from tasks_demo.outbox import completion  # noqa: F401  (connects its receivers)
+from tasks_demo.outbox.claims import refused
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.operation_header import HEADER, header, sent_operation
 from tasks_demo.patterns.requeue import PARKED, Suppressed, Unfinished

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from tasks_demo.outbox.relay import overdue
+from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
 
 #: prometheus_client's own variable: the folder in which all processes of a machine keep their counts.

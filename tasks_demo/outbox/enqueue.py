@@ -123,19 +123,6 @@ def enqueue(
     return message.task_id
 
 
-def prune(before: datetime, using: str | None = None, *, most: int | None = None) -> int:
-    """Delete messages that were finished before this moment, 1000 a commit, ``most`` in all; returns how many it were."""
-    rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage))
-    removed = 0
-    while most is None or removed < most:
-        size = 1000 if most is None else min(1000, most - removed)
-        ids = list(rows.filter(finished_at__lt=before).order_by("finished_at").values_list("id", flat=True)[:size])
-        removed += rows.filter(id__in=ids).delete()[0]
-        if len(ids) < size:
-            break
-    return removed
-
-
 # -- what can be published later ----------------------------------------------------------------------------------------------
 
 

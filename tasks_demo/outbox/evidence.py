@@ -1,7 +1,7 @@
-"""What the row of an outbox message says about a copy of it, and when a copy counts as lost: decisions, without any I/O.
+"""Decides whether a copy of an outbox message may run, and when a copy counts as lost. Pure: no I/O.
 
-Waiting is not loss. A row is *open* (no copy has begun), *held* (a worker has begun it), *awaiting* (its task asked for a retry
-or was deferred, and that later copy is on its way) or *finished*. A copy's generation is its retries plus its deferrals.
+A message that waits in its queue is not lost. A row is *open* (no copy has begun), *held* (a worker has begun it), *awaiting* (a
+retry or deferral was published, and is expected) or *finished*. A copy's generation is its retries plus its deferrals.
 
 What is **not** guaranteed: that a holder on another machine that is silent for longer than its lease is dead. It may be
 suspended, or cut off from the database, and the job then runs a second time.
@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-#: The generation of a row that awaits any copy.
+#: The generation of a row that any copy may claim.
 OPEN = -1
 #: A wait doubles with every publication, this many times at most.
 DOUBLINGS = 10
-#: But for the first of them, where there is evidence: kills and restarts come in series.
+#: With evidence of loss, this many publications are not delayed further: kills and restarts come in series.
 PATIENT = 2
 
 
@@ -25,7 +25,7 @@ class Life(Enum):
 
     GONE = "gone"
     HERE = "here"  # it exists on this machine
-    UNKNOWN = "unknown"  # another machine, another container, or a system without /proc
+    UNKNOWN = "unknown"  # on another machine or in another container, or this system has no /proc
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class State:
 
 
 def lives(life: Life, silent: float, *, lease: float, unfinished: float) -> bool:
-    """Whether the holder still works on the job. A process of this machine may be silent for longer: it can be seen."""
+    """Whether the holder counts as alive. A process that exists on this machine may be silent for longer."""
     return silent < {Life.GONE: 0.0, Life.HERE: max(lease, unfinished), Life.UNKNOWN: lease}[life]
 
 
 def refusal(state: State, generation: int, alive: bool) -> str:
     """Why a copy of this generation must not run, or "" if it may; ``alive``: of the holder, if there is one."""
     if generation > state.generation and not (state.finished and state.generation == OPEN):
-        return ""  # the later copy that the row awaits, or that its body has published before it ended
+        return ""  # the later copy that the row awaits, or that its body published before it ended
     if state.finished:
         return "its job has ended"
     if state.holder:
@@ -64,7 +64,7 @@ class Held(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of a copy that was published, and not begun or begun by the dead. ``age``: seconds since then."""
+    """What is known of a copy that was published, and not begun, or begun by a dead worker. ``age``: seconds since then."""
 
     age: float
     publications: int
@@ -76,7 +76,7 @@ class Evidence:
 
 
 def must_ask_workers(evidence: Evidence) -> bool:
-    """Whether their word decides. It costs a second, so they are asked only where the copy cannot be in the queue."""
+    """Whether the workers' answer decides. It takes a second, so they are asked only if the copy cannot be in the queue."""
     return evidence.broker in {Held.UNACKED, Held.UNKNOWN} and (evidence.overtaken or evidence.idle or evidence.begun)
 
 

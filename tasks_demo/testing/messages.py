@@ -16,7 +16,7 @@ from celery.exceptions import Retry
 from celery.result import denied_join_result
 from kombu import serialization
 
-from tasks_demo.outbox import progress as outbox_worker
+from tasks_demo.outbox import claims
 from tasks_demo.patterns.execution import WorkerKilled
 
 #: Where a delivery is killed: when the body would begin, or when it has ended and nobody has taken note of it yet.
@@ -56,7 +56,7 @@ class Outcome:
 def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> Outcome:
     """Run the task as a worker does with a message, here and now; a retry that it asks for follows at once."""
     task: Any = current_app.tasks[message.task]
-    outbox_worker.hook(type(task))  # as a worker does when it starts
+    claims.hook(type(task))  # as a worker does when it starts
     request = {
         "id": message.task_id,
         "task": message.task,
@@ -81,7 +81,7 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
         try:
             traced = tracer(message.task_id, list(message.args), dict(message.kwargs), request)
         except WorkerKilled:
-            outbox_worker.died(Context(request))
+            claims.died(Context(request))
             return Outcome("KILLED")
     result: Any = traced.retval
     if isinstance(result, ExceptionInfo):

@@ -10,7 +10,7 @@ from typing import Any
 import kombu.exceptions
 from celery import current_app
 from django.db import connections, router, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 
 from tasks_demo import outbox
 from tasks_demo.demo.shop.models import Order
@@ -35,21 +35,6 @@ _BATCH = 100
 
 class Stop(Exception):
     """The run is being interrupted."""
-
-
-class LaneRelay(Relay):
-    """The relay of one lane: publishes the messages of that lane only, to the queues of that lane."""
-
-    def __init__(self, broker: RedisLane, visibility_timeout: float, rows: Q) -> None:
-        super().__init__(interval=_RELAY_INTERVAL)
-        self._broker, self._visibility_timeout, self._own_rows = broker, visibility_timeout, rows
-
-    def _rows(self) -> QuerySet[OutboxMessage]:
-        return super()._rows().filter(self._own_rows)
-
-    def _connected(self, options: dict[str, Any]) -> Any:
-        options = {**options, **self._broker.transport_options(self._visibility_timeout)}
-        return self._app.connection_for_write(self._broker.broker_url, transport_options=options)
 
 
 class Publisher:
@@ -139,7 +124,7 @@ class Publisher:
             yield
             return
         stop = threading.Event()
-        relay = LaneRelay(self._broker, self._visibility_timeout, self._rows)
+        relay = Relay(interval=_RELAY_INTERVAL, only=self._rows, connect=self._connect)
         thread = threading.Thread(target=self._relay, args=(relay, stop), name="relay")
         thread.start()
         try:
@@ -147,6 +132,10 @@ class Publisher:
         finally:
             stop.set()
             thread.join()
+
+    def _connect(self, options: dict[str, Any]) -> Any:
+        options = {**options, **self._broker.transport_options(self._visibility_timeout)}
+        return current_app.connection_for_write(self._broker.broker_url, transport_options=options)
 
     @staticmethod
     def _relay(relay: Relay, stop: threading.Event) -> None:

@@ -18,7 +18,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted, named
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
-from tasks_demo.outbox.enqueue import prune as prune_outbox
+from tasks_demo.outbox.table import prune as prune_outbox
 from tasks_demo.patterns import claim_first, inbox, operation_records
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 

@@ -19,7 +19,8 @@ from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.ledger.effects import read_books
 from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
-from tasks_demo.outbox.relay import Relay, overdue
+from tasks_demo.outbox.relay import Relay
+from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)

@@ -73,7 +73,7 @@ def test_moments_are_local_and_say_no_zone(local: Stranger) -> None:
 def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Stranger) -> None:
     waiting = local.value(
         "[m.publications, 3500 < (m.due_at - datetime.now()).total_seconds() < 3600, overdue()]",
-        before=MOMENTS + "from tasks_demo.outbox.relay import overdue\nm = OutboxMessage.objects.get(task_id='far')",
+        before=MOMENTS + "from tasks_demo.outbox.table import overdue\nm = OutboxMessage.objects.get(task_id='far')",
     )
     assert waiting == [0, True, 0.0]
 

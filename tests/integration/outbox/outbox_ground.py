@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.apps import apps
 from django.db import connections, router
 
@@ -18,15 +19,12 @@ from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxM
 from tests.support import database_url_of_tests
 
 
-class RelayTo(Relay):
-    """A relay onto this Redis, whatever the settings say."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._url = url.replace("unix://", "redis+socket://", 1)
-
-    def _connected(self, options: dict[str, Any]) -> Any:
-        return self._app.connection_for_write(self._url, transport_options=options)
+def relay_to(url: str, **options: Any) -> Relay:
+    """A relay that publishes to this broker, whatever the settings say."""
+    url = url.replace("unix://", "redis+socket://", 1)
+    return Relay(
+        connect=lambda transport: current_app.connection_for_write(url, transport_options=transport), **options
+    )
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held
         "relay = Relay(batch=10)\n"
         # Beforehand: the time for the batch is half of the wait below.
         "current_app.loader.import_default_modules()\n"
-        "relay._producer().connection.ensure_connection()\n"
+        "relay._publisher.connection().ensure_connection()\n"
         "relay.run_once()",
         broker,
         TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="6",

@@ -1,9 +1,9 @@
-"""What the broker and the workers can be asked about copies that were published and have not begun.
+"""Asks the broker and the workers whether they hold copies that were published and have not begun.
 
-Redis tells all: the queue's lists, and the hash of what was handed out and not acknowledged. RabbitMQ tells an AMQP client how
-many messages are ready in a queue and how many consumers it has, neither which they are nor how many are unacknowledged;
-without messages and consumers it holds nothing. Other brokers tell nothing. Workers that answer remote control know what they
-hold; the solo pool answers between two jobs only, and ``worker_enable_remote_control = False`` never does.
+Redis shows everything: the queue's lists, and the hash of messages that were delivered and not acknowledged. RabbitMQ tells an
+AMQP client how many messages are ready in a queue and how many consumers it has, neither which they are nor how many are
+unacknowledged; without messages and consumers it holds nothing. Other brokers tell nothing. Workers that answer remote control
+know what they hold; the solo pool answers between two jobs only, and with ``worker_enable_remote_control = False`` none does.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import redis
 
 from tasks_demo.outbox.evidence import Held
 
-#: Seconds that workers are given to answer.
+#: Maximum time for workers to answer, seconds.
 WORKERS_SECONDS = 1.0
-#: A queue that is longer is searched only for what was overtaken, and so many entries are read at a time.
+#: A longer queue is searched only for what was overtaken; the number of entries read at a time.
 LONG_QUEUE, AT_ONCE = 1000, 500
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What a broker says of one queue. ``consumers``: -1 if it does not tell."""
+    """The state of one queue. ``consumers``: -1 if the broker does not tell; ``can_tell_all``: its messages can be read."""
 
     waiting: int
     consumers: int = -1
@@ -36,15 +36,15 @@ class Queue:
         return self.waiting > LONG_QUEUE
 
 
-def asked(connection: Any, name: str) -> Queue | None:
-    """How long the queue is; None: the broker cannot tell. Raises the transport's errors."""
+def queue_state(connection: Any, name: str) -> Queue | None:
+    """Ask the broker for the state of the queue; None: it cannot tell. Raises the transport's errors."""
     channel = connection.default_channel
     match connection.transport.driver_type:
         case "redis":
             with _client(channel) as client:
                 return Queue(sum(int(client.llen(key)) for key in _lists(channel, name)), can_tell_all=True)
         case "amqp":
-            # A channel of its own: a queue that is not there closes it.
+            # A channel of its own: a queue that does not exist closes it.
             try:
                 with connection.channel() as own:
                     _, messages, consumers = own.queue_declare(name, passive=True)
@@ -56,7 +56,7 @@ def asked(connection: Any, name: str) -> Queue | None:
     return None
 
 
-def held(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:
+def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:
     """Where the broker has each of these. Raises the transport's errors."""
     if queue is None or not queue.can_tell_all:
         gone = queue is not None and (not queue.exists or queue.waiting == 0 == queue.consumers)
@@ -65,8 +65,8 @@ def held(connection: Any, name: str, queue: Queue | None, task_ids: Collection[s
     wanted = {f'"{task_id}"'.encode(): task_id for task_id in task_ids}
     found: dict[str, Held] = {}
     with _client(channel) as client:
-        # From the head, where messages come in: whatever is handed out meanwhile moves nothing past us. The hash last, because
-        # that is where it goes to.
+        # From the head, where messages arrive: a delivery meanwhile moves none past us. The hash last, because messages move
+        # there when they are delivered.
         for key in _lists(channel, name):
             start = 0
             while len(found) < len(wanted) and (entries := client.lrange(key, start, start + AT_ONCE - 1)):
@@ -80,10 +80,10 @@ def held(connection: Any, name: str, queue: Queue | None, task_ids: Collection[s
     return {task_id: found.get(task_id, Held.ABSENT) for task_id in task_ids}
 
 
-def held_by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
-    """Those that a worker has, waiting for a process of its pool or running; None: they cannot be asked. Takes a second."""
+def by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
+    """The task IDs that a worker holds, waiting for its pool or running; None: not all workers answered. Takes a second."""
     mailbox = app.control.mailbox(connection)
-    mailbox._producer_pool = None  # of the app's own connection, where a relay may publish to another
+    mailbox._producer_pool = None  # it is the app's own connection's, and a relay may publish to another broker
     answers = mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS)
     if not answers or (queue is not None and len(answers) < queue.consumers):
         return None
@@ -96,7 +96,7 @@ def _in(messages: Any, wanted: dict[bytes, str]) -> set[str]:
 
 
 def can_be_sought(task_id: str) -> bool:
-    """Whether the ID stands in a message as it is; JSON writes other characters differently."""
+    """Whether the ID can be searched for in a message: JSON escapes other characters."""
     return task_id.isascii() and not set(task_id) & set('"\\')
 
 
@@ -109,5 +109,5 @@ def _prefix(channel: Any) -> str:
 
 
 def _client(channel: Any) -> redis.Redis:
-    """A client that adds no prefix of its own; closing it gives its connection back to kombu's pool."""
+    """A client that adds no prefix of its own; closing it returns its connection to kombu's pool."""
     return redis.Redis(connection_pool=channel.pool)

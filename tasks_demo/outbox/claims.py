@@ -1,0 +1,156 @@
+"""Before the body: a copy of an outbox message claims its row, or is suppressed.
+
+    claim the row, in one statement ─┬─ claimed ──▶ the body runs; its lease is renewed meanwhile (outbox/running.py)
+                                     └─ refused ──▶ Superfluous: the copy is acknowledged, and nothing runs
+
+The claim is made in ``before_start`` of every task of the worker, with a pattern or without. What is **not** guaranteed:
+
+- That a copy is refused while the outbox's database does not answer: the promise is at least once, so it runs.
+- That pools without worker_init claim, or tasks registered after the worker has started: they run every copy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from celery import Task, signals
+
+from tasks_demo.core.clock import Now
+from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import Point, described, reached
+from tasks_demo.leases.process import parse_process, this_process
+from tasks_demo.outbox.evidence import Life, State, lives, refusal
+from tasks_demo.outbox.reporting import attempt, changed, first_look, generation_of, holder_of, key_of, outbox_of
+from tasks_demo.outbox.running import running
+from tasks_demo.patterns.requeue import Unfinished, has_message, log_delivery
+from tasks_demo.patterns.subjects import subject_of
+from tasks_demo.records.models import OutboxMessage
+
+logger = logging.getLogger(__name__)
+_HOOKED = "_tasks_demo_outbox_hooked"
+
+
+class Superfluous(Unfinished):
+    """The copy is acknowledged and not run: the job has ended, is running, or goes on with another copy."""
+
+
+@signals.worker_init.connect(weak=False, dispatch_uid="tasks_demo.outbox.hooked")
+def _hook_all(sender: Any = None, **_: Any) -> None:
+    """Have every task of this worker claim its row before it starts. Celery has no signal that may refuse a task."""
+    for task in list(sender.app.tasks.values()):
+        hook(type(task))
+
+
+def hook(kind: type[Task[Any, Any]]) -> None:
+    """Make ``before_start`` of this task class claim the row first."""
+    if _HOOKED in kind.__dict__:
+        return
+    before: Callable[..., None] = kind.before_start
+
+    def before_start(self: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        why = refused(self)
+        if why:
+            _suppress(self, why)
+        before(self, task_id, args, kwargs)
+
+    kind.before_start = before_start  # type: ignore[method-assign]
+    setattr(kind, _HOOKED, True)
+
+
+def refused(task: Any) -> str:
+    """Why this delivery must not run, or "". Claims the row on the first call; "" for a message that is not from an outbox.
+
+    Also called by those who must know before the body begins, so that a suppressed copy counts as no execution.
+    """
+    request = task.request
+    alias = outbox_of(request)
+    if alias is None or request.called_directly or not has_message(request):
+        return ""
+    known = request.__dict__.get("_tasks_demo_refused")
+    if known is None:
+        try:
+            known = attempt(alias, request.id, "begun", lambda: _claim(alias, request)) or ""
+            if not known:
+                running.add(key_of(alias, request), renew=not request.is_eager)
+        except Exception as error:  # noqa: BLE001  (our failure: raised here, it would fail the job)
+            logger.warning(
+                "%s did not claim its row in the outbox %r, and runs: %s", request.id, alias, described(error)
+            )
+            known = ""
+        request.__dict__["_tasks_demo_refused"] = known
+    return str(known)
+
+
+def died(request: Any) -> None:
+    """After a death that tasks_demo.testing simulates: this process no longer runs the job."""
+    alias = outbox_of(request)
+    if alias is not None:
+        running.discard(key_of(alias, request))
+
+
+# Nearly every job needs it, so it is written out: Django takes longer to build this statement than SQLite to run it.
+_CLAIM = """
+    UPDATE tasks_demo_records_outboxmessage
+    SET started_at = {now}, seen_at = {now}, due_at = {later}, started_by = %s, generation = %s
+    WHERE task_id = %s AND finished_at IS NULL AND generation < %s
+"""
+
+
+def _claim(alias: str, request: Any) -> str:
+    """Claim the row; returns why that is refused, or ""."""
+    generation, me = generation_of(request), holder_of(request)
+    if changed(alias, _CLAIM, first_look(), [me, generation, request.id, generation]):
+        return ""
+    rows = OutboxMessage.objects.using(alias).filter(task_id=request.id)
+    look = Now() + timedelta(seconds=first_look())
+    claim = {"started_at": Now(), "seen_at": Now(), "due_at": look, "started_by": me, "generation": generation}
+    with running.claiming:  # to the row, two threads of this process are one holder
+        while True:
+            row: Any = rows.annotate(asked_at=Now()).first()
+            if row is None:
+                return ""  # deleted by hand, or finished longer ago than the retention: at least once
+            state = State(row.finished_at is not None, row.started_by, row.generation)
+            why = refusal(state, generation, _alive(alias, row, me))
+            if why:
+                return why
+            # Of two copies that find the same dead holder one gets the row.
+            same = rows.filter(started_by=row.started_by, generation=row.generation)
+            if same.filter(finished_at__isnull=row.finished_at is None).update(finished_at=None, **claim):
+                running.add(key_of(alias, request), renew=not request.is_eager)
+                return ""
+
+
+def _alive(alias: str, row: Any, me: str) -> bool:
+    """Whether the process that has begun the job still works on it."""
+    if not row.started_by:
+        return False
+    if row.started_by == me:
+        return (alias, row.task_id, row.generation) in running
+    return lives(
+        life_of(row.started_by), (row.asked_at - row.seen_at).total_seconds(),
+        lease=settings.OUTBOX_LEASE_SECONDS, unfinished=settings.OUTBOX_UNFINISHED_SECONDS,
+    )  # fmt: skip
+
+
+def life_of(holder: str) -> Life:
+    """What can be known here of the process that a row names."""
+    process = parse_process(holder)
+    if process is None or not process.where or process.where != this_process("").where:
+        return Life.UNKNOWN
+    return Life.GONE if process.gone else Life.HERE
+
+
+def _suppress(task: Any, why: str) -> None:
+    request = task.request
+    try:
+        subject = subject_of(task, request.args, request.kwargs, request.id, request.hostname or "")
+        log_delivery(
+            task, logging.INFO, "superfluous", "not run again: %s. This copy is acknowledged.", why, subject=subject
+        )
+        reached(Point.SUPPRESSED, subject, why=why)
+    except Exception as error:  # noqa: BLE001  (an observer's failure must not run a job twice)
+        logger.warning("The suppressed copy of %s was not recorded: %s", request.id, described(error))
+    raise Superfluous(why)

@@ -1,0 +1,129 @@
+"""Finds out which of the rows that are due again have lost their last copy: collects the evidence on which evidence.py decides.
+
+What is **not** guaranteed: an answer. A broker or worker that does not answer is no evidence; the row is looked at again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted
+from tasks_demo.outbox import held
+from tasks_demo.outbox.claims import life_of
+from tasks_demo.outbox.evidence import Evidence, Life, lives, lost, must_ask_workers, next_look
+from tasks_demo.outbox.publisher import Publisher
+from tasks_demo.outbox.table import Table
+
+logger = logging.getLogger(__name__)
+#: How many of the jobs that ended last are compared: workers of different speeds finish a little out of order.
+LAST_ENDED = 100
+
+
+class Reconciler:
+    """Finds, among rows that are due again, those whose last copy is lost."""
+
+    def __init__(self, app: Any, table: Table, publisher: Publisher) -> None:
+        self._app = app
+        self._table = table
+        self._publisher = publisher
+        self._silence_counts_from = 0.0
+
+    def silence_is_no_sign(self) -> None:
+        """The database did not answer just now: for the length of a lease no holder counts as dead for its silence."""
+        self._silence_counts_from = time.monotonic() + settings.OUTBOX_LEASE_SECONDS
+
+    def lost(self, rows: list[Any]) -> list[Any]:
+        """The rows to publish again, leased anew. The others are due again when their lease ends."""
+        began = time.monotonic()
+        dead = [row for row in rows if row.started_by and not self._lives(row)]
+        lost = self._lost([*dead, *(row for row in rows if not row.started_by)])
+        if not lost:
+            return []
+        # A row that a worker has begun meanwhile has another due_at, and is left alone.
+        still = set(self._table.leased(lost).values_list("id", flat=True))
+        lost = [row for row in lost if row.id in still]
+        for row in lost:
+            wait = next_look(0.0, row.publications + 1, settings.OUTBOX_UNSTARTED_SECONDS)
+            self._table.reopen(row, row.taken_at + timedelta(seconds=wait + time.monotonic() - began))
+        return lost
+
+    def _lives(self, row: Any) -> bool:
+        life, silent = life_of(row.started_by), (row.taken_at - row.seen_at).total_seconds()
+        if life is not Life.GONE and time.monotonic() < self._silence_counts_from:
+            return True
+        lease, unfinished = settings.OUTBOX_LEASE_SECONDS, settings.OUTBOX_UNFINISHED_SECONDS
+        if life is Life.GONE:
+            # A broker that knows of the death redelivers first; and a job that kills its workers is retried ever later.
+            wait = min(next_look(0.0, row.publications, settings.OUTBOX_UNSTARTED_SECONDS), unfinished)
+            return bool(silent < wait)
+        return lives(life, float(silent), lease=lease, unfinished=unfinished)
+
+    def _lost(self, rows: list[Any]) -> list[Any]:
+        queues: dict[str, list[Any]] = defaultdict(list)
+        for row in rows:
+            queues[self._place(row)].append(row)
+        found: list[Any] = []
+        for place, group in queues.items():
+            try:
+                found += self._lost_of(place, group)
+            except Exception as error:  # noqa: BLE001  (transports raise anything; no answer is no evidence)
+                self._publisher.close()
+                logger.warning(
+                    "Outbox %s: the broker did not say what it holds for %s (%s: %s). Left until the next look: %s.",
+                    self._table.using, place, type(error).__name__, " ".join(str(error).split()), counted(len(group), "message"),
+                )  # fmt: skip
+        return found
+
+    def _place(self, row: Any) -> str:
+        try:
+            return row.queue or self._publisher.place(row)
+        except Exception:  # noqa: BLE001  (a router of the project's own raises anything; it is asked again, and logged, below)
+            return ""
+
+    def _lost_of(self, place: str, rows: list[Any]) -> list[Any]:
+        front = self._front(place, rows)
+        name = self._publisher.queue(rows[0])
+        broker: Any = self._publisher.connection() if name else None
+        queue = held.queue_state(broker, name) if broker else None
+        idle = queue is not None and queue.waiting == 0
+        evidence: dict[str, Evidence] = {}
+        for row in rows:
+            since = row.published_at or row.seen_at  # begun, and the relay died before it marked the publication
+            age = (row.taken_at - since).total_seconds()
+            begun, overtaken = bool(row.started_by), front is not None and since < front
+            evidence[row.task_id] = Evidence(age, row.publications, overtaken, idle=idle, begun=begun)
+        short = queue is not None and not queue.long
+        sought = [
+            task_id for task_id, each in evidence.items()
+            if held.can_be_sought(task_id) and (short or each.overtaken or each.begun or _old(each))
+        ]  # fmt: skip
+        if broker and sought:
+            for task_id, where in held.by_broker(broker, name, queue, sought).items():
+                evidence[task_id] = replace(evidence[task_id], broker=where)
+        unsure = [task_id for task_id, each in evidence.items() if broker and must_ask_workers(each)]
+        if unsure:
+            known = held.by_workers(self._app, broker, queue, unsure)
+            if known is not None:
+                evidence |= {task_id: replace(evidence[task_id], workers=task_id in known) for task_id in unsure}
+        return [row for row in rows if lost(evidence[row.task_id], fallback=settings.OUTBOX_LOST_SECONDS)]
+
+    def _front(self, place: str, rows: Iterable[Any]) -> datetime | None:
+        """When the latest of the jobs that have ended was published: jobs published before that should have begun."""
+        rows = list(rows)
+        settled = rows[0].taken_at - timedelta(seconds=settings.OUTBOX_UNSTARTED_SECONDS)
+        since = min(row.published_at or row.seen_at for row in rows)
+        ended = self._table.rows().filter(queue=place, finished_at__gt=since, finished_at__lte=settled)
+        moments = ended.order_by("-finished_at").values_list("published_at", flat=True)[:LAST_ENDED]
+        return max((moment for moment in moments if moment is not None), default=None)
+
+
+def _old(evidence: Evidence) -> bool:
+    """Whether it would count as lost by its age alone: then a broker that can tell is asked, however long its queue is."""
+    return lost(evidence, fallback=settings.OUTBOX_LOST_SECONDS)

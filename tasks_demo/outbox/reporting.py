@@ -1,0 +1,72 @@
+"""How a worker reports to the outbox that published a delivery: which outbox, which copy, and one retry on a new connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.db import Error, connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from tasks_demo.core import clock
+from tasks_demo.core.conf import settings
+from tasks_demo.leases.process import this_process
+from tasks_demo.patterns.requeue import DEFERRALS, bounded_int
+
+logger = logging.getLogger(__name__)
+#: Header of a message that a relay published: the alias of the outbox that workers report to.
+HEADER = "tasks_demo_outbox"
+
+
+def outbox_of(request: Any) -> str | None:
+    """The alias of the outbox that published this delivery; None: it came another way."""
+    alias = (request.headers or {}).get(HEADER)
+    return alias if isinstance(alias, str) else None
+
+
+def generation_of(request: Any) -> int:
+    """The number of retries and deferrals before this copy."""
+    deferrals = bounded_int((request.headers or {}).get(DEFERRALS), 2**30)
+    return bounded_int(request.retries, 2**30) + deferrals
+
+
+def holder_of(request: Any) -> str:
+    """This process, as a row names the process that has begun its job."""
+    return str(this_process(request.hostname or ""))[:255]
+
+
+def key_of(alias: str, request: Any) -> tuple[str, str, int]:
+    """This copy, among the jobs that this process runs."""
+    return alias, request.id, generation_of(request)
+
+
+def first_look() -> float:
+    """Seconds after which a relay checks whether the worker that began a job is alive."""
+    return float(min(settings.OUTBOX_LEASE_SECONDS, settings.OUTBOX_UNSTARTED_SECONDS))
+
+
+def changed(alias: str, statement: str, seconds: float, parameters: list[Any]) -> int:
+    """Run the statement; returns the number of rows it changed. ``{later}`` in it is ``seconds`` from now, ``{now}`` is now."""
+    connection = connections[alias]
+    text = statement.format(now=clock.sql_now(connection), later=clock.sql_now(connection, seconds))
+    with connection.cursor() as cursor:
+        cursor.execute(text, parameters)
+        return int(cursor.rowcount)
+
+
+def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
+    """What ``ask`` returns, or None, with a warning, if the database does not answer."""
+    try:
+        try:
+            return ask()
+        except Error:
+            # Once more on a new connection: the server may have been restarted since the last task.
+            connections[alias].close()
+            return ask()
+    except (Error, ConnectionDoesNotExist) as error:
+        logger.warning(
+            "%s could not be marked %s in the outbox %r (%s: %s). It runs all the same, and may be published again.",
+            task_id, what, alias, type(error).__name__, " ".join(str(error).split()),
+        )  # fmt: skip
+        return None

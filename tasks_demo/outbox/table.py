@@ -1,0 +1,172 @@
+"""The relay's statements on the outbox table: lease due rows, mark what was published, postpone what failed, end what expired.
+
+A lease is a ``due_at`` in the future: no other relay takes the row before then, and the rows of a relay that dies are due again
+at that time. So several relays may share an outbox, on SQLite too. Every method commits on its own, and raises the database's
+errors.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+from django.db import Error, connections, router, transaction
+from django.db.models import Case, F, Q, QuerySet, TextField, Value, When
+from django.db.models.functions import Coalesce
+from django.utils.connection import ConnectionDoesNotExist
+
+from tasks_demo.core import clock
+from tasks_demo.core.clock import Now
+from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import counted
+from tasks_demo.outbox.evidence import OPEN, next_look
+from tasks_demo.outbox.reporting import first_look
+from tasks_demo.patterns.attempts import alias_of
+from tasks_demo.patterns.base import PatternTask
+from tasks_demo.records.models import OutboxMessage, Parked
+
+logger = logging.getLogger(__name__)
+
+
+def overdue(using: str | None = None) -> float:
+    """For how many seconds the first message has been due; 0 if none is. It grows while no relay works: monitor it."""
+    rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage)).filter(finished_at=None)
+    first: Any = rows.filter(due_at__lte=Now()).annotate(asked_at=Now()).order_by("due_at", "id").first()
+    return (first.asked_at - first.due_at).total_seconds() if first else 0.0
+
+
+def prune(before: datetime, using: str | None = None, *, most: int | None = None) -> int:
+    """Delete messages that finished before this moment, 1000 in each commit, at most ``most``; return the number deleted."""
+    rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage))
+    deleted = 0
+    while most is None or deleted < most:
+        size = 1000 if most is None else min(1000, most - deleted)
+        ids = list(rows.filter(finished_at__lt=before).order_by("finished_at").values_list("id", flat=True)[:size])
+        deleted += rows.filter(id__in=ids).delete()[0]
+        if len(ids) < size:
+            break
+    return deleted
+
+
+class Table:
+    """The outbox on the alias ``using``, restricted to the rows that match ``only``."""
+
+    def __init__(self, app: Any, using: str | None, only: Q | None = None) -> None:
+        self.using = using or router.db_for_write(OutboxMessage)
+        self._app = app
+        self._only = only or Q()
+
+    def rows(self) -> QuerySet[OutboxMessage]:
+        """All messages that this relay publishes, finished ones included."""
+        return OutboxMessage.objects.using(self.using).filter(self._only)
+
+    def take(self, most: int) -> tuple[list[OutboxMessage], float]:
+        """Lease up to ``most`` due rows; also returns for how many seconds the first of them has been due."""
+        due = self.rows().filter(finished_at=None, due_at__lte=Now())
+        if not due.exists():  # so that an idle relay takes no write lock
+            return [], 0.0
+        # durable: inside another transaction it would publish what may be rolled back.
+        with transaction.atomic(using=self.using, durable=True):
+            if connections[self.using].vendor == "sqlite":
+                # The first statement writes: SQLite may refuse to upgrade a transaction that has begun as a reader.
+                self.rows().filter(id=-1).update(failures=0)
+            locked = due.select_for_update(skip_locked=True).order_by("due_at", "id")
+            rows: list[Any] = list(locked.annotate(taken_at=Now())[:most])
+            waited = (rows[0].taken_at - rows[0].due_at).total_seconds() if rows else 0.0
+            for row in rows:
+                row.due_at = row.taken_at + timedelta(seconds=_lease_seconds(row))
+            for until, group in groupby(sorted(rows, key=_due_at), key=_due_at):
+                self.rows().filter(id__in=[row.id for row in group]).update(due_at=until)
+        return rows, waited
+
+    def leased(self, rows: list[OutboxMessage]) -> QuerySet[OutboxMessage]:
+        """Those of the rows whose lease is unchanged: no worker has begun them and no other relay has taken them since."""
+        return self.rows().filter(id__in=[row.id for row in rows], due_at__in={row.due_at for row in rows})
+
+    def release(self, rows: list[OutboxMessage]) -> None:
+        """End the leases, so that this relay or another takes the rows at once."""
+        self.leased(rows).update(due_at=Now())
+
+    def reopen(self, row: OutboxMessage, due_at: datetime) -> None:
+        """Before it is published again: whichever copy is delivered next may run. The lease now ends at ``due_at``."""
+        self.leased([row]).update(started_by="", generation=OPEN, due_at=due_at)
+        row.due_at = due_at
+
+    def postpone(self, row: OutboxMessage, seconds: float, error: str) -> None:
+        """Record that publishing the row failed, and have it due again after ``seconds``."""
+        later = Now() + timedelta(seconds=seconds)
+        self.leased([row]).update(failures=row.failures + 1, error=error[:2000], due_at=later)
+
+    def mark(self, published: dict[int, str], *, finished: bool) -> None:
+        """Mark rows as published, by ID, each to the queue given; ``finished``: nothing is expected of a worker."""
+        # Not due_at: a worker may have begun the job and moved it. Nor the reason for which a row has ended.
+        error = Case(When(finished_at=None, then=Value("")), default=F("error"), output_field=TextField())
+        ended: dict[str, Any] = {"finished_at": Coalesce("finished_at", Now())} if finished else {}
+        for queue in sorted(set(published.values())):
+            ids = [id for id, its in published.items() if its == queue]
+            self.rows().filter(id__in=ids).update(
+                published_at=Now(), publications=F("publications") + 1, failures=0, error=error, queue=queue, **ended
+            )
+
+    def wanted(self, rows: list[OutboxMessage], *, again: bool) -> list[OutboxMessage]:
+        """The rows that may be published: not those in quarantine. Ends what has expired, what was discarded from quarantine,
+        and without ``again`` what was published before."""
+        places: dict[str, list[str]] = {}
+        for row in rows:
+            if row.publications:
+                task = self._app.tasks.get(row.task)
+                alias = alias_of(task) if isinstance(task, PatternTask) else self.using
+                places.setdefault(alias, []).append(row.task_id)
+        parked: dict[str, str] = {}
+        for alias, task_ids in places.items():
+            parked |= self._parked(alias, task_ids)
+        before = [row.id for row in rows if row.published_at and not again]
+        expired = [row.id for row in rows if _expired(row)]
+        discarded = [row.id for row in rows if parked.get(row.task_id) == Parked.State.DISCARDED]
+        over = {*expired, *discarded, *before}
+        for why, ids in (("expired", expired), ("discarded from quarantine", discarded), ("", before)):
+            self.rows().filter(id__in=ids, finished_at=None).update(finished_at=Now(), error=why)
+        return [row for row in rows if row.task_id not in parked and row.id not in over]
+
+    def _parked(self, alias: str, task_ids: list[str]) -> dict[str, str]:
+        """Those that are parked or discarded on that alias, with their state; all of them if it is another database and does
+        not answer."""
+        try:
+            rows = Parked.objects.using(alias).filter(task_id__in=task_ids).order_by("id")
+            latest = dict(rows.values_list("task_id", "state"))
+            return {task_id: state for task_id, state in latest.items() if state != Parked.State.REQUEUED}
+        except (Error, ConnectionDoesNotExist) as error:
+            if alias == self.using:
+                raise
+            if isinstance(error, Error):
+                connections[alias].close()
+            logger.warning(
+                "Outbox %s: the quarantine on %r could not be read (%s: %s). Not published until it can be: %s.",
+                self.using, alias, type(error).__name__, " ".join(str(error).split()), counted(len(task_ids), "message"),
+            )  # fmt: skip
+            return dict.fromkeys(task_ids, Parked.State.PARKED)
+
+
+def expiry(row: OutboxMessage) -> datetime:
+    """When the message expires; only for a row with the option ``expires``."""
+    expires = row.options["expires"]
+    if isinstance(expires, str):
+        return datetime.fromisoformat(expires)
+    return clock.aware(row.created_at) + timedelta(seconds=expires)
+
+
+def _expired(row: Any) -> bool:
+    return "expires" in row.options and expiry(row) <= clock.aware(row.taken_at)
+
+
+def _due_at(row: OutboxMessage) -> datetime:
+    return row.due_at
+
+
+def _lease_seconds(row: Any) -> float:
+    if row.started_by:
+        return first_look()
+    age = (row.taken_at - row.published_at).total_seconds() if row.published_at else 0.0
+    return next_look(age, row.publications, settings.OUTBOX_UNSTARTED_SECONDS)
