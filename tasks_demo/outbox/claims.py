@@ -20,7 +20,7 @@ from celery import Task, signals
 
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
-from tasks_demo.core.lifecycle import Point, described, reached
+from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.outbox.evidence import Life, State, lives, refusal
 from tasks_demo.outbox.reporting import attempt, changed, first_look, generation_of, holder_of, key_of, outbox_of
@@ -77,8 +77,9 @@ def refused(task: Any) -> str:
                 running.add(key_of(alias, request), renew=not request.is_eager)
         except Exception as error:  # noqa: BLE001  (our failure: raised here, it would fail the job)
             logger.warning(
-                "%s did not claim its row in the outbox %r, and runs: %s", request.id, alias, described(error)
-            )
+                "%s did not claim its row in the outbox %r, and runs: %s",
+                request.id, alias, described(error), extra=job_fields(task_id=request.id),
+            )  # fmt: skip
             known = ""
         request.__dict__["_tasks_demo_refused"] = known
     return str(known)
@@ -152,5 +153,8 @@ def _suppress(task: Any, why: str) -> None:
         )
         reached(Point.SUPPRESSED, subject, why=why)
     except Exception as error:  # noqa: BLE001  (an observer's failure must not run a job twice)
-        logger.warning("The suppressed copy of %s was not recorded: %s", request.id, described(error))
+        logger.warning(
+            "The suppressed copy of %s was not recorded: %s",
+            request.id, described(error), extra=job_fields(task_id=request.id),
+        )  # fmt: skip
     raise Superfluous(why)

@@ -23,6 +23,7 @@ from django.db import connections
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import NothingToRequeue
+from tasks_demo.core.lifecycle import job_fields
 from tasks_demo.outbox.claims import Superfluous
 from tasks_demo.outbox.evidence import OPEN
 from tasks_demo.outbox.reporting import attempt, changed, generation_of, holder_of, key_of, outbox_of
@@ -138,7 +139,10 @@ def _report_from_main(request: Any, task_id: str, **values: Any) -> None:
     thread.start()
     thread.join(MAIN_SECONDS)
     if thread.is_alive():
-        logger.warning("The outbox has not answered for %g s: %s may be published again.", MAIN_SECONDS, task_id)
+        logger.warning(
+            "The outbox has not answered for %g s: %s may be published again.",
+            MAIN_SECONDS, task_id, extra=job_fields(task_id=task_id),
+        )  # fmt: skip
 
 
 def _report(alias: str, task_id: str, expected: dict[str, Any], **values: Any) -> None:
