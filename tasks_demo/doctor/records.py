@@ -18,9 +18,9 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.wording import counted, times
 from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.ledger.database import alias as ledger_s_home
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import RECENT, gaps
-from tasks_demo.ledger.store import alias as ledger_s_home
 from tasks_demo.outbox.table import overdue
 from tasks_demo.patterns import DedupLock
 from tasks_demo.records.models import Fence, OutboxMessage, Parked

@@ -27,7 +27,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.core.lifecycle import current, described, job_fields
-from tasks_demo.ledger.store import off_in_tests
+from tasks_demo.ledger.database import off_in_tests
 
 logger = logging.getLogger(__name__)
 #: Numbers read again before the last one known, where books say nothing of entries that become visible late.

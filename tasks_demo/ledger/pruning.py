@@ -18,9 +18,9 @@ from typing import Any
 from django.db import Error, connections
 from django.db.models import Q
 
+from tasks_demo.ledger.database import TALLIES_LOCK, alias, unsupported
 from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import UNSETTLED, Event, Outcome, Tally
-from tasks_demo.ledger.store import TALLIES, alias, unsupported
 
 __all__ = ["Pruned", "prune", "unsupported"]
 #: Tallies, and events, of one transaction. It holds SQLite's write lock for some ten milliseconds.
@@ -164,7 +164,7 @@ def _transaction(*, alone: bool = False) -> Iterator[Any]:
         cursor.execute("BEGIN IMMEDIATE" if connection.vendor == "sqlite" else "BEGIN")
         try:
             if connection.vendor == "postgresql":
-                cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES})")
+                cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES_LOCK})")
             yield cursor
             cursor.execute("COMMIT")
         except BaseException:

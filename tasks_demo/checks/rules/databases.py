@@ -13,7 +13,7 @@ from tasks_demo.checks.rules.base import Finding, rule
 from tasks_demo.checks.setup import Setup, home_of, is_quarantined, tables_of
 from tasks_demo.core import databases
 from tasks_demo.core.conf import settings
-from tasks_demo.ledger import store
+from tasks_demo.ledger import database
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.records.models import Attempt, Decision, Parked
 
@@ -22,7 +22,7 @@ from tasks_demo.records.models import Attempt, Decision, Parked
 def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
     """A ledger or a pattern whose tables would be in a database that we do not speak to or that does not exist, or in several."""
     if settings.LEDGER and apps.is_installed("tasks_demo"):
-        if why := store.unsupported():
+        if why := database.unsupported():
             yield Finding(why, "DATABASE_ROUTERS names the database of each app.", level=ERROR)
         yield from _torn("The ledger's tables", Event, Tally)
     for task in setup.tasks:

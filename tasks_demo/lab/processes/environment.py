@@ -23,7 +23,7 @@ from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.databases import Leftovers, purge, remove_leftovers, scratch_database, scratch_folder
 from tasks_demo.lab.processes.template import TemplateClient
-from tasks_demo.ledger import store
+from tasks_demo.ledger import database
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _purge(redis_url: str, prefix: str) -> None:
 
 def check_databases() -> None:
     """Raise EnvironmentNotReady unless the databases of the ledger and of the shop answer and are migrated."""
-    for alias in sorted({store.alias(), router.db_for_write(Booking)}):
+    for alias in sorted({database.alias(), router.db_for_write(Booking)}):
         _check_database(alias)
 
 

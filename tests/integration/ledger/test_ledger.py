@@ -31,6 +31,7 @@ from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.ledger import effects
 from tasks_demo.ledger import store as store_module
+from tasks_demo.ledger.batch import Batch
 from tasks_demo.ledger.books import Effect
 from tasks_demo.ledger.effects import copy, settle
 from tasks_demo.ledger.events import EFFECT, GAP, SETTLED, EventData
@@ -474,7 +475,7 @@ def test_a_return_is_written_soon_without_another_start_and_write_through_does_n
 
 
 def test_a_pool_process_that_ends_of_its_own_writes_its_last_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_commit_soon", lambda: None)
+    monkeypatch.setattr(recorder, "commit_soon", lambda: None)
     monkeypatch.setattr(recorder, "patient", True)  # no thread commits here, so none is waited for
     someone = subject()
     with about(someone):
@@ -681,7 +682,7 @@ def elsewhere(ledger: None) -> Iterator[Store]:
 @contextmanager
 def half_written(writer: Store, rows: list[EventData]) -> Iterator[Any]:
     """A transaction of the writer, open as long as the block."""
-    batch = store_module._Batch(rows, writer._open())
+    batch = Batch(rows, writer._open())
     with closing(writer._open().connection.cursor()) as cursor:
         writer._begin_postgresql(cursor, alone=bool(batch.operations))
         batch.write(cursor)
@@ -723,7 +724,8 @@ ORPHANED = """
 import os, signal, sys, time
 import django; django.setup()
 from tasks_demo.ledger.events import EventData
-from tasks_demo.ledger.store import store, _Batch
+from tasks_demo.ledger.batch import Batch
+from tasks_demo.ledger.store import store
 store.append([EventData(at=time.time(), kind="received", source="first", task_id="first")])
 pid = os.fork()
 if pid == 0:
@@ -731,7 +733,7 @@ if pid == 0:
     os._exit(0)
 with store._open().connection.cursor() as cursor:
     store._begin_postgresql(cursor, alone=False)
-    _Batch([EventData(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
+    Batch([EventData(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -774,7 +776,7 @@ def test_two_readers_of_one_entry_count_it_once_and_neither_fails(monkeypatch: p
     effect = Effect(7, "t", "t", time.time())
     try:
         monkeypatch.setattr(store, "append", second)
-        assert effects._append(lambda: effects._unknown("shop", "shop:x:", [effect], 0)) == 0
+        effects._append(lambda: effects._unknown("shop", "shop:x:", [effect]))
         assert Tally.objects.get().effects == 1
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM tasks_demo_event WHERE kind = 'effect'")

@@ -1,0 +1,254 @@
+"""Commits events in batches: keeps them in memory, and a background thread commits them.
+
+A batch is committed BATCH_SECONDS after its first event, or earlier with an event that waits for its commit. After a failed
+commit nobody waits: events are kept, up to MOST_KEPT, and the thread retries after pauses that grow to LONGEST_PAUSE seconds.
+When the database answers again, they are written with their original times, and one ``gap`` event counts those that were late
+or lost (see ``ledger.gap``).
+
+What is **not** guaranteed: SIGKILL loses what is not committed yet. A process that ends while the database is unavailable
+logs how many events are lost with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections import deque
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import LedgerUnavailable
+from tasks_demo.ledger.database import alias
+from tasks_demo.ledger.events import GAP, EventData
+from tasks_demo.ledger.gap import Gap
+from tasks_demo.ledger.store import store
+
+logger = logging.getLogger(__name__)
+
+#: Events kept while the database is unavailable, about 20 MB. Beyond this the oldest are dropped and counted as lost.
+MOST_KEPT = 20_000
+#: Events of one transaction, so that other writers get their turn when the database is back.
+MOST_AT_ONCE = 1000
+#: Maximum time to wait for another thread's commit, seconds, unless the caller sets a shorter one.
+MOST_PATIENCE = 30.0
+#: Seconds that the thread waits for more events before it commits.
+BATCH_SECONDS = 0.05
+#: Maximum pause between two attempts while the database is unavailable, seconds.
+LONGEST_PAUSE = 5.0
+
+
+class EventWriter:
+    """One per process. It numbers the events, so that each is stored once however often a batch is sent."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.wait_seconds = settings.LEDGER_WAIT_SECONDS
+        #: For the lab: wait as long as the database does, without ``wait_seconds``.
+        self.patient = False
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget everything. For a forked child: the parent commits its own events."""
+        self._token = uuid.uuid4().hex[:16]
+        self._pid = os.getpid()
+        self._numbers = itertools.count(1)
+        #: Guards the events in memory, and is never held during a commit. Reentrant: a signal handler (Celery's cold shutdown)
+        #: may note an event while the thread that it interrupts holds this.
+        self._lock = threading.RLock()
+        #: Held during a commit, so that batches keep their order. Acquired before the other lock.
+        self._flushing = threading.RLock()
+        self._waiting: deque[EventData] = deque()
+        #: Being committed.
+        self._in_flight: list[EventData] = []
+        #: Set while the database is unavailable: nobody waits for a commit.
+        self._gap: Gap | None = None
+        #: Wakes the thread. Not an Event: a signal handler that interrupts its ``set`` would deadlock in ``set``.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        #: Locks that the thread releases after its next commit.
+        self._commit_requests: SimpleQueue[Any] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        #: The connection of this process whose open transaction postponed the last commit.
+        self._blocked_by: BaseDatabaseWrapper | None = None
+
+    def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> EventData:
+        """Add one event to the next batch. Without a ``source`` it gets the next number of this process."""
+        with self._lock:
+            source = source or f"{self._token}:{next(self._numbers)}"
+            event = EventData(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
+            self._waiting.append(event)
+            if self._gap is not None:
+                self._gap.add_late([event])
+            if len(self._waiting) > MOST_KEPT:
+                if self._gap is None:
+                    self._gap = Gap()
+                self._gap.add_lost(self._waiting.popleft())
+        return event
+
+    def flush(self, announced: EventData | None = None) -> bool:
+        """Commit all events in memory. On failure raises LedgerUnavailable and keeps them, except ``announced``, which will not
+        happen.
+
+        Returns False if it was postponed because an open transaction of this thread holds the SQLite file. The background thread
+        retries what was kept or postponed.
+        """
+        done = False
+        try:
+            done = self._flush(announced)
+        finally:
+            if not done:
+                self.commit_soon()
+        return done
+
+    def try_flush(self, patience: float | None = None) -> bool:
+        """Commit all events in memory; on failure log it and keep them. Returns whether they were committed."""
+        try:
+            done = self._flush(patience=patience)
+        except LedgerUnavailable as error:
+            self._is_unavailable(error)
+            done = False
+        if not done:
+            self.commit_soon()
+        return done
+
+    def close(self) -> None:
+        """Commit all events in memory and close the connection, waiting at most ``wait_seconds`` for each."""
+        if self._unwritten() and not self.commit_in_time(even_if_unavailable=True):
+            logger.error("Events of the ledger lost if this process ends now: %d.", self._unwritten())
+        store.close(None if self.patient else self.wait_seconds)
+
+    def commit_in_time(self, *, even_if_unavailable: bool = False) -> bool:
+        """Commit all events in memory, waiting at most ``wait_seconds``; the thread goes on after that. Returns whether they were
+        committed."""
+        if self.patient:
+            return self.try_flush()
+        if self._gap is not None and not even_if_unavailable:
+            self.commit_soon()
+            return False
+        if not store.can_hang():
+            return self.try_flush(self.wait_seconds)
+        # A server may never answer: let the thread commit, and wait for the thread.
+        done = threading.Lock()
+        done.acquire()
+        self._commit_requests.put(done)
+        self.commit_soon()
+        if not done.acquire(timeout=self.wait_seconds):
+            self._is_unavailable(f"The ledger's database has not answered for {self.wait_seconds:g} s.")
+        return self._gap is None
+
+    def commit_soon(self) -> None:
+        """Have the background thread commit. Does not wait."""
+        self._wake.put(None)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
+            with suppress(RuntimeError):  # the interpreter is shutting down: ``close`` commits
+                self._thread.start()
+
+    def _unwritten(self) -> int:
+        return len(self._in_flight) + len(self._waiting)
+
+    def _is_unavailable(self, why: object) -> None:
+        with self._lock:
+            if self._gap is None:
+                self._gap = Gap()
+                self._gap.add_late((*self._in_flight, *self._waiting))
+            self._gap.say(why, self._unwritten())
+
+    def _flush(self, announced: EventData | None = None, patience: float | None = None) -> bool:
+        # Checked before the lock: the thread may hold it while it waits for this thread's transaction.
+        if self._shares_a_file_with_an_open_transaction():
+            return False
+        seconds = MOST_PATIENCE if patience is None else patience
+        if not self._flushing.acquire(timeout=seconds):
+            raise LedgerUnavailable(f"The ledger's database has not answered for {seconds:g} s.")
+        try:
+            while events := self._next_batch(announced):
+                try:
+                    store.append(events, patience)
+                except BaseException:
+                    with self._lock:
+                        self._in_flight = []
+                        self._waiting.extendleft(event for event in reversed(events) if event is not announced)
+                    raise
+                self._in_flight = []
+                if events[-1].kind == GAP:
+                    logger.warning(
+                        "The ledger is back. Events written late: %(late)d; lost: %(lost)d.", events[-1].detail
+                    )
+        finally:
+            self._flushing.release()
+        return True
+
+    def _next_batch(self, announced: EventData | None) -> list[EventData]:
+        with self._lock:
+            if announced is not None and not any(event is announced for event in self._waiting):
+                return []  # committed, by this call or by the thread
+            if not self._waiting and self._gap is not None:
+                gap, self._gap = self._gap, None
+                self.note(GAP, at=time.time(), detail=gap.detail())
+            self._in_flight = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            return self._in_flight
+
+    def _commit_for_ever(self) -> None:
+        seconds = BATCH_SECONDS
+        while True:
+            self._wake.get()
+            requests = []
+            with suppress(Empty):
+                requests.append(self._commit_requests.get(timeout=seconds))
+            if self._is_still_blocked():
+                self._wake.put(None)
+                continue
+            while not self._wake.empty():
+                self._wake.get()  # one commit serves all
+            while not self._commit_requests.empty():
+                requests.append(self._commit_requests.get())
+            done = False
+            try:
+                done = self.try_flush()
+            except Exception:
+                logger.exception("The ledger's thread goes on.")  # an idle process would start no other
+                self.commit_soon()
+            for request in requests:
+                request.release()
+            seconds = BATCH_SECONDS if done else min(2 * seconds, LONGEST_PAUSE)
+
+    def _shares_a_file_with_an_open_transaction(self) -> bool:
+        # SQLite has one writer: a commit would wait for the transaction of this very thread. The events are committed after it,
+        # whether it commits or rolls back.
+        home = connections[alias()]
+        if home.vendor != "sqlite":
+            return False
+        for connection in connections.all(initialized_only=True):
+            # Several aliases may name the same file.
+            if _in_transaction(connection) and connection.settings_dict["NAME"] == home.settings_dict["NAME"]:
+                self._blocked_by = connection
+                return True
+        return False
+
+    def _is_still_blocked(self) -> bool:
+        # Of several threads' transactions only the last is known. For others the commit waits in the database, and is retried.
+        connection = self._blocked_by
+        if connection is not None and _in_transaction(connection):
+            return True
+        self._blocked_by = None
+        return False
+
+
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a transaction is open on this SQLite connection, by ``atomic()`` or by hand."""
+    if connection.vendor != "sqlite" or connection.connection is None:
+        return False
+    try:
+        return bool(connection.connection.in_transaction)
+    except (AttributeError, sqlite3.ProgrammingError):  # its thread has closed it meanwhile
+        return False
