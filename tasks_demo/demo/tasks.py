@@ -15,6 +15,13 @@ from tasks_demo.demo.shop.models import Booking
 from tasks_demo.outbox.enqueue import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, lease
 
+_RETRIES: dict[str, Any] = {
+    "autoretry_for": (BankUnavailable, BankConflict),
+    "retry_backoff": True,
+    "retry_jitter": False,  # see docs/how-to/payments.md: a delay of 0 lets the copy overtake
+    "max_retries": 10,
+}
+
 
 @cache
 def _client(pid: int, url: str, timeout: float) -> BankClient:
@@ -68,16 +75,7 @@ def charge_acks_early(
     return _charge(self, customer, amount, work_ms, with_key=False)
 
 
-@AcksLate.task(
-    bind=True,
-    name="tasks_demo.charge_acks_late",
-    books="bank",
-    operation=_operation,
-    autoretry_for=(BankUnavailable, BankConflict),
-    retry_backoff=True,
-    retry_jitter=False,  # see docs/how-to/payments.md: a delay of 0 lets the copy overtake
-    max_retries=10,
-)
+@AcksLate.task(bind=True, name="tasks_demo.charge_acks_late", books="bank", operation=_operation, **_RETRIES)
 def charge_acks_late(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
@@ -85,16 +83,7 @@ def charge_acks_late(
     return _charge(self, customer, amount, work_ms, with_key=False)
 
 
-@DedupLock.task(
-    bind=True,
-    name="tasks_demo.charge_dedup_lock",
-    books="bank",
-    operation=_operation,
-    autoretry_for=(BankUnavailable, BankConflict),
-    retry_backoff=True,
-    retry_jitter=False,
-    max_retries=10,
-)
+@DedupLock.task(bind=True, name="tasks_demo.charge_dedup_lock", books="bank", operation=_operation, **_RETRIES)
 def charge_dedup_lock(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None, *, keyless: bool = False
 ) -> dict[str, Any]:
@@ -106,16 +95,7 @@ def charge_dedup_lock(
     return _charge(self, customer, amount, work_ms, with_key=not keyless, fence=fence)
 
 
-@Outbox.task(
-    bind=True,
-    name="tasks_demo.charge_outbox",
-    books="bank",
-    operation=_operation,
-    autoretry_for=(BankUnavailable, BankConflict),
-    retry_backoff=True,
-    retry_jitter=False,
-    max_retries=10,
-)
+@Outbox.task(bind=True, name="tasks_demo.charge_outbox", books="bank", operation=_operation, **_RETRIES)
 def charge_outbox(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
