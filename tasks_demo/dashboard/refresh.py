@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.ledger.effects import State, states
+from tasks_demo.ledger.reading import State, states
 
 
 @dataclass(frozen=True, slots=True)

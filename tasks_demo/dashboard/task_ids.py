@@ -35,9 +35,9 @@ from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import matching
 from tasks_demo.dashboard.story import loud, story
 from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
-from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import RECENT, gaps
+from tasks_demo.ledger.reading import read_books
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Tally]

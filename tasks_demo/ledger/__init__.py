@@ -1,6 +1,6 @@
 """The ledger: an append-only history of what happened to every task, and the counts per task ID.
 
-It listens to ``tasks_demo.core.lifecycle``; nothing that is watched knows that it is.
+It observes ``tasks_demo.core.lifecycle``; the code that is observed does not import it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks_demo.ledger.books import Books, Effect, ModelBooks, record_effect
+    from tasks_demo.ledger.books import Books, Effect, ModelBooks
+    from tasks_demo.ledger.recorded_effects import record_effect
 
 __all__ = ["Books", "Effect", "ModelBooks", "record_effect"]
 
 
 def __getattr__(name: str) -> Any:
-    # When asked for: Django imports this package before there are models.
+    # Lazily: Django imports this package before models can be imported.
+    if name == "record_effect":
+        from tasks_demo.ledger.recorded_effects import record_effect
+
+        return record_effect
     if name in __all__:
         from tasks_demo.ledger import books
 
@@ -23,7 +28,7 @@ def __getattr__(name: str) -> Any:
 
 
 def arm() -> None:
-    """Start writing down every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
+    """Start recording every point that is reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
     from tasks_demo.core import lifecycle
     from tasks_demo.core.conf import settings
 
@@ -34,7 +39,7 @@ def arm() -> None:
 
         lifecycle.observe(recorder)
         signals.worker_init.connect(_main, dispatch_uid="tasks_demo.ledger")
-        # A pool process ends without running what atexit knows.
+        # A pool process ends without running atexit handlers.
         signals.worker_process_shutdown.connect(_close, dispatch_uid="tasks_demo.ledger")
 
 

@@ -1,40 +1,34 @@
-"""Books: who outside counts effects, and how they are read.
+"""Books: records of effects outside Celery, such as a table of payments, from which the ledger counts effects.
 
-A project registers its own: ``TASKS_DEMO_BOOKS = {"payments": "shop.books.Payments"}``, and tasks name them with
-``books="payments"``. They are read by ``manage.py relay`` and ``manage.py read_books``, and on request by the dashboard and by
-``manage.py timeline``. Only such a task may be called lost whose own books were read to their end after it had ended.
+A project registers them, ``TASKS_DEMO_BOOKS = {"payments": "shop.books.Payments"}``, and tasks name theirs,
+``books="payments"``. ``manage.py relay`` and ``manage.py read_books`` read them, and on request the dashboard and
+``manage.py timeline``. A task may be called lost only if its books were read to their end after it had ended.
 
-Who has no books may call ``record_effect`` in the body. That is the worker's own word: whoever is killed between effect and
-record leaves none, so a missing record is never called a loss, and executions are judged.
+A task without books can call ``record_effect`` in its body.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any, ClassVar
 
-from billiard.exceptions import SoftTimeLimitExceeded
 from django.apps import apps
-from django.db import connections, models, router, transaction
+from django.db import connections, models, router
 from django.utils.module_loading import import_string
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.core.lifecycle import current, described, job_fields
-from tasks_demo.ledger.database import off_in_tests
 
 logger = logging.getLogger(__name__)
-#: Numbers read again before the last one known, where books say nothing of entries that become visible late.
+#: Numbers before the last one that are read again, unless the books override ``resume``.
 OVERLAP = 100
-#: Entries among which those that were committed late are looked for: PostgreSQL looks through that many in 0.15 s.
+#: How many entries back PostgreSQL is searched for late commits. It searches this many in 0.15 s.
 REACH = 1_000_000
-#: The name under which a task's own records of its effects are kept; no books may have it.
+#: The name for effects that tasks record themselves. No books may have it.
 RECORDED = "recorded"
 
 
@@ -50,24 +44,26 @@ class Effect:
 
 
 class Books:
-    """Base of all books. Override ``effects``; it may raise anything: these books are then read later, and others now."""
+    """Base class of books. Override ``effects``. If it raises, these books are read again later; others are not affected."""
 
     def effects(self, after: int) -> Iterable[Effect]:
         """The entries with numbers above ``after``, in the order of their numbers."""
         raise NotImplementedError
 
     def identity(self) -> str:
-        """What tells these books from others of the same name, up to 60 characters: new ones are read from their beginning."""
+        """Distinguishes these books from others of the same name, up to 60 characters. Books with a new identity are read from
+        their beginning.
+        """
         return ""
 
     def snapshot(self) -> str:
-        """Noted before the books are read, and given to ``resume`` by the next reader. Up to 60 characters."""
+        """Stored before the books are read, and passed to ``resume`` by the next reader. Up to 60 characters."""
         return ""
 
     def resume(self, number: int, snapshot: str) -> int:
-        """Up to which number nothing can have become visible since that snapshot, when all up to ``number`` was read.
+        """The number after which to read, when all up to ``number`` was read and ``snapshot`` was stored before that.
 
-        By default the last OVERLAP numbers are read again: entries with lower ones that are committed later are not found.
+        By default the last OVERLAP numbers are read again. Entries with lower numbers that are committed later are not found.
         """
         return max(0, number - OVERLAP)
 
@@ -75,9 +71,9 @@ class Books:
 class ModelBooks(Books):
     """A table of the project as books: one row is one effect. Name the fields in the class.
 
-    Rows that are committed after others with higher numbers are found, on PostgreSQL by its own number of the transaction in
-    each row. What is **not** guaranteed: that a row is found which is committed after REACH later ones were read. A
-    transaction that stays open has all rows since its beginning read again by every reader until it ends.
+    Rows that are committed after others with higher numbers are found, on PostgreSQL by the transaction ID (xmin) of each row.
+    What is **not** guaranteed: that a row is found if it is committed after REACH later ones were read. While a transaction stays
+    open, every reader reads all rows since its beginning again.
     """
 
     model: ClassVar[type[models.Model] | str]
@@ -96,7 +92,7 @@ class ModelBooks(Books):
         return router.db_for_write(self._model())
 
     def operation_of(self, row: Any) -> str:
-        """The operation key of a row, where no column holds it as it is."""
+        """The operation key of a row. Override it if no column holds the key as it is."""
         return str(getattr(row, self.operation))
 
     def effects(self, after: int) -> Iterator[Effect]:
@@ -116,7 +112,7 @@ class ModelBooks(Books):
             )
 
     def snapshot(self) -> str:
-        """The oldest transaction that is open now; empty: this database has one writer, and numbers appear in their order."""
+        """The oldest open transaction; empty on databases with one writer, where numbers become visible in order."""
         connection = connections[self._alias]
         if connection.vendor != "postgresql":
             return ""
@@ -131,7 +127,7 @@ class ModelBooks(Books):
         meta = self._model()._meta
         field: Any = meta.get_field(self.number)
         table, column = connection.ops.quote_name(meta.db_table), connection.ops.quote_name(field.column)
-        # A row's number of a transaction is cut to 32 bits: what does not wrap around is its distance from the newest.
+        # xmin has 32 bits and wraps around; age(), the distance from the newest transaction, does not.
         lowest = self._one(
             f"SELECT COALESCE(min({column}), %s) FROM {table} "  # noqa: S608  (names of a model)
             f"WHERE {column} > %s AND {column} <= %s AND age(xmin) <= age(%s::xid8::xid)",
@@ -155,7 +151,7 @@ def names() -> frozenset[str]:
 
 
 def counted_by(name: str) -> str:
-    """The name, if books are registered under it; else nobody counts, and an empty text. Raises nothing."""
+    """The name if books are registered under it, else an empty text: nobody counts. Raises nothing."""
     if not name:
         return ""
     try:
@@ -165,7 +161,7 @@ def counted_by(name: str) -> str:
 
 
 def registered(name: str) -> Books:
-    """The books of that name. Raises InvalidSetting if they are not there, or are no books."""
+    """The books of that name. Raises InvalidSetting if there are none, or if they are not Books."""
     return _imported(name, str(settings.BOOKS.get(name, "")))
 
 
@@ -182,50 +178,3 @@ def _imported(name: str, path: str) -> Books:
     if not isinstance(books, Books):
         raise InvalidSetting(f"{where}, which is no subclass of tasks_demo.ledger.books.Books, nor an instance of one.")
     return books
-
-
-def record_effect(operation: str | None = None, *, key: str = "", **detail: Any) -> bool:
-    """Record that an effect was made, in the body of a task that has no books. Whether the ledger has it now; raises nothing.
-
-    ``operation``: the operation key, by default that of the delivery that runs here. ``key``: names this effect (a receipt's
-    number, say): recorded again under the same key it counts once; without a key each call is one effect. Inside a transaction
-    it is recorded after the commit, and not at all after a rollback. It waits for the ledger as long as publishing does
-    (TASKS_DEMO_LEDGER_WAIT_SECONDS), and for one that is away not at all: then it is kept, written later, and False is returned.
-
-    What is **not** guaranteed: that an effect is recorded. This is the worker's own word: killed in between, or without a
-    ledger, nothing is, and the dashboard judges executions.
-    """
-    try:
-        return _record(operation, key, detail)
-    except SoftTimeLimitExceeded:
-        raise  # of the body in which this is called
-    except Exception as error:  # noqa: BLE001  (the effect is there: nothing of ours may fail its job)
-        logger.error("An effect was not recorded: %s", described(error), extra=job_fields())
-        return False
-
-
-def _record(operation: str | None, key: str, detail: dict[str, Any]) -> bool:
-    subject = current()
-    if operation is None:
-        operation = subject.operation if subject else ""
-    if not operation or not settings.LEDGER or off_in_tests():
-        return False
-    if subject and counted_by(subject.books):
-        logger.warning(
-            "%s[%s]: record_effect was ignored: the books %r count its effects, and it would count twice.",
-            subject.task, subject.task_id, subject.books, extra=job_fields(),
-        )  # fmt: skip
-        return False
-    from tasks_demo.ledger.recorder import recorder  # which knows the names of books
-
-    key = str(key)
-    name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() if key else uuid.uuid4().hex
-    record = partial(
-        recorder.effect, f"{RECORDED}:{name}", str(operation), {"source": f"{RECORDED}:{key or name}", **detail}
-    )
-    # In a transaction there may be no effect yet, and never be one.
-    open_here = [each for each in connections.all(initialized_only=True) if each.in_atomic_block]
-    if open_here:
-        transaction.on_commit(record, using=open_here[0].alias, robust=True)
-        return False
-    return record()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import router
 
 from tasks_demo.core import databases
@@ -35,3 +37,8 @@ def unsupported() -> str:
         f"The ledger cannot be kept: {why}. Nothing is recorded, and jobs go on without it. Send the app tasks_demo to another "
         "database with a router, or set TASKS_DEMO_LEDGER = False."
     )
+
+
+def written(model: Any) -> Any:
+    """The rows in the database that is written to: what a lagging replica does not have yet would be called lost."""
+    return model.objects.using(router.db_for_write(model))

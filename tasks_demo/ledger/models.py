@@ -124,7 +124,7 @@ _called_off = In(_code, [6, 7])  # expired, revoked
 #: Patterns whose ``suppressed`` means that the work is done.
 _marks_what_is_done = _semantics(Semantics.EFFECTIVELY_ONCE)
 
-#: Ended without an effect, and the books were not read since: what `ledger.effects.settle` looks for.
+#: Ended without an effect, and the books were not read since: what `ledger.settling.settle` looks for.
 UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
 _quiet = Q(ended__gt=0) | Q(settled__gt=0)
 _again = Q(deliveries__gte=2) | Q(executions__gte=2)

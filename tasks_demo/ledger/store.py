@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -222,3 +222,14 @@ os.register_at_fork(
     after_in_parent=store.after_fork_in_parent,
     after_in_child=store.after_fork,
 )
+
+
+def append_missing(missing: Callable[[], Sequence[EventData]]) -> int:
+    """Append the missing events; returns their number. Another reader may append some of them at the same time."""
+    events = missing()
+    try:
+        store.append(events)
+    except LedgerUnavailable:
+        events = missing()
+        store.append(events)
+    return len(events)

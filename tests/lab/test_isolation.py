@@ -151,14 +151,14 @@ def test_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_sai
 
 def test_the_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
     """Its books are the lab's own, which the dashboard does not read: it would call every charge lost that is being made."""
-    from tasks_demo.ledger import effects
     from tasks_demo.ledger.events import EventData
     from tasks_demo.ledger.models import Tally
+    from tasks_demo.ledger.settling import settle
     from tasks_demo.ledger.store import store
 
     at = {"at": 1.0, "operation": "", "pattern": "acks_late", "books": "bank"}
     for task_id, run in (("theirs", "r:acks_late/none"), ("ours", "")):
         for kind in ("published", "received", "started", "returned"):
             store.append([EventData(kind=kind, source=f"{task_id}{kind}", task_id=task_id, run=run, **at)])  # type: ignore[arg-type]
-    assert effects.settle(before=2e9, books="bank") == 1
+    assert settle(before=2e9, books="bank") == 1
     assert dict(Tally.objects.values_list("task_id", "settled")) == {"ours": 1, "theirs": 0}

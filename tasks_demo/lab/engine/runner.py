@@ -39,10 +39,11 @@ from tasks_demo.lab.processes.environment import Environment, environment
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
 from tasks_demo.lab.verdict.checker import check
-from tasks_demo.ledger import effects
+from tasks_demo.ledger import reading
 from tasks_demo.ledger.events import SETTLED
 from tasks_demo.ledger.models import IN_A_RUN, Event
 from tasks_demo.ledger.recorder import recorder
+from tasks_demo.ledger.settling import settle
 
 logger = logging.getLogger(__name__)
 
@@ -188,11 +189,11 @@ class Run:
             end = lane.run()
             with self._books:  # one reader at a time: two would read the same debits twice
                 try:
-                    effects.copy("bank", Bank(BankClient(environment.bank_url, 10.0)))
-                    effects.copy("shop", Bookings())
+                    reading.copy("bank", Bank(BankClient(environment.bank_url, 10.0)))
+                    reading.copy("shop", Bookings())
                     end.books_read = True
                     if not end.reason:
-                        effects.settle(run=lane.name)
+                        settle(run=lane.name)
                 except BankError as error:
                     end.reason = end.reason or f"the books could not be read: {error}"
             seen = Event.objects.filter(IN_A_RUN, run=lane.name).exclude(kind=SETTLED).order_by()

@@ -13,7 +13,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted
-from tasks_demo.ledger.effects import State, read_books
+from tasks_demo.ledger.reading import State, read_books
 from tasks_demo.management.arguments import Exit, seconds
 from tasks_demo.management.stopping import stop_signals
 

@@ -16,7 +16,7 @@ from django.db import Error, connections, router
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.exceptions import DeliveryError
-from tasks_demo.ledger.effects import read_books
+from tasks_demo.ledger.reading import read_books
 from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.outbox.relay import Relay

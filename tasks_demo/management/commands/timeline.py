@@ -13,9 +13,9 @@ from tasks_demo.core import clock
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted, escaped
 from tasks_demo.dashboard.words import COUNTS
-from tasks_demo.ledger.effects import read_books
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
+from tasks_demo.ledger.reading import read_books
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import carrying_all, table

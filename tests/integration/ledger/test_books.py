@@ -18,10 +18,10 @@ from pytest_django import Settings
 from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
 from tasks_demo.ledger import books as registry
-from tasks_demo.ledger import effects, pruning
-from tasks_demo.ledger.books import Books, Effect, record_effect
-from tasks_demo.ledger.effects import copy, read_books, states
+from tasks_demo.ledger import pruning, reading, record_effect
+from tasks_demo.ledger.books import Books, Effect
 from tasks_demo.ledger.models import BookCursor, BooksRead, Event, Tally
+from tasks_demo.ledger.reading import copy, read_books, states
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.verify import differences
 from tests.integration.ledger.ledger_rows import append, life
@@ -73,7 +73,7 @@ def _registered(settings: Settings) -> Iterator[None]:
     for paper in (Payments, Mail):
         paper.entries, paper.asked = [], []
     yield
-    effects._hanging.clear()
+    reading._hanging.clear()
 
 
 def entry(number: int, operation: str, **detail: Any) -> Effect:
@@ -120,7 +120,7 @@ def test_books_that_hang_are_given_up_and_asked_again_when_they_have_answered(se
     assert time.monotonic() - began < 10
     assert sum(thread.name == "books hanging" for thread in threading.enumerate()) == 1
     Hanging.release.set()
-    effects._hanging["hanging"].join(20)
+    reading._hanging["hanging"].join(20)
     assert [state.trouble for state in read_books()] == ["", ""]
 
 

@@ -11,7 +11,7 @@ from tests.integration.servers.postgres import own_postgres
 from tests.integration.stranger import Stranger, opened
 
 BOOKS: dict[str, Any] = {"TASKS_DEMO_BOOKS": {"till": "tests.integration.project_routers.Payments"}}
-EVENTS = "from tasks_demo.ledger.models import BookCursor, Event\nfrom tasks_demo.ledger.effects import read_books\n"
+EVENTS = "from tasks_demo.ledger.models import BookCursor, Event\nfrom tasks_demo.ledger.reading import read_books\n"
 COUNT = "Event.objects.filter(kind='effect').count()"
 READ = "[state.trouble for state in read_books()]"
 

@@ -29,15 +29,16 @@ from tasks_demo.core.lifecycle import Point, Subject, about, reached
 from tasks_demo.demo.bank.client import BankClient
 from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
-from tasks_demo.ledger import effects
+from tasks_demo.ledger import reading
 from tasks_demo.ledger import store as store_module
 from tasks_demo.ledger.batch import Batch
 from tasks_demo.ledger.books import Effect
-from tasks_demo.ledger.effects import copy, settle
 from tasks_demo.ledger.events import EFFECT, GAP, SETTLED, EventData
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import find, timeline
+from tasks_demo.ledger.reading import copy
 from tasks_demo.ledger.recorder import FOLLOWS, MUST_PRECEDE, recorder
+from tasks_demo.ledger.settling import settle
 from tasks_demo.ledger.store import Store, store
 from tasks_demo.ledger.verify import differences
 from tests.support import PROJECT, Home, database_url_of_tests, together, until
@@ -634,7 +635,7 @@ def test_each_of_several_late_bookings_is_read_whatever_is_read_between_them(sho
 def test_a_reader_that_dies_between_two_batches_leaves_the_rest_to_the_next(
     shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effects, "BATCH", 1)
+    monkeypatch.setattr(reading, "BATCH", 1)
     appended = []
     append = store.append
 
@@ -776,7 +777,7 @@ def test_two_readers_of_one_entry_count_it_once_and_neither_fails(monkeypatch: p
     effect = Effect(7, "t", "t", time.time())
     try:
         monkeypatch.setattr(store, "append", second)
-        effects._append(lambda: effects._unknown("shop", "shop:x:", [effect]))
+        store_module.append_missing(lambda: reading._missing("shop", "shop:x:", [effect]))
         assert Tally.objects.get().effects == 1
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM tasks_demo_event WHERE kind = 'effect'")

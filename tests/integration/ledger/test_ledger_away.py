@@ -21,8 +21,8 @@ from tasks_demo.core.exceptions import LedgerUnavailable, StartNotRecorded
 from tasks_demo.core.lifecycle import Point, Subject, about, reached
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.records import records
+from tasks_demo.ledger import record_effect
 from tasks_demo.ledger import writer as module
-from tasks_demo.ledger.books import record_effect
 from tasks_demo.ledger.events import GAP
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import recorder

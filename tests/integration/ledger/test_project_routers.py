@@ -70,7 +70,7 @@ def test_books_are_read_where_they_are_written_and_nobody_is_lost(split: tuple[S
     project, settings = split
     made = (
         "import time\nfrom tasks_demo.ledger.events import EventData\nfrom tasks_demo.ledger.store import store\n"
-        "from tasks_demo.ledger.effects import read_books\nfrom tasks_demo.ledger.books import record_effect\n"
+        "from tasks_demo.ledger.reading import read_books\nfrom tasks_demo.ledger import record_effect\n"
         "Payment(order_id='paid', cents=1, by='t').save(using='default')\n"
         "def event(number, kind):\n"
         "    return EventData(at=time.time() - 9, kind=kind, task_id='t', operation='paid', pattern='acks_late', worker='',\n"

@@ -198,7 +198,7 @@ def test_leases_in_memory_are_for_tests_and_eager_mode_only(
 
 
 def test_an_effect_that_a_body_records_asks_no_database_in_a_team_s_test(settings: DjangoSettings) -> None:
-    from tasks_demo.ledger.books import record_effect
+    from tasks_demo.ledger import record_effect
 
     settings.TASKS_DEMO_LEDGER_IN_TESTS = False
     assert not record_effect("order 17")
