@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def arena(
         reports: list[dict[str, Any]] = []
         nemesis = Nemesis(
             short / f"{len(made)}.sock", fault, {"victim": Point.STARTED, "of main": Point.FETCHED},
-            on_fault=lambda task_id, report: reports.append({"task_id": task_id, **report.as_dict()}),
+            on_fault=lambda task_id, report: reports.append({"task_id": task_id, **asdict(report)}),
             on_ready=lambda pid: None, **options,
         )  # fmt: skip
         made.append(nemesis)

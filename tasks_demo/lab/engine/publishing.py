@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import kombu.exceptions
@@ -14,13 +14,9 @@ from django.db.models import Q
 
 from tasks_demo import outbox
 from tasks_demo.demo.shop.models import Order
-from tasks_demo.demo.tasks import CHARGES
-from tasks_demo.lab.engine.cell_log import CellLog
+from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.workers import Workers
-from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.jobs import Job
-from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.specs import Publication
 from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store
@@ -38,45 +34,32 @@ class Stop(Exception):
 
 
 class Publisher:
-    """Publishes the jobs of one cell and writes each publication, with its outcome, into the ledger.
+    """Publishes the jobs of one cell and records each publication with its outcome.
 
     The outcome is ``ok`` (confirmed), ``fail`` (refused) or ``info`` (the answer was lost: the broker may have the message).
-    ``confirmed``: how many were ``ok``.
+    ``confirmed``: how many were ``ok``. ``stop``: set when the run is interrupted.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        jobs: Sequence[Job],
-        *,
-        broker: RedisLane,
-        visibility_timeout: float,
-        log: CellLog,
-        workers: Workers,
-        stop: threading.Event,
-    ) -> None:
+    def __init__(self, run: CellRun, workers: Workers, stop: threading.Event) -> None:
         self.confirmed = 0
-        self._cell = cell
-        self._jobs = jobs
-        self._task = CHARGES[cell.pattern]
-        self._broker = broker
-        self._visibility_timeout = visibility_timeout
-        self._log = log
+        self._run = run
         self._workers = workers
         self._stop = stop
-        self._headers = {RUN_HEADER: log.run}
-        self._rows = Q(**{f"options__headers__{RUN_HEADER}": log.run})
-        self._to_outbox = cell.publisher == "outbox"
+        self._headers = {RUN_HEADER: run.name}
+        self._rows = Q(**{f"options__headers__{RUN_HEADER}": run.name})
+        self._to_outbox = run.cell.publisher == "outbox"
 
     def publish(self) -> None:
         """Publish every job. Raises Stop when the run is interrupted; what was published until then is written down."""
-        killed = self._cell.victims if self._cell.fault is Fault.PUBLISHER_CRASH else {}
-        options = self._broker.transport_options(self._visibility_timeout)
+        run, cell = self._run, self._run.cell
+        killed = cell.victims if cell.fault is Fault.PUBLISHER_CRASH else {}
         rows: list[EventData] = []
         try:
-            with current_app.connection_for_write(self._broker.broker_url, transport_options=options) as connection:
+            with current_app.connection_for_write(
+                run.broker.broker_url, transport_options=run.transport_options()
+            ) as connection:
                 producer = connection.Producer()
-                for index, job in enumerate(self._jobs):
+                for index, job in enumerate(run.jobs):
                     for task_id in job.task_ids:
                         if self._stop.is_set():
                             raise Stop
@@ -87,7 +70,7 @@ class Publisher:
                         else:
                             outcome = self._by_broker(task_id, job.kwargs, producer)
                         self.confirmed += outcome["outcome"] == "ok"
-                        rows.append(self._log.row("published", task_id=task_id, detail=outcome))
+                        rows.append(run.row("published", task_id=task_id, detail=outcome))
                     if len(rows) >= _BATCH or self._to_outbox:
                         store.append(rows)
                         rows = []
@@ -96,7 +79,9 @@ class Publisher:
 
     def _by_broker(self, task_id: str, kwargs: dict[str, Any], producer: Any) -> dict[str, str]:
         try:
-            self._task.apply_async(kwargs=kwargs, task_id=task_id, producer=producer, ignore_result=True, retry=False)
+            self._run.task.apply_async(
+                kwargs=kwargs, task_id=task_id, producer=producer, ignore_result=True, retry=False
+            )
         except kombu.exceptions.OperationalError:
             return {"outcome": "info"}
         return {"outcome": "ok"}
@@ -106,14 +91,13 @@ class Publisher:
         using = router.db_for_write(Order)
         with transaction.atomic(using=using):
             Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
-            outbox.enqueue(self._task, kwargs=kwargs, task_id=task_id, using=using, headers=self._headers)
+            outbox.enqueue(self._run.task, kwargs=kwargs, task_id=task_id, using=using, headers=self._headers)
         return {"outcome": "ok", "by": "commit"}
 
     def _by_killed_publisher(self, task_id: str, kwargs: dict[str, Any]) -> dict[str, str]:
         """A process commits the order and is killed before it publishes; the commit promised the charge all the same."""
-        self._workers.publish_and_die(
-            Publication(self._cell.pattern, task_id, kwargs, self._headers, self._cell.publisher)
-        )
+        cell = self._run.cell
+        self._workers.publish_and_die(Publication(cell.pattern, task_id, kwargs, self._headers, cell.publisher))
         committed = Order.objects.filter(task_id=task_id).exists()
         return {"outcome": "ok" if committed else "fail", "by": "commit"}
 
@@ -134,8 +118,8 @@ class Publisher:
             thread.join()
 
     def _connect(self, options: dict[str, Any]) -> Any:
-        options = {**options, **self._broker.transport_options(self._visibility_timeout)}
-        return current_app.connection_for_write(self._broker.broker_url, transport_options=options)
+        options = {**options, **self._run.transport_options()}
+        return current_app.connection_for_write(self._run.broker.broker_url, transport_options=options)
 
     @staticmethod
     def _relay(relay: Relay, stop: threading.Event) -> None:

@@ -29,6 +29,7 @@ from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
+from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.lane import Lane, Progress
 from tasks_demo.lab.engine.publishing import Stop
 from tasks_demo.lab.plan.cells import WINDOWS, Cell
@@ -177,14 +178,7 @@ class Run:
             self._stop.set()
 
     def _run_cell(self, cell: Cell, environment: Environment) -> None:
-        lane = Lane(
-            cell=cell,
-            run_id=self.run_id,
-            environment=environment,
-            folder=self.folder,
-            stop=self._stop,
-            progress=self.progress,
-        )
+        lane = Lane(CellRun(cell, self.run_id, environment, self.folder), self._stop, self.progress)
         try:
             end = lane.run()
             with self._books:  # one reader at a time: two would read the same debits twice
@@ -198,7 +192,7 @@ class Run:
                     end.reason = end.reason or f"the books could not be read: {error}"
             seen = Event.objects.filter(IN_A_RUN, run=lane.name).exclude(kind=SETTLED).order_by()
             end.events = dict(seen.values_list("kind").annotate(count=Count("id")))
-            lane.log_end(end)
+            lane.record_end(end)
         finally:
             with contextlib.suppress(redis.RedisError):  # Redis is gone, and the keys with it
                 lane.clean()

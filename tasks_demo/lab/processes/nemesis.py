@@ -16,9 +16,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 from django.db import connections
@@ -51,10 +50,6 @@ class FaultReport:
     child_pid: int | None = None
     died: str = ""
     seconds: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the detail of the ``fault`` event."""
-        return asdict(self)
 
 
 class Nemesis:

@@ -9,19 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery import current_app
 
 from tasks_demo.core.lifecycle import Point
-from tasks_demo.demo.tasks import CHARGES
-from tasks_demo.lab.engine.cell_log import CellLog
+from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.draining import drain
+from tasks_demo.lab.engine.publishing import Publisher
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.jobs import jobs_of
-from tasks_demo.lab.processes.brokers import Holdings, RedisLane
+from tasks_demo.lab.processes.brokers import Holdings
+from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.nemesis import Nemesis
-from tasks_demo.lab.processes.specs import WorkerSpec
 from tasks_demo.lab.processes.template import TemplateClient
 from tests.support import Home, until
 
@@ -47,18 +45,13 @@ def test_drain_does_not_stop_a_worker_that_has_fetched_a_message(
 ) -> None:
     """Between BRPOP and its entry in ``unacked`` a message is in neither list, however often one looks."""
     cell = Cell("acks_early", Fault.KILL_MAIN, "fetched", "redis", 1, 1, 0, {0: Point.FETCHED})
-    jobs = jobs_of(cell, uuid.uuid4().hex)
-    [task_id] = jobs[0].task_ids
-    broker, log = RedisLane(redis_url, f"t:{uuid.uuid4().hex}:"), CellLog("", cell, jobs)
+    run = CellRun(cell, uuid.uuid4().hex, Environment(redis_url, "", template, short), short)
+    broker, [task_id] = run.broker, run.victims
     nemesis = Nemesis(
-        short / "n.sock", cell.fault, {task_id: Point.FETCHED}, on_fault=lambda *_: None, on_ready=lambda pid: None,
+        short / "n.sock", cell.fault, run.aimed, on_fault=lambda *_: None, on_ready=lambda pid: None,
         precondition=lambda *_: "the test has not let it go",
     )  # fmt: skip
-    spec = WorkerSpec(
-        name="held", socket=nemesis.address, victims={task_id: "fetched"}, log=str(short / "worker.log"),
-        broker_url=broker.broker_url, transport_options={}, redis_url=redis_url, key_prefix=broker.prefix, lease_seconds=2.0,
-    )  # fmt: skip
-    workers = Workers(spec, broker=broker, visibility_timeout=60, template=template, nemesis=nemesis, log=log)
+    workers = Workers(run, nemesis)
     looks: list[Holdings] = []
 
     def look(left: int) -> None:
@@ -66,12 +59,7 @@ def test_drain_does_not_stop_a_worker_that_has_fetched_a_message(
         if len(looks) == LOOKS:
             nemesis.close()  # lets main go on
 
-    with current_app.connection_for_write(
-        broker.broker_url, transport_options=broker.transport_options(60)
-    ) as connection:
-        CHARGES[cell.pattern].apply_async(
-            kwargs=jobs[0].kwargs, task_id=task_id, producer=connection.Producer(), ignore_result=True
-        )
+    Publisher(run, workers, threading.Event()).publish()
     workers.start()
     until(lambda: nemesis.reached, "main at the point")
     said = drain(
@@ -79,7 +67,7 @@ def test_drain_does_not_stop_a_worker_that_has_fetched_a_message(
     )
     assert looks[: LOOKS - 1] == [Holdings(queued=0, unacked=0, fetching=True)] * (LOOKS - 1)
     assert (said, workers.name.split("@")[0]) == ("", "w1"), "the job was forgotten, and another worker had to do it"
-    output = (short / "worker.log").read_text()
+    output = next(short.glob("acks_early-*.log")).read_text()
     assert output.count(f"[{task_id}] received") == 1
     assert "Warm shutdown" in output.split(f"[{task_id}] received")[1], (
         "it was stopped before it had recorded the message"
