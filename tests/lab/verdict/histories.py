@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tasks_demo.lab.verdict.checker import CellResult, check
 from tasks_demo.lab.verdict.history import HistoryEvent, write
 
 MAIN = 10
@@ -118,3 +119,38 @@ def line(**changes: Any) -> str:
     fields: dict[str, Any] = json.loads(text([Story().published("a").events[0]]))
     fields.update(changes)
     return json.dumps({name: value for name, value in fields.items() if value is not ...}) + "\n"
+
+
+def judged(events: Story | Sequence[HistoryEvent]) -> CellResult:
+    [result] = check(events.events if isinstance(events, Story) else events)
+    return result
+
+
+def expect(story: Story | Sequence[HistoryEvent], observed: str, *reasons: str) -> CellResult:
+    """The verdict and, in this order, what its reasons must speak of; a verdict of held gives none."""
+    result = judged(story)
+    assert (result.observed, len(result.reasons)) == (observed, len(reasons)), result.reasons
+    for found, part in zip(result.reasons, reasons, strict=True):
+        assert part in found
+    return result
+
+
+def healthy(pattern: str = "acks_late") -> Story:
+    return Story(pattern).published("a", "b").ran("a").ran("b")
+
+
+def killed(pattern: str, fault: str = "kill-main", *, charged: bool = False, again: bool = True) -> Story:
+    """``a`` is killed in its body, after its charge or before; ``b`` goes well. Not ended yet."""
+    story = Story(pattern, fault).published("a", "b").delivered("a").begun("a")
+    if charged:
+        story.effect("a").say("effect_done", "a", 20)
+    story.killed("a", point="effect_done" if charged else "effect_begun")
+    if again:
+        story.ran("a", 30)
+    return story.ran("b", 30)
+
+
+def good() -> list[HistoryEvent]:
+    """A whole history with a kill, whose verdict is held."""
+    story = killed("dedup_lock").say("worker", pid=MAIN, detail={"state": "exited", "pid": MAIN, "exit": 0})
+    return story.end().events
