@@ -137,7 +137,7 @@ def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: M
     assert rows["outbox"]["delay_ms"]["values"] == found["latency"]["a"]["values"]
 
 
-def test_a_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
+def test_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
     figure = figures(measured.document)["recovery"]
     assert figure["what"].endswith("12 of 12 kills landed")
     seconds = figure["a"]["values"]
@@ -163,7 +163,7 @@ def suspended(template: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["its workers work", "a worker hangs"])
-def test_an_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, hangs: bool) -> None:
+def test_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, hangs: bool) -> None:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "benchmark", "--only", "throughput"],
         cwd=PROJECT,
@@ -214,7 +214,7 @@ def test_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path
     assert "make install" in done.stderr
 
 
-def test_a_missed_budget_is_a_no_and_a_missing_measure_is_neither() -> None:
+def test_missed_budget_is_a_no_and_a_missing_measure_is_neither() -> None:
     slow, quick = Series("slow", "s", (2.0, 2.0, 9.0)), Series("quick", "s", (1.0, 2.0, 3.0))
     assert Figure("x", "x", slow, quick, Budget("≥ 2", "ratio", least=2.0)).ratios == (2.0, 1.0, 3.0)
     assert Figure("x", "x", slow, quick, Budget("≥ 2", "ratio", least=2.0)).within is True
@@ -226,7 +226,7 @@ def test_a_missed_budget_is_a_no_and_a_missing_measure_is_neither() -> None:
     assert missing.as_dict()["not_measured"] == "install it"
 
 
-def test_a_budget_on_p99_looks_at_the_worst_of_a_hundred_but_one() -> None:
+def test_budget_on_p99_looks_at_the_worst_of_a_hundred_but_one() -> None:
     seconds = Series("x", "s", (*[0.1] * 98, 1.9, 5.0), events=True)
     budget = Budget("p99 ≤ 2 s", "p99", most=2.0)
     assert seconds.as_dict()["p99"] == 1.9
@@ -237,7 +237,7 @@ def test_a_budget_on_p99_looks_at_the_worst_of_a_hundred_but_one() -> None:
     assert "p99" not in Series("x", "s", (1.0,)).as_dict(), "rounds have no p99"
 
 
-def test_the_trade_off_is_what_each_pattern_costs_against_acks_late() -> None:
+def test_trade_off_is_what_each_pattern_costs_against_acks_late() -> None:
     late, slow = (
         Series("acks_late", "tasks/s", (400.0, 500.0, 200.0)),
         Series("inbox", "tasks/s", (200.0, 300.0, 200.0)),
@@ -264,7 +264,7 @@ def test_the_trade_off_is_what_each_pattern_costs_against_acks_late() -> None:
     assert trade_off([Figure("point", "x", slow, late), figures[-1]]) == []
 
 
-def test_the_table_of_patterns_is_printed_once_and_budgets_stay_in_the_first() -> None:
+def test_table_of_patterns_is_printed_once_and_budgets_stay_in_the_first() -> None:
     one, two = Series("inbox", "tasks/s", (1.0,)), Series("acks_late", "tasks/s", (2.0,))
     found = [
         Figure("inbox", "only below", one, two, pattern="inbox"),

@@ -155,7 +155,7 @@ def test_executions_and_effects_are_within_the_promise(aimed: Ran, cell: tuple[s
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_the_lab_is_not_blind(aimed: Ran, cell: tuple[str, str, str]) -> None:
+def test_lab_is_not_blind(aimed: Ran, cell: tuple[str, str, str]) -> None:
     """Where a death must leave a trace, every victim shows it."""
     pattern, _, point = cell
     seen = aimed.cells[cell]
@@ -212,7 +212,7 @@ def test_other_faults(other: Ran, cell: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("pattern", [*LATE, *ONCE])
-def test_the_dashboard_calls_a_parked_job_parked(other: Ran, home: Home, pattern: str) -> None:
+def test_dashboard_calls_a_parked_job_parked(other: Ran, home: Home, pattern: str) -> None:
     seen = other.cells[pattern, "poison", ""].events
     victims = sorted(event["task_id"] for event in seen if event["kind"] == "quarantined")
     rows = f"Tally.objects.filter(pk__in={victims!r}).values_list('verdict', 'broken')"
@@ -229,14 +229,14 @@ def test_without_keys_the_window_between_effect_and_marker_is_open(keyless: Ran)
     assert not behind.twice, "the marker is stored: the copy is suppressed"
 
 
-def test_a_worker_that_slept_beyond_its_lease_is_fenced_at_the_bank(other: Ran) -> None:
+def test_worker_stopped_beyond_its_lease_is_fenced_at_the_bank(other: Ran) -> None:
     seen = other.cells["dedup_lock", "stop", ""]
     fenced = set(seen.count("fenced"))
-    assert fenced, "nobody was overtaken while asleep"
+    assert fenced, "no copy overtook a stopped worker"
     assert fenced <= seen.victims
 
 
-def test_the_copy_of_a_slow_job_waits_or_takes_over_but_is_never_dropped(other: Ran) -> None:
+def test_copy_of_a_slow_job_waits_or_takes_over_but_is_never_dropped(other: Ran) -> None:
     seen = other.cells["dedup_lock", "slow", ""]
     taken_over = {task for task, count in seen.count("started").items() if count > 1}
     assert seen.victims <= set(seen.count("deferred")) | taken_over

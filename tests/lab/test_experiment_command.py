@@ -1,4 +1,7 @@
-"""``manage.py experiment``: bad input, ground that is not ready, plans, interruption and death of the experiment itself."""
+"""``manage.py experiment``: invalid input, missing infrastructure, plans, interruption and death of the experiment itself.
+
+Over 300 lines: exit codes of one command, on one stack that is started once.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ def test_bad_usage_is_code_2_a_sentence_and_nothing_is_run(
     ],
     ids=lambda text: ascii(text)[:40],
 )  # fmt: skip
-def test_a_replay_of_nonsense_is_code_2(document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_of_nonsense_is_code_2(document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     path.write_text(document, encoding="utf-8")
     with pytest.raises(SystemExit) as left:
@@ -128,7 +131,7 @@ def test_a_replay_of_nonsense_is_code_2(document: str, tmp_path: Path, capsys: p
     ],
     ids=str,
 )
-def test_a_plan_that_cannot_be_is_code_2(
+def test_plan_that_cannot_be_is_code_2(
     change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = {
@@ -162,7 +165,7 @@ def test_ctrl_c_in_any_command_is_code_130_without_a_traceback(home: Home) -> No
 # -- plans ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_reproducible_and_its_replay_strikes_the_same_victims(home: Home, tmp_path: Path) -> None:
+def test_plan_is_reproducible_and_its_replay_hits_the_same_victims(home: Home, tmp_path: Path) -> None:
     first, second = together([lambda: home.manage("experiment", *TINY, "--seed", "5", "--plan")] * 2, 2)
     assert (first.code, first.err) == (0, "")
     assert first.out == second.out
@@ -177,8 +180,8 @@ def test_a_plan_is_reproducible_and_its_replay_strikes_the_same_victims(home: Ho
     events = [json.loads(line) for line in (home.state / "runs/latest/events.jsonl").read_text().splitlines()]
     run = f"{result['configuration']['run']}:acks_late/kill-child"
     ids = [str(uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, run), str(index))) for index in range(6)]
-    struck = {(str(ids.index(e["task_id"])), e["detail"]["point"]) for e in events if e["kind"] == "fault"}
-    assert struck == victims
+    hit = {(str(ids.index(e["task_id"])), e["detail"]["point"]) for e in events if e["kind"] == "fault"}
+    assert hit == victims
     again = tmp_path / "result.json"
     again.write_text(done.out, encoding="utf-8")
     replayed = home.manage("experiment", "--replay", str(again), "--plan")
@@ -194,7 +197,7 @@ def refused(done: Finished, *said: str) -> None:
         assert text in done.sentence(), done.err
 
 
-def test_a_redis_that_is_not_ready_is_code_4_before_anything_is_published(home: Home, short: Path) -> None:
+def test_redis_that_is_not_ready_is_code_4_before_anything_is_published(home: Home, short: Path) -> None:
     (short / "ro").mkdir()
     (short / "full").mkdir()
     (short / "pw").mkdir()
@@ -234,7 +237,7 @@ def test_missing_migrations_a_missing_database_and_a_missing_bank_are_code_4(hom
         ],
         2,
     )
-    refused(missing, "misses", "Run `python manage.py migrate`.")
+    refused(missing, "lacks", "Run `python manage.py migrate`.")
     refused(nowhere, "The database 'default' cannot be used", "DATABASE_URL")
     refused(shopless, "The database 'shop' cannot be used", "SHOP_DATABASE_URL")
     refused(bank, "The bank at http://127.0.0.1:1 does not answer", "BANK_URL")
@@ -303,7 +306,7 @@ def to_another_thread(process: subprocess.Popen[str]) -> None:
         pytest.param(to_another_thread, id="another-thread"),
     ],
 )
-def test_an_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
+def test_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
     running: Running, interrupted: Callable[[subprocess.Popen[str]], None]
 ) -> None:
     interrupted(running.process)
@@ -325,7 +328,7 @@ def test_when_the_experiment_is_killed_everything_it_started_ends_too(running: R
     finish(running.process, 10)
     all_gone(running.token, running.seen)
     (left,) = running.home.state.glob("runs/2*/scratch")
-    sockets = Path(json.loads((left / "note.json").read_text())["sockets"])
+    sockets = Path(json.loads((left / "leftovers.json").read_text())["sockets"])
     assert sockets.is_dir()
     assert running.home.manage("experiment", *TINY).code == 0
     assert not list(running.home.state.glob("runs/2*/scratch")), "the next run removes what it left"

@@ -149,7 +149,7 @@ def test_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_sai
         assert not left_behind(home)
 
 
-def test_the_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
+def test_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
     """Its books are the lab's own, which the dashboard does not read: it would call every charge lost that is being made."""
     from tasks_demo.ledger.events import EventData
     from tasks_demo.ledger.models import Tally

@@ -1,4 +1,7 @@
-"""The nemesis strikes only what this run started, only at the planned point, and says honestly whether it landed."""
+"""The nemesis injects faults only into processes of this run, only at the planned point, and reports whether they landed.
+
+Over 300 lines: every test uses the same pair of processes and speaks the protocol of the failpoints.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ def call(
         (Fault.QUIT, (False, False)),
     ],
 )
-def test_a_fault_that_landed_is_reported_and_did_what_it_says(
+def test_nemesis_reports_a_fault_that_landed(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault, survivors: tuple[bool, bool]
 ) -> None:
     nemesis, reports = arena(fault)
@@ -136,7 +139,7 @@ def test_a_fault_that_landed_is_reported_and_did_what_it_says(
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault.aimable])
-def test_a_process_that_this_run_did_not_start_is_refused(
+def test_nemesis_refuses_a_process_that_this_run_did_not_start(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault
 ) -> None:
     nemesis, reports = arena(fault)
@@ -148,7 +151,7 @@ def test_a_process_that_this_run_did_not_start_is_refused(
     assert (pair.alive(), nemesis.landed) == ((True, True), 0)
 
 
-def test_a_child_of_somebody_else_is_refused(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_refuses_a_child_of_another_process(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     other = Pair()
     try:
         nemesis, reports = arena(Fault.KILL_CHILD)
@@ -165,7 +168,7 @@ def test_a_child_of_somebody_else_is_refused(short: Path, pair: Pair, arena: Cal
         other.end()
 
 
-def test_a_process_that_is_gone_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_reports_a_miss_when_the_process_is_gone(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     os.kill(pair.child, signal.SIGKILL)
@@ -178,7 +181,7 @@ def test_a_process_that_is_gone_is_a_miss(short: Path, pair: Pair, arena: Callab
 
 
 @pytest.mark.parametrize(("task_id", "point"), [("somebody", "started"), ("victim", "returned")])
-def test_only_a_planned_victim_at_its_planned_point_is_struck(
+def test_nemesis_injects_only_at_a_planned_victim_at_its_planned_point(
     short: Path, pair: Pair, arena: Callable[..., Any], task_id: str, point: str
 ) -> None:
     nemesis, reports = arena(Fault.KILL_GROUP)
@@ -188,7 +191,7 @@ def test_only_a_planned_victim_at_its_planned_point_is_struck(
     assert (reports, pair.alive()) == ([], (True, True))
 
 
-def test_a_victim_is_struck_once(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_injects_once_per_victim(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main):
@@ -198,7 +201,7 @@ def test_a_victim_is_struck_once(short: Path, pair: Pair, arena: Callable[..., A
     assert len(reports) == 1
 
 
-def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_waits_for_the_precondition(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     asked: list[tuple[bool, bool]] = []
 
     def missing(task_id: str, point: str) -> str:
@@ -214,7 +217,7 @@ def test_a_fault_does_not_fall_before_its_moment(short: Path, pair: Pair, arena:
     assert reports[0]["landed"] is True
 
 
-def test_a_moment_that_does_not_come_is_a_miss(
+def test_nemesis_reports_a_miss_when_the_precondition_stays_unmet(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks_demo.lab.processes.nemesis.PRECONDITION_SECONDS", 0.1)
@@ -227,7 +230,7 @@ def test_a_moment_that_does_not_come_is_a_miss(
     assert reports[0]["why"].startswith("the message was not acknowledged within")
 
 
-def test_a_main_process_is_struck_at_a_point_of_its_own(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_kills_a_main_process_at_a_point_of_its_own(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.KILL_MAIN)
     nemesis.mains.add(pair.main)
     with call(short, pair.main, os.getpid(), "of main", "fetched", "main"):
@@ -236,7 +239,7 @@ def test_a_main_process_is_struck_at_a_point_of_its_own(short: Path, pair: Pair,
     until(lambda: not pair.alive()[0], "the end of main")
 
 
-def test_no_child_is_struck_at_a_point_of_main(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_kills_no_child_at_a_point_of_main(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.KILL_CHILD)
     nemesis.mains.add(pair.main)
     with call(short, pair.main, os.getpid(), "of main", "fetched", "main") as line:
@@ -246,7 +249,7 @@ def test_no_child_is_struck_at_a_point_of_main(short: Path, pair: Pair, arena: C
     assert pair.alive() == (True, True)
 
 
-def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_kills_a_publisher_but_no_foreign_process(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.PUBLISHER_CRASH)
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
         assert line.recv(1) == b"g", "not one of ours"
@@ -259,7 +262,7 @@ def test_a_publisher_is_killed_and_a_stranger_is_not(short: Path, pair: Pair, ar
     until(lambda: not pair.alive()[0], "its end")
 
 
-def test_a_stopped_process_sleeps_and_is_woken(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_stops_and_continues_a_process(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.STOP, pause_seconds=3.0)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
@@ -271,7 +274,7 @@ def test_a_stopped_process_sleeps_and_is_woken(short: Path, pair: Pair, arena: C
     assert pair.alive() == (True, True)
 
 
-def test_a_pause_that_somebody_ends_early_is_a_miss(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_reports_a_miss_when_a_pause_is_ended_early(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.STOP, pause_seconds=30.0)
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:
@@ -283,18 +286,20 @@ def test_a_pause_that_somebody_ends_early_is_a_miss(short: Path, pair: Pair, are
     assert (reports[0]["landed"], reports[0]["why"]) == (False, "the process was not stopped all the time")
 
 
-def test_a_copy_comes_by_while_the_victim_sleeps(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_lets_a_copy_go_on_while_the_victim_is_stopped(
+    short: Path, pair: Pair, arena: Callable[..., Any]
+) -> None:
     nemesis, reports = arena(Fault.STOP, pause_seconds=30.0)
     nemesis.mains.add(pair.main)
-    with call(short, pair.child, pair.main) as asleep, call(short, pair.child, pair.main) as copy:
-        assert {asleep.recv(1), copy.recv(1)} == {b"g"}
+    with call(short, pair.child, pair.main) as stopped, call(short, pair.child, pair.main) as copy:
+        assert {stopped.recv(1), copy.recv(1)} == {b"g"}
         assert not reports, "the pause is not over"
         nemesis._closing.set()
     until(lambda: reports, "the end of the pause")
     assert len(reports) == 1
 
 
-def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any]) -> None:
+def test_nemesis_injects_poison_at_every_attempt(short: Path, arena: Callable[..., Any]) -> None:
     nemesis, reports = arena(Fault.POISON)
     for attempt in (1, 2):
         victim = Pair()
@@ -309,7 +314,7 @@ def test_poison_strikes_at_every_attempt(short: Path, arena: Callable[..., Any])
     assert nemesis.landed == 2
 
 
-def test_a_fault_on_a_process_that_does_not_die_is_not_called_landed(
+def test_nemesis_reports_a_miss_when_the_process_does_not_die(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks_demo.lab.processes.nemesis.DEATH_SECONDS", 0.3)
@@ -324,7 +329,7 @@ def test_a_fault_on_a_process_that_does_not_die_is_not_called_landed(
 
 
 @pytest.mark.parametrize("nonsense", [b"\n", b"{}\n", b"not json\n", b"[1]\n", b"\xff\xff\n", b'{"what": "at"}\n', b""])
-def test_nonsense_on_its_socket_does_not_end_it(
+def test_nemesis_survives_nonsense_on_its_socket(
     short: Path, pair: Pair, arena: Callable[..., Any], nonsense: bytes
 ) -> None:
     nemesis, reports = arena(Fault.KILL_CHILD)
@@ -337,7 +342,7 @@ def test_nonsense_on_its_socket_does_not_end_it(
     assert reports[0]["landed"] is True
 
 
-def test_closing_lets_a_waiting_victim_go(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
+def test_nemesis_close_lets_a_waiting_victim_go_on(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
     nemesis, _ = arena(Fault.KILL_CHILD, precondition=lambda task_id, point: "the acknowledgement")
     nemesis.mains.add(pair.main)
     with call(short, pair.child, pair.main) as line:

@@ -1,4 +1,4 @@
-"""The worker template: forks real workers in a moment, and takes them along when it goes, however it goes."""
+"""The worker template: forks real workers quickly, and ends them when it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def dead(processes: list[psutil.Process]) -> bool:
     return not living(processes)
 
 
-def test_workers_are_real_ones_in_groups_of_their_own_and_tell_their_end(lab: Lab) -> None:
+def test_template_forks_real_workers_in_groups_of_their_own_and_reports_their_end(lab: Lab) -> None:
     main, *pool = lab.worker()
     assert pool, "a prefork worker has a pool process"
     assert os.getpgid(main.pid) == os.getsid(main.pid) == main.pid
@@ -93,15 +93,15 @@ def test_workers_are_real_ones_in_groups_of_their_own_and_tell_their_end(lab: La
     until(lambda: dead([main, *pool]), "the end of the worker")
 
 
-def test_a_killed_worker_is_reported_with_its_signal_and_its_pool_dies_with_it(lab: Lab) -> None:
+def test_template_reports_the_signal_of_a_killed_worker_whose_pool_dies_with_it(lab: Lab) -> None:
     main, *pool = lab.worker()
     main.kill()
     assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
     until(lambda: dead(pool), "the end of the pool")
 
 
-def test_a_worker_that_has_ended_is_not_asked_to_end_again(lab: Lab) -> None:
-    """Its number may be somebody else's by now, and whoever asks cannot know that it has just been killed."""
+def test_template_does_not_signal_a_worker_that_has_ended(lab: Lab) -> None:
+    """Its pid may have been reused, and the caller cannot know that it has just been killed."""
     main, *_ = lab.worker()
     main.kill()
     assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_a_worker_that_has_ended_is_not_asked_to_end_again(lab: Lab) -> None:
     assert lab.worker(), "the template lives, and so do we"
 
 
-def test_closing_the_template_ends_its_workers(lab: Lab) -> None:
+def test_template_close_ends_its_workers(lab: Lab) -> None:
     processes = [process for _ in range(2) for process in lab.worker()]
     lab.template.close()
     until(lambda: dead(processes), "the end of every worker")
@@ -119,13 +119,13 @@ def test_closing_the_template_ends_its_workers(lab: Lab) -> None:
         lab.fork()
 
 
-def test_a_killed_template_takes_its_workers_along(lab: Lab) -> None:
+def test_template_killed_takes_its_workers_along(lab: Lab) -> None:
     processes = lab.worker()
     os.kill(lab.template.process.pid, signal.SIGKILL)
     until(lambda: dead(processes), "the end of every worker")
 
 
-def test_a_template_that_cannot_start_says_why(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_that_cannot_start_says_why(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "nonsense")
     client = TemplateClient(short / "template.log")
     try:

@@ -1,4 +1,4 @@
-"""What a process forked from the template is told: a worker, or the publisher of one job. Travels as JSON."""
+"""What a process forked from the template gets: a worker, or the publisher of one job. Travels as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Literal histories, told step by step, for the tests of the checker."""
+"""Literal histories, built step by step, for the tests of the verdict."""
 
 from __future__ import annotations
 

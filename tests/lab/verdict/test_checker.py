@@ -31,7 +31,7 @@ def test_sane(pattern: str) -> None:
     assert result.recovery_s == {"p50": None, "p99": None, "max": None}
 
 
-def test_the_promise_is_shown_as_bounds() -> None:
+def test_promise_is_shown_as_bounds() -> None:
     assert judged(healthy("acks_early").end()).promise == {"executions": [0, 1], "effects": [0, 1]}
     assert judged(healthy("acks_late").end()).promise == {"executions": [1, None], "effects": [1, None]}
     assert judged(healthy("dedup_lock").end()).promise == {"executions": [0, None], "effects": [1, 1]}
@@ -76,7 +76,7 @@ def test_two_executions_alone_break_at_most_once() -> None:
     assert (result.executions["2+"], result.duplicated, result.recovered) == (1, 0, 0)
 
 
-def test_an_execution_without_an_effect_breaks_at_least_once() -> None:
+def test_execution_without_an_effect_breaks_at_least_once() -> None:
     expect(Story().published("a").ran("a", charged=False).end(), "broken", "a: no effect")
 
 
@@ -94,7 +94,7 @@ def test_recovery_is_measured_from_a_kill_that_landed() -> None:
     assert judged(story.end()).recovery_s["max"] == 2.0
 
 
-def test_a_clock_that_was_set_back_gives_no_negative_recovery() -> None:
+def test_clock_that_was_set_back_gives_no_negative_recovery() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a").say("started", "a", 30, at=1.0)
     assert judged(story.effect("a").end()).recovery_s == {"p50": 0.0, "p99": 0.0, "max": 0.0}
 
@@ -122,7 +122,7 @@ def test_two_task_ids_of_one_operation_share_its_effects() -> None:
     expect(story.end(), "broken", "order 17: 2 effects")
 
 
-def test_a_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> None:
+def test_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> None:
     story = healthy("dedup_lock").published("a").delivered("a").say("suppressed", "a", 20)
     result = expect(story.end(), "held")
     assert (result.tasks, result.recovered) == (2, 1)
@@ -135,31 +135,31 @@ def test_nothing_is_owed_to_an_unconfirmed_publication(pattern: str, outcome: st
     assert (result.tasks, result.published, result.lost, result.effects["0"]) == (3, 2, 0, 1)
 
 
-def test_an_unconfirmed_publication_may_have_arrived() -> None:
+def test_unconfirmed_publication_may_have_arrived() -> None:
     expect(Story("dedup_lock").published("a", outcome="info").ran("a").end(), "held")
 
 
-def test_an_unconfirmed_publication_is_bounded_from_above() -> None:
+def test_unconfirmed_publication_is_bounded_from_above() -> None:
     expect(Story("dedup_lock").published("a", outcome="info").ran("a").ran("a").end(), "broken", "a: 2 effects")
 
 
-def test_a_confirmation_outweighs_a_failure_of_the_same_task() -> None:
+def test_confirmation_outweighs_a_failure_of_the_same_task() -> None:
     story = Story("acks_late").published("a").published("a", outcome="fail").published("a", outcome="info")
     expect(story.end(), "broken", "a: no effect", "a: no execution")
 
 
-def test_a_refused_task_that_was_executed() -> None:
+def test_refused_task_that_was_executed() -> None:
     story = Story("acks_early").published("a", outcome="fail").ran("a", charged=False)
     expect(story.end(), "unknown", "a was executed although the broker refused it")
 
 
-def test_a_refused_task_that_took_effect() -> None:
+def test_refused_task_that_took_effect() -> None:
     story = Story("acks_early").published("a", outcome="fail").ran("a")
     expect(story.end(), "unknown", "a took effect although the broker refused it", "a was executed although")
 
 
 @pytest.mark.parametrize("outcome", [None, "perhaps", 1, [], {}])
-def test_a_publication_without_an_outcome(outcome: object) -> None:
+def test_publication_without_an_outcome(outcome: object) -> None:
     story = Story().say("published", "a", detail={"outcome": outcome}).ran("a")
     expect(story.end(), "unknown", "the publication of a (event 1) has no outcome")
 
@@ -176,13 +176,13 @@ def test_cells_that_run_side_by_side_are_judged_apart() -> None:
 
 
 @pytest.mark.parametrize("field", ["pattern", "fault", "point", "broker"])
-def test_a_cell_is_named_by_four_fields(field: str) -> None:
+def test_cell_is_named_by_four_fields(field: str) -> None:
     story = healthy("acks_late").end()
     other = [event._replace(**{field: "acks_early"}) for event in story.events]  # type: ignore[arg-type]
     assert len(check(numbered([*story.events, *other]))) == 2
 
 
-def test_the_bound_is_per_landed_kill_or_per_task() -> None:
+def test_bound_is_per_landed_kill_or_per_task() -> None:
     tasks = [f"t{number}" for number in range(30)]
     story = Story("dedup_lock").published(*tasks)
     for task_id in tasks:
@@ -193,7 +193,7 @@ def test_the_bound_is_per_landed_kill_or_per_task() -> None:
     assert judged(killed("acks_late").end(queued=1)).bound_95 == 1.0
 
 
-def test_the_bound_counts_an_operation_once() -> None:
+def test_bound_counts_an_operation_once() -> None:
     # Neither executed nor charged: two sentences, one violation.
     story = Story("acks_late").published("a", operation="order 17")
     tasks = [f"t{number}" for number in range(19)]
@@ -230,7 +230,7 @@ def test_any_selection_of_events_is_judged_and_never_held_unless_whole(events: l
     charges=st.lists(st.integers(0, 3), min_size=6, max_size=6),
     pattern=st.sampled_from(["acks_early", "acks_late", "dedup_lock"]),
 )
-def test_the_verdict_is_the_promise(executions: list[int], charges: list[int], pattern: str) -> None:
+def test_verdict_is_the_promise(executions: list[int], charges: list[int], pattern: str) -> None:
     promise = {"acks_early": AT_MOST_ONCE, "acks_late": AT_LEAST_ONCE, "dedup_lock": EFFECTIVELY_ONCE}[pattern]
     story, kept = Story(pattern), True
     effects = [charge if times else 0 for times, charge in zip(executions, charges, strict=False)]
@@ -249,7 +249,7 @@ def test_the_verdict_is_the_promise(executions: list[int], charges: list[int], p
     assert sum(result.executions.values()) == sum(result.effects.values()) == len(executions)
 
 
-def test_a_large_history_streams() -> None:
+def test_large_history_streams() -> None:
     """At most 600 bytes a task, however many events; nothing is kept of an event."""
     tasks = 20_000
 

@@ -25,7 +25,7 @@ from tests.lab.verdict.histories import Story, healthy, killed, numbered, text
     ],
     ids=["held", "broken", "unknown", "empty"],
 )
-def test_the_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(text(story.events), encoding="utf-8")
     assert main([str(path)]) == code
@@ -36,7 +36,7 @@ def test_the_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.C
     assert all(cell["observed"] in shown for cell in cells)
 
 
-def test_a_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
+def test_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     stories = [healthy("acks_early"), killed("acks_late", again=False).end()]
     path.write_text(text(numbered([event for story in stories for event in story.events])), encoding="utf-8")
@@ -44,7 +44,7 @@ def test_a_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "rubbish", "binary", "naive"])
-def test_a_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     whole = text(healthy("naive" if damage == "naive" else "acks_late").end().events).encode()
     path.write_bytes({"truncated": whole[:-9], "rubbish": b"hello\n", "binary": b"\xff\x00\n", "naive": whole}[damage])
@@ -55,13 +55,13 @@ def test_a_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.C
     assert "not a history that can be judged" in captured.err
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("cannot be read") == 2
 
 
-def test_the_command_needs_no_django(tmp_path: Path) -> None:
+def test_command_needs_no_django(tmp_path: Path) -> None:
     """In an interpreter of its own, with everything but the standard library and our package shut out."""
     program = (
         "import sys\n"
@@ -93,7 +93,7 @@ def test_the_command_needs_no_django(tmp_path: Path) -> None:
     assert json.loads(done.stdout)[0]["recovered"] == 1
 
 
-def test_the_command_prints_in_any_encoding(tmp_path: Path) -> None:
+def test_command_prints_in_any_encoding(tmp_path: Path) -> None:
     path = tmp_path / "ev.jsonl"
     path.write_text(text(Story().published("приказ").ran("приказ").events), encoding="utf-8")
     done = subprocess.run(

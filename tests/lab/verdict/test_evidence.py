@@ -10,25 +10,25 @@ from tasks_demo.lab.verdict.history import HistoryError
 from tests.lab.verdict.histories import MAIN, Story, expect, good, healthy, judged, numbered
 
 
-def test_an_effect_of_what_was_never_published() -> None:
+def test_effect_of_what_was_never_published() -> None:
     story = healthy().effect("z", task_id="")
     result = expect(story.end(), "unknown", "z has an effect in the books, but was never published")
     assert sum(result.effects.values()) == 2
     assert (result.unresolved, result.bound_95) == (2, 1.0)
 
 
-def test_an_execution_of_what_was_never_published() -> None:
+def test_execution_of_what_was_never_published() -> None:
     story = healthy().ran("z", charged=False)
     result = expect(story.end(), "unknown", "z was executed but never published")
     assert sum(result.executions.values()) == 2
 
 
-def test_a_publication_may_be_recorded_after_its_execution() -> None:
+def test_publication_may_be_recorded_after_its_execution() -> None:
     story = Story().ran("a").published("a")
     expect(story.end(), "held")
 
 
-def test_a_forged_effect_that_no_worker_started() -> None:
+def test_forged_effect_that_no_worker_started() -> None:
     expect(
         healthy("acks_early").published("c").effect("c").end(),
         "unknown",
@@ -36,12 +36,12 @@ def test_a_forged_effect_that_no_worker_started() -> None:
     )
 
 
-def test_a_forged_effect_on_another_operation() -> None:
+def test_forged_effect_on_another_operation() -> None:
     story = healthy("acks_late").effect("b", task_id="a")
     expect(story.end(), "unknown", "an effect of a on b, not its operation")
 
 
-def test_an_effect_is_known_by_its_operation_alone() -> None:
+def test_effect_is_known_by_its_operation_alone() -> None:
     story = Story("dedup_lock").published("a", operation="order 17").begun("a").effect("order 17", task_id="")
     expect(story.end(), "held")
     story = Story("dedup_lock").begun("a").effect("order 17", task_id="a").published("a", operation="order 17")
@@ -49,7 +49,7 @@ def test_an_effect_is_known_by_its_operation_alone() -> None:
 
 
 @pytest.mark.parametrize("source", ["bank:1", "bank:01", "till 1", "bank:x", "bank:²"])
-def test_an_entry_of_the_books_that_is_there_twice(source: str) -> None:
+def test_entry_of_the_books_that_is_there_twice(source: str) -> None:
     story = Story("dedup_lock").published("a").begun("a").effect("a", source=source).effect("a", source=source)
     result = expect(story.end(), "unknown", "one entry in the books is there twice (a, event 5)")
     assert result.effects == {"0": 0, "1": 1, "2+": 0}
@@ -63,18 +63,18 @@ def test_entries_of_different_books_are_different() -> None:
 
 
 @pytest.mark.parametrize("detail", [{}, {"source": ""}, {"source": None}, {"source": 1}, {"source": []}])
-def test_an_effect_without_a_source(detail: dict[str, object]) -> None:
+def test_effect_without_a_source(detail: dict[str, object]) -> None:
     story = healthy().say("effect", "a", detail=detail)
     expect(story.end(), "unknown", "the effect on a (event 17) names no entry in the books")
 
 
-def test_a_task_of_two_operations() -> None:
+def test_task_of_two_operations() -> None:
     story = Story().published("a", operation="order 17").published("a", operation="order 18").begun("a")
     story.effect("order 17", task_id="a").effect("order 18", task_id="")
     assert "a was published for two operations (event 2)" in judged(story.end()).reasons[0]
 
 
-def test_a_body_that_starts_twice_without_an_end() -> None:
+def test_body_that_starts_twice_without_an_end() -> None:
     story = healthy().published("c").begun("c", 22).effect("c")
     forged = story.say("started", "c", 22, at=1_700_000_016.5)
     expect(forged.end(), "unknown", "process 22 started c twice without ending the first")
@@ -103,7 +103,7 @@ def test_two_ends() -> None:
 
 
 @pytest.mark.parametrize("index", range(len(good())))
-def test_a_dropped_line(index: int) -> None:
+def test_dropped_line(index: int) -> None:
     events = good()
     del events[index]
     if index not in (0, len(events)):
@@ -113,7 +113,7 @@ def test_a_dropped_line(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", range(len(good())))
-def test_a_duplicated_line(index: int) -> None:
+def test_duplicated_line(index: int) -> None:
     events = good()
     events.insert(index, events[index])
     with pytest.raises(HistoryError, match="must follow"):
@@ -122,7 +122,7 @@ def test_a_duplicated_line(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", [i for i, event in enumerate(good()) if event.kind not in {"worker", "quiescent"}])
-def test_a_duplicated_line_that_is_counted_in_the_end(index: int) -> None:
+def test_duplicated_line_that_is_counted_in_the_end(index: int) -> None:
     events = good()
     copied = events[index]
     events.insert(index, copied)
@@ -132,7 +132,7 @@ def test_a_duplicated_line_that_is_counted_in_the_end(index: int) -> None:
     assert judged(numbered(events)).observed == "unknown"
 
 
-def test_a_forged_effect() -> None:
+def test_forged_effect() -> None:
     events = good()
     [*_, real] = [event for event in events if event.kind == "effect"]
     forged = real._replace(detail={"source": "bank:99", "amount": 1999}, at=real.at + 0.5)
@@ -141,17 +141,17 @@ def test_a_forged_effect() -> None:
     assert "3 effect events found, 2 recorded" in result.reasons
 
 
-def test_a_dropped_cell_end_leaves_the_other_cells_alone() -> None:
+def test_dropped_cell_end_leaves_the_other_cells_alone() -> None:
     first, second = healthy("acks_early").events, healthy("acks_late").end().events
     assert [cell.observed for cell in check(numbered([*first, *second]))] == ["unknown", "held"]
 
 
-def test_an_unknown_kind() -> None:
+def test_unknown_kind() -> None:
     with pytest.raises(HistoryError, match="event 1: unknown kind 'charged'"):
         check(Story().say("charged", "a").events)
 
 
-def test_a_pattern_without_a_promise() -> None:
+def test_pattern_without_a_promise() -> None:
     story = healthy("naive").end()
     with pytest.raises(HistoryError, match="'naive'"):
         check(story.events)

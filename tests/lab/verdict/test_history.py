@@ -42,7 +42,7 @@ def read_text(written: str) -> list[HistoryEvent]:
     return list(read(io.StringIO(written)))
 
 
-def test_the_kinds_are_the_points_of_a_life_and_four_witnesses() -> None:
+def test_kinds_are_the_points_of_a_life_and_four_witnesses() -> None:
     assert set(Point) == history.POINTS
     assert {"effect", "fault", "worker", "quiescent"} == history.KINDS - history.POINTS
 
@@ -53,14 +53,14 @@ def test_what_is_written_is_what_is_read(event: HistoryEvent) -> None:
 
 
 @given(event=events)
-def test_the_quick_way_and_the_parser_agree(event: HistoryEvent) -> None:
+def test_quick_way_and_the_parser_agree(event: HistoryEvent) -> None:
     written = text([event])
     quick = history._Quick().parse(written, 1)
     assert quick is None or quick == history._parse(written, 1)
 
 
 @given(event=events, data=st.data())
-def test_the_quick_way_takes_no_damaged_line_that_the_parser_refuses(event: HistoryEvent, data: st.DataObject) -> None:
+def test_quick_way_takes_no_damaged_line_that_the_parser_refuses(event: HistoryEvent, data: st.DataObject) -> None:
     written = text([event])
     where = data.draw(st.integers(0, len(written) - 1))
     damaged = (
@@ -70,7 +70,7 @@ def test_the_quick_way_takes_no_damaged_line_that_the_parser_refuses(event: Hist
     assert quick is None or quick == history._parse(damaged, 1)
 
 
-def test_an_ordinary_line_goes_the_quick_way() -> None:
+def test_ordinary_line_goes_the_quick_way() -> None:
     written = text(Story().published("a").ran("a").killed("a").end().events).splitlines(keepends=True)
     quick = history._Quick()
     assert all(quick.parse(one, number) is not None for number, one in enumerate(written, 1))
@@ -81,7 +81,7 @@ def test_other_spacing_and_further_fields_are_read_too() -> None:
     assert event == Story().published("a").events[0]
 
 
-def test_an_empty_file_has_no_events() -> None:
+def test_empty_file_has_no_events() -> None:
     assert read_text("") == []
 
 
@@ -94,7 +94,7 @@ def test_reading_streams() -> None:
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_a_truncated_last_line_is_refused(compact: bool) -> None:
+def test_truncated_last_line_is_refused(compact: bool) -> None:
     whole = text(Story().published("a").end().events) if compact else line() + line(seq=2)
     for cut in range(len(whole.splitlines()[0]) + 2, len(whole)):
         with pytest.raises(HistoryError, match=r"^line 2: the line is cut off"):
@@ -118,7 +118,7 @@ WRONG: list[tuple[str, object]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-def test_a_value_of_the_wrong_type_is_refused(field: str, value: object) -> None:
+def test_value_of_the_wrong_type_is_refused(field: str, value: object) -> None:
     spaced = line(**{field: value})
     compact = json.dumps(json.loads(spaced), separators=(",", ":")) + "\n"
     for written in (spaced, compact):
@@ -127,18 +127,18 @@ def test_a_value_of_the_wrong_type_is_refused(field: str, value: object) -> None
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_not_json_is_refused(number: str) -> None:
+def test_number_that_is_not_json_is_refused(number: str) -> None:
     with pytest.raises(HistoryError, match=f"^line 1: not JSON .{number}"):
         read_text(line(at=5).replace('"at": 5', f'"at": {number}'))
 
 
 @pytest.mark.parametrize("rubbish", ["\n", "null\n", "[]\n", "{\n", "[" * 100_000 + "\n", '{"seq":1} {}\n'])
-def test_a_line_that_is_no_object_is_refused(rubbish: str) -> None:
+def test_line_that_is_no_object_is_refused(rubbish: str) -> None:
     with pytest.raises(HistoryError, match=r"^line 1: "):
         read_text(rubbish)
 
 
-def test_a_field_that_is_there_twice_is_refused() -> None:
+def test_field_that_is_there_twice_is_refused() -> None:
     with pytest.raises(HistoryError, match=r"^line 1: not JSON .a field is there twice"):
         read_text(line().replace('"pid"', '"kind": "started", "pid"'))
 
@@ -148,21 +148,21 @@ def compact(written: str) -> str:
     return json.dumps(json.loads(written), separators=(",", ":")) + "\n"
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_unknown_kind_is_refused() -> None:
     for written in (line(kind="charged"), compact(line(kind="charged"))):
         with pytest.raises(HistoryError, match=r"^line 1: unknown kind 'charged'"):
             read_text(written)
 
 
 @pytest.mark.parametrize("detail", ['{"x":NaN}', '{"x":1,"x":2}', '{"x":{"y":1,"y":1}}', "{]", '{"x":1}}'])
-def test_a_detail_that_is_not_json_is_refused(detail: str) -> None:
+def test_detail_that_is_not_json_is_refused(detail: str) -> None:
     with pytest.raises(HistoryError, match=r"^line 1: not JSON"):
         read_text(compact(line(detail={})).replace("{}", detail))
 
 
 @pytest.mark.parametrize("character", ["\x00", "\t", "\r", "\x1f"])
 @pytest.mark.parametrize("field", ["pattern", "task_id"])
-def test_a_control_character_that_is_not_escaped_is_refused(field: str, character: str) -> None:
+def test_control_character_that_is_not_escaped_is_refused(field: str, character: str) -> None:
     written = compact(line(**{field: "X"})).replace("X", character)
     with pytest.raises(HistoryError, match=r"^line 1: not JSON"):
         list(read(io.StringIO(written, newline="\n")))
@@ -178,7 +178,7 @@ def test_a_control_character_that_is_not_escaped_is_refused(field: str, characte
     ],
     ids=["dropped line", "duplicated line", "dropped first line", "from zero"],
 )
-def test_the_numbering_must_carry_on(numbers: tuple[int, ...], message: str) -> None:
+def test_numbering_must_carry_on(numbers: tuple[int, ...], message: str) -> None:
     spaced = [line(seq=number) for number in numbers]
     compact = [json.dumps(json.loads(one), separators=(",", ":")) + "\n" for one in spaced]
     for lines in (spaced, compact):

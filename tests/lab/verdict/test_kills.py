@@ -9,26 +9,26 @@ import pytest
 from tests.lab.verdict.histories import MAIN, Story, expect, judged, killed
 
 
-def test_a_kill_that_did_not_land() -> None:
+def test_kill_that_did_not_land() -> None:
     story = Story("acks_late", "kill-main").published("a").delivered("a").begun("a")
     story.killed("a", landed=False, why="the worker had gone").effect("a").say("returned", "a", 20)
     result = expect(story.end(), "unknown", "no kill-main landed of 1 planned: the worker had gone")
     assert (result.kills, result.bound_95, result.unresolved) == ({"planned": 1, "landed": 0}, 1.0, 0)
 
 
-def test_a_kill_that_did_not_land_claims_nothing() -> None:
+def test_kill_that_did_not_land_claims_nothing() -> None:
     story = killed("acks_late").killed("b", 31, landed=False, why="it was gone")
     result = expect(story.end(), "held")
     assert result.kills == {"planned": 2, "landed": 1}
 
 
-def test_a_lower_bound_is_broken_even_if_no_kill_landed() -> None:
+def test_lower_bound_is_broken_even_if_no_kill_landed() -> None:
     story = Story("acks_late", "kill-main").published("a")
     assert judged(story.end(planned_kills=1)).observed == "broken"
 
 
 @pytest.mark.parametrize("planned", [0, 1])
-def test_a_fault_that_nobody_saw(planned: int) -> None:
+def test_fault_that_nobody_saw(planned: int) -> None:
     story = Story("acks_late", "kill-main").published("a").ran("a")
     expect(story.end(planned_kills=planned), "unknown", f"nothing was tried: no kill-main landed of {planned}")
 
@@ -37,19 +37,19 @@ def test_more_kills_than_were_planned() -> None:
     expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
 
 
-def test_a_kill_in_a_healthy_control() -> None:
+def test_kill_in_a_healthy_control() -> None:
     story = Story("acks_late").published("a").begun("a").killed("a", what="kill-main").ran("a", 30)
     expect(story.end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
 
 
 @pytest.mark.parametrize("kind", ["effect_done", "returned", "failed", "suppressed"])
-def test_a_kill_contradicted_by_its_victim(kind: str) -> None:
+def test_kill_contradicted_by_its_victim(kind: str) -> None:
     story = killed("acks_late").say(kind, "a", 20)
     result = expect(story.end(), "unknown", f"the same process, 20, went on to {kind}", "nothing was tried")
     assert (result.kills["landed"], result.recovery_s["max"]) == (0, None)
 
 
-def test_a_contradicted_kill_is_told_once() -> None:
+def test_contradicted_kill_is_told_once() -> None:
     story = killed("acks_late").say("effect_done", "a", 20).say("returned", "a", 20)
     expect(story.end(), "unknown", "the same process, 20, went on to effect_done", "nothing was tried")
 
@@ -71,7 +71,7 @@ NOT_THERE: dict[str, tuple[Callable[[Story], object], str]] = {
 
 
 @pytest.mark.parametrize("case", NOT_THERE)
-def test_a_kill_of_somebody_who_was_not_there(case: str) -> None:
+def test_kill_of_somebody_who_was_not_there(case: str) -> None:
     tell, why = NOT_THERE[case]
     story = Story("acks_late", "kill-main").published("a", "b")
     tell(story)
@@ -83,12 +83,12 @@ def test_a_kill_of_somebody_who_was_not_there(case: str) -> None:
 
 
 @pytest.mark.parametrize("child", [None, "20", True])
-def test_a_kill_without_a_victim_process(child: object) -> None:
+def test_kill_without_a_victim_process(child: object) -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a", child_pid=child).ran("a", 30)
     assert "no execution of it was open" in judged(story.end()).reasons[0]
 
 
-def test_a_kill_anywhere_in_the_body() -> None:
+def test_kill_anywhere_in_the_body() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a", point="").ran("a", 30)
     expect(story.end(), "held")
     story = Story("acks_late", "kill-main").published("a").say("claimed", "a", 20).killed("a", point="").ran("a", 30)
@@ -96,7 +96,7 @@ def test_a_kill_anywhere_in_the_body() -> None:
 
 
 @pytest.mark.parametrize("point", ["claimed", "started", "effect_begun", "effect_done", "completed", "returned"])
-def test_a_kill_at_each_point(point: str) -> None:
+def test_kill_at_each_point(point: str) -> None:
     story = Story("acks_late", "kill-child", point).published("a")
     for reached in ("claimed", "started", "effect_begun", "effect_done", "completed", "returned"):
         story.say(reached, "a", 20)
@@ -107,7 +107,7 @@ def test_a_kill_at_each_point(point: str) -> None:
     assert (result.kills["landed"], result.point) == (1, point)
 
 
-def test_a_kill_of_a_main_process_that_was_at_something_else() -> None:
+def test_kill_of_a_main_process_that_was_at_something_else() -> None:
     for kind, task_id in (("received", "b"), ("acked", "a")):
         story = Story("acks_late", "kill-main", "received").published("a", "b").say(kind, task_id, MAIN)
         story.killed("a", point="received").ran("a", 30).ran("b", 30)
@@ -115,7 +115,7 @@ def test_a_kill_of_a_main_process_that_was_at_something_else() -> None:
 
 
 @pytest.mark.parametrize("point", ["fetched", "received", "acking", "acked"])
-def test_a_kill_at_a_point_that_the_main_process_announces(point: str) -> None:
+def test_kill_at_a_point_that_the_main_process_announces(point: str) -> None:
     story = Story("acks_late", "kill-main", point).published("a").say(point, "a", MAIN).killed("a", point=point)
     again = {"state": "ready"}
     expect(story.say("worker", pid=MAIN, detail=again).ran("a", 30).end(), "held")
@@ -134,14 +134,14 @@ def test_what_is_in_quarantine_is_neither_done_nor_lost() -> None:
     assert (result.lost, result.quarantined, result.kills["landed"]) == (0, 1, 3)
 
 
-def test_a_message_that_is_parked_and_done_twice_all_the_same_is_a_broken_promise() -> None:
+def test_message_that_is_parked_and_done_twice_all_the_same_is_a_broken_promise() -> None:
     story = Story("dedup_lock", "poison").published("a").delivered("a").begun("a", 20).killed("a", 20)
     story.say("quarantined", "a", 23).effect("a").effect("a")
     expect(story.end(), "broken", "a: 2 effects")
 
 
 @pytest.mark.parametrize("what", ["slow", "lost-response", "double-publish", "publisher-crash"])
-def test_a_fault_that_strikes_no_worker_belongs_to_its_own_cell(what: str) -> None:
+def test_unaimed_fault_belongs_to_its_own_cell(what: str) -> None:
     unseen = {"what": what, "child_pid": None, "main_pid": None, "pid": None}
     story = Story("acks_late", what).published("a").ran("a").killed("a", **unseen)
     assert expect(story.end(), "held").kills == {"planned": 1, "landed": 1}
@@ -149,30 +149,30 @@ def test_a_fault_that_strikes_no_worker_belongs_to_its_own_cell(what: str) -> No
     expect(story.end(), "unknown", "cannot have landed", "nothing was tried")
 
 
-def test_a_process_that_slept_goes_on_and_is_no_contradiction() -> None:
+def test_stopped_process_goes_on_without_a_contradiction() -> None:
     story = Story("dedup_lock", "stop").published("a").delivered("a").begun("a").killed("a", 20)
     story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20)
     assert expect(story.end(), "held").kills["landed"] == 1
 
 
-def test_a_warm_shutdown_lets_its_victim_finish() -> None:
+def test_warm_shutdown_lets_its_victim_finish() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").begun("a")
     story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20).killed("a")
     result = expect(story.end(), "held")
     assert result.kills == {"planned": 1, "landed": 1}
 
 
-def test_a_warm_shutdown_lets_its_victim_finish_afterwards() -> None:
+def test_warm_shutdown_lets_its_victim_finish_afterwards() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").begun("a").killed("a")
     expect(story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20).end(), "held")
 
 
-def test_a_warm_shutdown_needs_its_victim_at_the_point() -> None:
+def test_warm_shutdown_needs_its_victim_at_the_point() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").say("started", "a", 20).killed("a").ran("a", 30)
     assert "it had not reached effect_begun" in judged(story.end()).reasons[0]
 
 
-def test_a_retry_in_the_same_process_is_a_new_delivery() -> None:
+def test_retry_in_the_same_process_is_a_new_delivery() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a", 20, "failed", "retried")
     story.begun("a", 20).killed("a").ran("a", 30)
     expect(story.end(), "held")

@@ -56,7 +56,7 @@ def test_nothing_is_recovered_while_something_is_missing() -> None:
     assert judged(killed("acks_late").end(queued=1)).recovered == 0
 
 
-def test_an_exceeded_bound_is_broken_whatever_is_missing() -> None:
+def test_exceeded_bound_is_broken_whatever_is_missing() -> None:
     story = killed("dedup_lock", charged=True)
     for end in ({"queued": 1}, {"books_read": False}, {"tasks": 9}, {"events": None}):
         result = expect(Story.end(killed("dedup_lock", charged=True), **end), "broken", "a: 2 effects", "")

@@ -19,7 +19,7 @@ def at_most(violations: int, trials: int, rate: float) -> Fraction:
 
 
 @given(data=st.data(), trials=st.integers(1, 60))
-def test_the_bound_is_the_rate_at_which_so_few_are_seen_one_time_in_twenty(data: st.DataObject, trials: int) -> None:
+def test_bound_is_the_rate_at_which_so_few_are_seen_one_time_in_twenty(data: st.DataObject, trials: int) -> None:
     violations = data.draw(st.integers(0, trials - 1))
     bound = upper_bound(violations, trials)
     assert float(at_most(violations, trials, bound)) == pytest.approx(0.05, abs=1e-9)
@@ -58,7 +58,7 @@ def test_what_is_no_confidence_is_refused(confidence: float) -> None:
 @pytest.mark.parametrize(
     ("percent", "expected"), [(0, 1.0), (1, 1.0), (50, 2.0), (51, 3.0), (75, 3.0), (76, 4.0), (99, 4.0), (100, 4.0)]
 )
-def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
+def test_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
     assert percentile([3.0, 1.0, 4.0, 2.0], percent) == expected
 
 

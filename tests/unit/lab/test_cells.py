@@ -24,7 +24,7 @@ def make(
     return plan(patterns=list(PROMISES), faults=faults, points=points, seed=seed, **options)
 
 
-def test_the_same_seed_gives_the_same_plan() -> None:
+def test_same_seed_gives_the_same_plan() -> None:
     assert make() == make()
 
 
@@ -32,7 +32,7 @@ def test_another_seed_gives_other_victims() -> None:
     assert [cell.victims for cell in make(seed=7)] != [cell.victims for cell in make(seed=8)]
 
 
-def test_a_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
+def test_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
     alone = make(faults=[Fault.KILL_MAIN])
     assert alone == [cell for cell in make() if cell.fault is Fault.KILL_MAIN]
 
@@ -43,7 +43,7 @@ def test_every_pattern_meets_every_fault() -> None:
     assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)}
 
 
-def test_the_healthy_control_has_no_victims_and_every_other_cell_has() -> None:
+def test_healthy_control_has_no_victims_and_every_other_cell_has() -> None:
     for cell in make():
         assert bool(cell.victims) == (cell.fault is not Fault.NONE)
 
@@ -62,11 +62,11 @@ def test_victims_are_different_jobs_that_exist_and_windows_get_equal_shares(
 
 
 @pytest.mark.parametrize(("tasks", "kills"), [(1, 1), (9, 1), (10, 1), (100, 10)])
-def test_a_tenth_of_the_jobs_is_hit_unless_told_otherwise_and_at_least_one(tasks: int, kills: int) -> None:
+def test_tenth_of_the_jobs_is_hit_unless_told_otherwise_and_at_least_one(tasks: int, kills: int) -> None:
     assert {len(cell.victims) for cell in make(faults=[Fault.QUIT], tasks=tasks)} == {kills}
 
 
-def test_a_point_makes_a_cell_only_for_patterns_that_announce_it() -> None:
+def test_point_makes_a_cell_only_for_patterns_that_announce_it() -> None:
     cells = make(faults=[Fault.KILL_MAIN], points=[Point.CLAIMED, Point.COMPLETED])
     assert [cell.name for cell in cells] == [
         "claim_first/kill-main@claimed",
@@ -91,12 +91,12 @@ def test_mixed_is_one_cell_in_which_all_points_get_equal_shares() -> None:
         assert max(shares.values()) - min(shares.values()) <= 1
 
 
-def test_a_fault_that_strikes_no_process_knows_no_points() -> None:
+def test_unaimed_fault_has_no_points() -> None:
     cells = make(faults=[Fault.SLOW, Fault.NONE], points=[Point.STARTED])
     assert {cell.point for cell in cells} == {""}
 
 
-def test_the_effectively_once_patterns_are_published_through_the_outbox_where_redis_loses_messages() -> None:
+def test_effectively_once_patterns_are_published_through_the_outbox_where_redis_loses_messages() -> None:
     cells = make(faults=[Fault.KILL_MAIN], points=[Point.FETCHED, Point.STARTED])
     through = {(cell.pattern, cell.point) for cell in cells if cell.publisher == "outbox"}
     assert through == {
@@ -115,7 +115,7 @@ def test_there_and_back_through_json() -> None:
         assert Cell.from_dict(json.loads(json.dumps(cell.as_dict()))) == cell
 
 
-def test_the_printed_plan_has_seed_and_cells() -> None:
+def test_printed_plan_has_seed_and_cells() -> None:
     document = json.loads(dump_plan(make(), 7))
     assert document["seed"] == 7
     assert [Cell.from_dict(cell) for cell in document["plan"]] == make()
@@ -136,6 +136,6 @@ def test_the_printed_plan_has_seed_and_cells() -> None:
     ],
     ids=str,
 )
-def test_a_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
+def test_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         Cell.from_dict({**make()[-1].as_dict(), **damage})

@@ -20,13 +20,13 @@ def printed(encoding: str = "utf-8", **options: bool) -> str:
 
 
 @pytest.mark.parametrize("columns", ["", "20", "80"])
-def test_a_pipe_has_no_width(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_has_no_width(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert "x" * 300 in printed()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "iso8859-2", "cp1252"])
-def test_an_encoding_that_does_not_know_a_character_gets_another(encoding: str) -> None:
+def test_encoding_that_does_not_know_a_character_gets_another(encoding: str) -> None:
     shown = printed(encoding)
     assert "- -> x" in shown or "– -> ×" in shown or "- -> ×" in shown
     assert "?" not in shown
