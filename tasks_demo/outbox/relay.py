@@ -30,6 +30,7 @@ from django.utils.timezone import now
 from kombu.exceptions import OperationalError as BrokerError
 
 from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import job_fields
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.reconciler import Reconciler
 from tasks_demo.outbox.table import Table, prune
@@ -184,8 +185,9 @@ class Relay:
         if unreachable:
             return f"the broker does not answer ({_described(error)})"
         logger.warning(
-            "Outbox %s: %s was not published (%s). It is tried again later.", self.using, row, _described(error)
-        )
+            "Outbox %s: %s was not published (%s). It is tried again later.",
+            self.using, row, _described(error), extra=job_fields(task_id=row.task_id),
+        )  # fmt: skip
         return (
             f"{in_a_row} messages in a row were refused ({_described(error)})" if in_a_row >= REFUSED_IN_A_ROW else ""
         )

@@ -12,7 +12,7 @@ from tests.support import PROJECT, until
 
 FIELDS = ("name", "task_name", "operation", "pattern", "fence", "task_id")
 #: Where every line is about a job, and the beginnings of those that are not.
-ABOUT_JOBS = ("patterns", "leases", "hooks", "outbox/progress.py")
+ABOUT_JOBS = ("patterns", "leases", "hooks", "outbox/claims.py", "outbox/completion.py", "outbox/reporting.py")
 NOT_ABOUT_ONE = ("%s", "%s is published with expires=%s", "%s: %s %s")
 
 
