@@ -21,7 +21,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import (
     EnvironmentNotReady,
     InvalidSetting,
-    LockStoreUnavailable,
+    LeaseStoreUnavailable,
     OperationHeld,
     UnknownTask,
 )
@@ -87,7 +87,7 @@ def known(operation: str, task: str = "") -> Known:
     if not task or isinstance(tasks[0], DedupLock):
         try:
             found += _lock(operation)
-        except (LockStoreUnavailable, InvalidSetting) as error:
+        except (LeaseStoreUnavailable, InvalidSetting) as error:
             troubles.append(str(error))
     models: list[Any] = [Claim, InboxEntry, Fence, Parked]
     if task:
@@ -142,7 +142,7 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         for trace in chosen:
             if _removed(shown.operation, trace, even_if_held=even_if_held):
                 removed.append(trace)
-    except (Error, LockStoreUnavailable, InvalidSetting) as error:
+    except (Error, LeaseStoreUnavailable, InvalidSetting) as error:
         _record_outcome(entry, alias, removed, f"stopped: {error}")
         raise EnvironmentNotReady(f"{error} Removed before that: {_names(removed)}.") from error
     left = [trace for trace in chosen if trace not in removed]

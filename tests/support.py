@@ -279,7 +279,7 @@ def producer_on(redis_url: str) -> Iterator[Any]:
 
 def queued(redis_url: str) -> int:
     """Messages in the default queue."""
-    from tasks_demo.leases.redis_store import connect
+    from tasks_demo.leases.redis_client import connect
 
     with connect(redis_url, 5.0) as client:
         return int(client.llen("celery"))
@@ -287,7 +287,7 @@ def queued(redis_url: str) -> int:
 
 def emptied(redis_url: str) -> None:
     """Before a worker of another module starts: nothing is queued or unacknowledged."""
-    from tasks_demo.leases.redis_store import connect
+    from tasks_demo.leases.redis_client import connect
 
     with connect(redis_url, 5.0) as client:
         client.flushall()

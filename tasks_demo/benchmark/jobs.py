@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from tasks_demo.core.conf import settings
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox.enqueue import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
 from tasks_demo.patterns.base import PatternTask

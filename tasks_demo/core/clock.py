@@ -1,7 +1,7 @@
-"""Moments as the project's databases keep them: aware, or naive in TIME_ZONE where the project has USE_TZ=False.
+"""Convert moments to what the project's databases store: aware, or naive in TIME_ZONE where the project has USE_TZ=False.
 
-SQLite's columns are text without a zone. With USE_TZ=False the hour that the end of summer time repeats is therefore written
-alike twice: moments in it are up to an hour off. PostgreSQL keeps every moment as it is.
+Does **not** guarantee, on SQLite with USE_TZ=False, which of the two repeated hours at the end of summer time a moment is in: the
+columns are text without a zone, so such moments are up to an hour off. PostgreSQL stores every moment exactly.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from django.utils import timezone
 
 
 def moment(seconds: float) -> datetime:
-    """Seconds since the epoch as a DateTimeField gives and takes them."""
+    """Seconds since the epoch as a DateTimeField reads and stores them."""
     return stored(datetime.fromtimestamp(seconds, UTC))
 
 
 def stored(at: datetime) -> datetime:
-    """A moment as a DateTimeField takes it in this project."""
+    """A moment as a DateTimeField stores it in this project."""
     if settings.USE_TZ or timezone.is_naive(at):
         return at
     return timezone.make_naive(at, timezone.get_default_timezone())
 
 
 def aware(at: datetime) -> datetime:
-    """A moment from a DateTimeField, or of a caller, with its time zone: two of these can be compared, and sent elsewhere."""
+    """A moment with its time zone, so that it can be compared with others and sent elsewhere."""
     return timezone.make_aware(at, timezone.get_default_timezone()) if timezone.is_naive(at) else at
 
 
@@ -38,20 +38,20 @@ def iso(seconds: float) -> str:
 
 
 def adapted(at: datetime, connection: BaseDatabaseWrapper) -> Any:
-    """An aware moment as the driver takes it."""
+    """An aware moment as a parameter for the database driver."""
     # PostgreSQL's column knows zones whatever USE_TZ says.
     return connection.ops.adapt_datetimefield_value(at if connection.vendor == "postgresql" else stored(at))
 
 
 class Now(functions.Now):
-    """The database's clock. Django's is in UTC on SQLite, whatever zone its columns are in."""
+    """The database's clock. Django's own is in UTC on SQLite, whatever the zone of the columns."""
 
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
         return self.as_sql(compiler, connection, template=sql_now(connection).replace("%%", "%%%%"), **context)
 
 
 def sql_now(connection: Any, later: float = 0.0) -> str:
-    """The database's clock, ``later`` seconds on, in the text of a statement that has parameters."""
+    """SQL for the database's clock plus ``later`` seconds, for a statement that has parameters."""
     if connection.vendor != "sqlite":
         return f"STATEMENT_TIMESTAMP() + INTERVAL '{later:f} seconds'" if later else "STATEMENT_TIMESTAMP()"
     zone = connection.timezone or timezone.get_default_timezone()

@@ -17,66 +17,66 @@ from tasks_demo.core.exceptions import InvalidSetting
 
 
 class Settings:
-    """The defaults. A missing setting takes them; one that cannot work raises InvalidSetting when read."""
+    """The defaults. Reading a setting that cannot work raises InvalidSetting."""
 
-    #: How long a claim lasts without a renewal. Renewed at a third of it.
+    #: Length of a lease without a renewal. The heartbeat renews it after a third of it.
     LEASE_SECONDS: float = 30.0
-    #: The heartbeat stops renewing after this long, so that a hung task cannot hold an operation for ever.
+    #: The heartbeat stops renewing after this long, so that a hung task cannot hold an operation forever.
     LEASE_CAP_SECONDS: float = 3600.0
-    #: How long a completed marker, its stored result and the fence are kept. It must exceed every redelivery horizon:
-    #: the visibility timeout, the longest countdown, the oldest message that anybody may still replay.
+    #: How long completed markers, stored results and fences are kept. It must exceed every redelivery horizon: the visibility
+    #: timeout, the longest countdown, the oldest message that may still be published again.
     RETENTION_SECONDS: float = 7 * 86400.0
-    #: Results larger than this are not stored with the completed marker (a duplicate then gets None). Bytes of JSON.
+    #: Larger results, in bytes of JSON, are not stored with the completed marker; a duplicate then gets None.
     RESULT_MAX_BYTES: int = 65536
-    #: Upper bound of the delay with which a delivery is requeued.
+    #: Maximum delay of a deferred delivery.
     DEFER_MAX_SECONDS: float = 60.0
-    #: Bound on one Redis call of the lock.
+    #: Timeout of one Redis call of the lease store.
     REDIS_TIMEOUT_SECONDS: float = 5.0
     #: RabbitMQ's ``consumer_timeout`` as the server has it: the checks compare time limits and delays with it.
     CONSUMER_TIMEOUT_SECONDS: float = 1800.0
     #: Where leases live: ``redis://``, ``rediss://``, ``unix://``, or ``sentinel://host1:26379,host2:26379/0?master=NAME``
     #: (leases/sentinel.py). Required by dedup_lock. ``memory://``, in tests and eager mode only: in the memory of this process.
     REDIS_URL: str = ""
-    #: Prefix of every Redis key of ours.
+    #: Prefix of every Redis key of this package.
     KEY_PREFIX: str = "tasks_demo:"
-    #: Deliveries that began and never ended before a late-acknowledging pattern parks the message.
+    #: Deliveries that started and never ended before a late-acknowledging pattern parks the message.
     MAX_ATTEMPTS: int = 5
-    #: False: the ledger is not armed at all.
+    #: False: the ledger records nothing.
     LEDGER: bool = True
     #: True: it also writes while Django's test environment is set up, on a connection of its own, which sees no transaction of
     #: a test and must be closed before the test databases are dropped. False: in tests nothing is written.
     LEDGER_IN_TESTS: bool = False
-    #: True: every point is committed when it is reached. False: only what must precede the body; the rest follows it.
+    #: True: every point is committed when it is reached. False: only those that must precede the body; the others after it.
     LEDGER_WRITE_THROUGH: bool = False
-    #: So long, seconds, publishing, or a job about to begin, waits for the ledger; after a failure nobody waits until it is back.
+    #: Maximum time that publishing or the start of a body waits for the ledger. After a failure nothing waits until it is back.
     LEDGER_WAIT_SECONDS: float = 1.0
     #: True: no body runs whose start is not recorded. False: only tasks with ``needs_ledger`` ask for that.
     LEDGER_REQUIRED: bool = False
-    #: Which task IDs are recorded, by patterns of task names, the first that matches: True, False, or a share like 0.01.
-    #: Where none matches, the task's own attribute ``ledger`` counts. Every process must have the same.
+    #: Which task IDs are recorded, by glob patterns of task names, the first that matches: True, False, or a share like 0.01.
+    #: Where none matches, the task's attribute ``ledger`` decides. All processes must have the same value.
     LEDGER_TASKS: dict[str, Any] = {}
-    #: Who outside counts effects: name -> the path of a subclass of ``tasks_demo.ledger.books.Books``.
+    #: Books, which count effects: name -> the path of a subclass of ``tasks_demo.ledger.books.Books``.
     BOOKS: dict[str, str] = {}
-    #: Pause between two readings of the books by ``manage.py relay``. Seconds.
+    #: Pause between two readings of the books by ``manage.py relay``.
     BOOKS_SECONDS: float = 5.0
-    #: Books that give no entry for this long are given up until the next reading. Seconds.
+    #: Maximum time to wait for an entry of books; after it they are skipped until the next reading.
     BOOKS_TIMEOUT_SECONDS: float = 10.0
-    #: What ended longer ago leaves the ledger with ``manage.py prune``; 0 or None: nothing does.
+    #: ``manage.py prune`` deletes tasks from the ledger that ended longer ago; 0 or None: none.
     LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
     #: Where a worker serves its metrics (``tasks_demo.metrics``), as ``host:port``; empty: it does not.
     METRICS_ADDRESS: str = ""
-    #: What happens when a job is published while a transaction is open: "warn" in the log, "error" or "off".
+    #: When a job is published while a transaction is open: "warn" (in the log), "error" or "off".
     PUBLISH_IN_TRANSACTION: str = "warn"
-    #: A message of the outbox that was published and not begun is looked at after this long, and then ever less often. It is
-    #: published again only on evidence that it was lost; waiting in a long queue is none.
+    #: The relay looks for a published message that has not started after this long, and then less and less often. It publishes
+    #: it again only on evidence of loss; waiting in a long queue is none.
     OUTBOX_UNSTARTED_SECONDS: float = 60.0
-    #: Without any evidence it is published again after this long, then after twice as long, and so on.
+    #: Without evidence the message is published again after this long, then after twice as long, and so on.
     OUTBOX_LOST_SECONDS: float = 86400.0
-    #: A worker that has begun a message says so again at a third of this. One on another machine that is silent for longer
-    #: counts as dead; one on the same machine when its process is gone.
+    #: A worker renews its report on a started message after a third of this. Without a report for longer, a worker on another
+    #: machine counts as dead; one on the same machine when its process is gone.
     OUTBOX_LEASE_SECONDS: float = 60.0
-    #: A process that exists on the same machine and is silent counts as dead after this long. Also the longest wait between two
-    #: publications of a job whose worker dies every time.
+    #: A process on the same machine that exists but sends no report counts as dead after this long. Also the maximum time between
+    #: two publications of a job whose worker dies every time.
     OUTBOX_UNFINISHED_SECONDS: float = 7200.0
 
     def __getattribute__(self, name: str) -> Any:
@@ -87,7 +87,7 @@ class Settings:
         return _checked(name, value, default)
 
 
-#: Where 0 and None say "never".
+#: Settings for which 0 and None mean "never".
 _MAY_BE_NEVER = frozenset({"LEDGER_RETENTION_SECONDS"})
 _CHOICES = {"PUBLISH_IN_TRANSACTION": ("warn", "error", "off")}
 
@@ -126,5 +126,5 @@ settings = Settings()
 
 def in_tests() -> bool:
     """Whether Django's test environment is set up in this process: by ``manage.py test``, pytest-django or by hand."""
-    utils = sys.modules.get("django.test.utils")  # imported by whoever runs tests, and by nobody else
+    utils = sys.modules.get("django.test.utils")  # only test runners import it
     return utils is not None and hasattr(utils._TestState, "saved_data")

@@ -1,13 +1,13 @@
-"""Which databases can hold our tables: SQLite and PostgreSQL. Asks settings only, no server.
+"""Whether a database can hold our tables: SQLite and PostgreSQL can. Reads settings, connects to nothing.
 
-What is **not** judged: the server's version, and whether the tables are there (``manage.py doctor`` looks at those).
+Does **not** check the server's version or whether the tables exist (``manage.py doctor`` does).
 """
 
 from __future__ import annotations
 
 from django.db import connections
 
-#: The databases whose SQL we speak, by the name that Django's backends give them.
+#: ``vendor`` of the supported Django backends.
 VENDORS = frozenset({"sqlite", "postgresql"})
 
 

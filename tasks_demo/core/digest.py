@@ -1,4 +1,4 @@
-"""One text, and one digest, for the arguments of a call: the same before they are published and after they have arrived."""
+"""Canonical text and digest of a call's arguments: the same in the publisher and in the worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks_demo.core.exceptions import ArgumentsNotJson
 
 
 class _Encoder(JSONEncoder):
-    """What kombu's JSON carries, spelled as kombu spells it; anything else by the parts that pickle makes of it."""
+    """Encodes what kombu's JSON carries as kombu does, and anything else by the parts that pickle takes from it."""
 
     def default(self, value: Any) -> Any:
         try:
             return super().default(value)
-        except Exception:  # noqa: BLE001  (a __json__ of anybody's; another serializer may carry it all the same)
+        except Exception:  # noqa: BLE001  (a user's __json__; another serializer may still carry it)
             return _parts(value)
 
 
@@ -27,17 +27,17 @@ _SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def canonical(value: Any) -> str:
-    """The value as JSON text: the same for a tuple and a list, and for any order of keys. 1, 1.0, "1" and true differ.
+    """The value as JSON text, independent of key order and of tuple or list. 1, 1.0, "1" and true differ.
 
-    Whatever the serializers of kombu can carry has one, and has the same one when it arrives. Keys count as the text that JSON
-    makes of them. Raises ArgumentsNotJson for what none of them can carry.
+    Every value that a serializer of kombu carries has one, the same on arrival. Keys are compared as their JSON text. Raises
+    ArgumentsNotJson for what no serializer can carry.
     """
     try:
         try:
             text = _AS_GIVEN.encode(value)
         except TypeError:
-            text = _AS_GIVEN.encode(_plain(value))  # a key that JSON does not know, a tuple for one
-        # There and back: keys that are not text sort differently before JSON has made text of them.
+            text = _AS_GIVEN.encode(_plain(value))  # a key that JSON has no text for, such as a tuple
+        # Decoded once: keys that are not text sort differently before JSON has made text of them.
         return _SORTED.encode(json.loads(text))
     except Exception as error:
         raise ArgumentsNotJson(
@@ -49,9 +49,8 @@ def canonical(value: Any) -> str:
 def digest(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the task's name and arguments.
 
-    The name belongs to it: an operation is one task's work, and another task under the same key must not take it for its own.
-    Not guaranteed: that a positional and a keyword spelling of one call are the same. See ``delivery.arguments``. Raises
-    ArgumentsNotJson.
+    The name is part of it: an operation belongs to one task, so another task with the same key must not match. Does **not** make
+    a positional and a keyword spelling of one call equal: ``patterns.arguments`` does. Raises ArgumentsNotJson.
     """
     return hashlib.sha256(canonical([task, list(args), dict(kwargs)]).encode("ascii")).hexdigest()
 
@@ -61,7 +60,7 @@ def _parts(value: Any) -> Any:
         return {"set": sorted(canonical(item) for item in value)}
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         if "<" in value.__qualname__:
-            raise TypeError(f"{value!r} can be found by no name")
+            raise TypeError(f"{value!r} cannot be found by name")
         return f"{value.__module__}.{value.__qualname__}"
     reduced = value.__reduce_ex__(4)
     if isinstance(reduced, str):
@@ -75,7 +74,7 @@ def _listed(part: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value with mappings whose keys are no text as sorted pairs."""
+    """The value with mappings as sorted pairs, for keys that JSON has no text for."""
     if isinstance(value, Mapping):
         pairs = [[canonical(key), _plain(item)] for key, item in value.items()]
         return {"mapping": sorted(pairs, key=lambda pair: str(pair[0]))}

@@ -1,7 +1,7 @@
-"""Every error this project raises on purpose: one tree.
+"""All errors of this package, in one tree, by the moment at which they are raised.
 
-Each message says what happened, what that means for the data, and what to do. Where a class is raised
-without arguments, its docstring is the message.
+A message says what happened, what it means for the job and the data, and what to do. A docstring is what the class means, and
+the message where it is raised without one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = [
     "InvalidOperationKey",
     "InvalidSetting",
     "LeaseLost",
+    "LeaseStoreUnavailable",
     "LedgerUnavailable",
-    "LockStoreUnavailable",
     "NoLease",
     "NothingToRequeue",
     "OperationHeld",
@@ -39,47 +39,56 @@ __all__ = [
 
 
 class DeliveryError(Exception):
-    """Something about the delivery of a task went wrong."""
+    """Base of all errors of this package."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
+# -- declaring and publishing ---------------------------------------------------------------------------------------------
+
+
 class ContradictoryDeclaration(DeliveryError, TypeError):
-    """A task was declared with options that break the promise of its pattern."""
+    """An option of a task or of a call breaks the promise of its pattern, or would have no effect. Nothing was published."""
 
 
 class InvalidSetting(DeliveryError, ValueError):
-    """A TASKS_DEMO_* setting has a value that cannot work."""
+    """A TASKS_DEMO_* setting has a value that cannot work. Correct it."""
 
 
 class InvalidOperationKey(DeliveryError, ValueError):
-    """An operation key must be 1 to 200 characters of printable text that UTF-8 can carry."""
+    """An operation key must be 1 to 200 characters of printable text that UTF-8 can encode. Nothing was published or run."""
 
 
 class ArgumentsNotJson(DeliveryError, TypeError, EncodeError):
-    """The serializer cannot carry the arguments. Nothing was published or run."""
+    """The serializer cannot carry the arguments. Nothing was published or run. Pass text, numbers, lists, dictionaries, ids."""
+
+
+class PublishedInTransaction(DeliveryError, RuntimeError):
+    """A job was published inside an open transaction. Nothing was published. Use delay_on_commit, or the outbox."""
+
+
+class OutboxRefused(DeliveryError, ValueError):
+    """The outbox cannot take this job; nothing was written to it. The message says what to change."""
+
+
+# -- before the body: it was not run --------------------------------------------------------------------------------------
 
 
 class OperationMismatch(DeliveryError):
     """The operation key was used before by another task or with other arguments. Nothing was run. Use a new key for new work."""
 
 
-class LockStoreUnavailable(DeliveryError):
-    """Redis did not answer a lock script. The body was not run; the message goes back to the queue."""
+class LeaseStoreUnavailable(DeliveryError):
+    """Redis did not run a lease script, or its reply was lost. Before the body: it was not run, and the message is requeued."""
 
 
-class LeaseLost(DeliveryError):
-    """The lease on the operation is gone: another worker may hold it. Stop; later writes are fenced."""
+class RecordsUnavailable(DeliveryError):
+    """The database of the patterns' records did not answer. The body was not run; the message is requeued."""
 
 
-class NoLease(DeliveryError, RuntimeError):
-    """There is no lease here: lease() works inside the body of a DedupLock task only, in the thread that runs it. To call the
-    body in a test, call the task itself, not its run()."""
-
-
-class Fenced(LeaseLost):
-    """A later holder of the lease has written already: this write came too late and was refused. Nothing was changed."""
+class UnsupportedDatabase(RecordsUnavailable):
+    """The patterns keep records in SQLite and PostgreSQL only. The body was not run. Name another database with a router."""
 
 
 class LedgerUnavailable(DeliveryError):
@@ -87,60 +96,63 @@ class LedgerUnavailable(DeliveryError):
 
 
 class StartNotRecorded(DeliveryError):
-    """An observer could not take down that the body is about to begin. The body was not run; the message is requeued."""
-
-
-class RecordsUnavailable(DeliveryError):
-    """The database of the patterns' own records did not answer. The body was not run; the message goes back."""
-
-
-class UnsupportedDatabase(RecordsUnavailable):
-    """The patterns keep records in SQLite and PostgreSQL only. The body was not run; it runs when the database is another one."""
-
-
-class NothingToRequeue(DeliveryError, RuntimeError):
-    """An eager call has no message that could be requeued; the error says why a worker would have requeued it."""
+    """An observer failed to record that the body is about to start. The body was not run; the message is requeued."""
 
 
 class TransactionOpen(DeliveryError, RuntimeError):
-    """A transaction was open that could roll back what the pattern must keep. Nothing was run. Call outside atomic()."""
+    """An open transaction could roll back what the pattern must keep. Nothing was run. Call the task outside atomic()."""
+
+
+class NothingToRequeue(DeliveryError, RuntimeError):
+    """An eager call has no message to requeue. The error says why a worker would have requeued it."""
+
+
+# -- in the body, and after it --------------------------------------------------------------------------------------------
+
+
+class LeaseLost(DeliveryError):
+    """The lease on the operation is lost: another worker may hold it. Stop; writes with its fence are refused from now on."""
+
+
+class Fenced(LeaseLost):
+    """A later holder of the lease has written already, so this write was refused. Nothing was changed. Stop."""
+
+
+class NoLease(DeliveryError, RuntimeError):
+    """There is no lease here: lease() works only inside the body of a DedupLock task, in the thread that runs it. To call the
+    body in a test, call the task itself, not its run()."""
 
 
 class TransactionBroken(DeliveryError, RuntimeError):
-    """The body ended or spoilt the transaction of its pattern. What was not committed by hand is rolled back."""
+    """The body ended or broke the transaction of its pattern. What it did not commit by hand is rolled back."""
 
 
 class OtherDatabaseUsed(DeliveryError, RuntimeError):
     """The body used a database that its transaction is not on. All is rolled back. Keep the effect in one database."""
 
 
-class OutboxRefused(DeliveryError, ValueError):
-    """The outbox cannot take this job; nothing was written to it. The message says what to change."""
-
-
-class RequeueFailed(DeliveryError):
-    """The parked message was not published again. It is still parked and nothing was changed."""
-
-
-class OperationHeld(DeliveryError):
-    """Somebody may be doing this operation now. Nothing was removed. Wait for its end, or say that it is to be forgotten."""
-
-
-class UnknownTask(DeliveryError, LookupError):
-    """No task of this name with a pattern is registered in this process. Nothing was done."""
-
-
-class EnvironmentNotReady(DeliveryError):
-    """Something the command needs is missing or does not answer; the message says what to start or set."""
-
-
 class BodyNotRun(DeliveryError, TypeError):
-    """The body returned something that has still to be run, so its work is not done."""
+    """The body returned a coroutine or a generator, which nothing runs: its work is not done. Write def, and return a list."""
 
 
 class BodyStopped(DeliveryError, RuntimeError):
-    """The body was ended by what is no Exception, such as asyncio.CancelledError. The job has failed."""
+    """The body was ended by a BaseException such as asyncio.CancelledError. The job has failed."""
 
 
-class PublishedInTransaction(DeliveryError, RuntimeError):
-    """A job was published inside an open transaction. Nothing was published. Use delay_on_commit, or the outbox."""
+# -- commands and the admin -----------------------------------------------------------------------------------------------
+
+
+class RequeueFailed(DeliveryError):
+    """The parked message was not published. It is still parked and nothing was changed."""
+
+
+class OperationHeld(DeliveryError):
+    """A worker may be running this operation now. Nothing was removed. Wait for it to end, or forget the operation even so."""
+
+
+class UnknownTask(DeliveryError, LookupError):
+    """No task of this name with a pattern is registered in this process. Nothing was done. Check the name and the imports."""
+
+
+class EnvironmentNotReady(DeliveryError):
+    """Something that the command needs is missing or does not answer. The message says what to start or set."""

@@ -1,4 +1,4 @@
-"""Packages that only a part of this one needs: each part names its extra when they are missing."""
+"""Optional packages: a part of this one that needs them names the extra to install when they are missing."""
 
 from __future__ import annotations
 

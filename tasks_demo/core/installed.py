@@ -1,4 +1,4 @@
-"""What must be said when ``tasks_demo`` itself is not in INSTALLED_APPS: then none of our other checks is there to say it."""
+"""Warn when ``tasks_demo`` is not in INSTALLED_APPS, where none of the other checks is registered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @register("celery")
 def check_installed(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """One warning if the app that brings the ledger, the checks and the commands is not installed."""
+    """One warning if the app with the ledger, the checks and the commands is not installed."""
     if apps.is_installed("tasks_demo"):
         return []
     return [

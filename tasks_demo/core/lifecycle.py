@@ -1,12 +1,11 @@
-"""The one seam between the patterns and whoever watches them.
+"""Announce the points of a delivery to observers (the ledger, metrics, the lab).
 
-A pattern announces each point of a task's life with :func:`reached`; observers (the ledger, the lab)
-are told in the order in which they were registered. With no observer armed a point costs one
-attribute look-up and one truth test.
+A pattern announces each point with :func:`reached`; observers are called in the order in which they were registered. Without
+observers a point costs one attribute look-up and one truth test.
 
-What an observer may do to a job depends on the point. At those that must precede the body (``MUST_PRECEDE``) its error, of
-whatever class, becomes StartNotRecorded: the body does not run, and the pattern requeues the delivery. At every other point
-its error is logged and counted, and the job goes on: what has begun or is done must not fail for want of a record.
+At the points that must precede the body (``MUST_PRECEDE``) an observer's error, of any class, becomes StartNotRecorded: the body
+does not run, and the pattern requeues the delivery. At every other point it is logged and counted, and the job goes on: a missing
+record must not fail what has started or is done.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ __all__ = [
     "job_fields", "observe", "observers", "reached",
 ]  # fmt: skip
 logger = logging.getLogger(__name__)
-#: How often an observer of this process failed at a point that must not stop a job.
+#: Failures of observers in this process at points that must not stop a job.
 unobserved: Counter[Point] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose life it is: one delivery of one task."""
+    """One delivery of one task: what a point is about."""
 
     task_id: str
     operation: str
     pattern: str
     worker: str = ""
-    books: str = ""  # who outside counts the effects of this task; empty: nobody
+    books: str = ""  # the registered books that count the effects of this task; empty: none
     task: str = ""  # the name under which the task is registered
     needs_ledger: bool = False  # its body does not run unless its start is recorded
-    ledger: float = 1.0  # the share of its task IDs that are recorded, as the task declares it
+    ledger: float = 1.0  # the share of its task IDs that is recorded, as the task declares it
     fence: int | None = None  # the token of its lease, while it has one
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """One point reached: what observers are given. ``at`` is seconds since the epoch."""
+    """What observers are called with: one point of one delivery. ``at`` is seconds since the epoch."""
 
     point: Point
     subject: Subject
@@ -67,26 +66,26 @@ _current: ContextVar[Subject | None] = ContextVar("tasks_demo_subject", default=
 
 
 def observe(observer: Observer) -> None:
-    """Register an observer; a second registration of the same one is ignored."""
+    """Register an observer; a second registration has no effect."""
     global _observers
     if observer not in _observers:
         _observers = (*_observers, observer)
 
 
 def ignore(observer: Observer) -> None:
-    """Remove an observer; one that is not registered is ignored."""
+    """Remove an observer, if it is registered."""
     global _observers
     _observers = tuple(known for known in _observers if known != observer)
 
 
 def observers() -> tuple[Observer, ...]:
-    """The observers armed now, in the order in which they are told."""
+    """The registered observers, in the order in which they are called."""
     return _observers
 
 
 @contextmanager
 def about(subject: Subject) -> Iterator[Subject]:
-    """Make ``subject`` the one that :func:`reached` speaks about when it is not told."""
+    """Make ``subject`` the default of :func:`reached` in this context."""
     token = _current.set(subject)
     try:
         yield subject
@@ -124,9 +123,9 @@ def job_fields(
 def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None:
     """Announce that the current delivery (or ``subject``) reached ``point``.
 
-    ``detail`` must be JSON-serialisable. Does nothing outside a delivery, so that a task body can
-    also be called as an ordinary function. Raises StartNotRecorded at the points of ``MUST_PRECEDE`` if an observer fails,
-    and at none of the others; what asks the process to end (SystemExit and its like) passes always.
+    ``detail`` must be JSON-serialisable. Does nothing outside a delivery, so that a task body can also be called as a function.
+    Raises StartNotRecorded if an observer fails at a point of ``MUST_PRECEDE``; at other points errors are logged. SystemExit
+    and other BaseExceptions always pass.
     """
     if not _observers:
         return
@@ -149,7 +148,7 @@ def reached(point: Point, subject: Subject | None = None, **detail: Any) -> None
 
 
 def described(error: BaseException) -> str:
-    """The error as one line, whatever its ``__str__`` does: the message of one of ours, else class and message."""
+    """The error as one line, even if its ``__str__`` fails: the message of a DeliveryError, else class and message."""
     try:
         text = " ".join(str(error).split()).rstrip(".")
     except Exception:  # noqa: BLE001

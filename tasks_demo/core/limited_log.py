@@ -1,4 +1,4 @@
-"""Log lines that an outage would repeat for every job: the first few of a kind, then a count per interval."""
+"""Rate-limited log lines, for what an outage repeats with every job: the first few of a kind, then a count per interval."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Interval:
 
 
 class LimitedLog:
-    """Safe to use from several threads; a forked child begins with empty counts.
+    """Logs at most ``most`` lines of a kind per interval. Thread-safe; a forked child starts with empty counts.
 
-    Not guaranteed: the count of a process that ends before its interval does.
+    Does **not** log the count of a process that ends before its interval does.
     """
 
     def __init__(self, most: int = MOST, seconds: float = SECONDS) -> None:
@@ -36,14 +36,14 @@ class LimitedLog:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was counted, and the lock, which a thread of the parent may hold."""
+        """Start with empty counts and a new lock: in a forked child a thread of the parent may hold the old one."""
         self._lock = threading.RLock()
         self._intervals: dict[Hashable, _Interval] = {}
 
     def __call__(
         self, logger: logging.Logger, level: int, kind: Hashable, message: str, *args: Any, **options: Any
     ) -> None:
-        """Log ``message % args``, or count it. ``kind`` must come from a small set: it is remembered. Never raises."""
+        """Log ``message % args``, or count it. ``kind`` must come from a small set: it is kept. Never raises."""
         with suppress(Exception):
             if self._is_written(logger, level, kind):
                 logger.log(level, message, *args, **options)
@@ -64,7 +64,7 @@ class LimitedLog:
             if interval.left_out == 1:
                 timer = threading.Timer(interval.began + self.seconds - now, self._end, (kind, interval))
                 timer.daemon = True
-                with suppress(RuntimeError):  # no more threads: the count comes with the next line of this kind
+                with suppress(RuntimeError):  # no more threads: the next line of this kind logs the count
                     timer.start()
             return False
 

@@ -1,8 +1,8 @@
-"""The vocabulary of delivery: what a pattern may promise, and what that means in numbers.
+"""Delivery semantics: what a pattern can promise, in numbers.
 
-Pure: this module knows nothing of Django, Celery or Redis. A *promise* is a pair of bounds, on the
-executions of one task ID (starts of its body) and on the effects of one operation (what the outside
-world saw happen). Nothing here claims "exactly-once delivery": delivery cannot be, effects can.
+Pure: imports nothing of Django, Celery or Redis. A *promise* is a pair of bounds: on the executions of one task ID (starts of its
+body) and on the effects of one operation (changes that the outside world saw). There is no exactly-once delivery, only
+effectively-once effects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Semantics(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """An inclusive range of counts; ``most`` None means "as often as it takes"."""
+    """An inclusive range of counts; ``most`` None: unbounded."""
 
     least: int
     most: int | None
@@ -30,7 +30,7 @@ class Bounds:
         return self.least <= count and (self.most is None or count <= self.most)
 
     def exceeded_by(self, count: int) -> bool:
-        """True if the count is already too high, whatever may still happen."""
+        """Whether the count is above the upper bound; one below the lower bound may still grow."""
         return self.most is not None and count > self.most
 
     def as_list(self) -> list[int | None]:
@@ -47,7 +47,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a pattern guarantees for a task whose publication was confirmed, once all is quiet."""
+    """What a pattern guarantees for a task whose publication was confirmed, after it has ended."""
 
     semantics: Semantics
     executions: Bounds
@@ -59,7 +59,7 @@ AT_LEAST_ONCE = Promise(Semantics.AT_LEAST_ONCE, Bounds(1, None), Bounds(1, None
 # The second task ID of an operation is suppressed: it need not execute at all.
 EFFECTIVELY_ONCE = Promise(Semantics.EFFECTIVELY_ONCE, Bounds(0, None), Bounds(1, 1))
 
-#: The promise of every pattern, by name: the one table that patterns, ledger, lab and docs agree on.
+#: The promise of every pattern, by name: the one table that patterns, ledger, lab and docs share.
 PROMISES: dict[str, Promise] = {
     "acks_early": AT_MOST_ONCE,
     "claim_first": AT_MOST_ONCE,

@@ -1,4 +1,4 @@
-"""Numbers, and texts that strangers chose, in sentences. Pure."""
+"""Format numbers, and untrusted text, for messages. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def named(number: int, noun: str, plural: str = "") -> str:
-    """The noun alone, as it follows this number: ``job`` after 1, else ``jobs``."""
+    """The noun alone, in the form for this number: ``job`` for 1, else ``jobs``."""
     return noun if number == 1 else plural or noun + "s"
 
 
@@ -19,14 +19,14 @@ def times(number: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text with what cannot be printed spelled out: control characters, line ends, marks that turn the direction round."""
+    """The text with unprintable characters escaped: control characters, line ends, bidirectional marks."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def shown(value: object, most: int = 2000) -> str:
-    """The value as one printable line of at most ``most`` characters, and how many there were if that is not all."""
+    """The value as one printable line of at most ``most`` characters; a longer one is cut, and its length added."""
     text = str(value)
     line = escaped(text[:most])[:most]
     return line if len(text) <= most else f"{line}… ({len(text):,} characters in all)"

@@ -24,7 +24,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.doctor.findings import PATIENCE, Finding, State, address, reason, silent
 from tasks_demo.doctor.rabbitmq import confirms
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.patterns import DedupLock
 
 PART = "connections"

@@ -1,7 +1,7 @@
-"""One thread per process renews every lease that is held there, at a third of its length.
+"""Renew the leases held by this process, each after a third of its length, in one thread.
 
-Not guaranteed: that a task notices at once. It learns of a lost lease when it calls ``check()``; what it writes in
-between is what the fence is for. A machine that is suspended stops the monotonic clock too, and notices nothing.
+Does **not** interrupt a task whose lease is lost: it learns of that when it calls ``check()``; what it writes in between is
+what the fence is for. A suspended machine stops the monotonic clock too, and notices nothing.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-from tasks_demo.core.exceptions import LeaseLost, LockStoreUnavailable
+from tasks_demo.core.exceptions import LeaseLost, LeaseStoreUnavailable
 from tasks_demo.core.lifecycle import current, job_fields
 from tasks_demo.leases.protocol import Claimed, LeaseStore
 
 logger = logging.getLogger(__name__)
 
-# After a failed renewal the next try comes after this part of the lease: a dozen fit between a third and the end.
+# Pause after a failed renewal, as a part of the lease: a dozen attempts fit between a third of it and its end.
 _RETRY_PART: Final = 1 / 20
 
 
 class Lease:
-    """A held lease, made by ``hold``. ``check()`` it between steps of long work; send ``fence`` with each write.
+    """A held lease, made by ``hold``. Call ``check()`` between steps of long work; send ``fence`` with each write.
 
-    Once lost, it stays lost, even if the store would still take a renewal.
+    Once lost, it stays lost, even if the store would still renew it.
     """
 
     def __init__(self, store: LeaseStore, claimed: Claimed, cap_seconds: float) -> None:
         self.claimed = claimed
         self.store = store
-        #: True from a failed renewal to the next one that works.
+        #: True from a failed renewal until one succeeds.
         self.failing = False
         self._deadline = claimed.deadline
-        # From when the claim was sent, like the deadline.
+        # Counted from when the claim was sent, like the deadline.
         self._cap_at = claimed.deadline - store.lease_seconds + cap_seconds
         self._cap_seconds = cap_seconds
         self._lost = ""
@@ -51,7 +51,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """True if the lease may be somebody else's by now, and from then on."""
+        """Whether another worker may hold the lease by now; once True, always True."""
         now = time.monotonic()
         if not self._lost:
             if os.getpid() != self._pid:
@@ -64,24 +64,24 @@ class Lease:
 
     @property
     def capped(self) -> bool:
-        """True if the lease reached its cap: the body has run for as long as any may."""
+        """Whether the lease reached its cap: the body has run for as long as any may."""
         return time.monotonic() >= self._cap_at
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease may be somebody else's by now."""
+        """Raise LeaseLost if another worker may hold the lease by now."""
         if self.lost:
             raise LeaseLost(
-                f"The lease on {self.claimed.operation!r} is gone: {self._lost}. Another worker may hold it. "
-                "Stop, and write nothing more; later writes are fenced."
+                f"The lease on {self.claimed.operation!r} is lost: {self._lost}. Another worker may hold it. "
+                "Stop, and write nothing more; later writes with its fence are refused."
             )
 
     def renew(self) -> None:
-        """One renewal. Never raises: a failure is tried again until the deadline, a refusal is final."""
+        """Renew once. Never raises: a failure is retried until the deadline, a refusal is final."""
         if self.lost:
             return
         try:
             deadline = self.store.renew(self.claimed)
-        except LockStoreUnavailable as error:
+        except LeaseStoreUnavailable as error:
             self.failing = True
             self.due = time.monotonic() + self.store.lease_seconds * _RETRY_PART
             logger.warning(
@@ -89,11 +89,11 @@ class Lease:
             )
         except Exception:
             logger.exception(
-                "Renewing the lease on %r failed in an unforeseen way.",
+                "Renewing the lease on %r failed unexpectedly.",
                 self.claimed.operation,
                 extra=job_fields(self._subject, operation=self.claimed.operation, fence=self.fence),
             )
-            self._lost = "renewing it failed in an unforeseen way, see the log"
+            self._lost = "renewing it failed unexpectedly, see the log"
         else:
             self.failing = False
             if deadline is None:
@@ -103,7 +103,7 @@ class Lease:
                 self.due = self._third()
 
     def close(self) -> None:
-        """Stop renewing. The lease is not given back: ``complete`` or ``release`` does that."""
+        """Stop renewing. Does not end the lease: ``complete`` or ``release`` does."""
         _heartbeat.remove(self)
 
     def __enter__(self) -> Self:
@@ -117,7 +117,7 @@ class Lease:
 
 
 class NoLeaseNeeded(Lease):
-    """What ``lease()`` gives in a body that is called as a function: nobody holds the operation, so it cannot be lost."""
+    """What ``lease()`` returns in a body that is called as a function: nothing is held, so nothing can be lost."""
 
     def __init__(self) -> None:
         self.claimed = Claimed("", "", 0, 0, math.inf)
@@ -134,20 +134,20 @@ class NoLeaseNeeded(Lease):
         return False
 
     def renew(self) -> None:
-        """Nothing is held."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing is renewed."""
+        """Does nothing."""
 
 
 class Heartbeat:
-    """Keeps leases alive. A forked child starts with none: they are its parent's."""
+    """Renews leases in one thread. A forked child starts with none: they belong to its parent."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Start afresh in a forked child, where the lock may be held by a thread that does not exist."""
+        """Start with none: in a forked child the lock may be held by a thread that does not exist there."""
         self._held: set[Lease] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -160,12 +160,12 @@ class Heartbeat:
                 self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
                 self._thread.start()
             self._held.add(lease)
-            # A thread that wakes in time anyway is left asleep: short tasks then cost no switch of threads.
+            # A thread that wakes in time anyway is not woken: short tasks then cost no thread switch.
             if lease.due < self._wakes_at:
                 self._changed.notify()
 
     def remove(self, lease: Lease) -> None:
-        """Stop renewing. A renewal under way may still finish; after complete or release it changes nothing."""
+        """Stop renewing. A renewal in progress may still finish; after complete or release it changes nothing."""
         with self._changed:
             self._held.discard(lease)
 
@@ -179,13 +179,13 @@ class Heartbeat:
                     self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
                     self._wakes_at = -math.inf
                     continue
-            # Outside the lock: a slow Redis must not stop tasks from beginning or ending.
+            # Outside the lock: a slow Redis must not keep tasks from starting or ending.
             lease.renew()
             if lease.lost:
                 self.remove(lease)
 
     def _most_urgent(self, now: float) -> Lease | None:
-        """The next lease to renew. Stores that failed come last: the others wait for one timeout, not for all."""
+        """The next lease to renew. Stores that fail come last, so that others wait for one timeout at most."""
         troubled = {id(lease.store) for lease in self._held if lease.failing}
         due = (lease for lease in self._held if lease.due <= now)
         return min(due, key=lambda lease: (id(lease.store) in troubled, lease.due), default=None)
@@ -198,7 +198,7 @@ os.register_at_fork(after_in_child=_heartbeat.forget)
 def hold(store: LeaseStore, claimed: Claimed, cap_seconds: float) -> Lease:
     """Renew the lease until ``close()`` or the end of the ``with`` block, or ``cap_seconds`` after the claim.
 
-    The cap bounds a hung task: from then on ``check()`` raises, and the store lets go one lease length later at most.
+    The cap limits a hung task: from then on ``check()`` raises, and in the store the lease expires at most one length later.
     """
     lease = Lease(store, claimed, cap_seconds)
     _heartbeat.add(lease)

@@ -1,7 +1,8 @@
-"""The one builder of the lock's Redis keys, and the one judge of operation keys."""
+"""Validate operation keys and what a lease store is made with, and build its Redis keys."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Final
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from tasks_demo.core.exceptions import InvalidOperationKey, InvalidSetting
 
 LONGEST_OPERATION: Final = 200
 
-# Control characters, and the two separators that editors, logs and terminals treat as a newline.
+# Control characters, and the two separators that editors, logs and terminals show as a newline.
 _UNPRINTABLE: Final = frozenset({"Cc", "Zl", "Zp"})
 
 
@@ -18,7 +19,7 @@ def validate_operation(key: object) -> str:
     """The operation key itself, unchanged, if it is 1 to 200 characters of printable text.
 
     Braces, ``*``, ``:``, spaces and every script are allowed. Raises InvalidOperationKey, never anything else.
-    Not guaranteed: Unicode normalisation. Two spellings of one accented letter are two operations.
+    Does **not** normalise Unicode: two encodings of one accented letter are two operations.
     """
     if not isinstance(key, str):
         raise InvalidOperationKey(
@@ -35,7 +36,7 @@ def validate_operation(key: object) -> str:
             f"The operation key has {len(key)} characters; {LONGEST_OPERATION} are allowed. Nothing was run. "
             "Use an identifier, or a hash of the long text."
         )
-    if key.isprintable():  # nearly every key; what follows finds out what is wrong with the others
+    if key.isprintable():  # nearly every key; the rest finds what is wrong with the others
         return key
     for position, character in enumerate(key):
         category = unicodedata.category(character)
@@ -55,8 +56,8 @@ def validate_operation(key: object) -> str:
 def record_key(prefix: str, operation: str) -> str:
     """``<prefix>op:{<operation, percent-encoded>}``: different operations never share a key.
 
-    The braces are the only ones, so that Redis Cluster hashes the operation, all of it, and nothing else. Raises
-    InvalidOperationKey, and InvalidSetting when the prefix has a brace of its own.
+    These are the only braces, so that Redis Cluster hashes the whole operation and nothing else. Raises InvalidOperationKey, and
+    InvalidSetting for a prefix with a brace.
     """
     if "{" in prefix or "}" in prefix:
         raise InvalidSetting(
@@ -64,3 +65,15 @@ def record_key(prefix: str, operation: str) -> str:
             "Leave braces out."
         )
     return f"{prefix}op:{{{quote(validate_operation(operation), safe='')}}}"
+
+
+def check_durations(prefix: str, lease_seconds: float, retention_seconds: float) -> None:
+    """Raise InvalidSetting for a prefix, lease or retention that no lease store can work with."""
+    record_key(prefix, "any")
+    if not 0 < lease_seconds < math.inf:
+        raise InvalidSetting(f"A lease of {lease_seconds!r} s cannot work: write a number above zero.")
+    if not lease_seconds <= retention_seconds < math.inf:
+        raise InvalidSetting(
+            f"A retention of {retention_seconds!r} s is shorter than the lease ({lease_seconds} s): "
+            "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
+        )

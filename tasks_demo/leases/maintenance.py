@@ -1,4 +1,4 @@
-"""The lock's record of one operation, for people: to be read, and to be forgotten. Workers use ``redis_store``."""
+"""Read and forget the lease record of one operation, for operators. Workers use ``redis_store``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import redis
 
-from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import script
 
-#: How a record is called that no claim has written: another type, or without a state.
+#: State of a record that no claim has written: another type, or without a state.
 DAMAGED: Final = "damaged"
-#: Never shown: whoever has the token acts as the holder.
+#: Never shown: possession of the token makes the holder.
 SECRET: Final = frozenset({"owner"})
 
 
@@ -27,15 +27,15 @@ class Record:
     attempt: str = ""
     digest: str = ""
     left: float = 0.0
-    #: Whether a result is stored; it may be large, or hold what not everybody should read.
+    #: The stored result, if any; it may be large or confidential.
     result: str | None = None
-    #: Seconds until Redis removes the record by itself.
+    #: Seconds until Redis deletes the record.
     kept: float = 0.0
     others: dict[str, str] = field(default_factory=dict)
 
 
 def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
-    """None: the lock has never heard of it, or no longer. Raises LockStoreUnavailable and InvalidOperationKey."""
+    """The record, or None if there is none. Raises LeaseStoreUnavailable and InvalidOperationKey."""
     key = record_key(prefix, operation)
     try:
         kind = _text(client.type(key))
@@ -66,9 +66,10 @@ def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
 def forget(
     client: redis.Redis, prefix: str, operation: str, shown: Record, *, even_if_held: bool, retention_seconds: float
 ) -> str:
-    """Remove marker, result and digest of what was ``shown``; the fence stays. ``forgotten``, ``held``, ``changed``, ``unknown``.
+    """Remove marker, result and digest of the record that was ``shown``; the fence stays.
 
-    Raises LockStoreUnavailable: it is then not known whether it was forgotten.
+    Returns ``forgotten``, ``held``, ``changed`` or ``unknown`` (see forget.lua). Raises LeaseStoreUnavailable: it is then not
+    known whether the record was forgotten.
     """
     lua, key = script("forget"), record_key(prefix, operation)
     retention = math.ceil(retention_seconds * 1000)
@@ -79,10 +80,10 @@ def forget(
         raise _unavailable("forget", operation, error) from error
 
 
-def _unavailable(what: str, operation: str, error: Exception) -> LockStoreUnavailable:
-    return LockStoreUnavailable(
-        f"Redis did not {what} the record of operation {operation!r}: {type(error).__name__}: {str(error).rstrip('.')}. Look "
-        "at the server that TASKS_DEMO_REDIS_URL names, and ask again."
+def _unavailable(what: str, operation: str, error: Exception) -> LeaseStoreUnavailable:
+    return LeaseStoreUnavailable(
+        f"Redis did not {what} the record of operation {operation!r}: {type(error).__name__}: {str(error).rstrip('.')}. Check "
+        "the server that TASKS_DEMO_REDIS_URL names, and try again."
     )
 
 

@@ -1,7 +1,7 @@
 """The lease store in the memory of one process, for eager mode and tests: ``TASKS_DEMO_REDIS_URL = "memory://"``.
 
-Not guaranteed: anything between processes. Each has its own memory, a forked child a copy of its parent's; so it is refused
-where workers run. Within one process it answers as the Redis store does: the same contract tests run over both.
+Within one process it answers as the Redis store does: the same contract tests run over both. Does **not** guarantee anything
+between processes: each has its own memory, a forked child a copy of its parent's. So it is refused where workers run.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.keys import check_durations, record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held, Mismatch, Reply
-from tasks_demo.leases.redis_store import check_durations
 
 #: The address that stands for the memory of the process.
 URL: Final = "memory://"
@@ -23,7 +22,7 @@ URL: Final = "memory://"
 
 @dataclass
 class Record:
-    """What is known of one operation. ``holder``: the claim that holds the lease, or that completed; None: released."""
+    """The record of one operation. ``holder``: the claim that holds the lease or completed the operation; None: released."""
 
     digest: str
     attempt: int = 0
@@ -37,10 +36,10 @@ class Record:
 
 
 class Memory:
-    """Stands where Redis does: the records, a clock that a test may turn, one caller at a time."""
+    """Takes the place of Redis: records, and a clock that a test can advance. One caller at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock``: seconds that never go back. Leases and retention end by it; the deadlines of claims are read on it."""
+        """``clock``: monotonic seconds, for the end of leases and retention and for the deadlines of claims."""
         self.lock = threading.RLock()
         self._clock = clock
         self._ahead = 0.0
@@ -48,15 +47,15 @@ class Memory:
         self._fence = 0
 
     def now(self) -> float:
-        """Seconds, with what was skipped."""
+        """The clock plus what was skipped."""
         return self._clock() + self._ahead
 
     def skip(self, seconds: float) -> None:
-        """Go ahead of the clock, so that leases and retentions end; their holders do not notice."""
+        """Advance the time of the store, so that leases and retentions end; holders, who read the clock, do not notice."""
         self._ahead += seconds
 
     def by_the_clock(self, moment: float) -> float:
-        """The moment as the holder of a lease sees it, who reads the clock alone."""
+        """The moment on the clock, which the holder of a lease reads."""
         return moment - self._ahead
 
     def get(self, key: str) -> Record | None:
@@ -68,26 +67,26 @@ class Memory:
         return record
 
     def put(self, key: str, record: Record) -> None:
-        """Keep a record."""
+        """Store a record."""
         self._records[key] = record
 
     def forget(self, prefix: str) -> None:
-        """Remove the records whose key begins so."""
+        """Remove the records whose key starts with ``prefix``."""
         with self.lock:
             self._records = {key: record for key, record in self._records.items() if not key.startswith(prefix)}
 
     def next_fence(self) -> int:
-        """Greater than any before. By the wall clock, as on Redis: receivers may remember those of an earlier process."""
+        """Greater than any before; by the wall clock, as on Redis, since receivers may remember fences of an earlier process."""
         self._fence = max(self._fence + 1, time.time_ns() // 1000)
         return self._fence
 
 
-#: What ``memory://`` means in this process.
+#: The memory behind ``memory://`` in this process.
 MEMORY: Final = Memory()
 
 
 class MemoryLeaseStore:
-    """A LeaseStore on a Memory. Raises InvalidSetting as RedisLeaseStore does, and never LockStoreUnavailable."""
+    """A LeaseStore on a Memory. Raises InvalidSetting as RedisLeaseStore does, and never LeaseStoreUnavailable."""
 
     def __init__(self, memory: Memory, prefix: str, lease_seconds: float, retention_seconds: float) -> None:
         check_durations(prefix, lease_seconds, retention_seconds)
@@ -102,7 +101,7 @@ class MemoryLeaseStore:
         return self._lease_seconds
 
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
-        """Ask for the lease; over the claim with the fence ``gone``, if one is given, at once."""
+        """Claim the lease; take over the claim with the fence ``gone``, if given, at once."""
         key = record_key(self._prefix, operation)
         with self.memory.lock:
             now = self.memory.now()
@@ -112,7 +111,7 @@ class MemoryLeaseStore:
             if record.completed:
                 return Completed(record.result, record.who)
             if record.holder is not None and record.holder.fence != gone and now < record.held_until:
-                # As on Redis, a little too long rather than too short.
+                # As on Redis, rounded up.
                 return Held(record.held_until - now + 0.001, record.holder.fence, record.who)
             record.who = who
             record.attempt += 1
@@ -125,7 +124,7 @@ class MemoryLeaseStore:
             return record.holder
 
     def renew(self, claimed: Claimed) -> float | None:
-        """The new deadline, or None if the lease is lost. A lease that has ended is renewed if nobody has claimed since."""
+        """The new deadline, or None if the lease is lost. An expired lease is renewed if there was no claim since."""
         with self.memory.lock:
             key, record = self._held_by(claimed)
             if record is None or record.completed:
@@ -135,7 +134,7 @@ class MemoryLeaseStore:
             return self.memory.by_the_clock(record.held_until)
 
     def complete(self, claimed: Claimed, result: str | None) -> bool:
-        """Mark the operation as done and keep ``result``; the first one stays. False: taken over by another."""
+        """Mark the operation completed and store ``result``; the first one stays. False: another claim took it over."""
         with self.memory.lock:
             key, record = self._held_by(claimed)
             if record is None:
@@ -146,7 +145,7 @@ class MemoryLeaseStore:
             return True
 
     def release(self, claimed: Claimed) -> bool:
-        """Give the lease back. False: not ours any more."""
+        """End the lease. False: not held any more."""
         with self.memory.lock:
             key, record = self._held_by(claimed)
             if record is None or record.completed:

@@ -1,7 +1,7 @@
-"""Who holds a lease, as others on the same machine can check: a claim whose process is gone need not be waited for.
+"""Identify a process so that others on the same machine can check whether it has ended: its lease need not be waited for.
 
-What is **not** guaranteed: an answer. A holder on another machine, in another container, or on a system without ``/proc`` is
-never called gone, and its lease ends by itself.
+Does **not** detect every death: a process on another machine, in another container, or on a system without ``/proc`` is never
+reported as gone, and its lease expires by itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _SEPARATOR = " "
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, told from every other one, and the task ID that it runs."""
+    """A process, identified uniquely, and the task ID that it runs."""
 
-    #: The machine since it was started, and the namespace in which the pid means this process; empty: not known.
+    #: Boot ID of the machine and pid namespace; empty: unknown.
     where: str
     pid: int
-    #: When the process began, in clock ticks since the machine did: pids are used again.
+    #: Start of the process in clock ticks since boot: pids are reused.
     start: str
     task_id: str
 
@@ -29,7 +29,7 @@ class Process:
 
     @property
     def gone(self) -> bool:
-        """True only if this process has certainly ended; a zombie has."""
+        """Whether this process has certainly ended; a zombie has."""
         here = _here(os.getpid())
         if not self.where or self.where != here.where:
             return False
@@ -38,20 +38,20 @@ class Process:
         except ProcessLookupError:
             return True
         except (OSError, OverflowError):
-            pass  # somebody else's process: it is there
+            pass  # another user's process: it exists
         found = _stat(self.pid)
         # Not readable: it may be hidden from us, or have ended just now.
         return found is not None and (found[0] in "ZX" or found[1] != self.start)
 
 
 def this_process(task_id: str) -> Process:
-    """This process, for a claim."""
+    """This process, running ``task_id``."""
     here = _here(os.getpid())
     return Process(here.where, here.pid, here.start, task_id)
 
 
 def parse_process(text: str) -> Process | None:
-    """What ``str`` made of a holder; None for anything else."""
+    """Parse ``str(process)``; None for any other text."""
     where, _, rest = text.partition(_SEPARATOR)
     pid, _, rest = rest.partition(_SEPARATOR)
     start, separator, task_id = rest.partition(_SEPARATOR)
@@ -66,7 +66,7 @@ def _here(pid: int) -> Process:
     except OSError:
         where = ""
     found = _stat(pid)
-    # /proc may be that of another namespace, where our pid is somebody else.
+    # /proc may belong to another namespace, where our pid is another process.
     try:
         seen = os.readlink("/proc/self")
     except OSError:
@@ -76,10 +76,10 @@ def _here(pid: int) -> Process:
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
-    """State and start of a process; None if they cannot be read."""
+    """State and start of a process; None if unreadable."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            # The name is in parentheses and may hold anything.
+            # The name is in parentheses and may contain anything.
             fields = file.read().rpartition(")")[2].split()
         return fields[0], fields[19]
     except (OSError, IndexError, UnicodeDecodeError):

@@ -1,11 +1,11 @@
-"""``sentinel://`` addresses of the lock's Redis: the primary is asked for whenever a connection is made.
+"""``sentinel://`` addresses of the lease store's Redis: each new connection asks the sentinels for the primary.
 
     sentinel://:password@host1:26379,host2:26379,host3:26379/0?master=mymaster
     sentinel://:password@host1:26379;sentinel://:password@host2:26379?master=mymaster       as Celery spells the broker
 
 ``master`` names the primary. User, password and number are those of the database; ``sentinel_username`` and
-``sentinel_password`` in the query those of the sentinels. Not guaranteed: that a failover loses nothing. Its replica may not have
-seen the last leases and markers; the fence still grows (see ``redis_store``).
+``sentinel_password`` in the query those of the sentinels. Does **not** guarantee that a failover loses nothing: the replica may
+not have seen the last leases and markers. The fence still grows (see ``redis_store``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _KNOWN: Final = frozenset({"master", "sentinel_username", "sentinel_password"})
 
 
 def pool(url: str, options: dict[str, Any]) -> redis.ConnectionPool:
-    """A pool of connections to the primary of the moment; nothing is connected yet. Raises ValueError.
+    """A pool of connections to the current primary; nothing is connected yet. Raises ValueError.
 
-    Each sentinel that does not answer costs the connect timeout once for every new connection.
+    Each sentinel that does not answer costs one connect timeout for every new connection.
     """
     hosts: list[tuple[str, int]] = []
     given: dict[str, Any] = {}

@@ -40,7 +40,8 @@ from tasks_demo.leases.memory_store import MEMORY, Memory, MemoryLeaseStore
 from tasks_demo.leases.memory_store import URL as MEMORY_URL
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.patterns import results
 from tasks_demo.patterns.attempts import count_attempt
 from tasks_demo.patterns.execution import Execution, WorkerKilled, execution

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.records.models import Parked
 from tests.browser.test_admin_page import _COLOURS, _contrast, browser
 from tests.integration.quarantine.parked_rows import QUEUE, lying

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_folder
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.postgres import own_postgres
 from tests.support import PROJECT, STATE, TOKEN, Home, scratch_database, together, until
 

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 
 #: Bound on one question to the broker, seconds.
 TIMEOUT = 5.0

@@ -14,7 +14,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.test import Client
 
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.management.commands.quarantine import Command
 from tasks_demo.records.models import Decision, Parked
 from tests.integration.ledger.ledger_rows import append, life

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks_demo.demo.management.commands.enqueue import Command
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.redis import RedisServer
 from tests.support import Finished, Home, finish, queued, together, until
 

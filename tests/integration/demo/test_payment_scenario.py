@@ -20,7 +20,8 @@ from tasks_demo.demo.bank.client import BankClient, BankFenced, BankMismatch, Ba
 from tasks_demo.demo.stack import EmbeddedBank
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.protocol import Claimed
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.ledger.models import Event
 from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, until
 

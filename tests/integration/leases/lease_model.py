@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import redis
 
-from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import Script, script
 from tasks_demo.leases.memory_store import Memory, MemoryLeaseStore, Record
@@ -467,7 +467,7 @@ class JudgedMemory(MemoryLeaseStore):
         link, fate = self.link, self.link.fates[-1]
         self.wait(link.there_us)
         if fate is Fate.REQUEST_LOST:
-            raise LockStoreUnavailable(fate)
+            raise LeaseStoreUnavailable(fate)
         self.written = False
         answer = work()
         key = record_key(PREFIX, operation)
@@ -485,7 +485,7 @@ class JudgedMemory(MemoryLeaseStore):
         self.judge.saw(Call(name, "", key, args), _as_reply(name, answer), fields, ttl_ms)
         self.wait(link.back_us)
         if fate is Fate.REPLY_LOST:
-            raise LockStoreUnavailable(fate)
+            raise LeaseStoreUnavailable(fate)
         return answer
 
     def wait(self, microseconds: int) -> None:

@@ -1,7 +1,7 @@
 """The lease protocol, on every implementation of it: each reply, and every rule about owner and fence.
 
-What is particular to Redis, its scripts and its connections is in ``test_locks_redis_store``; the same protocol under a hostile
-clock and network in ``test_locks_model``.
+What is particular to Redis, its scripts and its connections is in ``test_redis_store``; the same protocol under a hostile
+clock and network in ``test_model``.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.protocol import Claimed, Completed, Held
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tests.integration.servers.redis import EMBEDDED, until
 
 DIGEST = "d" * 64
@@ -98,7 +99,7 @@ def store_at(url: str) -> RedisLeaseStore:
 def claims(store: RedisLeaseStore, operation: str) -> bool:
     try:
         return isinstance(store.claim(operation, DIGEST), Claimed | Held)
-    except LockStoreUnavailable:
+    except LeaseStoreUnavailable:
         return False
 
 
@@ -132,7 +133,7 @@ def test_a_connection_that_says_not_me_is_closed(servers: Servers) -> None:
     count = [line for line in old.client_list() if line["cmd"].startswith("eval")]
     assert len(count) == 1
     old.execute_command("REPLICAOF", "127.0.0.1", str(servers.second))
-    with pytest.raises(LockStoreUnavailable, match=r"READONLY|read only replica"):
+    with pytest.raises(LeaseStoreUnavailable, match=r"READONLY|read only replica"):
         store.claim("after", DIGEST)
     assert store._client._idle == []  # type: ignore[attr-defined]
     until(lambda: not [line for line in old.client_list() if line["cmd"].startswith("eval")])

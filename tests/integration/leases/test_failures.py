@@ -1,4 +1,4 @@
-"""Whatever goes wrong between the store and a believable answer is LockStoreUnavailable, and the record stays sound."""
+"""Whatever goes wrong between the store and a believable answer is LeaseStoreUnavailable, and the record stays sound."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import pytest
 import redis
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks_demo.core.exceptions import InvalidSetting, LockStoreUnavailable
+from tasks_demo.core.exceptions import InvalidSetting, LeaseStoreUnavailable
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tests.integration.servers.redis import BINARIES, RedisServer, own_redis, shared_redis, short_folder, until
 
 __all__ = ["own_redis", "shared_redis", "short_folder"]
@@ -103,7 +104,7 @@ def test_when_the_second_reply_is_lost_too_the_claim_fails_and_the_operation_sta
     own_redis: RedisServer, wire: Wire
 ) -> None:
     wire.spoilt = [LOST, LOST]
-    with pytest.raises(LockStoreUnavailable, match="body was not run"):
+    with pytest.raises(LeaseStoreUnavailable, match="body was not run"):
         store_at(wire.url).claim("order", DIGEST)
     assert wire.connections == 2
     assert isinstance(store_at(own_redis.url).claim("order", DIGEST), Held)
@@ -126,7 +127,7 @@ def test_a_release_whose_reply_is_lost_has_released(own_redis: RedisServer, wire
 def test_a_renewal_is_sent_once(own_redis: RedisServer, wire: Wire) -> None:
     lease = claimed(store_at(own_redis.url))
     wire.spoilt = [LOST]
-    with pytest.raises(LockStoreUnavailable, match="ends at its deadline"):
+    with pytest.raises(LeaseStoreUnavailable, match="ends at its deadline"):
         store_at(wire.url).renew(lease)
     assert wire.connections == 1
 
@@ -151,7 +152,7 @@ def test_a_renewal_is_sent_once(own_redis: RedisServer, wire: Wire) -> None:
 )
 def test_a_reply_that_cannot_be_understood_is_not_believed(wire: Wire, reply: bytes) -> None:
     wire.spoilt = [reply, reply]
-    with pytest.raises(LockStoreUnavailable, match="body was not run"):
+    with pytest.raises(LeaseStoreUnavailable, match="body was not run"):
         store_at(wire.url).claim("order", DIGEST)
 
 
@@ -159,7 +160,7 @@ def test_a_reply_that_cannot_be_understood_is_not_believed(wire: Wire, reply: by
 def test_a_completion_is_not_believed_either(own_redis: RedisServer, wire: Wire, reply: bytes) -> None:
     lease = claimed(store_at(own_redis.url))
     wire.spoilt = [reply]
-    with pytest.raises(LockStoreUnavailable, match="may run again"):
+    with pytest.raises(LeaseStoreUnavailable, match="may run again"):
         store_at(wire.url).complete(lease, None)
 
 
@@ -167,13 +168,13 @@ def test_redis_is_down(own_redis: RedisServer) -> None:
     store = store_at(own_redis.url)
     lease = claimed(store)
     own_redis.kill()
-    with pytest.raises(LockStoreUnavailable, match=r"ConnectionError.*body was not run"):
+    with pytest.raises(LeaseStoreUnavailable, match=r"ConnectionError.*body was not run"):
         store.claim("order", DIGEST)
-    with pytest.raises(LockStoreUnavailable, match="ends at its deadline"):
+    with pytest.raises(LeaseStoreUnavailable, match="ends at its deadline"):
         store.renew(lease)
-    with pytest.raises(LockStoreUnavailable, match="may run again"):
+    with pytest.raises(LeaseStoreUnavailable, match="may run again"):
         store.complete(lease, None)
-    with pytest.raises(LockStoreUnavailable, match="until its lease ends"):
+    with pytest.raises(LeaseStoreUnavailable, match="until its lease ends"):
         store.release(lease)
 
 
@@ -184,7 +185,7 @@ def test_redis_hangs_for_two_timeouts_at_most(own_redis: RedisServer) -> None:
     os.kill(own_redis.pid, signal.SIGSTOP)
     try:
         before = time.monotonic()
-        with pytest.raises(LockStoreUnavailable, match="TimeoutError"):
+        with pytest.raises(LeaseStoreUnavailable, match="TimeoutError"):
             store.claim("order", DIGEST)
         assert 0.4 <= time.monotonic() - before < 10
     finally:
@@ -236,9 +237,9 @@ def test_a_read_only_replica_refuses(own_redis: RedisServer) -> None:
     store, admin = store_at(own_redis.url), own_redis.client()
     lease = claimed(store, "before")
     admin.execute_command("REPLICAOF", "127.0.0.1", "1")
-    with pytest.raises(LockStoreUnavailable, match=r"READONLY|read only"):
+    with pytest.raises(LeaseStoreUnavailable, match=r"READONLY|read only"):
         store.claim("order", DIGEST)
-    with pytest.raises(LockStoreUnavailable):
+    with pytest.raises(LeaseStoreUnavailable):
         store.complete(lease, None)
     admin.execute_command("REPLICAOF", "NO", "ONE")
     assert store.complete(lease, None)
@@ -250,13 +251,13 @@ def test_a_full_redis_starts_nothing_new_but_lets_running_work_finish(own_redis:
     ends, goes_back = claimed(store, "ends"), claimed(store, "goes back")
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", "1")
-    with pytest.raises(LockStoreUnavailable, match=r"OOM|maxmemory"):
+    with pytest.raises(LeaseStoreUnavailable, match=r"OOM|maxmemory"):
         store.claim("order", DIGEST)
     assert not admin.exists(KEY)
     assert store.renew(ends) is not None
     assert store.complete(ends, '"result"')
     assert store.release(goes_back)
-    with pytest.raises(LockStoreUnavailable):
+    with pytest.raises(LeaseStoreUnavailable):
         store.claim("goes back", DIGEST)
     assert admin.hget(record_key("t:", "goes back"), "state") == b"released"
     assert store.claim("ends", DIGEST) == Completed('"result"')
@@ -266,9 +267,9 @@ def test_a_full_redis_starts_nothing_new_but_lets_running_work_finish(own_redis:
 
 def test_a_missing_or_wrong_password(own_redis: RedisServer) -> None:
     own_redis.client().config_set("requirepass", "right")
-    with pytest.raises(LockStoreUnavailable, match="AuthenticationError"):
+    with pytest.raises(LeaseStoreUnavailable, match="AuthenticationError"):
         store_at(own_redis.url).claim("order", DIGEST)
-    with pytest.raises(LockStoreUnavailable, match="AuthenticationError") as wrong:
+    with pytest.raises(LeaseStoreUnavailable, match="AuthenticationError") as wrong:
         store_at(f"{own_redis.url}?password=wr0ng").claim("order", DIGEST)
     assert "wr0ng" not in str(wrong.value)
     claimed(store_at(f"{own_redis.url}?password=right"))
@@ -276,14 +277,14 @@ def test_a_missing_or_wrong_password(own_redis: RedisServer) -> None:
 
 def test_a_user_who_may_not_run_scripts(own_redis: RedisServer) -> None:
     own_redis.client().execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-@scripting")
-    with pytest.raises(LockStoreUnavailable, match="NoPermissionError"):
+    with pytest.raises(LeaseStoreUnavailable, match="NoPermissionError"):
         store_at(f"unix://guest@{own_redis.socket}?password=pw").claim("order", DIGEST)
 
 
 def test_a_key_of_another_type_is_not_overwritten(own_redis: RedisServer) -> None:
     admin = own_redis.client()
     admin.set(KEY, "somebody's")
-    with pytest.raises(LockStoreUnavailable, match=r"WRONGTYPE|wrong kind"):
+    with pytest.raises(LeaseStoreUnavailable, match=r"WRONGTYPE|wrong kind"):
         store_at(own_redis.url).claim("order", DIGEST)
     assert admin.get(KEY) == b"somebody's"
 
@@ -298,7 +299,7 @@ def test_a_damaged_record_is_neither_believed_nor_overwritten(own_redis: RedisSe
     claimed(store)
     admin.hset(KEY, mapping=damage)
     before = admin.hgetall(KEY)
-    with pytest.raises(LockStoreUnavailable, match="damaged"):
+    with pytest.raises(LeaseStoreUnavailable, match="damaged"):
         store.claim("order", DIGEST)
     assert admin.hgetall(KEY) == before
 
@@ -308,7 +309,7 @@ def test_a_record_that_lacks_a_field_is_damaged(own_redis: RedisServer, field: s
     store, admin = store_at(own_redis.url), own_redis.client()
     claimed(store)
     admin.hdel(KEY, field)
-    with pytest.raises(LockStoreUnavailable, match="damaged"):
+    with pytest.raises(LeaseStoreUnavailable, match="damaged"):
         store.claim("order", DIGEST)
 
 
@@ -410,7 +411,7 @@ def test_a_long_outage_is_over_when_redis_is_back(short_folder: Path) -> None:
     server = RedisServer(short_folder)
     store = store_at(server.url)
     for _ in range(150):  # more than a pool of redis-py has connections
-        with pytest.raises(LockStoreUnavailable):
+        with pytest.raises(LeaseStoreUnavailable):
             store.claim("order", DIGEST)
     with server:
         claimed(store)
@@ -430,14 +431,15 @@ def test_tls_where_there_is_none_is_refused(short_folder: Path) -> None:
     port = _two_free_ports()
     with (
         RedisServer(short_folder, BINARIES["embedded"] or "", "--port", str(port), "--bind", "127.0.0.1"),
-        pytest.raises(LockStoreUnavailable),
+        pytest.raises(LeaseStoreUnavailable),
     ):
         store_at(f"rediss://127.0.0.1:{port}", timeout=1).claim("order", DIGEST)
 
 
 FORK = """
 import os, sys, threading
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 client = connect(sys.argv[1], 5)
 store = RedisLeaseStore(client, "t:", 60, 3600)
 parent_lease = store.claim("parent", "d")

@@ -28,7 +28,7 @@ same machine is let loose on protocols with one mistake each. Each of these inva
     a claim of the dead is waited for: PROGRESS
 
 Not shown: anything about a request that arrives later than ``LATEST_US`` (that a claim so late gives its first holder nothing
-is in test_locks_redis_store.py), about a Redis that loses the record,
+is in test_redis_store.py), about a Redis that loses the record,
 or about a clock of Redis that jumps ahead; and a search that finds nothing is no proof that there is nothing.
 """
 
@@ -55,7 +55,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tasks_demo.core.exceptions import LockStoreUnavailable
+from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases import redis_store
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import Script
@@ -190,7 +190,7 @@ class Worker:
             if isinstance(reply, Held) and (delivery.operation, reply.fence) in world.gone:
                 # Between the two calls anything may happen: the fence names the claim that is meant.
                 reply = world.store.claim(delivery.operation, delivery.digest, self.name, reply.fence)
-        except LockStoreUnavailable:
+        except LeaseStoreUnavailable:
             world.queue.append(delivery)
             return 0
         match reply:
@@ -217,7 +217,7 @@ class Worker:
         self.world.wire.use(link, self.ahead_us)
         try:
             deadline = self.world.store.renew(lease)
-        except LockStoreUnavailable:
+        except LeaseStoreUnavailable:
             return
         if deadline is None:
             self.deadline_us = 0
@@ -242,7 +242,7 @@ class Worker:
         self.world.wire.use(link, self.ahead_us)
         try:
             done = self.world.store.complete(lease, json.dumps(self.number) if with_result else None)
-        except LockStoreUnavailable:
+        except LeaseStoreUnavailable:
             done = False
         if not done:
             self.give_up()
@@ -261,7 +261,7 @@ class Worker:
 
     def _release(self, link: Link) -> None:
         self.world.wire.use(link, self.ahead_us)
-        with contextlib.suppress(LockStoreUnavailable):
+        with contextlib.suppress(LeaseStoreUnavailable):
             self.world.store.release(self.holding[1])
 
     def give_up(self) -> None:

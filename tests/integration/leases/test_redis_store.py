@@ -12,7 +12,8 @@ from tasks_demo.core.exceptions import InvalidOperationKey
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import script
 from tasks_demo.leases.protocol import Claimed, Completed
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tests.integration.servers.redis import RedisServer, shared_redis, until
 
 __all__ = ["shared_redis"]

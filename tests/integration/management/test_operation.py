@@ -16,7 +16,8 @@ from tasks_demo.core.conf import settings as ours
 from tasks_demo.core.exceptions import OperationHeld
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.operations import forget, known
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry
 from tests.integration.stranger import Stranger

@@ -13,7 +13,7 @@ from celery import current_app
 from django.apps import apps
 from django.db import connections, router
 
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 from tests.support import database_url_of_tests

@@ -32,7 +32,7 @@ from tasks_demo.core.exceptions import ContradictoryDeclaration, OutboxRefused
 from tasks_demo.demo.shop.models import Order
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.protocol import digest
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.ledger.models import Event
 from tasks_demo.outbox import completion, enqueue
 from tasks_demo.outbox.relay import Relay

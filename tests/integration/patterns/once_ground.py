@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from celery.result import AsyncResult
 
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tests.integration.patterns.once_tasks import app
 from tests.integration.servers.postgres import own_postgres
 from tests.support import PROJECT, STATE, Home, Worker, emptied, producer_on, until

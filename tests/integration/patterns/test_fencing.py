@@ -18,7 +18,8 @@ from tasks_demo.core.lifecycle import Point, Reached, Subject, about, ignore, ob
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.leases.heartbeat import Lease
 from tasks_demo.leases.protocol import Claimed
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.patterns.dedup_lock import _lease
 from tasks_demo.patterns.fencing import fenced
 from tasks_demo.records.models import Fence

@@ -21,7 +21,8 @@ from tasks_demo.demo.stack import EmbeddedBank, EmbeddedRedis
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.heartbeat import hold
 from tasks_demo.leases.protocol import Claimed, digest
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.reading import copy
 from tasks_demo.ledger.recorder import recorder

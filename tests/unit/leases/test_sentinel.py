@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.leases.redis_store import connect
+from tasks_demo.leases.redis_client import connect
 
 
 @pytest.mark.parametrize(

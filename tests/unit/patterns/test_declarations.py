@@ -125,5 +125,5 @@ def test_the_operation_key_comes_from_the_arguments_and_otherwise_is_the_task_id
 
 
 def test_a_lease_exists_only_inside_a_dedup_lock_body() -> None:
-    with pytest.raises(NoLease, match="inside the body of a DedupLock task only"):
+    with pytest.raises(NoLease, match="only inside the body of a DedupLock task"):
         lease()
