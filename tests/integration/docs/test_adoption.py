@@ -1,4 +1,4 @@
-"""README, "Use a pattern in your own project", followed by a project that is not ours."""
+"""docs/how-to/adopt.md in a project that is not ours, with ledger and records in one SQLite file."""
 
 from __future__ import annotations
 
