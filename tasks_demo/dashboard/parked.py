@@ -21,7 +21,7 @@ from django.utils.text import capfirst
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.core.wording import counted
-from tasks_demo.patterns.attempts import message_of
+from tasks_demo.patterns.parking import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Decision, Parked
 

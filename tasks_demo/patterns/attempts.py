@@ -1,65 +1,57 @@
-"""quarantine: a message whose worker dies each time is parked, where people see it, instead of coming back for ever.
+"""Counts the deliveries that began and never ended, and parks a message whose attempts are used up, instead of redelivering it.
 
-A part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the
-count committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a
-retry). So only deaths add up: of the pool process and of the worker's main process alike. A deferral takes back its own attempt
-and no other: the message goes on, and with it the deaths before.
+Part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the count
+committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a retry). So
+only deaths add up: those of the pool process and of the worker's main process alike. A deferral takes back its own attempt only:
+the message is delivered again, and the deaths before still count.
 
     received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ take back ─▶ acked
-                ▲      │                └─ killed: the count stays, the message comes back ─┐
-                └──────┼────────────────────────────────────────────────────────────────────┘
+                ▲      │                └─ killed: the count stays, the message is redelivered ─┐
+                └──────┼────────────────────────────────────────────────────────────────────────┘
                        ├─ attempts used up ─▶ parked and uncounted in one transaction, then acked   (quarantined)
                        └─ parked already ───▶ acked: the parked row is the message               (quarantined)
 
 What is **not** guaranteed:
 
-- That only the guilty are parked. Who shares a worker with a poison message dies with it, and an attempt is an attempt; so do
+- That only poison messages are parked. A message that shares a worker with one dies with it, and that attempt counts; so do
   deployments that kill. Nothing is lost by it: a parked message waits for ``requeue``.
 - That a body which outlives the visibility timeout is not counted again: a copy that still runs has not ended either.
-- That a death after the body counts: killed while its acknowledgement is on its way, a message comes back uncounted.
+- That a death after the body counts: if the worker is killed before its acknowledgement arrives, the message is redelivered
+  uncounted.
 - An answer for whoever waits on the result: a parked task has neither failed nor succeeded, and its state stays as it was.
-- That ``requeue`` sends once. A crash between the broker's confirmation and the mark leaves the row parked, to be sent again.
-- That a copy which comes back after ``requeue`` or ``discard`` is held: a worker killed between parking and acknowledging has
-  left one in the broker. It runs, counted from the beginning.
+- That a copy which is redelivered after ``requeue`` or ``discard`` is held back: a worker killed between parking and
+  acknowledging has left one in the broker. It runs, counted from the beginning.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
-from celery import current_app
-from celery.canvas import Signature
 from celery.exceptions import Reject
 from django.db import Error, connections, router, transaction
 from django.utils import timezone
-from kombu.exceptions import EncodeError, SerializerNotInstalled
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, RecordsUnavailable
-from tasks_demo.core.lifecycle import Point, current, described, job_fields, reached
-from tasks_demo.core.wording import times
+from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
-from tasks_demo.patterns.requeue import DEFERRALS, PARKED, Unfinished, bounded_int, defer, has_message, log_delivery
+from tasks_demo.patterns.parking import PROCESS, announce, park
+from tasks_demo.patterns.requeue import PARKED, Unfinished, bounded_int, defer, has_message, log_delivery
 from tasks_demo.patterns.transactions import outside_transactions
+from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Attempt, Parked
-from tasks_demo.records.serialised import packed, unpacked
 
 logger = logging.getLogger(__name__)
-#: Of an attempt in the history: its process, as others on the machine can check. Not kept when the message is parked.
-PROCESS = "process"
-#: Bound on each step of a hand-over to the broker, seconds.
-BROKER_SECONDS = 5.0
 
 
 class MaxAttemptsSetting:
-    """The class attribute ``max_attempts`` as long as no declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read when asked."""
+    """The class attribute ``max_attempts`` unless a declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read at each access."""
 
     def __get__(self, task: object, owner: type | None = None) -> int:
         return int(settings.MAX_ATTEMPTS)
@@ -85,7 +77,7 @@ _TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retr
 def count_attempt(task: Any, body: Any) -> Iterator[None]:
     """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
-    Where the attempts are used up the message is parked and Unfinished raised, so that Celery acknowledges it and the
+    If the attempts are used up, the message is parked and Unfinished raised, so that Celery acknowledges it and the
     worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
     where a rollback could take the count along.
     """
@@ -117,12 +109,12 @@ def count_attempt(task: Any, body: Any) -> Iterator[None]:
     except Exception as error:
         _take_back(alias, key, line, over=body.begun and not _goes_on(error))
         raise
-    # Not for SystemExit and its like: that is how a dying process looks from inside.
+    # Not after SystemExit and the like: that is how a process ends.
     _take_back(alias, key, line, over=True)
 
 
 def _goes_on(error: Exception) -> bool:
-    """Whether the same message comes again, or a copy of it with as many retries."""
+    """Whether the same message is delivered again, or a copy of it with as many retries."""
     return isinstance(error, Unfinished) or (isinstance(error, Reject) and bool(getattr(error, "requeue", False)))
 
 
@@ -131,22 +123,15 @@ def alias_of(task: Any) -> str:
     return str(task.using or router.db_for_write(Attempt))
 
 
-def fit_column(text: str) -> str:
-    """The text, or if no column can hold it, its digest: whoever publishes chooses task IDs."""
-    if len(text) <= 255 and text.isprintable():
-        return text
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _line(task: Any) -> str:
-    """This attempt, in the history of its message. Of several at once each finds its own again."""
+    """This attempt as a line in the history of its message, different from that of every other attempt."""
     process = str(this_process(task.request.id or ""))
     at = clock.aware(timezone.now()).isoformat()
     return json.dumps({"at": at, "worker": task.request.hostname or "", "pid": os.getpid(), PROCESS: process}) + "\n"
 
 
 def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -> bool:
-    """Count one more attempt. False: it is parked already. Raises Unfinished after having parked it."""
+    """Count one more attempt. False: it is parked already. Parks it, and raises Unfinished, if its attempts are used up."""
     request = task.request
     task_id, retries = key
     source = bounded_int((request.headers or {}).get(PARKED), 2**63 - 1)
@@ -167,57 +152,24 @@ def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -
             attempts = Attempt.objects.using(alias).select_for_update()
             attempt = attempts.filter(task_id=task_id, retries=retries).first()
             if attempt is not None:
-                parked = _park(task, attempt, source, alias)
+                parked = park(task, attempt, source, alias)
         if attempt is not None:
-            _announce(task, parked)
-        # Neither: another copy of the message has ended since the count was refused.
+            announce(task, parked)
+        # Neither parked nor counted: another copy has ended since the count was refused. Count again.
 
 
 def _parked_meanwhile(cursor: Any, alias: str, task_id: str, source: int) -> bool:
-    """On PostgreSQL a statement that has waited for another's COMMIT inserts where that one deleted, and asks nothing again."""
+    """Whether it was parked while the count waited: PostgreSQL does not evaluate NOT EXISTS again after waiting for a COMMIT."""
     if connections[alias].vendor == "sqlite":
         return False
     cursor.execute(_PARKED, [task_id, source])
     return cursor.fetchone() is not None
 
 
-def _park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
-    subject = current()
-    history = [json.loads(line) for line in attempt.history.splitlines()]
-    for attempt_made in history:
-        attempt_made.pop(PROCESS, None)
-    last = history[-1]
-    parked = Parked(
-        task_id=attempt.task_id,
-        operation=fit_column(subject.operation) if subject else "",
-        task=task.name,
-        pattern=task.pattern,
-        attempts=attempt.count,
-        history=history,
-        reason=f"Begun {times(attempt.count)} and never ended, last by {last['worker']} (pid {last['pid']}).",
-        parked_at=timezone.now(),
-        **_packed(task),
-    )
-    # A copy is the proof that its row was sent, even if whoever sent it died before marking the row.
-    Parked.objects.using(alias).filter(pk=source, state=Parked.State.PARKED).update(state=Parked.State.REQUEUED)
-    parked.save(using=alias, force_insert=True)
-    attempt.delete(using=alias)
-    return parked
-
-
-def _announce(task: Any, parked: Parked) -> NoReturn:
-    log_delivery(
-        task, logging.ERROR, "parked", "parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
-        parked.pk, parked.reason,
-    )  # fmt: skip
-    reached(Point.QUARANTINED, why=parked.reason, attempts=parked.attempts, parked=parked.pk)
-    raise Unfinished(parked.reason)
-
-
 def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> None:
     """Remove this attempt, and if the message is ``over``, those of processes that are known to have ended.
 
-    That of another copy which runs stays: its death is still to be counted.
+    The attempt of another copy that still runs stays: its death would count.
     """
     try:
         with connections[alias].cursor() as cursor:
@@ -230,9 +182,9 @@ def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> No
             others = [other for other in attempt.history.splitlines(keepends=True) if other != line]
             left = [other for other in others if not (over and _ended(other))]
             same = Attempt.objects.using(alias).filter(pk=attempt.pk, history=attempt.history)
-            # False: another copy has begun or ended since, and is looked at again.
+            # False: another copy has begun or ended since. Look again.
             done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
-    except Exception as error:  # noqa: BLE001  (the body has ended: nothing of ours changes how)
+    except Exception as error:  # noqa: BLE001  (the body has ended: no failure of ours may change how)
         logger.warning(
             "The attempt of %s was not taken back and counts as a death: %s",
             key[0],
@@ -253,40 +205,3 @@ def _unavailable(alias: str, error: Error) -> RecordsUnavailable:
         f"The attempt could not be counted in the database {alias!r}: {str(error).partition(chr(10))[0]}. The body was not "
         "run; the message is requeued. Is the database running, writable and migrated (`manage.py migrate`)?"
     )
-
-
-# -- the message as text ---------------------------------------------------------------------------------------------
-
-
-def _packed(task: Any) -> dict[str, str]:
-    """The whole message, as Celery itself would publish it for a retry, in the task's serialisation, or another that is
-    accepted here and can carry it.
-
-    What none can carry is kept for people to read, and cannot be requeued: it must not come back to kill again.
-    """
-    request = task.request
-    # What the broker and we have added on the way does not belong to it.
-    added = {"redelivered", DEFERRALS, PARKED}
-    headers = {name: value for name, value in (request.headers or {}).items() if name not in added}
-    # No eta: it was due when it began. No expiry: whoever sends it again wants it run.
-    copy = task.signature_from_request(request, headers=headers, expires=None)
-    copy["options"].pop("redelivered", None)
-    data, kind, encoding = repr(dict(copy)).encode("ascii", "backslashreplace").decode(), "text/plain", "utf-8"
-    for serializer in (task.serializer or current_app.conf.task_serializer, *current_app.conf.accept_content):
-        with suppress(EncodeError, SerializerNotInstalled):
-            data, kind, encoding = packed(dict(copy), serializer)
-            break
-    else:
-        logger.error(
-            "%s[%s] is parked, but no serialisation can carry it: it cannot be requeued.",
-            task.name,
-            request.id,
-            extra=job_fields(task_id=request.id),
-        )
-    return {"message": data, "content_type": kind, "content_encoding": encoding}
-
-
-def message_of(parked: Parked) -> Signature:
-    """The parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serialisation raises."""
-    content = unpacked(parked.message, parked.content_type, parked.content_encoding, current_app.conf.accept_content)
-    return Signature.from_dict(content, app=current_app)

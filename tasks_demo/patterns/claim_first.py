@@ -28,11 +28,11 @@ from django.utils import timezone
 from tasks_demo.core.exceptions import RecordsUnavailable
 from tasks_demo.core.lifecycle import Point, Subject, described, job_fields, reached
 from tasks_demo.patterns import operation_records, transactions
-from tasks_demo.patterns.attempts import fit_column
 from tasks_demo.patterns.early import EarlyTask
 from tasks_demo.patterns.execution import execution
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppressed
+from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim
 
 logger = logging.getLogger(__name__)

@@ -37,11 +37,12 @@ from tasks_demo.core.exceptions import (
 )
 from tasks_demo.core.lifecycle import Point, Subject, described, reached
 from tasks_demo.patterns import operation_records, results, transactions
-from tasks_demo.patterns.attempts import count_attempt, fit_column
+from tasks_demo.patterns.attempts import count_attempt
 from tasks_demo.patterns.execution import Execution, execution
 from tasks_demo.patterns.late import LateTask
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppress
+from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import InboxEntry
 
 

@@ -13,7 +13,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
-from tasks_demo.patterns.attempts import message_of
+from tasks_demo.patterns.parking import message_of
 from tasks_demo.patterns.requeue import PARKED
 from tasks_demo.records.models import Decision, Parked
 

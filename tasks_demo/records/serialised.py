@@ -1,7 +1,7 @@
-"""What a message holds, as text for a column: serialised by kombu as Celery serialises it, so that it comes back as it was.
+"""The content of a message as text for a column, written by kombu as Celery writes it, so that it is restored unchanged.
 
-JSON of kombu's is ASCII, and escapes whatever a text column refuses (NUL, half surrogate pairs); bytes of other serialisations
-become base64.
+kombu's JSON is ASCII, and escapes what a text column refuses (NUL, half surrogate pairs); bytes of other serializers become
+base64.
 """
 
 from __future__ import annotations

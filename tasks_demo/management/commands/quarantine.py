@@ -17,7 +17,7 @@ from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import carrying_all, table
 from tasks_demo.management.people import who
-from tasks_demo.patterns.attempts import message_of
+from tasks_demo.patterns.parking import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Parked
 

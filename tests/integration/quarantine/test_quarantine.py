@@ -29,7 +29,8 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.ledger.models import Event
 from tasks_demo.patterns import AcksEarly, AcksLate, DedupLock
-from tasks_demo.patterns.attempts import PARKED, _admit, _packed, message_of
+from tasks_demo.patterns.attempts import PARKED, _admit
+from tasks_demo.patterns.parking import _packed, message_of
 from tasks_demo.quarantine import discard, requeue
 from tasks_demo.records.models import Attempt, Decision, Parked
 from tests.integration.quarantine.parked_rows import lying
@@ -507,7 +508,7 @@ def frozen(redis_url: str) -> Iterator[None]:
         address = STATE / f"{uuid.uuid4().hex[:6]}.sock"
         listener.bind(str(address))
         listener.listen()
-        patch.setattr("tasks_demo.patterns.attempts.BROKER_SECONDS", 0.3)
+        patch.setattr("tasks_demo.quarantine.decisions.BROKER_SECONDS", 0.3)
         app = current_app._get_current_object()
         app.conf.broker_write_url = f"redis+socket://{address}"
         try:
