@@ -44,7 +44,7 @@ class Arm:
 
 
 def before(arm: Arm, lane: RedisLane, count: int) -> None:
-    """Do what this publisher does before the worker starts."""
+    """Publish, or commit to the outbox, what this arm publishes before the worker starts."""
     if arm.publisher is Publisher.BEFORE:
         _publish(arm, lane, count)
     elif arm.publisher is Publisher.OUTBOX:
@@ -55,7 +55,7 @@ def before(arm: Arm, lane: RedisLane, count: int) -> None:
 
 @contextlib.contextmanager
 def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bool]]:
-    """Do what this publisher does while the worker works; yields a function that tells whether more is to come."""
+    """Publish what this arm publishes while the worker runs; yields a function that returns whether more is to come."""
     if arm.publisher is Publisher.MEANWHILE:
         thread = threading.Thread(target=_publish, args=(arm, lane, count), name="publisher")
         thread.start()

@@ -50,7 +50,7 @@ class Publisher:
         self._to_outbox = run.cell.publisher == "outbox"
 
     def publish(self) -> None:
-        """Publish every job. Raises Stop when the run is interrupted; what was published until then is written down."""
+        """Publish every job. Raises Stop when the run is interrupted; what was published until then is recorded."""
         run, cell = self._run, self._run.cell
         killed = cell.victims if cell.fault is Fault.PUBLISHER_CRASH else {}
         rows: list[EventData] = []

@@ -68,7 +68,7 @@ def cells_for(options: Mapping[str, Any], seed: int) -> tuple[list[Cell], list[s
     if options["keyless"] and not any(cell.keyless for cell in cells):
         raise Refused("--keyless would do nothing here: only the jobs of dedup_lock pass a key to the bank.")
     if kills and not any(cell.victims for cell in cells):
-        raise Refused("--kills would do nothing here: the fault none kills nobody.")
+        raise Refused("--kills would do nothing here: the fault none has no victims.")
     missed = {why for why, because in impossible.values() if because and all(named[place][1] for place in because)}
     return cells, [f"Left out: {why}." for why in sorted(missed)]
 

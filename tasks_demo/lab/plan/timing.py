@@ -23,7 +23,7 @@ MOST_OVERLAPPING = 12
 TOO_LONG_SECONDS = 1.7 * max(VISIBILITY_AFTER_MAIN, LEASE_SECONDS)
 #: Attempts after which a message is parked.
 MAX_ATTEMPTS = 3
-#: After these times the outbox asks whether a message that nobody has started was lost, and whether a worker that has
+#: After these times the outbox asks whether a message that no worker has started was lost, and whether a worker that has
 #: started a job is still alive.
 OUTBOX_SETTINGS = {
     "OUTBOX_UNSTARTED_SECONDS": 3.0,

@@ -1,4 +1,4 @@
-"""The broker as the lab needs it: a lane of its own, and evidence of what the broker still holds."""
+"""A lane of the broker: a key prefix for one cell, and evidence of what the broker holds under it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def run(spec: WorkerSpec, parent: int) -> int:
     recorder.write_through = spec.write_through
     recorder.main_waits = spec.main_waits
     if spec.ledger:
-        lifecycle.observe(recorder)  # the lab needs its history, whatever TASKS_DEMO_LEDGER says
+        lifecycle.observe(recorder)  # the lab needs its history even if TASKS_DEMO_LEDGER is off
     if {Point.FETCHED, Point.ACKING} & set(spec.victims.values()):
         announce_fetched_and_acking(spec.name)
     if spec.victims:
@@ -89,7 +89,7 @@ def _die_with(parent: int) -> None:
 
     platforms.set_pdeathsig("SIGKILL")  # type: ignore[attr-defined]  # missing in the stubs
     if os.getppid() != parent:
-        os._exit(70)  # the template died before the request was made: nobody will send the signal
+        os._exit(70)  # the template died before the request was made: the signal will not be sent
 
 
 def _log_to(path: str) -> None:

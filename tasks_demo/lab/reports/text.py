@@ -15,7 +15,7 @@ from tasks_demo.core.wording import counted
 
 COLUMNS = 100
 WIDE = 96
-#: A console of that width is no window but a pipe or a file.
+#: The width of a console that writes to a pipe or a file.
 UNBOUNDED = 10_000
 HEAD = (
     "pattern",
@@ -96,7 +96,7 @@ def verdict(cell: Mapping[str, Any]) -> str:
 
 
 def reading(cell: Mapping[str, Any]) -> str:
-    """What happened in this cell, for somebody who has not read anything else."""
+    """Return a sentence about this cell for a reader who has seen nothing else."""
     pattern, total = _published_by(cell), sum(cell["effects"].values())
     fault = _FAULTS.get(cell["fault"], f"under {cell['fault']}") + (f" at {cell['point']}" if cell["point"] else "")
     if cell["observed"] == "unknown":
@@ -112,7 +112,7 @@ def reading(cell: Mapping[str, Any]) -> str:
 
 
 def _happened(cell: Mapping[str, Any], total: int) -> str:
-    """What became of the charges: a verb first, since the pattern is the subject."""
+    """What happened to the charges, as a verb phrase: the pattern is the subject."""
     counts = (("lost {}", "lost"), ("made {} twice or more", "duplicated"), ("parked {}", "quarantined"))
     parts = [(words, cell[name]) for words, name in counts if cell[name]]
     if total == 0:
@@ -179,5 +179,5 @@ def render(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _plain(text: str) -> str:
-    """No control characters: a task ID must not steer a terminal."""
+    """Replace control characters: a task ID must not control a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -50,6 +50,6 @@ class Findings:
 
 
 def name(text: str) -> str:
-    """A task ID or an operation as it may stand in a sentence: short and printable whatever it holds."""
+    """Return a task ID or an operation for use in a sentence: short and printable, whatever it contains."""
     shown = text if text.isprintable() and text else ascii(text)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

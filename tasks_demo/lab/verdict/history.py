@@ -19,7 +19,7 @@ from tasks_demo.core.points import Point
 
 #: The points of a task's life, as text.
 POINTS = frozenset(map(str, Point))
-#: What others wrote down: the bank's books, the nemesis, the runner about its workers, the runner at the end.
+#: Kinds that are recorded by others: the bank's books, the nemesis, the runner (its workers, and the end).
 WITNESSES = frozenset({"effect", "fault", "worker", "quiescent"})
 KINDS = POINTS | WITNESSES
 

@@ -22,7 +22,7 @@ class Quiescence:
 
 
 def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
-    """What the runner recorded last; whatever that leaves unproved is added to ``missing``."""
+    """Return what the runner recorded last; add to ``missing`` what that does not prove."""
     seen = round(evidence.last_at - evidence.first_at, 6)
     end = evidence.quiescent
     if end is None:
@@ -37,7 +37,7 @@ def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
         missing.say("the books were not read: the effects are not known")
     declared = end.get("events")
     if not isinstance(declared, dict) or not all(type(count) is int and count >= 0 for count in declared.values()):
-        missing.say("the runner did not write down how many events it recorded")
+        missing.say("the runner did not record how many events there are")
         declared = {}
     else:
         for kind in sorted(declared.keys() | evidence.counts.keys()):
@@ -61,7 +61,7 @@ def _count(end: dict[str, Any], what: str, missing: Sentences) -> int | None:
     value = end.get(what)
     if type(value) is int and value >= 0:
         return value
-    missing.say(f"the runner did not write down {what}")
+    missing.say(f"the runner did not record {what}")
     return None
 
 

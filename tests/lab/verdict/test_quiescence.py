@@ -39,7 +39,7 @@ def test_no_record_of_the_number_of_events(value: object) -> None:
 @pytest.mark.parametrize("what", ["planned_kills", "tasks"])
 @pytest.mark.parametrize("value", [None, -1, "1", 1.0, True])
 def test_no_record_of_a_count(what: str, value: object) -> None:
-    expect(healthy().end(**{what: value}), "unknown", f"did not write down {what}")
+    expect(healthy().end(**{what: value}), "unknown", f"did not record {what}")
 
 
 def test_fewer_publications_than_planned() -> None:

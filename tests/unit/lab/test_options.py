@@ -36,7 +36,7 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
         ({"point": "all started"}, "--point all includes everything: leave started out"),
         ({"pattern": "acks_late", "keyless": True}, "--keyless would do nothing here: only the jobs of dedup_lock"),
         ({"pattern": "inbox outbox", "fault": "all", "keyless": True}, "--keyless would do nothing here"),
-        ({"fault": "none", "kills": 3}, "--kills would do nothing here: the fault none kills nobody"),
+        ({"fault": "none", "kills": 3}, "--kills would do nothing here: the fault none has no victims"),
         ({"kills": 101}, "--kills 101 is more than --tasks 100"),
     ],
     ids=str,

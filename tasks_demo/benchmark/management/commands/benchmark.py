@@ -20,7 +20,7 @@ from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
 
-#: The benchmark is about the embedded stack and the defaults, whatever is set on the machine.
+#: Removed from the environment: the benchmark measures the embedded stack with its defaults.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
 #: Maximum time for its processes to end after a Ctrl-C, seconds.
 _END_SECONDS = 20.0
