@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from django.db import models
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, ExpressionWrapper, F, Q, Value, When
 from django.db.models.lookups import Exact, In
 
 from tasks_demo.core.semantics import PROMISES, Semantics
@@ -119,7 +119,8 @@ class Outcome(models.TextChoices):
 
 #: The last digit (of base 16) of ``Tally.state``; see ``ledger.tallies.STATES``.
 OUTCOMES: dict[int, Outcome] = dict(enumerate(Outcome, start=1))
-_code = F("state") % 16
+# Django before 5.2 does not see its type.
+_code = ExpressionWrapper(F("state") % 16, models.BigIntegerField())
 _called_off = In(_code, [6, 7])  # expired, revoked
 #: Patterns whose ``suppressed`` means that the work is done.
 _marks_what_is_done = _semantics(Semantics.EFFECTIVELY_ONCE)
