@@ -29,7 +29,7 @@ TOOLS = [
     "hypothesis",
     "dj-database-url",
 ]
-TOOLS += ["whitenoise", "psycopg[binary]", "jsonschema"]
+TOOLS += ["whitenoise", "psycopg[binary]", "jsonschema", "pyyaml", "msgpack"]
 
 
 def main(wanted: list[str]) -> int:

@@ -187,7 +187,7 @@ class Setup:
 
     def declared_limit(self, task: Any) -> float | None:
         """Seconds of the hard time limit, whether the pool enforces it or not; None: none. 0 is none too (billiard/pool.py)."""
-        limit = task.time_limit or getattr(self.worker, "time_limit", None)
+        limit = task.time_limit or getattr(self.worker, "time_limit", None) or self.conf.task_time_limit
         return float(limit) if limit else None
 
     def hard_limit(self, task: Any) -> float | None:
@@ -200,7 +200,7 @@ class Setup:
         return (self._soft(task) or self.declared_limit(task)) if self.enforces_limits else None
 
     def _soft(self, task: Any) -> float | None:
-        soft = task.soft_time_limit or getattr(self.worker, "soft_time_limit", None)
+        soft = task.soft_time_limit or getattr(self.worker, "soft_time_limit", None) or self.conf.task_soft_time_limit
         return float(soft) if soft else None
 
     def said_limit(self, task: Any) -> str:
@@ -268,7 +268,9 @@ def retry_delay(task: Any) -> tuple[float, str]:
     asked = (getattr(task, "retry_kwargs", None) or {}).get("countdown")
     if automatic and asked is not None and not backoff:
         delays.append((float(asked), "retry_kwargs"))
-    used = (automatic and not backoff and asked is None) or (task.retry_on_worker_lost and retries != 0)
+    used = (automatic and not backoff and asked is None) or (
+        getattr(task, "retry_on_worker_lost", False) and retries != 0
+    )
     delay = task.default_retry_delay
     if delay and (used or delay != UNDECLARED_RETRY_DELAY):
         delays.append((float(delay), "default_retry_delay"))

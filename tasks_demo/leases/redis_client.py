@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import AbstractConnection, parse_url
 from redis.retry import Retry
 
 from tasks_demo.core.exceptions import InvalidSetting
@@ -21,6 +22,14 @@ from tasks_demo.leases import sentinel
 
 # redis-py leaves it untyped.
 _url_options: Final[Callable[[str], dict[str, Any]]] = parse_url
+
+
+#: How redis-py is told not to send its own name with each new connection; the option changed with version 7.
+_NO_DRIVER_NAME: dict[str, Any] = (
+    {"driver_info": None}
+    if "driver_info" in signature(AbstractConnection.__init__).parameters
+    else {"lib_name": "", "lib_version": ""}
+)
 
 
 def connect(url: str, timeout: float) -> redis.Redis:
@@ -44,7 +53,7 @@ def connect(url: str, timeout: float) -> redis.Redis:
             "decode_responses": False,
             # RESP2 and no driver name: a new connection costs no round trip before the first script.
             "protocol": 2,
-            "driver_info": None,
+            **_NO_DRIVER_NAME,
         }
         if scheme == sentinel.SCHEME:
             pool = sentinel.pool(url, options)
@@ -79,7 +88,7 @@ class LeaseClient(redis.Redis):
         connection = self._connection()
         parsed: Callable[..., Any] = self.parse_response
         try:
-            if not connection.is_connected:
+            if not getattr(connection, "is_connected", False):  # redis-py 5 asks in connect() only
                 connection.connect()  # only this asks the sentinels where the primary is
             connection.send_command(*args)
             reply = parsed(connection, args[0], **options)

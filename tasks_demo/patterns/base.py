@@ -49,6 +49,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     using: ClassVar[str | None] = None
     #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
     max_attempts: ClassVar[int | None] = None
+    retry_on_worker_lost = False  # Celery before 5.7 has no such option
 
     #: True: the body does not run unless its start is recorded. False: it runs, and events that were missed are counted.
     needs_ledger: ClassVar[bool] = False

@@ -66,8 +66,9 @@ def arguments(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> 
             task.__header__(*(args or ()), **(kwargs or {}))
         elif hasattr(task, "bound"):
             task.bound(args, kwargs)
-    if task._dump_pydantic_arguments is not None and (options.get("serializer") or task.serializer) != "pickle":
-        args, kwargs = task._dump_pydantic_arguments(args or (), kwargs or {})
+    dump = getattr(task, "_dump_pydantic_arguments", None)  # since Celery 5.7
+    if dump is not None and (options.get("serializer") or task.serializer) != "pickle":
+        args, kwargs = dump(args or (), kwargs or {})
     return args, kwargs
 
 

@@ -17,7 +17,7 @@ YAML = ("yaml", "application/x-yaml")
 @rule("W003")
 def is_lost_with_its_pool_process(setup: Setup) -> Iterator[Finding]:
     for task in setup.late if setup.has_children else ():
-        if not task.reject_on_worker_lost and not task.retry_on_worker_lost:
+        if not task.reject_on_worker_lost and not getattr(task, "retry_on_worker_lost", False):
             yield Finding(
                 "acks_late without reject_on_worker_lost: Celery acknowledges the message of a killed pool process, "
                 "and the job is lost.",
@@ -29,7 +29,9 @@ def is_lost_with_its_pool_process(setup: Setup) -> Iterator[Finding]:
 @rule("W004")
 def comes_back_for_ever(setup: Setup) -> Iterator[Finding]:
     for task in setup.late if not setup.broker_counts_deliveries else ():
-        capped = is_quarantined(task) or (task.retry_on_worker_lost and most_retries(task) is not None)
+        capped = is_quarantined(task) or (
+            getattr(task, "retry_on_worker_lost", False) and most_retries(task) is not None
+        )
         if task.reject_on_worker_lost and not capped:
             yield Finding(
                 "reject_on_worker_lost without a quarantine: a job that kills its worker is delivered again for ever, "
@@ -45,7 +47,7 @@ def promises_neither(setup: Setup) -> Iterator[Finding]:
     for task in setup.early:
         if most_retries(task) == 0:
             continue
-        if task.retry_on_worker_lost and setup.has_children:
+        if getattr(task, "retry_on_worker_lost", False) and setup.has_children:
             yield Finding(
                 "acknowledged early with retry_on_worker_lost: a killed pool process starts the job a second time, "
                 "and a killed worker loses it all the same.",
@@ -87,7 +89,7 @@ def deduplicates_nothing(setup: Setup) -> Iterator[Finding]:
 @rule("W008")
 def waits_behind_a_long_one(setup: Setup) -> Iterator[Finding]:
     prefetch = setup.prefetch
-    alone = setup.conf.worker_disable_prefetch and setup.transport in {"redis", "rediss", "sentinel"}
+    alone = setup.conf.get("worker_disable_prefetch") and setup.transport in {"redis", "rediss", "sentinel"}
     if prefetch == 1 or alone:
         return
     without = "no time limit that the pool enforces" if setup.unenforced else "no time limit"

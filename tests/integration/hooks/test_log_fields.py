@@ -33,8 +33,10 @@ def test_log_line_of_a_worker_carries_the_fields(stranger: Stranger, tmp_path: P
     settings = {"LOGGING": logging, "TASKS_DEMO_RESULT_MAX_BYTES": 1}
     with stranger.worker(settings=settings):
         ids = stranger.value(
-            "[tasks.charge.delay('fields').id for click in range(2)]",
-            before="for _ in range(10): Payment.objects.create(order_id='before', cents=1, by='a result of two bytes')",
+            "[click.id for click in clicks]",
+            before="for _ in range(10): Payment.objects.create(order_id='before', cents=1, by='a result of two bytes')\n"
+            "clicks = []\n"
+            "for _ in range(2):\n    clicks.append(tasks.charge.delay('fields'))\n    clicks[-1].get(timeout=30)",
         )
         until(lambda: len(_about(log, ids)) == 2, "a line about each of the two jobs")
     told = dict(_about(log, ids))
