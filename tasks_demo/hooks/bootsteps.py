@@ -17,11 +17,11 @@ class NoticeChildDeath(bootsteps.StartStopStep):
     """
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Hub")
-    #: Seconds between two looks at the pool processes: one waitpid each.
+    #: Seconds between two checks of the pool processes, one waitpid each.
     interval = 0.25
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Called by Celery when the worker's event loop is there; pools without child processes have no such method."""
+        """Called by Celery once the event loop exists. Pools without child processes have no ``maintain_pool``."""
         maintain = getattr(worker.pool, "maintain_pool", None)
         if maintain is not None:
             hub.call_repeatedly(self.interval, maintain)

@@ -1,4 +1,4 @@
-"""Celery's request in the worker's main process, announcing the acknowledgement."""
+"""Celery's request in the worker's main process, which announces acknowledgements and logs lost processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tasks_demo.patterns.subjects import subject_of
 class ObservedRequest(Request):
     """Announces ``acked`` when the acknowledgement has been sent.
 
-    Celery's ``Request.acknowledge`` only puts it on the event loop's list of things to do (celery/worker/consumer/consumer.py
-    ``call_soon_ack``), so the message itself is watched. On Redis it is one transaction that has been executed then; on
-    RabbitMQ the broker may still not have read it.
+    Celery's ``Request.acknowledge`` only schedules it on the event loop (celery/worker/consumer/consumer.py ``call_soon_ack``),
+    so ``message.ack`` is wrapped. On Redis its transaction has been executed by then; does **not** guarantee, on RabbitMQ, that
+    the broker has read it.
     """
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
-        #: What ended the pool process that ran it; empty: nothing has.
+        #: What ended the pool process that ran it; empty: it has not ended.
         self._lost = ""
         self._ack_message = message.ack
         message.ack = self._acknowledge_now
@@ -36,7 +36,7 @@ class ObservedRequest(Request):
             reached(Point.ACKED, self._subject())
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """As Celery's, whose log names neither task nor ID when a pool process was killed."""
+        """As Celery's, but remembers a killed pool process for the log: Celery's names neither task nor ID."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -45,7 +45,7 @@ class ObservedRequest(Request):
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def reject(self, requeue: bool = False) -> None:
-        """As Celery's. Who rejected it in the pool process has said why; of a process that was killed only main can."""
+        """As Celery's, but logs a requeue after a killed pool process, which could not log it itself."""
         if requeue and self._lost:
             log_delivery(
                 self.task, logging.WARNING, "process lost", "requeued: %s", self._lost, subject=self._subject()
@@ -53,8 +53,9 @@ class ObservedRequest(Request):
         super().reject(requeue)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """As Celery's. But where the task has its message requeued after a hard time limit (``acks_on_timeout=False``), that is
-        no end: no FAILURE is stored and no errback called. The attempt stays counted, so the quarantine ends a loop."""
+        """As Celery's, except that a message requeued after a hard time limit (``acks_on_timeout=False``) does not end its
+        task: no FAILURE is stored and no errback called. The attempt stays counted, so that the quarantine ends a loop.
+        """
         task: Any = self.task
         if soft or not task.acks_late or task.acks_on_timeout or state.should_terminate:
             super().on_timeout(soft, timeout)
@@ -66,9 +67,9 @@ class ObservedRequest(Request):
         self.reject(requeue=True)
 
     def _subject(self) -> Subject:
-        # By the headers: in main's event loop nothing of the user's is run.
+        # By the headers: no user code runs in main's event loop.
         return subject_of(self.task, (), {}, self.id, self.hostname, self.request_dict)
 
     def send_acknowledgement(self, multiple: bool) -> None:
-        """Tell the broker, now."""
+        """Send the acknowledgement now."""
         self._ack_message(multiple=multiple)

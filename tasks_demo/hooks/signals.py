@@ -1,7 +1,7 @@
-"""Points that Celery itself knows, fed from its signals; so tasks that use no pattern of ours are seen too.
+"""Announce points from Celery's signals, also for tasks without a pattern.
 
-Celery catches and logs what a signal handler raises. For tasks without a pattern the ledger can therefore not
-keep a body from running when its start could not be recorded; for patterns it can.
+Does **not** keep a body of a task without a pattern from running when its start could not be recorded: Celery logs what a signal
+handler raises and goes on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tasks_demo.patterns.requeue import PARKED, Suppressed, Unfinished
 from tasks_demo.patterns.subjects import subject_of
 
 logger = logging.getLogger(__name__)
-#: How much of an error is kept as evidence, and how much of a message that Celery drops, in characters.
+#: Characters kept of an error, and of a message that Celery drops.
 KEPT, KEPT_BODY = 2000, 1_000_000
-#: How Celery's self.replace() ends the task that it replaces (celery/app/task.py).
+#: The message of the Ignore with which Celery's self.replace() ends a task (celery/app/task.py).
 REPLACED = "Replaced by new task"
-#: Marks the delivery_info of a request whose receipt was announced.
+#: Key in the delivery_info of a request whose receipt was announced.
 RECEIVED = "tasks_demo_received"
 
 
@@ -41,7 +41,7 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
     args, kwargs = (body[0], body[1]) if isinstance(body, (tuple, list)) and len(body) >= 2 else ((), {})
     detail = {"task": sender, "outcome": "ok"}
     if PARKED in headers:
-        detail["requeued"] = True  # by people, out of the quarantine
+        detail["requeued"] = True  # from the quarantine
     told = headers if HEADER in headers else None
     reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"], headers=told), **detail)
 
@@ -49,19 +49,19 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
 @signals.task_received.connect(weak=False, dispatch_uid="tasks_demo.received")
 def _received(request: Any = None, **_: Any) -> None:
     if observers():
-        request.delivery_info[RECEIVED] = True  # what task_revoked is given shares this dictionary
+        request.delivery_info[RECEIVED] = True  # task_revoked gets the same dictionary
         _compute_once(request)
         subject = subject_of(request.task, (), {}, request.id, request.hostname, request.request_dict)
         _announce_received(request.task, subject, request.delivery_info)
 
 
 def _compute_once(request: Any) -> None:
-    """The operation key of a message whose publisher has sent none: for this side, and with the request for the pool process."""
+    """Compute the operation key of a message without one, for main and, sent along with the request, for the pool process."""
     task, headers = request.task, request.request_dict
     if isinstance(task, PatternTask) and task.operation is not None and sent_operation(headers) is None:
         try:
             headers.update(header(task, request.args, request.kwargs, {}))
-        except Exception as error:  # noqa: BLE001  (the operation function is anybody's, and this is main's event loop)
+        except Exception as error:  # noqa: BLE001  (user code, in main's event loop)
             logger.warning(
                 "No operation key for %s[%s]: %s", task.name, request.id, error, extra=job_fields(task_id=request.id)
             )
@@ -85,7 +85,7 @@ def _revoked(
         return
     subject = subject_of(sender, (), {}, request.id, request.hostname or "", request.headers or {})
     if not (request.delivery_info or {}).get(RECEIVED):
-        # Celery announces no receipt of what it drops at once (celery/worker/strategy.py).
+        # Celery sends no task_received for a message that it drops at once (celery/worker/strategy.py).
         _announce_received(sender, subject, request.delivery_info)
     if expired:
         reached(Point.EXPIRED, subject, expires=str(request.expires))
@@ -124,7 +124,7 @@ def _left_without_a_result(subject: Subject, how: Any, *, acked_before: bool) ->
     """The body raised Ignore or Reject. A Reject without requeue is announced by Celery's main process (see ``_failed``)."""
     if isinstance(how, Reject):
         if getattr(how, "requeue", False) and acked_before:
-            # Celery does nothing at all with it (celery/worker/request.py reject): there is no message to requeue.
+            # Celery ignores it (celery/worker/request.py reject): there is no message to requeue.
             why = f"acknowledged before it began, so Celery cannot requeue it: {how}"
             reached(Point.REJECTED, subject, why=why[:KEPT])
         elif getattr(how, "requeue", False):
@@ -148,8 +148,8 @@ def _failed(
     if not observers():
         return
     if isinstance(exception, TimeLimitExceeded) and isinstance(traceback, str):
-        return  # Celery sends two signals for one hard time limit; the other one comes from Request.on_timeout
-    # Main reports limits and killed processes, without the request: the ledger knows the operation by then.
+        return  # Celery sends two signals for a hard time limit; the other comes from Request.on_timeout
+    # Main reports limits and killed processes without the request; the ledger knows the operation by then.
     here: Any = None if sender.request.id == task_id else {}
     subject = subject_of(sender, args, kwargs, task_id, _hostname(sender), here)
     why = f"{type(exception).__name__}: {exception}"[:KEPT]
@@ -185,7 +185,7 @@ def _invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any)
 
 
 def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) -> None:
-    # Celery drops such a message. It is kept here, so that it can be published again by hand.
+    # Celery drops such a message. The event keeps it, so that it can be published again by hand.
     if observers():
         body = getattr(message, "body", b"")
         text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
@@ -198,7 +198,7 @@ def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) ->
             detail |= {"headers": told[:KEPT_BODY], "cut": f"the headers had {len(told)} characters"}
         worker = str(getattr(consumer, "hostname", None) or "")
         subject = Subject(task_id, task_id, "", worker, "", task)
-        if task_id:  # Celery announces no receipt of it
+        if task_id:  # Celery sends no task_received for it
             again = bool((getattr(message, "delivery_info", None) or {}).get("redelivered"))
             reached(Point.RECEIVED, subject, task=task, redelivered=again, acks_late=False)
         reached(Point.REJECTED, subject, **detail)

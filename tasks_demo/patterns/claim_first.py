@@ -36,7 +36,7 @@ from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim
 
 logger = logging.getLogger(__name__)
-#: Header of a requeued copy whose body has not begun although its claim is there: when that claim was made.
+#: Header of a deferred copy whose body has not started although its claim exists: when that claim was made.
 UNBEGUN = "tasks_demo_unbegun"
 
 
@@ -66,7 +66,7 @@ class ClaimFirst(EarlyTask):
             if taken is not None and not self._take_over(taken, claim, alias):
                 left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
                 if taken.task_id == claim.task_id:
-                    raise left  # the first delivery of this very task gives its outcome, or nobody does
+                    raise left  # the outcome is that of the first delivery of this task, if any
                 self.drop_continuations()
                 return None
             try:
@@ -75,16 +75,16 @@ class ClaimFirst(EarlyTask):
                 result = body.run(args, kwargs)
             except Exception as error:
                 if not body.begun and not _undo(claim, alias):
-                    # The copy would find the claim and be suppressed: it is told that nothing has run behind it.
+                    # The copy would find the claim and be suppressed; the header says that its body has not started.
                     defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
                 raise
             reached(Point.RETURNED)
             return result
 
     def _take_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
-        """Whether the claim is that of an earlier delivery of this task, whose body has not begun, and is now ours.
+        """Take over the claim of an earlier delivery of this task whose body has not started; False: it is another claim.
 
-        Of several copies one takes it: the row is changed only as long as it is the one that the header names.
+        Of several copies one succeeds: the row is updated only while it is the one that the header names.
         """
         if (self.request.headers or {}).get(UNBEGUN) != taken.claimed_at.isoformat() or taken.task_id != claim.task_id:
             return False
@@ -93,14 +93,14 @@ class ClaimFirst(EarlyTask):
 
 
 def _undo(claim: Claim, alias: str) -> bool:
-    """Delete the claim of a body that has not begun; False, and an error in the log, if that failed."""
-    # Exactly the row of this delivery, even if the statement arrives late: not one that was made since.
+    """Delete the claim of a body that has not started; False, and an error in the log, if that fails."""
+    # Exactly the row of this delivery, even if the statement arrives late: not a later one.
     ours = Claim.objects.using(alias).filter(
         pk=claim.pk, task_id=claim.task_id, worker=claim.worker, claimed_at=claim.claimed_at
     )
     try:
         ours.delete()
-    except Exception as error:  # noqa: BLE001  (whatever it is, the job is requeued)
+    except Exception as error:  # noqa: BLE001  (the job is deferred in any case)
         logger.error(
             "The claim on %r could not be deleted: its copy takes it over. %s",
             claim.operation,
@@ -113,9 +113,9 @@ def _undo(claim: Claim, alias: str) -> bool:
 
 
 def prune(before: datetime, using: str | None = None) -> int:
-    """Delete the claims made before this moment, 1000 a commit; returns how many it were.
+    """Delete the claims made before this moment, 1000 in each commit; return the number deleted.
 
-    A copy that arrives later than that runs a second time. ``before`` must lie further back than any copy can be late:
+    A copy that arrives later runs a second time. ``before`` must be older than any copy can be: by
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
     return operation_records.prune(Claim, "claimed_at", before, using or router.db_for_write(Claim))

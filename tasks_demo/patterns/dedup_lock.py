@@ -59,8 +59,8 @@ _stores: dict[tuple[Any, ...], LeaseStore] = {}
 def lease() -> Lease:
     """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
 
-    A body that is called as a function, ``charge(17, 5)``, holds none: its ``check()`` passes, and its ``fence`` is 0, lower than
-    that of any holder. Raises NoLease outside the body of a DedupLock task, and in other threads than that of the body.
+    In a body that is called as a function, ``charge(17, 5)``, nothing is held: ``check()`` passes, and ``fence`` is 0, lower
+    than that of any holder. Raises NoLease outside the body of a DedupLock task, and in threads other than that of the body.
     """
     held = _lease.get()
     if held is None:
@@ -79,7 +79,7 @@ def store() -> LeaseStore:
         settings.REDIS_TIMEOUT_SECONDS,
     )
     if key not in _stores:
-        _stores.clear()  # only tests change these settings: what was connected for the last one is closed
+        _stores.clear()  # only tests change these settings: closes the connections of the previous store
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         kind: Any = MemoryLeaseStore if isinstance(place, Memory) else RedisLeaseStore
         _stores[key] = kind(place, settings.KEY_PREFIX, settings.LEASE_SECONDS, settings.RETENTION_SECONDS)
@@ -87,7 +87,7 @@ def store() -> LeaseStore:
 
 
 def lease_place(timeout: float) -> Redis | Memory:
-    """What TASKS_DEMO_REDIS_URL names; nothing is connected yet. Raises InvalidSetting for an address that cannot work here."""
+    """The client or memory for TASKS_DEMO_REDIS_URL; nothing is connected yet. Raises InvalidSetting if it cannot work here."""
     if settings.REDIS_URL != MEMORY_URL:
         return connect(settings.REDIS_URL, timeout)
     if not (in_tests() or current_app.conf.task_always_eager):
@@ -112,15 +112,15 @@ class DedupLock(LateTask):
             me = this_process(subject.task_id)
             reply = leases.claim(subject.operation, arguments, str(me))
             if isinstance(reply, Held) and (holder := parse_process(reply.who)) and holder.gone:
-                # Killed: its lease would be waited for. If it is not that claim any more, this is an ordinary one.
+                # Killed: without this, its lease would have to expire. If the lease has changed hands, this is an ordinary claim.
                 reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
             match reply:
                 case Completed(result=stored, who=who):
                     first = parse_process(who)
                     return suppress(self, results.from_text(stored), first.task_id if first else "")
                 case Held(seconds_left=seconds):
-                    # Never acknowledged and dropped: the holder may be dying. Nor deferred for the whole lease at once: a retry
-                    # is published a moment before its lease is released, and would wait for nobody.
+                    # Not acknowledged and dropped: the holder may be dying. Not deferred for the whole lease either: a retry is
+                    # published just before its lease is released, and would wait for nothing.
                     defer(self, "held by another worker", at_most=seconds, level=logging.INFO)
                 case Mismatch():
                     raise OperationMismatch(
@@ -142,7 +142,7 @@ class DedupLock(LateTask):
         )
 
     def run_directly(self, args: Any, kwargs: Any) -> Any:
-        """Called as a function: nothing is claimed. Inside another body the work is under that one's lease."""
+        """Run the body as a function: nothing is claimed. Inside another body it runs under that body's lease."""
         if _lease.get() is not None:
             return self.run_body(*args, **kwargs)
         with _as_current(NoLeaseNeeded()):
@@ -172,13 +172,13 @@ class DedupLock(LateTask):
                 reached(Point.LEASE_LOST, fence=claimed.fence, why=str(error))
                 self._release(leases, claimed)
                 if held.capped:
-                    raise  # it ran for longer than it may: another attempt would do the same
-                defer(self, error)  # whoever took over does the work, or else this copy
+                    raise  # it ran for longer than allowed: another attempt would, too
+                defer(self, error)  # the new holder does the work, or else this copy
             except WorkerKilled:
                 raise
             except BaseException:
-                # The body did not begin, gave up or asks for a retry, the message was parked, or this process is about to end:
-                # the next delivery must not wait for the lease to end.
+                # The body did not start, failed or asks for a retry, the message was parked, or this process is about to end:
+                # the next delivery must not wait for the lease to expire.
                 self._release(leases, claimed)
                 raise
             self._complete(leases, claimed, result)
@@ -187,8 +187,8 @@ class DedupLock(LateTask):
     def _complete(self, leases: LeaseStore, claimed: Claimed, result: Any) -> None:
         try:
             stored = leases.complete(claimed, results.as_text(self, result))
-        except Exception as error:  # noqa: BLE001  (the body has run: no failure of ours may fail the job)
-            # Done, but nobody would know: the copy finds either the marker or an operation to run again.
+        except Exception as error:  # noqa: BLE001  (the body has run: a failure here must not fail the job)
+            # Done, but perhaps without a marker: the copy finds either the marker or an operation to run again.
             defer(self, error)
         if not stored:
             reached(Point.LEASE_LOST, fence=claimed.fence)
@@ -198,7 +198,7 @@ class DedupLock(LateTask):
     def _release(self, leases: LeaseStore, claimed: Claimed) -> None:
         try:
             leases.release(claimed)
-        except Exception as error:  # noqa: BLE001  (what becomes of the job is decided by then)
+        except Exception as error:  # noqa: BLE001  (the outcome of the job is decided)
             logger.warning(
                 "The lease on %r could not be released and ends by itself: %s",
                 claimed.operation,

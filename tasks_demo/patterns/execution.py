@@ -1,18 +1,18 @@
-"""One execution of a body: what fails before it requeues the delivery, and what comes after it cannot fail it.
+"""One execution of a body: a failure before it defers the delivery, and nothing after it fails the job.
 
-    with execution(self) as body:            # a failure in here, of whatever class, requeues the delivery ...
+    with execution(self) as body:            # a failure of any class defers the delivery ...
         ...                                  # claim, count
         reached(Point.STARTED)
-        result = body.run(args, kwargs)      # ... until the body begins: its errors are its own
-        ...                                  # no soft time limit strikes here any more
+        result = body.run(args, kwargs)      # ... until the body starts: its errors fail the job
+        ...                                  # no soft time limit is raised here any more
 
-What a body raises that is no ``Exception`` (``asyncio.CancelledError``, ``GeneratorExit``, one of its own) is a failure like any
-other, raised as BodyStopped: Celery ends such a job only in its prefork pool, and there without ``on_failure``
-(celery/concurrency/base.py ``apply_target``). What ends the process stays what it is, and an error that a body runs into
-while its process is being terminated is no failure of the job: Celery sees a lost worker, and requeues.
+A BaseException from a body (``asyncio.CancelledError``, ``GeneratorExit``, one of the user's) fails the job as BodyStopped:
+Celery ends such a job only in its prefork pool, and there without ``on_failure`` (celery/concurrency/base.py ``apply_target``).
+Errors that end the process are raised unchanged. An error that a body raises while its process is being terminated does not
+fail the job: Celery sees a lost worker and requeues the message.
 
-What is **not** guaranteed: that a requeued delivery of an early-acknowledging pattern survives if no copy of it can be
-published (see ``requeue.requeue_original``).
+Does **not** guarantee that a deferred delivery of an early-acknowledging pattern survives if no copy of it can be published (see
+``requeue.requeue_original``).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import known_outcome, suppressed
 
-#: Verdicts on the job itself: to run it again later would end the same. And what Celery itself understands.
+#: Errors that fail the job at once, since running it later would end the same; and those that Celery itself handles.
 _FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
 
 
 class WorkerKilled(BaseException):
-    """The death of a worker that tasks_demo.testing plays: as after SIGKILL, nobody cleans up behind it."""
+    """Raised by tasks_demo.testing to simulate SIGKILL: nothing is cleaned up."""
 
 
 class Execution:
-    """Knows whether the body has begun."""
+    """Runs the body; ``begun`` says whether it has started."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
@@ -62,8 +62,8 @@ class Execution:
         self.begun = False
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """Run the body, and raise what it raises; BodyNotRun where its return is no proof that it ran, BodyStopped for what it
-        raises that is no Exception, and SystemExit where its process is being terminated."""
+        """Run the body and raise what it raises, except: BodyNotRun for a result that still has to be run, BodyStopped for a
+        BaseException, SystemExit while the process is being terminated."""
         self.begun = True
         try:
             return finished(self._task, self._task.run_body(*args, **kwargs))
@@ -83,7 +83,7 @@ class Execution:
             self._ignore_soft_limit()
 
     def _ignore_soft_limit(self) -> None:
-        # It asks a body to stop. Raised between an effect and its record, it would fail a job that is done.
+        # A soft limit asks a body to stop. Raised between an effect and its record, it would fail a job that is done.
         if threading.current_thread() is threading.main_thread():
             handler = signal.getsignal(signal.SIGUSR1)
             if handler is soft_timeout_sighandler:
@@ -91,24 +91,24 @@ class Execution:
                 self._handler = handler
 
     def close(self) -> None:
-        """The next body may have a soft time limit again."""
+        """Restore soft time limits for the next body."""
         if self._handler is not None:
             signal.signal(signal.SIGUSR1, self._handler)
 
 
 def ends_process(error: BaseException | None) -> bool:
-    """Whether the process (or the greenlet) that runs a body ends with this error, so that it says nothing about the job."""
+    """Whether this error ends the process or greenlet that runs the body, and so says nothing about the job."""
     if type(error).__module__.partition(".")[0] in {"gevent", "greenlet", "eventlet"}:
-        return True  # a limit, or the pool's own word
+        return True  # a time limit, or the pool itself
     if not isinstance(error, SystemExit | KeyboardInterrupt):
         return isinstance(error, WorkerKilled)
-    # A process of a pool leaves with it. Elsewhere Celery and Python raise these in the main thread, sys.exit() in a body apart.
+    # It ends a pool process. Elsewhere Celery and Python raise these in the main thread only, except sys.exit() in a body.
     in_main = threading.current_thread() is threading.main_thread()
     return current_process().name != "MainProcess" or (in_main and type(error) is not SystemExit)
 
 
 def finished(task: Any, result: Any) -> Any:
-    """The result. Raises BodyNotRun for one that has still to be run: nobody awaits or iterates it here."""
+    """The result. Raises BodyNotRun for a coroutine, a generator or the like, which nothing here awaits or iterates."""
     if not (inspect.isawaitable(result) or isinstance(result, GeneratorType | AsyncGeneratorType | map | filter)):
         return result
     if hasattr(result, "close"):
@@ -121,17 +121,17 @@ def finished(task: Any, result: Any) -> Any:
 
 
 def _ignored(*_: object) -> None:
-    """A soft time limit that came when the body had ended."""
+    """Handler of a soft time limit that arrives after the body."""
 
 
 @contextmanager
 def execution(task: Any) -> Iterator[Execution]:
-    """Frame one execution. Raises Unfinished or Reject for a failure before the body, and what the body raises."""
+    """The context of one execution. Raises Unfinished or Reject after a failure before the body, else what the body raises."""
     body = Execution(task)
     try:
         yield body
     except OperationMismatch as error:
-        # A message that bears the ID of a task which has ended is not to make a failure of it.
+        # A message with the ID of a task that has ended must not change its outcome to FAILURE.
         if not body.begun and known_outcome(task) in states.READY_STATES:
             raise suppressed(task, f"its outcome stands, although {error}") from error
         raise
@@ -140,7 +140,7 @@ def execution(task: Any) -> Iterator[Execution]:
     except Exception as error:
         if body.begun:
             raise
-        # Nothing but other settings can end this one.
+        # UnsupportedDatabase: only other settings can end it.
         defer(task, error, level=logging.ERROR if isinstance(error, UnsupportedDatabase) else logging.WARNING)
     finally:
         body.close()

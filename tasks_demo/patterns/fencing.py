@@ -1,10 +1,10 @@
-"""Fencing writes in one's own database: a holder of a lease that has been overtaken writes nothing more.
+"""Fence writes in one's own database: a stale holder of a lease cannot write after a later one has.
 
     with fenced():                       # inside the body of a DedupLock task
         Order.objects.filter(...).update(state="paid")
 
-What is **not** guaranteed: that a write happens once. The fence keeps a stale holder from writing *after* a later one
-has; what it wrote before that stays. For an effect that must happen once, use ``inbox``.
+Does **not** guarantee that a write happens once: what a stale holder wrote *before* the later one stays. For an effect that must
+happen once, use ``inbox``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks_demo.core.lifecycle import Point, reached
 from tasks_demo.patterns.dedup_lock import lease
 from tasks_demo.records.models import Fence
 
-# The row stays locked until the transaction ends: a later holder waits for this one, and sees what it has written.
+# The row stays locked until the transaction ends: a later holder waits for this one and sees what it wrote.
 _ADVANCE = """
     INSERT INTO tasks_demo_records_fence (operation, token, at) VALUES (%s, %s, %s)
     ON CONFLICT (operation) DO UPDATE SET token = excluded.token, at = excluded.at
@@ -32,10 +32,10 @@ _ADVANCE = """
 
 @contextmanager
 def fenced(using: str | None = None) -> Iterator[None]:
-    """A transaction in which only the latest holder of the lease may write. One statement more.
+    """A transaction in which only the latest holder of the lease can write. Costs one more statement.
 
-    ``using``: alias of the database that is written. Raises Fenced when a later holder has been here, and NoLease outside
-    the body of a DedupLock task; nothing is changed then. In a body that is called as a function it is a transaction, no more.
+    ``using``: alias of the database. Raises Fenced if a later holder has written, and NoLease outside the body of a DedupLock
+    task; nothing is changed then. In a body that is called as a function it is a plain transaction.
     """
     held = lease()
     held.check()

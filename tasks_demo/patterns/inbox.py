@@ -63,11 +63,11 @@ class Inbox(LateTask):
         )
         with execution(self) as body:
             transactions.outside_transactions(self, alias)
-            with count_attempt(self, body):  # in commits of its own, before and after the transaction
+            with count_attempt(self, body):  # in separate commits before and after the transaction
                 try:
                     done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
                 except (RecordsUnavailable, Error) as error:
-                    if body.begun and not _is_the_database_s(error):
+                    if body.begun and not _database_failed(error):
                         raise
                     connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
                     defer(self, error)
@@ -89,9 +89,9 @@ class Inbox(LateTask):
     def _in_one_transaction(
         self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any
     ) -> tuple[InboxEntry | None, Any]:
-        """The entry that was there before, or None and the result of the body."""
+        """The entry that existed before, or None and the result of the body."""
         with transaction.atomic(using=alias, durable=True):
-            # The first statement, so that SQLite's write lock is taken before anything is read.
+            # The first statement, so that SQLite takes its write lock before anything is read.
             done = operation_records.find_or_insert(entry, alias)
             if done is not None:
                 return done, None
@@ -139,9 +139,9 @@ def only_database(alias: str) -> Iterator[None]:
 
 @contextmanager
 def unbroken(task: Any, alias: str) -> Iterator[None]:
-    """Raise TransactionBroken if the body has ended or spoilt the transaction that it was run in.
+    """Raise TransactionBroken if the body has ended or broken the transaction that it ran in.
 
-    A savepoint lives exactly as long as its transaction, whoever ends that and by whatever road.
+    A savepoint lives exactly as long as its transaction, however that ends.
     """
     connection = connections[alias]
     savepoint = connection.savepoint()
@@ -151,7 +151,7 @@ def unbroken(task: Any, alias: str) -> Iterator[None]:
         try:
             connection.savepoint_commit(str(savepoint))
         except DatabaseError as error:
-            if _is_the_database_s(error):
+            if _database_failed(error):
                 raise
             why = str(error).partition("\n")[0]
     if why:
@@ -162,23 +162,23 @@ def unbroken(task: Any, alias: str) -> Iterator[None]:
         )
 
 
-def _is_the_database_s(error: Exception) -> bool:
-    """Whether the database failed (gone, locked, deadlock, serialisation), and not the statement: then a retry can help."""
+def _database_failed(error: Exception) -> bool:
+    """Whether the database failed (gone, locked, deadlock, serialisation) and not the statement: then a retry can help."""
     if not isinstance(error, OperationalError):
         return isinstance(error, RecordsUnavailable)
     state = getattr(error.__cause__, "sqlstate", None)
     if state is not None:
-        # Connection, rollback, resources, shutdown, system; a lock that was not to be had. Not 57014, a statement that took
-        # too long: it would take too long again.
+        # Connection, rollback, resources, shutdown, system; lock not available. Not 57014, a statement timeout: it would time
+        # out again.
         return state[:2] in {"08", "40", "53", "58"} or state[:3] == "57P" or state == "55P03"
-    # A missing table is operational to SQLite, too. A lost connection has neither code.
+    # SQLite reports a missing table as operational, too. A lost connection has neither code.
     return getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def prune(before: datetime, using: str | None = None) -> int:
-    """Delete the entries completed before this moment, 1000 a commit; returns how many it were.
+    """Delete the entries completed before this moment, 1000 in each commit; return the number deleted.
 
-    A copy that arrives later than that makes a second effect. ``before`` must lie further back than any copy can be late:
+    A copy that arrives later has a second effect. ``before`` must be older than any copy can be: by
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
     return operation_records.prune(InboxEntry, "completed_at", before, using or router.db_for_write(InboxEntry))

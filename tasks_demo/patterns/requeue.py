@@ -1,4 +1,4 @@
-"""Requeue a delivery for later, without a moment in which the broker holds no copy of it."""
+"""Defer or requeue a delivery, so that the broker holds a copy of it at every moment."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tasks_demo.core.lifecycle import Point, Subject, current, described, job_fi
 from tasks_demo.core.limited_log import limited_log
 
 logger = logging.getLogger(__name__)
-#: Header that counts how often this message was deferred.
+#: Header: how often this message was deferred.
 DEFERRALS = "tasks_demo_deferrals"
-#: Header of a message that people sent again out of the quarantine: its parked row, which does not stop it.
+#: Header of a message that was requeued from the quarantine: its parked row, which does not hold it again.
 PARKED = "tasks_demo_parked"
-#: What a pool process waits before it has a message requeued undelayed, seconds: the broker delivers it again at once.
+#: Seconds that a pool process waits before it rejects a message to be requeued: the broker redelivers it at once.
 BRAKE_SECONDS = 1.0
 
 
 class Unfinished(Ignore):
-    """Celery acknowledges this copy and reports nothing; the work goes on with another, or waits for people in quarantine."""
+    """Celery acknowledges this copy and stores nothing; another copy does the work, or the message waits in the quarantine."""
 
-    #: Until the copy that was published is delivered; None: there is none.
+    #: Delay of the published copy; None: none was published.
     seconds: float | None = None
 
 
 class Suppressed(Ignore):
-    """Celery acknowledges this copy and stores nothing: its task has an outcome, or another delivery is to give it one."""
+    """Celery acknowledges this copy and stores nothing: its task has an outcome, or another delivery gives it one."""
 
 
 def defer(
@@ -44,12 +44,11 @@ def defer(
     headers: Mapping[str, Any] | None = None,
     level: int = logging.WARNING,
 ) -> NoReturn:
-    """Publish a delayed copy under the same task ID, then let the original be acknowledged.
+    """Publish a delayed copy under the same task ID, then let Celery acknowledge the original.
 
-    It is delayed by 1 s, by twice as long with every deferral, and never by more than ``at_most`` seconds and
-    TASKS_DEMO_DEFER_MAX_SECONDS. ``headers`` are added to its own. If the copy cannot be published, for whatever reason, see
-    ``requeue_original``. Always raises (Unfinished or Reject, which Celery understands; NothingToRequeue in eager mode, where the
-    copy would run here and now).
+    The delay is 1 s, doubled with every deferral, at most ``at_most`` seconds and TASKS_DEMO_DEFER_MAX_SECONDS, plus up to a
+    tenth of jitter. ``headers`` are added to those of the message. If the copy cannot be published, see ``requeue_original``.
+    Always raises: Unfinished or Reject, which Celery handles; NothingToRequeue in eager mode, where the copy would run at once.
     """
     request, kind = task.request, why
     cause: BaseException | None = None
@@ -61,14 +60,14 @@ def defer(
             f"{task.name}[{request.id}] runs eagerly, so there is no message that could be requeued. A worker would requeue it: "
             f"{why.rstrip('.')}. Nothing tries it again. In tests, tasks_demo.testing needs no Redis and no broker."
         )
-    if request.is_eager:  # tasks_demo.testing keeps the message, and delivers it again when it is told to
+    if request.is_eager:  # tasks_demo.testing keeps the message and redelivers it on request
         reached(Point.DEFERRED, why=why)
         raise Unfinished(why) from cause
     try:
         copied = {**(request.headers or {}), **(headers or {})}
-        copied.pop("redelivered", None)  # the broker's word about the original
+        copied.pop("redelivered", None)  # set by the broker, about the original
         count = bounded_int(copied.get(DEFERRALS), 2**31) + 1
-        # Jitter, so that deliveries that were deferred together do not return together.
+        # Jitter, so that deliveries deferred together are not redelivered together.
         countdown = min(2.0 ** min(count - 1, 16), at_most, _longest()) * (1 + random.random() / 10)
         copied[DEFERRALS] = count
         task.signature_from_request(request, countdown=countdown, headers=copied).apply_async()
@@ -82,7 +81,7 @@ def defer(
 
 
 def has_message(request: Any) -> bool:
-    """Whether there is a message behind this execution, that can come again; behind an eager call there is none."""
+    """Whether this execution has a message that can be requeued; an eager call has none."""
     return not request.is_eager or "redelivered" in (request.delivery_info or {})
 
 
@@ -98,10 +97,10 @@ def log_delivery(task: Any, level: int, kind: str, what: str, *args: Any, subjec
 
 
 def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
-    """Have the original rejected and requeued, because no copy of it could be published.
+    """Reject the original so that the broker requeues it, because no copy of it could be published. Always raises Reject.
 
-    With late acknowledgement it stays in the broker and is delivered again at once, which is why this waits a moment; with
-    early acknowledgement, which has already let it go, it is lost, and the log says so. Always raises Reject.
+    With late acknowledgement the broker redelivers it at once, so this waits BRAKE_SECONDS first. With early acknowledgement the
+    message is lost, and an ERROR is logged.
     """
     stays = "rejected, so that the broker delivers it again" if task.acks_late else "lost: it is acknowledged already"
     log_delivery(
@@ -109,12 +108,12 @@ def requeue_original(task: Any, why: str, error: BaseException) -> NoReturn:
         why, described(error), stays,
     )  # fmt: skip
     if task.acks_late:
-        time.sleep(BRAKE_SECONDS)  # a brake, not a wait for something
+        time.sleep(BRAKE_SECONDS)  # a brake: it waits for nothing
     raise Reject(why, requeue=True) from error
 
 
 def bounded_int(value: Any, most: int) -> int:
-    """The number, or 0 if it is none from 0 to ``most``: whoever publishes chooses headers."""
+    """The value if it is an integer from 0 to ``most``, else 0: headers are chosen by the publisher."""
     return value if type(value) is int and 0 <= value <= most else 0
 
 

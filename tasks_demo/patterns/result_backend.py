@@ -1,4 +1,4 @@
-"""Celery's result backend as the patterns use it: what it cannot store neither fails nor loses a job."""
+"""Celery's result backend as the patterns use it: a result that cannot be stored neither fails nor loses the job."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class LenientBackend:
-    """A result backend whose SUCCESS and STARTED may fail to be stored.
+    """A result backend that tolerates failures to store SUCCESS and STARTED.
 
-    Celery calls a job whose result cannot be stored a failure, although it is done, and drops one whose STARTED cannot be
-    stored, although it has not begun (celery/app/trace.py). Not guaranteed: that whoever waits for the result gets an answer
-    while the backend is away. A result that cannot be encoded is stored as None; for a member of a chord it stays Celery's
-    EncodeError, because the chord's body would be given that None.
+    Celery marks a job as failed if its result cannot be stored, although it is done, and drops one whose STARTED cannot be
+    stored, although it has not started (celery/app/trace.py). A result that cannot be encoded is stored as None; for a member
+    of a chord Celery's EncodeError is raised, because the chord's body would be given that None.
+
+    Does **not** guarantee an answer to callers that wait for the result while the backend is down.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -50,7 +51,7 @@ class LenientBackend:
         return self.mark_as_done(task_id, None, request, store_result, state)
 
     def store_result(self, task_id: str, result: Any, state: str, **options: Any) -> Any:
-        """Store a state; that of STARTED, which comes before the body, if it can be stored."""
+        """Store a state. A failure to store STARTED, which precedes the body, is logged."""
         try:
             return self._backend.store_result(task_id, result, state, **options)
         except Exception as error:

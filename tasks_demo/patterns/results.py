@@ -1,4 +1,4 @@
-"""The result of an operation as text, kept for its duplicates."""
+"""Results of operations as JSON text, stored for duplicates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 def as_text(task: Any, result: Any) -> str | None:
-    """The result as JSON; None, and a warning, when it is not JSON or larger than TASKS_DEMO_RESULT_MAX_BYTES.
+    """The result as JSON; None, and a warning, if it is not JSON or larger than TASKS_DEMO_RESULT_MAX_BYTES.
 
-    Never raises: the work is done, and its marker must be stored.
+    Never raises: the work is done, and its completed marker must be stored.
     """
     try:
         text: str = json.dumps(result)
@@ -25,7 +25,7 @@ def as_text(task: Any, result: Any) -> str | None:
         if size <= most:
             return text
         why = f"has {size} bytes of JSON, more than TASKS_DEMO_RESULT_MAX_BYTES ({most})"
-    except Exception as error:  # noqa: BLE001  (the methods of a result are anybody's)
+    except Exception as error:  # noqa: BLE001  (a result has methods of the user's)
         why = (
             f"could not be measured: {error}"
             if isinstance(error, InvalidSetting)
@@ -39,7 +39,7 @@ def as_text(task: Any, result: Any) -> str | None:
 
 
 def from_text(text: str | None) -> Any:
-    """The result that was stored; None when none was, and, with a warning, when it cannot be read. Never raises."""
+    """The stored result; None if there is none or, with a warning, if it cannot be read. Never raises."""
     try:
         return None if text is None else json.loads(text)
     except Exception as error:  # noqa: BLE001  (the work is done, whatever became of its result)

@@ -1,4 +1,4 @@
-"""Which task, operation and pattern a message is about: the subject of the points that are announced for it."""
+"""The subject (task, operation, pattern) of the points that are announced for a message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = "", headers: Any = None) -> Subject:
     """The subject of any task, with a pattern or without. Never raises: hostile arguments give the task ID as operation.
 
-    With the ``headers`` of the message it runs nothing of the user's, and asks for no arguments: it is for main's event loop.
+    With the ``headers`` of the message it runs no user code and needs no arguments, for main's event loop.
     """
     if not isinstance(task, PatternTask):
         name = task if isinstance(task, str) else getattr(task, "name", None) or ""
@@ -23,7 +23,7 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
     if headers is None:
         try:
             return task.subject(args or (), kwargs or {}, task_id, worker)
-        except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
+        except Exception as error:  # noqa: BLE001  (the operation function is user code)
             logger.warning(
                 "No operation key for %s[%s]: %s", task.name, task_id, error, extra=job_fields(task_id=task_id)
             )
@@ -31,6 +31,6 @@ def subject_of(task: Any, args: Any, kwargs: Any, task_id: str, worker: str = ""
 
 
 def _share(task: Any) -> float:
-    """The attribute ``ledger`` of a task without a pattern; anything else of that name is the task's own business."""
+    """The attribute ``ledger`` of a task without a pattern, if it is a share; else 1."""
     given = getattr(task, "ledger", True)
     return float(given) if isinstance(given, bool | int | float) and 0 <= given <= 1 else 1.0

@@ -1,12 +1,14 @@
-"""What becomes of a delivery whose operation another one has taken: its body is not run, and no outcome is changed.
+"""Suppress a delivery whose operation another delivery has done: the body is not run, and no outcome is changed.
 
-- Its task ID has a final outcome in Celery's result backend: nothing is stored and nothing that follows is started (Suppressed).
-- It has none, and the operation is completed: the stored result is its outcome, and what follows is started, because the first
-  delivery may have been killed before it did. A copy of the very task that completed it is requeued once before that: the first
-  may be about to store its outcome.
+- If its task ID has a final outcome in Celery's result backend, nothing is stored and no continuation is started (Suppressed).
+- If it has none and the operation is completed, the stored result is its outcome, and continuations are started, because the
+first
+  delivery may have been killed before it did. A copy of the task that completed the operation is deferred once before that: the
+  first delivery may be about to store its outcome.
 
-What is **not** guaranteed: that what follows starts once where there is no evidence (results ignored, no result backend, ``rpc://``)
-or where the first delivery was killed between starting it and storing SUCCESS. It then starts again, under the same task IDs.
+Does **not** guarantee that continuations start once where there is no evidence (results ignored, no result backend, ``rpc://``)
+or where the first delivery was killed between starting them and storing SUCCESS. They then start again, under the same task
+IDs.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from celery import states
 from tasks_demo.core.lifecycle import Point, reached
 from tasks_demo.patterns.requeue import Suppressed, defer, log_delivery
 
-#: Header of a copy that has waited once for the outcome of the first.
+#: Header of a copy that was deferred once to wait for the outcome of the first.
 WAITED = "tasks_demo_waited"
 
 
 def outcome(task: Any) -> str | None:
-    """The state of this task ID in the result backend; None: it cannot be known. Raises what the backend raises."""
+    """The state of this task ID in the result backend; None: unknown. Raises what the backend raises."""
     backend = task.backend
     ignored = task.request.ignore_result or task.ignore_result
     if task.request.is_eager or ignored or not getattr(backend, "persistent", False):
@@ -37,16 +39,16 @@ def outcome(task: Any) -> str | None:
 
 
 def known_outcome(task: Any) -> str | None:
-    """As ``outcome``, but None where the backend does not answer."""
+    """As ``outcome``, but None if the backend does not answer."""
     with contextlib.suppress(Exception):
         return outcome(task)
     return None
 
 
 def suppress(task: Any, result: Any, first: str) -> Any:
-    """The outcome of a copy of a completed operation: ``result``. ``first`` is the task ID that completed it.
+    """Return ``result`` as the outcome of a copy of a completed operation. ``first``: the task ID that completed it.
 
-    Raises Suppressed if this task ID has an outcome already, and Unfinished (requeued) if it may be about to get one.
+    Raises Suppressed if this task ID has an outcome already, and Unfinished (deferred) if it may be about to get one.
     """
     state = outcome(task)
     if state in states.READY_STATES:
@@ -58,7 +60,7 @@ def suppress(task: Any, result: Any, first: str) -> Any:
 
 
 def suppressed(task: Any, why: str) -> Suppressed:
-    """Announce it and say so in the log; what to raise if nothing is to be stored."""
+    """Announce and log the suppression; returns the exception to raise if nothing is to be stored."""
     log_delivery(task, logging.INFO, "suppressed", "the body was not run: %s", why)
     reached(Point.SUPPRESSED)
     return Suppressed(why)
