@@ -8,9 +8,9 @@ from django.contrib.admin import ModelAdmin, SimpleListFilter
 from django.http import HttpRequest
 
 from tasks_demo.core.semantics import PROMISES
+from tasks_demo.dashboard.labels import OUTCOMES, VERDICTS
 from tasks_demo.dashboard.latest import Latest
 from tasks_demo.dashboard.pages import Tallies, promise_broken
-from tasks_demo.dashboard.words import OUTCOMES, VERDICTS
 from tasks_demo.ledger.models import IN_A_RUN, NOT_SUCCEEDED, Outcome, Tally
 
 #: What the tallies call a task that runs under none of our patterns.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from django.db import connections
 
 from tasks_demo.core.semantics import PROMISES
+from tasks_demo.dashboard.labels import VERDICTS, Badge, badge
 from tasks_demo.dashboard.pages import promise_broken
-from tasks_demo.dashboard.words import VERDICTS, Badge, badge
 from tasks_demo.ledger.models import Tally
 
 #: How many of the latest task IDs are looked at.

@@ -24,7 +24,7 @@ else:
 
 
 @admin.register(ForgottenOperation)
-class OperationActAdmin(_Admin):
+class ForgottenOperationAdmin(_Admin):
     """Read-only list and page of what was forgotten; and ``look/``, where an operation is looked at and forgotten."""
 
     list_display = ("operation", "task", "by", "at", "outcome")
@@ -41,7 +41,7 @@ class OperationActAdmin(_Admin):
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ForgottenOperation]:
-        # Where they are written: a page that is shown right after the act must tell of it.
+        # Where they are written: the page shown right after forgetting must list it.
         return super().get_queryset(request).using(router.db_for_write(ForgottenOperation))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -84,7 +84,7 @@ class OperationActAdmin(_Admin):
             if found is not None and request.POST.get("mark") != found.mark:
                 messages.warning(request, "It has changed since it was shown, and nothing was removed. Look again.")
             elif found is not None and why and not found.troubles:
-                return self._forgotten(request, found, task, why)
+                return self._forget(request, found, task, why)
         removable = [trace for trace in found.traces if trace.removable] if found else []
         context = {
             **self.admin_site.each_context(request),
@@ -99,11 +99,11 @@ class OperationActAdmin(_Admin):
             "held": [trace.held for trace in removable if trace.held],
             "forgettable": bool(removable) and not (found and found.troubles) and self.has_forget_permission(request),
             "no_reason": request.method == "POST" and not why,
-            "acts": list(self.get_queryset(request).filter(operation=key)[:20]) if found else [],
+            "forgotten": list(self.get_queryset(request).filter(operation=key)[:20]) if found else [],
         }
         return TemplateResponse(request, "admin/tasks_demo_records/operation/look.html", context)
 
-    def _forgotten(self, request: HttpRequest, found: Known, task: str, why: str) -> HttpResponse:
+    def _forget(self, request: HttpRequest, found: Known, task: str, why: str) -> HttpResponse:
         try:
             removed = forget(
                 found,

@@ -117,22 +117,22 @@ class ParkedAdmin(_Admin):
     def discard_selected(self, request: HttpRequest, queryset: QuerySet[Parked]) -> HttpResponse:
         return self._decide(request, queryset, "discard")
 
-    def _decide(self, request: HttpRequest, queryset: QuerySet[Parked], act: str) -> HttpResponse:
+    def _decide(self, request: HttpRequest, queryset: QuerySet[Parked], decision: str) -> HttpResponse:
         why = request.POST.get("why", "").strip().replace("\0", "")
         if "confirmed" in request.POST and why:
             chosen = list(queryset)
-            self._carry_out(request, chosen, act, why)
+            self._carry_out(request, chosen, decision, why)
             if len(chosen) == 1:
                 return HttpResponseRedirect(reverse("admin:tasks_demo_records_parked_change", args=[chosen[0].pk]))
             return HttpResponseRedirect(request.get_full_path())
         waiting = queryset.filter(state=Parked.State.PARKED)
         count = waiting.count()
         context = {
-            **self._context(request, f"{capfirst(act)} parked messages"),
-            "act": act,
-            "meaning": DECISIONS[act][2],
+            **self._context(request, f"{capfirst(decision)} parked messages"),
+            "decision": decision,
+            "meaning": DECISIONS[decision][2],
             "count": count,
-            "button": f"{capfirst(act)} {counted(count, 'message')}",
+            "button": f"{capfirst(decision)} {counted(count, 'message')}",
             "others": queryset.exclude(state=Parked.State.PARKED).count(),
             "named": waiting[:MOST_NAMED],
             "selected": request.POST.getlist("_selected_action"),
@@ -141,8 +141,8 @@ class ParkedAdmin(_Admin):
         }
         return TemplateResponse(request, "admin/tasks_demo_records/parked/decide.html", context)
 
-    def _carry_out(self, request: HttpRequest, chosen: list[Parked], act: str, why: str) -> None:
-        decide, done, _ = DECISIONS[act]
+    def _carry_out(self, request: HttpRequest, chosen: list[Parked], decision: str, why: str) -> None:
+        decide, done, _ = DECISIONS[decision]
         acted = late = 0
         for parked in chosen:
             try:

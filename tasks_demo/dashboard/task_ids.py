@@ -29,12 +29,12 @@ from tasks_demo.dashboard.filters import (
     TaskFilter,
     VerdictFilter,
 )
+from tasks_demo.dashboard.labels import BROKEN, Badge, badge, outcome_badge
 from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.pages import Tallies
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import matching
-from tasks_demo.dashboard.story import loud, story
-from tasks_demo.dashboard.words import BROKEN, Badge, badge, outcome_badge
+from tasks_demo.dashboard.task_page import loud, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.ledger.reading import read_books
@@ -144,7 +144,7 @@ class TallyAdmin(_Admin):
             "opts": self.opts,
             "title": "Task ID",
             "subtitle": tally.task_id,
-            "story": story(tally),
+            "task_page": task_page(tally),
             "freshness": freshness(),
             **(extra_context or {}),
         }

@@ -37,7 +37,7 @@ class Step:
     worker: str
     pid: int | None
     what: str
-    fell: bool  # a fault that landed
+    injected: bool  # a fault that was injected
     detail: dict[str, Any]
 
 
@@ -119,7 +119,7 @@ def timeline(tally: Tally) -> Iterator[Step]:
             worker=event.worker,
             pid=event.pid,
             what=shown(_what(event)),
-            fell=event.kind == FAULT and bool(event.detail.get("landed")),
+            injected=event.kind == FAULT and bool(event.detail.get("landed")),
             detail=event.detail,
         )
 
@@ -127,13 +127,13 @@ def timeline(tally: Tally) -> Iterator[Step]:
 def _publications_first(events: QuerySet[Event]) -> Iterator[Event]:
     """Each publication at its time, or, if that is later, before what a worker did with its message."""
     waiting = deque(events.filter(kind="published"))
-    told = deliveries = 0
+    published = deliveries = 0
     for event in events.exclude(kind="published").iterator():
         # A message that is delivered again was published once. What has no receipt on record was published all the same.
         deliveries += event.kind == "received" and not event.detail.get("redelivered")
         needed = 0 if event.kind in _NOT_OF_A_DELIVERY else max(1, deliveries)
-        while waiting and (waiting[0].at <= event.at or told < needed):
-            told += 1
+        while waiting and (waiting[0].at <= event.at or published < needed):
+            published += 1
             yield waiting.popleft()
         yield event
     yield from waiting

@@ -48,7 +48,7 @@ def page(
 ) -> Iterator[Page]:
     """A page of somebody who has logged in, with three tasks in the ledger."""
     settings.TASKS_DEMO_BANK_URL = ""
-    append(ok("fine"), killed("struck", run="r1:acks_late/kill-main"), lost("broken-promise"))
+    append(ok("fine"), killed("killed-once", run="r1:acks_late/kill-main"), lost("broken-promise"))
     User.objects.create_superuser("admin", password="of this test")
     options = getattr(request, "param", {})
     context = browser.new_context(base_url=live_server.url, **options)
@@ -72,14 +72,14 @@ def test_from_the_list_to_where_the_kill_fell(page: Page) -> None:
 
     page.locator("#changelist-filter").get_by_role("link", name="duplicated").click()
     expect(rows).to_have_count(1)
-    page.get_by_role("link", name="struck").click()
+    page.get_by_role("link", name="killed-once").click()
 
     expect(page.locator(".kill")).to_have_text("✗ Killed here")
-    struck = page.locator(".act-fell")
-    expect(struck).to_have_count(1)
-    expect(struck).to_contain_text("Delivery 1")
-    expect(struck.locator(".line").last).to_contain_text("SIGKILL")
-    expect(page.locator(".act").nth(2)).to_contain_text("delivered again")
+    phase = page.locator(".phase-fault")
+    expect(phase).to_have_count(1)
+    expect(phase).to_contain_text("Delivery 1")
+    expect(phase.locator(".line").last).to_contain_text("SIGKILL")
+    expect(page.locator(".phase").nth(2)).to_contain_text("delivered again")
     expect(page.locator(".facts")).to_contain_text("which at-least-once allows: the promise was kept")
 
 
@@ -87,12 +87,12 @@ def test_search_by_the_beginning_of_a_task_id(page: Page) -> None:
     page.locator("#searchbar").fill("stru")
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#result_list tbody tr")).to_have_count(1)
-    expect(page.locator("#result_list")).to_contain_text("struck")
+    expect(page.locator("#result_list")).to_contain_text("killed-once")
 
 
 @pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
 def test_the_timeline_needs_no_javascript(page: Page) -> None:
-    page.get_by_role("link", name="struck").click()
+    page.get_by_role("link", name="killed-once").click()
     expect(page.locator(".kill")).to_be_visible()
     expect(page.locator(".line")).to_have_count(15)
 
@@ -102,7 +102,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
     width = "document.documentElement.scrollWidth"
     assert page.evaluate(width) <= 400
     expect(page.locator("#result_list .field-executions_n").first).to_be_in_viewport()
-    page.get_by_role("link", name="struck").click()
+    page.get_by_role("link", name="killed-once").click()
     expect(page.locator(".kill")).to_be_visible()
     assert page.evaluate(width) <= 400
 
@@ -148,7 +148,7 @@ def test_badges_can_be_read(page: Page) -> None:
     page.wait_for_load_state("load")
     on_the_list = page.eval_on_selector_all(".badge", _COLOURS)
     assert len(on_the_list) >= 6
-    page.get_by_role("link", name="struck").click()
+    page.get_by_role("link", name="killed-once").click()
     expect(page.locator(".kill")).to_be_visible()
     page.wait_for_load_state("load")
     on_the_task = page.eval_on_selector_all(".badge, .kill", _COLOURS)

@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted, escaped
-from tasks_demo.dashboard.words import COUNTS
+from tasks_demo.dashboard.labels import COUNTS
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.ledger.reading import read_books
@@ -100,7 +100,7 @@ class Command(BaseCommand):
             rows.append([f"{step.after_ms:.1f}", step.kind, step.worker, str(step.pid or ""), step.what])
 
         def paint(row: int, column: int, text: str) -> str:
-            return self.style.ERROR(text) if row and steps[row - 1].fell else text
+            return self.style.ERROR(text) if row and steps[row - 1].injected else text
 
         for line in table(rows, right={0, 3}, paint=paint):
             self.stdout.write(line)

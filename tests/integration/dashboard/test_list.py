@@ -247,7 +247,7 @@ def test_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
     links = re.findall(r'<th class="field-identity"><a href="([^"]+)"', page)
     opened = [staff.get(html.unescape(link)) for link in links]
     assert [answer.status_code for answer in opened] == [200] * len(ODD)
-    assert {answer.context["story"].tally.task_id for answer in opened} == set(ODD)
+    assert {answer.context["task_page"].tally.task_id for answer in opened} == set(ODD)
     assert not any("<script>alert" in answer.content.decode() for answer in opened)
 
 

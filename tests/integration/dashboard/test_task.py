@@ -1,4 +1,4 @@
-"""The page of one task ID, and how its timeline is told."""
+"""The page of one task ID, and the phases of its timeline."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from tasks_demo.dashboard.acts import acts, duration
-from tasks_demo.dashboard.story import Story, story
+from tasks_demo.dashboard.phases import duration, phases
+from tasks_demo.dashboard.task_page import TaskPage, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import timeline
 from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
@@ -23,13 +23,13 @@ def _without_bank(settings: Settings) -> None:
     settings.TASKS_DEMO_BANK_URL = ""
 
 
-def told(task_id: str) -> Story:
-    return story(Tally.objects.get(task_id=task_id))
+def page_of(task_id: str) -> TaskPage:
+    return task_page(Tally.objects.get(task_id=task_id))
 
 
-def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_struck() -> None:
+def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_with_the_fault() -> None:
     append(killed("t"))
-    publishing, first, second, after = told("t").acts
+    publishing, first, second, after = page_of("t").phases
     assert (publishing.kind, first.kind, second.kind, after.kind) == (
         "publishing",
         "delivery",
@@ -37,7 +37,7 @@ def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_struck() -> None:
         "afterwards",
     )
     assert [line.kind for line in first.lines][-2:] == ["effect_done", "fault"]
-    assert (first.fell, second.fell) == (True, False)
+    assert (first.has_fault, second.has_fault) == (True, False)
     assert (first.worker, first.main_pid, first.pids) == ("w1@test", 100, [101])
     assert (second.worker, second.main_pid, second.pids, second.again) == ("w2@test", 200, [201], True)
     assert second.pause == "3.0 s"
@@ -46,7 +46,7 @@ def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_struck() -> None:
 
 def test_offsets_count_from_the_first_event() -> None:
     append(killed("t"))
-    fault = told("t").kills[0]
+    fault = page_of("t").kills[0]
     assert fault.offset == "20.0"
     assert fault.headline == "Killed here"
     assert "SIGKILL" in fault.what
@@ -56,15 +56,15 @@ def test_a_fault_that_missed_is_no_kill() -> None:
     rows = ok("t")
     miss = {"what": "kill-child", "point": "started", "pid": 101, "landed": False, "why": "it was gone"}
     append(rows, [event("fault", 33, task_id="t", operation="t", pattern="acks_late", detail=miss)])
-    assert told("t").kills == []
-    assert [line.tone for act in told("t").acts for line in act.lines if line.kind == "fault"] == ["missed"]
+    assert page_of("t").kills == []
+    assert [line.tone for phase in page_of("t").phases for line in phase.lines if line.kind == "fault"] == ["missed"]
 
 
 def test_a_delivery_whose_receipt_was_lost_says_so() -> None:
     append(life("t", "published", "started", "effect_begun"))
-    delivery = told("t").acts[1]
+    delivery = page_of("t").phases[1]
     assert delivery.receipt_lost
-    assert "a receipt can be lost" in told("t").happened
+    assert "a receipt can be lost" in page_of("t").happened
 
 
 MAIN: dict[str, Any] = {"worker": "w1@test", "pid": 100}
@@ -72,7 +72,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
 
 
 @pytest.mark.parametrize(
-    ("events", "acts_"),
+    ("events", "phases_"),
     [
         # main tells that its child died: the lost worker's failure, its revocation, its retry
         ([("received", MAIN), ("started", CHILD), ("failed", MAIN)], ["received started failed"]),
@@ -103,12 +103,14 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
     ),
 )
 def test_whatever_main_announces_belongs_to_the_delivery_it_is_about(
-    events: list[tuple[str, dict[str, Any]]], acts_: list[str]
+    events: list[tuple[str, dict[str, Any]]], phases_: list[str]
 ) -> None:
     append([event(kind, number, task_id="t", operation="t", **who) for number, (kind, who) in enumerate(events)])
-    told_ = [act for act in acts(timeline(Tally.objects.get())) if act.kind == "delivery"]
-    assert [" ".join(line.kind for line in act.lines) for act in told_] == acts_
-    assert not any(act.receipt_lost for act in told_ if "received" in act.points or "fetched" in act.points)
+    deliveries = [phase for phase in phases(timeline(Tally.objects.get())) if phase.kind == "delivery"]
+    assert [" ".join(line.kind for line in phase.lines) for phase in deliveries] == phases_
+    assert not any(
+        phase.receipt_lost for phase in deliveries if "received" in phase.points or "fetched" in phase.points
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_two_deliveries_to_one_worker_are_two_acts() -> None:
             event("returned", 5, pid=2, **same),
         ]
     )
-    first, second = acts(timeline(Tally.objects.get()))
+    first, second = phases(timeline(Tally.objects.get()))
     assert [line.kind for line in first.lines] == ["received", "started", "returned"]
     assert (first.pids, second.pids) == ([2], [3])
 
@@ -175,7 +177,7 @@ def test_two_deliveries_to_one_worker_are_two_acts() -> None:
 )
 def test_promise_and_outcome_in_words(client: Client, admin_client: Client, rows: Any, verdict: str) -> None:
     append(rows)
-    assert verdict in told("t").outcome
+    assert verdict in page_of("t").outcome
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
     assert verdict in page
 
@@ -196,8 +198,8 @@ def test_the_page_shows_counts_events_workers_and_the_kill(admin_client: Client)
 def test_effects_of_the_same_operation_name_the_task_that_made_them() -> None:
     append(ok("one", operation="order/1"))
     append([event("published", 5, task_id="two", operation="order/1", pattern="acks_late", books="bank")])
-    assert told("two").siblings == ["one"]
-    assert [line.by for act in told("two").acts for line in act.lines if line.kind == "effect"] == ["one"]
+    assert page_of("two").siblings == ["one"]
+    assert [line.by for phase in page_of("two").phases for line in phase.lines if line.kind == "effect"] == ["one"]
 
 
 def test_hostile_details_are_text(admin_client: Client) -> None:
@@ -212,7 +214,7 @@ def test_a_very_long_life_is_cut_and_says_so(admin_client: Client) -> None:
     append(*(life("t", "received", "started") for _ in range(300)))
     response = admin_client.get("/admin/tasks_demo/tally/t/change/")
     assert "manage.py timeline" in response.content.decode()
-    assert sum(len(act.lines) for act in response.context["story"].acts) == 500
+    assert sum(len(phase.lines) for phase in response.context["task_page"].phases) == 500
 
 
 def test_an_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings as DjangoSettings
 
-from tasks_demo.dashboard.story import story
+from tasks_demo.dashboard.task_page import task_page
 from tasks_demo.ledger.events import EFFECT, FAULT, EventData
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.store import store
@@ -103,7 +103,12 @@ def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
     code, out, err = run(capsys, ID)
     assert (code, err, len(out) < 10_000) == (0, "", True)
     assert all(line.isprintable() for line in out.splitlines()), ascii(out[:3000])
-    told = [line.what for act in story(Tally.objects.get(task_id=ID)).acts for line in act.lines if line.kind == kind]
+    told = [
+        line.what
+        for phase in task_page(Tally.objects.get(task_id=ID)).phases
+        for line in phase.lines
+        if line.kind == kind
+    ]
     assert [(what.isprintable(), len(what) < 3000) for what in told] == [(True, True)]
     assert "characters in all)" in told[0]
     _, out, _ = run(capsys, ID, "--json")

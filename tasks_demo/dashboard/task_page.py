@@ -8,8 +8,8 @@ from itertools import islice
 
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
-from tasks_demo.dashboard.acts import Act, Line, acts
-from tasks_demo.dashboard.words import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
+from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
+from tasks_demo.dashboard.phases import Line, Phase, phases
 from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import Gaps, gaps_of, timeline
@@ -30,7 +30,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class TaskPage:
     """All that the page of one task ID shows."""
 
     tally: Tally
@@ -41,20 +41,20 @@ class Story:
     happened: str
     outcome: str
     outcome_badge: Badge
-    acts: list[Act]
+    phases: list[Phase]
     kills: list[Line]
     cut: bool
     siblings: list[str]
     gaps: Gaps | None
 
 
-def story(tally: Tally) -> Story:
-    """Read the events of a task and tell them."""
+def task_page(tally: Tally) -> TaskPage:
+    """Read the events of a task and arrange them for its page."""
     steps = list(islice(timeline(tally), MOST_STEPS + 1))
-    told = acts(steps[:MOST_STEPS], _made_by_others(tally))
-    kills = [line for act in told for line in act.lines if line.tone == "fell"]
+    arranged = phases(steps[:MOST_STEPS], _made_by_others(tally))
+    kills = [line for phase in arranged for line in phase.lines if line.tone == "fault"]
     siblings = Tally.objects.filter(operation=tally.operation).exclude(task_id=tally.task_id).order_by("task_id")
-    return Story(
+    return TaskPage(
         tally=tally,
         badge=badge(tally.verdict, books=tally.books),
         broken=BROKEN if tally.broken else None,
@@ -63,7 +63,7 @@ def story(tally: Tally) -> Story:
         happened=happened(tally, kills),
         outcome=outcome(tally),
         outcome_badge=outcome_badge(tally.outcome),
-        acts=told,
+        phases=arranged,
         kills=kills,
         cut=len(steps) > MOST_STEPS,
         siblings=list(siblings.values_list("task_id", flat=True)[:MOST_SIBLINGS]) if tally.operation else [],
@@ -106,7 +106,7 @@ def happened(tally: Tally, kills: Sequence[Line]) -> str:
     delivered = f"delivered {times(tally.deliveries)}" if tally.deliveries else "never delivered"
     parts = [f"It was {delivered}, and its body was {begun}"]
     if tally.executions > tally.deliveries:
-        # Receipts are written down a moment later than starts (ledger.recorder).
+        # Receipts are committed later than starts (ledger.recorder).
         parts = [
             f"Its body was started {times(tally.executions)} "
             f"({counted(tally.deliveries, 'delivery', 'deliveries')} on record: "
@@ -114,7 +114,7 @@ def happened(tally: Tally, kills: Sequence[Line]) -> str:
         ]
     if kills:
         first = kills[0].what.split(":")[0]
-        parts.append(f"{counted(len(kills), 'fault')} landed on it ({first})")
+        parts.append(f"{counted(len(kills), 'fault')} injected ({first})")
     if tally.suppressed:
         parts.append(f"{times(tally.suppressed)} the body was not run again, because the work was already done")
     if tally.books:

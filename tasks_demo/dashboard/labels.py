@@ -1,4 +1,4 @@
-"""What the screens say: marks and meanings of verdicts, promises in plain words, and what each kind of event is."""
+"""Labels of the screens: marks and meanings of verdicts and outcomes, promises in plain words, and the kinds of events."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ KINDS: dict[str, str] = {
 
 
 def outcome_badge(outcome: str) -> Badge:
-    """The sign of an outcome, likewise."""
+    """The badge of an outcome; an unknown one shows as itself, in the tone of unresolved."""
     return OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
 
 
-def badge(verdict: str, *, books: str = "whosoever's") -> Badge:
-    """The sign of a verdict; one that is not known shows as itself, in the tone of unresolved."""
+def badge(verdict: str, *, books: str = "any") -> Badge:
+    """The badge of a verdict; an unknown one shows as itself. Without ``books`` it is judged by executions."""
     found = VERDICTS.get(verdict) or Badge("unresolved", "?", verdict, "")
     return found if books else replace(found, meaning=JUDGED_BY_EXECUTIONS.get(verdict, found.meaning))
 
