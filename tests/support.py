@@ -58,7 +58,7 @@ def private_environment() -> None:
     sys.dont_write_bytecode = False
 
 
-def until(evidence: Callable[[], T], what: str, seconds: float = BOUND_SECONDS) -> T:
+def until(evidence: Callable[[], T | None], what: str = "the evidence", seconds: float = BOUND_SECONDS) -> T:
     """The first true answer of ``evidence``; fails, and says what was missing, when there is none within the bound."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

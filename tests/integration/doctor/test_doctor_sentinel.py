@@ -18,7 +18,8 @@ from pytest_django import Settings
 from tasks_demo.doctor.connections import RedisUser, broker, leases, results
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import examine, group
-from tests.integration.servers.redis import EMBEDDED, until
+from tests.integration.servers.redis import EMBEDDED
+from tests.support import until
 
 
 def free_port() -> int:

@@ -18,7 +18,8 @@ from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.protocol import Claimed, Completed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import EMBEDDED, until
+from tests.integration.servers.redis import EMBEDDED
+from tests.support import until
 
 DIGEST = "d" * 64
 #: The sentinel waits this long before it calls a primary down, ms; then it needs a vote and a promotion.
@@ -119,7 +120,7 @@ def test_behind_sentinels_the_killed_primary_is_left_for_the_new_one(servers: Se
     servers.processes[servers.first].kill()
     servers.processes[servers.first].wait()
     began = time.monotonic()
-    until(lambda: claims(store, "next"), BOUND_SECONDS)
+    until(lambda: claims(store, "next"), seconds=BOUND_SECONDS)
     assert time.monotonic() - began < BOUND_SECONDS
     assert servers.role(servers.second) == "master"
     assert store.claim("done", DIGEST) == Completed("1")

@@ -22,7 +22,8 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import BINARIES, RedisServer, own_redis, shared_redis, short_folder, until
+from tests.integration.servers.redis import BINARIES, RedisServer, own_redis, shared_redis, short_folder
+from tests.support import until
 
 __all__ = ["own_redis", "shared_redis", "short_folder"]
 

@@ -22,7 +22,8 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import EMBEDDED, RedisServer, short_folder, until
+from tests.integration.servers.redis import EMBEDDED, RedisServer, short_folder
+from tests.support import until
 
 __all__ = ["short_folder"]
 
@@ -106,7 +107,7 @@ def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
 def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
     store = store_at(server, 60)
     with hold(store, claimed(store), cap_seconds=0.05) as lease:
-        until(lambda: lease.lost, 2)
+        until(lambda: lease.lost, seconds=2)
         with pytest.raises(LeaseLost, match="cap"):
             lease.check()
 
@@ -139,7 +140,7 @@ def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: 
     claim = claimed(patient)
     with hold(store, claim, FOR_EVER) as lease:
         with paused(server.pid):
-            until(lambda: lease.lost, 3)
+            until(lambda: lease.lost, seconds=3)
             with pytest.raises(LeaseLost, match="not renewed before it ended"):
                 lease.check()
         # Nobody has claimed, so Redis would still renew for this token; the task has been told otherwise.
@@ -152,7 +153,7 @@ def test_the_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer)
     store = store_at(server, 0.6, timeout=5)
     with hold(store, claimed(store), FOR_EVER) as lease, paused(server.pid):
         # The renewal under way waits 5 seconds for its reply; check() does not.
-        until(lambda: lease.lost, 3)
+        until(lambda: lease.lost, seconds=3)
 
 
 def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:

