@@ -137,7 +137,7 @@ _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__g
 
 
 class Tally(ReadOnly):
-    """The counts of one task ID. ``effects`` counts those of its *operation*, in whosoever's books."""
+    """The counts of one task ID. ``effects`` counts those of its *operation*, whichever task ID made them."""
 
     class Verdict(models.TextChoices):
         OK = "ok", "ok"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from celery import current_app, signals
 from django.test.utils import override_settings
@@ -19,6 +20,9 @@ from tasks_demo.core.lifecycle import Point, Reached
 from tasks_demo.leases.memory_store import MEMORY, URL
 from tasks_demo.patterns.execution import WorkerKilled
 from tasks_demo.testing.messages import Kill, Message, hand_over
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 __all__ = ["Delivered", "Deliveries", "State", "WorkerKilled", "isolated"]
 
@@ -201,34 +205,18 @@ def _here() -> Deliveries:
     return _current[-1]
 
 
-def deliver(
-    task: Any,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    task_id: str | None = None,
-    headers: Mapping[str, Any] | None = None,
-    kill: Kill | None = None,
-) -> Delivered:
-    """Deliver a new message of this task. See ``Deliveries.deliver``."""
-    return _here().deliver(task, args, kwargs, task_id=task_id, headers=headers, kill=kill)
+def _of_this_test(method: Callable[Concatenate[Deliveries, P], R]) -> Callable[P, R]:
+    """The same method of the innermost isolated test's Deliveries, as a function."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return method(_here(), *args, **kwargs)
+
+    return call
 
 
-def redeliver(task_id: str, *, kill: Kill | None = None) -> Delivered:
-    """Deliver the same message again. See ``Deliveries.redeliver``."""
-    return _here().redeliver(task_id, kill=kill)
-
-
-def drain_outbox(*, future: bool = False, using: str | None = None) -> list[Delivered]:
-    """Deliver what is due in the outbox. See ``Deliveries.drain_outbox``."""
-    return _here().drain_outbox(future=future, using=using)
-
-
-def executions(task_id: str) -> int:
-    """How often the body of this task began. See ``Deliveries.executions``."""
-    return _here().executions(task_id)
-
-
-def skip_time(seconds: float) -> None:
-    """Let leases and markers age. See ``Deliveries.skip_time``."""
-    _here().skip_time(seconds)
+deliver = _of_this_test(Deliveries.deliver)
+redeliver = _of_this_test(Deliveries.redeliver)
+drain_outbox = _of_this_test(Deliveries.drain_outbox)
+executions = _of_this_test(Deliveries.executions)
+skip_time = _of_this_test(Deliveries.skip_time)
