@@ -231,7 +231,7 @@ def test_a_place_that_does_not_say_what_quarantine_holds_stops_nobody_else(
 
 
 @pytest.mark.usefixtures("table")
-def test_an_expired_message_ends_without_having_beenpublished(broker: RedisServer) -> None:
+def test_an_expired_message_ends_without_having_been_published(broker: RedisServer) -> None:
     task_id = enqueue(JOB, [1], expires=0)
     result = relay_to(broker.url).run_once()
     assert (result.taken, result.published, result.held) == (1, 0, 1)
@@ -283,7 +283,7 @@ def test_without_the_reconciler_the_reason_of_an_end_stays(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_bad_message_waits_alone_and_the_others_go_on(broker: RedisServer) -> None:
+def test_a_refused_message_is_postponed_alone(broker: RedisServer) -> None:
     with broker.client() as client:
         client.set("broken", "a queue's key that is no list")
     serializer, key = enqueue(JOB, [1]), enqueue(JOB, [2], queue="broken")
@@ -322,7 +322,7 @@ def roomy(client: Any) -> None:
 
 @pytest.mark.usefixtures("table")
 @pytest.mark.parametrize(("hurt", "heal"), [(read_only, writable), (full, roomy)])
-def test_a_broker_that_takes_no_writes_is_left_in_peace_and_nothing_is_lost(
+def test_a_broker_that_refuses_writes_stops_the_batch_and_nothing_is_lost(
     broker: RedisServer, hurt: Callable[[Any], None], heal: Callable[[Any], None]
 ) -> None:
     sent = [enqueue(JOB, [number]) for number in range(10)]
@@ -342,7 +342,7 @@ def unpublished() -> int:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_broker_that_is_gone_stops_the_batch_at_once_and_the_rest_is_given_back(broker: RedisServer) -> None:
+def test_a_broker_that_is_gone_stops_the_batch_at_once_and_the_rest_is_released(broker: RedisServer) -> None:
     sent = [enqueue(JOB, [number]) for number in range(10)]
     broker.kill()
     relay = relay_to(broker.url)
@@ -377,7 +377,7 @@ def test_the_back_off_doubles_has_jitter_and_a_bound(settings: Any) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_lease_that_runs_out_gives_the_rest_back(
+def test_a_lease_that_expires_releases_the_rest(
     broker: RedisServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 2.0

@@ -235,7 +235,7 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     assert sum(found.values()) <= 420, "no more twice than one batch"
 
 
-def test_a_signal_ends_it_after_the_message_in_hand_and_gives_the_rest_back(place: Place, broker: RedisServer) -> None:
+def test_a_signal_ends_it_after_the_current_message_and_releases_the_rest(place: Place, broker: RedisServer) -> None:
     sent = place.fill(900)
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
         before = queued(broker.url)
@@ -248,7 +248,7 @@ def test_a_signal_ends_it_after_the_message_in_hand_and_gives_the_rest_back(plac
     left = 900 - queued(broker.url)
     assert 0 < left < 900
     done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
-    assert (done.code, done.out.strip()) == (0, f"{left} published"), "what was given back is due at once"
+    assert (done.code, done.out.strip()) == (0, f"{left} published"), "what was released is due at once"
     assert copies(broker.url) == dict.fromkeys(sent, 1)
 
 

@@ -318,7 +318,7 @@ def test_killed_between_parking_and_acknowledging_it_is_parked_once_and_not_run_
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_lease_of_a_parked_message_is_given_back(redis_url: str, diary: Path) -> None:
+def test_the_lease_of_a_parked_message_is_released(redis_url: str, diary: Path) -> None:
     sent = send("dedup_lock", [str(diary)])
     row = parked(sent.id)
     with connect(redis_url, 5.0) as client:
