@@ -6,6 +6,7 @@ Imports nothing of Django when it is imported, because it decides what the setti
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -131,9 +132,11 @@ class Finished:
         return self.err
 
 
-def made_once(files: Sequence[Path], make: Callable[[], None]) -> None:
-    """Make these files, or copy those of the same names that were made before: a migration takes a second for each database."""
-    kept = STATE / "made" / "-".join(file.name for file in files)
+def made_once(files: Sequence[Path], make: Callable[[], None], settings: str = "") -> None:
+    """Make these files, or copy those of the same names that were made before under the same settings (a router decides what is
+    migrated where): a migration takes a second for each database."""
+    name = "-".join(file.name for file in files)
+    kept = STATE / "made" / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     if kept.exists():
         for file in files:
             shutil.copy(kept / file.name, file)

@@ -113,7 +113,11 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
 def test_no_column_of_a_list_is_cut(page: Page) -> None:
     append(lost("W" * 200, task="shop.payments.tasks.charge_the_customer_of_an_order", pattern="dedup_lock"))
     OutboxMessage.objects.create(
-        task_id="w" * 100, task="shop.payments.tasks.charge", kwargs={"x": "w" * 300}, created_at=now(), due_at=now()
+        task_id="w" * 100,
+        task="shop.payments.tasks.charge",
+        arguments=f'[[], {{"x": "{"w" * 300}"}}]',
+        created_at=now(),
+        due_at=now(),
     )
     lying(task="shop.payments.tasks.charge", operation="order-17-of-a-customer")
     cut = "() => [...document.querySelectorAll('.results')].map(found => found.scrollWidth - found.clientWidth)"
@@ -124,7 +128,7 @@ def test_no_column_of_a_list_is_cut(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
     page.goto("/admin/tasks_demo_records/outboxmessage/")
     page.locator("#result_list th a").first.click()
-    expect(page.locator(".field-kwargs")).to_be_visible()
+    expect(page.locator(".field-arguments")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 

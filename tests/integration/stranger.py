@@ -207,7 +207,7 @@ def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> I
                 assert done.code == 0, done.err
 
         if databases["BOOKSHOP_DATABASE_URL"].startswith("sqlite"):
-            made_once([folder / "orders.sqlite3", folder / "ops.sqlite3"], migrate)
+            made_once([folder / "orders.sqlite3", folder / "ops.sqlite3"], migrate, repr(settings))
         else:
             migrate()
         yield project
