@@ -7,7 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tasks_demo.core.extras import needs
 
-needs("tasks_demo.lab", "lab", "psutil", "rich")
+needs("tasks_demo.lab", "lab", "msgspec", "psutil", "rich")
 
 
 class LabConfig(AppConfig):

