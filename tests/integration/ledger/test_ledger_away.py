@@ -214,7 +214,6 @@ def test_every_pattern_runs_though_the_ledger_does_not_work(
         "DATABASES": {"default": dict(default), **({} if "alias" in trouble else {"ops": ops})},
         "DATABASE_ROUTERS": ["bookshop.routers.LedgerInOps"],
     }
-    before = project.value("Payment.objects.count()")
     with project.worker(settings=settings) as worker:
         seconds = project.value(
             "took", settings=settings,
@@ -224,7 +223,9 @@ def test_every_pattern_runs_though_the_ledger_does_not_work(
             f"    getattr(tasks, name).delay(order_id='{trouble} ' + name)\n"
             "    took.append(time.monotonic() - began)\n",
         )  # fmt: skip
-        until(lambda: project.value("Payment.objects.count()") == before + 7, "seven payments", 30)
+        # Not all of them: the job that the last lines publish is left to the next worker.
+        paid = f"Payment.objects.filter(order_id__startswith={trouble!r}).count()"
+        until(lambda: project.value(paid) == 7, "seven payments", 30)
         assert "Traceback" not in worker.said.replace('Traceback (most recent call last):\n  File "<string>"', "")
     assert seconds[0] < 3.0, "it opens a connection to the broker, too, and waits for the ledger once"
     assert max(seconds[1:]) < 0.5, seconds
