@@ -1,9 +1,9 @@
-"""Django system checks on settings and declarations that break a delivery promise: ``manage.py check --tag celery``.
+"""Django system checks for settings and declarations that break a delivery promise: ``manage.py check --tag celery``.
 
-They judge every task of the Celery app, whoever wrote it, from its configuration alone: no broker, no database. What is
-asked for only when a job is sent (``apply_async(countdown=...)``) they cannot see; what a worker's command line asks for
-(its pool, its limits) is judged by the worker, into its log. They never raise: what could not be judged is said as
-tasks_demo.W000. ``manage.py doctor`` asks the running servers.
+They judge every task of the project's Celery apps, including tasks of other libraries, from configuration alone: they connect
+to no broker and no database; ``manage.py doctor`` does. They do not see options of a single call
+(``apply_async(countdown=...)``). A worker judges the options of its own command line (pool, limits) when it boots, and logs the
+result. The checks never raise: tasks_demo.W000 reports what could not be judged.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tasks_demo.checks.setup import Setup
 __all__ = ["check_delivery", "import_tasks", "judge"]
 
 logger = logging.getLogger(__name__)
-#: How many tasks a warning names; the rest is counted.
+#: Tasks that a warning names; it counts the others.
 NAMED = 5
-#: Celery's own switch against Django's checks (celery/fixups/django.py ``validate_models``).
+#: The variable with which Celery skips Django's checks (celery/fixups/django.py ``validate_models``).
 SKIP = "CELERY_SKIP_CHECKS"
 
 
 @register("celery")
 def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """Every unsafe setting and declaration of the project's Celery apps."""
+    """Return a message for every unsafe setting and declaration of the project's Celery apps."""
     app, messages = applications.current(), []
     if applications.is_celery_s_own(app):
         found = applications.hidden()
@@ -41,7 +41,7 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         messages.append(_not_imported(name))
     messages += import_tasks(app)
     others = list(applications.others(app))
-    for other, _name in others:  # first: Celery registers what one declares with the others, too
+    for other, _name in others:  # before any judging: Celery registers a task of one app with the others too
         messages += import_tasks(other)
     messages += judge(app)
     for other, name in others:
@@ -52,22 +52,22 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def judge(app: Any, worker: Any = None, modules: Container[str] | None = None) -> list[CheckMessage]:
-    """The warnings and errors about this app and the tasks it knows now, one for each cause. Never raises.
+    """Return the warnings and errors about this app and its registered tasks, one message per cause. Never raises.
 
-    ``worker``: the one that judges itself, by the pool and the limits that it really has. ``modules``: only what is declared
-    there is judged, and nothing is said of an app that has no task there.
+    ``worker``: the running worker whose actual pool and limits replace those of the settings. ``modules``: judge only tasks
+    declared in these modules; the result is empty if there are none.
     """
     try:
         setup = Setup.of(app, worker, modules)
         if modules is not None and not setup.tasks:
             return []
-    except Exception as error:  # noqa: BLE001 (a declaration or a setting can raise anything)
+    except Exception as error:  # noqa: BLE001 (declarations and settings can raise anything)
         return [_not_judged("The tasks of the Celery app cannot be built", error)]
     messages: list[CheckMessage] = []
     for number, found in sorted(RULES.items()):
         try:
             messages += _messages(number, list(found(setup)))
-        except Exception as error:  # noqa: BLE001 (a check that raises takes every command down)
+        except Exception as error:  # noqa: BLE001 (a check that raises makes every command fail)
             messages.append(_not_judged(f"tasks_demo.{number} could not be judged", error))
     return messages
 
@@ -115,8 +115,8 @@ def _not_judged(what: str, error: Exception) -> CheckMessage:
 
 
 def import_tasks(app: Any) -> Iterator[CheckMessage]:
-    """Import the task modules as a worker does; a manage.py command has not, and would judge nothing."""
-    # Celery's Django fixup answers the import with a run of all system checks: of this one too.
+    """Import the task modules as a worker does: a management command has not, so there would be no tasks to judge."""
+    # Celery's Django fixup reacts to the import by running all system checks, including this one.
     already = SKIP in os.environ
     os.environ.setdefault(SKIP, "1")
     try:
@@ -131,8 +131,8 @@ def import_tasks(app: Any) -> Iterator[CheckMessage]:
 
 @signals.celeryd_after_setup.connect(weak=False, dispatch_uid="tasks_demo.checks")
 def _log_at_worker_boot(instance: Any = None, **_: Any) -> None:
-    # Celery runs Django's checks when a worker boots and throws the result away. Said here, when logging is set up; Django's
-    # levels are those of logging.
+    # Celery runs Django's checks when a worker boots and discards the result. This runs after logging is set up. Django's levels
+    # equal those of logging.
     for message in judge(instance.app, instance):
         if not message.is_silenced():
             logger.log(message.level, "%s: %s %s", message.id, message.msg, message.hint)

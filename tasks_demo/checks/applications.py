@@ -1,4 +1,4 @@
-"""Which Celery applications a project has: the current one, one that nothing imports here, and others beside it."""
+"""Finds the Celery apps of a project: the current one, one that nothing has imported yet, and any others."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from celery import Celery, _state, current_app
 from celery.app.utils import find_app
 from django.conf import settings as django_settings
 
-#: Modules of a package in which projects keep their application, after Celery's own guess (``package.celery``).
+#: Modules of a package to search for an app. Celery's ``find_app`` itself tries ``package.celery``.
 PLACES = ("celery_app", "celeryapp", "celery_config", "worker")
 
 
 def current() -> Any:
-    """The app itself: in another thread the proxy may mean another one."""
+    """Return the current app itself: its proxy may resolve to another app in another thread."""
     proxy: Any = current_app
     return proxy._get_current_object()
 
 
 def is_celery_s_own(app: Any) -> bool:
-    """Whether this is the app that Celery makes where a project has imported none of its own."""
+    """Return whether this is the default app, which Celery creates if the project has imported no app of its own."""
     return app.main == "default" and app is getattr(_state, "default_app", None)
 
 
 def hidden() -> tuple[Any, str] | None:
-    """An app in the packages of the settings and URLs, and its name; None: none. Imports the places where one may be."""
+    """Import likely modules in the packages of the settings and URLs; return the first app there and its name, or None."""
     for package in packages():
         for place in (package, *(f"{package}.{name}" for name in PLACES)):
             try:
                 found = find_app(place)
-            except Exception:  # noqa: BLE001, S112  (somebody's module; most of these places do not exist)
+            except Exception:  # noqa: BLE001, S112  (a module can raise anything; most of these do not exist)
                 continue
             if isinstance(found, Celery) and not is_celery_s_own(found):
                 return found, next(_named([found]), (found, f"{place}:app"))[1]
@@ -40,31 +40,31 @@ def hidden() -> tuple[Any, str] | None:
 
 
 def others(app: Any) -> Iterator[tuple[Any, str]]:
-    """The project's apps beside this one, and their names. Apps are made for a moment, too: a project's is in a module."""
-    active: Any = _state  # its stubs do not know what follows
+    """Yield the project's other apps and their names. Leaves out temporary apps, which no module holds."""
+    active: Any = _state  # the stubs lack _get_active_apps
     return _named([other for other in active._get_active_apps() if other is not app and not is_celery_s_own(other)])
 
 
 def _named(apps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
-    """Those that are attributes of a module, each with one name as for ``celery -A``."""
+    """Yield each app that is an attribute of a loaded module, with one name, in the form that ``celery -A`` takes."""
     unnamed = {id(app) for app in apps}
     for module in sorted(sys.modules) if unnamed else ():
-        if not module.startswith("celery."):  # it keeps the current one
+        if not module.startswith("celery."):  # Celery's modules refer to the current app
             for name, value in list(getattr(sys.modules[module], "__dict__", {}).items()):
-                if id(value) in unnamed:  # not isinstance(): it would resolve every lazy object
+                if id(value) in unnamed:  # isinstance() would resolve every lazy object
                     unnamed.remove(id(value))
                     yield value, f"{module}:{name}"
 
 
 def how_to_import(name: str) -> str:
-    """What to write so that every process of the project has the app of this name."""
+    """Return the advice that makes every process of the project import the app of this name."""
     module, _, attribute = name.partition(":")
     where = (packages() or ["the settings' package"])[-1].replace(".", "/")
     return f"Write `from {module} import {attribute} as celery_app` into {where}/__init__.py."
 
 
 def packages() -> list[str]:
-    """The packages around the settings, the innermost first; then those of the URLs."""
+    """Return the packages that contain the settings module, innermost first, then those of ROOT_URLCONF."""
 
     def around(module: str) -> Iterator[str]:
         while "." in module:

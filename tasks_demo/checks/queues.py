@@ -1,4 +1,4 @@
-"""The queues that a Celery app knows: declared, or named anywhere in its settings, its tasks or its schedule."""
+"""Collects the queues of a Celery app: those declared, and those named in its settings, routes, tasks or beat schedule."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kombu import Queue
 
 
 def queues_of(app: Any, tasks: Iterable[Any]) -> dict[str, Queue]:
-    """By name. The app's own registry is left as it is: there, a queue that is looked up is made."""
+    """Return the queues by name. Does not touch the app's own registry, where a lookup creates the queue."""
     conf = app.conf
-    # The registry as Celery makes it (celery/app/amqp.py ``AMQP.Queues``), with the default queue if none is declared.
+    # Celery builds its registry the same way (celery/app/amqp.py ``AMQP.Queues``): it adds the default queue if none is declared.
     known = app.amqp.Queues(conf.task_queues)
     names = [conf.task_default_queue, *_named(app), *(_wanted(app, task) for task in tasks)]
     for name in names:
@@ -22,19 +22,19 @@ def queues_of(app: Any, tasks: Iterable[Any]) -> dict[str, Queue]:
         elif name:
             try:
                 known[name]
-            except (KeyError, QueueNotFound):  # the app makes no queues; what is sent there is refused
+            except (KeyError, QueueNotFound):  # task_create_missing_queues is off: publishing there fails
                 continue
     return dict(known)
 
 
 def queue_of(app: Any, queues: Mapping[str, Queue], task: Any) -> Queue | None:
-    """Where jobs of this task go unless the caller says otherwise; None: nobody can tell."""
+    """Return the queue of this task's jobs unless a call names another; None if it cannot be determined."""
     wanted = _wanted(app, task) or app.conf.task_default_queue
     return wanted if isinstance(wanted, Queue) else queues.get(wanted)
 
 
 def schedule_of(app: Any) -> Iterator[tuple[str, Any]]:
-    """The entries of the beat schedule: name, and a function that reads one of its fields."""
+    """Yield each entry of the beat schedule: its name, and a function that reads one of its fields."""
     for name, entry in dict(app.conf.beat_schedule or {}).items():
         yield (
             str(name),
@@ -53,11 +53,11 @@ def _named(app: Any) -> Iterator[Any]:
 
 
 def _wanted(app: Any, task: Any) -> Any:
-    """What the task, or else a route, says; None: neither."""
+    """Return the queue that the task names, else the one that a route names, else None."""
     if getattr(task, "queue", None):
         return task.queue
     try:
         route = app.amqp.router.lookup_route(task.name, (), {}, {}, task)
-    except Exception:  # noqa: BLE001  (a router is anybody's function, and may need the arguments of a job)
+    except Exception:  # noqa: BLE001  (a router is the project's code, and may need the arguments of a job)
         return None
     return route if isinstance(route, str) else (route or {}).get("queue")

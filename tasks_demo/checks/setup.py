@@ -1,4 +1,4 @@
-"""What the checks look at: a Celery app's configuration and its tasks. Nothing is connected to."""
+"""The input of the checks: a Celery app's configuration and its tasks. Connects to nothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.records.models import Attempt, Claim, InboxEntry, OutboxMessage, Parked
 
-#: Seconds after which the broker hands out an unacknowledged message again, where it does so by the clock, the transport
-#: option that says so, and the most that the service takes: kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py.
-#: RabbitMQ has a bound of another kind (``consumer_timeout``). Google's Pub/Sub has none: kombu extends its deadlines.
+#: For each transport that redelivers unacknowledged messages after a time: the default in seconds, the transport option that
+#: sets it, and the service's maximum in seconds (kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py).
+#: RabbitMQ has ``consumer_timeout`` instead. Google's Pub/Sub has no such bound: kombu extends its deadlines.
 VISIBILITY_TIMEOUT = {
     **dict.fromkeys(("redis", "rediss", "sentinel"), (3600.0, "visibility_timeout", float("inf"))),
     "pgmq": (1800.0, "visibility_timeout", float("inf")),
@@ -29,18 +29,18 @@ VISIBILITY_TIMEOUT = {
     "sqs": (1800.0, "visibility_timeout", 12 * 3600.0),
     "azureservicebus": (60.0, "peek_lock_seconds", 300.0),
 }
-#: Celery's names of pools: name -> path of the class.
-POOLS: dict[str, str] = getattr(concurrency, "ALIASES")  # noqa: B009  (its stubs do not know it)
-#: The transports of RabbitMQ.
+#: Celery's pool aliases: name -> path of the class.
+POOLS: dict[str, str] = getattr(concurrency, "ALIASES")  # noqa: B009  (the stubs lack it)
+#: URL schemes of RabbitMQ.
 RABBITMQ = ("amqp", "amqps", "pyamqp", "librabbitmq")
-#: Pools without child processes: there, a worker dies as a whole or not at all.
+#: Pools without child processes: a crash always ends the whole worker.
 CHILDLESS_POOLS = ("solo", "threads", "gevent", "eventlet")
-#: Celery's own default of ``default_retry_delay``: a task that has it has declared nothing.
+#: Celery's default for ``default_retry_delay``, seconds: a task with this value counts as having declared none.
 UNDECLARED_RETRY_DELAY = 180
 
 
 class Visibility(NamedTuple):
-    """How long a message may stay unacknowledged before it is delivered again, and the transport option that says so."""
+    """Seconds that a message may stay unacknowledged before it is redelivered, and the transport option that sets them."""
 
     seconds: float
     option: str
@@ -48,17 +48,19 @@ class Visibility(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """One app and the tasks to judge. Properties may raise for settings that cannot be read."""
+    """One app and the tasks to judge. Its properties may raise if a setting cannot be read."""
 
     app: Any
     tasks: tuple[Any, ...]
-    #: The worker that judges itself: it knows its command line, where ``check`` has only the settings.
+    #: The running worker, which knows its command line; None in ``manage.py check``, which has only the settings.
     worker: Any = None
 
     @classmethod
     def of(cls, app: Any, worker: Any = None, modules: Container[str] | None = None) -> Setup:
-        """The app's tasks without those that Celery registers itself; ``modules``: only what is declared there. Raises what
-        building a task raises."""
+        """Build a Setup from the app's tasks, without Celery's own; ``modules``: only tasks declared there.
+
+        Raises whatever building a task raises.
+        """
         found = [task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
         tasks = tuple(task for task in found if modules is None or task.__module__ in modules)
         return cls(app, tasks, worker)
@@ -79,17 +81,17 @@ class Setup:
 
     @cached_property
     def locked(self) -> tuple[Any, ...]:
-        """The tasks under our lease."""
+        """The tasks that hold a lease (DedupLock)."""
         return tuple(task for task in self.tasks if isinstance(task, DedupLock))
 
     @cached_property
     def remembering(self) -> tuple[Any, ...]:
-        """The tasks whose promise lasts as long as what they remember of an operation."""
+        """The tasks whose promise lasts only as long as their record of the operation is kept."""
         return tuple(task for task in self.tasks if isinstance(task, DedupLock | ClaimFirst | Inbox))
 
     @cached_property
     def transport(self) -> str:
-        """The broker's scheme as kombu knows it, in small letters."""
+        """The broker's URL scheme, as kombu names it, in lower case."""
         url = self.conf.broker_read_url or ""
         first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
         scheme, found, _ = str(first).partition("://")
@@ -102,7 +104,7 @@ class Setup:
 
     @cached_property
     def visibility(self) -> Visibility | None:
-        """None where the broker does not redeliver by the clock."""
+        """The visibility timeout and its option; None if the broker does not redeliver after a time."""
         known = VISIBILITY_TIMEOUT.get(self.transport)
         if known is None or not self.options.get("ack_emulation", True):
             return None
@@ -114,16 +116,16 @@ class Setup:
 
     @cached_property
     def visibility_timeout(self) -> float | None:
-        """Seconds, or None where the broker does not redeliver by the clock."""
+        """The visibility timeout in seconds; None if the broker does not redeliver after a time."""
         return self.visibility.seconds if self.visibility else None
 
     @cached_property
     def queues(self) -> dict[str, Any]:
-        """The queues that the app knows, by name."""
+        """The app's queues by name."""
         return queues_of(self.app, self.tasks)
 
     def queue(self, task: Any) -> Any:
-        """Where jobs of this task go unless the caller says otherwise; None: nobody can tell."""
+        """Return the queue of this task's jobs unless a call names another; None if it cannot be determined."""
         return queue_of(self.app, self.queues, task)
 
     @cached_property
@@ -131,7 +133,7 @@ class Setup:
         return self.transport in RABBITMQ
 
     def consumer_timeout(self, task: Any) -> float | None:
-        """Seconds that RabbitMQ leaves a message of this task unacknowledged; None on other brokers."""
+        """Return how long a message of this task may stay unacknowledged on RabbitMQ, seconds; None on other brokers."""
         if not self.is_rabbitmq:
             return None
         queue = self.queue(task)
@@ -141,33 +143,33 @@ class Setup:
 
     @cached_property
     def delays_natively(self) -> bool:
-        """Whether a message with a countdown waits in RabbitMQ and not in a worker (Celery: with any quorum queue)."""
+        """Whether a countdown is spent in RabbitMQ, not in a worker: Celery does this if any queue is a quorum queue."""
         return self.is_rabbitmq and any(is_quorum(queue) for queue in self.queues.values())
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
     @cached_property
     def pool(self) -> str:
-        """The worker's pool, by Celery's name for it, or else the path of its class."""
+        """The worker's pool: Celery's alias for it, or the path of its class."""
         given = getattr(self.worker, "pool_cls", None) or self.conf.worker_pool or "prefork"
         path = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
         return next((name for name, known in POOLS.items() if known == path), path)
 
     @cached_property
     def enforces_limits(self) -> bool:
-        """Whether the pool ends a body that takes too long. Only prefork, and what is derived from it, does."""
+        """Whether the pool enforces time limits. Only prefork and its subclasses do."""
         if self.pool in CHILDLESS_POOLS:
             return False
         given = getattr(self.worker, "pool_cls", None)
         try:
             pool = given if isinstance(given, type) else symbol_by_name(self.pool, POOLS)
-        except Exception:  # noqa: BLE001  (a pool of somebody else's, which is not installed here or raises anything)
+        except Exception:  # noqa: BLE001  (a third-party pool may be missing here, or raise anything)
             return False
         return isinstance(pool, type) and issubclass(pool, Prefork)
 
     @cached_property
     def unenforced(self) -> str:
-        """What the pool does not do, to follow a time limit; empty: it enforces them."""
+        """A clause saying that the pool does not enforce a time limit; empty if it does."""
         if self.enforces_limits:
             return ""
         if self.pool == "gevent":
@@ -181,22 +183,22 @@ class Setup:
 
     @cached_property
     def prefetch(self) -> int:
-        """Messages that a worker fetches for each pool process; 0: all."""
+        """Messages that a worker prefetches per pool process; 0: no bound."""
         known: int | None = getattr(self.worker, "prefetch_multiplier", None)
         return self.conf.worker_prefetch_multiplier if known is None else known
 
     def declared_limit(self, task: Any) -> float | None:
-        """Seconds of the hard time limit, whether the pool enforces it or not; None: none. 0 is none too (billiard/pool.py)."""
+        """Return the hard time limit in seconds, enforced or not; None: no limit. 0 means no limit too (billiard/pool.py)."""
         limit = task.time_limit or getattr(self.worker, "time_limit", None) or self.conf.task_time_limit
         return float(limit) if limit else None
 
     def hard_limit(self, task: Any) -> float | None:
-        """Seconds after which the pool kills the body; None: never. Celery looks only once a soft limit above it is over."""
+        """Return after how many seconds the pool kills the body; None: never. A longer soft limit delays the kill."""
         hard = self.declared_limit(task) if self.enforces_limits else None
         return hard and max(hard, self._soft(task) or 0.0)
 
     def soft_limit(self, task: Any) -> float | None:
-        """Seconds after which the body is told to stop, or else is killed; None: never."""
+        """Return the soft limit in seconds, or else the hard limit; None: no limit, or the pool enforces none."""
         return (self._soft(task) or self.declared_limit(task)) if self.enforces_limits else None
 
     def _soft(self, task: Any) -> float | None:
@@ -204,7 +206,7 @@ class Setup:
         return float(soft) if soft else None
 
     def said_limit(self, task: Any) -> str:
-        """The hard time limit in words, with what the pool does not do about it."""
+        """Return the hard time limit in words, saying so if it is not enforced or starts only after the soft limit."""
         limit, soft = self.declared_limit(task), self._soft(task)
         if not limit:
             return "without a hard time limit"
@@ -213,35 +215,35 @@ class Setup:
 
     @cached_property
     def broker_counts_deliveries(self) -> bool:
-        """Whether every queue of the app has RabbitMQ's own cap on redeliveries, which only quorum queues have."""
+        """Whether every queue is a quorum queue with a declared delivery limit, RabbitMQ's own cap on redeliveries."""
         queues = list(self.queues.values())
         return bool(queues) and all(is_quorum(queue) and delivery_limit(queue) for queue in queues)
 
 
 def is_quorum(queue: Any) -> bool:
-    """Whether the queue is declared as RabbitMQ's replicated kind, which counts deliveries."""
+    """Return whether the queue is declared as a quorum queue: RabbitMQ counts deliveries only there."""
     return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
 
 
 def delivery_limit(queue: Any) -> int | None:
-    """Deliveries after which RabbitMQ drops or dead-letters a message of this queue, as declared; None: its default, or never."""
+    """Return the declared deliveries after which RabbitMQ drops or dead-letters a message; None: its default, or no limit."""
     limit = (queue.queue_arguments or {}).get("x-delivery-limit")
     return None if limit is None or int(limit) < 0 else int(limit)
 
 
 def is_quarantined(task: Any) -> bool:
-    """Whether a job that kills its workers is parked after a number of attempts."""
+    """Return whether the quarantine parks a job of this task after ``max_attempts``."""
     return isinstance(task, PatternTask) and getattr(task, "max_attempts", None) is not None
 
 
 def tables_of(task: Any) -> tuple[type[Any], ...]:
-    """The models of ``tasks_demo.records`` without whose tables a job of this task does not run."""
+    """Return the models of ``tasks_demo.records`` whose tables a job of this task needs to run."""
     own = next((model for pattern, model in _TABLES.items() if isinstance(task, pattern)), None)
     return (*([own] if own else ()), *((Attempt, Parked) if is_quarantined(task) else ()))
 
 
 def home_of(task: Any, model: type[Any]) -> str:
-    """The alias in which this task's pattern writes the model: the quarantine keeps attempts and parked messages together."""
+    """Return the database alias to which this task's pattern writes the model. Parked messages go where the attempts go."""
     return str(getattr(task, "using", None) or router.db_for_write(Attempt if model is Parked else model))
 
 
@@ -249,20 +251,20 @@ _TABLES: dict[type[PatternTask], type[Any]] = {ClaimFirst: Claim, Inbox: InboxEn
 
 
 def most_retries(task: Any) -> int | None:
-    """How often the task may retry; None: without end."""
+    """Return how often the task may retry; None: no limit."""
     retries: int | None = (getattr(task, "retry_kwargs", None) or {}).get("max_retries", task.max_retries)
     return retries
 
 
 def retry_delay(task: Any) -> tuple[float, str]:
-    """The longest declared wait before a retry, seconds, and where it is declared. A body may ask for any other."""
+    """Return the longest declared delay of a retry, in seconds, and where it is declared. A body may ask for a longer one."""
     delays: list[tuple[float, str]] = []
     retries = most_retries(task)
     automatic = bool(getattr(task, "autoretry_for", ())) and retries != 0
     backoff = float(getattr(task, "retry_backoff", False) or 0)
     if automatic and backoff:
         declared = getattr(task, "retry_backoff_max", None)
-        # Nobody wrote the 600 s of celery/app/autoretry.py: then what the retries can reach counts.
+        # Without a declared maximum Celery uses 600 s (celery/app/autoretry.py); count only what the retries can reach.
         reachable = 600.0 if retries is None else min(600.0, max(1, int(backoff)) * 2.0 ** min(retries - 1, 20))
         delays.append((reachable if declared is None else float(declared), "retry_backoff_max"))
     asked = (getattr(task, "retry_kwargs", None) or {}).get("countdown")

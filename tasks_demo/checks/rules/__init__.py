@@ -1,4 +1,4 @@
-"""The rules of the system checks, by subject. Importing a module of them registers its rules."""
+"""The rules of the system checks, one module per subject. Importing a module registers its rules."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What a rule is: it looks at a Setup and yields what is unsafe. docs/reference/checks.md says why, one row per rule.
+"""Defines a rule: a generator that takes a Setup and yields findings. docs/reference/checks.md explains each rule.
 
-Adding one: a generator under ``@rule`` with the next number, in the module of its subject. Numbers are never used again,
-because projects silence them. Findings with the same words become one warning that names their tasks, so a cause that is
-shared is said once.
+To add a rule, write a generator under ``@rule`` with the next number, in the module of its subject. Never reuse a number:
+projects silence rules by number. Findings with the same text become one warning that names all their tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tasks_demo.checks.setup import Setup
 
 
 class Finding(NamedTuple):
-    """What is unsafe, what to write instead, and the task; without a task it is the app's. ERROR: it cannot work at all."""
+    """What is unsafe, what to write instead, and the task; no task: the app. Level ERROR: it cannot work at all."""
 
     said: str
     hint: str
@@ -29,7 +28,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(number: str) -> Callable[[Rule], Rule]:
-    """Register a rule under its number."""
+    """Return a decorator that registers a rule under this number."""
 
     def register(judge: Rule) -> Rule:
         RULES[number] = judge
@@ -39,5 +38,5 @@ def rule(number: str) -> Callable[[Rule], Rule]:
 
 
 def seconds(number: float) -> str:
-    """A duration for people: without a trailing ``.0``."""
+    """Format seconds for a message, without a trailing ``.0``."""
     return f"{number:.10g} s"

@@ -1,4 +1,4 @@
-"""What the broker does with a message that is not acknowledged, and with one that is published."""
+"""Rules about how the broker treats unacknowledged messages and confirms published ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted
 from tasks_demo.patterns.base import PatternTask
 
-#: What RabbitMQ 4 and newer take for a quorum queue's x-delivery-limit unless it is told otherwise.
+#: Default x-delivery-limit of a quorum queue in RabbitMQ 4 and newer.
 DELIVERIES = 20
-#: What a hard time limit costs a late-acknowledged job; for everybody who is told to write one.
+#: What a hard time limit does to a late-acknowledged job; part of every hint that asks for one.
 KILLED_BY_ITS_LIMIT = (
     "A job that its hard limit kills does not run again by itself, unless its pattern is declared with "
     "acks_on_timeout=False (docs/reference/patterns/acks_late.md): give it a soft_time_limit well "
@@ -46,7 +46,7 @@ def waits_beyond_the_visibility_timeout(setup: Setup) -> Iterator[Finding]:
     if bound is None:
         return
     for delay, source, task in _delays(setup):
-        # A late-acknowledged message is held while it waits and while it runs. A limit that is too long is W001's.
+        # A late-acknowledged message is held while it waits and while it runs. W001 reports a limit that is too long.
         run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
         run = 0.0 if run >= bound.seconds else run
         if delay + run >= bound.seconds:
@@ -125,13 +125,13 @@ def publishes_unconfirmed(setup: Setup) -> Iterator[Finding]:
 
 
 def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
-    """Every declared wait of a message: seconds, where it is declared, and the task; None: not one of ours."""
+    """Yield every declared delay of a message: seconds, where it is declared, and the task; None: the app does not have it."""
     for task in setup.tasks:
         delay, source = retry_delay(task)
         if delay:
             yield delay, source, task
         if isinstance(task, PatternTask):
-            # defer adds up to a tenth.
+            # defer adds jitter of up to a tenth.
             yield settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task
     tasks = {task.name: task for task in setup.tasks}
     for name, field in schedule_of(setup.app):

@@ -1,4 +1,4 @@
-"""Rules about the databases that hold our tables: which kind they are, and that what is written together is in one of them."""
+"""Rules about the databases of our tables: the backend is supported, and tables of one transaction are in one database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks_demo.records.models import Attempt, Decision, Parked
 
 @rule("W018")
 def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
-    """A ledger or a pattern whose tables would be in a database that we do not speak to or that does not exist, or in several."""
+    """The tables of the ledger or of a pattern are in an unsupported or missing database, or split over several."""
     if settings.LEDGER and apps.is_installed("tasks_demo"):
         if why := database.unsupported():
             yield Finding(why, "DATABASE_ROUTERS names the database of each app.", level=ERROR)
@@ -40,7 +40,7 @@ def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
 
 
 def _torn(what: str, first: Any, *others: Any) -> Iterator[Finding]:
-    """Models that a router sends to several databases, although one transaction writes them."""
+    """Report models that one transaction writes although a router sends them to several databases."""
     home = router.db_for_write(first)
     for other in others:
         elsewhere = router.db_for_write(other)

@@ -1,4 +1,4 @@
-"""What has changed since a task was declared, and what the patterns take away or refuse later."""
+"""Rules about tasks changed after their declaration, app task classes that a pattern bypasses, and refused beat options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings and locks that the patterns, ours and those of other libraries, rely on."""
+"""Rules about the settings, tables, keys and locks that our patterns and other libraries' locks rely on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tasks_demo.ledger.books import registered
 from tasks_demo.outbox.enqueue import Outbox
 from tasks_demo.patterns.dedup_lock import lease_place
 
-#: celery-once's own default (celery_once/tasks.py).
+#: celery-once's default timeout, seconds (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600
-#: Methods of ``date`` and ``datetime`` that ask a clock: whoever calls one gets another answer later.
+#: Methods of ``date`` and ``datetime`` that read the clock: their result changes from run to run.
 CLOCKS = frozenset({"now", "utcnow", "today"})
 
 
@@ -42,7 +42,7 @@ def outlives_its_lock(setup: Setup) -> Iterator[Finding]:
 
 
 def _foreign_lock(setup: Setup, task: Any) -> Iterator[Finding]:
-    """Locks of other libraries, known by the attributes that their users declare; none of them is renewed."""
+    """Judge locks of other libraries, recognised by the attributes that their users declare. None of them is renewed."""
     once = getattr(task, "once", None)
     if isinstance(once, dict) and not once.get("unlock_before_run"):
         defaults = (setup.conf.get("ONCE") or {}).get("settings") or {}
@@ -121,7 +121,7 @@ def gives_up_too_early(setup: Setup) -> Iterator[Finding]:
 def cannot_lock(setup: Setup) -> Iterator[Finding]:
     for task in setup.locked:
         try:
-            lease_place(1.0)  # connects nothing yet
+            lease_place(1.0)  # does not connect yet
         except InvalidSetting as error:
             yield Finding(
                 f"TASKS_DEMO_REDIS_URL names no Redis that can be used, so every job is deferred and none runs: {error}",
@@ -155,7 +155,7 @@ def runs_once_and_never_again(setup: Setup) -> Iterator[Finding]:
         try:
             if not _is_constant(task, field("args") or (), field("kwargs") or {}):
                 continue
-        except Exception as error:  # noqa: BLE001  (the operation function is anybody's)
+        except Exception as error:  # noqa: BLE001  (the operation function is the project's and can raise anything)
             yield Finding(
                 f"no operation key can be computed for what beat entry {name!r} sends ({type(error).__name__}: {error}): no "
                 "run of it does any work.",
@@ -174,7 +174,7 @@ def runs_once_and_never_again(setup: Setup) -> Iterator[Finding]:
 
 
 def _is_constant(task: Any, args: Any, kwargs: Any) -> bool:
-    """Whether these arguments give the same operation key whenever they are sent: no task ID, no clock, no chance in it."""
+    """Return whether these arguments always give the same operation key: it uses no task ID, no clock and no random value."""
     asked_the_time = False
 
     def watch(_: Any, event: str, called: Any) -> None:

@@ -1,4 +1,4 @@
-"""The rule about versions: the patterns depend on how Celery acknowledges, and the ledger on what Django's ORM can do."""
+"""The rule about versions: the patterns depend on how Celery acknowledges, and the ledger on features of Django's ORM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks_demo.core.versions import CELERY, DJANGO
 
 @rule("W025")
 def version_that_nobody_has_tested(setup: Setup) -> Iterator[Finding]:
-    """A Celery or Django that is not among those that our tests run on."""
+    """The installed version of Celery or Django is not one that our tests run on."""
     for name, version, tested in (("Celery", celery.__version__, CELERY), ("Django", django.__version__, DJANGO)):
         if ".".join(version.split(".")[:2]) not in tested:
             yield Finding(

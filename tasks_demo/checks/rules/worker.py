@@ -1,4 +1,4 @@
-"""What a worker does with a message, its prefetching and its death; and what content it reads."""
+"""Rules about acknowledgement, prefetching, time limits and crashes of workers, and about the content that they accept."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from tasks_demo.checks.rules.base import Finding, rule
 from tasks_demo.checks.setup import Setup, is_quarantined, most_retries
 
-#: Seconds from which a task counts as long: jobs that wait behind it then wait noticeably.
+#: Seconds above which a task counts as long, because jobs prefetched behind it wait noticeably.
 LONG = 60
-#: Serializers that kombu keeps disabled (kombu/serialization.py ``disable_insecure_serializers``), by name and content type.
+#: Serializers that kombu disables by default, by name and content type (kombu/serialization.py
+#: ``disable_insecure_serializers``).
 PICKLE = ("pickle", "application/x-python-serialize")
 YAML = ("yaml", "application/x-yaml")
 
