@@ -1,8 +1,8 @@
-"""The doctor: asks the parts that are running whether they can keep the promises. ``manage.py doctor`` shows the answer.
+"""Asks the running servers and workers whether they can keep the promises. ``manage.py doctor`` shows the result.
 
-Everything is read, except one key that ends after a second in each Redis, a transaction without content in each SQLite file,
-and the question to the workers, whose answers come by a queue that ends by itself. Not guaranteed: that what is well now
-stays so, and that the workers, which may run elsewhere, see the same servers and the same settings.
+Not guaranteed: that the state stays as it is, or that workers, which may run elsewhere, see the same servers and settings. The
+doctor only reads, with three exceptions: a key in each Redis that expires after one second, an empty transaction in each SQLite
+file, and a broadcast to the workers, who answer through a queue that expires.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ __all__ = ["Finding", "State", "examine"]
 
 
 def examine(named: str = "") -> list[Finding]:
-    """Ask everybody, side by side. Never raises for a server's sake; takes three deadlines at most.
+    """Examine every part in parallel and return the findings. Takes at most three times ``DEADLINE``.
 
-    ``named``: the Celery app, as for ``celery -A``; otherwise the project's. Raises EnvironmentNotReady for a wrong name.
+    A server error never raises: it becomes a finding. ``named``: the Celery app, as for ``celery -A``; empty: the project's own.
+    Raises EnvironmentNotReady if that name leads to no app.
     """
     app, judged = celery_app.application(named)
-    list(import_tasks(app))  # what cannot be imported is among the system checks
+    list(import_tasks(app))  # the system checks report import errors
     try:
         setup = Setup.of(app)
-    except Exception:  # noqa: BLE001  (a declaration raises anything; it is among the system checks)
+    except Exception:  # noqa: BLE001  (a declaration can raise anything; the system checks report it)
         setup = Setup(app, ())
     users: list[RedisUser] = []
     asked: dict[Question, Callable[[], list[Finding]]] = {
@@ -51,7 +52,7 @@ def examine(named: str = "") -> list[Finding]:
         (PART, "results"): lambda: results(app, users),
         (PART, "leases"): lambda: leases(app, users),
     }
-    for config in apps.get_app_configs():  # an app may have rows of its own
+    for config in apps.get_app_configs():  # a Django app may add questions of its own
         asked.update(getattr(config, "doctor", dict)())
     asked[RECORDS, "tables"] = partial(records, setup)
     private = {alias for config in apps.get_app_configs() for alias in getattr(config, "private_databases", ())}
@@ -72,14 +73,14 @@ def examine(named: str = "") -> list[Finding]:
 
 
 def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding], frozenset[str]]:
-    """Workers and queues, and what RabbitMQ tells of itself."""
+    """Examine workers, queues and RabbitMQ; return the findings and the names of the consumed queues."""
     consumed: list[frozenset[str]] = []
 
     def ask() -> list[Finding]:
         try:
             rows, queues = its_workers.jobs(app, setup, next((user for user in users if user.role == "broker"), None))
         finally:
-            databases.close_all()  # of this thread: the ledger was asked
+            databases.close_all()  # this thread's: it read the ledger
         consumed.append(queues)
         return rows
 
@@ -95,12 +96,12 @@ def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding]
 
 
 def _names(setup: Setup) -> frozenset[str]:
-    """Of the queues that our app uses, and of their exchanges."""
+    """Return the names of the app's queues and exchanges."""
     return frozenset({name for queue in setup.queues.values() for name in (queue.name, queue.exchange.name) if name})
 
 
 def _settings(app: Any) -> list[Finding]:
-    app.set_current()  # in a thread of its own the checks would judge another one
+    app.set_current()  # the current app is per thread: without this the checks would judge another app
     messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
     if not messages:
         return [Finding("settings", "system checks", State.OK, "no warning")]

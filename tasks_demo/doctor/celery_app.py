@@ -1,4 +1,4 @@
-"""Which Celery application is judged: the project's own, wherever it hides, or only Celery's default."""
+"""Chooses the Celery app to judge: the named one, else the project's own, imported or not, else Celery's default."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PART, WHAT = "Celery app", "application"
 
 
 def application(named: str = "") -> tuple[Any, Finding]:
-    """The app to judge, and what is to be said of it. ``named``: as for ``celery -A``.
+    """Return the app to judge and the finding about it. ``named``: as for ``celery -A``.
 
-    Raises EnvironmentNotReady for a name that leads to no app.
+    Raises EnvironmentNotReady if the name leads to no app.
     """
     if named:
         app = _named(named)

@@ -1,6 +1,6 @@
-"""Does it answer? The broker, the result backend and the lock's Redis, each asked in the way its user would ask.
+"""Connects to the broker, the result backend and the lock's Redis in the way that their users do.
 
-What is a Redis is handed on, to be examined by ``redis_server``.
+Each Redis that answers is passed on to ``redis_server``, which examines it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.patterns import DedupLock
 
 PART = "connections"
-#: Tasks that are named.
+#: Tasks that a row names.
 NAMED = 5
 UNREADABLE = "its address cannot be read"
 ENCODE = "Percent-encode the special characters of the password, for example %40 for @."
-#: kombu/transport/redis.py: what stands between the name of a queue and a priority; and its keys of its own.
+#: kombu/transport/redis.py: the separator between a queue's name and a priority, and kombu's own keys.
 SEPARATOR, UNACKED = "\x06\x16", ("unacked", "unacked_index", "unacked_mutex")
-#: kombu's transports for Redis.
+#: Schemes of kombu's Redis transports.
 REDIS_TRANSPORTS = ("redis", "rediss", "sentinel")
 
 
 def internal(
     control: str = "celery", events: Iterable[str] = ("celeryev",), unacked: Iterable[str] = UNACKED
 ) -> re.Pattern[str]:
-    """The names that an app has in its broker for itself: its workers' talk, and what they hold. The defaults are Celery's."""
+    """Return a pattern for the app's own names in the broker: remote control, events, delays, unacknowledged messages.
+
+    The defaults are Celery's.
+    """
     prefixes, held = ("|".join(map(re.escape, names)) for names in (events, unacked))
     pidbox = rf"(?:.*\.)?{re.escape(control)}\.pidbox"
     return re.compile(rf"{pidbox}|(?:{prefixes})(?:\..*)?|celery_delayed_.*|{held}", re.DOTALL)
@@ -52,20 +55,20 @@ INTERNAL = internal()
 
 @dataclass(frozen=True)
 class RedisUser:
-    """Somebody who uses a Redis: ``role`` for people, a client that is connected, and the prefix of its keys."""
+    """One use of a Redis: its ``role`` in messages, a connected client, and the prefix of its keys."""
 
     role: str
     client: Any
     prefix: str
-    #: True: what is evicted or refused here breaks a promise. Results are only convenient.
+    #: True: an evicted key or a refused write breaks a promise. False for results.
     needed: bool = True
-    #: Of a broker: what stands between the name of a queue and a priority, and the names that the app has there for itself.
+    #: Broker only: the separator between a queue's name and a priority, and the app's own names.
     separator: str = SEPARATOR
     internal: re.Pattern[str] = INTERNAL
 
 
 def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Connect as a worker does."""
+    """Connect to the broker as a worker does."""
     conf: Any = app.conf
     urls = _urls(conf.broker_read_url)
     if any(url and not address(url) for url in urls):
@@ -77,13 +80,13 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=PATIENCE)
             channel = connection.channel()
-        except Exception as error:  # noqa: BLE001 (each transport has errors of its own)
+        except Exception as error:  # noqa: BLE001 (each transport has its own errors)
             fix = _sentinel_fix(error, "CELERY_BROKER_TRANSPORT_OPTIONS") or how_to_start(
                 "CELERY_BROKER_URL", is_redis=is_redis
             )
             return [silent(PART, "broker", f"{seen}: {reason(error)}", fix)]
         if is_redis:
-            # Without kombu's client, which would put its prefix before the keys of others.
+            # Not kombu's client, which would add its prefix to every key.
             raw = redis.Redis(connection_pool=channel.client.connection_pool)
             own = internal(
                 conf.control_exchange,
@@ -98,7 +101,7 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
 
 @contextmanager
 def connected(app: Celery) -> Iterator[Any]:
-    """A connection as a worker has it, with our patience. Nothing is connected yet."""
+    """Yield a connection with a worker's options and our timeouts. It is not connected yet."""
     conf: Any = app.conf
     options = dict(conf.broker_transport_options or {})
     if any(url.startswith(REDIS_TRANSPORTS) for url in _urls(conf.broker_read_url)):
@@ -108,7 +111,7 @@ def connected(app: Celery) -> Iterator[Any]:
 
 
 def _primary(client: Any) -> str:
-    """Who is behind the Sentinels; empty where there are none."""
+    """Return a clause with the primary that the Sentinels name; empty without Sentinels."""
     found = getattr(client.connection_pool, "get_master_address", None)
     if found is None:
         return ""
@@ -117,7 +120,7 @@ def _primary(client: Any) -> str:
 
 
 def _sentinel_fix(error: BaseException, setting: str) -> str:
-    """What to do about an error of the Sentinels; empty: it is none of theirs."""
+    """Return the fix for a Sentinel error; empty if the error is not one."""
     nameless = f"Write master_name in {setting}: what the Sentinels call the primary."
     cause = error.__cause__ or error
     if isinstance(cause, MasterNotFoundError) and "None" not in str(cause):
@@ -137,7 +140,7 @@ def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Finding]:
 
 
 def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Read the result of a task that never was."""
+    """Ask the result backend: ping a Redis; elsewhere read the result of a task ID that does not exist."""
     what = "results"
     url = str(app.conf.result_backend or "")
     if "://" in url and not address(url):
@@ -148,7 +151,7 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
     seen = address(url) or url
     try:
         if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
-            # Celery's own client would wait two minutes.
+            # Celery's own client would wait two minutes for its timeout.
             given = backend.client.connection_pool
             options = {**given.connection_kwargs, "socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
             pool = redis.ConnectionPool(connection_class=given.connection_class, **options)
@@ -157,7 +160,7 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
             users.append(RedisUser("results", client, _prefix(backend), needed=False))
         else:
             backend.get_task_meta(str(uuid.uuid4()), cache=False)
-    except Exception as error:  # noqa: BLE001 (each backend has errors of its own)
+    except Exception as error:  # noqa: BLE001 (each backend has its own errors)
         fix = _sentinel_fix(error, "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS") or how_to_start(
             "CELERY_RESULT_BACKEND", is_redis=isinstance(backend, RedisBackend)
         )
@@ -166,12 +169,12 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
 
 
 def _prefix(backend: Any) -> str:
-    """What stands before Celery's own part of a result's key."""
+    """Return the prefix that the project puts before Celery's part of a result key."""
     return bytes_to_str(backend.task_keyprefix).removesuffix("celery-task-meta-")
 
 
 def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Connect as dedup_lock does."""
+    """Connect to the lock's Redis as dedup_lock does."""
     what, url = "leases", settings.REDIS_URL
     if not url:
         unset = "TASKS_DEMO_REDIS_URL is not set"
@@ -198,7 +201,7 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
 
 
 def how_to_start(setting: str, *, is_redis: bool) -> str:
-    """What to do about a server that does not answer."""
+    """Return the fix for a server that does not answer."""
     if is_redis and getattr(django_settings, "REDIS_IS_EMBEDDED", False):
         return "Run `python manage.py redis` in another terminal, or `make up` for everything."
     return f"Start it, or correct the address or the password in {setting}."

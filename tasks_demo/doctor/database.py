@@ -1,4 +1,4 @@
-"""A database of ours: does it answer, is it migrated, may we write, and what does it keep when the machine stops?"""
+"""Examines a database: whether it answers, is migrated and accepts writes, and what survives a crash of the machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from django.db.migrations.executor import MigrationExecutor
 
 from tasks_demo.doctor.findings import PATIENCE, Finding, State, reason, silent
 
-#: Difference between two clocks that is worth a word, seconds.
+#: Clock difference above which the doctor warns, seconds.
 SKEW = 1.0
-#: PRAGMA synchronous in words.
+#: SQLite's names for the levels of PRAGMA synchronous.
 SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 
 
 def database(alias: str) -> list[Finding]:
-    """Everything about one alias, on a connection of our own."""
+    """Examine one alias, on a new connection."""
     part = f"database {alias}"
     with closing(_connection(alias)) as connection:
         try:
@@ -126,7 +126,7 @@ def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]
 
 
 def clock(part: str, theirs: float, before: float, after: float) -> Finding:
-    """Their clock against ours; ``before`` and ``after`` are ours around the question."""
+    """Compare a server's clock with ours. ``before``, ``after``: our clock before and after the query. All in epoch seconds."""
     apart = max(before - theirs, theirs - after, 0.0)
     if apart <= SKEW:
         return Finding(part, "clock", State.OK, f"at most {apart:.1f} s from ours")

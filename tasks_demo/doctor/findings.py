@@ -1,4 +1,4 @@
-"""One line of the doctor's answer, and the bound on everything that he asks."""
+"""One row of the doctor's result, and the time limits on every question."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from tasks_demo.core.exceptions import InvalidSetting
 
-#: Bound on one wait for a server, seconds.
+#: Maximum time to wait for one reply of a server, seconds.
 PATIENCE = 3.0
-#: Bound on a whole part, seconds: after it, the part counts as silent.
+#: Maximum time for one part, seconds; after it, the part counts as silent.
 DEADLINE = 10.0
 
 
 class State(StrEnum):
-    """``fail``: a promise is broken, or a part that jobs need cannot be used."""
+    """The state of one row. ``fail``: a promise is broken, or a part that jobs need cannot be used."""
 
     OK = "ok"
     WARN = "warn"
@@ -27,34 +27,37 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``part`` (who was asked), ``what`` was looked at, what was ``seen``, and the ``fix``: what to do, empty if nothing."""
+    """One row: the ``part`` examined, ``what`` was looked at, what was ``seen``, and the ``fix``, empty if none is needed."""
 
     part: str
     what: str
     state: State
     seen: str
     fix: str = ""
-    #: False: the part cannot be used as it is, so jobs cannot run and its other rows are missing or mean little.
+    #: False: the part cannot be used, so jobs cannot run, and its other rows are missing or unreliable.
     ready: bool = True
 
 
 def silent(part: str, what: str, seen: str, fix: str) -> Finding:
-    """Something that jobs need and that does not answer."""
+    """Return the finding for a part that jobs need and that does not answer."""
     return Finding(part, what, State.FAIL, seen, fix, ready=False)
 
 
-#: Who is asked, and what: the part and the first row of its answer.
+#: The part that is asked, and the ``what`` of its first row.
 Question = tuple[str, str]
 
 
 def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds: float = DEADLINE) -> list[Finding]:
-    """The rows of all, in their order. What takes longer is left to a daemon thread and counts as silent."""
+    """Run all in parallel threads and return their rows in the given order.
+
+    Does not stop work that takes longer than ``seconds``: it stays in a daemon thread, and its part counts as silent.
+    """
     found: dict[Question, list[Finding]] = {}
 
     def run(asked: Question, work: Callable[[], list[Finding]]) -> None:
         try:
             found[asked] = work()
-        except Exception as error:  # noqa: BLE001 (drivers raise what they like; one part must not hide the others)
+        except Exception as error:  # noqa: BLE001 (drivers can raise anything; one part must not hide the others)
             is_setting = isinstance(error, InvalidSetting)
             fix = "Correct this setting." if is_setting else "The doctor does not know this answer. Look at its log."
             found[asked] = [silent(*asked, reason(error), fix)]
@@ -74,16 +77,16 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, with its class; of its cause, where a library only wraps it."""
+    """Return the class and text of an error on one line; of its cause, if it has one."""
     cause = error.__cause__ or error
     text = " ".join(str(cause).split()).rstrip(".")
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
 def address(url: str) -> str:
-    """Scheme, host and port, or path of a socket: nothing that could hold a password. Empty: it cannot be read.
+    """Return scheme, host and port, or the path of a socket, without credentials. Empty: the URL cannot be parsed.
 
-    Sentinels are several, in Celery's spelling (``;`` between addresses) or the lock's (``,`` between hosts).
+    Accepts several Sentinels, as Celery writes them (``;`` between URLs) or as the lock does (``,`` between hosts).
     """
     parts = [_address(part) for part in url.split(";")]
     return ";".join(parts) if all(parts) else ""
@@ -96,7 +99,7 @@ def _address(url: str) -> str:
         named = ",".join(f"{host.hostname or ''}{f':{host.port}' if host.port else ''}" for host in hosts)
     except ValueError:
         return ""
-    # An "@" there is the end of a password whose special characters are not percent-encoded.
+    # An "@" here follows a password whose special characters are not percent-encoded.
     if not parts.scheme or "@" in parts.path + parts.query + parts.fragment:
         return ""
     path = "" if named else unquote(parts.path)

@@ -1,4 +1,7 @@
-"""What RabbitMQ tells over AMQP: its version, its queues, and whether they are what we declare. The rest is looked up by hand."""
+"""Examines RabbitMQ over AMQP: its version, and whether its queues match our declarations.
+
+Does not see what AMQP does not tell, such as policies and consumer_timeout; the rows name the command to run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ PART = "RabbitMQ"
 
 
 def rabbitmq(setup: Setup, connection: Any) -> Iterator[Finding]:
-    """The rows about a server that answers."""
+    """Yield the findings about a server that answers."""
     yield _consumer_timeout(setup, connection)
     for name, queue in sorted(setup.queues.items()):
         row = _declared(name, queue, connection, setup)
@@ -30,13 +33,13 @@ def rabbitmq(setup: Setup, connection: Any) -> Iterator[Finding]:
 
 
 def version(connection: Any) -> tuple[int, ...]:
-    """Of the server; empty: it does not tell."""
+    """Return the server's version; empty if it does not report one."""
     told = str((getattr(connection.connection, "server_properties", None) or {}).get("version", ""))
     return tuple(int(number) for number in re.findall(r"\d+", told)[:3])
 
 
 def confirms(options: Any) -> Finding:
-    """Whether what is sent is in the broker when ``apply_async`` returns."""
+    """Return the finding on whether the broker has a job when ``apply_async`` returns."""
     if options.get("confirm_publish"):
         return Finding(
             "connections", "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker"
@@ -62,14 +65,14 @@ def _consumer_timeout(setup: Setup, connection: Any) -> Finding:
 
 
 def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Finding | None:
-    """Declare again what is there: RabbitMQ refuses when it is another kind, and changes nothing when it is the same."""
+    """Redeclare an existing queue: RabbitMQ refuses a different declaration, and an equal one changes nothing."""
     what = f"queue {name}"[:60]
     channel = connection.channel()
     try:
         queue(channel).queue_declare(passive=True)
         queue(channel).queue_declare(passive=False)
     except NotFound:
-        return None  # the first worker declares it
+        return None  # not an error: the first worker declares it
     except AMQPError as error:
         seen = f"it is not what is declared here, so a worker that consumes it does not start: {reason(error)}"
         fix = "Delete and declare it anew when it is empty (`rabbitmqctl delete_queue`), or correct task_queues."
@@ -99,7 +102,7 @@ def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
 
 
 def depth(app: Any, queue: Any) -> Waiting:
-    """Messages that wait, and consumers. What consumers hold unacknowledged is not among them; ages are not told over AMQP."""
+    """Return the number of ready messages and of consumers. Excludes unacknowledged messages; AMQP does not tell ages."""
     from tasks_demo.doctor.connections import connected
     from tasks_demo.doctor.workers import Waiting
 
@@ -117,5 +120,5 @@ def depth(app: Any, queue: Any) -> Waiting:
 def _close(channel: Any) -> None:
     try:
         channel.close()
-    except (AMQPError, OSError):  # an error has closed it already
+    except (AMQPError, OSError):  # the error has already closed it
         return

@@ -1,4 +1,4 @@
-"""The tables that jobs need, where the router puts them; and what waits in them for somebody: the outbox and the quarantine."""
+"""Examines the tables that jobs need: whether they exist, the outbox's backlog, parked messages, and gaps in the ledger."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tasks_demo.patterns import DedupLock
 from tasks_demo.records.models import Fence, OutboxMessage, Parked
 
 PART = "records"
-#: From when the first message that is due says that no relay works, seconds: a word, and a broken promise.
+#: Seconds that a message may be overdue before the doctor warns that no relay publishes, and before it fails.
 LATE, TOO_LATE = 10.0, 60.0
-#: Tasks that are named.
+#: Tasks that a row names.
 NAMED = 3
 
 
 def records(setup: Setup) -> list[Finding]:
-    """Runs in a thread of its own: leaves no connection open."""
+    """Return the findings about tables and backlogs. Closes the connections of its thread."""
     try:
         return [*_tables(setup), *_outbox(setup), *_parked(setup), *_gaps()]
     finally:
@@ -41,7 +41,7 @@ def records(setup: Setup) -> list[Finding]:
 
 
 def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
-    """The tables that jobs need: alias and model -> names of the tasks. The ledger's are for all."""
+    """Return the tables that jobs need: (alias, model) -> names of the tasks; no names: the ledger, which all tasks use."""
     found: dict[tuple[str, Any], list[str]] = {}
     for task in setup.tasks:
         models = tables_of(task)
@@ -70,7 +70,7 @@ def _tables(setup: Setup) -> Iterator[Finding]:
             try:
                 there[alias] = set(connections[alias].introspection.table_names())
             except DatabaseError:
-                there[alias] = {each._meta.db_table for _, each in needed}  # the part "database" says what is wrong
+                there[alias] = {each._meta.db_table for _, each in needed}  # the part "database" reports the error
         if table in there[alias]:
             continue
         missing = True
@@ -95,7 +95,7 @@ def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
     if alias not in there:
         try:
             there[alias] = set(connections[alias].introspection.table_names())
-        except Exception:  # noqa: BLE001  (any backend's; it was only asked to help)
+        except Exception:  # noqa: BLE001  (any backend's error; this only improves a message)
             there[alias] = set()
     return table in there[alias]
 
@@ -116,7 +116,7 @@ def _aliases(setup: Setup, model: Any) -> list[str]:
 
 def _outbox(setup: Setup) -> Iterator[Finding]:
     for alias in _aliases(setup, OutboxMessage):
-        with suppress(DatabaseError):  # no table: said above
+        with suppress(DatabaseError):  # a missing table has its own row
             open_rows = OutboxMessage.objects.using(alias).filter(finished_at=None)
             late, what = overdue(alias), f"outbox in {alias}"
             due, failing = open_rows.filter(due_at__lte=Now()).count(), open_rows.filter(failures__gt=0)
@@ -138,10 +138,10 @@ def _outbox(setup: Setup) -> Iterator[Finding]:
 
 
 def _gaps() -> Iterator[Finding]:
-    """What the ledger could not write."""
+    """Report periods in which the ledger could not write."""
     if not settings.LEDGER or unsupported(router.db_for_write(Event)):
         return
-    with suppress(DatabaseError):  # no table: said above
+    with suppress(DatabaseError):  # a missing table has its own row
         found = gaps(clock.moment(time.time() - RECENT))
         if found is None:
             yield Finding(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
@@ -158,7 +158,7 @@ def _parked(setup: Setup) -> Iterator[Finding]:
             many, first = rows.count(), rows.order_by("id").first()
         except DatabaseError as error:
             if any(alias == known for known, model in _needed(setup) if model is Parked):
-                continue  # no table: said above
+                continue  # a missing table has its own row
             yield Finding(
                 PART, f"parked in {alias}", State.WARN, f"unknown: {reason(error)}", "Run `python manage.py migrate`."
             )

@@ -1,4 +1,4 @@
-"""One Redis, examined once however many use it: what it evicts, what it keeps, whether it takes writes, who else is there."""
+"""Examines each Redis once, however many parts use it: eviction, persistence, memory, clock, writes, and foreign keys."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.findings import Finding, State, reason
 
-#: kombu sweeps unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py ``restore_visible``).
+#: Oldest Redis version: kombu finds unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py
+#: ``restore_visible``).
 OLDEST = (6, 2)
-#: Part of maxmemory from which it counts as nearly full.
+#: Fraction of maxmemory from which Redis counts as nearly full.
 NEARLY_FULL = 0.9
-#: How many keys are looked at to see who else is there.
+#: Maximum number of keys scanned to find other users.
 LOOKED_AT = 20_000
-#: How a queue is described that is under our own keys and not in our settings.
+#: Prefix of the description of a queue that has our key prefix but is not in our settings.
 STRANGER = "a queue that is not in our settings: "
-#: Keys of Celery behind some prefix (kombu/transport/redis.py, celery/backends/base.py).
+#: Celery's keys with any prefix (kombu/transport/redis.py, celery/backends/base.py).
 OF_CELERY = re.compile(
     r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
     re.DOTALL,
@@ -34,7 +35,7 @@ OF_CELERY = re.compile(
 
 
 def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]:
-    """All about the server that these users share. ``queues``: the names that our Celery app uses."""
+    """Examine the server that these users share. ``queues``: names of the queues and exchanges that our Celery app uses."""
     client, part = users[0].client, title(users)
     needed = any(user.needed for user in users)
     try:
@@ -54,17 +55,17 @@ def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]
     before = time.time()
     seconds, microseconds = client.time()
     rows.append(clock(part, seconds + microseconds / 1e6, before, time.time()))
-    rows.append(_company(part, users, queues))  # before we write there ourselves
+    rows.append(_company(part, users, queues))  # before our own test writes
     return [*rows, *(_writes(part, user) for user in users)]
 
 
 def title(users: Sequence[RedisUser]) -> str:
-    """The server by its users."""
+    """Return the server's name in the result: its users' roles."""
     return f"Redis ({', '.join(user.role for user in users)})"
 
 
 def group(users: Sequence[RedisUser]) -> list[list[RedisUser]]:
-    """The users by server and database; behind Sentinels, by the primary that they name now."""
+    """Group the users by server and database; with Sentinels, by the primary that they name now."""
     servers: dict[Any, list[RedisUser]] = {}
     for user in users:
         options = user.client.connection_pool.connection_kwargs
@@ -138,7 +139,7 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
 
 
 def _configured(client: Any, name: str) -> str | None:
-    """One value of CONFIG GET; None where it is forbidden, as on most managed servers."""
+    """Return one value of CONFIG GET; None if it is forbidden, as on most managed servers."""
     try:
         found = client.config_get(name)
     except redis.RedisError:
@@ -163,9 +164,9 @@ def _size(number: int) -> str:
 
 
 def _writes(part: str, user: RedisUser) -> Finding:
-    """Write a key that ends by itself; for the lock, from a script too."""
+    """Write a key that expires after one second; for the lock, also run a script that reads it."""
     what = f"writes of {user.role}"
-    # A name that a rule on keys (ACL) allows if it allows Celery's, and that the next doctor takes for ours.
+    # An ACL that allows Celery's keys allows this name, and the next run of the doctor recognises it as ours.
     key = f"{user.prefix}{'' if user.role == 'leases' else 'celery-task-meta-'}doctor-{uuid.uuid4().hex}"
     try:
         user.client.set(key, "1", px=1000)
@@ -191,7 +192,7 @@ _REFUSALS = {
 
 
 def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Finding:
-    """Who else is there. Of two apps on the same keys, the shorter visibility timeout holds for both."""
+    """Report other users of this server. If two apps share keys, the shorter visibility timeout applies to both."""
     client = users[0].client
     others: Counter[str] = Counter()
     looked_at = 0
@@ -205,7 +206,7 @@ def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> F
     del others[""]
     strangers = [name.removeprefix(STRANGER) for name in others if name.startswith(STRANGER)]
     for name in strangers:
-        del others[name]  # its list of messages
+        del others[name]  # the key of its message list
     shown = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
     seen = f"keys of others among {looked_at}: {shown}" if others else f"no keys of others among {looked_at}"
     seen += _named(client)
@@ -221,18 +222,18 @@ def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> F
 
 
 def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
-    """How many messages wait in queues of which our settings say nothing."""
+    """Return a clause that counts the messages in queues that are not in our settings; empty if there are none."""
     broker = next((user for user in users if user.role == "broker"), None)
     waiting = {}
     for name in queues if broker else ():
-        with suppress(redis.RedisError):  # a key of another kind with that name, or a command that is forbidden
+        with suppress(redis.RedisError):  # the key has another type, or LLEN is forbidden
             waiting[name] = int(users[0].client.llen(f"{broker.prefix if broker else ''}{name}"))
     told = [f"{many} wait{'s' if many == 1 else ''} in {name}" for name, many in waiting.items() if many]
     return f". Messages: {', '.join(told[:5])}" if told else ""
 
 
 def _named(client: Any) -> str:
-    """Connections that gave themselves a name (CLIENT SETNAME)."""
+    """Return a clause that lists the named connections (CLIENT SETNAME)."""
     try:
         names = sorted({str(entry["name"]) for entry in client.client_list() if entry.get("name")})
     except redis.RedisError:
@@ -241,7 +242,7 @@ def _named(client: Any) -> str:
 
 
 def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
-    """Whose key it is, in words; empty: ours."""
+    """Return the owner of a key, in words; empty if it is ours."""
     prefixes = {user.role: user.prefix for user in users}
     if "leases" in prefixes and key.startswith(prefixes["leases"]):
         return ""
@@ -256,10 +257,10 @@ def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
             return f"Celery with the prefix {_plain(found['prefix'])}"
         queue = found["queue"] or ""
         if queue and broker is None:
-            return "queues of Celery"  # of others: ours are not in a Redis
+            return "queues of Celery"  # another app's: our broker is not this Redis
         known = not queue or queue in queues or (broker and broker.internal.fullmatch(queue))
         return "" if known else STRANGER + _plain(queue)
-    # kombu adds a separator and the priority to the name of a queue.
+    # kombu appends a separator and the priority to the queue's name.
     name, _, priority = bare.rpartition(broker.separator) if broker and broker.separator else ("", "", "")
     if bare in queues or (priority.isdecimal() and name in queues):
         return ""

@@ -1,4 +1,4 @@
-"""Who works, and what waits: the living workers, the backlog of each queue, and how old it is."""
+"""Examines workers and queues: which workers answer, the backlog of each queue, and its age."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tasks_demo.doctor.findings import Finding, State, reason
 from tasks_demo.doctor.rabbitmq import depth
 
 PART = "jobs"
-#: How long workers have for their answers, seconds. Each broadcast takes all of it: nobody knows how many will answer.
+#: Time for workers to answer, seconds. Each broadcast takes all of it, because the number of answers is unknown.
 ANSWER = 1.0
-#: A backlog is worth a word from this age, seconds.
+#: Age above which the doctor warns about a backlog, seconds.
 OLD = 300.0
-#: How many messages at the old end of a queue are looked up in the ledger, and how many workers are named.
+#: Oldest messages per list that are looked up in the ledger and the outbox; workers that a row names.
 LOOKED_UP, NAMED = 20, 5
-#: The priorities of kombu/transport/redis.py.
+#: kombu's default priority steps (kombu/transport/redis.py).
 PRIORITIES = (0, 3, 6, 9)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Messages in one queue; the age of the oldest in seconds, where somebody knows it; and consumers that the broker counts."""
+    """The backlog of one queue: messages, age of the oldest in seconds (None: unknown), consumers by the broker's count."""
 
     many: int
     age: float | None = None
@@ -41,14 +41,14 @@ class Waiting:
 
 
 def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding], frozenset[str]]:
-    """The rows, and the queues that living workers consume."""
+    """Return the findings, and the queues that the answering workers consume."""
     if not broker and not setup.is_rabbitmq:
         seen = f"the workers and queues of {setup.transport} cannot be asked"
         return [Finding(PART, "workers", State.WARN, seen, "Look at its own console.")], frozenset()
     asked = _asks(app)
     try:
         pools, consumed = _workers(app)
-    except Exception as error:  # noqa: BLE001  (each transport has errors of its own)
+    except Exception as error:  # noqa: BLE001  (each transport has its own errors)
         seen = f"cannot be asked: {reason(error)}"
         rows = [Finding(PART, "workers", State.WARN, seen, "Put the broker right; then ask again.")]
         pools, consumed, asked = {}, {}, False
@@ -75,7 +75,10 @@ def _asks(app: Any) -> bool:
 
 
 def _workers(app: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Pool by worker, and workers by queue. No answer: no worker, a busy solo one, or remote control is off."""
+    """Return the pool of each worker and the workers of each queue.
+
+    Both are empty if no worker runs, if only busy solo workers do, or if remote control is off.
+    """
     if not _asks(app):
         return {}, {}
     with connected(app) as connection:
@@ -121,7 +124,7 @@ def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Finding:
 
 
 def _routed(setup: Setup) -> set[str]:
-    """The queues to which a task of ours goes."""
+    """Return the queues that receive jobs of our tasks."""
     return {queue.name for queue in (setup.queue(task) for task in setup.tasks) if queue is not None}
 
 
@@ -153,9 +156,9 @@ def _on_redis(broker: RedisUser, setup: Setup, name: str) -> Waiting:
     many, oldest = 0, []
     for step in steps:
         key = f"{broker.prefix}{name}{f'{broker.separator}{step}' if step else ''}"
-        with suppress(redis.ResponseError):  # a key of somebody else's with that name
+        with suppress(redis.ResponseError):  # another application's key of that name
             many += int(broker.client.llen(key))
-            oldest += broker.client.lrange(key, -LOOKED_UP, -1)  # kombu takes from the right
+            oldest += broker.client.lrange(key, -LOOKED_UP, -1)  # kombu pops from the right: the oldest are there
     return Waiting(many, _age(_task_ids(oldest)))
 
 
@@ -166,21 +169,24 @@ def _task_ids(messages: Iterable[bytes]) -> Iterator[str]:
 
 
 def _age(task_ids: Iterable[str]) -> float | None:
-    """Seconds since the first of them was published, by the ledger or the outbox; None: neither knows them."""
+    """Return the age of the oldest of these jobs in seconds, by the ledger or the outbox; None: neither knows them."""
     from tasks_demo.ledger.models import Tally
     from tasks_demo.records.models import OutboxMessage
 
     known = list(task_ids)
     moments = []
     for moment, rows in (("first_at", Tally.objects), ("published_at", OutboxMessage.objects)):
-        with suppress(DatabaseError):  # its own row says so
+        with suppress(DatabaseError):  # the database has its own row
             found = rows.filter(task_id__in=known, **{f"{moment}__isnull": False}).order_by(moment)
             moments += list(found.values_list(moment, flat=True)[:1]) if known else []
     return max((now() - min(moments)).total_seconds(), 0.0) if moments else None
 
 
 def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
-    """Where the broker shows no message: of the jobs that go to this queue and wait by the ledger, the ``many`` latest."""
+    """Estimate the age of the oldest message in seconds, for a broker that shows none.
+
+    The ``many`` latest jobs of this queue that the ledger counts as waiting are taken as its backlog. None: unknown.
+    """
     from tasks_demo.ledger.models import Outcome, Tally
 
     names = [task.name for task in setup.tasks if getattr(setup.queue(task), "name", None) == queue]
@@ -192,7 +198,7 @@ def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
 
 
 def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Finding]:
-    """What workers hold, or held when they were killed."""
+    """Report the messages that workers hold unacknowledged, or held when they were killed."""
     key = broker.prefix + str(setup.options.get("unacked_key", "unacked"))
     index = broker.prefix + str(setup.options.get("unacked_index_key", "unacked_index"))
     try:
