@@ -143,7 +143,7 @@ class Setup:
 
     @cached_property
     def delays_natively(self) -> bool:
-        """Whether a countdown is spent in RabbitMQ, not in a worker: Celery does this if any queue is a quorum queue."""
+        """Whether a message with a countdown waits in RabbitMQ, not in a worker: Celery does so with any quorum queue."""
         return self.is_rabbitmq and any(is_quorum(queue) for queue in self.queues.values())
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Setup:
         return float(soft) if soft else None
 
     def said_limit(self, task: Any) -> str:
-        """Return the hard time limit in words, saying so if it is not enforced or starts only after the soft limit."""
+        """Return the hard time limit in words, and whether it is not enforced or is checked only after the soft limit."""
         limit, soft = self.declared_limit(task), self._soft(task)
         if not limit:
             return "without a hard time limit"
@@ -232,7 +232,7 @@ def delivery_limit(queue: Any) -> int | None:
 
 
 def is_quarantined(task: Any) -> bool:
-    """Return whether the quarantine parks a job of this task after ``max_attempts``."""
+    """Return whether a job of this task that kills its workers is parked after ``max_attempts``."""
     return isinstance(task, PatternTask) and getattr(task, "max_attempts", None) is not None
 
 

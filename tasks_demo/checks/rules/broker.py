@@ -14,7 +14,7 @@ from tasks_demo.patterns.base import PatternTask
 
 #: Default x-delivery-limit of a quorum queue in RabbitMQ 4 and newer.
 DELIVERIES = 20
-#: What a hard time limit does to a late-acknowledged job; part of every hint that asks for one.
+#: What a hard time limit does to a late-acknowledged job; part of the hints of W001 and W020.
 KILLED_BY_ITS_LIMIT = (
     "A job that its hard limit kills does not run again by itself, unless its pattern is declared with "
     "acks_on_timeout=False (docs/reference/patterns/acks_late.md): give it a soft_time_limit well "

@@ -20,7 +20,7 @@ from tasks_demo.records.models import Attempt, Decision, Parked
 
 @rule("W018")
 def database_that_cannot_hold_them(setup: Setup) -> Iterator[Finding]:
-    """The tables of the ledger or of a pattern are in an unsupported or missing database, or split over several."""
+    """The tables of the ledger or of a pattern are in an unsupported or missing database, or split between several."""
     if settings.LEDGER and apps.is_installed("tasks_demo"):
         if why := database.unsupported():
             yield Finding(why, "DATABASE_ROUTERS names the database of each app.", level=ERROR)
