@@ -140,7 +140,7 @@ def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Finding]:
 
 
 def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Ask the result backend: ping a Redis; elsewhere read the result of a task ID that does not exist."""
+    """Ping a Redis; of any other backend, also Redis behind Sentinels, read the result of a task ID that does not exist."""
     what = "results"
     url = str(app.conf.result_backend or "")
     if "://" in url and not address(url):
@@ -151,7 +151,7 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
     seen = address(url) or url
     try:
         if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
-            # Celery's own client would wait two minutes for its timeout.
+            # Celery's own client times out only after two minutes.
             given = backend.client.connection_pool
             options = {**given.connection_kwargs, "socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
             pool = redis.ConnectionPool(connection_class=given.connection_class, **options)

@@ -1,6 +1,6 @@
 """Examines RabbitMQ over AMQP: its version, and whether its queues match our declarations.
 
-Does not see what AMQP does not tell, such as policies and consumer_timeout; the rows name the command to run.
+Does not see policies or consumer_timeout, which AMQP does not report; the rows name the command that shows them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
 
 
 def depth(app: Any, queue: Any) -> Waiting:
-    """Return the number of ready messages and of consumers. Excludes unacknowledged messages; AMQP does not tell ages."""
+    """Return the number of ready messages and of consumers. Excludes unacknowledged messages; AMQP does not report ages."""
     from tasks_demo.doctor.connections import connected
     from tasks_demo.doctor.workers import Waiting
 

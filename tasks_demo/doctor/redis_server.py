@@ -1,4 +1,4 @@
-"""Examines each Redis once, however many parts use it: eviction, persistence, memory, clock, writes, and foreign keys."""
+"""Examines each Redis once, however many parts use it: eviction, persistence, memory, clock, writes, other users."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.findings import Finding, State, reason
 
-#: Oldest Redis version: kombu finds unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py
+#: Oldest supported Redis: kombu finds unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py
 #: ``restore_visible``).
 OLDEST = (6, 2)
 #: Fraction of maxmemory from which Redis counts as nearly full.
