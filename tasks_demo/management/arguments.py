@@ -1,4 +1,4 @@
-"""Argument types that say what is wrong and what to write, and the exit codes that scripts rely on."""
+"""Argument types whose errors say what to write, and the exit codes that scripts rely on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of our commands."""
+    """Exit codes of the commands."""
 
     OK = 0
     BROKEN = 1
@@ -20,11 +20,11 @@ class Exit(IntEnum):
 
 
 def whole(what: str, least: int, most: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from ``least`` to ``most``."""
+    """Return an argparse type for a whole number from ``least`` to ``most``, named ``what`` in errors."""
 
     def parse(text: str) -> int:
         try:
-            # Plain ASCII digits: int() would also take "1_000", " 7 " and digits of other scripts.
+            # int() would also accept "1_000", " 7 " and digits of other scripts.
             if not text.isascii() or "_" in text or text != text.strip():
                 raise ValueError
             number = int(text)
@@ -39,7 +39,7 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """An argparse type: a pause in seconds."""
+    """Parse a pause for argparse: 0.01 to 60 seconds."""
     try:
         value = float(text)
     except ValueError:

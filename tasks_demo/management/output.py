@@ -1,4 +1,4 @@
-"""Plain text that commands print: tables, in any encoding, without control characters of strangers."""
+"""Plain text output of the commands: tables, in any encoding, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks_demo.core.wording import escaped
 
 _PLAIN = {"–": "-", "—": "-", "→": "->", "·": "|", "…": "...", "≤": "<=", "≥": ">=", "×": "x", "“": '"', "”": '"'}
 _HANDLER = "tasks_demo.plain"
-#: Between two columns.
+#: Between two columns of a table.
 _GAP = "  "
 
 
@@ -26,11 +26,11 @@ def table(
     least: Mapping[int, int] | None = None,
     paint: Callable[[int, int, str], str] = lambda row, column, text: text,
 ) -> Iterator[str]:
-    """The rows as lines whose columns stand below each other.
+    """Yield the rows as lines with aligned columns.
 
-    ``right``: columns that are aligned to the right. ``least``: the least width of a column. ``paint``: given row, column and
-    the padded text, the text in colour. Control characters are spelled out, but line ends of the last column, which
-    is wrapped to a terminal's window. In a pipe or a file no line is wrapped or cut, whatever COLUMNS says.
+    ``right``: columns to align right. ``least``: minimum width per column, characters. ``paint``: takes row, column and padded
+    text, and returns the coloured text. Control characters are escaped, except line ends in the last column, which is wrapped
+    to the terminal's width. In a pipe or a file no line is wrapped or cut, whatever COLUMNS says.
     """
     cells = [[[escaped(cell)] for cell in row[:-1]] + [list(map(escaped, row[-1].split("\n")))] for row in rows]
     widths = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
@@ -49,7 +49,7 @@ def table(
 
 
 def carrying_all(stream: IO[str]) -> IO[str]:
-    """The same stream, which from now on writes another character for one that its encoding does not know, and raises nothing."""
+    """Make the stream replace characters that its encoding lacks, instead of raising UnicodeEncodeError; return it."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=_HANDLER)
     return stream

@@ -1,4 +1,4 @@
-"""Who runs a command, for what is kept of it."""
+"""Identifies who runs a command, for the records that keep it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def who() -> str:
-    """The system user's name, or the number where there is none."""
+    """Return the system user's name, or ``uid`` and the number if it has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name

@@ -1,7 +1,7 @@
-"""Being asked to stop: noted, and looked at where nothing is half done.
+"""Records stop signals, so that a command can check for them between two steps.
 
-A KeyboardInterrupt may come at any line, also in a destructor, and Python ignores what a destructor raises: the Ctrl-C
-would be lost (seen in ``AsyncResult.__del__``).
+A KeyboardInterrupt can be raised at any line, also in a destructor. Python ignores what a destructor raises, so the Ctrl-C would
+be lost (seen in ``AsyncResult.__del__``).
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from types import FrameType
 
 @contextmanager
 def stop_signals(*, insist: bool = False) -> Iterator[list[int]]:
-    """The SIGINT and SIGTERM that have come so far, in order. ``insist``: a second SIGINT raises KeyboardInterrupt, for
-    callers with a step that may take for ever."""
+    """Collect SIGINT and SIGTERM in the yielded list, in order, instead of stopping the process.
+
+    The caller must check the list. ``insist``: a second SIGINT raises KeyboardInterrupt, for callers with a step that may never
+    end.
+    """
     asked: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        # Only this: a lock taken here may be held by the very code that was interrupted.
+        # Take no lock here: the interrupted code may hold it.
         asked.append(number)
         if insist and asked.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt

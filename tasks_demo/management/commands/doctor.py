@@ -1,4 +1,4 @@
-"""``manage.py doctor``: can the parts that are running keep the promises?"""
+"""``manage.py doctor``: check whether the running servers and workers can keep the promises."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         "Ask the broker, Redis, the result backend and the databases whether they can keep the promises. "
         "Exit 0: they can, perhaps with warnings. 1: a promise is broken. 4: a part that jobs need cannot be used."
     )
-    requires_system_checks = ()  # their warnings are one row of the answer
+    requires_system_checks = ()  # the doctor runs them itself and shows one row
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -71,7 +71,7 @@ class Command(BaseCommand):
 
 
 def exit_code(rows: list[Finding]) -> Exit:
-    """What cannot be used goes first: without it nobody knows what else is broken."""
+    """Return the exit code. NOT_READY takes precedence over BROKEN: an unusable part may hide other faults."""
     if not all(row.ready for row in rows):
         return Exit.NOT_READY
     return Exit.BROKEN if any(row.state is State.FAIL for row in rows) else Exit.OK

@@ -1,4 +1,4 @@
-"""``manage.py operation``: what the patterns remember of an operation, and how to make them forget it."""
+"""``manage.py operation``: show what the patterns have recorded of an operation, or make them forget it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tasks_demo.management.arguments import Exit
 from tasks_demo.management.people import who
 from tasks_demo.operations import Known, forget, known
 
-#: Of the ledger, what is told of each task ID.
+#: The ledger's counts that are shown for each task ID.
 COUNTS = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
-#: Task IDs of the ledger that are told.
+#: Maximum number of task IDs from the ledger.
 TOLD = 20
 
 
@@ -124,7 +124,7 @@ class Command(BaseCommand):
 
 
 def _tallies(operation: str) -> tuple[list[dict[str, Any]], str]:
-    """What the ledger counted of each task ID, the latest first; and why it could not be asked."""
+    """Return the ledger's counts per task ID, latest first, and an error message if the ledger did not answer."""
     try:
         rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:TOLD]
         return list(rows.values("task_id", "pattern", "verdict", *COUNTS)), ""

@@ -1,4 +1,4 @@
-"""``manage.py prune``: delete the patterns' records that no copy of a message can need any more, and the ledger's old history."""
+"""``manage.py prune``: delete records of the patterns that no copy of a message needs any more, and old ledger history."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxM
 
 
 def _fences(before: datetime, using: str) -> int:
-    """Fences that were last advanced before this moment: a holder that has slept for longer would write again."""
+    """Delete fences last advanced before this moment; return the number. A holder suspended since then could write again."""
     return operation_records.prune(Fence, "at", before, using)
 
 
 def _attempts(before: datetime, using: str) -> int:
-    """Attempts of messages that never came back to be counted again."""
+    """Delete attempts of messages not counted since this moment; return the number."""
     return operation_records.prune(Attempt, "last_at", before, using)
 
 
@@ -67,7 +67,7 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="count what would be removed, and remove nothing")
 
     def handle(self, *, using: list[str], only: str | None, dry_run: bool, verbosity: int, **options: Any) -> None:
-        # As a worker does: only what is imported can say where it writes.
+        # Import the tasks as a worker does: only an imported task declares where it writes.
         current_app.loader.import_default_modules()
         declared = {str(alias) for task in current_app.tasks.values() if (alias := getattr(task, "using", None))}
         self._verb = "Would remove" if dry_run else "Removed"
@@ -116,7 +116,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{pruned.open} older task IDs stay in the ledger: they have not ended, or are parked.")
 
     def _undecided(self, task_ids: Sequence[str]) -> set[str]:
-        """Of these, the ones that are parked still."""
+        """Return those of these task IDs that are still parked."""
         found: set[str] = set()
         for alias in sorted({router.db_for_write(Parked), *self._aliases}):
             if Parked._meta.db_table not in connections[alias].introspection.table_names():

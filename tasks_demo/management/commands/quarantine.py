@@ -1,4 +1,4 @@
-"""``manage.py quarantine``: look at parked messages, requeue them or discard them."""
+"""``manage.py quarantine``: list, show, requeue or discard parked messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks_demo.patterns.parking import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Parked
 
-#: Characters of a message's arguments that `show` prints; --json has all, and a requeue sends them whole.
+#: Maximum characters of a message's arguments that `show` prints. --json and requeue use all of them.
 MOST_SHOWN = 20_000
 
 DECISIONS: dict[str, tuple[Callable[..., bool], str]] = {
@@ -150,7 +150,7 @@ class Command(BaseCommand):
             sys.exit(Exit.BROKEN)
 
     def _known(self, text: str) -> list[Parked]:
-        """The rows of the task ID that is, or alone begins with, the text; latest first. Says so if there is none."""
+        """Return the rows of the only task ID that equals or begins with the text, latest first; otherwise explain on stderr."""
         rows = list(self._rows.filter(task_id=text)) or list(self._rows.filter(task_id__startswith=text))
         if len({row.task_id for row in rows}) == 1:
             return rows
@@ -169,10 +169,10 @@ def _facts(row: Parked) -> dict[str, Any]:
 
 
 def _message(row: Parked) -> dict[str, str]:
-    """What is sent again, as Python would write it: not every argument is JSON."""
+    """Return what a requeue publishes, as Python literals, because not every argument is JSON."""
     try:
         copy = message_of(row)
-    except Exception as error:  # noqa: BLE001  (whatever a serialisation raises: the rest is worth seeing)
+    except Exception as error:  # noqa: BLE001  (deserialising can raise anything; show the rest)
         return {"message": f"cannot be read ({type(error).__name__}: {error})"}
     options = {name: value for name, value in copy.options.items() if value not in (None, "", [], {})}
     return {"args": repr(copy.args), "kwargs": repr(copy.kwargs), "options": repr(options)}

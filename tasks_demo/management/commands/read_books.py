@@ -1,4 +1,4 @@
-"""``manage.py read_books``: read the registered books into the ledger, once or again and again."""
+"""``manage.py read_books``: copy new effects from the registered books into the ledger, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--every", type=seconds, metavar="S", help="go on, with a pause of S seconds")
 
     def handle(self, *, every: float | None, **options: Any) -> None:
-        with suppress(InvalidSetting):  # said when they are read
+        with suppress(InvalidSetting):  # reported when they are read
             if not settings.BOOKS:
                 self.stdout.write(
                     "TASKS_DEMO_BOOKS registers no books: there is nothing to read, and executions are judged."
@@ -64,7 +64,7 @@ class Command(BaseCommand):
 
 
 def said(state: State) -> str:
-    """What is wrong with a book, in a sentence."""
+    """Return the message about books that cannot be read."""
     since = f" since {clock.aware(state.since):%Y-%m-%d %H:%M:%S %Z}" if state.since else ""
     what = f"The books {state.name!r} cannot be read{since}: {state.trouble.rstrip('. ')}."
     return f"{what} Effects may be missing; no task of theirs is called lost."

@@ -1,4 +1,4 @@
-"""``manage.py relay``: publish what the outbox holds, until it is told to stop."""
+"""``manage.py relay``: publish the outbox's messages until asked to stop."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Command(BaseCommand):
             )
         if options["verbosity"]:
             _tell(logging.getLogger("tasks_demo.outbox.relay"))
-        # As a worker does: a task's own queue, priority and so on are known only where its module was imported.
+        # Import the tasks as a worker does: only an imported task declares its queue, priority and so on.
         current_app.loader.import_default_modules()
         if why := unsupported(using or router.db_for_write(OutboxMessage)):
             raise CommandError(
@@ -119,7 +119,7 @@ class Command(BaseCommand):
 
 
 def _tell(logger: logging.Logger) -> None:
-    """Have what it says appear, also in a project without a LOGGING of its own, where INFO would go nowhere."""
+    """Make the logger's INFO lines appear, also in a project that configures no LOGGING."""
     logger.setLevel(logging.INFO)
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
@@ -128,7 +128,7 @@ def _tell(logger: logging.Logger) -> None:
 
 
 def _run(relay: Relay, stop: threading.Event) -> None:
-    """Relay until asked to stop; the registered books are read beside it."""
+    """Run the relay until asked to stop, and read the registered books in a second thread."""
     beside = threading.Thread(target=_read_books, args=(stop,), name="books", daemon=True)
     if settings.LEDGER and settings.BOOKS:
         beside.start()
@@ -155,7 +155,7 @@ def _read_books(stop: threading.Event) -> None:
 
 
 def _until_asked(work: Any) -> int:
-    """Run it in a thread, so that no signal interrupts a hand-over; returns the exit code."""
+    """Run the work in a thread, so that no signal interrupts a publication; return the exit code."""
     stop = threading.Event()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""``manage.py timeline TASK_ID``: what happened to one task, in order."""
+"""``manage.py timeline TASK_ID``: show the events of one job in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks_demo.management.arguments import Exit
 from tasks_demo.management.commands.read_books import said
 from tasks_demo.management.output import carrying_all, table
 
-#: Counts of a tally.
+#: The counts of a tally that are shown.
 SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
 
 

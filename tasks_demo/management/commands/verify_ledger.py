@@ -1,4 +1,4 @@
-"""``manage.py verify_ledger``: recount every tally from the events."""
+"""``manage.py verify_ledger``: compare every tally with the sum of its events."""
 
 from __future__ import annotations
 
