@@ -1,8 +1,8 @@
 """Shows what the patterns have recorded of one operation, and deletes it on request, so that the operation can run again.
 
-What is **not** guaranteed: that the effect is undone, or that no worker is running the operation now. A forgotten operation runs
-again when a message for it is delivered again, and its effect happens a second time unless its receiver knows the key. A fence
-is never lowered. Who removed what, when and why is committed (``ForgottenOperation``) before anything is removed.
+Does **not** undo the effect, and does not guarantee that no worker is running the operation now. A forgotten operation runs again
+when a message for it is delivered again, and its effect happens a second time unless the receiver recognises the key. A fence is
+never lowered. A ``ForgottenOperation`` (who, what, when, why) is committed before anything is removed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEnt
 
 @dataclass(frozen=True)
 class Trace:
-    """What one store has recorded. ``held``, if not empty, says who may be running it. ``removable``: by ``forget``."""
+    """What one store has recorded. ``held``: who may be running it, or empty. ``removable``: ``forget`` can delete it."""
 
     kind: str
     place: str
@@ -45,11 +45,11 @@ class Trace:
     facts: dict[str, Any] = field(default_factory=dict)
     held: str = ""
     removable: bool = True
-    #: The lease's record or the row.
+    #: The lease's record, or the database row.
     source: Any = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``."""
+        """Return plain values for ``json.dumps``."""
         facts = {
             name: value.isoformat() if isinstance(value, datetime) else value for name, value in self.facts.items()
         }
@@ -59,7 +59,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Known:
-    """All that is recorded of an operation, and which stores did not answer."""
+    """Everything recorded of an operation, and an error message for each store that did not answer."""
 
     operation: str
     traces: list[Trace]
@@ -67,7 +67,7 @@ class Known:
 
     @property
     def mark(self) -> str:
-        """A digest of what was shown, to detect a change between showing and forgetting. It leaves out what only time changes."""
+        """A digest that detects a change between showing and forgetting. It leaves out facts that change with time alone."""
         shown = [
             (trace.kind, trace.place, trace.state, {k: str(v) for k, v in trace.facts.items() if "seconds" not in k})
             for trace in self.traces
@@ -76,9 +76,10 @@ class Known:
 
 
 def known(operation: str, task: str = "") -> Known:
-    """Ask every store about the operation; with ``task``, only the stores of that task's pattern.
+    """Return what every store has recorded of the operation; with ``task``, only the stores of that task's pattern.
 
-    Raises InvalidOperationKey, and UnknownTask if no task of that name with a pattern is registered here.
+    A store that does not answer does not raise: its error is in ``troubles``. Raises InvalidOperationKey, and UnknownTask if no
+    task of that name with a pattern is registered here.
     """
     validate_operation(operation)
     tasks = _tasks(task)
@@ -106,10 +107,11 @@ def known(operation: str, task: str = "") -> Known:
 
 
 def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: bool = False) -> list[Trace]:
-    """Delete what was shown and can be removed; return that. A ``ForgottenOperation`` with who, when, why and what comes first.
+    """Commit a ``ForgottenOperation`` with who, when, why and what; then delete the removable traces and return those deleted.
 
-    Raises OperationHeld, before anything is removed, while a lease is held or the body of a claim may be running, unless
-    ``even_if_held``. Raises EnvironmentNotReady if a store does not answer; the message says what was removed before.
+    Does not delete a trace that has changed since it was shown. Raises OperationHeld, before anything is removed, while a lease
+    is held or the body of a claim may be running, unless ``even_if_held``. Raises EnvironmentNotReady if a store does not answer;
+    the message says what was removed before.
     """
     chosen = [trace for trace in shown.traces if trace.removable]
     held = [trace for trace in chosen if trace.held]
@@ -160,7 +162,7 @@ def _record_outcome(entry: ForgottenOperation, alias: str, removed: list[Trace],
 
 
 def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
-    """Delete what one store has recorded. False: it has changed since it was shown."""
+    """Delete what one store has recorded. Returns False if it has changed since it was shown."""
     if isinstance(trace.source, maintenance.Record):
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         if isinstance(place, Memory):
@@ -174,7 +176,7 @@ def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
     row, moment = trace.source, "claimed_at" if isinstance(trace.source, Claim) else "completed_at"
     rows: Any = type(row)._base_manager.using(row._state.db)
     with transaction.atomic(using=row._state.db):
-        # Only the row that was shown, not one that was inserted since.
+        # Delete only the row that was shown, not one inserted since.
         return bool(rows.filter(pk=row.pk, task_id=row.task_id, **{moment: getattr(row, moment)}).delete()[0])
 
 
