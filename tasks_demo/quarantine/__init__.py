@@ -1,4 +1,4 @@
-"""The quarantine: messages that were parked because their worker died each time, and what is decided about them."""
+"""The quarantine: requeue or discard messages that were parked because their worker died at each attempt."""
 
 from tasks_demo.quarantine.decisions import discard, requeue
 

@@ -1,7 +1,7 @@
-"""Requeue or discard a parked message. Each decision is recorded with who made it, when and why.
+"""Requeues or discards a parked message, and records each decision: who, when and why.
 
-What is **not** guaranteed: that ``requeue`` publishes once. A crash between the broker's confirmation and the commit of the new
-state leaves the row parked, to be requeued again.
+``requeue`` does **not** guarantee to publish once: a crash between the broker's confirmation and the commit of the new state
+leaves the row parked, so it can be requeued again.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from tasks_demo.patterns.parking import message_of
 from tasks_demo.patterns.requeue import PARKED
 from tasks_demo.records.models import Decision, Parked
 
-#: Bound on each step of a hand-over to the broker, seconds.
+#: Timeout of each step of a publication, seconds.
 BROKER_SECONDS = 5.0
 
 
 def requeue(parked: Parked, *, by: str, why: str) -> bool:
-    """Publish the message again, under its task ID, to its queue, with its attempts at 0. False: it is no longer parked.
+    """Publish the message again to its queue, with the same task ID and 0 attempts. Returns False if it is no longer parked.
 
-    The new state is committed after the broker has confirmed the message. Raises EnvironmentNotReady if the broker does not
-    accept it, and RequeueFailed if no message can be made of the row; either way nothing has changed.
+    Commits the new state after the broker has confirmed the message. Raises EnvironmentNotReady if the broker does not accept it,
+    and RequeueFailed if no message can be built from the row; either way nothing has changed.
     """
     try:
         copy = message_of(parked)
         copy["options"]["headers"] = {**(copy["options"].get("headers") or {}), PARKED: parked.pk}
-        # RabbitMQ confirms when told to, Redis by its reply; without a bound kombu waits for Redis for ever.
+        # RabbitMQ confirms only with confirm_publish, Redis by its reply. Without a timeout kombu waits for Redis for ever.
         options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
         with current_app.connection_for_write(transport_options=options) as broker:
-            # Before the row is locked: a broker that does not answer takes seconds to time out.
+            # Connect before the row is locked: a broker that does not answer takes seconds to time out.
             broker.ensure_connection(max_retries=1, interval_start=0)
             with transaction.atomic(using=parked._state.db):
                 if not _decided(parked, Parked.State.REQUEUED, "requeue", by, why):
@@ -58,13 +58,13 @@ def _reason(error: Exception) -> str:
 
 
 def discard(parked: Parked, *, by: str, why: str) -> bool:
-    """Decide that the message is never to run. The row is kept. False: it is no longer parked."""
+    """Decide that the message never runs. Does not delete the row. Returns False if it is no longer parked."""
     with transaction.atomic(using=parked._state.db):
         return _decided(parked, Parked.State.DISCARDED, "discard", by, why)
 
 
 def _decided(parked: Parked, state: Parked.State, decision: str, by: str, why: str) -> bool:
-    """Move the row out of ``parked`` and record who did it. Of two calls at once the second waits and returns False."""
+    """Change the row's state from parked and record who did it. Of two concurrent calls the second waits and returns False."""
     rows = Parked.objects.using(parked._state.db).filter(pk=parked.pk, state=Parked.State.PARKED)
     if not rows.update(state=state):
         return False
