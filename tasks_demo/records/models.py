@@ -119,7 +119,7 @@ class Attempt(models.Model):
     """quarantine: how often this message was begun and never ended. Deleted when it ends."""
 
     task_id = models.CharField(max_length=255)
-    # A retry is published before the body that asked for it has ended: the two are counted apart.
+    # A retry is published before the body that asked for it ends, so the two are counted separately.
     retries = models.IntegerField(default=0)
     count = models.IntegerField()
     history = models.TextField(help_text="A line of JSON per attempt: when, which worker, which process.")
@@ -147,7 +147,7 @@ class Parked(models.Model):
     operation = models.CharField(max_length=255, blank=True)
     task = models.CharField(max_length=255, help_text="The registered name.")
     pattern = models.CharField(max_length=40, blank=True)
-    # Text, not JSON columns: PostgreSQL's refuse NUL, which an argument may contain.
+    # Text, not JSON: PostgreSQL's JSON columns reject NUL, which an argument may contain.
     message = models.TextField(help_text="Arguments, queue, priority, headers: all that a copy needs, serialised.")
     content_type = models.CharField(max_length=100, help_text="Of the message.")
     content_encoding = models.CharField(max_length=40, help_text="Of the message; binary: as base64.")
@@ -165,7 +165,7 @@ class Parked(models.Model):
         permissions = [("decide_parked", "Can requeue or discard parked messages")]
         indexes = [models.Index(fields=["state", "-id"], name="parked_state")]
         constraints = [
-            # One message is parked once, however many copies of it are redelivered.
+            # A message is parked once, however many of its copies are redelivered.
             models.UniqueConstraint(fields=["task_id"], condition=Q(state="parked"), name="parked_once"),
         ]
 
