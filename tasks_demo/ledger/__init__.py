@@ -1,6 +1,6 @@
-"""The ledger: an append-only history of what happened to every task, and the counts per task ID.
+"""The ledger: an append-only history of task events, and counts per task ID.
 
-It observes ``tasks_demo.core.lifecycle``; the code that is observed does not import it.
+It observes ``tasks_demo.core.lifecycle``. The observed code does not import the ledger.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Books", "Effect", "ModelBooks", "record_effect"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: Django imports this package before models can be imported.
+    # Imported lazily: Django imports this package before models can be imported.
     if name == "record_effect":
         from tasks_demo.ledger.recorded_effects import record_effect
 
@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
 
 
 def arm() -> None:
-    """Start recording every point that is reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
+    """Start recording every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
     from tasks_demo.core import lifecycle
     from tasks_demo.core.conf import settings
 

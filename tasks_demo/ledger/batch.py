@@ -1,4 +1,4 @@
-"""A batch of events as SQL statements: append the events, add to the tallies, count effects. The statements are in ``sql``."""
+"""Writes a batch of events in SQL: appends events, updates tallies, counts effects. The statements are in ``ledger/sql``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData
 from tasks_demo.ledger.sql import statement
 from tasks_demo.ledger.tallies import COUNTS, TallyDelta, fold
 
-#: Rows of one statement. The databases limit its parameters to 32,766 (SQLite) and 65,535 (PostgreSQL).
+#: Rows per statement. A statement may have 32,766 parameters on SQLite and 65,535 on PostgreSQL.
 ROWS_A_STATEMENT = 100
 
 
 class Batch:
-    """Events as parameters of the statements, computed before the transaction begins: SQLite has one writer at a time."""
+    """Events as statement parameters, computed before the transaction begins because SQLite has one writer at a time."""
 
     def __init__(self, events: Sequence[EventData], connection: BaseDatabaseWrapper) -> None:
         self._vendor = connection.vendor
         moments = _Moments(connection)
         self._events = [_values(event, moments) for event in events]
-        # In one order everywhere, so that two batches cannot wait for each other.
+        # Sorted, so that two batches cannot deadlock.
         self._tallies = [_tally(delta, moments) for _, delta in sorted(fold(events).items())]
         self._learnt = sorted(
             {
@@ -38,7 +38,7 @@ class Batch:
         self.operations = sorted({event.operation for event in events if event.kind == EFFECT})
 
     def write(self, cursor: Any) -> None:
-        """Execute few statements: between two, other threads may run, while this one holds the write lock."""
+        """Execute the statements. They are few, because other threads may run between two while this one holds the write lock."""
         for name, rows in (("append_event", self._events), ("keep_tally", self._tallies)):
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 part = rows[start : start + ROWS_A_STATEMENT]
@@ -50,9 +50,9 @@ class Batch:
 
 
 def not_stored(cursor: Any, events: Sequence[EventData], vendor: str, *, in_doubt: bool) -> Sequence[EventData]:
-    """The events whose source is not stored yet: looks up all if the last commit is ``in_doubt``, else effects only.
+    """Return the events whose source is not stored yet. Looks up all if the last commit is ``in_doubt``, else effects only.
 
-    Several readers may append the same effect, but not at the same time: a batch with effects holds the exclusive lock.
+    Several readers may append the same effect, but never concurrently: a batch with effects holds the exclusive lock.
     """
     asked = [event.source for event in events if in_doubt or event.kind == EFFECT]
     if not asked:
@@ -65,13 +65,13 @@ def not_stored(cursor: Any, events: Sequence[EventData], vendor: str, *, in_doub
     return list(reversed(new.values()))
 
 
-#: An INSERT of one row: before its values, the values, after them.
+#: Splits a one-row INSERT into the text before the values, the values, and the text after them.
 _ONE_ROW = re.compile(r"(.*?\bVALUES\s*)(\(.*?\))(\s*(?:ON CONFLICT\b.*)?)", re.DOTALL)
 
 
 @cache
 def _sql(name: str, vendor: str, rows: int = 1) -> str:
-    """The statement for that many rows, with the placeholders of the database's driver."""
+    """Return the statement for this number of rows, with the placeholders of the database's driver."""
     text = statement(name)
     if rows > 1:
         found = _ONE_ROW.fullmatch(text)
@@ -83,7 +83,7 @@ def _sql(name: str, vendor: str, rows: int = 1) -> str:
 
 
 class _Moments(dict[float, Any]):
-    """Seconds since the epoch -> the parameter for the database, converted once: event and tally share it."""
+    """Maps seconds since the epoch to database parameters. Each is converted once and shared by event and tally."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()

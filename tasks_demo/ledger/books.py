@@ -1,8 +1,8 @@
 """Books: records of effects outside Celery, such as a table of payments, from which the ledger counts effects.
 
-A project registers them, ``TASKS_DEMO_BOOKS = {"payments": "shop.books.Payments"}``, and tasks name theirs,
-``books="payments"``. ``manage.py relay`` and ``manage.py read_books`` read them, and on request the dashboard and
-``manage.py timeline``. A task may be called lost only if its books were read to their end after it had ended.
+A project registers books with ``TASKS_DEMO_BOOKS = {"payments": "shop.books.Payments"}``, and a task names its books with
+``books="payments"``. ``manage.py relay`` and ``manage.py read_books`` read them; so do the dashboard and ``manage.py timeline``
+on request. A task may be called lost only if its books were read to their end after it had ended.
 
 A task without books can call ``record_effect`` in its body.
 """
@@ -24,9 +24,9 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
 
 logger = logging.getLogger(__name__)
-#: Numbers before the last one that are read again, unless the books override ``resume``.
+#: How many numbers before the last one are read again, unless the books override ``resume``.
 OVERLAP = 100
-#: How many entries back PostgreSQL is searched for late commits. It searches this many in 0.15 s.
+#: How many numbers back PostgreSQL is searched for late commits. Searching this many takes 0.15 s.
 REACH = 1_000_000
 #: The name for effects that tasks record themselves. No books may have it.
 RECORDED = "recorded"
@@ -34,7 +34,9 @@ RECORDED = "recorded"
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One entry. ``number`` orders the book; ``at`` is seconds since the epoch; ``detail`` is shown in timelines."""
+    """One entry. ``number`` orders the entries; ``at`` is seconds since the epoch (0.0: unknown); ``detail`` is shown in
+    timelines.
+    """
 
     number: int
     operation: str
@@ -44,36 +46,38 @@ class Effect:
 
 
 class Books:
-    """Base class of books. Override ``effects``. If it raises, these books are read again later; others are not affected."""
+    """Base class of books. Override ``effects``. If it raises, these books are read again later; other books are not affected."""
 
     def effects(self, after: int) -> Iterable[Effect]:
-        """The entries with numbers above ``after``, in the order of their numbers."""
+        """Yield the entries with numbers above ``after``, in the order of their numbers."""
         raise NotImplementedError
 
     def identity(self) -> str:
-        """Distinguishes these books from others of the same name, up to 60 characters. Books with a new identity are read from
-        their beginning.
+        """Distinguish these books from others of the same name, in at most 60 characters. Books with a new identity are read
+        from the beginning.
         """
         return ""
 
     def snapshot(self) -> str:
-        """Stored before the books are read, and passed to ``resume`` by the next reader. Up to 60 characters."""
+        """Return a text, at most 60 characters, that is stored before the books are read and passed to ``resume`` by the next
+        reader.
+        """
         return ""
 
     def resume(self, number: int, snapshot: str) -> int:
-        """The number after which to read, when all up to ``number`` was read and ``snapshot`` was stored before that.
+        """Return the number after which to read. Entries up to ``number`` were read, and ``snapshot`` was stored before that.
 
-        By default the last OVERLAP numbers are read again. Entries with lower numbers that are committed later are not found.
+        By default the last OVERLAP numbers are read again. Entries below these that are committed later are not found.
         """
         return max(0, number - OVERLAP)
 
 
 class ModelBooks(Books):
-    """A table of the project as books: one row is one effect. Name the fields in the class.
+    """Reads a table of the project as books: one row is one effect. Name the fields in the class.
 
-    Rows that are committed after others with higher numbers are found, on PostgreSQL by the transaction ID (xmin) of each row.
-    What is **not** guaranteed: that a row is found if it is committed after REACH later ones were read. While a transaction stays
-    open, every reader reads all rows since its beginning again.
+    Finds rows that are committed after rows with higher numbers; on PostgreSQL it uses the transaction ID (xmin) of each row.
+    What is **not** guaranteed: that a row is found if it is committed after REACH later rows were read. While a transaction stays
+    open, every reader reads all rows since the transaction's beginning again.
     """
 
     model: ClassVar[type[models.Model] | str]
@@ -88,11 +92,11 @@ class ModelBooks(Books):
 
     @property
     def _alias(self) -> str:
-        # Not db_for_read: what a replica does not have yet would be called lost.
+        # Not db_for_read: an effect that a replica does not have yet would be called lost.
         return router.db_for_write(self._model())
 
     def operation_of(self, row: Any) -> str:
-        """The operation key of a row. Override it if no column holds the key as it is."""
+        """Return the operation key of a row. Override this if no column holds the key itself."""
         return str(getattr(row, self.operation))
 
     def effects(self, after: int) -> Iterator[Effect]:
@@ -112,7 +116,9 @@ class ModelBooks(Books):
             )
 
     def snapshot(self) -> str:
-        """The oldest open transaction; empty on databases with one writer, where numbers become visible in order."""
+        """Return the oldest open transaction on PostgreSQL. Returns "" on databases with one writer, where numbers become
+        visible in order.
+        """
         connection = connections[self._alias]
         if connection.vendor != "postgresql":
             return ""
@@ -122,7 +128,7 @@ class ModelBooks(Books):
         connection = connections[self._alias]
         if connection.vendor != "postgresql":
             return number
-        if not snapshot:  # it is not known what was open when this number was read
+        if not snapshot:  # unknown which transactions were open when this number was read
             return super().resume(number, snapshot)
         meta = self._model()._meta
         field: Any = meta.get_field(self.number)
@@ -146,12 +152,12 @@ class ModelBooks(Books):
 
 
 def names() -> frozenset[str]:
-    """The names of the registered books."""
+    """Return the names of the registered books."""
     return frozenset(settings.BOOKS)
 
 
 def counted_by(name: str) -> str:
-    """The name if books are registered under it, else an empty text: nobody counts. Raises nothing."""
+    """Return the name if books are registered under it, else "" (effects are not counted). Raises nothing."""
     if not name:
         return ""
     try:
@@ -161,7 +167,7 @@ def counted_by(name: str) -> str:
 
 
 def registered(name: str) -> Books:
-    """The books of that name. Raises InvalidSetting if there are none, or if they are not Books."""
+    """Return the books of that name. Raises InvalidSetting if there are none, or if they are not Books."""
     return _imported(name, str(settings.BOOKS.get(name, "")))
 
 

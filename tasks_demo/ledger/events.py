@@ -1,6 +1,7 @@
-"""An event before it is stored: what a process reports to the ledger. No database access.
+"""Events before they are stored: what a process reports to the ledger. No database access.
 
-``tallies`` says how an event counts."""
+How events are counted: ``ledger.tallies``.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +10,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Kinds that are not points of a task's life.
+#: Kinds that are not points of ``core.lifecycle``.
 EFFECT = "effect"  # one entry in somebody's books
 FAULT = "fault"  # a fault that the lab injected, or tried to
 SETTLED = "settled"  # the books were read after the task had ended
-GAP = "gap"  # events that a process could not write in time, or at all
+GAP = "gap"  # events that a process wrote late or lost
 WORKER = "worker"  # a worker of the lab started or stopped
-QUIESCENT = "quiescent"  # the end of an experiment's cell, with the evidence that nothing runs any more
+QUIESCENT = "quiescent"  # the end of an experiment cell, with the evidence that nothing runs any more
 
-#: Kinds reported by the worker, which has the task's class. A publisher may know only its name.
+#: Kinds reported by the worker, which has the task's class. A publisher may only know the task's name.
 KNOWS_ITS_TASK = frozenset({"received", "started"})
 
-#: Maximum length, in characters, of the columns whose text comes from outside.
+#: Maximum length, in characters, of columns whose text comes from outside.
 LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255, "task": 255}
 
 
@@ -28,7 +29,7 @@ LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255, "tas
 class EventData:
     """One event to append.
 
-    ``at``: seconds since the epoch. ``source``: unique; an event whose source is stored already is not stored again.
+    ``at``: seconds since the epoch. ``source``: unique; an event whose source is already stored is not stored again.
     """
 
     at: float
@@ -45,14 +46,14 @@ class EventData:
     detail: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Publishers choose task IDs. One that no database can hold must not make a whole batch fail.
+        # Publishers choose task IDs. An ID that no database can store must not make the whole batch fail.
         for name, most in LONGEST.items():
             text = getattr(self, name)
             if len(text) > most or not text.isprintable():
                 object.__setattr__(self, name, storable(text)[:most])
 
     def detail_as_json(self) -> str:
-        """The detail as JSON that every database accepts; values that JSON cannot carry become text. Raises nothing."""
+        """Return the detail as JSON that every database accepts. Values that JSON cannot hold become text. Raises nothing."""
         if not self.detail:
             return "{}"
         try:
@@ -69,13 +70,13 @@ class EventData:
 
 
 def microseconds(at: float) -> int:
-    """Whole microseconds since the epoch, rounded as ``datetime.fromtimestamp`` does, so that they equal the stored column."""
+    """Convert seconds to whole microseconds, rounded as ``datetime.fromtimestamp`` does, so that they equal the stored column."""
     whole = int(at)
     return whole * 1_000_000 + round((at - whole) * 1e6)
 
 
 def storable(text: str) -> str:
-    """The text with NUL and lone surrogates escaped: databases accept neither."""
+    """Escape NUL and lone surrogates in the text: databases accept neither."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
 
 

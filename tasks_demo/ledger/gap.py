@@ -1,4 +1,6 @@
-"""What a process could not write down in time while the ledger was away: counted, said, and written as one event afterwards."""
+"""Counts the events that a process could not write while the ledger was unavailable, logs them, and describes them as one
+``gap`` event.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,20 @@ from tasks_demo.core.wording import counted
 from tasks_demo.ledger.events import EventData
 
 logger = logging.getLogger(__name__)
-#: Seconds between two errors in the log while the ledger stays away.
+#: Seconds between two errors in the log while the ledger is unavailable.
 SAY_EVERY_SECONDS = 60.0
-#: How many tasks the event names; the rest is counted under "others".
+#: Maximum number of tasks that the event names. The rest are counted under "others".
 NAMED = 20
 
 
-#: Events of this process so far that were late, and of those, or besides, lost. They only grow.
+#: Events of this process that were late or lost. The counts only grow; an event may count as late first and as lost afterwards.
 totals: Counter[str] = Counter()
 
 
 class Gap:
-    """One absence of the ledger, as one process sees it. ``late`` points are kept and follow, ``lost`` ones do not."""
+    """One period in which the ledger was unavailable to this process. ``late`` events are kept and written afterwards; ``lost``
+    events are not written.
+    """
 
     def __init__(self) -> None:
         self.since = time.time()
@@ -44,7 +48,7 @@ class Gap:
         totals["lost"] += 1
 
     def say(self, why: object, waiting: int) -> None:
-        """One error now, and one a minute while it lasts."""
+        """Log one error now, then at most one every SAY_EVERY_SECONDS."""
         if time.monotonic() - self._said_at < SAY_EVERY_SECONDS:
             return
         self._said_at = time.monotonic()
@@ -54,7 +58,7 @@ class Gap:
         )  # fmt: skip
 
     def detail(self) -> dict[str, Any]:
-        """The event's detail; moments in ISO format, counts by task."""
+        """Return the event's detail: timestamps in ISO format, and counts by task."""
         late, lost = +self.late, +self.lost
         return {
             "since": clock.iso(self.since),

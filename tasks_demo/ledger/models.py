@@ -1,8 +1,7 @@
-"""The tables: an append-only history of events, and one tally per task ID kept in step with it.
+"""The ledger's tables: an append-only history of events, and one tally per task ID, updated in the same transaction.
 
-Both are written by the ledger only (``tasks_demo.ledger``), with the SQL in ``ledger/sql``; the models are
-for reading. ``Tally.verdict``, ``Tally.broken`` and ``Tally.outcome`` are computed by the database itself from the counts
-and the latest state, so they can never disagree with them.
+Only the ledger writes them (``tasks_demo.ledger``), with the SQL in ``ledger/sql``. The models are for reading. The database
+computes ``Tally.verdict``, ``Tally.broken`` and ``Tally.outcome`` from the counts and the latest state, so they always agree.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from django.db.models.lookups import Exact, In
 
 from tasks_demo.core.semantics import PROMISES, Semantics
 
-#: Belongs to an experiment; with it in its WHERE a query finds the index on runs, which holds nothing else.
+#: Belongs to an experiment. A query with this condition can use the partial index on runs.
 IN_A_RUN = ~Q(run="")
-#: Not succeeded: few, and those that one looks for. Likewise.
+#: Did not succeed: few rows, and the ones people search for. A query with this condition can use the partial index on outcomes.
 NOT_SUCCEEDED = ~Q(outcome="succeeded")
 
 
 class ReadOnly(models.Model):
-    """Refuses to be written through the ORM: evidence is appended by the ledger and never edited."""
+    """Refuses ``save`` and ``delete``: the ledger appends evidence and never edits it."""
 
     class Meta:
         abstract = True
@@ -35,7 +34,7 @@ class ReadOnly(models.Model):
 
 
 class Event(ReadOnly):
-    """One thing that happened: a point that was reached, an effect in the bank's books, or a fault."""
+    """One event: a point that was reached, an effect in somebody's books, a fault, or a fact about a worker or the ledger."""
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(help_text="Clock of the process that wrote it; order within the table is by id.")
@@ -52,7 +51,7 @@ class Event(ReadOnly):
     class Meta:
         app_label = "tasks_demo"
         ordering = ["id"]
-        # Not unique=True: PostgreSQL would get a second index on it, for LIKE, that nothing asks for.
+        # Not unique=True: PostgreSQL would get a second index, for LIKE, that no query uses.
         constraints = [models.UniqueConstraint(fields=["source"], name="event_source")]
         indexes = [
             models.Index(fields=["task_id", "id"], name="event_task"),
@@ -66,9 +65,9 @@ class Event(ReadOnly):
 
 
 class BookCursor(models.Model):
-    """How far a book was read: all up to ``number``, but for what transactions that were open then have committed since.
+    """How far a book was read: up to ``number``, except entries of transactions that were open then and committed later.
 
-    What is not in the ledger up to ``pruned`` was there: it has left since, and is never copied again.
+    Entries up to ``pruned`` that are not in the ledger were pruned from it and are never copied again.
     """
 
     source = models.CharField(max_length=120, primary_key=True, help_text="The book's name and identity.")
@@ -84,7 +83,7 @@ class BookCursor(models.Model):
 
 
 class BooksRead(models.Model):
-    """When the books of a name were last read to their end, or since when they cannot be."""
+    """When the books of a name were last read to their end, and since when they cannot be read."""
 
     name = models.CharField(max_length=40, primary_key=True)
     read_at = models.DateTimeField(null=True)
@@ -104,7 +103,7 @@ def _semantics(semantics: Semantics) -> Q:
 
 
 class Outcome(models.TextChoices):
-    """What became of a job, as Celery's own word about it goes."""
+    """The state of a job as Celery reports it."""
 
     WAITING = "waiting", "waiting"
     RUNNING = "running", "running"
@@ -117,27 +116,27 @@ class Outcome(models.TextChoices):
     PARKED = "parked", "parked"
 
 
-#: The last digit (of base 16) of ``Tally.state``; see ``ledger.tallies.STATES``.
+#: Outcomes by the last hexadecimal digit of ``Tally.state``; see ``ledger.tallies.STATES``.
 OUTCOMES: dict[int, Outcome] = dict(enumerate(Outcome, start=1))
-# Django before 5.2 does not see its type.
+# Django before 5.2 does not infer the type.
 _code = ExpressionWrapper(F("state") % 16, models.BigIntegerField())
 _called_off = In(_code, [6, 7])  # expired, revoked
-#: Patterns whose ``suppressed`` means that the work is done.
+#: Patterns for which a suppressed delivery means that the work is done.
 _marks_what_is_done = _semantics(Semantics.EFFECTIVELY_ONCE)
 
-#: Ended without an effect, and the books were not read since: what `ledger.settling.settle` looks for.
+#: Ended without an effect, and the books were not read since: the tasks that ``ledger.settling.settle`` selects.
 UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
 _quiet = Q(ended__gt=0) | Q(settled__gt=0)
 _again = Q(deliveries__gte=2) | Q(executions__gte=2)
 _lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(books="") & ~Q(_called_off)
-# Where nobody counts effects, executions are judged. Of one whose process died nobody knows how far it came.
+# Without books, executions are judged. How far an execution came before its process died is unknown.
 _never_run = Q(executions=0) & Q(Exact(_code, 8))
 _done_by_another = Q(suppressed__gt=0) & _marks_what_is_done
 _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
 
 
 class Tally(ReadOnly):
-    """The counts of one task ID. ``effects`` counts those of its *operation*, whichever task ID made them."""
+    """The counts of one task ID. ``effects`` counts the effects of its *operation*, whichever task ID caused them."""
 
     class Verdict(models.TextChoices):
         OK = "ok", "ok"
@@ -179,13 +178,13 @@ class Tally(ReadOnly):
         expression=Case(
             When(Q(effects__gte=2) | Q(books="", returned__gte=2), then=Value(Verdict.DUPLICATED.value)),
             When(~_quiet, then=Value(Verdict.UNRESOLVED.value)),
-            # A delivery that main did not live to write down shows as a second execution.
+            # If main was killed before it recorded a delivery, only the second execution shows it.
             When((Q(effects=1) | Q(books="", returned=1)) & _again, then=Value(Verdict.RECOVERED.value)),
             When(Q(effects=1) | Q(books="", returned=1), then=Value(Verdict.OK.value)),
             When(Q(quarantined__gt=0), then=Value(Verdict.PARKED.value)),
             When(Q(_called_off), then=Value(Verdict.DROPPED.value)),
             When(_lost | _cut_short, then=Value(Verdict.LOST.value)),
-            # It ended by itself: an error of its own, or the work was done already.
+            # It ended by itself: with its own error, or because the work was already done.
             When(Q(books="") & _again, then=Value(Verdict.RECOVERED.value)),
             When(Q(books=""), then=Value(Verdict.OK.value)),
             default=Value(Verdict.UNRESOLVED.value),
@@ -206,7 +205,7 @@ class Tally(ReadOnly):
     )
     outcome = models.GeneratedField(
         expression=Case(
-            # A copy that was suppressed says that the work is done; one of several it may be, so it overrides no end.
+            # A suppressed copy shows that the work is done. It may be one of several copies, so it overrides no final state.
             When(Q(suppressed__gt=0, state=0) | _done_by_another & Q(In(_code, [1, 2, 3])), then=Value("succeeded")),
             *(When(Exact(_code, code), then=Value(outcome.value)) for code, outcome in OUTCOMES.items()),
             default=Value(Outcome.WAITING.value),
@@ -220,9 +219,9 @@ class Tally(ReadOnly):
         verbose_name = "task ID"
         verbose_name_plural = "task IDs"
         ordering = [F("first_at").desc(), "task_id"]
-        # A tally is updated several times in a job's life, and SQLite rewrites every index that holds a column that is SET
-        # or computed from one. So none holds last_at, and few the verdict; a partial one costs only whom it is about.
-        # Of two that serve a query alike SQLite takes the one made last: the most selective come last.
+        # A tally is updated several times in a job's life, and SQLite rewrites every index on a column that is SET or
+        # computed from one. So no index holds last_at, few hold the verdict, and a partial index costs only its own rows.
+        # Of two equally suitable indexes SQLite uses the one created last, so the most selective come last.
         indexes = [
             models.Index(fields=["operation"], name="tally_operation", opclasses=["varchar_pattern_ops"]),
             models.Index(fields=["-first_at", "task_id"], name="tally_latest"),

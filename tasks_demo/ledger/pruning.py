@@ -1,9 +1,9 @@
-"""Old history leaves the ledger in small commits: a tally and its events together, and last the effects that nobody counts now.
+"""Deletes old history from the ledger in small commits: each tally with its events, then effects that no tally counts any more.
 
-Whatever is open stays, however old: waiting, running, retrying, parked, or ended where the books have not been read since.
-Effects belong to an operation, which several task IDs may share: they stay until its last tally is gone, so counts never change
-under those that remain. The newest entries of each book stay too: its readers find by them how far they have come; and the
-book's cursor keeps up to which number entries have left, so that one which is read again is not taken for a new one.
+Open jobs are kept, however old: waiting, running, retrying, parked, or ended if their books have not been read since. Effects
+belong to an operation, which several task IDs may share; they are kept until its last tally is deleted, so the counts of the
+remaining tallies never change. The newest entries of each book are kept too, because a reader that lost its cursor continues
+from them. The book's cursor records the highest number deleted, so that an entry that is read again is not appended again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import UNSETTLED, Event, Outcome, Tally
 
 __all__ = ["Pruned", "prune", "unsupported"]
-#: Tallies, and events, of one transaction. It holds SQLite's write lock for some ten milliseconds.
+#: Tallies and events per transaction. One transaction holds SQLite's write lock for about ten milliseconds.
 TALLIES_AT_ONCE, EVENTS_AT_ONCE = 200, 1000
-#: Between two transactions, at most, seconds: others want to write, too.
+#: Maximum pause between two transactions, seconds, so that other writers get their turn.
 PAUSE_SECONDS = 0.1
-#: Entries of each book that stay, whatever their age: its readers look again at the last ones.
+#: Entries of each book that are kept, whatever their age: readers read the last ones again.
 NEWEST_KEPT = 200
-#: The end of a job, as far as Celery's word goes.
+#: The job has ended, according to Celery.
 ENDED = Q(outcome__in=[Outcome.SUCCEEDED, Outcome.FAILED, Outcome.EXPIRED, Outcome.REVOKED, Outcome.REJECTED])
 
 
 @dataclass(slots=True)
 class Pruned:
-    """How many are gone, or would be; ``open``: old task IDs that stay because they have not ended."""
+    """The number of rows deleted, or that would be deleted. ``open``: old task IDs that are kept because they have not ended."""
 
     tallies: int = 0
     events: int = 0
@@ -49,9 +49,11 @@ def prune(
     dry_run: bool = False,
     progress: Callable[[Pruned], None] = lambda pruned: None,
 ) -> Pruned:
-    """Delete what ended before this moment. ``parked``: which of these task IDs, parked once, people have not decided about.
+    """Delete what ended before this time. Do not call it inside a transaction.
 
-    Not inside a transaction. Raises the database's errors; what was committed until then is gone, and the next call goes on.
+    ``parked``: given task IDs that were parked, returns those that nobody has decided about; they are kept. ``dry_run``: only
+    count. ``progress``: called after each transaction. Raises the database's errors; what was committed before the error stays
+    deleted, and the next call continues.
     """
     pruned = Pruned()
     _tallies(before, parked, dry_run, pruned, progress)
@@ -78,7 +80,7 @@ def _tallies(
             pruned.events += Event.objects.using(alias()).filter(task_id__in=task_ids).exclude(kind=EFFECT).count()
         elif task_ids:
             with _transaction() as cursor:
-                # Asked again: a copy that has come meanwhile is news.
+                # Check again: a copy may have arrived since the query.
                 gone = _delete(cursor, "tasks_demo_tally", "task_id", task_ids, "AND last_at < %s", _adapted(before))
                 pruned.tallies += len(gone)
                 events = _delete(
@@ -89,7 +91,7 @@ def _tallies(
 
 
 def _left_over(before: datetime, dry_run: bool, pruned: Pruned, progress: Any) -> None:
-    """Old events that no tally counts: of workers, of runs, of operations whose task IDs are gone, or were never heard of."""
+    """Delete old events that no tally counts: of workers, of runs, and of operations whose task IDs are deleted or unknown."""
     events = (
         Event.objects.using(alias()).order_by("id").values_list("id", "at", "kind", "task_id", "operation", "source")
     )
@@ -99,7 +101,7 @@ def _left_over(before: datetime, dry_run: bool, pruned: Pruned, progress: Any) -
         last = rows[-1][0]
         old = [row for row in rows if row[1] < before]
         if not old:
-            break  # by their numbers the others are younger still
+            break  # rows with higher IDs are newer
         ids = [row[0] for row in old if row[2] != EFFECT]
         sources = {row[0]: row[5] for row in old if row[2] == EFFECT and not _among_the_newest(row[5], newest)}
         effects = list(sources)
@@ -116,7 +118,7 @@ def _left_over(before: datetime, dry_run: bool, pruned: Pruned, progress: Any) -
 
 
 def _remember(cursor: Any, sources: Iterable[str]) -> None:
-    """Note in the cursors of their books up to which number entries have left."""
+    """Store in each book's cursor the highest number that was deleted."""
     highest: dict[str, int] = {}
     for source in sources:
         book, _, number = source.rpartition(":")
@@ -140,7 +142,7 @@ def _among_the_newest(source: str, newest: dict[str, int]) -> bool:
 
 
 def _delete(cursor: Any, table: str, column: str, values: Sequence[Any], more: str = "", *given: Any) -> list[Any]:
-    """Delete the rows with these values; returns the value of each that is gone."""
+    """Delete the rows with these values. Returns the value of each deleted row."""
     if not values:
         return []
     places = ", ".join(["%s"] * len(values))
@@ -157,7 +159,10 @@ def _adapted(moment: datetime) -> Any:
 
 @contextmanager
 def _transaction(*, alone: bool = False) -> Iterator[Any]:
-    """A short transaction that begins with the write lock on SQLite; ``alone``: while no tally can come into being."""
+    """Run a short transaction, then pause as long as it took, at most PAUSE_SECONDS. On SQLite it begins with the write lock.
+
+    ``alone``: on PostgreSQL, no tally can be created meanwhile.
+    """
     connection = connections[alias()]
     began = time.monotonic()
     with connection.cursor() as cursor:
@@ -171,4 +176,6 @@ def _transaction(*, alone: bool = False) -> Iterator[Any]:
             with suppress(Error):
                 cursor.execute("ROLLBACK")
             raise
-    time.sleep(min(time.monotonic() - began, PAUSE_SECONDS))  # as long as it took: half of the time is others'
+    time.sleep(
+        min(time.monotonic() - began, PAUSE_SECONDS)
+    )  # as long as it took, so that other writers get half of the time

@@ -1,4 +1,4 @@
-"""Questions to the ledger."""
+"""Queries on the ledger: tallies, timelines and gaps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
 from tasks_demo.ledger.models import Event, Tally
 
-#: The order of a job's life, for events of the same moment.
+#: Kinds in the order of a job's life. Orders events that have the same timestamp.
 _LIFE = (
     "published", "fetched", "received", "claimed", "started", "effect_begun", EFFECT, "effect_done", "completed", "returned",
     "retried", "failed", "acking", "acked", FAULT, SETTLED,
 )  # fmt: skip
-#: What can be there before any publication.
+#: Kinds that may precede any publication.
 _NOT_OF_A_DELIVERY = frozenset({EFFECT, FAULT, SETTLED})
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a timeline. ``after_ms``: milliseconds since the first one. ``what`` is printable and bounded; ``detail`` is as
-    it was recorded."""
+    """One line of a timeline. ``after_ms``: milliseconds since the first event. ``what`` is printable and of bounded length;
+    ``detail`` is as recorded."""
 
     at: datetime
     after_ms: float
@@ -37,13 +37,13 @@ class Step:
     worker: str
     pid: int | None
     what: str
-    injected: bool  # a fault that was injected
+    injected: bool  # a fault that landed
     detail: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """What processes could not write while the ledger was away. ``processes``: how many such accounts there are."""
+    """Events that processes could not write while the ledger was unavailable. ``processes``: the number of ``gap`` events."""
 
     processes: int
     since: datetime
@@ -53,23 +53,23 @@ class Gaps:
 
     @property
     def sentence(self) -> str:
-        """What it means, in one sentence without a moment."""
+        """What the gaps mean, as one sentence without timestamps."""
         return (
             f"{counted(self.processes, 'process', 'processes')} could not reach the ledger: {counted(self.lost, 'event')} lost, "
             f"{self.late} written late. A process that was killed meanwhile left no account: counts of that time may be too low"
         )
 
 
-#: As text: SQLite finds an index that holds gaps alone by a value that it can read, not by a parameter.
+#: A literal, not a parameter: SQLite uses the partial index on gaps only if it can see the value.
 _IS_GAP = RawSQL("kind = 'gap'", (), output_field=BooleanField())
-#: Accounts that are added up, the latest.
+#: Maximum number of ``gap`` events that are summed, newest first.
 MOST_GAPS = 500
-#: So long a gap is said wherever the whole ledger is shown, seconds.
+#: Pages that show the whole ledger mention gaps of the last RECENT seconds.
 RECENT = 86400.0
 
 
 def gaps(since: datetime, until: datetime | None = None) -> Gaps | None:
-    """The accounts of gaps that overlap this time, added up; None: there is none."""
+    """Sum the gaps that overlap this period, at most the newest MOST_GAPS. Returns None if there are none."""
     latest = Event.objects.filter(_IS_GAP, at__gte=since).order_by("-at").values_list("detail", flat=True)[:MOST_GAPS]
     those = [each for each in latest if until is None or _moment(each["since"]) <= clock.aware(until)]
     if not those:
@@ -88,12 +88,12 @@ def _moment(text: str) -> datetime:
 
 
 def gaps_of(tally: Tally) -> Gaps | None:
-    """The gaps in which events of this task may be missing: within its life, which for one without an end goes on."""
+    """Return the gaps in which events of this task may be missing: from its first event to its last, or to now if not ended."""
     return gaps(tally.first_at, tally.last_at if tally.ended else None)
 
 
 def find(task_id: str) -> Tally | None:
-    """The tally of a task ID, or of the only one that starts with it; None if there is none, or more than one."""
+    """Return the tally of a task ID or of an unambiguous prefix. Returns None if no tally matches, or several do."""
     exact = Tally.objects.filter(task_id=task_id).first()
     if exact is not None or not task_id:
         return exact
@@ -102,10 +102,10 @@ def find(task_id: str) -> Tally | None:
 
 
 def timeline(tally: Tally) -> Iterator[Step]:
-    """What happened to a task: its own events, and its operation's effects, in the order of time and of cause.
+    """Yield a task's events and its operation's effects in the order of time and cause.
 
-    Clocks tie and race: a publisher learns of its publication when a worker has begun already. So events of one moment are in the
-    order of a job's life, and a publication stands before the delivery that it made. The moments are as they were noted.
+    Timestamps alone do not give this order: a publisher may note its publication after a worker has begun. So events with the
+    same timestamp are in the order of a job's life, and a publication precedes its delivery. Timestamps are shown as recorded.
     """
     mine = Q(task_id=tally.task_id) | Q(kind=EFFECT, operation=tally.operation)
     events = Event.objects.filter(mine)
@@ -125,11 +125,11 @@ def timeline(tally: Tally) -> Iterator[Step]:
 
 
 def _publications_first(events: QuerySet[Event]) -> Iterator[Event]:
-    """Each publication at its time, or, if that is later, before what a worker did with its message."""
+    """Yield each publication at its timestamp, or before the first worker event of its message if that is earlier."""
     waiting = deque(events.filter(kind="published"))
     published = deliveries = 0
     for event in events.exclude(kind="published").iterator():
-        # A message that is delivered again was published once. What has no receipt on record was published all the same.
+        # A redelivered message was published once. A message without a recorded receipt was published too.
         deliveries += event.kind == "received" and not event.detail.get("redelivered")
         needed = 0 if event.kind in _NOT_OF_A_DELIVERY else max(1, deliveries)
         while waiting and (waiting[0].at <= event.at or published < needed):

@@ -1,7 +1,8 @@
 """Reads the registered books and appends their new entries to the ledger as effects.
 
-Each book is read from a cursor on, stored under its name and identity, so the cost depends on what is new. Reading twice, or
-from two processes at once, counts nothing twice: name, identity and number of an entry are the event's source.
+Reading starts at a cursor stored under the book's name and identity, so the cost depends on the number of new entries. Reading
+twice, or from two processes at once, counts nothing twice: the event's source is the book's name, its identity and the entry's
+number.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from tasks_demo.ledger.pruning import NEWEST_KEPT
 from tasks_demo.ledger.settling import settle
 from tasks_demo.ledger.store import append_missing
 
-#: Events of one transaction, so that other writers get their turn.
+#: Events per transaction, so that other writers get their turn.
 BATCH = 500
-#: Only tasks that ended this long before the books were read are settled, seconds, because clocks differ.
+#: Seconds before the read by which a task must have ended to be settled, because clocks differ.
 MARGIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """When a book was last read to its end (``as_of``; None: never), and why it cannot be read now (``trouble``, ``since``
-    when).
+    """When a book was last read to its end (``as_of``; None: never), and why it cannot be read (``trouble``) and since when
+    (``since``).
     """
 
     name: str
@@ -44,10 +45,11 @@ class State:
 
 
 def read_books() -> list[State]:
-    """Read every registered book, and settle the tasks of those that were read to their end.
+    """Read every registered book, and settle the tasks of the books that were read to their end.
 
-    Errors of a book are in its State. Each is read in a thread, which is abandoned after TASKS_DEMO_BOOKS_TIMEOUT_SECONDS without
-    an entry, so that the others are read all the same. Raises InvalidSetting, LedgerUnavailable, DatabaseError.
+    A book's error is reported in its State. Each book is read in its own thread. A thread that yields no entry for
+    TASKS_DEMO_BOOKS_TIMEOUT_SECONDS is abandoned, and the other books are still read. Raises InvalidSetting, LedgerUnavailable,
+    DatabaseError.
     """
     for name in sorted(registry.names()):
         began = time.time()
@@ -59,7 +61,7 @@ def read_books() -> list[State]:
 
 
 def states() -> list[State]:
-    """The State of every registered book. Writes nothing."""
+    """Return the State of every registered book. Writes nothing."""
     known = {row.name: row for row in written(BooksRead).filter(name__in=registry.names())}
     return [
         State(name, row.read_at, row.trouble, row.failing_since) if (row := known.get(name)) else State(name)
@@ -79,12 +81,12 @@ def _store_state(name: str, began: float, trouble: str) -> None:
         )
 
 
-#: Abandoned threads that are still waiting. A second one is not started for the same book.
+#: Abandoned threads that are still waiting, by book. No second thread is started for the same book.
 _hanging: dict[str, _Reading] = {}
 
 
 class _Reading(threading.Thread):
-    """Copies one book; knows when it got its last entry, and what went wrong."""
+    """Copies one book. Records the time of its last entry (``ticked``) and its error (``trouble``)."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=f"books {name}", daemon=True)
@@ -105,7 +107,7 @@ class _Reading(threading.Thread):
 
 
 def _read_in_time(name: str) -> str:
-    """Read this book; returns why that failed, or an empty text."""
+    """Read this book. Returns why it failed, or an empty string."""
     reading = _hanging.pop(name, None) or _Reading(name)
     patience = float(settings.BOOKS_TIMEOUT_SECONDS)
     if reading.ident is None:
@@ -120,9 +122,9 @@ def _read_in_time(name: str) -> str:
 
 
 def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> int:
-    """Append the entries of these books that the ledger does not have yet; returns their number. Raises what the books raise."""
+    """Append the entries that the ledger does not have yet. Returns their number. Raises what the books raise."""
     prefix = f"{name}:{books.identity()[:60]}:"
-    snapshot = books.snapshot()  # before the first entry is read
+    snapshot = books.snapshot()  # taken before the first entry is read
     cursor = written(BookCursor).filter(source=prefix).first() or _new_cursor(prefix)
     after = books.resume(cursor.number, cursor.snapshot)
     copied, last = 0, cursor.number
@@ -137,7 +139,7 @@ def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> in
 
 
 def _new_cursor(prefix: str) -> BookCursor:
-    """A cursor for books without one: for new books at 0; where its row was lost, at the newest entry in the ledger."""
+    """Create a cursor for books without one: at 0 for new books, at the newest entry in the ledger if the row was lost."""
     events = written(Event).filter(kind=EFFECT, source__startswith=prefix).order_by("-id")
     latest = [source.removeprefix(prefix) for source in events.values_list("source", flat=True)[:NEWEST_KEPT]]
     number = max((int(text) for text in latest if text.isdecimal()), default=0)
@@ -162,11 +164,11 @@ def _batches(effects: Iterable[Effect], tick: Callable[[], None]) -> Iterable[li
 
 
 def _missing(name: str, prefix: str, batch: Sequence[Effect]) -> list[EventData]:
-    """The entries that the ledger does not have and has not pruned, as events."""
+    """Return, as events, the entries that the ledger does not have and has not pruned."""
     now = time.time()
     sources = [f"{prefix}{effect.number}" for effect in batch]
     there = set(written(Event).filter(source__in=sources).values_list("source", flat=True))
-    # Read after the events: `prune` moves it in the transaction that deletes them.
+    # Read after the events: `prune` updates it in the transaction that deletes them.
     pruned = written(BookCursor).filter(source=prefix).values_list("pruned", flat=True).first() or 0
     operations = {effect.operation for effect in batch}
     homes = {

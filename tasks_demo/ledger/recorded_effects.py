@@ -1,4 +1,4 @@
-"""Effects that a task without books records itself."""
+"""Records effects that a task without books reports itself."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ logger = logging.getLogger(__name__)
 
 
 def record_effect(operation: str | None = None, *, key: str = "", **detail: Any) -> bool:
-    """Record an effect from the body of a task that has no books. Returns whether it is committed; raises nothing.
-
-    ``operation``: the operation key, by default that of the delivery that runs here. ``key``: identifies this effect, for
-    example a receipt's number. Recorded again under the same key it counts once; without a key each call is one effect.
-    ``detail`` is shown in timelines. Inside a transaction it is recorded after the commit, and not at all after a rollback. It
-    waits for the ledger at most TASKS_DEMO_LEDGER_WAIT_SECONDS, and not at all while the ledger is unavailable: then it is
-    written later, and False is returned.
+    """Record an effect from the body of a task that has no books. Returns whether it is committed; raises nothing except
+    SoftTimeLimitExceeded, which is meant for the body.
 
     What is **not** guaranteed: that every effect is recorded. A worker that is killed between the effect and this call records
-    none, so a missing record is never called a loss: the dashboard judges executions.
+    none. So a missing record is never called a loss: without books the dashboard judges executions.
+
+    ``operation``: the operation key, by default that of the current delivery. ``key``: identifies this effect, for example a
+    receipt number. An effect recorded twice under one key counts once; without a key each call counts as one effect. ``detail``
+    is shown in timelines.
+
+    Inside a transaction the effect is recorded after the commit, and not after a rollback; False is returned. Otherwise this
+    waits for the ledger at most TASKS_DEMO_LEDGER_WAIT_SECONDS, and not at all while the ledger is unavailable: then the effect
+    is written later, and False is returned.
     """
     try:
         return _record(operation, key, detail)
     except SoftTimeLimitExceeded:
-        raise  # meant for the body that calls this
-    except Exception as error:  # noqa: BLE001  (the effect was made: recording it must not fail the job)
+        raise  # meant for the calling body
+    except Exception as error:  # noqa: BLE001  (the effect has happened: recording it must not fail the job)
         logger.error("An effect was not recorded: %s", described(error), extra=job_fields())
         return False
 

@@ -1,14 +1,15 @@
-"""Records every point of a task (``core.lifecycle``) as an event of the ledger, and decides which ones wait for their commit.
-
-The start of a body is committed before the body runs. If that fails, or takes longer than TASKS_DEMO_LEDGER_WAIT_SECONDS, the
-job goes on, unless it needs the ledger (``needs_ledger`` of its task, or TASKS_DEMO_LEDGER_REQUIRED): then LedgerUnavailable is
-raised and the body does not run. Publishing waits as long. Nothing else waits: ``EventWriter`` commits it a moment later. In a
-worker's main process nothing waits at all, so that a commit never blocks its event loop.
+"""Records every point of a task (``core.lifecycle``) as an event of the ledger, and decides which points wait for their commit.
 
 What is **not** guaranteed: SIGKILL loses the events of a delivery that follow its start, up to and including ``returned``, if
-they are not committed yet; while the ledger is unavailable, starts too. So deliveries and ends are lower bounds. Executions are
-exact where the ledger is required, except a ``started`` that was committed although its answer was lost: that body does not
-run. ``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body at once, in a pool process; the lab uses it.
+they are not committed yet; while the ledger is unavailable, it loses starts too. So counts of deliveries and ends are lower
+bounds. Counts of executions are exact if the ledger is required, except for a ``started`` whose commit succeeded but whose answer
+was lost: that body does not run.
+
+The start of a body is committed before the body runs. If the commit fails, or takes longer than TASKS_DEMO_LEDGER_WAIT_SECONDS,
+the job goes on, unless it needs the ledger (``needs_ledger`` of its task, or TASKS_DEMO_LEDGER_REQUIRED): then LedgerUnavailable
+is raised and the body does not run. Publishing waits as long. No other point waits; ``EventWriter`` commits it shortly
+afterwards. In a worker's main process no point waits, so that a commit never blocks the event loop.
+``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body at once, in a pool process; the lab uses it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder(EventWriter):
-    """The observer of the lifecycle. One per process."""
+    """Observes the lifecycle and records its points. One per process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,18 +41,20 @@ class Recorder(EventWriter):
         #: No body runs without a recorded start.
         self.required = settings.LEDGER_REQUIRED
         self.sampling = Sampling(settings.LEDGER_TASKS)
-        #: For the lab, which kills it: the worker's main process waits for its commits, too.
+        #: For the lab, which kills the main process: it waits for its commits too.
         self.main_waits = False
-        #: Why nothing can be recorded here, empty if it can; None: not checked yet.
+        #: Why nothing can be recorded here; "": it can be; None: not checked yet.
         self._off: str | None = None
 
     def start_afresh(self) -> None:
         super().start_afresh()
-        #: This is a worker's main process. Not inherited by the pool's processes.
+        #: Whether this is a worker's main process. Pool processes do not inherit it.
         self.is_main = False
 
     def __call__(self, event: Reached) -> None:
-        """Record one point. Raises LedgerUnavailable at a start that must be recorded, and nothing otherwise."""
+        """Record one point. Raises LedgerUnavailable for a point that must precede the body if the ledger is required; else
+        nothing.
+        """
         if off_in_tests():
             return
         subject = event.subject
@@ -74,9 +77,9 @@ class Recorder(EventWriter):
         )
         point = event.point
         if point is Point.STARTED and not subject.pattern:
-            self.commit_in_time()  # without a pattern, Celery runs the body whatever an observer raises: keep its start
+            self.commit_in_time()  # without a pattern Celery runs the body even if an observer raises, so keep its start
         elif point in MUST_PRECEDE:
-            # A start says all that a claim says: one commit for both.
+            # A start implies the claim, so one commit serves both.
             if point is Point.STARTED or self.write_through:
                 if self.required or subject.needs_ledger:
                     self.flush(announced=noted)
@@ -91,7 +94,7 @@ class Recorder(EventWriter):
             self.commit_soon()
 
     def effect(self, source: str, operation: str, detail: dict[str, Any]) -> bool:
-        """Record an effect that the running task reports itself, under a ``source`` of its own; waits as publishing does.
+        """Record an effect that the running task reports, under its own ``source``. Waits as long as publishing does.
 
         Returns whether it is committed. If not, it is committed later, unless this process is killed first.
         """
@@ -128,7 +131,7 @@ class Recorder(EventWriter):
 
 recorder = Recorder()
 os.register_at_fork(
-    # The lock on batches is not acquired: the child gets a new one, and the store guards itself.
+    # The lock on commits is not acquired: the child gets a new one, and the store protects itself.
     before=lambda: recorder._lock.acquire(),
     after_in_parent=lambda: recorder._lock.release(),
     after_in_child=recorder.start_afresh,

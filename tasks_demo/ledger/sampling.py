@@ -1,4 +1,4 @@
-"""Which task IDs are recorded: all, none, or a share of them that every process picks alike."""
+"""Selects which task IDs are recorded: all, none, or a share. Every process selects the same ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from tasks_demo.core.exceptions import InvalidSetting
 
-#: Names of tasks whose share is remembered: whoever publishes chooses names, too.
+#: Maximum number of task names whose share is cached. Publishers choose the names, so their number is unbounded.
 MOST_KNOWN = 10_000
 
 
 class Sampling:
-    """Decides by the name of the task, and within a share by the task ID: its publisher, main and pool process agree.
+    """Decides by task name and, within a share, by task ID, so the publisher, the main process and the pool process agree.
 
-    A task ID that is not recorded has no event at all, whatever becomes of it: half a life would be counted as a wrong one.
+    A task ID that is not selected has no events at all: counts of an incomplete history would be wrong.
     """
 
     def __init__(self, patterns: Mapping[str, Any]) -> None:
@@ -25,7 +25,7 @@ class Sampling:
         self._known: dict[tuple[str, float], float] = {}
 
     def includes(self, task: str, declared: float, task_id: str) -> bool:
-        """``declared``: the share by the task's own attribute ``ledger``."""
+        """Return whether this task ID is recorded. ``declared``: the share set by the task's ``ledger`` attribute."""
         share = self._known.get((task, declared))
         if share is None:
             matching = (share for pattern, share in self._patterns if fnmatchcase(task, pattern))
@@ -38,7 +38,7 @@ class Sampling:
 
 
 def place(task_id: str) -> float:
-    """Where a task ID stands from 0 to 1, everywhere the same."""
+    """Map a task ID to a number in [0, 1), the same in every process."""
     digest = blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

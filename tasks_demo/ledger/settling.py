@@ -1,6 +1,6 @@
-"""Settles tasks: records that their books were read after they had ended.
+"""Settles tasks: records that their books were read after the tasks had ended.
 
-Only a settled task may be called lost. Until then its effect may be in the books and not read yet.
+Only a settled task may be called lost. Before that, its effect may be in the books but not read yet.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from tasks_demo.ledger.events import SETTLED, EventData
 from tasks_demo.ledger.models import IN_A_RUN, UNSETTLED, Event, Tally
 from tasks_demo.ledger.store import append_missing
 
-#: Tasks of one transaction.
+#: Tasks per transaction.
 BATCH = 500
 
 
 def settle(before: float | None = None, *, books: str = "", run: str | None = None) -> int:
-    """Record that the books were read after these tasks had ended; returns the number of tasks.
+    """Record that the books were read after these tasks had ended. Returns the number of tasks settled.
 
-    ``before`` (seconds since the epoch) and ``books``: the BATCH oldest tasks of these books that ended before then without an
-    effect, for a caller that has read the books since. Not a task of whose operation an execution may still be running.
-    ``run``: all tasks of that experiment's cell, for a caller that knows that nothing runs there any more.
+    With ``before`` (seconds since the epoch) and ``books``, settles the BATCH oldest tasks of these books that ended before that
+    time without an effect. The caller must have read the books since. Skips tasks whose operation may still have a running
+    execution.
+    With ``run``, settles all tasks of that experiment cell. The caller must know that nothing runs there any more.
+    Raises ValueError if neither is given.
     """
     if run is not None:
         quiet = written(Tally).filter(IN_A_RUN, settled=0, run=run).exclude(books="")
@@ -66,9 +68,9 @@ def _settlements(task_ids: Sequence[str]) -> list[EventData]:
 
 
 def _still_running(moment: datetime) -> Exists:
-    """Whether an execution of the same operation started and its end is not recorded.
+    """Return a condition: an execution of the same operation started, and its end is not recorded.
 
-    A killed one looks the same, so it counts as running for TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS only.
+    A killed execution looks the same, so it counts as running for TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS only.
     """
     over = Q(kind__in=["retried", "replaced", "lease_lost"]) | Q(kind="deferred", detail__requeued=True)
     given_up = written(Event).filter(over, task_id=OuterRef("task_id")).order_by()
@@ -83,9 +85,10 @@ def _still_running(moment: datetime) -> Exists:
 
 
 def _settlement(task_id: str) -> str:
-    """The source of a task's settlement, up to 120 characters. A longer one is hashed: if it were cut, two tasks could share
-    it.
+    """Return the event source of a task's settlement, at most 120 characters.
+
+    A longer source is hashed: if it were truncated, two tasks could share it.
     """
     source = f"settled:{task_id}"
-    # Another prefix: a publisher chooses task IDs, and may choose one that equals another's hash.
+    # The prefix differs because a publisher may choose a task ID that equals the hash of another.
     return source if len(source) <= 120 else f"settled#{sha256(task_id.encode()).hexdigest()}"

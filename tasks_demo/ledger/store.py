@@ -1,8 +1,11 @@
-"""The ledger's own connection: commits batches of events and updates the tallies, in one transaction each.
+"""Commits batches of events and their tallies, one transaction per batch, on the ledger's own connection.
 
-It is not one of Django's ``connections``: a task's rollback does not erase events, and Celery's Django fixup, which closes
-those around every task, leaves it open. A forked child opens its own and never touches the inherited one. A committed batch
-survives SIGKILL. Not guaranteed: that it survives a power cut, which depends on how the database is configured.
+A committed batch survives SIGKILL. What is **not** guaranteed: that it survives a power cut; that depends on the database's
+configuration.
+
+The connection is not one of Django's ``connections``. So a task's rollback does not erase events, and Celery's Django fixup,
+which closes Django's connections around every task, leaves it open. A forked child opens its own and never uses the inherited
+one.
 """
 
 from __future__ import annotations
@@ -24,40 +27,40 @@ from tasks_demo.ledger.batch import Batch, not_stored
 from tasks_demo.ledger.database import TALLIES_LOCK, alias, off_in_tests, unsupported
 from tasks_demo.ledger.events import EventData
 
-#: Size of SQLite's write-ahead log at which a commit copies it into the database: 16 MB of 4 kB pages instead of 4 MB.
-#: Batches rewrite the same pages, so fewer of them are copied.
+#: Size, in pages, of SQLite's write-ahead log at which a commit checkpoints it: 16 MB of 4 kB pages instead of 4 MB.
+#: Batches rewrite the same pages, so rarer checkpoints copy fewer of them.
 CHECKPOINT_PAGES = 4000
-#: Seconds before SQLite's write lock is requested again.
+#: Seconds between two requests for SQLite's write lock.
 BUSY_SECONDS = 0.0005
-#: PostgreSQL's timeouts, seconds: waiting for a lock, where the project sets none; and a transaction whose process was
-#: stopped (SIGSTOP) in the middle, because all others may be waiting for it.
+#: PostgreSQL timeouts, seconds: for a lock, if the project sets none; and for an idle transaction whose process was stopped
+#: (SIGSTOP), because all others may be waiting for it.
 LOCK_SECONDS, IDLE_SECONDS = 20, 10
-#: Network timeouts of PostgreSQL, seconds, where the project sets none: connecting, and data sent but not acknowledged.
+#: PostgreSQL network timeouts, seconds, if the project sets none: for connecting, and for data sent but not acknowledged.
 CONNECT_SECONDS, UNHEARD_SECONDS = 3, 10
-#: Maximum time that a fork waits for a commit in progress on PostgreSQL, seconds.
+#: Maximum time that a fork waits for a PostgreSQL commit in progress, seconds.
 FORK_SECONDS = 1.0
 
 
 class Store:
-    """One per process. Safe to call from several threads."""
+    """The store of one process. Thread-safe."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._connection: BaseDatabaseWrapper | None = None
         self._in_doubt = False
         self._patience = 0.0
-        #: A thread wants to fork: stop waiting for SQLite's write lock.
+        #: Set while a thread wants to fork: stop waiting for SQLite's write lock.
         self._forking = False
         self._held = False
         self._bounded = True
         self._inherited: list[BaseDatabaseWrapper] = []
 
     def append(self, events: Sequence[EventData], patience: float | None = None) -> None:
-        """Commit the events and their counts, all or none.
+        """Commit the events and their counts, all or none. Does nothing in a test run, unless TASKS_DEMO_LEDGER_IN_TESTS is set.
 
         ``patience``: maximum time to wait for another thread's commit and for SQLite's write lock, seconds; None: the database's
-        own timeout. Raises LedgerUnavailable if the commit failed *or is in doubt*; append the same events again, more may follow
-        them, and each is counted once. Does nothing in a test run, unless TASKS_DEMO_LEDGER_IN_TESTS is set.
+        own timeout. Raises LedgerUnavailable if the commit failed *or is in doubt*. Then append the same events again, alone or
+        followed by others; each is counted once.
         """
         if not events or off_in_tests():
             return
@@ -67,7 +70,7 @@ class Store:
             try:
                 self._append(events, patience)
                 self._in_doubt = False
-            except Exception as error:  # drivers and routers raise anything, and none of it may fail a job
+            except Exception as error:  # drivers and routers may raise anything, and no such error may fail a job
                 self._in_doubt = True
                 with suppress(Exception):
                     self.close()
@@ -79,11 +82,13 @@ class Store:
             self.lock.release()
 
     def can_hang(self) -> bool:
-        """Whether a commit may never return, as a server's may. Waiting for SQLite's lock is bounded by ``patience``."""
+        """Return whether a commit may never return: true for a database server. On SQLite ``patience`` bounds the wait."""
         return connections[alias()].vendor != "sqlite"
 
     def close(self, patience: float | None = None) -> None:
-        """Close the connection; the next append opens another. Leaves it open if a commit in progress exceeds ``patience``."""
+        """Close the connection; the next append opens a new one. Leaves it open if a commit in progress outlasts ``patience``
+        (seconds).
+        """
         if self.lock.acquire(timeout=-1 if patience is None else patience):
             try:
                 connection, self._connection = self._connection, None
@@ -93,11 +98,12 @@ class Store:
                 self.lock.release()
 
     def before_fork(self) -> None:
-        """Wait until no other thread is inside the database library, whose locked mutexes the child would inherit; close SQLite.
+        """Wait until no other thread is inside the database library, and close SQLite. Waits at most FORK_SECONDS on PostgreSQL.
 
-        The child would inherit SQLite's list of locks and take the parent's for its own. Either could then delete the
-        write-ahead log with the other's later commits (https://www.sqlite.org/howtocorrupt.html, section 2.6).
-        A commit on PostgreSQL may never return. Its thread then waits for the socket, and holds nothing that the child needs.
+        A child would inherit the library's locked mutexes. It would also inherit SQLite's list of locks and take the parent's for
+        its own; either process could then delete the write-ahead log with the other's later commits
+        (https://www.sqlite.org/howtocorrupt.html, section 2.6). A PostgreSQL commit may never return, but its thread then waits
+        for the socket and holds nothing that the child needs.
         """
         self._forking = True
         seconds = FORK_SECONDS if self._connection is not None and self._connection.vendor != "sqlite" else -1
@@ -112,9 +118,9 @@ class Store:
             self.lock.release()
 
     def after_fork(self) -> None:
-        """In a forked child: drop the parent's connection without closing it. The next append opens another."""
+        """Drop the parent's connection, in a forked child, without closing it. The next append opens a new one."""
         if self._connection is not None:
-            # Kept, so that it is never collected: closing it would end the parent's session.
+            # Keep a reference: garbage collection would close it and end the parent's session.
             self._inherited.append(self._connection)
             _let_go_of_the_socket(self._connection)
         self._connection = None
@@ -133,7 +139,7 @@ class Store:
                     cursor.execute("PRAGMA busy_timeout")
                     self._patience = cursor.fetchone()[0] / 1000
                     cursor.execute("PRAGMA busy_timeout = 0")  # see _begin
-                    # Debian's SQLite overwrites deleted content by default; here that is index entries of rows that stay.
+                    # Debian's SQLite overwrites deleted content by default; here that would be index entries of kept rows.
                     cursor.execute("PRAGMA secure_delete = 0")
             else:
                 with self._connection.cursor() as cursor:
@@ -147,7 +153,7 @@ class Store:
         connection = self._open()
         deadline = time.monotonic() + (self._patience if patience is None else min(patience, self._patience))
         batch = Batch(events, connection)
-        # The driver's own cursor: Django's wrappers cost more than the database. Errors become Django's all the same.
+        # Use the driver's cursor: Django's wrappers cost more than the database. Errors are still converted to Django's.
         with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
             if connection.vendor == "sqlite":
                 self._sqlite(cursor, "BEGIN IMMEDIATE", deadline)
@@ -169,10 +175,11 @@ class Store:
                 raise
 
     def _begin_postgresql(self, cursor: Any, *, alone: bool) -> None:
-        """Begin, with the lock on the tallies. While effects are counted, no tally may be created: neither would see the other.
+        """Begin a transaction that holds the lock on the tallies, in one round trip. ``alone``: take the exclusive lock.
 
-        One round trip. Not one statement, whose snapshot would be older than the lock. Not a table lock, which VACUUM takes too.
-        The wait is bounded, because others queue behind it.
+        No tally may be created while effects are counted, because neither transaction would see the other's rows. BEGIN and the
+        lock are separate statements, because a single statement's snapshot would be older than the lock. It is not a table lock,
+        because VACUUM takes one too. The wait is bounded, because other writers queue behind it.
         """
         bounds = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS * 1000:.0f}ms'; "
         if not self._bounded:
@@ -180,11 +187,11 @@ class Store:
         cursor.execute(f"BEGIN; {bounds}SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES_LOCK})")
 
     def _sqlite(self, cursor: Any, statement: str, deadline: float) -> None:
-        """Begin or commit as soon as the file is free.
+        """Execute BEGIN IMMEDIATE or COMMIT, retrying every BUSY_SECONDS until ``deadline`` (monotonic seconds).
 
         BEGIN IMMEDIATE takes the write lock: a transaction that reads first may fail to become a writer later. Without WAL a
-        commit waits for readers, too. This retries every BUSY_SECONDS; SQLite's own busy handler waits 1, 2, 5, 10 … ms, longer
-        than a batch holds the lock, and pool processes would sleep while the file is free.
+        commit also waits for readers. SQLite's own busy handler is not used: it waits 1, 2, 5, 10 … ms, longer than a batch holds
+        the lock, so pool processes would sleep while the file is free.
         """
         while True:
             try:
@@ -197,7 +204,7 @@ class Store:
 
 
 def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:
-    """Its settings with network timeouts, where the project sets none, and without a pool, which others would share."""
+    """Return the connection's settings without a pool, which others would share, and with network timeouts if none are set."""
     known: dict[str, Any] = {**connection.settings_dict, "OPTIONS": {**connection.settings_dict["OPTIONS"]}}
     if connection.vendor == "postgresql":
         known["OPTIONS"].pop("pool", None)
@@ -207,12 +214,15 @@ def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:
 
 
 def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
-    """Replace the inherited socket. While a child has it open, PostgreSQL does not notice that the parent was killed, and keeps
-    the parent's transaction and locks."""
+    """Replace the inherited socket with /dev/null.
+
+    While a child has the socket open, PostgreSQL does not notice that the parent was killed, and keeps the parent's transaction
+    and locks.
+    """
     if connection.connection is None:
         return
     with suppress(Exception), open(os.devnull, "r+b", buffering=0) as nothing:
-        # Not closed: its number would be reused.
+        # Not closed: the descriptor number would be reused.
         os.dup2(nothing.fileno(), connection.connection.fileno(), inheritable=False)
 
 
@@ -225,7 +235,7 @@ os.register_at_fork(
 
 
 def append_missing(missing: Callable[[], Sequence[EventData]]) -> int:
-    """Append the missing events; returns their number. Another reader may append some of them at the same time."""
+    """Append the events that ``missing`` returns. Returns their number. Another reader may append some of them concurrently."""
     events = missing()
     try:
         store.append(events)

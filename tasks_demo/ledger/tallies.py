@@ -1,4 +1,4 @@
-"""How events count in the tally of their task ID: which column, which state, and what a batch adds. No database access."""
+"""Counts events per task ID: the column and state of each kind, and the sums of a batch. No database access."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tasks_demo.ledger.events import FAULT, SETTLED, EventData, microseconds
 
-#: The counting columns of a tally, in the order of ``sql/keep_tally.sql``, and the kinds that each counts.
+#: The count columns of a tally, in the order of ``sql/keep_tally.sql``, and the kinds that each counts.
 COUNTS: dict[str, frozenset[str]] = {
     "publications": frozenset({"published"}),
     "deliveries": frozenset({"received"}),
@@ -26,8 +26,8 @@ COUNTS: dict[str, frozenset[str]] = {
     "settled": frozenset({SETTLED}),
 }
 
-#: The state that a kind puts a job into: the last hexadecimal digit of ``Tally.state``, named by ``models.OUTCOMES``.
-#: Other kinds change no state: the copy that is received, deferred or suppressed may run beside another that has ended.
+#: The state that a kind sets: the last hexadecimal digit of ``Tally.state``, named by ``models.OUTCOMES``.
+#: Other kinds change no state: a received, deferred or suppressed copy may exist beside another that has ended.
 STATES: dict[str, int] = {
     "deferred": 1,
     "published": 1,
@@ -43,7 +43,7 @@ STATES: dict[str, int] = {
     "quarantined": 9,
 }
 
-#: The columns in which an event of a kind may count.
+#: The columns that a kind may count in.
 _COLUMNS: dict[str, tuple[str, ...]] = {
     kind: tuple(column for column, kinds in COUNTS.items() if kind in kinds)
     for kind in frozenset[str]().union(*COUNTS.values())
@@ -51,7 +51,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 def counts_in(event: EventData, column: str) -> bool:
-    """Whether this event adds one to ``column`` of its task's tally."""
+    """Return whether this event adds one to ``column`` of its task's tally."""
     if event.kind not in COUNTS[column]:
         return False
     if event.kind == "published":
@@ -62,12 +62,12 @@ def counts_in(event: EventData, column: str) -> bool:
 
 
 def state_of(event: EventData) -> int:
-    """When the job entered which state, as one number that orders states by time; 0 if this event changes none.
+    """Encode the job's new state and its time as one number that orders by time. Returns 0 if the event changes no state.
 
-    The time is the writer's clock. Between hosts whose clocks differ by more than a retry takes, the order can be wrong.
+    The time is from the writer's clock. If the clocks of two hosts differ by more than a retry takes, the order can be wrong.
     """
     code = STATES.get(event.kind, 0)
-    # A copy deferred beside another, or published again by a reconciler, does not change the job's state.
+    # A copy that is deferred beside another, or published again by a reconciler, does not change the job's state.
     if not code or (code == 1 and event.kind != "replaced" and not event.detail.get("requeued")):
         return 0
     return microseconds(event.at) * 16 + code
@@ -104,9 +104,9 @@ class TallyDelta:
 
 
 def fold(events: Iterable[EventData]) -> dict[str, TallyDelta]:
-    """Sum events by task ID. Events that change neither a count nor the state touch no tally, which costs more than an event.
+    """Sum events by task ID. Does not count effects: they belong to operations (``sql/count_effects.sql``).
 
-    Effects are not counted here: they belong to operations (``sql/count_effects.sql``).
+    Skips events that change neither a count nor the state, because updating a tally costs more than appending an event.
     """
     deltas: dict[str, TallyDelta] = {}
     for event in events:

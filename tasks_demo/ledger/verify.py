@@ -1,4 +1,4 @@
-"""``tallies == fold(events)``: recount everything from the events and compare."""
+"""Checks ``tallies == fold(events)``: recounts everything from the events and compares."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tasks_demo.ledger.tallies import COUNTS, fold
 
 @contextmanager
 def _one_moment(alias: str) -> Iterator[None]:
-    """Everything read inside was committed at one moment, whatever is written meanwhile; no writer waits for it."""
+    """Read from one snapshot of the database. Writers are not blocked."""
     connection = connections[alias]
-    # Not Django's atomic(): on SQLite that takes the write lock in a project that sets transaction_mode.
+    # Not Django's atomic(): on SQLite it takes the write lock if the project sets transaction_mode to IMMEDIATE.
     begin = "BEGIN" if connection.vendor == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
     with connection.cursor() as cursor:
         cursor.execute(begin)
         try:
             yield
         finally:
-            with suppress(Error):  # of a connection that has just been lost: that error is on its way already
+            with suppress(Error):  # the connection was just lost, and that error is already propagating
                 cursor.execute("ROLLBACK")
 
 
@@ -45,10 +45,10 @@ def _rows(task_id: str) -> Iterator[EventData]:
 
 
 def differences() -> Iterator[str]:
-    """A sentence for every tally that does not equal the fold of its events; none is the healthy answer.
+    """Yield one sentence per difference between a tally and the fold of its events. Yields nothing if all agree.
 
-    Workers may go on writing: all is read as of one moment. Not inside a transaction. One task's events are in memory at
-    a time, and a number for each operation that has an effect.
+    Workers may keep writing: everything is read from one snapshot. Do not call it inside a transaction. Memory holds the events
+    of one task at a time, and one count per operation that has an effect.
     """
     with _one_moment(Event.objects.db):
         yield from _differences()
@@ -70,7 +70,7 @@ def _differences() -> Iterator[str]:
                 yield f"{tally.task_id}: {column} is {kept}, the events say {counted}."
         if tally.state != summed.state:
             yield f"{tally.task_id}: state is {tally.state}, the events say {summed.state}."
-        named = {row.task for row in rows} - {""}  # few events name it; one that was replaced has two
+        named = {row.task for row in rows} - {""}  # few events carry the task name; a replaced task has two names
         if named and tally.task not in named:
             yield f"{tally.task_id}: task is {tally.task!r}, the events say {' and '.join(sorted(named))!r}."
         if tally.effects != effects[tally.operation]:

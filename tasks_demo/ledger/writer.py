@@ -1,12 +1,12 @@
-"""Commits events in batches: keeps them in memory, and a background thread commits them.
+"""Keeps events in memory and commits them in batches from a background thread.
 
-A batch is committed BATCH_SECONDS after its first event, or earlier with an event that waits for its commit. After a failed
-commit nobody waits: events are kept, up to MOST_KEPT, and the thread retries after pauses that grow to LONGEST_PAUSE seconds.
-When the database answers again, they are written with their original times, and one ``gap`` event counts those that were late
+What is **not** guaranteed: SIGKILL loses events that are not committed yet. A process that ends while the database is
+unavailable logs the number of events that it loses.
+
+A batch is committed BATCH_SECONDS after its first event, or earlier if a caller waits for the commit. After a failed commit no
+caller waits: up to MOST_KEPT events are kept, and the thread retries with pauses that grow to LONGEST_PAUSE seconds. When the
+database answers again, the events are written with their original timestamps, and one ``gap`` event counts those that were late
 or lost (see ``ledger.gap``).
-
-What is **not** guaranteed: SIGKILL loses what is not committed yet. A process that ends while the database is unavailable
-logs how many events are lost with it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tasks_demo.ledger.store import store
 
 logger = logging.getLogger(__name__)
 
-#: Events kept while the database is unavailable, about 20 MB. Beyond this the oldest are dropped and counted as lost.
+#: Maximum number of events kept in memory, about 20 MB. Beyond this the oldest are dropped and counted as lost.
 MOST_KEPT = 20_000
-#: Events of one transaction, so that other writers get their turn when the database is back.
+#: Events per transaction, so that other writers get their turn when the database is available again.
 MOST_AT_ONCE = 1000
 #: Maximum time to wait for another thread's commit, seconds, unless the caller sets a shorter one.
 MOST_PATIENCE = 30.0
@@ -48,40 +48,40 @@ LONGEST_PAUSE = 5.0
 
 
 class EventWriter:
-    """One per process. It numbers the events, so that each is stored once however often a batch is sent."""
+    """Notes and commits the events of one process. Numbers them, so that an event is stored once even if its batch is resent."""
 
     def __init__(self) -> None:
         self.run = ""
         self.wait_seconds = settings.LEDGER_WAIT_SECONDS
-        #: For the lab: wait as long as the database does, without ``wait_seconds``.
+        #: For the lab: wait until the database's own timeout instead of ``wait_seconds``.
         self.patient = False
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """Forget everything. For a forked child: the parent commits its own events."""
+        """Reset all state, in a forked child. The parent commits its own events."""
         self._token = uuid.uuid4().hex[:16]
         self._pid = os.getpid()
         self._numbers = itertools.count(1)
-        #: Guards the events in memory, and is never held during a commit. Reentrant: a signal handler (Celery's cold shutdown)
-        #: may note an event while the thread that it interrupts holds this.
+        #: Guards the events in memory; never held during a commit. Reentrant: a signal handler (Celery's cold shutdown) may note
+        #: an event while the interrupted thread holds the lock.
         self._lock = threading.RLock()
         #: Held during a commit, so that batches keep their order. Acquired before the other lock.
         self._flushing = threading.RLock()
         self._waiting: deque[EventData] = deque()
-        #: Being committed.
+        #: The events being committed.
         self._in_flight: list[EventData] = []
-        #: Set while the database is unavailable: nobody waits for a commit.
+        #: Set while the database is unavailable; then no caller waits for a commit.
         self._gap: Gap | None = None
         #: Wakes the thread. Not an Event: a signal handler that interrupts its ``set`` would deadlock in ``set``.
         self._wake: SimpleQueue[None] = SimpleQueue()
         #: Locks that the thread releases after its next commit.
         self._commit_requests: SimpleQueue[Any] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        #: The connection of this process whose open transaction postponed the last commit.
+        #: The connection whose open transaction postponed the last commit.
         self._blocked_by: BaseDatabaseWrapper | None = None
 
     def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> EventData:
-        """Add one event to the next batch. Without a ``source`` it gets the next number of this process."""
+        """Add one event to the next batch. Without a ``source``, the event gets the next number of this process."""
         with self._lock:
             source = source or f"{self._token}:{next(self._numbers)}"
             event = EventData(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
@@ -95,11 +95,11 @@ class EventWriter:
         return event
 
     def flush(self, announced: EventData | None = None) -> bool:
-        """Commit all events in memory. On failure raises LedgerUnavailable and keeps them, except ``announced``, which will not
-        happen.
+        """Commit all events in memory. Raises LedgerUnavailable on failure.
 
-        Returns False if it was postponed because an open transaction of this thread holds the SQLite file. The background thread
-        retries what was kept or postponed.
+        After a failure the events are kept, except ``announced``: what it announces will not happen. Returns False if the commit
+        was postponed because an open transaction of this thread holds the SQLite file. The background thread retries kept and
+        postponed events.
         """
         done = False
         try:
@@ -110,7 +110,7 @@ class EventWriter:
         return done
 
     def try_flush(self, patience: float | None = None) -> bool:
-        """Commit all events in memory; on failure log it and keep them. Returns whether they were committed."""
+        """Commit all events in memory. On failure logs the error and keeps them. Returns whether they were committed."""
         try:
             done = self._flush(patience=patience)
         except LedgerUnavailable as error:
@@ -121,14 +121,17 @@ class EventWriter:
         return done
 
     def close(self) -> None:
-        """Commit all events in memory and close the connection, waiting at most ``wait_seconds`` for each."""
+        """Commit all events in memory, then close the connection. Each step waits at most ``wait_seconds``."""
         if self._unwritten() and not self.commit_in_time(even_if_unavailable=True):
             logger.error("Events of the ledger lost if this process ends now: %d.", self._unwritten())
         store.close(None if self.patient else self.wait_seconds)
 
     def commit_in_time(self, *, even_if_unavailable: bool = False) -> bool:
-        """Commit all events in memory, waiting at most ``wait_seconds``; the thread goes on after that. Returns whether they were
-        committed."""
+        """Commit all events in memory, waiting at most ``wait_seconds``. Returns whether they were committed.
+
+        After the timeout the thread keeps trying. Does not wait while the database is unavailable, unless
+        ``even_if_unavailable``.
+        """
         if self.patient:
             return self.try_flush()
         if self._gap is not None and not even_if_unavailable:
@@ -136,7 +139,7 @@ class EventWriter:
             return False
         if not store.can_hang():
             return self.try_flush(self.wait_seconds)
-        # A server may never answer: let the thread commit, and wait for the thread.
+        # A server may never answer, so the thread commits and this call waits for the thread.
         done = threading.Lock()
         done.acquire()
         self._commit_requests.put(done)
@@ -150,7 +153,7 @@ class EventWriter:
         self._wake.put(None)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
-            with suppress(RuntimeError):  # the interpreter is shutting down: ``close`` commits
+            with suppress(RuntimeError):  # the interpreter is shutting down, and ``close`` commits
                 self._thread.start()
 
     def _unwritten(self) -> int:
@@ -164,7 +167,7 @@ class EventWriter:
             self._gap.say(why, self._unwritten())
 
     def _flush(self, announced: EventData | None = None, patience: float | None = None) -> bool:
-        # Checked before the lock: the thread may hold it while it waits for this thread's transaction.
+        # Checked before acquiring the lock: the background thread may hold it while it waits for this thread's transaction.
         if self._shares_a_file_with_an_open_transaction():
             return False
         seconds = MOST_PATIENCE if patience is None else patience
@@ -191,7 +194,7 @@ class EventWriter:
     def _next_batch(self, announced: EventData | None) -> list[EventData]:
         with self._lock:
             if announced is not None and not any(event is announced for event in self._waiting):
-                return []  # committed, by this call or by the thread
+                return []  # already committed, by this call or by the thread
             if not self._waiting and self._gap is not None:
                 gap, self._gap = self._gap, None
                 self.note(GAP, at=time.time(), detail=gap.detail())
@@ -209,22 +212,22 @@ class EventWriter:
                 self._wake.put(None)
                 continue
             while not self._wake.empty():
-                self._wake.get()  # one commit serves all
+                self._wake.get()  # one commit serves all requests
             while not self._commit_requests.empty():
                 requests.append(self._commit_requests.get())
             done = False
             try:
                 done = self.try_flush()
             except Exception:
-                logger.exception("The ledger's thread goes on.")  # an idle process would start no other
+                logger.exception("The ledger's thread goes on.")  # an idle process would not start another commit
                 self.commit_soon()
             for request in requests:
                 request.release()
             seconds = BATCH_SECONDS if done else min(2 * seconds, LONGEST_PAUSE)
 
     def _shares_a_file_with_an_open_transaction(self) -> bool:
-        # SQLite has one writer: a commit would wait for the transaction of this very thread. The events are committed after it,
-        # whether it commits or rolls back.
+        # SQLite has one writer, so a commit would wait for this thread's own transaction. The events are committed after the
+        # transaction ends, by commit or rollback.
         home = connections[alias()]
         if home.vendor != "sqlite":
             return False
@@ -236,7 +239,8 @@ class EventWriter:
         return False
 
     def _is_still_blocked(self) -> bool:
-        # Of several threads' transactions only the last is known. For others the commit waits in the database, and is retried.
+        # Only the last blocking transaction is known. For other threads' transactions the commit waits in the database and is
+        # retried.
         connection = self._blocked_by
         if connection is not None and _in_transaction(connection):
             return True
@@ -245,10 +249,10 @@ class EventWriter:
 
 
 def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a transaction is open on this SQLite connection, by ``atomic()`` or by hand."""
+    """Return whether a transaction is open on this SQLite connection, by ``atomic()`` or by raw SQL."""
     if connection.vendor != "sqlite" or connection.connection is None:
         return False
     try:
         return bool(connection.connection.in_transaction)
-    except (AttributeError, sqlite3.ProgrammingError):  # its thread has closed it meanwhile
+    except (AttributeError, sqlite3.ProgrammingError):  # its thread has just closed it
         return False
