@@ -1,7 +1,7 @@
-"""Prometheus metrics of deliveries: put ``tasks_demo.metrics`` into INSTALLED_APPS. See docs/how-to/metrics.md.
+"""Prometheus metrics of deliveries. Add ``tasks_demo.metrics`` to INSTALLED_APPS; see docs/how-to/metrics.md.
 
-Every process counts what is announced at the one seam, ``tasks_demo.core.lifecycle``. Nothing is measured by Celery's events,
-so no worker needs ``-E``.
+Every process counts the points that ``tasks_demo.core.lifecycle`` announces. Celery's events are not used, so no worker needs
+``-E``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["exposition", "view"]
 
 
 def __getattr__(name: str) -> Any:
-    # When asked for: Django imports this package before it is known that prometheus_client is there.
+    # Imported lazily: Django imports this package before apps.py checks that prometheus_client is installed.
     if name in __all__:
         from tasks_demo.metrics import scrape
 

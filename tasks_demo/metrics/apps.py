@@ -1,4 +1,4 @@
-"""The app that counts deliveries for Prometheus in every process that has Django."""
+"""The app that counts deliveries for Prometheus in every process that runs Django."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process counts: an observer of the points of a task's life."""
+"""Counts the points of a task's life in each process, as an observer of the lifecycle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks_demo.ledger import gap
 
 logger = logging.getLogger(__name__)
 LABELS = ("task", "pattern")
-#: The task label of messages whose task is not registered here: their names are chosen by whoever publishes.
+#: The task label of messages whose task is not registered here: publishers choose these names, so their number is unbounded.
 UNKNOWN = "(unknown)"
 COUNTERS = {
     Point.RECEIVED: Counter("tasks_demo_deliveries", "Messages that a worker was handed by the broker.", LABELS),
@@ -26,7 +26,7 @@ COUNTERS = {
     Point.LEASE_LOST: Counter("tasks_demo_lease_lost", "Executions that learnt that their lease was gone.", LABELS),
     Point.QUARANTINED: Counter("tasks_demo_parked", "Messages parked after too many attempts.", LABELS),
 }
-#: Not guaranteed: the run of a process that is killed; it has no end that anybody could measure.
+#: Not guaranteed: that an execution whose process is killed is measured. It has no recorded end.
 SECONDS = Histogram(
     "tasks_demo_execution_seconds", "From the begin of a body to its end, however it ends.", LABELS,
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600),
@@ -39,12 +39,12 @@ LEDGER = Counter(
 _ENDS = frozenset(
     {Point.RETURNED, Point.FAILED, Point.RETRIED, Point.DEFERRED, Point.REJECTED, Point.IGNORED, Point.REPLACED}
 )
-#: Executions of one process whose begin is remembered: more than any pool runs at once.
+#: Maximum number of running executions whose start is kept, per process. No pool runs this many at once.
 MOST = 10_000
 
 
 class Counters:
-    """Never raises: a job does not wait or fail for want of a number."""
+    """Counts points. Never raises: a metric that cannot be counted must not fail or delay a job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Counters:
         """Count one point."""
         try:
             self._count(event)
-        except Exception as error:  # noqa: BLE001  (a full disk, for one, below PROMETHEUS_MULTIPROC_DIR)
+        except Exception as error:  # noqa: BLE001  (for example a full disk at PROMETHEUS_MULTIPROC_DIR)
             limited_log(
                 logger, logging.ERROR, ("metrics", type(error).__name__), "[%s]: %s was not counted: %s",
                 event.subject.task_id, event.point, described(error), extra=job_fields(event.subject),

@@ -1,4 +1,4 @@
-"""What a scrape is answered with: the counts of all processes of this machine, and what the tables say now."""
+"""Answers scrapes with the counts of all processes on this machine and the current state of the tables."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from prometheus_client.registry import Collector
 from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
 
-#: prometheus_client's own variable: the folder in which all processes of a machine keep their counts.
+#: prometheus_client's environment variable: the folder in which all processes of a machine keep their counts.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Records(Collector):
-    """Asks the tables of the patterns at every scrape. Where they do not answer, ``tasks_demo_records_up`` is 0."""
+    """Queries the patterns' tables at every scrape. If the database does not answer, ``tasks_demo_records_up`` is 0."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges, on the aliases on which the outbox and the quarantine are by default."""
+        """Yield the gauges of the default outbox and quarantine. Outboxes on other aliases are not measured."""
         up = GaugeMetricFamily("tasks_demo_records_up", "Whether the patterns' tables answered.", labels=["database"])
         age = GaugeMetricFamily(
             "tasks_demo_outbox_age_seconds",
@@ -46,7 +46,9 @@ class Records(Collector):
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus' text format. Asks the database; without PROMETHEUS_MULTIPROC_DIR, this process alone."""
+    """Return all metrics in Prometheus' text format. Queries the database. Without PROMETHEUS_MULTIPROC_DIR the counts are those
+    of this process only.
+    """
     registry = CollectorRegistry()
     if FOLDER in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -56,5 +58,5 @@ def exposition() -> bytes:
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """For ``urlpatterns``, beside or instead of the address that workers serve: ``path("metrics", metrics.view)``."""
+    """Serve the metrics from Django, beside or instead of a worker: ``path("metrics", metrics.view)`` in ``urlpatterns``."""
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)

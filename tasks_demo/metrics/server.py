@@ -1,4 +1,4 @@
-"""The address that a worker's main process serves: TASKS_DEMO_METRICS_ADDRESS."""
+"""Serves the metrics from a worker's main process, at TASKS_DEMO_METRICS_ADDRESS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.metrics.scrape import FOLDER, exposition
 
 logger = logging.getLogger(__name__)
-#: Seconds after which a client that sends nothing is hung up on.
+#: Seconds after which the connection of a silent client is closed.
 PATIENCE = 5.0
 
 
@@ -40,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a scrape is no news."""
+        """Log nothing: scrapes are routine."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -49,7 +49,7 @@ class _Server(ThreadingHTTPServer):
 
 @signals.worker_ready.connect(weak=False, dispatch_uid="tasks_demo.metrics")
 def _serve(sender: Any = None, **_: Any) -> None:
-    """Begin to serve. A failure is said, and the worker works."""
+    """Start the server. On failure logs an error; the worker still starts."""
     if hasattr(sender.pool, "maintain_pool") and FOLDER not in os.environ:
         _say_what_is_missing()
     try:
@@ -64,7 +64,7 @@ def _serve(sender: Any = None, **_: Any) -> None:
             "workers on a machine one serves for all.", error,
         )  # fmt: skip
         return
-    # A pool process that is forked later has the socket too: it would keep the port when this process is gone.
+    # A pool process forked later inherits the socket and would keep the port open after this process has ended.
     os.register_at_fork(after_in_child=server.socket.close)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     logger.info("Metrics are served at http://%s:%d/.", *server.server_address[:2])
