@@ -1,4 +1,4 @@
-"""Where the embedded parts live on this machine. Pure functions of the state folder."""
+"""Addresses and the secret key of the embedded services, derived from the state folder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import secrets
 import tempfile
 from pathlib import Path
 
-# sun_path holds 108 bytes on Linux, 104 on macOS, with the closing NUL.
+# sun_path holds 108 bytes on Linux and 104 on macOS, including the terminating NUL.
 LONGEST_SOCKET_PATH = 100
 
 
 def secret_key(state_dir: Path) -> str:
-    """The generated Django secret key of this checkout: made once, readable by its owner only."""
+    """Return this checkout's Django secret key. Generates it once, in a file that only the owner can read."""
     path = state_dir / "secret_key"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -30,7 +30,7 @@ def secret_key(state_dir: Path) -> str:
 
 
 def redis_socket(state_dir: Path) -> Path:
-    """The Unix socket of this checkout's embedded Redis, moved to the temporary folder if the path is too long."""
+    """Return the Unix socket of this checkout's embedded Redis; in the temporary folder if the path would be too long."""
     path = state_dir / "redis.sock"
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
@@ -39,6 +39,6 @@ def redis_socket(state_dir: Path) -> Path:
 
 
 def bank_address(state_dir: Path) -> str:
-    """The address of this checkout's own bank: a loopback port in 20000–29999 derived from the state folder."""
+    """Return the address of this checkout's bank: a loopback port in 20000–29999 derived from the state folder."""
     digest = hashlib.sha256(os.fsencode(state_dir)).digest()
     return f"http://127.0.0.1:{20000 + int.from_bytes(digest[:4], 'big') % 10000}"

@@ -1,4 +1,4 @@
-"""Which database an application's tables live in."""
+"""Routes each application to its database."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from django.db.models import Model
 
 
 def home(app_label: str) -> str:
-    """The alias of an application's database."""
+    """Return the alias of an application's database."""
     alias: str = settings.DATABASE_OF_APP.get(app_label, DEFAULT_DB_ALIAS)
     return alias
 
 
 class OneHomePerApp:
-    """Every application is read, written and migrated in its own database only (``settings.DATABASE_OF_APP``)."""
+    """Reads, writes and migrates every application in its own database only (``settings.DATABASE_OF_APP``)."""
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
         return home(model._meta.app_label)

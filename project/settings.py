@@ -1,16 +1,16 @@
-"""Settings: the only place that reads the environment.
+"""The project's settings. Only this module reads the environment.
 
-Without any variable set, everything runs embedded: SQLite files and a private Redis below ``.state/``.
+If no variable is set, everything runs embedded: SQLite files and a private Redis below ``.state/``.
 
 =====================  ==========================================================================
 DATABASE_URL           default database (ledger, admin): ``sqlite:///…`` or ``postgres://…``
-SHOP_DATABASE_URL      business data, inbox and outbox; unset: with DATABASE_URL on PostgreSQL, else an SQLite file
-BANK_DATABASE_URL      the bank's own books; never the same database as DATABASE_URL
+SHOP_DATABASE_URL      business data, inbox and outbox; unset: in DATABASE_URL if that is PostgreSQL, else an SQLite file
+BANK_DATABASE_URL      the bank's books; never the same database as DATABASE_URL
 REDIS_URL              ``redis://``, ``rediss://`` or ``unix://``; unset: the embedded server
 BANK_URL               address of a running bank; unset: ``make up`` or the lab starts one
-STATE_DIR              where embedded files live; default ``.state`` beside manage.py
+STATE_DIR              folder of the embedded files; default ``.state`` beside manage.py
 DJANGO_SECRET_KEY      required when DJANGO_PRODUCTION=1; otherwise generated once and kept in STATE_DIR
-DJANGO_PRODUCTION      1: no embedded defaults, secure cookies, a secret key is required
+DJANGO_PRODUCTION      1: no embedded defaults, secure cookies, secret key required
 DJANGO_ALLOWED_HOSTS   comma-separated; default localhost only
 DJANGO_CSRF_ORIGINS    comma-separated origins, for a TLS-terminating proxy
 LOG_LEVEL              default WARNING
@@ -51,18 +51,18 @@ def _database(name: str, file: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = dict(dj_database_url.parse(url))
     except (ValueError, KeyError) as error:
-        # What a parser quotes may be a piece of the password.
+        # The parser's message may quote a part of the password.
         why = "is the password percent-encoded?" if "@" in url else error
         raise ImproperlyConfigured(f"{name} is not a database URL ({why}). Write postgres://user@host/name.") from None
     if parsed["ENGINE"] == "django.db.backends.sqlite3":
         parsed["OPTIONS"] = {
-            # Take the write lock at BEGIN: two writers then wait for each other instead of failing half-way.
+            # Take the write lock at BEGIN, so that a second writer waits instead of failing in the middle.
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
-            # NORMAL in WAL mode: a SIGKILL loses nothing that was committed; a power cut may.
+            # NORMAL in WAL mode: SIGKILL loses no committed transaction; a power cut may.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
-        # Other processes must be able to open the test database, so it is a file too.
+        # The test database is a file too, because other processes must be able to open it.
         parsed["TEST"] = {"NAME": str(STATE_DIR / f"test_{os.getpid()}_{file}")}
     return parsed
 
@@ -133,11 +133,11 @@ DATABASES = {
 }
 DATABASE_OF_APP = {"bank": "bank"}
 if os.environ.get("SHOP_DATABASE_URL") or "sqlite" in DATABASES["default"]["ENGINE"]:
-    # SQLite has one writer a file: the ledger must be able to write while a business transaction is open.
+    # SQLite has one writer per file, and the ledger must be able to write while a business transaction is open.
     DATABASES["shop"] = _database("SHOP_DATABASE_URL", "shop.sqlite3")
     DATABASE_OF_APP |= {"shop": "shop", "tasks_demo_records": "shop"}
 for _alias in set(DATABASES) - {"default"}:
-    # Test databases do not wait for each other.
+    # Test databases do not depend on each other.
     DATABASES[_alias].setdefault("TEST", {})["DEPENDENCIES"] = []
 DATABASE_ROUTERS = ["project.routers.OneHomePerApp"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -150,7 +150,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-with contextlib.suppress(OSError):  # a read-only image has collected them already
+with contextlib.suppress(OSError):  # a read-only image already contains the static files
     STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns when it is missing
 WHITENOISE_USE_FINDERS = True
 LOGGING = {
@@ -158,7 +158,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"urllib3": {"level": "ERROR"}},  # what it warns of, the bank's client reports in its own words
+    "loggers": {"urllib3": {"level": "ERROR"}},  # the bank's client reports the same failures itself
     "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "WARNING").upper()},
 }
 
@@ -169,27 +169,27 @@ if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
         "REDIS_URL must start with redis://, rediss:// or unix://; unset it for the embedded one."
     )
 try:
-    urlsplit(REDIS_URL).port  # noqa: B018  (it is parsed when it is read)
-except ValueError:  # its message may quote a piece of the password
+    urlsplit(REDIS_URL).port  # noqa: B018  (reading the property parses it)
+except ValueError:  # its message may quote a part of the password
     raise ImproperlyConfigured(
         "REDIS_URL has no valid port. Percent-encode what is special in the password (/ is %2F, # is %23)."
     ) from None
 if REDIS_URL.startswith("rediss://") and "ssl_cert_reqs" not in REDIS_URL:
-    REDIS_URL += ("&" if "?" in REDIS_URL else "?") + "ssl_cert_reqs=required"  # Celery's result backend asks for it
+    REDIS_URL += ("&" if "?" in REDIS_URL else "?") + "ssl_cert_reqs=required"  # Celery's result backend requires it
 BANK_IS_EMBEDDED = not os.environ.get("BANK_URL")
 BANK_URL = os.environ.get("BANK_URL") or bank_address(STATE_DIR)
 
-# kombu and Celery write the address of a Unix socket in their own way.
+# kombu and Celery use their own scheme for a Unix socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_RESULT_BACKEND = CELERY_BROKER_URL
 CELERY_TIMEZONE = "UTC"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
-# One message in hand per pool process: what a dying worker holds is then what it is running.
+# Prefetch one message per pool process, so that a dying worker holds only the messages it is running.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TASK_SOFT_TIME_LIMIT = 240
-# Above the time limit, so that Redis never hands out again what is still running.
+# Above the time limit, so that kombu never redelivers a message that is still running.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 900}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}

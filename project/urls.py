@@ -1,4 +1,4 @@
-"""URLs of the admin site. The bank has its own (``tasks_demo.demo.bank.views``), served by its own process."""
+"""URLs of the admin site. The bank's own process serves the bank's URLs (``tasks_demo.demo.bank.views``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks_demo.ledger.models import Tally
 
 
 def task_ids(request: HttpRequest) -> HttpResponse:
-    """The list of task IDs, where the admin would show the index of the application."""
+    """Show the list of task IDs in place of the admin's index of the application."""
     return admin.site.get_model_admin(Tally).changelist_view(request)
 
 
