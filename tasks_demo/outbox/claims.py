@@ -1,12 +1,14 @@
-"""Before the body: a copy of an outbox message claims its row, or is suppressed.
+"""Claims the row of an outbox message before the body runs, or suppresses the copy.
 
     claim the row, in one statement ─┬─ claimed ──▶ the body runs; its lease is renewed meanwhile (outbox/running.py)
                                      └─ refused ──▶ Superfluous: the copy is acknowledged, and nothing runs
 
-The claim is made in ``before_start`` of every task of the worker, with a pattern or without. What is **not** guaranteed:
+What is **not** guaranteed:
 
-- That a copy is refused while the outbox's database does not answer: the promise is at least once, so it runs.
-- That pools without worker_init claim, or tasks registered after the worker has started: they run every copy.
+- That a copy is refused while the outbox's database does not answer. The promise is at least once, so the copy runs.
+- That copies are claimed in pools without worker_init, or for tasks registered after the worker started: there every copy runs.
+
+The claim is made in ``before_start`` of every task of the worker, with or without a pattern.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ _HOOKED = "_tasks_demo_outbox_hooked"
 
 
 class Superfluous(Unfinished):
-    """The copy is acknowledged and not run: the job has ended, is running, or goes on with another copy."""
+    """The copy is acknowledged and not run: the job has ended, is running, or continues with another copy."""
 
 
 @signals.worker_init.connect(weak=False, dispatch_uid="tasks_demo.outbox.hooked")
 def _hook_all(sender: Any = None, **_: Any) -> None:
-    """Have every task of this worker claim its row before it starts. Celery has no signal that may refuse a task."""
+    """Make every task of this worker claim its row before it starts. Celery has no signal that can refuse a task."""
     for task in list(sender.app.tasks.values()):
         hook(type(task))
 
@@ -61,9 +63,9 @@ def hook(kind: type[Task[Any, Any]]) -> None:
 
 
 def refused(task: Any) -> str:
-    """Why this delivery must not run, or "". Claims the row on the first call; "" for a message that is not from an outbox.
+    """Return why this delivery must not run, or "". Claims the row on the first call. Returns "" for messages not from an outbox.
 
-    Also called by those who must know before the body begins, so that a suppressed copy counts as no execution.
+    Also called before the start is announced, so that a suppressed copy does not count as an execution.
     """
     request = task.request
     alias = outbox_of(request)
@@ -75,7 +77,7 @@ def refused(task: Any) -> str:
             known = attempt(alias, request.id, "begun", lambda: _claim(alias, request)) or ""
             if not known:
                 running.add(key_of(alias, request), renew=not request.is_eager)
-        except Exception as error:  # noqa: BLE001  (our failure: raised here, it would fail the job)
+        except Exception as error:  # noqa: BLE001  (our own failure: raised here, it would fail the job)
             logger.warning(
                 "%s did not claim its row in the outbox %r, and runs: %s",
                 request.id, alias, described(error), extra=job_fields(task_id=request.id),
@@ -86,13 +88,13 @@ def refused(task: Any) -> str:
 
 
 def died(request: Any) -> None:
-    """After a death that tasks_demo.testing simulates: this process no longer runs the job."""
+    """Record that this process no longer runs the job, after a death simulated by tasks_demo.testing."""
     alias = outbox_of(request)
     if alias is not None:
         running.discard(key_of(alias, request))
 
 
-# Nearly every job needs it, so it is written out: Django takes longer to build this statement than SQLite to run it.
+# Raw SQL, because nearly every job runs it and Django takes longer to build the statement than SQLite to execute it.
 _CLAIM = """
     UPDATE tasks_demo_records_outboxmessage
     SET started_at = {now}, seen_at = {now}, due_at = {later}, started_by = %s, generation = %s
@@ -101,23 +103,23 @@ _CLAIM = """
 
 
 def _claim(alias: str, request: Any) -> str:
-    """Claim the row; returns why that is refused, or ""."""
+    """Claim the row. Returns why the claim is refused, or ""."""
     generation, me = generation_of(request), holder_of(request)
     if changed(alias, _CLAIM, first_look(), [me, generation, request.id, generation]):
         return ""
     rows = OutboxMessage.objects.using(alias).filter(task_id=request.id)
     look = Now() + timedelta(seconds=first_look())
     claim = {"started_at": Now(), "seen_at": Now(), "due_at": look, "started_by": me, "generation": generation}
-    with running.claiming:  # to the row, two threads of this process are one holder
+    with running.claiming:  # two threads of this process have the same holder name
         while True:
             row: Any = rows.annotate(asked_at=Now()).first()
             if row is None:
-                return ""  # deleted by hand, or finished longer ago than the retention: at least once
+                return ""  # deleted by hand or after the retention: run it, at least once
             state = State(row.finished_at is not None, row.started_by, row.generation)
             why = refusal(state, generation, _alive(alias, row, me))
             if why:
                 return why
-            # Of two copies that find the same dead holder one gets the row.
+            # If two copies find the same dead holder, only one gets the row.
             same = rows.filter(started_by=row.started_by, generation=row.generation)
             if same.filter(finished_at__isnull=row.finished_at is None).update(finished_at=None, **claim):
                 running.add(key_of(alias, request), renew=not request.is_eager)
@@ -125,7 +127,7 @@ def _claim(alias: str, request: Any) -> str:
 
 
 def _alive(alias: str, row: Any, me: str) -> bool:
-    """Whether the process that has begun the job still works on it."""
+    """Return whether the process that began the job still works on it."""
     if not row.started_by:
         return False
     if row.started_by == me:
@@ -137,7 +139,7 @@ def _alive(alias: str, row: Any, me: str) -> bool:
 
 
 def life_of(holder: str) -> Life:
-    """What can be known here of the process that a row names."""
+    """Return what this machine knows about the process that a row names."""
     process = parse_process(holder)
     if process is None or not process.where or process.where != this_process("").where:
         return Life.UNKNOWN

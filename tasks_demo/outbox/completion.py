@@ -1,10 +1,10 @@
-"""After the body: the row of an outbox message is finished, or released to a later copy.
+"""Finishes the row of an outbox message after the body, or releases it to a later copy.
 
-A retry or a deferral releases the row to that copy; a requeued, parked or killed delivery releases it to any. Revocations and
-hard time limits are reported by the worker's main process, because no body does.
+What is **not** guaranteed: that a finished job is known as finished if its report failed. The report is retried while the process
+lives; after that the message is published again.
 
-What is **not** guaranteed: that a finished job whose report failed is known as finished. The report is retried for as long as the
-process lives; after that the message is published again.
+A retry or a deferral releases the row to its own copy; a requeued, parked or killed delivery releases it to any copy. The
+worker's main process reports revocations and hard time limits, because no body can.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tasks_demo.patterns.requeue import Unfinished
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
-#: Maximum time, in seconds, for which the event loop of the worker's main process waits for one of its own reports.
+#: Maximum time, in seconds, that the event loop of the worker's main process waits for one of its own reports.
 MAIN_SECONDS = 5.0
-# Nearly every job needs it, so it is written out: Django takes longer to build this statement than SQLite to run it.
+# Raw SQL, because nearly every job runs it and Django takes longer to build the statement than SQLite to execute it.
 _FINISH = """
     UPDATE tasks_demo_records_outboxmessage SET finished_at = {now} WHERE task_id = %s AND finished_at IS NULL
 """
@@ -58,7 +58,7 @@ def _ended(
         return
     later: dict[str, Any] = {"started_by": ""}
     seconds = _seconds_until_later_copy(state, retval)
-    if seconds is None:  # the same message may be redelivered, or somebody publishes a copy
+    if seconds is None:  # the same message may be redelivered, or somebody may publish a copy
         later |= {"generation": OPEN, "due_at": Now() + timedelta(seconds=settings.OUTBOX_UNSTARTED_SECONDS)}
     else:
         due = timedelta(seconds=seconds + settings.OUTBOX_UNSTARTED_SECONDS)
@@ -68,11 +68,13 @@ def _ended(
 
 
 def _is_end(state: Any, retval: Any) -> bool:
-    """Whether nothing comes after this execution. No state: it raised what is no Exception, and Celery stores FAILURE."""
+    """Return whether this execution is the last. Without a state, the body raised a BaseException that is not an Exception, and
+    Celery stores FAILURE.
+    """
     match state:
         case "SUCCESS" | "FAILURE":
             return True
-        case "IGNORED":  # raised by the body, or for a copy that was suppressed
+        case "IGNORED":  # Ignore was raised by the body, or for a suppressed copy
             return not isinstance(retval, Unfinished)
         case "REJECTED":
             return not (getattr(retval, "requeue", False) or _retry_not_published(retval))
@@ -83,7 +85,9 @@ def _is_end(state: Any, retval: Any) -> bool:
 
 
 def _retry_not_published(retval: Any) -> bool:
-    """Whether Celery rejects the job because it could not publish its retry (celery/app/task.py ``retry``), not the body."""
+    """Return whether Celery, not the body, rejected the job because it could not publish the retry (celery/app/task.py
+    ``retry``).
+    """
     trace = retval.__traceback__ if isinstance(retval, Reject) else None
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -91,7 +95,7 @@ def _retry_not_published(retval: Any) -> bool:
 
 
 def _seconds_until_later_copy(state: Any, retval: Any) -> float | None:
-    """When the later copy that was published is delivered; None: none is known."""
+    """Return the seconds until the later copy is delivered, or None if no later copy is known."""
     if isinstance(retval, Unfinished):
         return retval.seconds
     if state != "RETRY" or not isinstance(retval, Retry) or retval.when is None:
@@ -103,11 +107,11 @@ def _seconds_until_later_copy(state: Any, retval: Any) -> float | None:
 
 @signals.task_failure.connect(weak=False, dispatch_uid="tasks_demo.outbox.timed_out")
 def _timed_out(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    """Report a hard time limit, which only main can: it kills the process. Other failures are reported by that process.
+    """Report a hard time limit. Only main can, because it kills the pool process. That process reports other failures.
 
-    Celery sends this twice (celery/worker/request.py): from ``on_failure`` with the request at hand, unless the message is
-    requeued, which is no end; and from ``on_timeout`` always, without it. Pools that know ``on_timeout`` only (gevent) therefore
-    report nothing, and the message is redelivered.
+    Celery sends this signal twice (celery/worker/request.py): from ``on_failure`` with the request, unless the message is
+    requeued, which is not an end; and always from ``on_timeout``, without the request. So pools that only call ``on_timeout``
+    (gevent) report nothing, and the message is redelivered.
     """
     if isinstance(exception, TimeLimitExceeded):
         _report_from_main(sender.request, task_id, finished_at=Now())
@@ -115,15 +119,15 @@ def _timed_out(sender: Any = None, task_id: str = "", exception: Any = None, **_
 
 @signals.task_revoked.connect(weak=False, dispatch_uid="tasks_demo.outbox.revoked")
 def _revoked(sender: Any = None, request: Any = None, **_: Any) -> None:
-    # Somebody decided that it must not run: the reconciler must not publish it again.
+    # Somebody decided that the job must not run, so the reconciler must not publish it again.
     _report_from_main(request, request.id, finished_at=Now(), error="revoked")
 
 
 def _report_from_main(request: Any, task_id: str, **values: Any) -> None:
-    """As ``_report``, in main's event loop, which no database may block for longer than MAIN_SECONDS.
+    """Call ``_report`` from main's event loop without blocking it for longer than MAIN_SECONDS.
 
-    The thread has a connection of its own, so that none is left open to go stale in main or to be inherited by a fork. If it
-    takes longer the loop goes on, and the row is updated late or not at all: the message is then published again.
+    The report runs in a thread with its own connection, so that no connection goes stale in main or is inherited by a fork. If
+    the report takes longer, the loop continues, and the row is updated late or not at all; then the message is published again.
     """
     alias = outbox_of(request)
     if alias is None:
@@ -146,6 +150,6 @@ def _report_from_main(request: Any, task_id: str, **values: Any) -> None:
 
 
 def _report(alias: str, task_id: str, expected: dict[str, Any], **values: Any) -> None:
-    """Update the row, unless it has finished or is not as ``expected``."""
+    """Update the row unless it has finished or does not match ``expected``."""
     rows = OutboxMessage.objects.using(alias).filter(task_id=task_id, finished_at=None, **expected)
     attempt(alias, task_id, "/".join(values), lambda: rows.update(**values))

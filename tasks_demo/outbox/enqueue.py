@@ -1,19 +1,19 @@
-"""Commits a job together with the business data; a relay publishes it afterwards.
+"""Commits a job together with the business data. A relay publishes it afterwards.
 
-What is **not** guaranteed: that the job is published or run only once. It is published again on evidence that the last copy was
-lost, and the evidence can be wrong; a superfluous copy is suppressed before its body, unless the worker that began the job is
-dead. So a job whose worker is killed runs again, and must tolerate that: combine it with ``dedup_lock`` or ``inbox``. Nor is the
-order of two jobs kept.
+What is **not** guaranteed: that the job is published or run only once, or that two jobs keep their order. A job is published
+again on evidence that its last copy was lost, and the evidence can be wrong. A superfluous copy is suppressed before its body,
+unless the worker that began the job is dead. So a job whose worker is killed runs again and must tolerate that: combine it with
+``dedup_lock`` or ``inbox``.
 
     caller ──▶ BEGIN ─ business data ─ enqueue() ─ COMMIT                            one more row, no broker involved
     relay  ──▶ take due rows (due_at += lease) ─▶ publish, confirmed ─▶ mark published               relay.py
     worker ──▶ claim the row (due_at += lease) ─▶ body, lease renewed                                claims.py, running.py
            ──▶ finished: never due again                                                             completion.py
 
-``due_at`` says when the relay looks at a row next; only the end of the job stops that. A row that was never published is
-published; one whose message is still in its queue is left alone; one whose message was lost, or whose worker is dead, is
-published again (evidence.py). This closes the fetch window of ``acks_late`` on Redis and survives the loss of everything the
-broker held. All times are taken from the clock of the outbox's database, except an ``eta``, which the caller chooses.
+``due_at`` is when the relay next checks a row; only the end of the job stops the checks. The relay publishes a row that was never
+published, leaves a row whose message is still queued, and publishes again a row whose message was lost or whose worker is dead
+(evidence.py). This closes the fetch window of ``acks_late`` on Redis and survives the loss of everything the broker held. All
+times are from the clock of the outbox's database, except an ``eta``, which the caller chooses.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tasks_demo.records.models import OutboxMessage
 class Outbox(AcksLate):
     """Promise: at least 1 execution and 1 effect per committed message, on Redis too.
 
-    It holds for jobs that are enqueued with :func:`enqueue`, while a relay runs; ``delay()`` on it is plain ``acks_late``.
+    It holds for jobs enqueued with :func:`enqueue` while a relay runs. ``delay()`` on such a task is plain ``acks_late``.
     """
 
     abstract = True
@@ -65,15 +65,19 @@ def enqueue(
     external: bool = False,
     **options: Any,
 ) -> str:
-    """Insert one message in the caller's transaction; returns the task ID. The broker is not involved.
+    """Insert one message in the caller's transaction. Returns the task ID. Does not contact the broker.
 
-    ``options`` are those of ``apply_async``; ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
+    ``options`` are those of ``apply_async``. ``countdown`` (seconds) and ``eta`` are waited for in the outbox, not in a worker.
     The arguments are stored as the task's serializer writes them. Outside a transaction the row is committed at once.
 
-    Raises OutboxRefused, before anything is written: for what could not be published later; for a database that is neither SQLite
-    nor PostgreSQL; for a task or queue that this app does not know, unless ``external`` (another app has it); for a transaction
-    that is open on other databases only, unless ``independent`` (the job does not depend on it). Raises ContradictoryDeclaration
-    for options that ``apply_async`` of the task refuses.
+    Raises OutboxRefused before anything is written:
+
+    - for a job that could not be published later, and for a task ID that is in the outbox already;
+    - for a database that is neither SQLite nor PostgreSQL;
+    - for a task or queue that this app does not know, unless ``external`` (another app has it);
+    - if a transaction is open on other databases only, unless ``independent`` (the job does not depend on it).
+
+    Raises ContradictoryDeclaration for options that the task's ``apply_async`` refuses.
     """
     alias = using or router.db_for_write(OutboxMessage)
     if why := unsupported(alias):
@@ -99,7 +103,7 @@ def enqueue(
         due_at=due(options),
     )
     try:
-        # A savepoint if the caller chose the ID: the transaction survives a duplicate.
+        # If the caller chose the ID, use a savepoint, so that the transaction survives a duplicate.
         with transaction.atomic(using=alias) if task_id is not None else nullcontext():
             message.save(using=alias, force_insert=True)
     except IntegrityError as error:

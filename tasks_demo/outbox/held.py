@@ -1,9 +1,11 @@
 """Asks the broker and the workers whether they hold copies that were published and have not begun.
 
-Redis shows everything: the queue's lists, and the hash of messages that were delivered and not acknowledged. RabbitMQ tells an
-AMQP client how many messages are ready in a queue and how many consumers it has, neither which they are nor how many are
-unacknowledged; without messages and consumers it holds nothing. Other brokers tell nothing. Workers that answer remote control
-know what they hold; the solo pool answers between two jobs only, and with ``worker_enable_remote_control = False`` none does.
+- Redis shows everything: the queue's lists, and the hash of messages delivered and not acknowledged.
+- RabbitMQ tells an AMQP client the number of ready messages and of consumers of a queue. It tells neither which messages these
+  are nor how many are unacknowledged. A queue without messages and consumers holds nothing.
+- Other brokers tell nothing.
+- Workers that answer remote control know what they hold. The solo pool answers only between two jobs; with
+  ``worker_enable_remote_control = False`` no worker answers.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from tasks_demo.outbox.evidence import Held
 
 #: Maximum time for workers to answer, seconds.
 WORKERS_SECONDS = 1.0
-#: A longer queue is searched only for what was overtaken; the number of entries read at a time.
+#: A queue longer than this is not searched for every waiting copy; and the number of entries read at a time.
 LONG_QUEUE, AT_ONCE = 1000, 500
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The state of one queue. ``consumers``: -1 if the broker does not tell; ``can_tell_all``: its messages can be read."""
+    """The state of one queue. ``consumers``: -1 if unknown. ``can_tell_all``: its messages can be read."""
 
     waiting: int
     consumers: int = -1
@@ -37,14 +39,14 @@ class Queue:
 
 
 def queue_state(connection: Any, name: str) -> Queue | None:
-    """Ask the broker for the state of the queue; None: it cannot tell. Raises the transport's errors."""
+    """Ask the broker for the state of the queue. Returns None if the broker cannot tell. Raises the transport's errors."""
     channel = connection.default_channel
     match connection.transport.driver_type:
         case "redis":
             with _client(channel) as client:
                 return Queue(sum(int(client.llen(key)) for key in _lists(channel, name)), can_tell_all=True)
         case "amqp":
-            # A channel of its own: a queue that does not exist closes it.
+            # Use a separate channel: asking for a queue that does not exist closes it.
             try:
                 with connection.channel() as own:
                     _, messages, consumers = own.queue_declare(name, passive=True)
@@ -57,7 +59,7 @@ def queue_state(connection: Any, name: str) -> Queue | None:
 
 
 def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:
-    """Where the broker has each of these. Raises the transport's errors."""
+    """Return where the broker has each of these messages. Raises the transport's errors."""
     if queue is None or not queue.can_tell_all:
         gone = queue is not None and (not queue.exists or queue.waiting == 0 == queue.consumers)
         return dict.fromkeys(task_ids, Held.ABSENT if gone else Held.UNKNOWN)
@@ -65,8 +67,8 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
     wanted = {f'"{task_id}"'.encode(): task_id for task_id in task_ids}
     found: dict[str, Held] = {}
     with _client(channel) as client:
-        # From the head, where messages arrive: a delivery meanwhile moves none past us. The hash last, because messages move
-        # there when they are delivered.
+        # Read from the head, where messages arrive: deliveries from the tail then shift no entry past the cursor. Read the
+        # hash last, because messages move there when they are delivered.
         for key in _lists(channel, name):
             start = 0
             while len(found) < len(wanted) and (entries := client.lrange(key, start, start + AT_ONCE - 1)):
@@ -81,9 +83,9 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
 
 
 def by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
-    """The task IDs that a worker holds, waiting for its pool or running; None: not all workers answered. Takes a second."""
+    """Return the task IDs that workers hold, reserved or running, or None if not all workers answered. Takes WORKERS_SECONDS."""
     mailbox = app.control.mailbox(connection)
-    mailbox._producer_pool = None  # it is the app's own connection's, and a relay may publish to another broker
+    mailbox._producer_pool = None  # it belongs to the app's connection, but a relay may publish to another broker
     answers = mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS)
     if not answers or (queue is not None and len(answers) < queue.consumers):
         return None
@@ -91,12 +93,12 @@ def by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collect
 
 
 def _in(messages: Any, wanted: dict[bytes, str]) -> set[str]:
-    # The ID is in the message's headers as it is, in quotes (see ``can_be_sought``).
+    # The ID appears verbatim, in quotes, in the message's headers (see ``can_be_sought``).
     return {task_id for message in messages for needle, task_id in wanted.items() if needle in message}
 
 
 def can_be_sought(task_id: str) -> bool:
-    """Whether the ID can be searched for in a message: JSON escapes other characters."""
+    """Return whether the ID can be searched for in a message. JSON escapes other characters."""
     return task_id.isascii() and not set(task_id) & set('"\\')
 
 
@@ -109,5 +111,5 @@ def _prefix(channel: Any) -> str:
 
 
 def _client(channel: Any) -> redis.Redis:
-    """A client that adds no prefix of its own; closing it returns its connection to kombu's pool."""
+    """Return a client that adds no key prefix. Closing it returns its connection to kombu's pool."""
     return redis.Redis(connection_pool=channel.pool)

@@ -1,6 +1,6 @@
-"""Publishes messages of an outbox, each confirmed by the broker and bounded in time, on one connection.
+"""Publishes messages of an outbox on one connection. The broker confirms each, and each step has a timeout.
 
-What is **not** guaranteed: that a publication which failed left nothing in the broker; the answer may have been lost.
+What is **not** guaranteed: that a failed publication left no message in the broker; the answer may have been lost.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tasks_demo.records.models import OutboxMessage
 
 #: Maximum time for each step of publishing a message, seconds.
 BROKER_SECONDS = 5.0
-#: Options of a message that say where it goes.
+#: Options that route a message.
 ROUTE = ("queue", "exchange", "routing_key")
 
 
 class Publisher:
-    """Publishes rows of the outbox ``using``. ``connect`` opens the connection, given the transport options to use.
+    """Publishes rows of the outbox ``using``. ``connect`` opens the connection with the given transport options.
 
-    A task that was not imported here is published by its name, without the options of its declaration. Without ``report`` the
-    workers are not asked to report on the job.
+    A task that is not imported here is published by name, without the options of its declaration. Without ``report``, workers do
+    not report on the job.
     """
 
     def __init__(self, app: Any, using: str, *, report: bool, connect: Callable[[dict[str, Any]], Any] | None) -> None:
@@ -37,8 +37,11 @@ class Publisher:
         self._router = _Router(app)
 
     def publish(self, row: OutboxMessage) -> str:
-        """Publish the message; returns its queue and priority. Redis has it when LPUSH was answered; RabbitMQ when it has
-        confirmed that a queue has it. Raises whatever the serializer, a router or the transport raises."""
+        """Publish the message. Returns its queue and priority as text.
+
+        Redis has the message once it answers LPUSH; RabbitMQ once it confirms that a queue has it. Raises whatever the
+        serializer, a router or the transport raises.
+        """
         task = self._app.tasks.get(row.task)
         options = dict(row.options)
         if "expires" in options:
@@ -56,7 +59,7 @@ class Publisher:
             task_id=row.task_id,
             producer=self._producer(),
             router=self._router,
-            # Nobody here waits for the result: Celery need not subscribe to it. The worker reads the header above.
+            # No caller waits for the result, so Celery need not subscribe to it. The worker reads the header above.
             ignore_result=True,
             retry=False,
             mandatory=True,
@@ -67,7 +70,7 @@ class Publisher:
         return self._place(row, "" if _has_exchange(row) else self._router.queue)
 
     def queue(self, row: OutboxMessage) -> str:
-        """The queue to which Celery routes this message; "": it names an exchange of its own."""
+        """Return the queue to which Celery routes this message, or "" if the message names an exchange or routing key."""
         if _has_exchange(row):
             return ""
         task = self._app.tasks.get(row.task)
@@ -78,7 +81,7 @@ class Publisher:
         return self._router.queue
 
     def place(self, row: OutboxMessage) -> str:
-        """What ``publish`` would return."""
+        """Return what ``publish`` would return, without publishing."""
         return self._place(row, self.queue(row))
 
     def _place(self, row: OutboxMessage, queue: str) -> str:
@@ -89,14 +92,14 @@ class Publisher:
         return f"{queue} at priority {priority or 0}"[:255]
 
     def connection(self) -> Any:
-        """The connection to the broker, created if need be."""
+        """Return the connection to the broker; create it if necessary."""
         if self._connection is None:
             self._connection = self._connect(
                 {
                     "confirm_publish": True,  # RabbitMQ; other transports ignore it
                     "socket_timeout": BROKER_SECONDS,  # Redis; kombu would wait for ever
                     "socket_connect_timeout": BROKER_SECONDS,
-                    # Enough to reach a fail-over host; the relay has its own back-off.
+                    # Enough retries to reach a failover host; the relay has its own back-off.
                     "max_retries": 3,
                     "interval_start": 0.1,
                     "interval_step": 0,
@@ -114,7 +117,7 @@ class Publisher:
             self._connection = None
 
     def unreachable(self, error: Exception) -> bool:
-        """Whether the error says that the broker did not answer; otherwise the broker or Celery refused the message."""
+        """Return whether the error means that the broker did not answer. If not, the broker or Celery refused the message."""
         if not isinstance(error, BrokerError) or self._connection is None:
             return False
         # kombu counts KeyError as a lost connection to Redis.
@@ -123,7 +126,7 @@ class Publisher:
 
 
 class _Router:
-    """Celery's router, which remembers the queue it chose last: a route costs a tenth of a publication."""
+    """Celery's router, remembering the last queue it chose. Routing again would cost a tenth of a publication."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

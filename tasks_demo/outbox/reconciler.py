@@ -1,6 +1,6 @@
-"""Finds out which of the rows that are due again have lost their last copy: collects the evidence on which evidence.py decides.
+"""Finds the rows, among those that are due again, whose last copy is lost. It collects the evidence; evidence.py decides.
 
-What is **not** guaranteed: an answer. A broker or worker that does not answer is no evidence; the row is looked at again later.
+What is **not** guaranteed: an answer. A broker or worker that does not answer is no evidence; the row is checked again later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.table import Table
 
 logger = logging.getLogger(__name__)
-#: How many of the jobs that ended last are compared: workers of different speeds finish a little out of order.
+#: Number of recently ended jobs that are compared, because workers of different speeds finish slightly out of order.
 LAST_ENDED = 100
 
 
@@ -36,17 +36,17 @@ class Reconciler:
         self._silence_counts_from = 0.0
 
     def silence_is_no_sign(self) -> None:
-        """The database did not answer just now: for the length of a lease no holder counts as dead for its silence."""
+        """Count no holder as dead because of its silence, for the length of a lease: the database did not answer just now."""
         self._silence_counts_from = time.monotonic() + settings.OUTBOX_LEASE_SECONDS
 
     def lost(self, rows: list[Any]) -> list[Any]:
-        """The rows to publish again, leased anew. The others are due again when their lease ends."""
+        """Return the rows to publish again, with a new lease. The other rows are due again when their lease ends."""
         began = time.monotonic()
         dead = [row for row in rows if row.started_by and not self._lives(row)]
         lost = self._lost([*dead, *(row for row in rows if not row.started_by)])
         if not lost:
             return []
-        # A row that a worker has begun meanwhile has another due_at, and is left alone.
+        # A row that a worker has begun meanwhile has a different due_at and is skipped.
         still = set(self._table.leased(lost).values_list("id", flat=True))
         lost = [row for row in lost if row.id in still]
         for row in lost:
@@ -60,7 +60,8 @@ class Reconciler:
             return True
         lease, unfinished = settings.OUTBOX_LEASE_SECONDS, settings.OUTBOX_UNFINISHED_SECONDS
         if life is Life.GONE:
-            # A broker that knows of the death redelivers first; and a job that kills its workers is retried ever later.
+            # Wait, so that a broker that noticed the death redelivers first, and a job that kills its workers is retried
+            # less and less often.
             wait = min(next_look(0.0, row.publications, settings.OUTBOX_UNSTARTED_SECONDS), unfinished)
             return bool(silent < wait)
         return lives(life, float(silent), lease=lease, unfinished=unfinished)
@@ -73,7 +74,7 @@ class Reconciler:
         for place, group in queues.items():
             try:
                 found += self._lost_of(place, group)
-            except Exception as error:  # noqa: BLE001  (transports raise anything; no answer is no evidence)
+            except Exception as error:  # noqa: BLE001  (transports may raise anything; no answer is no evidence)
                 self._publisher.close()
                 logger.warning(
                     "Outbox %s: the broker did not say what it holds for %s (%s: %s). Left until the next look: %s.",
@@ -84,7 +85,7 @@ class Reconciler:
     def _place(self, row: Any) -> str:
         try:
             return row.queue or self._publisher.place(row)
-        except Exception:  # noqa: BLE001  (a router of the project's own raises anything; it is asked again, and logged, below)
+        except Exception:  # noqa: BLE001  (the project's own router may raise anything; it is called again, and the error logged, below)
             return ""
 
     def _lost_of(self, place: str, rows: list[Any]) -> list[Any]:
@@ -95,7 +96,9 @@ class Reconciler:
         idle = queue is not None and queue.waiting == 0
         evidence: dict[str, Evidence] = {}
         for row in rows:
-            since = row.published_at or row.seen_at  # begun, and the relay died before it marked the publication
+            since = (
+                row.published_at or row.seen_at
+            )  # seen_at: begun, but the relay died before it marked the publication
             age = (row.taken_at - since).total_seconds()
             begun, overtaken = bool(row.started_by), front is not None and since < front
             evidence[row.task_id] = Evidence(age, row.publications, overtaken, idle=idle, begun=begun)
@@ -115,7 +118,7 @@ class Reconciler:
         return [row for row in rows if lost(evidence[row.task_id], fallback=settings.OUTBOX_LOST_SECONDS)]
 
     def _front(self, place: str, rows: Iterable[Any]) -> datetime | None:
-        """When the latest of the jobs that have ended was published: jobs published before that should have begun."""
+        """Return the latest publication time of the recently ended jobs. Jobs published before it should have begun."""
         rows = list(rows)
         settled = rows[0].taken_at - timedelta(seconds=settings.OUTBOX_UNSTARTED_SECONDS)
         since = min(row.published_at or row.seen_at for row in rows)
@@ -125,5 +128,5 @@ class Reconciler:
 
 
 def _old(evidence: Evidence) -> bool:
-    """Whether it would count as lost by its age alone: then a broker that can tell is asked, however long its queue is."""
+    """Return whether the copy counts as lost by age alone. If so, a broker that can tell is asked, however long its queue is."""
     return lost(evidence, fallback=settings.OUTBOX_LOST_SECONDS)

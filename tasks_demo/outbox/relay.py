@@ -1,8 +1,10 @@
-"""The relay of the outbox: publishes what is due, for the first time or again, each under its own task ID.
+"""The relay of the outbox: publishes due messages, for the first time or again, each under its own task ID.
 
-What is **not** guaranteed: that a message is published once. It is published again when a relay died, or was stopped for longer
-than its lease, after the broker had accepted the message and before the row was marked; when there is evidence that it was lost
-(outbox/evidence.py), which can be wrong; and when the worker that began it is dead, or counts as dead.
+What is **not** guaranteed: that a message is published only once. It is published again
+
+- if a relay died, or was stopped for longer than its lease, after the broker accepted the message and before the row was marked;
+- if there is evidence that the message was lost (outbox/evidence.py), which can be wrong;
+- if the worker that began it is dead or counts as dead.
 
     take:    due and unfinished rows ─ due_at += lease ─ COMMIT       SKIP LOCKED on PostgreSQL, the write lock on SQLite
     judge:   never published ▶ publish; begun ▶ does its worker live?; waiting ▶ was it lost?     outbox/reconciler.py
@@ -37,31 +39,31 @@ from tasks_demo.outbox.table import Table, prune
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
-#: After this many messages in a row that were refused, the broker is at fault and not the messages.
+#: If this many messages in a row are refused, the relay blames the broker, not the messages.
 REFUSED_IN_A_ROW = 3
-#: Seconds between two deletions of old rows, and the maximum number deleted in each.
+#: Seconds between two deletions of old rows, and the maximum number deleted each time.
 PRUNE_EVERY_SECONDS, PRUNE_AT_ONCE = 600.0, 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RelayResult:
-    """What became of one batch. If ``trouble`` is not empty, the broker accepts no messages and the rest waits in the table."""
+    """The result of one batch. If ``trouble`` is not empty, the broker accepts no messages and the rest waits in the table."""
 
     taken: int = 0
     published: int = 0
-    again: int = 0  # of the published: those that had been published before
-    refused: int = 0  # each is tried again on its own
-    waited: float = 0.0  # for how many seconds the first of them had been due
-    #: Not published: it waits in its queue, its worker lives, it is in quarantine, or it has ended.
+    again: int = 0  # of those published: the number published before
+    refused: int = 0  # each is retried separately
+    waited: float = 0.0  # seconds for which the first row had been due
+    #: Not published: waiting in the queue, held by a live worker, in quarantine, or ended.
     held: int = 0
     trouble: str = ""
 
 
 class Relay:
-    """Publishes the outbox on the alias ``using``. Not for several threads at once; several relays may share an outbox.
+    """Publishes the outbox on the alias ``using``. Not thread-safe. Several relays may share an outbox.
 
-    A task that was not imported here is published by its name, without the options of its declaration; its quarantine is then
-    looked for on this alias, whatever its ``using`` says.
+    A task that is not imported here is published by name, without the options of its declaration; its quarantine is then looked
+    up on this alias, whatever its ``using`` says.
     """
 
     def __init__(
@@ -75,11 +77,11 @@ class Relay:
         only: Q | None = None,
         connect: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        """``interval``: pause in seconds when nothing is due. ``only``: leave other rows to other relays. ``connect``: opens a
-        connection of kombu's with these transport options, to another broker than the app's.
+        """``interval``: pause in seconds when nothing is due. ``only``: the rows to publish; other relays publish the rest.
+        ``connect``: opens a kombu connection with the given transport options, to a broker other than the app's.
 
-        Without ``reconcile`` nothing is published twice on suspicion: a message has finished when the broker has it, and what an
-        earlier relay has published finishes when it is due again. So all relays of an outbox need the same value.
+        Without ``reconcile`` nothing is published again on suspicion: a message is finished once the broker has it, and a message
+        that an earlier relay published is finished when it is due again. So all relays of an outbox need the same value.
         """
         app = app or current_app
         self._table = Table(app, using, only)
@@ -88,7 +90,7 @@ class Relay:
         self._batch = batch
         self._interval = interval
         self._reconcile = reconcile
-        self._unmarked: dict[int, str] = {}  # row IDs that were published and not yet marked, each with its queue
+        self._unmarked: dict[int, str] = {}  # IDs of rows published and not yet marked, each with its queue
         self._prune_at = 0.0
 
     @property
@@ -97,7 +99,7 @@ class Relay:
         return self._table.using
 
     def run(self, stop: threading.Event) -> None:
-        """Publish until ``stop`` is set; backs off, with jitter, while the broker or the database does not answer."""
+        """Publish until ``stop`` is set. Backs off, with jitter, while the broker or the database does not answer."""
         failures = 0
         logger.info("Outbox %s: the relay looks every %g s for what is due.", self.using, self._interval)
         try:
@@ -121,9 +123,9 @@ class Relay:
             self.close()
 
     def run_once(self, stop: threading.Event | None = None) -> RelayResult:
-        """Publish one batch of what is due now. Raises the database's errors; the broker's are in the result.
+        """Publish one batch of due messages. Raises the database's errors; the broker's errors are in the result.
 
-        Once ``stop`` is set, the current message is published and the rest of the batch released.
+        Once ``stop`` is set, the current message is still published and the rest of the batch is released.
         """
         self._mark()
         rows, waited = self._table.take(self._batch)
@@ -135,9 +137,9 @@ class Relay:
         again = refused = in_a_row = 0
         trouble = ""
         try:
-            # The new ones first: collecting evidence takes time, and their lease runs.
+            # New messages first: collecting evidence takes time, and their lease is running.
             left = [row for row in wanted if row not in suspected]
-            enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2  # the lease must not run out meanwhile
+            enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2  # the lease must not expire meanwhile
             while not trouble and not (stop is not None and stop.is_set()):
                 if not left and suspected:
                     left, held = self._reconciler.lost(suspected), held + len(suspected)
@@ -148,7 +150,7 @@ class Relay:
                 row = left.pop(0)
                 try:
                     queue = self._publisher.publish(row)
-                except Exception as error:  # noqa: BLE001  (serializers and routers raise anything; the others must go on)
+                except Exception as error:  # noqa: BLE001  (serializers and routers may raise anything; the other messages must go on)
                     refused += 1
                     in_a_row += 1
                     trouble = self._failed(row, error, in_a_row)
@@ -169,7 +171,7 @@ class Relay:
         return RelayResult(len(rows), published, again, refused, waited, held, trouble)
 
     def close(self) -> None:
-        """Close the connection to the broker; the next message opens a new one."""
+        """Close the connection to the broker. The next message opens a new one."""
         self._publisher.close()
 
     def _mark(self) -> None:
@@ -177,10 +179,10 @@ class Relay:
         self._unmarked.clear()
 
     def _failed(self, row: OutboxMessage, error: Exception, in_a_row: int) -> str:
-        """Postpone this message; returns what is wrong with the broker, or "" if the message alone was refused."""
+        """Postpone this message. Returns what is wrong with the broker, or "" if only this message was refused."""
         unreachable = self._publisher.unreachable(error)
         self.close()
-        # Even if the broker is unreachable: a message that makes it hang up must not stay in front of the others.
+        # Even if the broker is unreachable: a message that makes the broker disconnect must not block the others.
         self._table.postpone(row, _back_off(row.failures + 1), _described(error))
         if unreachable:
             return f"the broker does not answer ({_described(error)})"
@@ -193,7 +195,7 @@ class Relay:
         )
 
     def _prune_now_and_then(self) -> None:
-        """Delete what finished longer ago than the retention, by this machine's clock."""
+        """Delete messages that finished before the retention period, by this machine's clock."""
         if time.monotonic() < self._prune_at:
             return
         deleted = prune(now() - timedelta(seconds=settings.RETENTION_SECONDS), self.using, most=PRUNE_AT_ONCE)
@@ -204,7 +206,9 @@ class Relay:
 
 
 def _back_off(times: int) -> float:
-    """Seconds: half a second, doubling, bounded; with jitter, so that many do not return together."""
+    """Return the pause in seconds: half a second, doubling, at most DEFER_MAX_SECONDS, plus up to 25 % jitter so that many
+    relays do not retry together.
+    """
     return min(2.0 ** min(times - 2, 16), settings.DEFER_MAX_SECONDS) * (1 + random.random() / 4)
 
 

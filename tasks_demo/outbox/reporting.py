@@ -1,4 +1,6 @@
-"""How a worker reports to the outbox that published a delivery: which outbox, which copy, and one retry on a new connection."""
+"""Lets a worker report to the outbox that published a delivery: finds the outbox and the copy, and retries a query once on a new
+connection.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +23,34 @@ HEADER = "tasks_demo_outbox"
 
 
 def outbox_of(request: Any) -> str | None:
-    """The alias of the outbox that published this delivery; None: it came another way."""
+    """Return the alias of the outbox that published this delivery, or None if no outbox did."""
     alias = (request.headers or {}).get(HEADER)
     return alias if isinstance(alias, str) else None
 
 
 def generation_of(request: Any) -> int:
-    """The number of retries and deferrals before this copy."""
+    """Return the number of retries and deferrals before this copy."""
     deferrals = bounded_int((request.headers or {}).get(DEFERRALS), 2**30)
     return bounded_int(request.retries, 2**30) + deferrals
 
 
 def holder_of(request: Any) -> str:
-    """This process, as a row names the process that has begun its job."""
+    """Return the name of this process as rows store it in ``started_by``."""
     return str(this_process(request.hostname or ""))[:255]
 
 
 def key_of(alias: str, request: Any) -> tuple[str, str, int]:
-    """This copy, among the jobs that this process runs."""
+    """Return the key of this copy in ``running``."""
     return alias, request.id, generation_of(request)
 
 
 def first_look() -> float:
-    """Seconds after which a relay checks whether the worker that began a job is alive."""
+    """Return the seconds after which a relay checks whether the worker that began a job is alive."""
     return float(min(settings.OUTBOX_LEASE_SECONDS, settings.OUTBOX_UNSTARTED_SECONDS))
 
 
 def changed(alias: str, statement: str, seconds: float, parameters: list[Any]) -> int:
-    """Run the statement; returns the number of rows it changed. ``{later}`` in it is ``seconds`` from now, ``{now}`` is now."""
+    """Run the statement. Returns the number of rows changed. In it, ``{now}`` is now and ``{later}`` is ``seconds`` from now."""
     connection = connections[alias]
     text = statement.format(now=clock.sql_now(connection), later=clock.sql_now(connection, seconds))
     with connection.cursor() as cursor:
@@ -57,12 +59,12 @@ def changed(alias: str, statement: str, seconds: float, parameters: list[Any]) -
 
 
 def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
-    """What ``ask`` returns, or None, with a warning, if the database does not answer."""
+    """Return what ``ask`` returns. If the database does not answer twice, log a warning and return None."""
     try:
         try:
             return ask()
         except Error:
-            # Once more on a new connection: the server may have been restarted since the last task.
+            # Retry on a new connection: the server may have been restarted since the last task.
             connections[alias].close()
             return ask()
     except (Error, ConnectionDoesNotExist) as error:

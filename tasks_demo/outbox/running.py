@@ -1,7 +1,9 @@
-"""The outbox jobs that this process runs, and the thread that renews their leases.
+"""Tracks the outbox jobs that this process runs, and renews their leases from a thread.
 
-The first job starts the thread. A job that ends within a third of OUTBOX_LEASE_SECONDS is never renewed. What is **not**
-guaranteed: a renewal while the process is suspended, or while C code holds the GIL; the lease then expires.
+What is **not** guaranteed: that a lease is renewed while the process is suspended or C code holds the GIL. Then it expires.
+
+The first job starts the thread. The lease of a job that ends soon, within about a third of OUTBOX_LEASE_SECONDS, is never
+renewed.
 """
 
 from __future__ import annotations
@@ -23,22 +25,22 @@ from tasks_demo.leases.process import this_process
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
-#: Alias of the outbox, task ID, generation of the copy.
+#: Outbox alias, task ID, and generation of the copy.
 Key = tuple[str, str, int]
-#: Maximum number of finished jobs that are reported again; beyond it the oldest are dropped, and published again.
+#: Maximum number of finished jobs kept to be reported again. Beyond it the oldest are dropped, and published again.
 MOST_UNREPORTED = 10_000
 
 
 class Running:
-    """One per process; safe to use from several threads."""
+    """The outbox jobs of one process. Thread-safe."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """In a forked child: it runs no job yet, and does not have its parent's threads."""
+        """Reset all state, in a forked child too: it runs no job yet and does not have its parent's threads."""
         self._lock = threading.Lock()
-        #: Held from reading a row until claiming it.
+        #: Held from reading a row to claiming it.
         self.claiming = threading.Lock()
         self._since: dict[Key, float] = {}
         self._unreported: dict[tuple[str, str], None] = {}
@@ -48,20 +50,21 @@ class Running:
         return key in self._since
 
     def add(self, key: Key, *, renew: bool = True) -> None:
-        """This process begins the job. Without ``renew`` no thread is started to renew its lease: in a test whose rows only its
-        own connection sees."""
+        """Record that this process begins the job. Without ``renew`` no renewal thread is started, for a test whose rows only its
+        own connection sees.
+        """
         with self._lock:
             self._since[key] = time.monotonic()
         if renew:
             self._ensure_thread()
 
     def discard(self, key: Key) -> None:
-        """The job has ended."""
+        """Record that the job has ended."""
         with self._lock:
             self._since.pop(key, None)
 
     def finish_later(self, job: tuple[str, str]) -> None:
-        """The job (alias, task ID) has finished, and the outbox did not answer: report it again later."""
+        """Report the finished job (alias, task ID) again later, because the outbox did not answer."""
         with self._lock:
             self._unreported[job] = None
             if len(self._unreported) > MOST_UNREPORTED:
@@ -69,7 +72,7 @@ class Running:
         self._ensure_thread()
 
     def renew(self, interval: float) -> None:
-        """Renew the leases of jobs that began more than two thirds of an interval ago, and report finished jobs again."""
+        """Renew the leases of jobs that began more than two thirds of ``interval`` (seconds) ago. Report finished jobs again."""
         begun_before = time.monotonic() - interval * 2 / 3
         with self._lock:
             long = [key[:2] for key, since in self._since.items() if since < begun_before]
@@ -78,7 +81,7 @@ class Running:
             for alias, task_ids in _by_alias(long):
                 lease = Now() + timedelta(seconds=settings.OUTBOX_LEASE_SECONDS)
                 rows = OutboxMessage.objects.using(alias).filter(task_id__in=task_ids, finished_at=None)
-                # What every claim of this process begins with: another may hold the row by now.
+                # Only rows claimed by this process: another process may hold the row by now.
                 rows.filter(started_by__startswith=str(this_process(""))).update(seen_at=Now(), due_at=lease)
             for alias, task_ids in _by_alias(unreported):
                 rows = OutboxMessage.objects.using(alias).filter(task_id__in=task_ids, finished_at=None)
@@ -98,7 +101,7 @@ class Running:
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._renew_for_ever, name="outbox-leases", daemon=True)
-            # At the end of the interpreter, or if no thread can be started, the lease expires by itself.
+            # At interpreter shutdown, or if no thread can be started, the lease simply expires.
             with suppress(RuntimeError):
                 self._thread.start()
 

@@ -1,7 +1,7 @@
-"""The relay's statements on the outbox table: lease due rows, mark what was published, postpone what failed, end what expired.
+"""The relay's statements on the outbox table: lease due rows, mark published ones, postpone failed ones, end expired ones.
 
-A lease is a ``due_at`` in the future: no other relay takes the row before then, and the rows of a relay that dies are due again
-at that time. So several relays may share an outbox, on SQLite too. Every method commits on its own, and raises the database's
+A lease is a ``due_at`` in the future: no other relay takes the row before then, and the rows of a dead relay become due again
+then. So several relays may share an outbox, on SQLite too. Every method commits its own transaction and raises the database's
 errors.
 """
 
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def overdue(using: str | None = None) -> float:
-    """For how many seconds the first message has been due; 0 if none is. It grows while no relay works: monitor it."""
+    """Return for how many seconds the first message has been due, or 0 if none is. Monitor it: it grows while no relay works."""
     rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage)).filter(finished_at=None)
     first: Any = rows.filter(due_at__lte=Now()).annotate(asked_at=Now()).order_by("due_at", "id").first()
     return (first.asked_at - first.due_at).total_seconds() if first else 0.0
 
 
 def prune(before: datetime, using: str | None = None, *, most: int | None = None) -> int:
-    """Delete messages that finished before this moment, 1000 in each commit, at most ``most``; return the number deleted."""
+    """Delete messages that finished before this time, 1000 per commit, at most ``most``. Returns the number deleted."""
     rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage))
     deleted = 0
     while most is None or deleted < most:
@@ -51,7 +51,7 @@ def prune(before: datetime, using: str | None = None, *, most: int | None = None
 
 
 class Table:
-    """The outbox on the alias ``using``, restricted to the rows that match ``only``."""
+    """The outbox on the alias ``using``, restricted to rows that match ``only``."""
 
     def __init__(self, app: Any, using: str | None, only: Q | None = None) -> None:
         self.using = using or router.db_for_write(OutboxMessage)
@@ -59,18 +59,18 @@ class Table:
         self._only = only or Q()
 
     def rows(self) -> QuerySet[OutboxMessage]:
-        """All messages that this relay publishes, finished ones included."""
+        """Return all messages that this relay publishes, including finished ones."""
         return OutboxMessage.objects.using(self.using).filter(self._only)
 
     def take(self, most: int) -> tuple[list[OutboxMessage], float]:
-        """Lease up to ``most`` due rows; also returns for how many seconds the first of them has been due."""
+        """Lease up to ``most`` due rows. Returns them, and for how many seconds the first has been due."""
         due = self.rows().filter(finished_at=None, due_at__lte=Now())
         if not due.exists():  # so that an idle relay takes no write lock
             return [], 0.0
-        # durable: inside another transaction it would publish what may be rolled back.
+        # durable: inside another transaction, the relay would publish rows that may be rolled back.
         with transaction.atomic(using=self.using, durable=True):
             if connections[self.using].vendor == "sqlite":
-                # The first statement writes: SQLite may refuse to upgrade a transaction that has begun as a reader.
+                # Write first: SQLite may refuse to upgrade a transaction that began as a reader.
                 self.rows().filter(id=-1).update(failures=0)
             locked = due.select_for_update(skip_locked=True).order_by("due_at", "id")
             rows: list[Any] = list(locked.annotate(taken_at=Now())[:most])
@@ -82,26 +82,26 @@ class Table:
         return rows, waited
 
     def leased(self, rows: list[OutboxMessage]) -> QuerySet[OutboxMessage]:
-        """Those of the rows whose lease is unchanged: no worker has begun them and no other relay has taken them since."""
+        """Return the rows whose lease is unchanged: no worker has begun them and no other relay has taken them since."""
         return self.rows().filter(id__in=[row.id for row in rows], due_at__in={row.due_at for row in rows})
 
     def release(self, rows: list[OutboxMessage]) -> None:
-        """End the leases, so that this relay or another takes the rows at once."""
+        """End the leases, so that any relay can take the rows at once."""
         self.leased(rows).update(due_at=Now())
 
     def reopen(self, row: OutboxMessage, due_at: datetime) -> None:
-        """Before it is published again: whichever copy is delivered next may run. The lease now ends at ``due_at``."""
+        """Prepare the row to be published again: whichever copy is delivered next may run. The lease now ends at ``due_at``."""
         self.leased([row]).update(started_by="", generation=OPEN, due_at=due_at)
         row.due_at = due_at
 
     def postpone(self, row: OutboxMessage, seconds: float, error: str) -> None:
-        """Record that publishing the row failed, and have it due again after ``seconds``."""
+        """Record that publishing the row failed, and make it due again after ``seconds``."""
         later = Now() + timedelta(seconds=seconds)
         self.leased([row]).update(failures=row.failures + 1, error=error[:2000], due_at=later)
 
     def mark(self, published: dict[int, str], *, finished: bool) -> None:
-        """Mark rows as published, by ID, each to the queue given; ``finished``: nothing is expected of a worker."""
-        # Not due_at: a worker may have begun the job and moved it. Nor the reason for which a row has ended.
+        """Mark rows as published. ``published``: row ID → queue. ``finished``: end them too; no worker will report on them."""
+        # Keep due_at: a worker may have begun the job and moved it. Keep the error of a row that has ended: it says why.
         error = Case(When(finished_at=None, then=Value("")), default=F("error"), output_field=TextField())
         ended: dict[str, Any] = {"finished_at": Coalesce("finished_at", Now())} if finished else {}
         for queue in sorted(set(published.values())):
@@ -111,8 +111,10 @@ class Table:
             )
 
     def wanted(self, rows: list[OutboxMessage], *, again: bool) -> list[OutboxMessage]:
-        """The rows that may be published: not those in quarantine. Ends what has expired, what was discarded from quarantine,
-        and without ``again`` what was published before."""
+        """Return the rows that may be published; rows in quarantine may not.
+
+        Ends rows that have expired, that were discarded from quarantine, and, without ``again``, that were published before.
+        """
         places: dict[str, list[str]] = {}
         for row in rows:
             if row.publications:
@@ -131,8 +133,10 @@ class Table:
         return [row for row in rows if row.task_id not in parked and row.id not in over]
 
     def _parked(self, alias: str, task_ids: list[str]) -> dict[str, str]:
-        """Those that are parked or discarded on that alias, with their state; all of them if it is another database and does
-        not answer."""
+        """Return the task IDs that are parked or discarded on that alias, with their state.
+
+        If the alias is not the outbox's own and does not answer, all count as parked.
+        """
         try:
             rows = Parked.objects.using(alias).filter(task_id__in=task_ids).order_by("id")
             latest = dict(rows.values_list("task_id", "state"))
@@ -150,7 +154,7 @@ class Table:
 
 
 def expiry(row: OutboxMessage) -> datetime:
-    """When the message expires; only for a row with the option ``expires``."""
+    """Return when the message expires. The row must have the option ``expires``."""
     expires = row.options["expires"]
     if isinstance(expires, str):
         return datetime.fromisoformat(expires)

@@ -1,7 +1,7 @@
-"""Refuses what a relay could not publish, or what no worker would run, when the job is enqueued.
+"""Refuses, when a job is enqueued, what a relay could not publish or no worker would run.
 
-Each function raises OutboxRefused, which says what to write instead, before anything is written. What is **not** checked: queues
-of an app that declares none, because it creates any queue that is named.
+What is **not** checked: queues of an app that declares none, because it creates any queue that is named. Each function raises
+OutboxRefused, which says what to write instead, before anything is written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "countdown": (int, float), "eta": datetime, "expires": (int, float, datetime),
 }  # fmt: skip
 
-#: Options that name something of kombu's, and the function that raises for an unknown name.
+#: Options that name something registered in kombu, with the function that raises for an unknown name.
 REGISTRIES: dict[str, Callable[[str], Any]] = {
     "serializer": partial(dumps, []), "compression": compression.get_encoder,
 }  # fmt: skip
@@ -47,7 +47,7 @@ def refuse(why: str) -> NoReturn:
 
 
 def checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], external: bool) -> tuple[str, Any]:
-    """The name of the task, and the task; None instead of the task if another app has it."""
+    """Return the task's name and the task, or None for the task if another app has it."""
     if isinstance(task, Signature) or not isinstance(task, str | Task):
         refuse(f"{task!r} is neither a task nor the name of one; pass a signature's task, args and kwargs separately")
     if isinstance(args, str) or not isinstance(args, Sequence) or not isinstance(kwargs, Mapping):
@@ -66,7 +66,9 @@ def checked_task(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], exte
 def as_published(
     known: Any, args: Any, kwargs: Any, options: dict[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any], dict[str, Any]]:
-    """The arguments and options that ``apply_async`` would publish, the operation key included. Refuses what it refuses."""
+    """Return the arguments and options that ``apply_async`` would publish, including the operation key. Refuses what it
+    refuses.
+    """
     if known is None:
         return args, kwargs, options
     if known.soft_time_limit and known.time_limit and known.soft_time_limit > known.time_limit:
@@ -91,7 +93,9 @@ def as_published(
 def packed_arguments(
     known: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[str, str, str]:
-    """The arguments as the serializer of this message writes them, as text. Refuses what could not be read again."""
+    """Return the arguments, serialized as this message would be: text, content type, content encoding. Refuses arguments that
+    could not be deserialized.
+    """
     conf = current_app.conf
     serializer = options.get("serializer") or getattr(known, "serializer", None) or conf.task_serializer
     try:
@@ -101,7 +105,7 @@ def packed_arguments(
         refuse(
             f"the relay may not read what the serializer {serializer!r} writes: it is not in accept_content. Add it there"
         )
-    except Exception as error:  # noqa: BLE001  (the methods of an argument may raise anything)
+    except Exception as error:  # noqa: BLE001  (an argument's methods may raise anything)
         refuse(
             f"the serializer {serializer!r} cannot carry its arguments ({described(error)}). Pass text, numbers, dates, lists "
             "and dictionaries, and an id instead of an object"
@@ -112,13 +116,13 @@ def packed_arguments(
 def check_route(
     name: str, known: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> None:
-    """Refuse a job for which Celery finds no queue: its task or the app's routes name one that is not declared."""
+    """Refuse a job for which Celery finds no queue, because its task or the app's routes name an undeclared one."""
     if current_app.conf.task_create_missing_queues and not current_app.conf.task_routes:
         return
     route = {name: options[name] for name in ("queue", "exchange", "routing_key") if name in options}
     try:
         current_app.amqp.router.route({**_own_route(known), **route}, name, tuple(args), dict(kwargs), known)
-    except Exception as error:  # noqa: BLE001  (a router of the project's own raises anything)
+    except Exception as error:  # noqa: BLE001  (the project's own router may raise anything)
         refuse(
             f"Celery finds no queue for it ({described(error)}). Declare the queue in task_queues, or correct task_routes"
         )
@@ -129,7 +133,7 @@ def _own_route(known: Any) -> dict[str, Any]:
 
 
 def _loaded(name: str) -> Any:
-    """The task of this name once the app has imported all its task modules, as a worker does."""
+    """Return the task of this name. Imports all task modules of the app, as a worker does, if the name is unknown."""
     if name not in current_app.tasks:
         current_app.loader.import_default_modules()
     if name not in current_app.tasks:
@@ -141,11 +145,11 @@ def _loaded(name: str) -> Any:
 
 
 def check_queue(options: Mapping[str, Any], external: bool) -> None:
-    """Refuse a queue that is not in ``task_queues``, if the app declares some: no worker is known to read it."""
+    """Refuse a queue that is not in ``task_queues``, if the app declares any: no worker is known to consume it."""
     queue, conf = options.get("queue"), current_app.conf
     if not isinstance(queue, str) or not (conf.task_queues or not conf.task_create_missing_queues):
         return
-    # Not amqp.queues: every name that was ever published to is added there.
+    # Not amqp.queues: Celery adds every name that was ever published to.
     declared = {conf.task_default_queue, *(getattr(each, "name", each) for each in conf.task_queues or ())}
     if queue in declared:
         return
@@ -164,7 +168,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def due(options: Mapping[str, Any]) -> Any:
-    """When the job is to be published first: a time, or an expression of the database's clock."""
+    """Return when the job is first to be published: a time, or an expression on the database's clock."""
     eta, countdown = options.get("eta"), options.get("countdown")
     if eta is not None and countdown is not None:
         refuse("countdown and eta exclude each other")
@@ -174,7 +178,7 @@ def due(options: Mapping[str, Any]) -> Any:
 
 
 def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as they are stored. Refuses those that cannot be."""
+    """Return the options as they are stored. Refuses options that cannot be stored."""
     kept: dict[str, Any] = {}
     for name, value in options.items():
         if name not in OPTIONS:
@@ -187,7 +191,7 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
             refuse(f"{name}={value!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
         if isinstance(value, datetime) and value.tzinfo is None and django_settings.USE_TZ:
             refuse(f"{name}={value!r} has no time zone")
-        # A year is far beyond any countdown, and within what every database can add.
+        # A year exceeds any real countdown, and every database can add it to a time.
         seconds: Any = value if name in {"countdown", "expires"} and not isinstance(value, datetime) else 0
         if not (math.isfinite(seconds) and 0 <= seconds <= 366 * 86400):
             refuse(f"{name}={value!r} is not between 0 seconds and a year")
@@ -196,15 +200,15 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 REGISTRIES[name](str(value))
             except (SerializerNotInstalled, KeyError):
                 refuse(f"the {name} {value!r} is not installed")
-        if name not in {"countdown", "eta"}:  # these two are stored in due_at
+        if name not in {"countdown", "eta"}:  # both are stored in due_at
             kept[name] = clock.aware(value).isoformat() if isinstance(value, datetime) else _json(name, value)
     return kept
 
 
 def _json(where: str, value: Any) -> Any:
-    """The value of an option as lists, dicts and scalars that survive JSON unchanged.
+    """Return the option's value as lists, dicts and scalars that survive JSON unchanged.
 
-    The column is normalised by PostgreSQL: a header of 1e16 arrives as an int.
+    Exception: PostgreSQL normalises the column, so a header of 1e16 arrives as an int.
     """
     match value:
         case None | bool() | int():
