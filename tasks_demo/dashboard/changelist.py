@@ -1,4 +1,4 @@
-"""The list of task IDs: Django's change list, with bounded counting, *problems first*, and unknown parameters ignored."""
+"""The list of task IDs: Django's change list with bounded counting and *problems first*. Ignores unknown parameters."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from django.http import HttpRequest
 
 from tasks_demo.dashboard.pages import BoundedPaginator, Tallies, problems_first
 
-#: The parameter of the switch above the list, and its value.
+#: The query parameter that selects *problems first*, and its value.
 FIRST, PROBLEMS = "first", "problems"
 PARAMETERS = frozenset({"verdict", "outcome", "promise", "task", "pattern", "run"})
 
 
 class TaskIdList(ChangeList):
-    """``problems_first`` tells which way it is sorted; ``search_cut`` that a search found more than it shows."""
+    """The change list. ``problems_first``: the sort order. ``search_cut``: the search found more than the list shows."""
 
     problems_first = False
     search_cut = False
 
     def get_filters_params(self, params: Any = None) -> dict[str, Any]:
-        """Our filters only: any other look-up could read the whole table."""
+        """Return only our filters: any other lookup could read the whole table."""
         return {name: value for name, value in super().get_filters_params(params).items() if name in PARAMETERS}
 
     def get_results(self, request: HttpRequest) -> None:
@@ -42,25 +42,25 @@ class TaskIdList(ChangeList):
         self.multi_page = paginator.num_pages > 1
         self.can_show_all = self.show_admin_actions = False
         self.show_full_result_count = False
-        self.full_result_count = self.result_count  # the search box then shows no count of its own
+        self.full_result_count = self.result_count  # so that the search box shows no separate count
 
     @property
     def latest_first_link(self) -> str:
-        """Switch to the latest first, keeping the filters."""
+        """The link to latest first that keeps the filters."""
         return self.get_query_string(remove=[FIRST, "o"])
 
     @property
     def problems_first_link(self) -> str:
-        """Switch to problems first, keeping the filters."""
+        """The link to problems first that keeps the filters."""
         return self.get_query_string({FIRST: PROBLEMS}, remove=["o"])
 
     @property
     def page_links(self) -> Iterator[int | str]:
-        """Numbers of pages, with an ellipsis where some are left out."""
+        """The page numbers, with an ellipsis where some are omitted."""
         pages: Iterator[int | str] = self.paginator.get_elided_page_range(self.page_num)
         return pages
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether a filter or a search is on."""
+        """Whether a filter or a search is active."""
         return bool(self.query or self.has_active_filters)

@@ -1,4 +1,4 @@
-"""The filters beside the list. A value that is not one of the choices filters to what it says or to nothing: no error."""
+"""The filters beside the list. A value that is not among the choices is applied as it is or matches nothing; it is no error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks_demo.dashboard.latest import Latest
 from tasks_demo.dashboard.pages import Tallies, promise_broken
 from tasks_demo.ledger.models import IN_A_RUN, NOT_SUCCEEDED, Outcome, Tally
 
-#: What the tallies call a task that runs under none of our patterns.
+#: The filter value for tasks without one of our patterns.
 NO_PATTERN = "-"
 
 
 def seen(request: HttpRequest) -> Latest | None:
-    """What the view found out about the latest task IDs, if it did."""
+    """Return the summary of the latest task IDs that the view attached to the request, or None."""
     return getattr(request, "latest", None)
 
 
@@ -56,7 +56,7 @@ class OutcomeFilter(_Filter):
 
 
 class TaskFilter(_Filter):
-    """The tasks of the latest task IDs only; the one that is chosen is always among them."""
+    """Offers only the tasks of the latest task IDs, and always the chosen one."""
 
     title = "task"
     parameter_name = column = "task"
@@ -97,7 +97,7 @@ class PatternFilter(_Filter):
 
 
 class RunFilter(_Filter):
-    """The cells of the latest experiments only; the one that is chosen is always among them."""
+    """Offers only the cells of the latest experiments, and always the chosen one."""
 
     title = "experiment cell"
     parameter_name = column = "run"
@@ -115,6 +115,6 @@ class RunFilter(_Filter):
 
 
 def _cell(run: str) -> str:
-    """``1a2b:acks_late/kill-main`` is shown with what tells it apart first."""
+    """Format ``1a2b:acks_late/kill-main`` with its distinctive part first: ``acks_late/kill-main · 1a2b``."""
     experiment, colon, cell = run.partition(":")
     return f"{cell} · {experiment}" if colon else run

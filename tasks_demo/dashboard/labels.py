@@ -1,4 +1,4 @@
-"""Labels of the screens: marks and meanings of verdicts and outcomes, promises in plain words, and the kinds of events."""
+"""Labels of the pages: marks and meanings of verdicts and outcomes, promises in plain words, and event kinds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks_demo.ledger.models import Outcome, Tally
 
 @dataclass(frozen=True, slots=True)
 class Badge:
-    """A verdict as a sign: a mark and a word, so that colour is never the only carrier. ``tone`` names the colour."""
+    """A verdict or outcome as a mark and a word, so that colour is never the only signal. ``tone`` names the colour."""
 
     tone: str
     mark: str
@@ -41,7 +41,7 @@ VERDICTS: dict[str, Badge] = {
         "unresolved", "…", "unresolved", "not at its end yet, or evidence is missing"
     ),
 }
-#: What a verdict means where nobody outside counts effects.
+#: Meanings of verdicts for tasks without books.
 JUDGED_BY_EXECUTIONS: dict[str, str] = {
     Tally.Verdict.OK.value: "it has ended, and its body ran no more than once; nobody counts its effects",
     Tally.Verdict.RECOVERED.value: "delivered or begun again, and its body came to its end once; nobody counts its effects",
@@ -67,7 +67,7 @@ _PROMISES: dict[Semantics, str] = {
     Semantics.EFFECTIVELY_ONCE: "exactly one effect, however often the task is delivered.",
 }
 
-#: Columns of a tally, and the words for one and for many.
+#: Columns of a tally → singular and plural.
 COUNTS: dict[str, tuple[str, ...]] = {
     "publications": ("publication",),
     "deliveries": ("delivery", "deliveries"),
@@ -109,18 +109,18 @@ KINDS: dict[str, str] = {
 
 
 def outcome_badge(outcome: str) -> Badge:
-    """The badge of an outcome; an unknown one shows as itself, in the tone of unresolved."""
+    """Return the badge of an outcome. An unknown outcome is shown as it is, in the tone of unresolved."""
     return OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
 
 
 def badge(verdict: str, *, books: str = "any") -> Badge:
-    """The badge of a verdict; an unknown one shows as itself. Without ``books`` it is judged by executions."""
+    """Return the badge of a verdict. An unknown verdict is shown as it is. Without ``books`` the meaning refers to executions."""
     found = VERDICTS.get(verdict) or Badge("unresolved", "?", verdict, "")
     return found if books else replace(found, meaning=JUDGED_BY_EXECUTIONS.get(verdict, found.meaning))
 
 
 def promise(pattern: str) -> str:
-    """The promise of a pattern in one sentence."""
+    """Return the promise of a pattern in one sentence."""
     found = PROMISES.get(pattern)
     if found is None:
         return "Its task has none of our patterns: nothing was promised."

@@ -1,6 +1,6 @@
-"""What the latest task IDs look like: one bounded query for the strip above the list and for the choice of tasks and runs.
+"""Summarizes the latest task IDs in one bounded query, for the strip above the list and the choices of the filters.
 
-Nothing here counts the whole table: a screen must cost the same with a thousand and with a million task IDs.
+Nothing here counts the whole table: a page must cost the same with a thousand and with a million task IDs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from tasks_demo.dashboard.labels import VERDICTS, Badge, badge
 from tasks_demo.dashboard.pages import promise_broken
 from tasks_demo.ledger.models import Tally
 
-#: How many of the latest task IDs are looked at.
+#: Number of the latest task IDs that are summarized.
 WINDOW = 5_000
-#: How many runs are offered as a filter.
+#: Maximum number of runs offered as a filter.
 MOST_RUNS = 15
-#: How many names of tasks are.
+#: Maximum number of task names offered as a filter.
 MOST_TASKS = 30
-#: Promises broken are counted up to here.
+#: Counting broken promises stops here.
 MOST_BROKEN = 1_000
 
 _LATEST_SQL = (Path(__file__).parent / "sql" / "latest.sql").read_text()
 
 
 class _Group(NamedTuple):
-    """One row of ``sql/latest.sql``. ``last`` is for comparing only: a datetime, or on SQLite its text."""
+    """One row of ``sql/latest.sql``. ``last`` is for comparison only: a datetime, or on SQLite its text."""
 
     task: str
     pattern: str
@@ -44,7 +44,7 @@ class _Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many of the latest task IDs of one pattern have one verdict."""
+    """The number of the latest task IDs of one pattern that have one verdict."""
 
     badge: Badge
     verdict: str
@@ -53,7 +53,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class PatternSummary:
-    """The latest task IDs of one pattern, by verdict; verdicts that none has are left out."""
+    """The latest task IDs of one pattern, by verdict. Verdicts without task IDs are omitted."""
 
     pattern: str
     semantics: str
@@ -64,7 +64,7 @@ class PatternSummary:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """``total`` is at most WINDOW; ``broken`` counts in the whole ledger, up to MOST_BROKEN."""
+    """The summary. ``total``: at most ``window``. ``broken``: broken promises in the whole ledger, up to MOST_BROKEN."""
 
     patterns: list[PatternSummary]
     tasks: list[str]
@@ -75,17 +75,17 @@ class Latest:
 
     @property
     def is_all(self) -> bool:
-        """Whether the ledger holds no more than what was looked at."""
+        """Whether the summary covers the whole ledger."""
         return self.total < self.window
 
     @property
     def broken_text(self) -> str:
-        """``12``, or ``1000+`` where counting stopped."""
+        """``12``, or ``1000+`` if counting stopped."""
         return f"{self.broken}+" if self.broken >= MOST_BROKEN else str(self.broken)
 
 
 def latest(window: int = WINDOW) -> Latest:
-    """Look at the latest ``window`` task IDs."""
+    """Summarize the latest ``window`` task IDs."""
     with connections[Tally.objects.db].cursor() as cursor:
         cursor.execute(_LATEST_SQL, [window])
         groups = [_Group(*row) for row in cursor.fetchall()]
@@ -123,7 +123,7 @@ def _patterns(groups: Iterable[_Group]) -> list[PatternSummary]:
 
 
 def _tasks(groups: Iterable[_Group]) -> list[str]:
-    """The names, the most frequent first come in; in the order of the alphabet."""
+    """Return the MOST_TASKS most frequent task names, sorted alphabetically."""
     counts: Counter[str] = Counter()
     for group in groups:
         counts[group.task] += group.size

@@ -1,4 +1,4 @@
-"""Forgotten operations in the Django admin: what was forgotten, by whom and why; and the page on which it is done."""
+"""Forgotten operations in the Django admin: what was forgotten, by whom and why; and the page that forgets an operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
 
 @admin.register(ForgottenOperation)
 class ForgottenOperationAdmin(_Admin):
-    """Read-only list and page of what was forgotten; and ``look/``, where an operation is looked at and forgotten."""
+    """Read-only list and page of forgotten operations, and ``look/``, which shows an operation and can forget it."""
 
     list_display = ("operation", "task", "by", "at", "outcome")
     search_fields = ("operation__startswith",)
@@ -41,11 +41,11 @@ class ForgottenOperationAdmin(_Admin):
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ForgottenOperation]:
-        # Where they are written: the page shown right after forgetting must list it.
+        # Read from the primary: the page shown right after forgetting must list the operation.
         return super().get_queryset(request).using(router.db_for_write(ForgottenOperation))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # The columns need the room, as on the ledger's list.
+        # The columns need the width, as on the ledger's list.
         return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -65,7 +65,7 @@ class ForgottenOperationAdmin(_Admin):
         return [look, *super().get_urls()]
 
     def look(self, request: HttpRequest) -> HttpResponse:
-        """What is remembered of the operation ``key``; a POST with a reason makes it forgotten."""
+        """Show what is stored about the operation ``key``. A POST with a reason forgets the operation."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         asked = request.POST if request.method == "POST" else request.GET

@@ -1,4 +1,4 @@
-"""The outbox in the Django admin: to look at, because the relay and the workers are the only ones who write it."""
+"""The outbox in the Django admin, read-only: only the application, the relay and the workers write it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 
 class StateFilter(admin.SimpleListFilter):
-    """Where a message is on its way; each choice is an index or a part of one."""
+    """Filters by the state of a message. An index serves each choice."""
 
     title = "state"
     parameter_name = "state"
@@ -56,7 +56,7 @@ class OutboxMessageAdmin(_Admin):
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # The columns need the room, as on the ledger's list.
+        # The columns need the width, as on the ledger's list.
         return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -1,7 +1,7 @@
-"""Pages of task IDs, latest first or problems first, that never count or sort the whole table.
+"""Pages task IDs, latest first or problems first, without counting or sorting the whole table.
 
-*Problems first* is a row of segments, each of which an index serves in the order of time: promises broken, then
-duplicated, lost, parked, unresolved, dropped, and the rest.
+*Problems first* is a sequence of segments: broken promises, then duplicated, lost, parked, unresolved, dropped, and the rest. An
+index serves each segment in the order of time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 
 from tasks_demo.ledger.models import Tally
 
-#: Counting stops here; later pages are reached with filters and the search.
+#: Counting stops here. Task IDs beyond it are reached with filters and the search.
 MOST_COUNTED = 10_000
 
 Tallies = QuerySet[Tally]
@@ -26,19 +26,22 @@ else:
 
 
 def promise_broken(tallies: Tallies) -> Tallies:
-    """Those whose promise was broken. Said twice for SQLite: which index holds them alone, and what to look up in it."""
+    """Return the tallies whose promise was broken.
+
+    The condition is stated twice for SQLite: once to match the partial index, and once as the value to look up in it.
+    """
     return tallies.filter(broken=True, broken__in=[True])
 
 
 def problems_first(tallies: Tallies) -> list[Tallies]:
-    """The same task IDs in segments, worst first. No task ID is in two of them."""
+    """Split the task IDs into disjoint segments, worst first."""
     kept = tallies.filter(broken=False)
     worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "DROPPED", "RECOVERED", "OK")
     return [promise_broken(tallies), *(kept.filter(verdict=Tally.Verdict[name]) for name in worst_first)]
 
 
 class BoundedPaginator(_Paginator):
-    """Pages over segments one after the other; ``count`` stops at MOST_COUNTED and ``more`` says that it did."""
+    """Paginates consecutive segments. ``count`` stops at ``most``; ``more`` is true if it did."""
 
     def __init__(self, segments: Sequence[Tallies], per_page: int, most: int = MOST_COUNTED) -> None:
         self.segments = segments
@@ -56,7 +59,7 @@ class BoundedPaginator(_Paginator):
 
     @cached_property
     def count(self) -> int:
-        """How many task IDs can be paged through."""
+        """The number of task IDs that can be paged through."""
         return min(sum(self._counts), self.most)
 
     @property
@@ -65,7 +68,7 @@ class BoundedPaginator(_Paginator):
         return sum(self._counts) > self.most
 
     def page(self, number: int | str) -> Page[Tally]:
-        """One page. Raises InvalidPage."""
+        """Return one page. Raises InvalidPage."""
         number = self.validate_number(number)
         start = (number - 1) * self.per_page
         stop = min(start + self.per_page, self.count)

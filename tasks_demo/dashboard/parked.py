@@ -1,4 +1,4 @@
-"""The quarantine in the Django admin: parked messages to look at, to requeue and to discard. Nothing else is changed here."""
+"""The quarantine in the Django admin: inspect, requeue and discard parked messages. Nothing else can be changed here."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 else:
     _Admin = admin.ModelAdmin
 
-#: Of each state: tone (see dashboard.css), mark, meaning.
+#: State → tone (see dashboard.css), mark, meaning.
 SIGNS: dict[str, tuple[str, str, str]] = {
     Parked.State.PARKED: ("lost", "‖", "waits for a decision"),
     Parked.State.REQUEUED: ("recovered", "↻", "was published again"),
     Parked.State.DISCARDED: ("unresolved", "∅", "is not to be run"),
 }
-#: Arguments are shown up to this many characters; a requeue sends them whole.
+#: Maximum number of characters shown of the arguments. A requeue sends all of them.
 MOST_SHOWN = 20_000
-#: Messages named on the page that asks for confirmation; it counts the others.
+#: Maximum number of messages named on the confirmation page. It counts the others.
 MOST_NAMED = 20
 
 Decide = Callable[..., bool]
@@ -50,11 +50,11 @@ DECISIONS: dict[str, tuple[Decide, str, str]] = {
 
 @admin.register(Parked)
 class ParkedAdmin(_Admin):
-    """The list of parked messages, the page of one, and the page that asks whether and why."""
+    """The list of parked messages, the page of one message, and the page that asks for confirmation and a reason."""
 
     list_display = ("task_id", "sign", "task", "operation_if_other", "attempts", "parked_at")
     list_filter = ("state", ("task", admin.AllValuesFieldListFilter))
-    # What waits for somebody comes first.
+    # Messages that wait for a decision come first.
     ordering = (Case(When(state=Parked.State.PARKED, then=Value(0)), default=Value(1)), "-id")
     search_fields = ("task_id__startswith", "operation__startswith")
     search_help_text = "A task ID or an operation, or the beginning of one."
@@ -66,7 +66,7 @@ class ParkedAdmin(_Admin):
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Parked]:
-        # Where they are written: what is decided about a row is written where the row was read.
+        # Read from the primary: a decision is written to the database that the row was read from.
         return super().get_queryset(request).using(router.db_for_write(Parked))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -82,7 +82,7 @@ class ParkedAdmin(_Admin):
         return request.user.has_perm("tasks_demo_records.decide_parked")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # The columns need the room, as on the ledger's list.
+        # The columns need the width, as on the ledger's list.
         return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
 
     def change_view(
@@ -152,7 +152,7 @@ class ParkedAdmin(_Admin):
                 continue
             except EnvironmentNotReady as error:
                 messages.error(request, str(error))
-                break  # the next one would fare no better
+                break  # the next one would fail too
             acted, late = acted + took, late + (not took)
             if took:
                 self.log_change(request, parked, f"{capfirst(done)}: {why}")
@@ -191,13 +191,13 @@ def _messages(count: int) -> str:
 
 
 def _parts(parked: Parked) -> list[tuple[str, str]]:
-    """The message for people: name and text of its arguments and options, unprintable characters spelled out."""
+    """Return the message in readable form: names and texts of its arguments and options, with unprintable characters escaped."""
     try:
         copy = message_of(parked)
         options = {name: value for name, value in copy.options.items() if value not in (None, "", [], {})}
         parts = {"Arguments": copy.args, "Keyword arguments": copy.kwargs, "Sent with": options}
         shown = {name: pformat(value, width=100, sort_dicts=False) for name, value in parts.items()}
-    except Exception as error:  # noqa: BLE001  (whatever a serialisation raises: the page must open)
+    except Exception as error:  # noqa: BLE001  (deserialization may raise anything, and the page must open)
         shown = {f"The message cannot be read ({type(error).__name__}: {error})": ascii(parked.message)}
     return [
         (

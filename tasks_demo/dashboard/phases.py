@@ -1,7 +1,7 @@
-"""The timeline of one task in phases: publishing, one phase per delivery, and what came afterwards.
+"""Arranges the timeline of one task in phases: publishing, one phase per delivery, and afterwards.
 
-Which delivery an event belongs to is inferred from its worker and pid. Where a delivery's receipt was lost with the
-worker that had it, the phase says so.
+The delivery that an event belongs to is inferred from the event's worker and pid. A phase shows if its delivery's receipt was
+lost with the worker (``receipt_lost``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks_demo.dashboard.labels import KINDS
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
 from tasks_demo.ledger.queries import Step
 
-#: Shorter pauses between two phases are not shown, milliseconds.
+#: Minimum pause between two phases that is shown, milliseconds.
 SHORT_PAUSE_MS = 500.0
 _BEFORE = frozenset({"published"})
 _AFTER = frozenset({SETTLED})
@@ -24,7 +24,7 @@ _AFTER = frozenset({SETTLED})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event as the screen shows it. ``offset`` is milliseconds since the first one, as text."""
+    """One event as the page shows it. ``offset``: milliseconds since the first event, as text."""
 
     at: datetime
     after_ms: float
@@ -34,14 +34,14 @@ class Line:
     what: str
     worker: str
     pid: int | None
-    tone: str  # "", "effect", "fault" (a fault that landed), "missed" (one that did not), "trouble"
+    tone: str  # "", "effect", "fault" (the fault landed), "missed" (it did not), "trouble"
     headline: str = ""  # "Killed here"
-    by: str = ""  # the other task ID that made this effect, if it was another
+    by: str = ""  # the task ID that caused this effect, if it was another one
 
 
 @dataclass(slots=True)
 class Phase:
-    """``kind`` is "publishing", "delivery" or "afterwards"; ``pause`` says how long nothing happened before it."""
+    """One phase. ``kind``: "publishing", "delivery" or "afterwards". ``pause``: how long nothing happened before it, as text."""
 
     kind: str
     number: int = 0
@@ -56,12 +56,14 @@ class Phase:
 
     @property
     def has_fault(self) -> bool:
-        """Whether a fault was injected in it."""
+        """Whether a fault landed in this phase."""
         return any(line.tone == "fault" for line in self.lines)
 
 
 def phases(steps: Iterable[Step], made_by: Mapping[str, str] | None = None) -> list[Phase]:
-    """Arrange the steps of a timeline. ``made_by``: the books' number of an effect → the other task ID that made it."""
+    """Arrange the steps of a timeline in phases. ``made_by``: an effect's number in the books → the other task ID that caused
+    it.
+    """
     arranger = _Arranger(made_by or {})
     for step in steps:
         arranger.take(step)
@@ -106,13 +108,13 @@ class _Arranger:
         if step.kind == FAULT:
             return _with_the_fault(deliveries, step) or self._last() or self._open("afterwards")
         if step.kind == EFFECT:
-            # Books do not know the worker. It is the latest that began an effect which no phase shows yet.
+            # Books do not name the worker. Take the latest delivery that began an effect which no phase shows yet.
             waiting = [phase for phase in deliveries if "effect_begun" in phase.points and EFFECT not in phase.points]
             return waiting[-1] if waiting else self._last() or self._open("afterwards")
         return _at_work(deliveries, step) or self._open("delivery", worker=step.worker, receipt_lost=True)
 
     def _last(self, kind: str = "") -> Phase | None:
-        """The latest phase, if it is of this kind."""
+        """Return the latest phase if it is of this kind; "" matches any kind."""
         return self.phases[-1] if self.phases and kind in ("", self.phases[-1].kind) else None
 
     def _open(self, kind: str, **fields: Any) -> Phase:
@@ -146,12 +148,12 @@ def _at_work(deliveries: list[Phase], step: Step) -> Phase | None:
     of_worker = [phase for phase in reversed(deliveries) if phase.worker == step.worker]
     if step.kind in BY_MAIN or (step.pid is not None and step.pid in {phase.main_pid for phase in of_worker}):
         of_main = [phase for phase in of_worker if step.pid is None or phase.main_pid in (None, step.pid)]
-        # Of several deliveries to one worker, the earliest without such an event: deliveries end in order.
+        # Take the worker's earliest delivery without such an event, because deliveries end in order.
         return next((phase for phase in reversed(of_main) if step.kind not in phase.points), None)
     for phase in of_worker:
         if step.pid in phase.pids and not (step.kind == "started" and "started" in phase.points):
             return phase
-    # Else the earliest delivery without a pool process: the pool takes them in order.
+    # Else take the earliest delivery without a pool process, because the pool takes deliveries in order.
     return next((phase for phase in reversed(of_worker) if not phase.pids), None)
 
 
@@ -183,12 +185,12 @@ def _what(step: Step) -> str:
         outcome = step.detail.get("outcome", "ok")
         return "" if outcome == "ok" else f"outcome {outcome}"
     if step.kind == SETTLED:
-        return ""  # the label says it
+        return ""  # the label already says it
     return step.what
 
 
 def duration(milliseconds: float) -> str:
-    """``640 ms``, ``4.7 s``, ``3 min 20 s``."""
+    """Format a duration: ``640 ms``, ``4.7 s``, ``3 min 20 s``."""
     if milliseconds < 1000:
         return f"{milliseconds:.0f} ms"
     seconds = milliseconds / 1000

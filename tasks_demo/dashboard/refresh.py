@@ -1,4 +1,4 @@
-"""How new the effects on a screen are. A screen is only read: the books are read by others, or when its button is pressed."""
+"""Tells how recent the effects on a page are. Opening a page does not read the books; other processes or its button do."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tasks_demo.ledger.reading import State, states
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The registered books, and ``trouble``: those that were never read, or cannot be read now."""
+    """The registered books, and in ``trouble`` those that were never read or cannot be read."""
 
     books: list[State]
     trouble: list[State]
 
 
 def freshness() -> Freshness:
-    """Ask the ledger how the books were read last."""
+    """Ask the ledger when and how the books were last read. Returns no books if their setting is invalid."""
     try:
         books = states()
     except InvalidSetting:
-        books = []  # `manage.py check` says what is wrong with the setting
+        books = []  # `manage.py check` reports the invalid setting
     return Freshness(books, [state for state in books if state.trouble or state.as_of is None])

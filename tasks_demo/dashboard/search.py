@@ -1,4 +1,4 @@
-"""Search by task ID, operation or task: the whole of it, or its beginning. Served by indexes, bounded, and never an error."""
+"""Searches by task ID, operation or task name, or a prefix of one. Uses indexes, is bounded, and never raises for a bad term."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from django.db.models import Q
 from tasks_demo.dashboard.pages import Tallies
 from tasks_demo.ledger.models import Tally
 
-#: A search looks no further than this many task IDs, and as many operations; and at the latest of this many names of tasks.
+#: Maximum number of matches by task ID, by operation, and per task name; and maximum number of task names.
 MOST_FOUND = 500
 MOST_NAMES = 20
-#: Neither a task ID nor an operation is longer: what is longer is nowhere.
+#: Maximum length of a task ID, an operation or a task name. A longer term matches nothing.
 LONGEST = 255
 _LAST = "\U0010ffff"
 
 
 def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
-    """Those of ``tallies`` whose task ID, operation or task is or begins with ``term``, and whether there may be more."""
+    """Return those of ``tallies`` whose task ID, operation or task starts with ``term``, and whether there may be more."""
     term = term.strip()
     if not term:
         return tallies, False
@@ -33,7 +33,7 @@ def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
         found += some[:MOST_FOUND]
     names = _names(term)
     for name in names:
-        # The index on tasks has each name's latest first.
+        # The index on tasks lists each name's latest task IDs first.
         some = list(Tally.objects.filter(task=name).order_by("-first_at").values_list("task_id", flat=True)[:most])
         cut |= len(some) == most
         found += some
@@ -41,7 +41,9 @@ def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
 
 
 def _names(term: str) -> list[str]:
-    """The names of tasks that begin with it, from one to the next in the index: it has an entry for each task ID."""
+    """Return up to MOST_NAMES task names that start with ``term``. Skips from name to name in the index, which has one entry per
+    task ID.
+    """
     names: list[str] = []
     while len(names) < MOST_NAMES:
         rest = Tally.objects.filter(_begins("task", term))
@@ -65,6 +67,6 @@ def _can_be_stored(term: str) -> bool:
 
 def _begins(column: str, term: str) -> Q:
     if connections[Tally.objects.db].vendor == "sqlite":
-        # LIKE cannot use an index there, because it ignores case; a range can.
+        # On SQLite LIKE ignores case and so cannot use an index; a range can.
         return Q(**{f"{column}__gte": term, f"{column}__lt": term + _LAST})
     return Q(**{f"{column}__startswith": term})

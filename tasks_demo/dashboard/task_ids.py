@@ -1,4 +1,4 @@
-"""Registers the dashboard in the Django admin: read-only, because evidence is not edited."""
+"""Registers the dashboard in the Django admin. It is read-only, because evidence is not edited."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 else:
     _Admin = admin.ModelAdmin
 
-#: The screens need the width that the admin's side bar would take.
+#: The pages need the width of the admin's sidebar.
 _WIDE = {"is_nav_sidebar_enabled": False}
 
 
 @admin.register(Tally)
 class TallyAdmin(_Admin):
-    """The list of task IDs, and the page of one."""
+    """The list of task IDs, and the page of one task ID."""
 
     list_display = (
         "identity",
@@ -88,14 +88,14 @@ class TallyAdmin(_Admin):
 
     def get_search_results(self, request: HttpRequest, queryset: Tallies, search_term: str) -> tuple[Tallies, bool]:
         found, cut = matching(queryset, search_term)
-        request.search_cut = cut  # type: ignore[attr-defined]  # for the list, which is made after this
+        request.search_cut = cut  # type: ignore[attr-defined]  # for the list, which is created after this
         return found, False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
         found = latest()
-        request.latest = found  # type: ignore[attr-defined]  # the filters offer what it saw
+        request.latest = found  # type: ignore[attr-defined]  # the filters offer its tasks and runs
         context = {
             **_WIDE,
             "title": "Task IDs",
@@ -111,7 +111,7 @@ class TallyAdmin(_Admin):
         return [read, *super().get_urls()]
 
     def read_books_view(self, request: HttpRequest) -> HttpResponse:
-        """Read the books now, because somebody pressed the button; then back to where it was."""
+        """Read the books now (the page's button), then redirect to the page of origin."""
         if request.method != "POST" or not self.has_view_permission(request):
             raise PermissionDenied
         try:

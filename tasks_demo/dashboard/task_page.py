@@ -1,4 +1,4 @@
-"""The page of one task ID: its counts, what was promised, what happened in one sentence, and its timeline."""
+"""The page of one task ID: its counts, its promise, what happened in one sentence, and its timeline."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import Gaps, gaps_of, timeline
 
-#: A page shows no more events than this; `manage.py timeline` shows all.
+#: Maximum number of events on a page. `manage.py timeline` shows all.
 MOST_STEPS = 500
-#: Other task IDs of the same operation that are named.
+#: Maximum number of other task IDs of the same operation that the page names.
 MOST_SIBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One number with its name; ``loud`` if it is one to look at."""
+    """One count with its name. ``loud``: it deserves attention."""
 
     name: str
     value: int
@@ -31,7 +31,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """All that the page of one task ID shows."""
+    """The content of one task ID's page."""
 
     tally: Tally
     badge: Badge
@@ -49,7 +49,7 @@ class TaskPage:
 
 
 def task_page(tally: Tally) -> TaskPage:
-    """Read the events of a task and arrange them for its page."""
+    """Read a task's events and arrange them for its page."""
     steps = list(islice(timeline(tally), MOST_STEPS + 1))
     arranged = phases(steps[:MOST_STEPS], _made_by_others(tally))
     kills = [line for phase in arranged for line in phase.lines if line.tone == "fault"]
@@ -72,7 +72,7 @@ def task_page(tally: Tally) -> TaskPage:
 
 
 def _made_by_others(tally: Tally) -> dict[str, str]:
-    """Effects of the same operation that another task ID made: their number in the books, and that task ID."""
+    """Map effects of the same operation that other task IDs caused: number in the books → task ID. At most 100."""
     others = Event.objects.filter(kind=EFFECT, operation=tally.operation).exclude(task_id__in=["", tally.task_id])
     return {str(detail.get("source")): task_id for detail, task_id in others.values_list("detail", "task_id")[:100]}
 
@@ -87,7 +87,7 @@ def _counts(tally: Tally) -> list[Count]:
 
 
 def loud(tally: Tally) -> frozenset[str]:
-    """The counts to look at: more, or less, than once. Of a task to which nothing was promised there are none."""
+    """Return the names of counts that deserve attention. Empty for a task whose pattern promises nothing."""
     if tally.pattern not in PROMISES:
         return frozenset()
     lost = tally.verdict == Tally.Verdict.LOST
@@ -101,7 +101,7 @@ def loud(tally: Tally) -> frozenset[str]:
 
 
 def happened(tally: Tally, kills: Sequence[Line]) -> str:
-    """What happened, in one sentence without judgement."""
+    """Describe what happened in one sentence, without judging it."""
     begun = f"started {times(tally.executions)}" if tally.executions else "never started"
     delivered = f"delivered {times(tally.deliveries)}" if tally.deliveries else "never delivered"
     parts = [f"It was {delivered}, and its body was {begun}"]
@@ -127,7 +127,7 @@ def happened(tally: Tally, kills: Sequence[Line]) -> str:
 
 
 def outcome(tally: Tally) -> str:
-    """Whether the promise was kept, in one sentence; what is not known is never called kept."""
+    """Say in one sentence whether the promise was kept. An unknown outcome is never called kept."""
     found = PROMISES.get(tally.pattern)
     if found is None:
         return "There is no promise to keep or to break."
