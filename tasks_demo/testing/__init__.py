@@ -1,15 +1,15 @@
-"""For the tests of a project that uses the patterns: no Redis, no broker, nothing left from test to test.
+"""Helpers for testing a project that uses the patterns, without Redis or a broker. Tests share no state.
 
-With Django's runner, mix ``DeliveryTestMixin`` into a TestCase; with pytest, write ``pytest_plugins =
-["tasks_demo.testing.pytest"]`` into conftest.py. Then, inside a test::
+What such tests do **not** show: anything about brokers, acknowledgements and processes. An exception that the body cannot catch
+simulates a worker's death. ``manage.py experiment`` tests whether a promise survives a real SIGKILL.
+
+With Django's runner, mix ``DeliveryTestMixin`` into a TestCase. With pytest, write ``pytest_plugins =
+["tasks_demo.testing.pytest"]`` into conftest.py. Then, in a test::
 
     task_id = place_order(17)              # the code under test, with its delay() and enqueue()
-    drain_outbox()                         # what it has left in the outbox
-    redeliver(task_id)                     # the same message again: what must happen once has happened once
+    drain_outbox()                         # deliver what it committed to the outbox
+    redeliver(task_id)                     # deliver the same message again
     assert executions(task_id) == 1
-
-What is **not** shown by such tests: anything about brokers, acknowledgements and processes. A death is played by an exception
-that the body cannot catch. Whether the promise survives a real SIGKILL is what ``manage.py experiment`` is for.
 """
 
 from tasks_demo.testing.cases import DeliveryTestMixin

@@ -10,15 +10,16 @@ from tasks_demo.testing.deliveries import Deliveries, isolated
 class DeliveryTestMixin(unittest.TestCase):
     """Isolates each test: ``class ChargeTest(DeliveryTestMixin, django.test.TestCase)``.
 
-    Begins in ``setUp``: a class that has its own must call ``super().setUp()``. What ``setUpTestData`` runs is not isolated.
+    Does not isolate ``setUpTestData``. Isolation begins in ``setUp``; a class with its own ``setUp`` must call
+    ``super().setUp()``.
     """
 
-    #: Where leases live: in memory, or the address of a Redis for those who want to test with it.
+    #: The address of the lease store: memory, or a Redis to test with.
     delivery_redis_url = "memory://"
-    #: What was delivered in this test.
+    #: The messages delivered in this test.
     deliveries: Deliveries
 
     def setUp(self) -> None:
-        """Begin with no lease, no marker and no message."""
+        """Start without leases, markers or messages."""
         super().setUp()
         self.deliveries = self.enterContext(isolated(self.delivery_redis_url))

@@ -1,4 +1,4 @@
-"""What a test does with messages, and what it may ask afterwards."""
+"""Functions with which a test delivers messages and inspects the deliveries."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["Delivered", "Deliveries", "State", "WorkerKilled", "isolated"]
 
 
 class State(StrEnum):
-    """What became of one delivery."""
+    """How one delivery ended."""
 
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"  # see ``Delivered.error``
-    SUPPRESSED = "SUPPRESSED"  # the work was done before: the body was not run
-    DEFERRED = "DEFERRED"  # requeued: deliver it again; ``Delivered.why`` says why
+    SUPPRESSED = "SUPPRESSED"  # the work was already done: the body was not run
+    DEFERRED = "DEFERRED"  # requeued: deliver it again; see ``Delivered.why``
     PARKED = "PARKED"  # in quarantine
-    KILLED = "KILLED"  # its worker died, as the test wanted
+    KILLED = "KILLED"  # its worker died, as the test requested
     IGNORED = "IGNORED"  # by Celery's Ignore
     REJECTED = "REJECTED"  # by Celery's Reject
 
@@ -49,22 +49,22 @@ _MEANS = {
 
 @dataclass(frozen=True)
 class Delivered:
-    """One delivery of a message, with the retries that it asked for."""
+    """The result of delivering a message once, including the retries that the task requested."""
 
     task_id: str
     state: State
-    #: Of the body, or the one stored with the completed marker.
+    #: The result of the body, or the result stored with the completed marker.
     result: Any = None
-    #: What the body, or its pattern, raised.
+    #: The exception that the body or its pattern raised.
     error: BaseException | None = None
-    #: Why it was requeued or parked.
+    #: Why the message was suppressed, requeued or parked.
     why: str = ""
-    #: How often the body began.
+    #: How many times the body began.
     executions: int = 0
 
 
 class Deliveries:
-    """The messages of one test, and the points that they reached. Made by ``isolated``."""
+    """The messages of one test and the points that they reached. Created by ``isolated``."""
 
     def __init__(self) -> None:
         self._messages: dict[str, Message] = {}
@@ -80,18 +80,18 @@ class Deliveries:
         headers: Mapping[str, Any] | None = None,
         kill: Kill | None = None,
     ) -> Delivered:
-        """Deliver a new message of this task, as a broker does; unlike ``delay()``, it can be deferred, counted and parked.
+        """Deliver a new message of this task, as a broker does. Unlike with ``delay()``, it can be deferred, counted and parked.
 
-        ``kill``: "before_body" or "after_body": the worker dies there. Errors of the job are in the answer and not raised; what
-        a worker would requeue the message for is raised (no Redis, no table, a database that this test may not use).
+        ``kill``: "before_body" or "after_body": the worker dies there. The job's errors are returned, not raised. An error for
+        which a worker would requeue the message is raised (no Redis, no table, a database that this test may not use).
         """
         message = Message(task.name, args, kwargs or {}, task_id or str(uuid.uuid4()), headers or {})
         return self._deliver(message.through_its_serializer(), redelivered=False, kill=kill)
 
     def redeliver(self, task_id: str, *, kill: Kill | None = None) -> Delivered:
-        """Deliver the last message with this task ID once more: the same arguments and headers, marked as redelivered.
+        """Deliver the last message with this task ID again: same arguments and headers, marked as redelivered.
 
-        Raises LookupError if no task with this ID has run in this test.
+        Raises LookupError if no task with this ID was delivered in this test.
         """
         if task_id not in self._messages:
             raise LookupError(
@@ -101,27 +101,27 @@ class Deliveries:
         return self._deliver(self._messages[task_id], redelivered=True, kill=kill)
 
     def drain_outbox(self, *, future: bool = False, using: str | None = None) -> list[Delivered]:
-        """Deliver what is due in the outbox, and what that enqueues, until nothing is; returns it in order.
+        """Deliver what is due in the outbox, and what those jobs enqueue, until nothing is due. Returns the deliveries in order.
 
-        ``future``: also what has a countdown or an eta, at once. ``using``: the outbox's database alias. Raises the first
-        error of a job if CELERY_TASK_EAGER_PROPAGATES, and what keeps a row from being delivered.
+        ``future``: also deliver messages with a countdown or an eta, at once. ``using``: the outbox's database alias. Raises the
+        error that kept a row from being delivered, and with CELERY_TASK_EAGER_PROPAGATES the first error of a job.
         """
         from tasks_demo.testing.outbox import drain
 
         return drain(self, using, future)
 
     def executions(self, task_id: str) -> int:
-        """How often the body of this task began, in all deliveries and retries."""
+        """Return how many times the body of this task began, over all deliveries and retries."""
         return self.points(task_id).count(Point.STARTED)
 
     def points(self, task_id: str) -> list[Point]:
-        """All that happened to this task, in order: ``started``, ``suppressed``, ``deferred``, ``returned`` ..."""
+        """Return the points that this task reached, in order: ``started``, ``suppressed``, ``deferred``, ``returned`` ..."""
         return [event.point for event in self._reached if event.subject.task_id == task_id]
 
     def skip_time(self, seconds: float) -> None:
-        """Let leases and markers age by this much at once: what a killed worker held is free after its lease.
+        """Age leases and markers by this many seconds at once. What a killed worker held is free once its lease has expired.
 
-        Only leases in memory; a Redis has a clock of its own, and this raises RuntimeError.
+        Works only for leases in memory. Raises RuntimeError with a Redis, which has its own clock.
         """
         if settings.REDIS_URL != URL:
             raise RuntimeError("skip_time() needs leases in memory; those of a Redis end by its clock.")
@@ -139,7 +139,7 @@ class Deliveries:
                 why = str(events[points.index(point)].detail.get("why", ""))
         cause = result.__cause__ if isinstance(result, BaseException) else None
         if state is State.DEFERRED and cause is not None and not isinstance(cause, LeaseLost):
-            raise cause  # not the job's doing: a test would go on as if it had been delivered
+            raise cause  # not the job's fault; if it were returned, a test would go on as if the message had been delivered
         if isinstance(result, BaseException):
             error = result if state is State.FAILURE else None
             result = None
@@ -162,15 +162,16 @@ class Deliveries:
         )
 
 
-#: The innermost last.
+#: The active isolated tests, innermost last.
 _current: list[Deliveries] = []
 
 
 @contextmanager
 def isolated(redis_url: str = URL) -> Iterator[Deliveries]:
-    """What every test needs: eager mode, leases and markers that nobody else sees, and a record of what is delivered.
+    """Isolate a test: eager mode, private leases and markers, and a record of what is delivered.
 
-    ``redis_url``: the address of a Redis, for those who want to test with it; the keys have a prefix of their own, for an hour.
+    ``redis_url``: memory, or the address of a Redis to test with. Its keys have their own prefix and are kept for an hour, or
+    LEASE_SECONDS if that is longer.
     """
     ours: dict[str, Any] = {
         "TASKS_DEMO_REDIS_URL": redis_url,
@@ -206,7 +207,7 @@ def _here() -> Deliveries:
 
 
 def _of_this_test(method: Callable[Concatenate[Deliveries, P], R]) -> Callable[P, R]:
-    """The same method of the innermost isolated test's Deliveries, as a function."""
+    """Return a function that calls this method on the Deliveries of the innermost isolated test."""
 
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""One message, and its delivery to a task in this process: as the broker would hand it over, once or again."""
+"""A message, and its delivery or redelivery to a task in this process, as from a broker."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kombu import serialization
 from tasks_demo.outbox import claims
 from tasks_demo.patterns.execution import WorkerKilled
 
-#: Where a delivery is killed: when the body would begin, or when it has ended and nobody has taken note of it yet.
+#: Where a delivery is killed: before the body begins, or after the body has ended and before anything is recorded.
 Kill = Literal["before_body", "after_body"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a broker keeps of a job."""
+    """The parts of a job that a broker keeps."""
 
     task: str
     args: Sequence[Any]
@@ -37,7 +37,7 @@ class Message:
     errbacks: Any = None
 
     def through_its_serializer(self) -> Message:
-        """As it comes out of the broker. Raises EncodeError for arguments that the serializer cannot carry."""
+        """Return the message as it comes out of the broker. Raises EncodeError for arguments that cannot be serialized."""
         task: Any = current_app.tasks[self.task]
         name = task.serializer or current_app.conf.task_serializer
         kind, encoding, data = serialization.dumps([list(self.args), dict(self.kwargs)], serializer=name)
@@ -47,14 +47,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a delivery ended, in Celery's words; ``state`` is KILLED for a death."""
+    """How a delivery ended. ``state``: Celery's state, or KILLED for a killed worker."""
 
     state: str
     result: Any = None
 
 
 def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> Outcome:
-    """Run the task as a worker does with a message, here and now; a retry that it asks for follows at once."""
+    """Run the task as a worker runs it for a message, synchronously. A retry runs at once, without its countdown."""
     task: Any = current_app.tasks[message.task]
     claims.hook(type(task))  # as a worker does when it starts
     request = {
@@ -67,7 +67,7 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
         "headers": dict(message.headers),
         "callbacks": message.callbacks,
         "errbacks": message.errbacks,
-        # This key is what an eager call lacks: here is a message that can be delivered again.
+        # An eager call lacks "redelivered"; with it, the patterns see a message that can be redelivered.
         "delivery_info": {
             "is_eager": True,
             "exchange": "",
@@ -109,7 +109,7 @@ def _killed(task: Any, where: Kill | None) -> Iterator[None]:
             run(*args, **kwargs)
         raise WorkerKilled
 
-    task.run = dies  # of this instance; the class keeps its own
+    task.run = dies  # set on the instance; the class keeps its own
     try:
         yield
     finally:

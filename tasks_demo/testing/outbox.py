@@ -1,4 +1,4 @@
-"""A relay that passes messages to the tasks instead of a broker. What it takes, and when, is decided as in the real relay."""
+"""A relay that delivers messages directly to the tasks instead of a broker. It selects messages as the real relay does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class NoBroker(Reconciler):
-    """Nothing keeps a copy between two drains: what is due again, and runs nowhere, is delivered again."""
+    """Counts every due row that no process runs as lost, because no broker keeps a copy between two drains."""
 
     def _lost(self, rows: list[OutboxMessage]) -> list[OutboxMessage]:
         return rows
 
 
 class ToTasks(Publisher):
-    """Delivers each message to its task, here and now."""
+    """Delivers each message to its task, synchronously in this process."""
 
     def __init__(self, deliveries: Deliveries, using: str) -> None:
         super().__init__(current_app, using, report=True, connect=None)
@@ -40,14 +40,14 @@ class ToTasks(Publisher):
         try:
             delivered = self._deliveries._deliver(message.through_its_serializer(), redelivered=row.publications > 0)
         except Exception as error:
-            self.errors.append(error)  # not a broker's answer: raised in the test
+            self.errors.append(error)  # not a broker's answer, so the test raises it
             raise
         self.delivered.append(delivered)
         return self.place(row)
 
 
 class DrainingRelay(Relay):
-    """Not for several threads at once."""
+    """A relay that publishes to the tasks. Not thread-safe."""
 
     def __init__(self, deliveries: Deliveries, using: str | None) -> None:
         super().__init__(using=using)
@@ -56,7 +56,10 @@ class DrainingRelay(Relay):
 
 
 def drain(deliveries: Deliveries, using: str | None, future: bool) -> list[Delivered]:
-    """Deliver until nothing is due. Raises what kept a row from being delivered."""
+    """Deliver messages until none is due. ``future``: make messages not yet published due first.
+
+    Raises the error that kept a row from being delivered, else, if ``task_eager_propagates``, the first error of a job.
+    """
     relay = DrainingRelay(deliveries, using)
     while not relay.tasks.errors:
         if future:

@@ -1,6 +1,6 @@
-"""The pytest plugin: ``pytest_plugins = ["tasks_demo.testing.pytest"]`` in the conftest.py of the project.
+"""The pytest plugin. Write ``pytest_plugins = ["tasks_demo.testing.pytest"]`` into the project's conftest.py.
 
-Every test is isolated then. The fixture ``deliveries`` is what the functions of ``tasks_demo.testing`` speak of.
+It isolates every test. The functions of ``tasks_demo.testing`` act on the fixture ``deliveries``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tasks_demo.testing.deliveries import Deliveries, isolated
 
 @pytest.fixture
 def delivery_redis_url() -> str:
-    """Where leases live: in memory. Override it with the address of a Redis to test with that."""
+    """The address of the lease store: memory. Override it to test with a Redis."""
     return "memory://"
 
 
 @pytest.fixture(autouse=True)
 def deliveries(delivery_redis_url: str) -> Iterator[Deliveries]:
-    """Eager mode, leases and markers of this test's own, and the messages that it has sent."""
+    """Isolates the test: eager mode, and its own leases, markers and messages."""
     with isolated(delivery_redis_url) as sent:
         yield sent
