@@ -1,1 +1,1 @@
-"""The benchmark: ratios of cost, measured side by side."""
+"""The benchmark: measures the costs of the patterns and the ledger as ratios, side by side in one run."""

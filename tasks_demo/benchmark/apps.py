@@ -1,4 +1,4 @@
-"""The app that brings the commands of ``tasks_demo.benchmark``."""
+"""The Django app that provides the commands of ``tasks_demo.benchmark``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The figures of a benchmark, as ratios of series measured in turns in one run, and their tables. Pure."""
+"""The figures of a benchmark, as ratios of series that were measured alternately in one run, and their tables. Pure: no I/O but
+the console.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ SCHEMA = "benchmark/1"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One quantity, measured once per round, or with ``events`` once per event. At least one value."""
+    """One quantity, measured once per round, or once per event with ``events``. Has at least one value."""
 
     name: str
     unit: str
@@ -31,11 +33,11 @@ class Series:
 
     @property
     def p99(self) -> float:
-        """The 99th percentile by nearest rank: of fewer than 100 values the largest."""
+        """The 99th percentile by nearest rank: the largest of fewer than 100 values."""
         return percentile(self.values, 99)
 
     def as_dict(self) -> dict[str, Any]:
-        """The series as JSON; ``p99`` where the values are those of events."""
+        """Return the series as JSON, with ``p99`` if it is measured per event."""
         more = {"p99": self.p99} if self.events else {}
         return {"name": self.name, "unit": self.unit, **_spread(self.values), **more}
 
@@ -50,17 +52,16 @@ class Budget:
     most: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` is within the bound, inclusively."""
+        """Return whether ``value`` is within the inclusive bounds."""
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the result: A, often B, and the ratio A/B of each round's pair.
+    """One line of the result: A, often B, and the ratio A/B of each round.
 
-    :param why_not: why it was not measured; then there is no A, and it is within no budget.
-    :param pattern: the pattern whose cost this is, with acks_late as B. ``id`` is then the pattern (its throughput), or the
-        pattern and ``_cpu``.
+    ``why_not``: why it was not measured; then A is None and ``within`` is None. ``pattern``: the pattern whose cost this is,
+    compared with acks_late as B; then ``id`` is the pattern (its throughput), or the pattern followed by ``_cpu``.
     """
 
     id: str
@@ -73,7 +74,7 @@ class Figure:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """A/B of each round: the two were measured one after the other, on the same machine in the same state."""
+        """A/B of each round. The two were measured in succession, on the same machine in the same state."""
         if self.a is None or self.b is None:
             return ()
         return tuple(a / b for a, b in zip(self.a.values, self.b.values, strict=True))
@@ -90,7 +91,7 @@ class Figure:
         return median(self.ratios) if self.ratios else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The figure as JSON."""
+        """Return the figure as JSON."""
         return {
             "id": self.id,
             "pattern": self.pattern or None,
@@ -105,11 +106,11 @@ class Figure:
 
 
 def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """Return what each pattern costs against acks_late in the same rounds, as JSON; [] without figures of patterns.
+    """Return, as JSON, what each pattern costs relative to acks_late in the same rounds. Returns [] without pattern figures.
 
-    ``cpu_ms``: processor time per job of the worker's processes, without Redis and the relay. ``delay_ms``: from publishing a
-    job to its start on an idle worker. A pattern without a figure has the delay of acks_late if it is published directly, and
-    that of outbox if it is published through it.
+    ``cpu_ms``: processor time per job of the worker's processes, without Redis and the relay. ``delay_ms``: time from publishing
+    a job to its start on an idle worker. A pattern without its own delay has the delay of acks_late if its jobs are published
+    directly, and that of outbox if they are published through the outbox.
     """
     known = {figure.id: figure for figure in figures if figure.a and figure.b}
     patterns = [figure.pattern for figure in figures if figure.id == figure.pattern and figure.id in known]
@@ -144,13 +145,13 @@ def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 
 
 def render(console: Console, document: dict[str, Any]) -> None:
-    """Print the tables. The last column is read first, so it does not depend on colour."""
+    """Print the tables. The last column, which readers look at first, does not depend on colour."""
     table = Table(box=box.SIMPLE_HEAD, expand=False)
     for name in ("what", "A", "B", "ratio A/B", "budget", "within budget"):
         table.add_column(name, overflow="fold")
     for figure in document["figures"]:
         if figure["pattern"] and not figure["budget"]:
-            continue  # shown in the table of the patterns
+            continue  # shown in the table of patterns
         if figure["not_measured"]:
             table.add_row(
                 figure["what"], f"not measured: {figure['not_measured']}", "", "", figure["budget"] or "–", "–"

@@ -1,4 +1,4 @@
-"""The benchmark's own tasks: bodies that do nothing, so that what is measured is the pattern around them.
+"""The benchmark's tasks. Their bodies do nothing, so that the cost of the pattern is measured.
 
 Only the benchmark and its workers import this module, so no other worker knows these tasks.
 """
@@ -25,15 +25,15 @@ PATTERNS: dict[str, type[PatternTask]] = {
 
 
 def _nothing(number: int) -> int:
-    """Return the number: the worker's log then shows that the body ran and was not suppressed."""
+    """Return the number, so that the worker's log shows that the body ran and was not suppressed."""
     return number
 
 
-#: The same body under every pattern, with the options that the pattern has by default.
+#: The same body under every pattern, with the pattern's default options.
 TASKS: dict[str, Any] = {
     name: pattern.task(name=f"tasks_demo.benchmark.{name}")(_nothing) for name, pattern in PATTERNS.items()
 }
-#: Without counting attempts.
+#: The same tasks without counting attempts.
 UNCOUNTED: dict[str, Any] = {
     name: PATTERNS[name].task(name=f"tasks_demo.benchmark.{name}.uncounted", max_attempts=None)(_nothing)
     for name in ("acks_late", "dedup_lock")
@@ -42,7 +42,7 @@ UNCOUNTED: dict[str, Any] = {
 
 @AcksLate.task(name="tasks_demo.benchmark.signal")
 def signal_done(key: str) -> None:
-    """Push to the Redis list ``key`` that a task ran to its end."""
+    """Push "done" to the Redis list ``key``: a task ran to its end."""
     client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
     client.rpush(key, "done")
     client.close()
@@ -50,7 +50,7 @@ def signal_done(key: str) -> None:
 
 @Outbox.task(name="tasks_demo.benchmark.push_start_time")
 def push_start_time(key: str) -> None:
-    """Push the time of this start, on the clock that all processes of a machine share, to the Redis list ``key``."""
+    """Push the start time of this execution, on the machine-wide monotonic clock, to the Redis list ``key``."""
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
     client = connect(settings.REDIS_URL, settings.REDIS_TIMEOUT_SECONDS)
     client.rpush(key, repr(now))

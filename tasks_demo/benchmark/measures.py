@@ -1,4 +1,4 @@
-"""What is measured of a worker: throughput, latency, recovery from a kill, and its start."""
+"""Measures a worker's throughput, latency, recovery from a kill, and start."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tasks_demo.lab.processes.nemesis import FaultReport
 
 #: Default interval of a relay, seconds.
 RELAY_INTERVAL = 0.5
-#: Interval of looking whether the broker is empty, seconds; well below the time of a round.
+#: Interval for checking whether the broker is empty, seconds; well below the duration of a round.
 _POLL_SECONDS = 0.01
-#: A line of a worker's log for a body that ran; one that was suppressed has the result None.
+#: A worker's log line for a body that ran. A suppressed delivery has the result None.
 _RAN = re.compile(rb"\[([0-9a-f-]{36})\] succeeded in [0-9.e-]+s: [0-9]+$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """One round of one arm, per task. ``round_trips``: lock scripts that Redis ran, renewals included. Processor time in
-    milliseconds, of the main process and of its pool; steadier than the speed while the machine has other work.
+    """One round of one arm, per task. ``round_trips``: lock scripts that Redis ran, including renewals. ``cpu_main_ms`` and
+    ``cpu_pool_ms``: processor time of the main process and of its pool; it varies less than the speed if the machine is busy.
     """
 
     per_second: float
@@ -44,11 +44,11 @@ class Throughput:
 
 
 def throughput(bench: Bench, arm: Arm, count: int) -> Throughput:
-    """Time how long a worker takes for ``count`` tasks, until nothing is left to publish, queued or unacknowledged.
+    """Measure a worker's throughput for ``count`` tasks, until none is unpublished, queued or unacknowledged.
 
-    The clock starts when the worker is ready, or when the first job is published, if that is later. With early acknowledgement
-    it stops slightly too soon: the last body of each pool process may still run. Raises EnvironmentNotReady when they are not
-    done within a bound, or when not every body ran.
+    The clock starts when the worker is ready, or when the first job is published if that is later. With early acknowledgement
+    it stops slightly too soon: the last body of each pool process may still be running. Raises EnvironmentNotReady if the tasks
+    are not done within WAIT_SECONDS + count / 20 seconds, or if not every body ran.
     """
     with bench.lane() as lane:
         before(arm, lane, count)
@@ -66,11 +66,11 @@ def throughput(bench: Bench, arm: Arm, count: int) -> Throughput:
 
 
 def latencies(bench: Bench, jobs: int, seed: int) -> tuple[float, float]:
-    """Milliseconds from publishing a job until its body starts on an idle worker: the median of ``jobs`` jobs through the
-    outbox and its relay, and of as many that were published directly.
+    """Measure the milliseconds from publishing a job to the start of its body on an idle worker.
 
-    The two take turns. Each job is published at another moment of the relay's interval: one after the other, all would come
-    just after the relay has looked, and wait for the whole interval.
+    Returns two medians: of ``jobs`` jobs through the outbox and its relay, and of as many jobs published directly. The two kinds
+    take turns. Each job is published at a different time within the relay's interval; published back to back, every job would
+    arrive just after the relay had polled and wait for the whole interval.
     """
     through_outbox, direct, pause = [], [], threading.Event()
     arm = Arm("latency", push_start_time)
@@ -83,23 +83,23 @@ def latencies(bench: Bench, jobs: int, seed: int) -> tuple[float, float]:
             return (float(bench.pushed(lane, key)) - published_at) * 1000
 
         for number, moment in enumerate([0.0, *_spread(jobs, RELAY_INTERVAL, seed)]):
-            pause.wait(moment)  # the job's own moment, not a wait for something
+            pause.wait(moment)  # sets the publication time; does not wait for an event
             by_relay = waited(lambda key: outbox.enqueue(push_start_time, (key,), ignore_result=True))
             pause.wait(moment)
             at_once = waited(
                 lambda key: push_start_time.apply_async((key,), producer=sender, ignore_result=True, retry=False)
             )
-            if number:  # the first of each opened connections
+            if number:  # the first job of each kind opened connections
                 through_outbox.append(by_relay)
                 direct.append(at_once)
     return median(through_outbox), median(direct)
 
 
 def recoveries(bench: Bench, deaths: int) -> list[float]:
-    """Seconds from the SIGKILL of the only pool process until its job starts again, once for each kill that landed.
+    """Measure the seconds from the SIGKILL of the only pool process to the restart of its job, for each kill that landed.
 
-    One job at a time: kombu puts a rejected message at the end of its queue, and the wait behind other jobs is not measured
-    here. Half are killed before the body, half after it. The clock starts when the process is seen dead.
+    Half of the jobs are killed before the body, half after it. The clock starts when the process is seen dead. Only one job runs
+    at a time: kombu puts a rejected message at the end of its queue, and the wait behind other jobs is not measured.
     """
     victims = {str(uuid.uuid4()): (Point.STARTED, Point.RETURNED)[number % 2] for number in range(deaths)}
     killed: Queue[tuple[float, FaultReport]] = Queue()
@@ -125,13 +125,13 @@ def recoveries(bench: Bench, deaths: int) -> list[float]:
                 raise bench.not_ready("A victim did not reach its point") from None
             if report.landed:
                 if point is Point.RETURNED:
-                    bench.pushed(lane, key)  # by the process that died
+                    bench.pushed(lane, key)  # pushed by the killed process
                 seconds.append(float(bench.pushed(lane, key)) - died_at)
     return seconds
 
 
 def forked_start(bench: Bench) -> float:
-    """Seconds from asking the template for a worker until its first task is done."""
+    """Measure the seconds from requesting a worker from the template to the end of its first task."""
     with bench.lane() as lane:
         done = _publish_signal(lane)
         asked = time.monotonic()
@@ -141,7 +141,7 @@ def forked_start(bench: Bench) -> float:
 
 
 def cold_start(bench: Bench) -> float:
-    """Seconds from starting ``celery worker`` until its first task is done."""
+    """Measure the seconds from starting ``celery worker`` to the end of its first task."""
     with bench.lane(prefix="") as lane:
         done = _publish_signal(lane)
         asked = time.monotonic()
@@ -158,7 +158,7 @@ def _publish_signal(lane: RedisLane) -> str:
 
 
 def _check_ran(bench: Bench, arm: Arm, count: int, logged: int) -> None:
-    """Raise EnvironmentNotReady unless every body ran: a deferred, suppressed or parked job is no throughput."""
+    """Raise EnvironmentNotReady unless every body ran: deferred, suppressed and parked jobs do not count as throughput."""
     with bench.log.open("rb") as log:
         log.seek(logged)
         ran = len(set(_RAN.findall(log.read())))
@@ -169,7 +169,10 @@ def _check_ran(bench: Bench, arm: Arm, count: int, logged: int) -> None:
 
 
 def _emptied(bench: Bench, lane: RedisLane, more: Callable[[], bool], deadline: float) -> float:
-    """Wait until nothing is queued, unacknowledged, held by the worker, or still to come; return when that was."""
+    """Wait until no job is unpublished, queued, unacknowledged or held by the worker. Returns the time (monotonic).
+
+    Raises EnvironmentNotReady at ``deadline``.
+    """
     pause = threading.Event()
     while time.monotonic() < deadline:
         coming, held = more(), lane.holdings()
@@ -183,12 +186,12 @@ def _emptied(bench: Bench, lane: RedisLane, more: Callable[[], bool], deadline: 
 
 
 def _now() -> float:
-    """The clock of ``push_start_time``."""
+    """Return the time on the clock of ``push_start_time``."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _spread(count: int, seconds: float, seed: int) -> list[float]:
-    """Moments evenly spread over so many seconds, in an order that the seed decides."""
+    """Return ``count`` times spread evenly over ``seconds``, in an order determined by the seed."""
     moments = [(number + 0.5) / count * seconds for number in range(count)]
     random.Random(seed).shuffle(moments)
     return moments

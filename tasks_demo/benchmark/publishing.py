@@ -1,4 +1,4 @@
-"""Publishes the benchmark's jobs: before the worker starts or while it works, directly or through the outbox."""
+"""Publishes the benchmark's jobs: before the worker starts or while it runs, directly or through the outbox."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tasks_demo.ledger.recorder import recorder
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import OutboxMessage
 
-#: kombu's own defaults: nothing is to be redelivered here, and its sweeps would be counted as scripts of the lock.
+#: kombu's defaults: nothing is redelivered here, and more frequent sweeps would be counted as lock scripts.
 NO_SWEEPS = {"visibility_timeout": 3600, "unacked_restore_interval": 10, "unacked_restore_throttle": 10}
 
 
 class Publisher(StrEnum):
-    """How jobs are published, and when."""
+    """How and when jobs are published."""
 
     BEFORE = "all are in the broker before the worker starts"
     MEANWHILE = "they are published one by one while the worker works"
@@ -44,7 +44,7 @@ class Arm:
 
 
 def before(arm: Arm, lane: RedisLane, count: int) -> None:
-    """Publish, or commit to the outbox, what this arm publishes before the worker starts."""
+    """Publish the arm's jobs, or commit them to the outbox, if the arm does so before the worker starts."""
     if arm.publisher is Publisher.BEFORE:
         _publish(arm, lane, count)
     elif arm.publisher is Publisher.OUTBOX:
@@ -55,7 +55,7 @@ def before(arm: Arm, lane: RedisLane, count: int) -> None:
 
 @contextlib.contextmanager
 def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bool]]:
-    """Publish what this arm publishes while the worker runs; yields a function that returns whether more is to come."""
+    """Publish the jobs that this arm publishes while the worker runs. Yields a function: are there jobs still to come?"""
     if arm.publisher is Publisher.MEANWHILE:
         thread = threading.Thread(target=_publish, args=(arm, lane, count), name="publisher")
         thread.start()
@@ -72,7 +72,7 @@ def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bo
 
 @contextlib.contextmanager
 def relaying(lane: RedisLane) -> Iterator[None]:
-    """Run a relay in a thread of this process, which does little else meanwhile."""
+    """Run a relay in a thread of this process, which is otherwise nearly idle."""
     stop = threading.Event()
     thread = threading.Thread(target=_relay, args=(lane, stop), name="relay")
     thread.start()

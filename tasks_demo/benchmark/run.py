@@ -1,9 +1,11 @@
-"""Measures the budgets as ratios in one run. ``manage.py benchmark`` starts this module in a process of its own, with its
-own STATE_DIR, so that no database and no Redis of the user is touched::
+"""Measures the budgets as ratios in one run.
+
+What is **not** measured: a broker or a database on another machine, tasks that do work, more than two pool processes.
+
+``manage.py benchmark`` runs this module in a separate process with its own STATE_DIR, so that it touches no database or Redis of
+the user::
 
     python -m tasks_demo.benchmark.run SIZES RESULT      SIZES: JSON of ``Sizes``; RESULT: the file for the document
-
-What is *not* measured: a broker or a database on another machine, tasks that do something, more than two pool processes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ from typing import Any
 from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, trade_off
 from tasks_demo.core.exceptions import DeliveryError
 
-#: What can be measured alone, with ``--only``.
+#: The parts that ``--only`` can select.
 PARTS = ("start", "kills", "recovery", "throughput", "patterns", "latency", "point")
 NOT_READY, INTERRUPTED = 4, 130
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured. ``rounds`` of everything but kills: of ``tasks`` tasks, or ``jobs`` single jobs; ``campaigns`` of
-    ``kills`` kills of main in each of four lanes; ``deaths`` of pool processes."""
+    """The amount to measure.
+
+    ``rounds``: rounds of everything except kills, each with ``tasks`` tasks or ``jobs`` single jobs. ``campaigns``: campaigns of
+    ``kills`` kills of main in each of four lanes. ``deaths``: kills of pool processes.
+    """
 
     rounds: int = 5
     tasks: int = 400
@@ -43,12 +48,12 @@ class Sizes:
 
     @classmethod
     def quick(cls) -> Sizes:
-        """Enough to show that it works; too little to decide anything."""
+        """Return sizes that show that the benchmark works, but are too small to decide anything."""
         return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12)
 
 
 def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, and return the document. ``say`` gets lines of progress. Raises EnvironmentNotReady."""
+    """Measure, and return the result document. ``say`` is called with progress lines. Raises EnvironmentNotReady."""
     from tasks_demo.lab.engine.runner import versions
 
     started = time.monotonic()
@@ -74,7 +79,7 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
         "schema": SCHEMA,
         "versions": versions(),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load": os.getloadavg()[0],  # of the last minute, its own included
+        "load": os.getloadavg()[0],  # of the last minute, including the benchmark's own
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "rounds": sizes.rounds,
         "campaigns": sizes.campaigns,
@@ -136,7 +141,7 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
         ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
         landed = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
         moments = [at.timestamp() for at in landed.values_list("at", flat=True)]
-        # From the first kill to the last: what comes before and after does not grow with the number of kills.
+        # From the first kill to the last: the time before and after does not grow with the number of kills.
         rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
     return [
         Figure(
@@ -199,7 +204,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main(sizes: str, result: str) -> int:
-    """Migrate the scratch databases, measure, write the document; return the exit code."""
+    """Migrate the scratch databases, measure, and write the document. Returns the exit code."""
     import django
     from django.core.management import call_command
 
@@ -217,7 +222,7 @@ def main(sizes: str, result: str) -> int:
         from django.db import connections
 
         say("making scratch databases")
-        for alias in set(connections) - {"bank"}:  # the bank makes its own
+        for alias in set(connections) - {"bank"}:  # the bank creates its own
             call_command("migrate", database=alias, verbosity=0, interactive=False)
         document = measure(Sizes(**json.loads(sizes)), settings.STATE_DIR, say)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Settings of the benchmark's own processes: the project's, and django-celery-results as a peer if it is installed."""
+"""Settings of the benchmark's processes: the project's settings, plus django-celery-results as a peer if it is installed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from importlib.util import find_spec
 _project = vars(import_module(os.environ["BENCHMARK_PROJECT_SETTINGS"]))
 globals().update({name: value for name, value in _project.items() if name.isupper()})
 
-#: Whether the peer can be measured; its tables are made in the benchmark's scratch database.
+#: Whether the peer can be measured. Its tables are created in the benchmark's scratch database.
 HAS_PEER = find_spec("django_celery_results") is not None
 if HAS_PEER:
     INSTALLED_APPS = [*_project["INSTALLED_APPS"], "django_celery_results"]
-#: Whoever publishes asks the result backend; the embedded Redis of STATE_DIR, the project's default, does not run here.
+#: Publishing contacts the result backend, and the project's default, the embedded Redis of STATE_DIR, does not run here.
 CELERY_RESULT_BACKEND = "django-db" if HAS_PEER else None

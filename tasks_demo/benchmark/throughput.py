@@ -1,4 +1,4 @@
-"""The rounds of the benchmark: every arm once per round, so that ratios compare the same machine in the same state."""
+"""Runs the rounds of the benchmark: every arm once per round, so that ratios compare the same machine in the same state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DCR = {"result_backend": "django-db"}
 _LEDGER = {
     "peer": Arm("peer", TASKS["acks_late"], conf=_DCR, ignore_result=False),
-    # As its documentation sets it up: Celery then reopens the database connection around every task.
+    # Configured as in its documentation: Celery then reopens the database connection around every task.
     "peer as shipped": Arm(
         "peer-as-shipped", TASKS["acks_late"], conf={**_DCR, "CELERY_DB_REUSE_MAX": None}, ignore_result=False
     ),
@@ -40,11 +40,11 @@ _PUBLISHING = {
 
 
 def throughput(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
-    """Return the figures of the parts ``throughput`` and ``patterns``, those that were asked for."""
+    """Return the figures of the parts ``throughput`` and ``patterns``, if requested."""
     budgets, patterns = "throughput" in sizes.parts, "patterns" in sizes.parts
     peer = "django_celery_results" in settings.INSTALLED_APPS
     arms: dict[str, Arm] = {}
-    # acks_late, with which the others are compared, is in the middle; arms that are compared are neighbours.
+    # acks_late, the baseline, is in the middle; arms that are compared with each other are neighbours.
     if budgets:
         arms |= {name: arm for name, arm in _LEDGER.items() if name == "ledger" or peer}
     if patterns:
@@ -63,7 +63,7 @@ def throughput(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[F
 
 
 def latency(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
-    """Return the figures of the part ``latency``: one p50 per round, of single jobs."""
+    """Return the figures of the part ``latency``: one p50 of single jobs per round."""
     pairs = []
     for number in range(sizes.rounds):
         say(f"single jobs, round {number + 1} of {sizes.rounds}")
@@ -89,7 +89,7 @@ def _rounds(
 ) -> dict[str, list[Throughput]]:
     results: dict[str, list[Throughput]] = {name: [] for name in arms}
     for number in range(sizes.rounds):
-        # Forwards and backwards in turns, so that a machine that grows slower or faster favours no arm.
+        # Alternate the order, so that a machine that becomes slower or faster favours no arm.
         for name in list(arms) if number % 2 == 0 else reversed(arms):
             say(f"throughput, round {number + 1} of {sizes.rounds}: {name}")
             results[name].append(measures.throughput(bench, arms[name], sizes.tasks))
@@ -125,7 +125,7 @@ def _figures_of_budgets(results: dict[str, list[Throughput]]) -> list[Figure]:
             "round_trips",
             "Lock scripts run by Redis per execution",
             Series("dedup_lock", "", trips),
-            # The first call on a new server loads the script; a renewal is due every ten seconds.
+            # The upper bound allows for loading the script on a new server and for a renewal every ten seconds.
             budget=Budget("A = 2", "a", least=2.0, most=2.05),
         ),
         Figure(
@@ -146,7 +146,7 @@ def _figures_of_budgets(results: dict[str, list[Throughput]]) -> list[Figure]:
             )
             for name, (how, arm) in peers.items()
         ),
-        # Steadier than speeds while others use the machine.
+        # Processor time varies less than speed while others use the machine.
         Figure(
             "ledger_cpu",
             "Processor time per task, ledger on / off",
@@ -174,7 +174,7 @@ def _lock(results: dict[str, list[Throughput]]) -> Figure:
 
 
 def _figures_of_patterns(results: dict[str, list[Throughput]], *, with_lock: bool) -> list[Figure]:
-    """Each pattern with its defaults, against acks_late with its defaults."""
+    """Return figures that compare each pattern, with its defaults, to acks_late with its defaults."""
     late = _speed(results, "acks_late")
     return [
         *([_lock(results)] if with_lock else []),

@@ -1,4 +1,4 @@
-"""Real workers for the benchmark: forked from the lab's template or started cold, on an embedded Redis and SQLite."""
+"""Starts real workers for the benchmark: forked from the lab's template or cold, on an embedded Redis and SQLite."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tasks_demo.lab.processes.worker import command_line
 from tasks_demo.ledger.recorder import recorder
 
 CONCURRENCY = 2
-#: Names the settings module of the project that is measured.
+#: The environment variable that names the settings module of the measured project.
 PROJECT = "BENCHMARK_PROJECT_SETTINGS"
-#: Maximum time to wait for a worker's start, its end, or a task of it, seconds.
+#: Maximum time to wait for a worker to start, to end, or to run a task, seconds.
 WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker: when it was ready (monotonic), and the processor time it had used until then (main, pool; seconds)."""
+    """A worker: the time it became ready (monotonic), and the processor time used until then (main, pool; seconds)."""
 
     pid: int
     ready_at: float = 0.0
@@ -48,7 +48,7 @@ class Started:
 
 @dataclass
 class Bench:
-    """Redis and the worker template. ``folder`` holds logs, sockets and Redis's data. Use ``bench``."""
+    """Redis and the worker template. ``folder`` holds logs, sockets and Redis's data. Create it with ``bench``."""
 
     folder: Path
     redis: EmbeddedRedis
@@ -61,7 +61,7 @@ class Bench:
 
     @contextlib.contextmanager
     def lane(self, prefix: str | None = None) -> Iterator[RedisLane]:
-        """A key prefix whose keys are deleted at the end."""
+        """Yield a lane with its own key prefix. Its keys are deleted at the end."""
         lane = RedisLane(self.redis.url, f"bench:{uuid.uuid4().hex[:8]}:" if prefix is None else prefix)
         try:
             yield lane
@@ -80,9 +80,10 @@ class Bench:
         victims: dict[str, Point] | None = None,
         on_fault: Callable[[str, FaultReport], None] = lambda *_: None,
     ) -> Iterator[Started]:
-        """A worker forked from the template, stopped warm at the end; with ``wait`` yields when it is ready.
+        """Run a worker forked from the template, with a warm shutdown at the end. With ``wait``, yields when it is ready.
 
-        :param victims: task ID → the point at which its pool process is killed; ``on_fault`` gets the report.
+        ``victims``: task ID → the point at which its pool process is killed; ``on_fault`` gets the report. Raises
+        EnvironmentNotReady if the worker does not start or end within WAIT_SECONDS.
         """
         ready, exited = threading.Event(), threading.Event()
         ready_at = [0.0]
@@ -122,11 +123,11 @@ class Bench:
                     raise self.not_ready("A worker was not ready")
                 yield Started(pid, ready_at[0], processor_seconds(pid)) if wait else Started(pid)
             except KeyboardInterrupt:
-                exited.set()  # a warm shutdown with jobs in hand may hang; closing the template kills its workers
+                exited.set()  # a warm shutdown with unfinished jobs may hang; closing the template kills its workers
                 raise
             finally:
                 if not exited.is_set():
-                    ready.wait(WAIT_SECONDS)  # SIGTERM before the worker has installed its handlers would be a crash
+                    ready.wait(WAIT_SECONDS)  # SIGTERM would crash the worker before its handlers are installed
                     self.template.terminate(pid)
                     if not exited.wait(WAIT_SECONDS):
                         raise self.not_ready("A worker did not end")
@@ -135,7 +136,7 @@ class Bench:
 
     @contextlib.contextmanager
     def cold_worker(self) -> Iterator[Process]:
-        """A worker started by ``celery -A PROJECT worker``, without a ledger."""
+        """Run a worker started with ``celery -A PROJECT worker``, without a ledger."""
         project = os.environ[PROJECT]
         command = [sys.executable, "-m", "celery", "-A", project.rpartition(".")[0]]
         command += [*command_line("cold@bench", CONCURRENCY), "-I", jobs.__name__]
@@ -148,24 +149,24 @@ class Bench:
             process.stop()
 
     def pushed(self, lane: RedisLane, key: str) -> str:
-        """Wait for a task to push to the list ``key``; return what it pushed. Raises EnvironmentNotReady."""
+        """Wait for a task to push to the list ``key``. Returns what it pushed. Raises EnvironmentNotReady."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            # Redis answers at the moment of the push; the bound is below the client's own timeout.
+            # BLPOP returns at the moment of the push. Its timeout is below the client's own.
             if answer := lane.client.blpop([key], timeout=2):
                 value = answer[1]
                 return value if isinstance(value, str) else value.decode()
         raise self.not_ready("A worker did not run a task")
 
     def not_ready(self, what: str) -> EnvironmentNotReady:
-        """The error for something that did not happen within the bound, with the end of the workers' log."""
+        """Return the error for an event that did not happen in time, with the end of the workers' log."""
         return EnvironmentNotReady(f"{what} within {WAIT_SECONDS:g} s. The end of its log:\n{tail(self.log)}")
 
 
 @contextlib.contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
-    """Start Redis and the worker template, and stop them at the end. Call from the main thread."""
-    lifecycle.ignore(recorder)  # this process publishes; only the arm with the ledger is to pay for it
+    """Start Redis and the worker template, and stop them at the end. Call it from the main thread."""
+    lifecycle.ignore(recorder)  # this process publishes, and only the arm with the ledger must pay for it
     with contextlib.ExitStack() as stack:
         template = TemplateClient(folder / "template.log")
         stack.callback(template.close)
@@ -175,7 +176,7 @@ def bench(folder: Path) -> Iterator[Bench]:
 
 
 def processor_seconds(pid: int) -> tuple[float, float]:
-    """Processor time of a worker's main process and of its pool until now, seconds."""
+    """Return the processor time that a worker's main process and its pool have used, seconds."""
     main = psutil.Process(pid)
     times = [process.cpu_times() for process in (main, *main.children())]
     used = [time.user + time.system for time in times]

@@ -1,4 +1,4 @@
-"""``manage.py benchmark``: measure the budgets, compared arm by arm in one run."""
+"""``manage.py benchmark``: measures the budgets and compares the arms in one run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
 
-#: Removed from the environment: the benchmark measures the embedded stack with its defaults.
+#: Variables removed from the environment: the benchmark measures the embedded stack with its defaults.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
-#: Maximum time for its processes to end after a Ctrl-C, seconds.
+#: Maximum time for the benchmark's processes to end after Ctrl-C, seconds.
 _END_SECONDS = 20.0
 #: The parts that an option applies to.
 MEASURED_IN = {
@@ -89,7 +89,7 @@ class Command(BaseCommand):
             Path(target).write_text(text + "\n", encoding="utf-8")
 
     def _measured(self, sizes: Sizes) -> dict[str, Any]:
-        """Run the benchmark in a process of its own, whose STATE_DIR is a temporary folder."""
+        """Run the benchmark in a separate process whose STATE_DIR is a temporary folder."""
         from tasks_demo.demo.stack.processes import project_environment, spawn
 
         folder = Path(tempfile.mkdtemp(prefix="bench-"))
@@ -98,7 +98,7 @@ class Command(BaseCommand):
             for name, value in project_environment().items()
             if name not in _LEFT_OUT and not name.startswith("TASKS_DEMO_")
         }
-        # TMPDIR too: what its workers leave behind when they are killed goes with the folder.
+        # TMPDIR too, so that files left by killed workers are deleted with the folder.
         environment |= {
             "STATE_DIR": str(folder),
             "TMPDIR": str(folder),
@@ -131,7 +131,7 @@ class Command(BaseCommand):
 
 def _check_writable(path: Path) -> None:
     try:
-        # Before the run, not after it: a result that cannot be written is a lost result.
+        # Check before the run: a result that cannot be written would be lost.
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
