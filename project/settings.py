@@ -193,7 +193,7 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 900}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
-# Celery's Django fixup closes the database connection around every task unless this is set.
+# Unless this is set, Celery's Django fixup closes the database connection around every task.
 CELERY_DB_REUSE_MAX = 1000
 
 TASKS_DEMO_REDIS_URL = REDIS_URL

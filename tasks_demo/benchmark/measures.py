@@ -116,7 +116,7 @@ def recoveries(bench: Bench, deaths: int) -> list[float]:
     ):
         moments = _spread(deaths, NoticeChildDeath.interval, seed=0)
         for (task_id, point), moment in zip(victims.items(), moments, strict=True):
-            pause.wait(moment)  # spread over the interval at which the worker looks at its pool
+            pause.wait(moment)  # spread over the interval at which the worker checks its pool
             key = f"{lane.prefix}start:{task_id}"
             push_start_time.apply_async((key,), task_id=task_id, producer=sender, ignore_result=True, retry=False)
             try:

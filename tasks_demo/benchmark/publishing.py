@@ -55,7 +55,7 @@ def before(arm: Arm, lane: RedisLane, count: int) -> None:
 
 @contextlib.contextmanager
 def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bool]]:
-    """Publish the jobs that this arm publishes while the worker runs. Yields a function: are there jobs still to come?"""
+    """Publish the arm's jobs if it does so while the worker runs. Yields a function that returns whether more jobs will come."""
     if arm.publisher is Publisher.MEANWHILE:
         thread = threading.Thread(target=_publish, args=(arm, lane, count), name="publisher")
         thread.start()

@@ -196,7 +196,7 @@ def _point(rounds: int) -> list[Figure]:
 
 
 def _nothing(point: object) -> None:
-    """The cheapest possible call."""
+    """Do nothing: the cheapest possible call."""
 
 
 def _interrupt(*_: object) -> None:

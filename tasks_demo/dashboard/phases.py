@@ -84,7 +84,7 @@ class _Arranger:
         if step.kind in BY_MAIN:
             phase.main_pid = phase.main_pid or step.pid
         elif step.pid == phase.main_pid:
-            pass  # main reports a job whose process died
+            pass  # main reports on a job whose process died
         elif phase.kind == "delivery" and step.worker and step.pid is not None and step.pid not in phase.pids:
             phase.pids.append(step.pid)
         if step.kind == FAULT and phase.kind == "delivery":

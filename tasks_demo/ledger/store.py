@@ -138,7 +138,7 @@ class Store:
                     cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                     cursor.execute("PRAGMA busy_timeout")
                     self._patience = cursor.fetchone()[0] / 1000
-                    cursor.execute("PRAGMA busy_timeout = 0")  # see _begin
+                    cursor.execute("PRAGMA busy_timeout = 0")  # see _sqlite
                     # Debian's SQLite overwrites deleted content by default; here that would be index entries of kept rows.
                     cursor.execute("PRAGMA secure_delete = 0")
             else:

@@ -75,7 +75,7 @@ def state_of(event: EventData) -> int:
 
 @dataclass(slots=True)
 class TallyDelta:
-    """What a batch of events adds to the tally of one task ID."""
+    """The sums that a batch of events adds to the tally of one task ID."""
 
     task_id: str
     operation: str = ""

@@ -16,7 +16,7 @@ from enum import Enum
 OPEN = -1
 #: Maximum number of doublings of a wait; it doubles with every publication.
 DOUBLINGS = 10
-#: This many publications are not delayed further, because kills and restarts come in series.
+#: With evidence of loss, this many publications are not delayed further, because kills and restarts come in series.
 PATIENT = 2
 
 

@@ -20,7 +20,7 @@ from tasks_demo.outbox.evidence import Held
 
 #: Maximum time for workers to answer, seconds.
 WORKERS_SECONDS = 1.0
-#: A queue longer than this is not searched for every waiting copy; and the number of entries read at a time.
+#: A longer queue is searched only for copies that were overtaken, begun, or are old; and the number of entries read at a time.
 LONG_QUEUE, AT_ONCE = 1000, 500
 
 

@@ -1,6 +1,6 @@
 """The pytest plugin. Write ``pytest_plugins = ["tasks_demo.testing.pytest"]`` into the project's conftest.py.
 
-It isolates every test. The functions of ``tasks_demo.testing`` act on the fixture ``deliveries``.
+It isolates every test. In a test, the functions of ``tasks_demo.testing`` act on the fixture ``deliveries``.
 """
 
 from __future__ import annotations
