@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: nothing here touches the developer's state folder, services or databases."""
+"""Fixtures for the whole suite. No test touches the developer's state folder, services or databases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ private_environment()
 
 
 def _settle_in() -> None:
-    """pytest-django loads the settings before any conftest is read: let them read the private environment."""
+    """Reload the settings in the private environment: pytest-django loads them before any conftest is read."""
     from django.conf import settings
     from django.db import connections
 
@@ -43,7 +43,7 @@ def _settle_in() -> None:
     for name in dir(fresh):
         if name.isupper():
             setattr(settings, name, getattr(fresh, name))
-    # Nothing has been opened yet: the handler reads the new addresses when somebody asks for a connection.
+    # No connection is open yet; the handler reads the new addresses on first use.
     connections.__dict__.pop("settings", None)
     connections._settings = None  # type: ignore[attr-defined]
     connections.close_all()
@@ -55,8 +55,9 @@ def _settle_in() -> None:
 _settle_in()
 
 
-#: What takes longest, first: each process (pytest-xdist) is given one file after the other, and the others would wait for a long
-#: one at the end. Everything else follows in random order. ``make test PYTEST_ARGS=--durations=60`` tells what belongs here.
+#: The slowest files, run first: pytest-xdist gives each process one file at a time, and a slow file at the end would keep
+#: the
+#: others idle. The rest runs in random order. ``make test PYTEST_ARGS=--durations=60`` shows which files belong here.
 LONGEST = (
     "lab/test_contract.py",
     "lab/test_benchmark.py",
@@ -82,18 +83,18 @@ LONGEST = (
 
 
 def in_folder(path: Path) -> str:
-    """A file's name with that of its folder."""
+    """A file's name with its folder."""
     return f"{path.parent.name}/{path.name}"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, whatever the order of their tests; needs --no-loadscope-reorder, which pyproject.toml sets."""
+    """Sort the slowest files first, in any test order; needs --no-loadscope-reorder, set in pyproject.toml."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(in_folder(item.path), len(rank)))
 
 
-#: What the processes that run the tests (pytest-xdist) have found left over, as told to the one that leads them.
+#: Reports of leftover processes, sent by the pytest-xdist workers to the controller.
 _told: list[str] = []
 
 
@@ -102,9 +103,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail the session if a process that the tests started is still there; then end it, by its number."""
+    """Fail the session if a process started by the tests still runs; then kill it by its pid."""
     if session.config.getoption("numprocesses", None):
-        if _told:  # each of the processes that run the tests has looked for itself
+        if _told:  # each pytest-xdist worker has checked for itself
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return
     _, late = psutil.wait_procs(_left_over(), timeout=5)
@@ -127,7 +128,7 @@ def _left_over() -> list[psutil.Process]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """What a failing run needs to be repeated, also with -q."""
+    """Print what is needed to repeat a failing run, also with -q."""
     for line in _told:
         terminalreporter.write_line(line, red=True)
     if exitstatus != pytest.ExitCode.OK:
@@ -141,7 +142,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def home() -> Iterator[Home]:
-    """Where the subprocess commands live: their own state folder, and a migrated database that no test empties."""
+    """A state folder for subprocess commands, with a migrated database that no test empties."""
     state = Path(tempfile.mkdtemp(prefix="h-", dir=STATE))
     with scratch_database(f"tasks_demo_home_{TOKEN[:12]}") as url:
         place = Home(state, url)
@@ -173,9 +174,9 @@ def _redis() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def redis_url(_redis: str) -> str:
-    """The embedded Redis at the address of the settings, so that this process publishes to it without further ado.
+    """The embedded Redis at the address in the settings, so this process publishes to it without configuration.
 
-    Empty: what a killed worker of the module before had fetched would be unacknowledged for a quarter of an hour.
+    It is emptied first: a message fetched by a killed worker of an earlier module would stay unacknowledged for 15 minutes.
     """
     emptied(_redis)
     return _redis
@@ -183,7 +184,7 @@ def redis_url(_redis: str) -> str:
 
 @pytest.fixture(scope="session")
 def bank_url() -> Iterator[str]:
-    """A bank with books of its own."""
+    """A bank with its own books."""
     from tasks_demo.demo.stack import EmbeddedBank
 
     books = f"sqlite:///{STATE / 'bank_of_tests.sqlite3'}"
@@ -193,14 +194,14 @@ def bank_url() -> Iterator[str]:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's name (sun_path holds 108 bytes)."""
+    """A folder whose path is short enough for a socket in it (sun_path holds 108 bytes)."""
     with tempfile.TemporaryDirectory(prefix="s-", dir=STATE) as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """All test databases, always: pytest-django makes only those that a django_db mark names, and ``ledger`` has none."""
+    """Create all test databases. pytest-django creates only those named by a django_db mark, and ``ledger`` has no mark."""
     from django.db import connections
     from django.test.utils import setup_databases, teardown_databases
 
@@ -208,7 +209,7 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
 
     for alias in connections:
         known = connections[alias].settings_dict
-        if connections[alias].vendor == "postgresql":  # SQLite's are in a folder of this process already
+        if connections[alias].vendor == "postgresql":  # SQLite files are in this process's own folder already
             known["TEST"]["NAME"] = f"test_{known['NAME']}_{TOKEN[:12]}"
     with django_db_blocker.unblock():
         made = setup_databases(
@@ -216,9 +217,9 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
         )
     yield
     with django_db_blocker.unblock():
-        # A test without ``ledger`` may have opened the ledger's own connection, and PostgreSQL drops no database in use.
+        # A test without ``ledger`` may have opened the ledger's own connection; PostgreSQL drops no database in use.
         recorder.close()
-        recorder._waiting.clear()  # with nothing to commit, its thread opens no other
+        recorder._waiting.clear()  # with nothing to commit, its thread opens no new connection
         recorder._gap = None
         teardown_databases(made, verbosity=0)
 
@@ -227,7 +228,7 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
 def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The ledger on the test database, with commits that other processes see; emptied afterwards.
 
-    Two DELETEs instead of pytest-django's flush of every table, which takes a second on PostgreSQL.
+    Uses DELETEs, because pytest-django's flush of every table takes a second on PostgreSQL.
     """
     from django.db import connection, connections
 
@@ -237,7 +238,7 @@ def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
     with django_db_blocker.unblock():
         assert "test_" in str(connection.settings_dict["NAME"]), "this is not a test database"
         recorder.try_flush()
-        _empty(connection)  # of what a worker of the module before has written down since
+        _empty(connection)  # remove rows written late by a worker of an earlier module
         try:
             yield
             recorder.try_flush()
@@ -253,8 +254,9 @@ def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
 def _empty(connection: Any) -> None:
     from django.db import transaction
 
-    # A worker's commit between the two would leave a tally without events, or events without a tally. On PostgreSQL a
-    # transaction alone does not help: each of its statements sees what is committed by then.
+    # A worker's commit between the DELETEs would leave a tally without events, or events without a tally. A transaction is
+    # not
+    # enough on PostgreSQL: each of its statements sees what has been committed by then.
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("LOCK TABLE tasks_demo_event, tasks_demo_tally IN SHARE ROW EXCLUSIVE MODE")

@@ -1,6 +1,6 @@
-"""``make matrix``: the core's tests on the versions of Celery and Django that it supports, each in an environment of its own.
+"""``make matrix``: run the core's tests on each supported version of Celery and Django, each in its own environment.
 
-The environments are made from the registry and thrown away. Arguments are cells to run alone: ``celery5.5-django5.2``.
+The environments are installed from the registry and deleted afterwards. Arguments select cells: ``celery5.5-django5.2``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks_demo.core.versions import CELERY, DJANGO
 PROJECT = Path(__file__).resolve().parent.parent
 ROOMS = ["core", "patterns", "leases", "outbox", "ledger", "checks", "testing"]
 TESTS = [f"tests/unit/{room}" for room in ROOMS]
-#: With real workers: each pattern, and what the hooks hear.
+#: With real workers: every pattern, and the hooks.
 TESTS += ["tests/integration/docs/test_examples.py", "tests/integration/hooks/test_log_fields.py"]
 TOOLS = [
     "pytest",
@@ -33,7 +33,7 @@ TOOLS += ["whitenoise", "psycopg[binary]", "jsonschema", "pyyaml", "msgpack"]
 
 
 def main(wanted: list[str]) -> int:
-    """Run the cells; prints one line for each, and the end of the output of those that fail."""
+    """Run the cells; print one line for each, and the end of the output of each failure."""
     cells = {f"celery{celery}-django{django}": (celery, django) for celery, django in product(CELERY, DJANGO)}
     if unknown := set(wanted) - set(cells):
         print(f"no such cell: {', '.join(sorted(unknown))}; there are {', '.join(cells)}", file=sys.stderr)  # noqa: T201

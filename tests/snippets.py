@@ -1,13 +1,13 @@
-"""The fenced blocks of README and docs, and the comments beside them that make them run.
+"""Parse the fenced blocks of README and docs, and the comments that make them run.
 
-python   executed in the project under examples/bookshop, page by page; its tasks by a real worker
-console  a session: each ``$ command`` is run, and what it prints is compared; ``...`` stands for anything
-sh       commands: each is given to the parser of what it calls, and not run
+python   run in the project under examples/bookshop, page by page; a real worker runs its tasks
+console  a session: each ``$ command`` is run and its output compared; ``...`` matches anything
+sh       commands: each is parsed by the program it calls, and not run
 text, mermaid   not code
 
-A comment ``<!-- setup`` before a block holds what a reader has and the page does not show;
-``<!-- check`` after it, what must be true then.
-``<!-- not run: reason -->`` before a block excepts it.
+``<!-- setup`` before a block holds code that the reader has and the page does not show.
+``<!-- check`` after a block holds what must be true then.
+``<!-- not run: reason -->`` before a block excludes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PIECE = re.compile(
 
 @dataclass(frozen=True)
 class Piece:
-    """One block or comment: ``kind`` is a language, ``setup`` or ``check``; ``skipped`` is why it is not run, or "" ."""
+    """One block or comment. ``kind`` is a language, ``setup`` or ``check``; ``skipped`` says why it is not run, or is empty."""
 
     page: str
     line: int
@@ -45,7 +45,7 @@ class Piece:
 
 
 def pages() -> list[Path]:
-    """README, and every page below docs and examples."""
+    """README and every page under docs and examples."""
     return [
         PROJECT / "README.md",
         *sorted((PROJECT / "docs").rglob("*.md")),
@@ -74,13 +74,13 @@ def everything() -> list[Piece]:
 
 
 def commands(block: str) -> list[str]:
-    """The commands of a ``sh`` block: continued lines joined, comments and empty lines left out."""
+    """The commands of a ``sh`` block, with continued lines joined, and without comments and empty lines."""
     lines = re.sub(r"\\\n\s*", " ", block).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def session(block: str) -> list[tuple[str, str]]:
-    """The commands of a ``console`` block, each with what it prints."""
+    """The commands of a ``console`` block, each with its expected output."""
     steps: list[tuple[str, list[str]]] = []
     for line in re.sub(r"\\\n\s*", " ", block).splitlines():
         if line.startswith("$ "):
@@ -91,5 +91,5 @@ def session(block: str) -> list[tuple[str, str]]:
 
 
 def printed(expected: str) -> re.Pattern[str]:
-    """What must be printed; ``...`` is anything."""
+    """A pattern for the expected output; ``...`` matches anything."""
     return re.compile(".*?".join(re.escape(part) for part in expected.split("...")), re.DOTALL)

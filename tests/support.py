@@ -1,6 +1,6 @@
-"""What the tests share: a private state folder, real subprocesses, and waiting for evidence.
+"""Helpers for all tests: a private state folder, real subprocesses, and waiting for evidence.
 
-Imports nothing of Django when it is imported, because it decides what the settings will read.
+Importing this module imports nothing of Django, because it sets the environment that the settings read.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import psutil
 T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parent.parent
-#: Marks every process that the tests start, however far down: it is inherited with the environment.
+#: Marks every process that the tests start, directly or not: child processes inherit the environment.
 MARK = "TASKS_DEMO_TEST_RUN"
 TOKEN = uuid.uuid4().hex
-#: Short, because Unix sockets live in it.
+#: Short, because Unix sockets are created in it.
 STATE = Path(tempfile.mkdtemp(prefix="td-"))
 BOUND_SECONDS = 30.0
 
 
 def private_environment() -> None:
-    """Make this process, and what it starts, use a state folder of its own and the embedded stack.
+    """Give this process and its children a private state folder and the embedded stack.
 
-    DATABASE_URL is left alone: it names the server on which test databases are made.
+    DATABASE_URL is kept: it names the server on which the test databases are created.
     """
     for name in list(os.environ):
         if name.startswith("TASKS_DEMO_") or name in {
@@ -51,16 +51,16 @@ def private_environment() -> None:
         }:
             del os.environ[name]
     os.environ["STATE_DIR"] = str(STATE)
-    os.environ["TASKS_DEMO_LEDGER_IN_TESTS"] = "1"  # it is one of our subjects; the fixture ``ledger`` empties it
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(STATE / "hypothesis")  # not into the tree
+    os.environ["TASKS_DEMO_LEDGER_IN_TESTS"] = "1"  # the ledger is under test; the fixture ``ledger`` empties it
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(STATE / "hypothesis")  # outside the source tree
     os.environ[MARK] = TOKEN
-    # Several hundred processes would compile the project anew.
+    # Otherwise several hundred processes would each compile the project again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 
 
 def until(evidence: Callable[[], T | None], what: str = "the evidence", seconds: float = BOUND_SECONDS) -> T:
-    """The first true answer of ``evidence``; fails, and says what was missing, when there is none within the bound."""
+    """Poll ``evidence`` and return its first true answer; fail after ``seconds``, naming what was missing."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
@@ -72,7 +72,7 @@ def until(evidence: Callable[[], T | None], what: str = "the evidence", seconds:
 
 
 def marked(token: str) -> list[psutil.Process]:
-    """The living processes, except this one, whose environment holds ``token`` as the mark; zombies are dead."""
+    """The running processes, except this one, that carry ``token`` as their mark. Zombies do not count."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -84,7 +84,7 @@ def marked(token: str) -> list[psutil.Process]:
 
 
 def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; neither a zombie nor a stranger with a reused pid does."""
+    """The processes that still run. Neither a zombie nor another process with a reused pid counts."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -94,9 +94,9 @@ def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = 15.0) -> None:
-    """Fails unless every process with this mark, and all that were ``seen``, end within the bound.
+    """Fail unless every process with this mark, and every process in ``seen``, ends within the bound.
 
-    A redis-server writes its title over its environment: it is found by having been seen, not by its mark.
+    ``seen`` is for redis-server, which overwrites its environment with its title and so loses the mark.
     """
 
     def none_left() -> bool:
@@ -110,7 +110,7 @@ def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = 1
 
 
 def describe(process: psutil.Process) -> str:
-    """The command line of a process that may end any moment."""
+    """The command line of a process that may end at any moment."""
     try:
         return " ".join(process.cmdline()) or process.name()
     except psutil.Error:
@@ -119,22 +119,24 @@ def describe(process: psutil.Process) -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     def sentence(self) -> str:
-        """What stderr says to the user; fails if a traceback is shown or nothing is said."""
+        """Return what stderr says to the user; fail on a traceback or an empty stderr."""
         assert "Traceback" not in self.err, self.err
         assert self.err.strip(), f"exit {self.code} without a word"
         return self.err
 
 
 def made_once(files: Sequence[Path], make: Callable[[], None], settings: str = "") -> None:
-    """Make these files, or copy those of the same names that were made before under the same settings (a router decides what is
-    migrated where): a migration takes a second for each database."""
+    """Create these files, or copy the ones created earlier under the same names and settings.
+
+    Each database takes a second to migrate. The settings count because a router decides what is migrated where.
+    """
     name = "-".join(file.name for file in files)
     kept = STATE / "made" / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     if kept.exists():
@@ -150,14 +152,16 @@ def made_once(files: Sequence[Path], make: Callable[[], None], settings: str = "
 
 @dataclass(frozen=True)
 class Home:
-    """A state folder with migrated databases, and the commands run in it. ``database_url`` empty: SQLite in ``state``."""
+    """A state folder with migrated databases, and the commands run in it. An empty ``database_url`` means SQLite in
+    ``state``.
+    """
 
     state: Path
     database_url: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
     def env(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The whole environment of a command here."""
+        """The whole environment of a command run here."""
         ours = {"STATE_DIR": str(self.state)}
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         if self.database_url:
@@ -181,11 +185,11 @@ class Home:
         )
 
     def manage(self, *arguments: str | bytes, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> Finished:
-        """Run ``manage.py`` with these arguments to its end."""
+        """Run ``manage.py`` with these arguments until it exits."""
         return finish(self.start(*arguments, env=env), timeout)
 
     def migrate(self) -> None:
-        """Make the tables: of the ledger, and of the shop where that has a database of its own."""
+        """Create the tables of the ledger, and of the shop if it has its own database."""
         if self.database_url:
             self._migrate()
         else:
@@ -199,7 +203,7 @@ class Home:
             assert done.code == 0, done.err
 
     def python(self, code: str, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> Finished:
-        """Run a program with Django set up."""
+        """Run a program after ``django.setup()``."""
         prelude = "import django; django.setup()\n"
         process = subprocess.Popen(
             [sys.executable, "-c", prelude + code],
@@ -214,7 +218,7 @@ class Home:
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> Finished:
-    """Wait for the end of a command; one that takes too long is killed, and that is an error."""
+    """Wait for a command to end; kill it and fail after ``timeout`` seconds."""
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -225,7 +229,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> Finished:
 
 
 class Worker:
-    """A real ``celery -A project worker``, in an environment of its choice; ready when ``start`` returns."""
+    """A real ``celery -A project worker`` with its own environment; ready when ``start`` returns."""
 
     def __init__(self, home: Home, log: Path, env: Mapping[str, str], concurrency: int = 2) -> None:
         self.log = log
@@ -259,7 +263,7 @@ class Worker:
         return bool(self._process.alive())
 
     def stop(self, seconds: float = 1.0) -> None:
-        """SIGTERM, then SIGKILL if it has not left by itself: what it had fetched then waits for the visibility timeout."""
+        """Send SIGTERM, then SIGKILL after ``seconds``. Messages it had fetched return after the visibility timeout."""
         if self._process is not None:
             self._process.stop(seconds)
 
@@ -281,7 +285,7 @@ def producer_on(redis_url: str) -> Iterator[Any]:
 
 
 def queued(redis_url: str) -> int:
-    """Messages in the default queue."""
+    """The number of messages in the default queue."""
     from tasks_demo.leases.redis_client import connect
 
     with connect(redis_url, 5.0) as client:
@@ -289,7 +293,7 @@ def queued(redis_url: str) -> int:
 
 
 def emptied(redis_url: str) -> None:
-    """Before a worker of another module starts: nothing is queued or unacknowledged."""
+    """Empty this Redis, so that no message of an earlier module is queued or unacknowledged."""
     from tasks_demo.leases.redis_client import connect
 
     with connect(redis_url, 5.0) as client:
@@ -297,7 +301,7 @@ def emptied(redis_url: str) -> None:
 
 
 def databases_of_tests() -> dict[str, str]:
-    """The environment that leads processes of our own to the test databases that pytest-django made."""
+    """The environment variables that point subprocesses to the test databases of pytest-django."""
     from django.db import connections
 
     urls = {"DATABASE_URL": database_url_of_tests()}
@@ -307,7 +311,7 @@ def databases_of_tests() -> dict[str, str]:
 
 
 def database_url_of_tests(alias: str = "default") -> str:
-    """The address of one test database."""
+    """The URL of one test database."""
     from django.db import connections
 
     known = connections[alias].settings_dict
@@ -322,7 +326,7 @@ def database_url_of_tests(alias: str = "default") -> str:
 
 @contextlib.contextmanager
 def scratch_database(name: str) -> Iterator[str]:
-    """The address of an empty database of our own: on the server of DATABASE_URL, or "" for SQLite files."""
+    """Yield the URL of an empty database on the server of DATABASE_URL, or "" for SQLite files."""
     server = os.environ.get("DATABASE_URL", "")
     if not server.startswith(("postgres://", "postgresql://")):
         yield ""
@@ -338,17 +342,17 @@ def scratch_database(name: str) -> Iterator[str]:
 
 
 def interrupt(process: subprocess.Popen[str], sign: signal.Signals) -> None:
-    """Signal the whole foreground group, as a terminal does."""
+    """Signal the whole foreground process group, as a terminal does."""
     os.killpg(process.pid, sign)
 
 
 def written(log_folder: Path, pattern: str, needle: str) -> bool:
-    """Whether one of the files that match holds the text."""
+    """Whether one of the matching files contains the text."""
     return any(needle in path.read_text(errors="replace") for path in log_folder.glob(pattern))
 
 
 def together(works: Sequence[Callable[[], T]], threads: int = 4) -> list[T]:
-    """Run independent pieces side by side; results in order, the first error raised."""
+    """Run independent calls in parallel; return the results in order, or raise the first error."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""``make wheel``: build the wheel, install it alone into a fresh environment, and run the example project's own tests there."""
+"""``make wheel``: build the wheel, install it alone in a new environment, and run the example project's tests there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHOP = PROJECT / "examples" / "bookshop"
-#: What the environment must show: the package from the wheel, and nothing that only an extra needs.
+#: Checks that the package comes from the wheel and that nothing from an extra is installed.
 LOOK = """
 import importlib.util, pathlib, sys, tasks_demo
 where = pathlib.Path(tasks_demo.__file__).resolve()
@@ -23,7 +23,7 @@ print(f"celery-delivery-semantics {tasks_demo.__version__} from {where.parent.pa
 
 
 def main() -> int:
-    """Exit 0: all of it passed. Stops at the first command that fails."""
+    """Return 0 if everything passed; stop at the first command that fails."""
     with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
         python = str(Path(folder) / "venv/bin/python")
         uv = [sys.executable, "-m", "uv"]

@@ -1,4 +1,4 @@
-"""Fixtures of the example project, for every module here."""
+"""Fixtures for the example project, shared by all integration tests."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ __all__ = ["any_broker", "no_task_elsewhere", "rabbitmq", "stranger"]
 
 @pytest.fixture
 def no_task_elsewhere() -> Iterator[None]:
-    """Other modules register tasks whose records are on an alias that has no tables of ours; here they are not known."""
+    """Hide tasks of other modules whose records are on an alias without our tables."""
     from celery import current_app
 
     elsewhere = {name: task for name, task in current_app.tasks.items() if getattr(task, "using", None)}

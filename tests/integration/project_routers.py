@@ -1,4 +1,4 @@
-"""Routers of databases and tasks, and books, of projects that are not ours."""
+"""Database routers, task routers and books of projects other than this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks_demo.ledger.books import ModelBooks
 
 
 class ReadsFromAReplica:
-    """Everything is written to ``default`` and read from ``replica``, which lags: here it is never told anything."""
+    """Writes to ``default`` and reads from ``replica``, which lags: here it never receives anything."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "replica"
@@ -21,7 +21,7 @@ class ReadsFromAReplica:
 
 
 class SomeModelsElsewhere:
-    """As a project has it that moves the tables that grow: these to ``ops``, and the rest of their apps stays."""
+    """Moves the models that grow to ``ops`` and keeps the other models of their apps."""
 
     moved = frozenset({"tally", "parked", "inboxentry"})
 
@@ -32,19 +32,19 @@ class SomeModelsElsewhere:
 
 
 def takes_no_copy(name: str, args: Any, kwargs: Any, options: Any, **_: Any) -> None:
-    """Of ``task_routes``: what was deferred cannot be published."""
+    """A ``task_routes`` function that makes every deferred copy fail to publish."""
     if "tasks_demo_deferrals" in (options.get("headers") or {}):
         raise OSError("no room for a copy")
 
 
 class Payments(ModelBooks):
-    """The bookshop's payments."""
+    """Books over the bookshop's payments."""
 
     model, operation = "orders.Payment", "order_id"
 
 
 class RecordsElsewhere:
-    """The patterns' records in the database ``records``."""
+    """Sends the patterns' records to the database ``records``."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str | None:
         return "records" if model._meta.app_label == "tasks_demo_records" else None

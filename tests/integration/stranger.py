@@ -1,8 +1,9 @@
-"""The project under ``examples/bookshop``, run as its owner would: real commands, real workers, databases of its own.
+"""Run the project under ``examples/bookshop`` as its owner would: real commands, real workers, its own databases.
 
-It is on SQLite files, or where DATABASE_URL names a PostgreSQL server on two databases there. The broker is a Redis of its own or
-the RabbitMQ of ``rabbitmq_server``. Programs (``python``, ``value``) are forks of one interpreter that has set Django up: a start
-takes most of a second. Fixtures: ``stranger`` (one project a module, on Redis) and ``any_broker`` (the same, once per broker).
+It uses SQLite files, or two databases on the PostgreSQL server of DATABASE_URL. Its broker is its own Redis or the RabbitMQ
+of
+``rabbitmq_server``. Programs (``python``, ``value``) are forks of one interpreter with Django set up, because a start takes
+most of a second. Fixtures: ``stranger`` (one project per module, on Redis) and ``any_broker`` (the same, once per broker).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import pytest
 from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, made_once, scratch_database, until
 
 SHOP = PROJECT / "examples" / "bookshop"
-#: Where its settings send its jobs.
+#: The queues that its settings route jobs to.
 QUEUES = ("bookshop", "bookshop-mail")
 
 
@@ -46,7 +47,7 @@ class ShopWorker(Worker):
 
     @property
     def said(self) -> str:
-        """What it has logged so far."""
+        """The log so far."""
         return self.log.read_text(errors="replace")
 
 
@@ -54,7 +55,7 @@ PRELUDE = (
     "import bookshop, django; django.setup()\n"
     "from bookshop import celery_app as app\nfrom orders import tasks\nfrom orders.models import Order, Payment\n"
 )
-#: Reads one request a line, and answers each with the exit code of the program: a fork of its own, with nothing opened before.
+#: Reads one request per line, runs it in a fork with nothing opened, and answers with the exit code.
 CONSOLE = """
 import gc, json, os, sys
 gc.freeze()  # else each fork would look through all of Django before it ends
@@ -71,7 +72,7 @@ for line in sys.stdin:
 
 
 class Console:
-    """An interpreter of the project, in an environment of its choice, that forks its programs; one at a time."""
+    """An interpreter of the project that runs programs in forks, one at a time, with its own environment."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
@@ -81,7 +82,7 @@ class Console:
         )  # fmt: skip
 
     def run(self, program: str, timeout: float) -> Finished:
-        """Run a program to its end; one that takes too long is killed, and that is an error."""
+        """Run a program until it exits; kill it and fail if it takes too long."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         out, err = (self._folder / f"{kind}-{uuid.uuid4().hex[:6]}" for kind in ("out", "err"))
@@ -97,7 +98,7 @@ class Console:
         return Finished(int(code), *said)
 
     def close(self) -> None:
-        """SIGKILL for the interpreter and the program that may still run."""
+        """SIGKILL the interpreter and any program that still runs."""
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
@@ -105,7 +106,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Stranger:
-    """The project, with its databases migrated."""
+    """The project with migrated databases."""
 
     folder: Path
     home: Home
@@ -113,15 +114,15 @@ class Stranger:
     consoles: dict[str, Console] = field(default_factory=dict)
 
     def env(self, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
-        """The environment of its processes; ``settings`` overrides Django settings, in literals."""
+        """The environment of its processes; ``settings`` overrides Django settings with Python literals."""
         return self.home.env({"BOOKSHOP_SETTINGS": repr(dict(settings))} if settings else None)
 
     def manage(self, *arguments: str, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
-        """Run its ``manage.py`` to the end."""
+        """Run its ``manage.py`` until it exits."""
         return self._run("manage.py", *arguments, settings=settings, timeout=timeout)
 
     def python(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
-        """Run a program with its Django set up and its models and tasks at hand."""
+        """Run a program with Django set up and the project's models and tasks imported."""
         env = {name: value for name, value in self.env(settings).items() if name != "PYTEST_CURRENT_TEST"}
         key = json.dumps(sorted(env.items()))
         if key not in self.consoles:
@@ -129,7 +130,7 @@ class Stranger:
         return self.consoles[key].run(PRELUDE + code, timeout)
 
     def program(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
-        """Run a program in the project's folder, with nothing prepared."""
+        """Run a program in the project's folder, with nothing imported."""
         return self._run("-c", code, settings=settings, timeout=timeout)
 
     def _run(self, *arguments: str, settings: Mapping[str, Any] | None, timeout: float) -> Finished:
@@ -140,7 +141,7 @@ class Stranger:
         return finish(process, timeout)
 
     def value(self, expression: str, *, settings: Mapping[str, Any] | None = None, before: str = "") -> Any:
-        """The value of an expression in that program, through JSON; ``before``: statements that come first."""
+        """The value of an expression in that program, passed as JSON. ``before`` holds statements to run first."""
         done = self.python(f"{before}\nimport json; print('\\n=>' + json.dumps({expression}))", settings=settings)
         assert done.code == 0, done.err
         return json.loads(done.out.rpartition("\n=>")[2])
@@ -153,7 +154,7 @@ class Stranger:
     def worker(
         self, *options: str, settings: Mapping[str, Any] | None = None, queues: str = "bookshop,bookshop-mail"
     ) -> Iterator[ShopWorker]:
-        """An ordinary worker of it; prefork with two processes unless ``options`` say otherwise."""
+        """An ordinary worker; prefork with two processes unless ``options`` say otherwise."""
         log = self.folder / f"worker-{uuid.uuid4().hex[:6]}.log"
         worker = ShopWorker(self.home, log, {"BOOKSHOP_SETTINGS": repr(dict(settings))} if settings else {})
         worker.options = ("-Q", queues, "--concurrency=2", *options)
@@ -162,7 +163,7 @@ class Stranger:
 
     @contextlib.contextmanager
     def running(self, *arguments: str, settings: Mapping[str, Any] | None = None) -> Iterator[Any]:
-        """A ``manage.py`` command that goes on, ``relay`` for one, stopped with SIGTERM afterwards."""
+        """Keep a ``manage.py`` command running, such as ``relay``; SIGTERM it afterwards."""
         from tasks_demo.demo.stack.processes import spawn
 
         log = self.folder / f"{arguments[0]}-{uuid.uuid4().hex[:6]}.log"
@@ -175,7 +176,7 @@ class Stranger:
 
 @contextlib.contextmanager
 def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Stranger]:
-    """A project of its own with empty, migrated databases; ``broker_url`` empty: its Redis is the broker too."""
+    """A new project with empty, migrated databases. With an empty ``broker_url``, its Redis is also the broker."""
     from tasks_demo.demo.stack import EmbeddedRedis
 
     name = f"shop_{uuid.uuid4().hex[:10]}"
@@ -222,7 +223,7 @@ def stranger() -> Iterator[Stranger]:
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
 def any_broker(request: pytest.FixtureRequest) -> Iterator[Stranger]:
-    """The project, once on Redis and once on RabbitMQ; leases and results stay on Redis."""
+    """The project, once on Redis and once on RabbitMQ. Leases and results stay on Redis."""
     if request.param == "redis":
         with opened() as project:
             yield project

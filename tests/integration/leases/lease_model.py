@@ -1,8 +1,8 @@
-"""The model of the lease: a clock that the test turns, a network that loses and delays, a judge of every script call.
+"""A model of the lease: a clock that the test moves, a network that loses and delays, and a judge of every script call.
 
-The scripts are the production ones but for one substitution: ``TIME`` is read from a key that the test writes. Redis
-ends a record's retention by its own clock, so here the test does it, by the model's clock, and checks that each call
-set the time to live that it should have. A mutant is a list of edits to the scripts, or a habit of the workers.
+The production scripts run with one substitution: ``TIME`` is read from a key that the test writes. Redis expires records by
+its own clock, so the test expires them by the model's clock, and checks that each call set the right time to live.
+A mutant is a list of edits to the scripts, or a wrong behaviour of the workers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LEASE_SECONDS: Final = 10.0
 RETENTION_SECONDS: Final = 3600.0
 LEASE_US: Final = 10_000_000
 RETENTION_US: Final = 3_600_000_000
-#: A request that the store has given up does not arrive later than this: long after others have had their turn.
+#: An abandoned request arrives no later than this, long after other workers have claimed.
 LATEST_US: Final = 900_000_000
-#: A lease in Redis lasts this much longer than was asked for, at most: milliseconds are rounded up twice.
+#: The most that a lease in Redis lasts beyond its requested length: milliseconds are rounded up twice.
 ROUNDING_US: Final = 2_000
 
 PREFIX: Final = "model:"
@@ -36,12 +36,12 @@ SCRIPTS: Final = ("claim", "renew", "complete", "release")
 READ_THE_TIME: Final = frozenset({"claim", "renew"})
 REAL_TIME: Final = "redis.call('TIME')"
 MODEL_TIME: Final = f"redis.call('HMGET', '{CLOCK_KEY}', 'seconds', 'microseconds')"
-#: What only a mutant reads: the clock of the worker that calls.
+#: The clock of the calling worker; only a mutant reads it.
 WORKER_TIME: Final = f"redis.call('HMGET', '{CLOCK_KEY}', 'worker_seconds', 'worker_microseconds')"
 
 
 class Invariant(StrEnum):
-    """What must hold, whatever happens."""
+    """What must always hold."""
 
     ONE_HOLDER = "at most one holder has a lease that has not ended by Redis time"
     BELIEF = "no worker believes in its lease for longer than Redis does"
@@ -67,12 +67,12 @@ class Violation(AssertionError):
 
 @dataclass(frozen=True)
 class Mutant:
-    """A protocol with a mistake in it; without arguments, the one without."""
+    """A protocol with one mistake; without arguments, the correct one."""
 
     name: str = "none"
-    #: Script, a text that occurs there once, and what replaces it.
+    #: Script name, a text that occurs in it once, and the replacement.
     edits: tuple[tuple[str, str, str], ...] = ()
-    #: Claim reads and decides first, and writes in a second step.
+    #: Claim decides in a first step and writes in a second.
     checks_then_sets: bool = False
     completes_before_the_effect: bool = False
     drops_what_is_held: bool = False
@@ -83,7 +83,7 @@ class Mutant:
 
 
 def with_model_time(name: str, source: str) -> str:
-    """The script with its one change: whose clock it reads."""
+    """The script with the model's clock substituted for ``TIME``."""
     assert source.count(REAL_TIME) == (1 if name in READ_THE_TIME else 0), name
     changed = source.replace(REAL_TIME, MODEL_TIME)
     assert "'TIME'" not in changed, f"{name}.lua reads the time in a way that the model does not know"
@@ -91,13 +91,13 @@ def with_model_time(name: str, source: str) -> str:
 
 
 def edited(source: str, old: str, new: str) -> str:
-    """One edit, which fails when the script has changed so that it would not be one any more."""
+    """Apply one edit; fail if its text does not occur exactly once."""
     assert source.count(old) == 1, f"occurs {source.count(old)} times, not once: {old}"
     return source.replace(old, new)
 
 
 def scripts_of(mutant: Mutant) -> dict[str, Script]:
-    """The scripts by name; with a claim in two steps, the second is called ``set``."""
+    """The scripts by name. When claim takes two steps, the second is called ``set``."""
     sources = {name: with_model_time(name, script(name).source) for name in SCRIPTS}
     for name, old, new in mutant.edits:
         sources[name] = edited(sources[name], old, new)
@@ -114,7 +114,7 @@ def scripts_of(mutant: Mutant) -> dict[str, Script]:
 
 @dataclass
 class Clock:
-    """Microseconds since the example began, and how far ahead of them Redis' own clock is. Stands in for ``time``."""
+    """Microseconds since the example began, and how far Redis' own clock is ahead of them. Replaces ``time``."""
 
     elapsed_us: int = 0
     ahead_us: int = 1_800_000_000_000_777
@@ -129,7 +129,7 @@ class Clock:
 
 
 class Fate(StrEnum):
-    """What becomes of one request."""
+    """What happens to one request."""
 
     ANSWERED = "answered"
     REPLY_LOST = "executed, and the reply is lost"
@@ -139,7 +139,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Link:
-    """The network during one call of the store: a fate for each request, the last for all that follow."""
+    """The network during one store call: one fate per request; the last applies to all further requests."""
 
     name: str
     fates: tuple[Fate, ...] = (Fate.ANSWERED,)
@@ -175,13 +175,13 @@ class Call:
     sha: str
     key: str
     args: tuple[Any, ...]
-    #: How far ahead the clock of the calling worker is. Nothing but a mutant asks for it.
+    #: How far the calling worker's clock is ahead; only a mutant reads it.
     worker_ahead_us: int = 0
 
 
 @dataclass
 class Grant:
-    """A lease as it was given. ``until_us``: what was promised, in Redis time."""
+    """A granted lease. ``until_us``: its promised end, in Redis time."""
 
     token: str
     fence: int
@@ -206,7 +206,7 @@ class Known:
 
 
 class Judge:
-    """Checks each executed call against what the calls before it allow. Breaches of what is not watched are let pass."""
+    """Checks each executed call against what the earlier calls allow. Ignores violations of invariants that are not watched."""
 
     def __init__(self, clock: Clock, watched: Collection[Invariant]) -> None:
         self.clock = clock
@@ -229,11 +229,11 @@ class Judge:
         return self.records.setdefault(key, Known())
 
     def forget(self, key: str) -> None:
-        """The retention has ended."""
+        """Forget the record: its retention has ended."""
         self.records.pop(key)
 
     def saw(self, call: Call, reply: list[str], record: dict[bytes, bytes], ttl_ms: int) -> None:
-        """Judge one executed call: its reply, the record after it, and the time to live that it set (negative: none)."""
+        """Judge one executed call by its reply, the record after it, and the time to live that it set (negative: none)."""
         known = self.known(call.key)
         allowed = {"claim": self._claim, "renew": self._renew, "complete": self._complete, "release": self._release}
         changed = allowed[call.name](known, call, reply)
@@ -289,7 +289,7 @@ class Judge:
         return True
 
     def _holds(self, known: Known, call: Call, reply: list[str], yes: str) -> bool:
-        """Whether the token holds the lease; the reply must say so."""
+        """Whether the token holds the lease; the reply must agree."""
         grant = known.grant
         holds = (
             grant is not None and not grant.over and [grant.token, str(grant.fence)] == [str(x) for x in call.args[:2]]
@@ -331,28 +331,28 @@ class Judge:
 
 
 class Wire:
-    """The client of the production store: executes its scripts at the model's time, or loses them, and tells the judge."""
+    """The client of the production store: runs its scripts at the model's time, or loses them, and informs the judge."""
 
     def __init__(self, client: Any, scripts: dict[str, Script], clock: Clock, judge: Judge) -> None:
         self.client = client
         self.clock = clock
         self.judge = judge
         self.link = FINE
-        #: With the time from which on they cannot arrive any more.
+        #: Lost calls, each with the time after which it can no longer arrive.
         self.late: list[tuple[int, Call]] = []
         self.worker_ahead_us = 0
-        #: Happens once, while the next request is on its way; in a claim of two steps, between them.
+        #: Runs once, while the next request is on its way; with a two-step claim, between the steps.
         self.meanwhile: Callable[[], object] | None = None
         self._names = {lua.sha: name for name, lua in scripts.items()}
         self._set = scripts.get("set")
         self._fates = list(FINE.fates)
 
     def use(self, link: Link, worker_ahead_us: int) -> None:
-        """The network of the next call."""
+        """Set the network of the next call."""
         self.link, self._fates, self.worker_ahead_us = link, list(link.fates), worker_ahead_us
 
     def evalsha(self, sha: str, numkeys: int, key: str, *args: Any) -> Any:
-        """What the store calls."""
+        """The method that the store calls."""
         assert numkeys == 1
         call = Call(self._names[sha], sha, key, args, self.worker_ahead_us)
         link = self.link
@@ -374,7 +374,7 @@ class Wire:
         raise AssertionError("a script was not loaded")
 
     def execute(self, call: Call) -> Any:
-        """Run the script now, and judge it."""
+        """Run the script now and judge it."""
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None and self._set is None:
             meanwhile()
@@ -400,13 +400,13 @@ class Wire:
         pipe.evalsha(sha, 1, call.key, *call.args)
         pipe.hgetall(call.key)
         pipe.pttl(call.key)
-        # Redis must not end the retention by its own clock; and the next call must show that it sets it.
+        # Redis must not expire the record by its own clock, and the next call must set a time to live itself.
         pipe.persist(call.key)
         _, reply, record, ttl, _ = pipe.execute()
         return reply, record, ttl
 
     def wait(self, microseconds: int) -> None:
-        """Let time pass, and the retention end of every record whose time has come."""
+        """Advance time, and expire every record whose retention has ended."""
         self.clock.elapsed_us += microseconds
         self.late = [copy for copy in self.late if copy[0] > self.clock.elapsed_us]
         for key, known in list(self.judge.records.items()):
@@ -415,12 +415,12 @@ class Wire:
                 self.judge.forget(key)
 
     def clean_up(self) -> None:
-        """Leave no key behind."""
+        """Delete all keys."""
         self.client.delete(CLOCK_KEY, *self.judge.records)
 
 
 class JudgedMemory(MemoryLeaseStore):
-    """The store in memory, judged call by call as the scripts are. Of the network, what a caller would see of it."""
+    """The in-memory store, judged call by call like the scripts, with the network faults that a caller would see."""
 
     def __init__(self, clock: Clock, judge: Judge) -> None:
         super().__init__(Memory(clock.monotonic), PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
@@ -437,7 +437,7 @@ class JudgedMemory(MemoryLeaseStore):
         self._put(key, record)
 
     def use(self, link: Link, worker_ahead_us: int) -> None:
-        """The network of the next call."""
+        """Set the network of the next call."""
         self.link = link
 
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
@@ -489,18 +489,18 @@ class JudgedMemory(MemoryLeaseStore):
         return answer
 
     def wait(self, microseconds: int) -> None:
-        """Let time pass."""
+        """Advance time."""
         self.clock.elapsed_us += microseconds
         for key, known in list(self.judge.records.items()):
             if known.expires_us is not None and self.clock.redis_us >= known.expires_us:
                 self.judge.forget(key)
 
     def clean_up(self) -> None:
-        """Nothing outlives the example."""
+        """Does nothing: no state outlives the example."""
 
 
 def _asks_as(answer: object) -> str:
-    # Who is refused has a token of its own that nobody has seen.
+    # A refused caller has a token that nobody has seen.
     return answer.owner if isinstance(answer, Claimed) else "somebody new"
 
 

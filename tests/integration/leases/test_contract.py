@@ -1,7 +1,6 @@
-"""The lease protocol, on every implementation of it: each reply, and every rule about owner and fence.
+"""The lease protocol, on every implementation: each reply, and every rule about owner and fence.
 
-What is particular to Redis, its scripts and its connections is in ``test_redis_store``; the same protocol under a hostile
-clock and network in ``test_model``.
+``test_redis_store`` covers Redis itself, its scripts and connections; ``test_model`` covers a hostile clock and network.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ SHORT = 0.05
 
 
 class Place(Protocol):
-    """Where the records of a kind of store are, for tests that look past it."""
+    """Direct access to the records behind a kind of store."""
 
     def store(self, lease: float, retention: float, prefix: str = "t:") -> LeaseStore:
         """Another store over the same records."""
 
     def record(self, operation: str) -> dict[str, Any]:
-        """All that is known of an operation; empty: nothing."""
+        """The whole record of an operation; empty if there is none."""
 
     def remove(self, operation: str) -> None:
-        """Lose its record."""
+        """Delete its record."""
 
     def let_it_end(self, operation: str) -> None:
-        """Wait for the end of its lease."""
+        """Wait until its lease ends."""
 
 
 class InRedis:
@@ -90,7 +89,7 @@ class InMemory:
 
 @pytest.fixture(scope="module", params=[*BINARIES, "memory"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Each test has an operation of its own."""
+    """The records of one implementation; each test has its own operation."""
     if request.param == "memory":
         yield InMemory()
         return
@@ -108,13 +107,13 @@ def operation() -> str:
 
 @pytest.fixture
 def store(place: Place) -> LeaseStore:
-    """A lease of a minute: nothing expires during a test."""
+    """A store with leases of a minute: none expires during a test."""
     return place.store(60, 3600)
 
 
 @pytest.fixture
 def brief(place: Place) -> LeaseStore:
-    """Leases that end at once, on the same records."""
+    """A store over the same records whose leases end at once."""
     return place.store(SHORT, 3600)
 
 
@@ -125,7 +124,7 @@ def claimed(store: LeaseStore, operation: str, digest: str = DIGEST) -> Claimed:
 
 
 def taken_over(store: LeaseStore, operation: str) -> Claimed:
-    """A claim as soon as the lease before it has ended."""
+    """Claim as soon as the earlier lease has ended."""
     return until(lambda: reply if isinstance(reply := store.claim(operation, DIGEST), Claimed) else None)
 
 

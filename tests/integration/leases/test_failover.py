@@ -1,4 +1,4 @@
-"""Redis fails over: a real primary, a replica and a sentinel. Leases go on within seconds, by either kind of address."""
+"""Redis failover with a real primary, replica and sentinel: leases work again within seconds, with either kind of address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration.servers.redis import EMBEDDED
 from tests.support import until
 
 DIGEST = "d" * 64
-#: The sentinel waits this long before it calls a primary down, ms; then it needs a vote and a promotion.
+#: Milliseconds until the sentinel calls a primary down; the vote and the promotion come after that.
 DOWN_MS, BOUND_SECONDS = 500, 20.0
 PASSWORD = "s/cret:p@ss"
 ENCODED = "s%2Fcret%3Ap%40ss"
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 class Servers:
-    """The three, each on a port of its own."""
+    """The three servers, each on its own port."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self._stack, self._folder = stack, folder
@@ -127,7 +127,7 @@ def test_behind_sentinels_the_killed_primary_is_left_for_the_new_one(servers: Se
 
 
 def test_a_connection_that_says_not_me_is_closed(servers: Servers) -> None:
-    """What an address that moves needs: the old primary stays up as a replica, and would be asked for ever."""
+    """The old primary stays up as a replica; without the close, a client behind a moving address would keep asking it."""
     store = store_at(f"redis://:{ENCODED}@127.0.0.1:{servers.first}/0")
     assert claims(store, "before")
     old = servers.client(servers.first)

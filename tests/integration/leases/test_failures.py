@@ -1,4 +1,4 @@
-"""Whatever goes wrong between the store and a believable answer is LeaseStoreUnavailable, and the record stays sound."""
+"""Every failure short of a believable answer raises LeaseStoreUnavailable, and the record stays consistent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claimed(store: RedisLeaseStore, operation: str = "order") -> Claimed:
 
 
 class Wire:
-    """A Unix socket in front of Redis that can lose or garble the replies of its next connections."""
+    """A Unix socket in front of Redis that can lose or corrupt the replies on its next connections."""
 
     def __init__(self, path: Path, behind: Path) -> None:
         self.url = f"unix://{path}"
@@ -181,7 +181,7 @@ def test_redis_is_down(own_redis: RedisServer) -> None:
 
 def test_redis_hangs_for_two_timeouts_at_most(own_redis: RedisServer) -> None:
     admin, store = own_redis.client(), store_at(own_redis.url, timeout=0.2)
-    claimed(store_at(own_redis.url), "before")  # Redis knows the script now; asked with time enough
+    claimed(store_at(own_redis.url), "before")  # load the script into Redis with a long timeout
     admin.config_resetstat()
     os.kill(own_redis.pid, signal.SIGSTOP)
     try:
@@ -191,7 +191,7 @@ def test_redis_hangs_for_two_timeouts_at_most(own_redis: RedisServer) -> None:
         assert 0.4 <= time.monotonic() - before < 10
     finally:
         os.kill(own_redis.pid, signal.SIGCONT)
-    # Both copies were still executed when Redis went on: held by a token that nobody knows, as documented.
+    # Redis still executed both copies, so an unknown token holds the lease, as documented.
     assert isinstance(until(lambda: store_at(own_redis.url).claim("order", DIGEST)), Held)
     assert admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 3, "two copies, and the question just asked"
 
@@ -226,7 +226,7 @@ def test_records_survive_a_killed_redis_with_an_append_only_file(own_redis: Redi
     assert store.release(given_back)
     own_redis.kill()
     own_redis.start()
-    # The scripts are gone with the server; the store loads them again.
+    # The scripts are lost with the server; the store loads them again.
     assert store.claim("done", DIGEST) == Completed('"result"')
     assert isinstance(store.claim("running", DIGEST), Held)
     assert store.renew(running) is not None
@@ -315,7 +315,7 @@ def test_a_record_that_lacks_a_field_is_damaged(own_redis: RedisServer, field: s
 
 
 def _two_free_ports() -> int:
-    """A port whose cluster bus port (10000 above it) is free too."""
+    """Ports whose cluster bus ports (10000 higher) are free too."""
     while True:
         with socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", 0))
@@ -411,7 +411,7 @@ def test_a_connection_that_redis_has_closed_costs_no_question(own_redis: RedisSe
 def test_a_long_outage_is_over_when_redis_is_back(short_folder: Path) -> None:
     server = RedisServer(short_folder)
     store = store_at(server.url)
-    for _ in range(150):  # more than a pool of redis-py has connections
+    for _ in range(150):  # more than the connections in a redis-py pool
         with pytest.raises(LeaseStoreUnavailable):
             store.claim("order", DIGEST)
     with server:

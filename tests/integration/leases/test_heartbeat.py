@@ -1,4 +1,4 @@
-"""The heartbeat with real leases on a real Redis: keeps them, lets go of them, and says so."""
+"""The heartbeat on a real Redis: it renews leases, stops renewing them, and reports a loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FOR_EVER = 3600.0
 
 @pytest.fixture
 def server(short_folder: Path) -> Iterator[RedisServer]:
-    # A disk that is slow to sync must not cost a lease.
+    # A slow disk sync must not cost a lease.
     with RedisServer(short_folder, EMBEDDED, "--appendfsync", "everysec") as started:
         yield started
 
@@ -50,7 +50,7 @@ def claimed(store: RedisLeaseStore, operation: str = "order") -> Claimed:
 
 
 def ends_at(server: RedisServer, operation: str = "order") -> float:
-    """The end of the lease as Redis has it, seconds of Redis time."""
+    """The end of the lease according to Redis, in seconds of Redis time."""
     value = server.client().hget(record_key("t:", operation), "deadline")
     assert isinstance(value, bytes)
     return int(value) / 1000
@@ -100,7 +100,7 @@ def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
         assert time.monotonic() >= claim.deadline - 2.4 + 3
         with pytest.raises(LeaseLost, match="cap of 3 s "):
             lease.check()
-        # Inside the block: it is the cap that lets go, not the end of the block.
+        # Inside the block: the cap must end the renewals, not the end of the block.
         until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
 
 
@@ -118,12 +118,12 @@ def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisSe
         lease.check()
         server.client().hset(record_key("t:", "order"), "owner", "somebody else")
         until(lambda: lease.lost)
-        with pytest.raises(LeaseLost, match="took it over"):  # it was the renewal that told, not the deadline
+        with pytest.raises(LeaseLost, match="took it over"):  # the renewal reported the loss, not the deadline
             lease.check()
 
 
 def test_a_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    server.client().config_set("appendfsync", "always")  # it is killed: the record must be on disk
+    server.client().config_set("appendfsync", "always")  # the server is killed: the record must be on disk
     store = store_at(server, 9)
     with hold(store, claimed(store), FOR_EVER) as lease:
         end = ends_at(server)
@@ -143,7 +143,7 @@ def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: 
             until(lambda: lease.lost, seconds=3)
             with pytest.raises(LeaseLost, match="not renewed before it ended"):
                 lease.check()
-        # Nobody has claimed, so Redis would still renew for this token; the task has been told otherwise.
+        # Nobody else has claimed, so Redis would still renew this token; but the task already knows that its lease is lost.
         assert patient.renew(claim) is not None
         lease.renew()
         assert lease.lost
@@ -152,7 +152,7 @@ def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: 
 def test_the_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer) -> None:
     store = store_at(server, 0.6, timeout=5)
     with hold(store, claimed(store), FOR_EVER) as lease, paused(server.pid):
-        # The renewal under way waits 5 seconds for its reply; check() does not.
+        # The renewal in progress waits 5 seconds for its reply; check() does not.
         until(lambda: lease.lost, seconds=3)
 
 
@@ -160,7 +160,7 @@ def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) 
     with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
         slow = store_at(hung, 4.5, timeout=0.3)
         good = store_at(server, 3)
-        # Twelve timeouts in a row take 3.6 s: more than the length of the good lease.
+        # Twelve timeouts in a row take 3.6 s, longer than the good lease lasts.
         patient = store_at(hung, 4.5)
         leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(12)]
         try:
@@ -173,7 +173,7 @@ def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) 
 
 
 class Broken(RedisLeaseStore):
-    """A store with a mistake in it."""
+    """A store with a bug."""
 
     def renew(self, claimed: Claimed) -> float | None:
         raise ZeroDivisionError("a mistake")
@@ -252,7 +252,7 @@ def holder(server: RedisServer, script: str) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        # The whole group, while its leader is not yet reaped: a forked child that hangs must not outlive the test.
+        # Kill the whole group before its leader is reaped: a forked child that hangs must not outlive the test.
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -260,7 +260,7 @@ def holder(server: RedisServer, script: str) -> Iterator[subprocess.Popen[bytes]
 
 def line(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
-    # Unbuffered: what select does not see has not been said.
+    # Unbuffered, so that select sees everything that was written.
     assert select.select([process.stdout], [], [], 15)[0], "the process said nothing for 15 seconds"
     return process.stdout.readline().decode().strip()
 
@@ -290,7 +290,7 @@ def test_a_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: 
             mine = until(lambda: reply if isinstance(reply := store.claim("order", DIGEST), Claimed) else None)
         tell(process)
         assert line(process).startswith("lost: The lease on 'order' is lost")
-        # The new holder is not disturbed by what the old one does after it woke.
+        # The old holder does not affect the new one after waking.
         assert store.renew(mine) is not None
         tell(process)
         assert line(process).startswith("lost")

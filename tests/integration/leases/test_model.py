@@ -1,8 +1,8 @@
-"""The lease protocol against its invariants, on a real Redis: three workers, and a clock and a network that do their worst.
+"""Check the lease protocol against its invariants on a real Redis, with three workers and a hostile clock and network.
 
-The production store and the production scripts run; the model supplies the time (see ``lease_model``). The workers
-follow the program of ``dedup_lock`` step by step, so that any of them may pause anywhere and go on as a zombie. Then the
-same machine is let loose on protocols with one mistake each. Each of these invariants alone catches it:
+The production store and scripts run; the model supplies the time (see ``lease_model``). The workers follow the program of
+``dedup_lock`` step by step, so any of them may pause anywhere and continue as a zombie. The same machine then runs against
+protocols with one mistake each. Each of the invariants listed catches the mistake alone:
 
     renew does not ask who: STALE_TOKEN, BELIEF
     renew takes back what others have claimed since: STALE_TOKEN, ONE_HOLDER
@@ -27,9 +27,9 @@ same machine is let loose on protocols with one mistake each. Each of these inva
     a take-over does not ask whose claim is meant: ONE_HOLDER
     a claim of the dead is waited for: PROGRESS
 
-Not shown: anything about a request that arrives later than ``LATEST_US`` (that a claim so late gives its first holder nothing
-is in test_redis_store.py), about a Redis that loses the record,
-or about a clock of Redis that jumps ahead; and a search that finds nothing is no proof that there is nothing.
+Not shown: anything about a request that arrives later than ``LATEST_US`` (test_redis_store.py shows that such a late claim
+gives its first holder nothing), a Redis that loses the record, or a Redis clock that jumps ahead. A search that finds no
+violation does not prove that there is none.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ T = TypeVar("T")
 
 SEED = 1
 WORKERS = 3
-#: How far ahead the clock of each worker is; the last one is the worker that comes at the end.
+#: How far each worker's clock is ahead; the last worker is the one that runs at the end.
 SKEWS_US = (0, LEASE_US * 2, -LEASE_US * 2, 0)
 DIGEST, OTHER = "d" * 64, "e" * 64
 WAITS_US = (
@@ -105,7 +105,7 @@ WAITS_US = (
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message; the operation's arguments are its digest."""
+    """A message; its digest stands for the operation's arguments."""
 
     operation: str
     digest: str
@@ -115,20 +115,20 @@ ONE, ONE_OTHERWISE, TWO = Delivery("one", DIGEST), Delivery("one", OTHER), Deliv
 
 
 class Refused(Exception):
-    """A receiver did not take the write."""
+    """A receiver rejected the write."""
 
 
 class Receivers:
-    """Where the effects go: one receiver honours the operation key, the other the fence."""
+    """The receivers of effects: one honours the operation key, the other the fence."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.effects: dict[str, list[str]] = {}
-        #: The fence of the write that stands, and the number of the claim that wrote it, which is also what it wrote.
+        #: The fence of the current write, and the number of the claim that wrote it, which is also the value written.
         self.standing: dict[str, tuple[int, int]] = {}
 
     def effect(self, delivery: Delivery, fence: int, number: int) -> None:
-        """Both effects of one body. Raises Refused, as a body would that got a 422 or a 412."""
+        """Both effects of one body. Raises Refused, like a body that got a 422 or a 412."""
         done = self.effects.setdefault(delivery.operation, [])
         if not done:
             done.append(delivery.digest)
@@ -142,7 +142,7 @@ class Receivers:
 
 
 class Worker:
-    """Follows the program of ``dedup_lock``, one step at a time: whoever is not asked to go on is a zombie."""
+    """Follows the program of ``dedup_lock`` step by step; a worker that takes no further step is a zombie."""
 
     def __init__(self, world: World, number: int, ahead_us: int) -> None:
         self.world = world
@@ -151,7 +151,7 @@ class Worker:
         self.stop()
 
     def stop(self) -> None:
-        """Nothing in hand; also what a death leaves."""
+        """Drop everything it holds; a death leaves the same state."""
         self.delivery: Delivery | None = None
         self.lease: Claimed | None = None
         self.deadline_us = 0
@@ -182,13 +182,13 @@ class Worker:
         )
 
     def receive(self, delivery: Delivery, link: Link, over: int | None = None) -> float:
-        """Claim. Seconds that the holder has left, if the delivery was put back for that; else 0."""
+        """Claim. Returns the seconds left to the holder if the delivery was requeued for that, else 0."""
         world = self.world
         world.wire.use(link, self.ahead_us)
         try:
             reply = world.store.claim(delivery.operation, delivery.digest, self.name, over)
             if isinstance(reply, Held) and (delivery.operation, reply.fence) in world.gone:
-                # Between the two calls anything may happen: the fence names the claim that is meant.
+                # Anything may happen between the two calls; the fence identifies the claim to take over.
                 reply = world.store.claim(delivery.operation, delivery.digest, self.name, reply.fence)
         except LeaseStoreUnavailable:
             world.queue.append(delivery)
@@ -212,7 +212,7 @@ class Worker:
         self.deadline_us = round(deadline * 1e6)
 
     def renew(self, link: Link) -> None:
-        """What the heartbeat does; also by a zombie: a renewal sent in time may arrive late."""
+        """Renew as the heartbeat does, also as a zombie: a renewal sent in time may arrive late."""
         _, lease = self.holding
         self.world.wire.use(link, self.ahead_us)
         try:
@@ -225,7 +225,7 @@ class Worker:
             self._believe(deadline)
 
     def effect(self) -> None:
-        """The body. A refusal is an error of the body: the lease is given back, and the delivery ends as failed."""
+        """Run the body. A rejected write fails the body: the lease is released, and the delivery ends as failed."""
         delivery, lease = self.holding
         try:
             self.world.receivers.effect(delivery, lease.fence, self.number)
@@ -237,7 +237,7 @@ class Worker:
         self._end()
 
     def complete(self, link: Link, with_result: bool) -> None:
-        """Store the result with the marker. Not believed to have worked: the delivery goes back."""
+        """Store the result with the marker. If the store does not confirm it, the delivery is requeued."""
         _, lease = self.holding
         self.world.wire.use(link, self.ahead_us)
         try:
@@ -255,7 +255,7 @@ class Worker:
             self.stop()
 
     def fail(self, link: Link) -> None:
-        """The body raises, and asks for a retry."""
+        """The body raises and asks for a retry."""
         self._release(link)
         self.give_up()
 
@@ -265,7 +265,7 @@ class Worker:
             self.world.store.release(self.holding[1])
 
     def give_up(self) -> None:
-        """Dead, or without an answer: the broker delivers again."""
+        """Dead or without an answer: the broker redelivers."""
         self.world.queue.append(self.holding[0])
         self.stop()
 
@@ -275,7 +275,7 @@ def key_of(delivery: Delivery) -> str:
 
 
 class World:
-    """What one example happens in: the store, the broker's queue, the workers and the receivers."""
+    """The state of one example: the store, the broker's queue, the workers and the receivers."""
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ class World:
         self.receivers = Receivers(self.judge)
         self.queue: list[Delivery] = []
         self.delivered: set[Delivery] = set()
-        #: Fences of claims whose worker has died, and is known to have.
+        #: Fences of claims whose worker is known to have died.
         self.gone: set[tuple[str, int]] = set()
         self.workers = [Worker(self, number, skew) for number, skew in enumerate(SKEWS_US)]
 
@@ -307,7 +307,7 @@ class World:
         self.queue.append(delivery)
 
     def settle(self) -> None:
-        """The end: what is in flight is delivered again and done, the zombies wake, and the last copies arrive."""
+        """Finish the example: redeliver and run what is in flight, wake the zombies, deliver the last copies."""
         *paused, fresh = self.workers
         zombies = [worker for worker in paused if worker.running]
         self.queue.extend(worker.holding[0] for worker in zombies)
@@ -321,7 +321,8 @@ class World:
         for operation in sorted({delivery.operation for delivery in self.delivered}):
             effects = self.receivers.effects.get(operation, [])
             self.judge.require(Invariant.ONE_EFFECT, len(effects) == 1, f"{operation} ended with effects {effects}")
-            # After a retention gap, work under the same key with other arguments may have come first: an error is shown.
+            # After a retention gap, a job with the same key and other arguments may have run first; then this one gets an
+            # error.
             if len([delivery for delivery in self.delivered if delivery.operation == operation]) == 1:
                 completed = record_key(PREFIX, operation) in self.judge.ever_completed
                 self.judge.require(Invariant.ONE_EFFECT, completed, f"{operation} was never completed")
@@ -373,7 +374,7 @@ links = st.sampled_from(LINKS)
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Any order of steps of three workers, of the clock, of the network and of the broker."""
+    """Any order of steps of three workers, the clock, the network and the broker."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -389,7 +390,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @initialize()
     def first_delivery(self) -> None:
-        """Twice, because brokers do that."""
+        """Deliver twice, as brokers sometimes do."""
         self.world.publish(ONE)
         self.world.publish(ONE)
 
@@ -407,7 +408,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.twins() and sum(not worker.running for worker in self.world.workers[:WORKERS]) > 1)
     @rule(number=numbers)
     def receive_at_once(self, number: int) -> None:
-        """While the claim of one worker is on its way, another claims the same."""
+        """While one worker's claim is on its way, another worker claims the same operation."""
         first, second = [worker for worker in self.world.workers[:WORKERS] if not worker.running][:2]
         delivery = some(self.twins(), number)
         self.world.queue.remove(delivery)
@@ -446,7 +447,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.any(lambda worker: worker.running))
     @rule(number=numbers)
     def be_seen_dying(self, number: int) -> None:
-        """Whoever claims next on the same machine knows that the holder is gone."""
+        """The next worker to claim on the same machine knows that the holder is dead."""
         worker = self.some(number, lambda worker: worker.running)
         self.world.gone.add((worker.holding[0].operation, worker.holding[1].fence))
         worker.give_up()
@@ -454,7 +455,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.queue and self.any(lambda worker: not worker.running))
     @rule(number=numbers, message=numbers)
     def claim_over_a_claim_of_the_past(self, number: int, message: int) -> None:
-        """Between the reply that named a dead holder and the second claim another has taken over."""
+        """Another worker takes over between the reply that named a dead holder and the second claim."""
         worker = self.some(number, lambda worker: not worker.running)
         delivery = some(self.world.queue, message)
         self.world.queue.remove(delivery)
@@ -463,13 +464,13 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.queue) < 5 and self.any(lambda worker: worker.running))
     @rule(number=numbers)
     def deliver_again(self, number: int) -> None:
-        """The broker takes a slow worker for dead."""
+        """The broker takes a slow worker for dead and redelivers."""
         self.world.publish(self.some(number, lambda worker: worker.running).holding[0])
 
     @precondition(lambda self: self.any(lambda worker: worker.running) and self.any(lambda worker: not worker.running))
     @rule(number=numbers)
     def overtake(self, number: int) -> None:
-        """A worker pauses for longer than its lease, is taken for dead, and another gets its delivery."""
+        """A worker pauses for longer than its lease, is taken for dead, and another worker gets its delivery."""
         delivery, _ = self.some(number, lambda worker: worker.running).holding
         self.world.publish(delivery)
         self.world.wire.wait(LEASE_US + ROUNDING_US)
@@ -488,7 +489,9 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
     @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
     def set_the_clock_of_redis_back(self, microseconds: int) -> None:
-        """In all the steps of an example by less than the retention: more, with the record gone, is not guaranteed."""
+        """Move Redis' clock back, by less than the retention over a whole example. Beyond that, without the record, nothing
+        is guaranteed.
+        """
         self.world.clock.ahead_us -= microseconds
 
     @precondition(lambda self: self.world.wire.late)
@@ -516,7 +519,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """A server of our own that does not wait for its disk."""
+    """A client of a separate server that does not wait for its disk."""
     with (
         tempfile.TemporaryDirectory(prefix="locks-") as folder,
         RedisServer(Path(folder), EMBEDDED, "--appendonly", "no") as server,
@@ -526,9 +529,9 @@ def client() -> Iterator[Any]:
 
 
 def explore(client: Any, mutant: Mutant, watched: Collection[Invariant], examples: int, *phases: Phase) -> None:
-    """Run the machine; raises Violation. The same examples each time: they depend on the seed and on nothing else.
+    """Run the machine; raises Violation. The examples depend on the seed alone, so every run has the same ones.
 
-    ``client`` None: the store is the one in memory.
+    ``client`` None: use the in-memory store.
     """
     scripts = scripts_of(mutant)
     for lua in scripts.values():
@@ -547,7 +550,7 @@ def explore(client: Any, mutant: Mutant, watched: Collection[Invariant], example
         phases=[Phase.generate, *phases],
         report_multiple_bugs=False,
         verbosity=Verbosity.normal if mutant == Mutant() else Verbosity.quiet,
-        # How long a step takes says something about the computer and nothing about the lease.
+        # The duration of a step depends on the computer, not on the lease.
         suppress_health_check=[HealthCheck.too_slow],
     )
     with patch.object(redis_store, "script", scripts.__getitem__):
@@ -558,7 +561,7 @@ _FENCE = "fence = string.format('%.0f', math.max((tonumber(fence or '') or 0) + 
 _NOT_OWNER = "if state ~= 'claimed' or holder ~= owner or latest ~= fence then"
 _ROUNDED_UP, _NOT_ROUNDED = "now_ms + 1 + lease_ms", "now_ms + lease_ms"
 
-#: A mistake, and the invariants of which each alone catches it.
+#: Each mistake, with the invariants that each catch it alone.
 MUTANTS: dict[Mutant, tuple[Invariant, ...]] = {
     Mutant(
         "a take-over does not ask whose claim is meant",

@@ -37,13 +37,13 @@ def operation() -> str:
 
 @pytest.fixture
 def store(client: Any) -> RedisLeaseStore:
-    """A lease of a minute: nothing expires during a test."""
+    """A store with leases of a minute: none expires during a test."""
     return RedisLeaseStore(client, "t:", 60, 3600)
 
 
 @pytest.fixture
 def brief(client: Any) -> RedisLeaseStore:
-    """Leases that end at once, on the same records."""
+    """A store over the same records whose leases end at once."""
     return RedisLeaseStore(client, "t:", SHORT, 3600)
 
 
@@ -54,7 +54,7 @@ def claimed(store: RedisLeaseStore, operation: str, digest: str = DIGEST) -> Cla
 
 
 def taken_over(store: RedisLeaseStore, operation: str) -> Claimed:
-    """A claim as soon as the lease before it has ended in Redis."""
+    """Claim as soon as the earlier lease has ended in Redis."""
     return until(lambda: reply if isinstance(reply := store.claim(operation, DIGEST), Claimed) else None)
 
 
@@ -107,7 +107,7 @@ def test_release_lets_the_next_one_in_and_keeps_the_record(client: Any, store: R
 def test_the_fence_grows_although_the_clock_of_redis_was_set_back(
     client: Any, store: RedisLeaseStore, operation: str
 ) -> None:
-    # A record written when the clock was an hour ahead.
+    # A record written while the clock was an hour ahead.
     ahead = int(redis_ms(client) * 1000) + 3_600_000_000
     store.release(claimed(store, operation))
     client.hset(record_key("t:", operation), "fence", ahead)
@@ -159,7 +159,7 @@ def test_claims_that_change_nothing_do_not_prolong_the_retention(
 def test_the_same_token_asking_again_gets_the_same_answer(
     client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
 ) -> None:
-    """What happens when the reply to a claim was lost: only here is the script called past the store."""
+    """As after a lost reply to a claim. This is the only test that calls the script without the store."""
     from tasks_demo.leases.lua import script
 
     arguments = (record_key("t:", operation), "token", DIGEST, 60_000, 3_600_000, "who", "")
@@ -167,7 +167,7 @@ def test_the_same_token_asking_again_gets_the_same_answer(
     assert client.eval(script("claim").source, 1, *arguments) == first
     assert first[0] == b"claimed"
     assert record(client, operation)["attempt"] == "1"
-    # Not after somebody else had it: then the old token is a stranger.
+    # Not after somebody else held the lease: the old token is unknown then.
     client.hset(record_key("t:", operation), "deadline", 1)
     taken_over(store, operation)
     assert client.eval(script("claim").source, 1, *arguments)[0] == b"held"
@@ -228,12 +228,12 @@ def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, o
 def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
     client: Any, brief: RedisLeaseStore, operation: str
 ) -> None:
-    """The token is granted again, with a fence of its own; whoever still believes in the first one is told that it is lost."""
+    """The token is granted again with a new fence; whoever still believes in the first grant learns that it is lost."""
     first = claimed(brief, operation)
     taken_over(brief, operation)
     late = (first.owner, DIGEST, 60_000, 60_000, "", "")
     key = record_key("t:", operation)
-    # Loaded by the claims before.
+    # The earlier claims have loaded the script.
     until(lambda: client.evalsha(script("claim").sha, 1, key, *late)[0] == b"claimed")
     before = record(client, operation)
     assert before["owner"] == first.owner

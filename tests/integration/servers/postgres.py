@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, to be killed: a new cluster in a temporary folder, on a Unix socket only.
+"""A PostgreSQL server that tests may kill: a new cluster in a temporary folder, on a Unix socket only.
 
 ``python -m tests.integration.servers.postgres COMMAND ...`` runs a command with DATABASE_URL on such a server.
 """
@@ -26,7 +26,7 @@ from tests.support import until
 
 
 class PostgresServer:
-    """Survives ``kill`` (SIGKILL of every process) like a crash of the program; fsync is off, a power cut is not tested."""
+    """Survives ``kill`` (SIGKILL of every process), as after a crash. Power loss is not tested: fsync is off."""
 
     def __init__(self, folder: Path, binaries: Path) -> None:
         self._folder, self._binaries = folder, binaries
@@ -53,7 +53,7 @@ class PostgresServer:
         until(self._answers, "the start of PostgreSQL")
 
     def kill(self) -> None:
-        """SIGKILL for the server and every process of it; gone when this returns."""
+        """SIGKILL the server and all its processes; they are gone when this returns."""
         if self._process is not None:
             everyone = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
@@ -86,7 +86,7 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def own_postgres() -> Iterator[PostgresServer]:
-    """A running server; without its programs on this machine the test is skipped, but not in CI."""
+    """A running server. Without PostgreSQL on this machine the test is skipped, except in CI."""
     found = sorted(glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: int(path.split("/")[4]))
     programs = found[-1] if found else shutil.which("initdb")
     if programs is None:

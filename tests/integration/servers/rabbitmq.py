@@ -1,4 +1,4 @@
-"""A RabbitMQ node of our own, to be configured and killed: on loopback ports of its own, with an epmd of its own."""
+"""A RabbitMQ node that tests may configure and kill, with its own loopback ports and its own epmd."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RabbitServer:
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
-            # One scheduler that does not spin: this node shares two cores with the tests.
+            # One scheduler without busy waiting: the node shares two cores with the tests.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
         with open(self.folder / "out", "ab") as out:
@@ -62,24 +62,24 @@ class RabbitServer:
         until(self._answers, "an answer of RabbitMQ", 60)
 
     def kill(self) -> None:
-        """SIGKILL, and gone when this returns."""
+        """SIGKILL the node; it is gone when this returns."""
         _kill(self._process)
         self._process = None
 
     def close(self) -> None:
-        """The end: of epmd too."""
+        """Stop the node and its epmd."""
         self.kill()
         _kill(self._epmd)
         self._epmd = None
 
     def depth(self, queue: str) -> int:
-        """Messages that wait in a queue; those that a consumer holds unacknowledged are not among them."""
+        """Messages ready in a queue; unacknowledged messages do not count."""
         with amqp.Connection(f"127.0.0.1:{self.port}") as connection:
             return int(connection.channel().queue_declare(queue, passive=True).message_count)
 
     @contextlib.contextmanager
     def without(self, *queues: str) -> Iterator[None]:
-        """These queues are deleted afterwards, with what is in them."""
+        """Delete these queues and their messages afterwards."""
         yield
         with amqp.Connection(f"127.0.0.1:{self.port}") as connection:
             for queue in queues:
@@ -126,7 +126,7 @@ def _free_ports(many: int) -> list[int]:
 
 
 def rabbitmq_program() -> str:
-    """The server's own start script; without it on this machine the test is skipped, but not in CI."""
+    """The server's start script. Without it on this machine the test is skipped, except in CI."""
     found = sorted(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"))
     program = found[-1] if found else None
     if program is None or shutil.which("epmd") is None:
@@ -137,7 +137,7 @@ def rabbitmq_program() -> str:
 
 @contextlib.contextmanager
 def own_rabbitmq(config: str = "") -> Iterator[RabbitServer]:
-    """A running node with this rabbitmq.conf. Takes about 5 s to start: share it where you can."""
+    """A running node with this rabbitmq.conf. It takes about 5 s to start: share it where possible."""
     program = rabbitmq_program()
     with tempfile.TemporaryDirectory(prefix="rabbit-") as folder, RabbitServer(Path(folder), program, config) as server:
         yield server
@@ -145,7 +145,7 @@ def own_rabbitmq(config: str = "") -> Iterator[RabbitServer]:
 
 @contextlib.contextmanager
 def queue_name(server: RabbitServer) -> Iterator[str]:
-    """The name of a queue that nobody else uses; the queue is deleted afterwards."""
+    """A queue name that nobody else uses; the queue is deleted afterwards."""
     name = f"test-{secrets.token_hex(6)}"
     with server.without(name):
         yield name

@@ -1,4 +1,4 @@
-"""Real redis-servers for tests: the embedded binary, and the system's if there is one. Import what you use."""
+"""Real redis-servers for tests: the embedded binary, and the system's if there is one. Import the fixtures that you use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BINARIES = {"embedded": EMBEDDED, "system": shutil.which("redis-server")}
 
 
 class RedisServer:
-    """A redis-server on a Unix socket in a folder of its own, ended with the ``with`` block."""
+    """A redis-server on a Unix socket in its own folder, stopped at the end of the ``with`` block."""
 
     def __init__(self, folder: Path, binary: str = EMBEDDED, *options: str) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class RedisServer:
         return self._process.pid
 
     def client(self) -> Any:
-        """A client as the lock uses it; Any, because redis-py leaves half of its commands untyped."""
+        """A client as the lock uses it. Typed Any, because redis-py leaves half of its commands untyped."""
         return connect(self.url, 5)
 
     def start(self) -> None:
@@ -47,7 +47,7 @@ class RedisServer:
         until(self._answers)
 
     def kill(self) -> None:
-        """SIGKILL, and gone when this returns."""
+        """SIGKILL the server; it is gone when this returns."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -72,14 +72,14 @@ class RedisServer:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's name (sun_path holds 108 bytes)."""
+    """A folder whose path is short enough for a socket in it (sun_path holds 108 bytes)."""
     with tempfile.TemporaryDirectory(prefix="locks-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="session", params=list(BINARIES))
 def shared_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """One server for all tests that do not break it; each test uses operations of its own or empties it."""
+    """One server for all tests that do not break it; each test uses its own operations or empties it."""
     binary = BINARIES[request.param]
     if binary is None:
         pytest.skip("no redis-server on this system; the embedded one is tested")
