@@ -1,4 +1,4 @@
-"""Short lives of tasks, appended to the real ledger, for tests of screens."""
+"""Short task histories, written to the real ledger, for tests of screens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def event(kind: str, after_ms: float = 0.0, **fields: Any) -> EventData:
 
 
 def life(task_id: str, *kinds: str, pattern: str = "acks_late", operation: str = "", **fields: Any) -> list[EventData]:
-    """Events of one task, 10 ms apart; ``received`` and ``acked`` by main pid 100, the others by pool pid 101."""
+    """The events of one task, 10 ms apart. ``received`` and ``acked`` come from main pid 100, the others from pool pid 101."""
     same = {"task_id": task_id, "operation": operation or task_id, "pattern": pattern, "books": "bank", **fields}
     rows = []
     for number, kind in enumerate(kinds):
@@ -34,17 +34,17 @@ WHOLE = ("published", "received", "started", "effect_begun", "effect", "effect_d
 
 
 def ok(task_id: str, **fields: Any) -> list[EventData]:
-    """A healthy life."""
+    """A healthy task."""
     return life(task_id, *WHOLE, **fields)
 
 
 def lost(task_id: str, **fields: Any) -> list[EventData]:
-    """Published, started, never charged, and all is quiet."""
+    """Published and started, never charged; nothing is pending."""
     return life(task_id, "published", "received", "started", "settled", **fields)
 
 
 def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[EventData]:
-    """Killed after its effect by the death of main 100, delivered again to another worker, charged again."""
+    """Killed after its effect with main 100, redelivered to another worker, charged again."""
     same: dict[str, Any] = {"task_id": task_id, "operation": task_id, "pattern": pattern, "books": "bank", "run": run}
     first: dict[str, Any] = {**same, "worker": "w1@test"}
     second: dict[str, Any] = {**same, "worker": "w2@test"}
@@ -72,5 +72,5 @@ def killed(task_id: str, *, pattern: str = "acks_late", run: str = "") -> list[E
 
 
 def append(*lives: list[EventData]) -> None:
-    """Commit these lives."""
+    """Commit these histories."""
     store.append([row for rows in lives for row in rows])

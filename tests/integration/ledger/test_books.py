@@ -1,4 +1,4 @@
-"""Books: registered ones are read each for itself, from a cursor on, and nothing is called lost by books that do not know it."""
+"""Books: each is read separately, from a cursor on. Books that do not know a job never make it count as lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HERE = "tests.integration.ledger.test_books"
 
 
 class Paper(Books):
-    """Books in a list."""
+    """Books held in a list."""
 
     entries: ClassVar[list[Effect]] = []
     asked: ClassVar[list[int]] = []
@@ -148,7 +148,7 @@ def test_a_book_is_read_from_its_cursor_on_and_one_without_entries_reads_no_even
 
 
 class ReadAgain(Payments):
-    """As ModelBooks do on PostgreSQL when somebody has updated the first row."""
+    """Reads the first row again, as ModelBooks do on PostgreSQL after an update."""
 
     def resume(self, number: int, snapshot: str) -> int:
         return 0
@@ -307,7 +307,7 @@ def test_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
 
 
 def test_the_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
-    """The other process is a row of its own making: what counts is that it is there when ours is committed."""
+    """A row of this test stands for the other process: it is there when ours is committed."""
     assert record_effect("order:1", key="a") is True
     source = Event.objects.get(kind="effect").source
     recorder.note("worker", at=time.time())

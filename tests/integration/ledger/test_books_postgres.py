@@ -1,4 +1,4 @@
-"""ModelBooks on PostgreSQL: what is read again, because a row changed or a cursor was lost, is no new effect."""
+"""ModelBooks on PostgreSQL: a row read again, after a change or a lost cursor, is no new effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger on a real database: counts equal the fold of the events, whoever writes, dies, forks or fails."""
+"""The ledger on a real database: the tallies equal the fold of the events when writers die, fork or fail."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.support import PROJECT, Home, database_url_of_tests, together, until
 
 pytestmark = pytest.mark.usefixtures("ledger")
 
-#: A real process that appends batches: each has one task of its own and one that all writers share.
+#: A real process that appends batches: each has its own task and one that all writers share.
 WRITER = """
 import sys, time, uuid
 import django; django.setup()
@@ -96,7 +96,7 @@ def consistent() -> None:
 
 @pytest.fixture
 def impatient(ledger: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wait for a locked database for a moment only."""
+    """Wait only briefly for a locked database."""
     options = dict(connections.settings["default"]["OPTIONS"])
     if connection.vendor == "sqlite":
         options["timeout"] = 0.2
@@ -108,7 +108,7 @@ def impatient(ledger: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     store.close()
 
 
-# -- writers, and their deaths ------------------------------------------------------------------------------------------
+# -- writers and their deaths -------------------------------------------------------------------------------------------
 
 
 def test_tallies_equal_the_events_after_writers_in_several_processes() -> None:
@@ -145,7 +145,7 @@ def test_a_fork_writes_its_own_events_and_leaves_the_parent_s_connection_alone()
     if child == 0:
         code = 1
         try:
-            assert not recorder._waiting  # what the parent saw is the parent's to commit
+            assert not recorder._waiting  # what the parent recorded is for the parent to commit
             store.append([row("started", "child", "c:1")])
             store.close()
             code = 0
@@ -164,7 +164,7 @@ def test_a_fork_writes_its_own_events_and_leaves_the_parent_s_connection_alone()
 
 @pytest.mark.parametrize("end", ["close", "fork again"])
 def test_what_a_fork_commits_survives_that_its_parent_closes(end: str) -> None:
-    """SQLite's locks are the process's: a fork of an open connection took them for its own, and its log was deleted."""
+    """SQLite's locks belong to the process: a fork mistook its parent's for its own, and its log was deleted."""
     connection.close()  # SQLite deletes its log with the last connection only
     store.append([row("started", "parent")])
     go, gone = os.pipe()
@@ -210,7 +210,7 @@ def test_a_signal_s_handler_may_note_a_point_while_its_thread_notes_one() -> Non
 def test_rows_appended_again_after_a_failure_in_doubt_count_once() -> None:
     rows = [row("received", "t", "x:1"), row("started", "t", "x:2")]
     store.append(rows)
-    # The commit arrived, its confirmation did not: that is how the store sees it from now on.
+    # The commit arrived, but its confirmation did not.
     with pytest.raises(LedgerUnavailable):
         store.append(rows)
     store.append(rows)
@@ -285,11 +285,11 @@ def test_what_follows_the_body_is_kept_and_written_when_the_database_is_back() -
     someone = subject()
     with about(someone):
         reached(Point.EFFECT_DONE, debit=1)
-        reached(Point.RETURNED)  # raises nothing: that would undo nothing
+        reached(Point.RETURNED)  # raises nothing: an error here would undo nothing
         assert not recorder.try_flush()
     until(lambda: len(recorder._waiting) == 2, "what the thread took and could not commit either")
     mend_table()
-    reached(Point.FAILED, someone)  # does not wait: the ledger has been away
+    reached(Point.FAILED, someone)  # does not wait: the ledger has been unavailable
     kinds = Event.objects.order_by("id").values_list("kind", flat=True)
     until(lambda: list(kinds.all()) == ["effect_done", "returned", "failed", GAP], "the thread's next attempt")
     consistent()
@@ -399,7 +399,7 @@ def test_inside_an_open_transaction_of_the_task_nothing_waits_for_itself(
     someone = subject()
     began = time.monotonic()
     with about(someone), transaction.atomic():
-        # The transaction holds SQLite's only write lock.
+        # This transaction holds SQLite's only write lock.
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
         reached(Point.STARTED)
@@ -428,7 +428,7 @@ def test_a_worker_s_main_process_never_commits_on_its_event_loop(
 
     def watched(rows: list[EventData], *_: object) -> None:
         append(rows)
-        if rows:  # the thread may still be awake from an earlier test
+        if rows:  # an earlier test's thread may still be running
             threads.append(threading.current_thread().name)
 
     monkeypatch.setattr(store, "append", watched)
@@ -436,7 +436,7 @@ def test_a_worker_s_main_process_never_commits_on_its_event_loop(
     monkeypatch.setattr(recorder, "main_waits", waits)
     reached(point, subject("t"))
     until(lambda: Event.objects.filter(kind=point).exists() and threads, "the commit", 10)
-    # A server may never answer: there the thread waits for it, and whoever may wait for the thread.
+    # A server may never answer. Then the thread waits for it, and no caller waits for the thread.
     asks_itself = waits and point is not Point.RETURNED and not store.can_hang()
     by = threading.current_thread().name if asks_itself else "ledger"
     assert threads == [by]
@@ -477,7 +477,7 @@ def test_a_return_is_written_soon_without_another_start_and_write_through_does_n
 
 def test_a_pool_process_that_ends_of_its_own_writes_its_last_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "commit_soon", lambda: None)
-    monkeypatch.setattr(recorder, "patient", True)  # no thread commits here, so none is waited for
+    monkeypatch.setattr(recorder, "patient", True)  # no thread commits here, so nothing waits for one
     someone = subject()
     with about(someone):
         reached(Point.STARTED)
@@ -487,7 +487,7 @@ def test_a_pool_process_that_ends_of_its_own_writes_its_last_return(monkeypatch:
 
 
 def test_whoever_notes_a_point_does_not_wait_for_a_commit_that_waits_for_a_lock() -> None:
-    """The thread's commit may wait for the very transaction that the body is in."""
+    """The thread's commit may be waiting for the transaction that the body is in."""
     if connection.vendor != "sqlite":
         pytest.skip("PostgreSQL has more than one writer")
     with transaction.atomic():
@@ -500,7 +500,7 @@ def test_whoever_notes_a_point_does_not_wait_for_a_commit_that_waits_for_a_lock(
         with about(subject("inside")):
             reached(Point.STARTED)
             reached(Point.RETURNED)
-        # Whoever waited for that commit would come back when it has given up, after 20 s.
+        # A caller that waited for that commit would return after 20 s, when it gives up.
         assert thread.is_alive()
         assert [kept.task_id for kept in recorder._waiting] == ["inside", "inside"]
     thread.join(30)
@@ -516,7 +516,7 @@ def test_a_hostile_task_id_is_kept_as_far_as_a_database_can_and_keeps_nobody_out
         reached(Point.STARTED)
         reached(Point.RETURNED)
     with about(subject("polite")):
-        reached(Point.STARTED)  # commits the return before it, too
+        reached(Point.STARTED)  # also commits the earlier return
     kept = Tally.objects.exclude(task_id="polite").get()
     assert (kept.executions, kept.ended) == (1, 1)
     assert len(kept.task_id) <= 255
@@ -587,7 +587,7 @@ def book(operation: str, count: int = 1) -> None:
 
 @contextmanager
 def booked_in_an_open_transaction(alias: str, operation: str) -> Iterator[None]:
-    """The body of an inbox that sleeps after its effect."""
+    """The body of an inbox job that sleeps after its effect."""
     with closing(connections.create_connection(alias)) as other, other.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute(
@@ -622,7 +622,7 @@ def test_each_of_several_late_bookings_is_read_whatever_is_read_between_them(sho
             with booked_in_an_open_transaction(shop, "third"):
                 book("quick", 150)
                 assert copy("shop", Bookings()) == 300
-            assert copy("shop", Bookings()) == 1  # a late one is the newest copy now
+            assert copy("shop", Bookings()) == 1  # a late copy is the newest one now
             book("quick", 501)  # more than one batch
             assert copy("shop", Bookings()) == 501
         assert copy("shop", Bookings()) == 1
@@ -682,7 +682,7 @@ def elsewhere(ledger: None) -> Iterator[Store]:
 
 @contextmanager
 def half_written(writer: Store, rows: list[EventData]) -> Iterator[Any]:
-    """A transaction of the writer, open as long as the block."""
+    """A writer's transaction that stays open for the whole block."""
     batch = Batch(rows, writer._open())
     with closing(writer._open().connection.cursor()) as cursor:
         writer._begin_postgresql(cursor, alone=bool(batch.operations))
@@ -691,7 +691,7 @@ def half_written(writer: Store, rows: list[EventData]) -> Iterator[Any]:
 
 
 def test_a_task_heard_of_at_the_very_moment_of_its_effect_has_it(elsewhere: Store) -> None:
-    # The tally sees no effect, and is seen by nobody yet.
+    # The tally sees no effect, and nobody sees the tally yet.
     with half_written(elsewhere, [row("received", "t", operation="op")]) as cursor:
         copied = threading.Thread(target=store.append, args=([row(EFFECT, "t", operation="op")],))
         copied.start()
@@ -720,7 +720,7 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
     assert not Tally.objects.filter(task_id="t").exists()
 
 
-#: A process with a child that is killed in the middle of a transaction; the child lives on until it is told.
+#: A process with a child that is killed in the middle of a transaction; the child lives on until told to exit.
 ORPHANED = """
 import os, signal, sys, time
 import django; django.setup()
@@ -742,7 +742,7 @@ with store._open().connection.cursor() as cursor:
 def test_a_killed_process_is_not_waited_for_while_its_child_lives_on(
     elsewhere: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "LOCK_SECONDS", 5)  # less than the server's patience with an idle transaction
+    monkeypatch.setattr(store_module, "LOCK_SECONDS", 5)  # less than the server's limit for an idle transaction
     env = {**os.environ, "DATABASE_URL": database_url_of_tests(), "DJANGO_SETTINGS_MODULE": "project.settings"}
     killed = subprocess.Popen([sys.executable, "-c", ORPHANED], cwd=PROJECT, env=env, stdin=subprocess.PIPE)
     assert killed.stdin is not None
@@ -771,7 +771,7 @@ def test_two_readers_of_one_entry_count_it_once_and_neither_fails(monkeypatch: p
 
     def second(rows: list[EventData]) -> None:
         monkeypatch.setattr(store, "append", append)
-        other.append(rows)  # after this reader has looked for what is missing
+        other.append(rows)  # after this reader has looked for missing rows
         append(rows)
 
     effect = Effect(7, "t", "t", time.time())
@@ -813,7 +813,7 @@ def test_nothing_is_settled_while_an_execution_of_the_same_operation_may_go_on()
     assert settle(time.time() + 1, books="bank") == 0
     store.append([row("retried", "one", operation="op"), row("started", "one", operation="op")])
     assert settle(time.time() + 1, books="bank") == 0
-    # After the wait for an end it is taken for dead.
+    # After the maximum time to wait for an end, the worker counts as dead.
     assert settle(time.time() + 7201 + 1, books="bank") == 1
     store.append([row("failed", "one", operation="op")])
     assert settle(time.time() + 1, books="bank") == 1
@@ -843,7 +843,7 @@ def test_task_ids_that_differ_at_their_end_only_are_settled_each() -> None:
     ends = ["x", "y", "x" * 60, "x" * 142, "y" * 142]
     task_ids = [f"{'long ' * 22}pre{end}" for end in ends]
     assert [len(task_id) for task_id in task_ids] == [114, 114, 173, 255, 255]
-    # At the limit, and one that reads like the hash of another.
+    # One at the length limit, and one equal to another's hash.
     task_ids += ["z" * 112, "z" * 113, sha256(task_ids[0].encode()).hexdigest()]
     for task_id in task_ids:
         store.append([row("published", task_id, books="bank"), row("failed", task_id, books="bank")])
@@ -896,7 +896,7 @@ KILLED, AGAIN, BY_HAND = ("failed", "abandoned"), ("deferred", "requeued"), ("pu
 @pytest.mark.parametrize(
     ("events", "outcome", "verdict", "broken"),
     [
-        # What happened, in the order of time; the outcome; the verdict where nobody counts effects; whose promise is broken.
+        # (events in order of time, outcome, verdict where nobody counts effects, patterns whose promise is broken)
         ([P], "waiting", "unresolved", ""),
         ([P, R], "waiting", "unresolved", ""),
         ([P, R, S], "running", "unresolved", ""),
@@ -1054,7 +1054,7 @@ def test_the_recorder_is_armed_once() -> None:
     assert Path(PROJECT, "tasks_demo", "ledger", "sql", "append_event.sql").exists()
 
 
-# -- nothing after the start may fail for want of a record -----------------------------------------------------------------
+# -- a missing record fails nothing after the start ------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("without_table")

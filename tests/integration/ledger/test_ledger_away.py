@@ -1,4 +1,4 @@
-"""A ledger that hangs, is locked or has no tables: nobody waits for long, jobs go on, and what was missed is counted."""
+"""A ledger that hangs, is locked or has no tables: nobody waits long, jobs go on, and missed events are counted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fresh(ledger: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Somebody else has the ledger's tables, and does not let go."""
+    """Another connection locks the ledger's tables and keeps them."""
     if connection.vendor == "sqlite":
         with contextlib.closing(sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -191,7 +191,7 @@ def project() -> Iterator[Stranger]:
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """The address of a server that takes connections and never says a word."""
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"postgres://nobody@127.0.0.1:{server.getsockname()[1]}/ledger"
 

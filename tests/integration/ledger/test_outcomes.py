@@ -1,4 +1,4 @@
-"""What the ledger says of a stranger's own tasks: their names, what became of them, and the verdict by executions."""
+"""The ledger's names, outcomes and verdicts for another project's tasks; the verdict counts executions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.integration.stranger import Stranger, stranger  # noqa: F401  (a fixture)
 
-#: Columns of a tally that the cases below name.
+#: The tally columns that the cases below state.
 COLUMNS = ("task", "outcome", "verdict", "executions", "deliveries", "failed", "ended")
-#: Publishes every case before a worker is there: what is to expire has expired by then. Prints case -> task ID.
+#: Publishes every case before a worker starts, so that expiring jobs have expired by then. Prints case -> task ID.
 PUBLISH = """
 import json, datetime
 sent = {}
@@ -36,7 +36,7 @@ for case in %r:
             publish(case, {"early": a, "late": late, "pattern": index}[who], case, how)
 print("=>" + json.dumps(sent))
 """
-#: Waits until each of the task IDs has the expected columns; prints what they have in the end.
+#: Waits until each task ID has the expected columns; prints the final values.
 WATCH = """
 import json, time
 from tasks_demo.ledger.models import Tally

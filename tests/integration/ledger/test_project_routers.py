@@ -1,4 +1,6 @@
-"""Projects whose router reads elsewhere than it writes, or moves one model of an app: it works, or ``check`` names it."""
+"""Projects whose router reads from another database than it writes to, or moves one model: either it works or ``check``
+reports it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ LEDGER = (
 
 
 def databases(project: Stranger) -> dict[str, Any]:
-    """As in its settings, with a replica: a copy that was made when everything was empty, and of which nobody hears again."""
+    """The project's databases and a replica: a copy made while everything was empty and never updated."""
     known = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT")
     found: dict[str, Any] = project.value(
         f"{{a: {{k: str(d[k]) for k in {known!r} if d.get(k)}} for a, d in settings.DATABASES.items()}}",
@@ -66,7 +68,7 @@ def test_router_with_a_replica_keeps_every_promise(split: tuple[Stranger, dict[s
 
 
 def test_read_books_reads_the_database_that_is_written_to(split: tuple[Stranger, dict[str, Any]]) -> None:
-    """Of two jobs that ended, the replica knows nothing: neither the jobs, nor the payment of one, nor what was read before."""
+    """Two jobs ended. The replica has neither job, nor the payment of one, nor the cursor of the books."""
     project, settings = split
     made = (
         "import time\nfrom tasks_demo.ledger.events import EventData\nfrom tasks_demo.ledger.store import store\n"

@@ -1,4 +1,4 @@
-"""Old history leaves the ledger: tallies with their events; what is open, and effects that others count, stay."""
+"""Pruning the ledger: old tallies are deleted with their events; open jobs, and effects that others count, stay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks_demo.records.models import Parked
 pytestmark = pytest.mark.usefixtures("ledger", "no_task_elsewhere")
 DAY = 86400.0
 OLD, YOUNG = time.time() - 40 * DAY, time.time() - 5 * DAY
-#: What a job went through, and whether it may leave.
+#: The events of a job, and whether it may be deleted.
 LIVES: dict[str, tuple[list[str], str, bool]] = {
     "succeeded": (["published", "received", "started", "returned", "acked"], "", True),
     "failed": (["published", "received", "started", "failed"], "", True),

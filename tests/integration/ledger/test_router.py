@@ -1,4 +1,4 @@
-"""The ledger is where the project's router sends it."""
+"""The ledger is in the database that the project's router chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQLite as Django makes it, without WAL and without IMMEDIATE transactions, with orders, records and ledger in one file."""
+"""SQLite with Django's defaults (no WAL, no IMMEDIATE transactions), with orders, records and ledger in one file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.stranger import Stranger, opened
 from tests.support import until
 
 pytestmark = pytest.mark.skipif("DATABASE_URL" in os.environ, reason="is about SQLite's defaults")
-#: By the name of the task: the pattern of its jobs.
+#: Task names, each of another pattern.
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view", "ship")
 EACH = 40
 LOOK = (

@@ -1,4 +1,4 @@
-"""A project with USE_TZ=False and a time zone of its own: every pattern runs, and every moment is the project's local time."""
+"""A project with USE_TZ=False and its own time zone: every pattern runs, and every time is the project's local time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.integration.stranger import Stranger, opened
 from tests.support import until
 
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view", "plain", "plain_late")
-#: Every model of ours with a moment in it that the run below writes.
+#: Every model of ours with a time that the run below writes.
 MOMENTS = """
 from datetime import datetime, timedelta
 from django.db.models import DateTimeField
@@ -32,7 +32,7 @@ def off():
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Stranger]:
-    """The project without time zones, in one with summer time, after all its tasks have run."""
+    """The project without time zones, in a zone with summer time, after all its tasks have run."""
     with opened(settings={"USE_TZ": False, "TIME_ZONE": "America/New_York"}) as project:
         with project.worker() as worker, project.running("relay"):
             sent = project.python(
@@ -54,7 +54,7 @@ def local() -> Iterator[Stranger]:
                 "enqueue(tasks.plain, args=['in time'], task_id='in time too', expires=600)\n"
             )
             assert sent.code == 0, sent.err
-            # Seven tasks, three shipments and two that expire later; then the one that had expired before.
+            # Seven tasks, three shipments and two that expire later; then the one that had already expired.
             until(
                 lambda: project.value(
                     "[Payment.objects.count(), OutboxMessage.objects.get(task_id='expired').error, "

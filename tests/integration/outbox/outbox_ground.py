@@ -1,4 +1,4 @@
-"""The ground of the outbox tests: its table with real commits, a relay onto a Redis of our choice, what that Redis holds."""
+"""Helpers for the outbox tests: its table with real commits, a relay to a given Redis, and the contents of that Redis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def relay_to(url: str, **options: Any) -> Relay:
 
 @pytest.fixture
 def table(ledger: None) -> Iterator[str]:
-    """The alias of the outbox, its table and those of the other patterns empty before and after."""
+    """The alias of the outbox. Its table and those of the other patterns are empty before and after."""
     alias = router.db_for_write(OutboxMessage)
     _empty(alias)
     yield alias
@@ -39,7 +39,7 @@ def table(ledger: None) -> Iterator[str]:
 
 @pytest.fixture
 def elsewhere(table: str) -> Iterator[str]:
-    """Another alias, where the tables of the patterns are too, as for a task that declares ``using``."""
+    """Another alias with the patterns' tables, as for a task that declares ``using``."""
     alias, models = "bank", list(apps.get_app_config("tasks_demo_records").get_models())
     try:
         with connections[alias].schema_editor() as editor:
@@ -53,13 +53,13 @@ def elsewhere(table: str) -> Iterator[str]:
 
 
 def _empty(alias: str) -> None:
-    # The others' too: any test may have left some.
+    # All the tables: any test may have left rows.
     for model in (OutboxMessage, Parked, Claim, InboxEntry, Attempt, Fence):
         model._default_manager.using(alias).all().delete()
 
 
 def environment(redis_url: str, **more: str) -> dict[str, str]:
-    """Of a process on the test databases and this Redis."""
+    """The environment of a process on the test databases and this Redis."""
     env = {"DATABASE_URL": database_url_of_tests(), "REDIS_URL": redis_url, **more}
     alias = router.db_for_write(OutboxMessage)
     if alias != "default":
@@ -68,7 +68,7 @@ def environment(redis_url: str, **more: str) -> dict[str, str]:
 
 
 def messages(redis_url: str, queue: str = "celery") -> list[dict[str, Any]]:
-    """What is in the queue, oldest first; ``content`` is the decoded body."""
+    """The messages in the queue, oldest first; ``content`` is the decoded body."""
     with connect(redis_url, 5.0) as client:
         found = [json.loads(raw) for raw in reversed(client.lrange(queue, 0, -1))]
     for message in found:
@@ -78,10 +78,10 @@ def messages(redis_url: str, queue: str = "celery") -> list[dict[str, Any]]:
 
 
 def copies(redis_url: str, queue: str = "celery") -> Counter[str]:
-    """How many messages each task ID has in the queue."""
+    """The number of messages in the queue for each task ID."""
     return Counter(message["headers"]["id"] for message in messages(redis_url, queue))
 
 
 def row(task_id: str) -> OutboxMessage:
-    """The message as it is now."""
+    """The message's current row."""
     return OutboxMessage.objects.get(task_id=task_id)

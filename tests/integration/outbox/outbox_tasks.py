@@ -1,4 +1,4 @@
-"""Jobs for the worker of ``test_outbox`` (``--include``); the tests publish them by name and do not import them."""
+"""Jobs for the worker of ``test_outbox`` (``--include``). The tests publish them by name and do not import them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tasks_demo.patterns.requeue import DEFERRALS, defer
 
 def _hang() -> None:
     for _ in range(2):
-        with suppress(SoftTimeLimitExceeded):  # it takes no hint
-            time.sleep(60)  # the job's own work: longer than any limit it is given
+        with suppress(SoftTimeLimitExceeded):  # ignores the soft limit
+            time.sleep(60)  # the job's own work: longer than any of its limits
 
 
 @shared_task(name="outbox_tasks.early")

@@ -1,4 +1,4 @@
-"""A long queue is no loss, and a superfluous copy does not run: real relay and worker of a stranger's project, either broker."""
+"""A long queue is no loss, and a surplus copy does not run: real relay and worker of another project, on either broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.stranger import ShopWorker, Stranger, any_broker
 from tests.support import until
 
 __all__ = ["any_broker"]
-#: A look so early that every job here waits for ten times as long.
+#: The reconciler looks so early that every job here waits ten times as long.
 SETTINGS: dict[str, Any] = {
     "TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": 0.3,
     "TASKS_DEMO_OUTBOX_LEASE_SECONDS": 5.0,
@@ -56,7 +56,7 @@ def succeeded(worker: ShopWorker, prefix: str) -> int:
 
 
 def test_a_queue_that_is_long_makes_no_copies(any_broker: Stranger, worker: ShopWorker) -> None:
-    # 4 s of work for two processes, in a queue that is looked at after 0.3 s.
+    # 4 s of work for two processes, in a queue that the reconciler examines after 0.3 s.
     asked(
         any_broker, "1", "for n in range(80): enqueue(tasks.ship, (f'long-{n}',), {'work': 0.1}, task_id=f'long-{n}')\n"
     )

@@ -1,4 +1,4 @@
-"""The outbox: what is written with the business data, what is refused at once, and what the worker reports back."""
+"""The outbox: what it commits with the business data, what it refuses at once, and what the worker reports back."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ charge = CHARGES["outbox"]
 
 @pytest.fixture
 def queue(short: Path) -> Iterator[RedisServer]:
-    """A broker of its own; no worker takes anything away."""
+    """A separate broker; no worker consumes from it."""
     with RedisServer(short) as server:
         yield server
 
@@ -342,7 +342,7 @@ def test_what_a_relay_may_not_read_any_more_waits_and_holds_up_nobody(queue: Red
 
 
 class OutboxWorker(Worker):
-    """A worker with the jobs of ``outbox_tasks`` as well."""
+    """A worker that also has the jobs of ``outbox_tasks``."""
 
     def start(self) -> None:
         from tasks_demo.demo.stack.processes import spawn
@@ -358,7 +358,7 @@ class OutboxWorker(Worker):
 
 @pytest.fixture(scope="module")
 def worker(home: Home, redis_url: str, django_db_setup: None) -> Iterator[Worker]:
-    """On the broker of the settings; its bank is not there."""
+    """A worker on the broker of the settings; its bank is not running."""
     env = environment(redis_url, BANK_URL="http://127.0.0.1:1", TASKS_DEMO_OUTBOX_LEASE_SECONDS="50")
     with OutboxWorker(home, STATE / "outbox-worker.log", env) as running:
         yield running
@@ -381,7 +381,7 @@ def test_any_task_that_succeeds_is_marked_begun_and_ended(worker: Worker) -> Non
     assert found.started_at is not None
     assert found.finished_at is not None
     assert found.created_at <= found.started_at <= found.finished_at
-    # Begun: the next look is after the wait for an end, counted from the start.
+    # Begun: the next check is due after the maximum time to wait for an end, counted from the start.
     assert found.due_at - found.started_at == timedelta(seconds=50)
 
 
@@ -422,7 +422,7 @@ def test_a_hard_time_limit_after_which_the_message_goes_back_is_no_end(worker: W
     task_id = publish("outbox_tasks.back", **LIMITS)
     until(lambda: row(task_id).started_at, "the first start")
     first = row(task_id).started_at
-    # Started again: Celery has sent all it had to say of the first time, and the message came back.
+    # Started again: Celery has sent its last signal of the first start, and the message was redelivered.
     until(lambda: row(task_id).started_at != first, "the start of what came back")
     assert row(task_id).finished_at is None
     current_app.control.revoke(task_id, terminate=True, signal="SIGKILL", reply=True, limit=1, timeout=5)
@@ -503,7 +503,7 @@ def test_a_worker_s_broker_is_empty_afterwards(worker: Worker, redis_url: str) -
     assert worker.alive()
 
 
-# -- to look at ---------------------------------------------------------------------------------------------------------------
+# -- commands -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
@@ -571,7 +571,7 @@ def test_the_prune_command_looks_where_a_task_says_that_it_writes_and_where_it_i
 def test_the_prune_command_says_in_a_sentence_that_a_database_cannot_be_pruned(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CHARGES["inbox"], "using", alias)  # it has no such tables, or is no alias
+    monkeypatch.setattr(CHARGES["inbox"], "using", alias)  # without these tables, or not an alias
     with pytest.raises(CommandError, match=r"stopped answering \(.*\)\. Removed until then: nothing\.") as caught:
         call_command("prune")
     assert caught.value.returncode == 4
@@ -583,7 +583,7 @@ RECORDS: tuple[type[Model], ...] = (Claim, InboxEntry, OutboxMessage, Attempt, F
 
 
 def old_and_young(alias: str) -> None:
-    """A record of each kind from now and one from two hours ago."""
+    """A record of each kind from now, and one from two hours ago."""
     now = timezone.now()
     for name, moment in (("old", now - timedelta(hours=2)), ("young", now)):
         Claim.objects.using(alias).create(operation=name, task_id=name, digest="d", claimed_at=moment)
@@ -595,7 +595,7 @@ def old_and_young(alias: str) -> None:
 
 
 def left(alias: str) -> list[str]:
-    """What is left of ``old_and_young``, kind by kind."""
+    """What is left of ``old_and_young``, by kind."""
     names: list[str] = []
     for model in RECORDS:
         name = "operation" if model is Fence else "task_id"

@@ -1,4 +1,4 @@
-"""The relay and its reconciler in this process, on a real broker that is broken in every way. Processes: test_relay_processes."""
+"""The relay and its reconciler in this process, on a real broker that fails in every way. Processes: test_relay_processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def broker(short: Path) -> Iterator[RedisServer]:
 def test_what_was_popped_and_dropped_comes_back_under_the_same_id_and_the_wait_doubles(
     broker: RedisServer, settings: Any
 ) -> None:
-    """The fetch window by hand: a worker that dies between BRPOP and its record of the message leaves just this."""
+    """Reproduces the fetch window by hand: a worker that dies between BRPOP and its record of the message leaves this state."""
     settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 1.0
     task_id = enqueue(JOB, [1])
     relay = relay_to(broker.url)
@@ -61,7 +61,7 @@ def test_what_was_popped_and_dropped_comes_back_under_the_same_id_and_the_wait_d
         found = row(task_id)
         assert found.published_at is not None
         assert found.published_at >= before, "it was too early to call it lost"
-        # The wait is counted from the moment it was taken, which was between the two.
+        # The wait counts from the moment of the claim, which was between the two.
         assert before + wait <= found.due_at <= found.published_at + wait
     assert row(task_id).publications == 4
 
@@ -78,7 +78,7 @@ def published(relay: Relay) -> Any:
 
 
 def after_publishing(relay: Relay, happens: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever this relay has published a message, and before it marks it, this happens."""
+    """Run this after the relay has published a message and before it marks it."""
     publish = relay._publisher.publish
 
     def published(message: OutboxMessage) -> str:
@@ -90,7 +90,7 @@ def after_publishing(relay: Relay, happens: Callable[[], None], monkeypatch: pyt
 
 
 def begun(task_id: str, by: str) -> None:
-    """As a worker that has claimed it leaves the row, its first look due."""
+    """Leave the row as a worker that has claimed it does, with its first check due."""
     at = F("published_at")
     OutboxMessage.objects.filter(task_id=task_id).update(
         started_at=at, seen_at=at, due_at=at, started_by=by, generation=0
@@ -107,7 +107,7 @@ def test_what_was_begun_is_published_again_when_its_worker_is_dead_and_what_has_
     settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 0.5
     here = this_process("w@t")
     begun(alive, str(here))
-    begun(dead, str(replace(here, start="1")))  # the number is another process's now
+    begun(dead, str(replace(here, start="1")))  # another process has this pid now
     begun(silent, str(replace(here, where="another machine")))
     OutboxMessage.objects.filter(task_id=ended).update(finished_at=F("published_at"), due_at=F("published_at"))
     until(lambda: relay.run_once().held >= 3, "a look at all of them")
@@ -132,7 +132,7 @@ def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long
     assert tuple(row(task_id).queue for task_id in (queued, popped, side)) == places
     with broker.client() as client:
         for raw in client.lrange("celery", 0, -1):
-            if f'"{fetched}"'.encode() in raw:  # as kombu keeps what a worker has
+            if f'"{fetched}"'.encode() in raw:  # kombu's record of a message that a worker holds
                 client.hset("unacked", "tag", json.dumps([json.loads(raw), "", "celery"]))
             if f'"{queued}"'.encode() not in raw:
                 client.lrem("celery", 1, raw)
@@ -142,7 +142,7 @@ def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long
     assert (result.taken, result.published, result.again, result.held) == (5, 3, 3, 2)
     found = copies(broker.url) + copies(broker.url, "side") + copies(broker.url, "celery\x06\x166")
     assert found == Counter((popped, side, overtaken, queued))
-    settings.TASKS_DEMO_OUTBOX_LOST_SECONDS = 0.01  # Redis says that it has them: then no age is evidence
+    settings.TASKS_DEMO_OUTBOX_LOST_SECONDS = 0.01  # Redis reports that it has them: then age proves nothing
     OutboxMessage.objects.filter(task_id__in=(queued, popped)).update(due_at=F("published_at"))
     assert relay.run_once().published == 0
 
@@ -186,7 +186,7 @@ CHARGE = {"customer": "c", "amount": 5}
 
 
 def parked_once(*states: str, using: str) -> dict[str, str]:
-    """Jobs that are published and due again, each with a message in quarantine on that alias; state to task ID."""
+    """Jobs that are published and due again, each with a message in quarantine on that alias. Returns state to task ID."""
     sent = {state: enqueue(WITH_PATTERN, kwargs=CHARGE) for state in states}
     OutboxMessage.objects.update(publications=1, published_at=F("created_at"))
     for state, task_id in sent.items():
@@ -218,7 +218,7 @@ def test_what_quarantine_holds_is_asked_where_the_task_has_its_tables(
 def test_a_place_that_does_not_say_what_quarantine_holds_stops_nobody_else(
     table: str, broker: RedisServer, alias: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(WITH_PATTERN, "using", alias)  # it has no such tables, or is no alias
+    monkeypatch.setattr(WITH_PATTERN, "using", alias)  # without these tables, or not an alias
     again = enqueue(WITH_PATTERN, kwargs=CHARGE)
     plain = enqueue(JOB, [1])
     OutboxMessage.objects.update(publications=1, published_at=F("created_at"))

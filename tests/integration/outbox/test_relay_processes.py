@@ -1,4 +1,6 @@
-"""Relays, publishers, workers, brokers and databases as processes, each killed at its worst moment; on SQLite and PostgreSQL."""
+"""Relays, publishers, workers, brokers and databases as processes, each killed at its worst moment; on SQLite and
+PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ JOB, shop = {JOB!r}, router.db_for_write(OutboxMessage)
 
 
 class Place:
-    """A migrated database of its own, and the processes that work on it."""
+    """A migrated database and the processes that work on it."""
 
     def __init__(self, home: Home, server: PostgresServer | None) -> None:
         self.home = home
@@ -42,7 +44,7 @@ class Place:
         home.migrate()
 
     def sql(self, statement: str, *, ledger: bool = False) -> list[tuple[Any, ...]]:
-        """Ask the database of the outbox, or of the ledger, directly, in a transaction of its own."""
+        """Query the database of the outbox, or of the ledger, directly, in a separate transaction."""
         if self.server is not None:
             with psycopg.connect(self.home.database_url, connect_timeout=3) as connection:
                 cursor = connection.execute(statement)
@@ -55,13 +57,13 @@ class Place:
         return int(self.sql(f"SELECT count(*) FROM tasks_demo_records_outboxmessage WHERE {condition}")[0][0])  # noqa: S608
 
     def python(self, code: str, broker: RedisServer, **env: str) -> int:
-        """Run a program that has ``enqueue``; returns its code, negative for a signal."""
+        """Run a program that has ``enqueue``; returns its exit code, negative for a signal."""
         done = self.home.python(PRELUDE + code, env={"REDIS_URL": broker.url, **env})
         assert done.code <= 0, done.err
         return done.code
 
     def fill(self, count: int, start: int = 0) -> set[str]:
-        """Commit so many messages in one transaction, as ``enqueue`` would have; returns their IDs."""
+        """Commit this many messages in one transaction, as ``enqueue`` would; returns their IDs."""
         now = "CURRENT_TIMESTAMP" if self.server else "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')"
         numbers = range(start, start + count)
         rows = ",".join(
@@ -158,7 +160,7 @@ def test_a_publisher_killed_after_its_commit_has_its_job_published_and_one_kille
     done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
     assert (done.code, done.out.strip()) == (0, "1 published"), done.err
     assert copies(broker.url) == {"order-True": 1}
-    # The relay knows the task's declaration, and so the ledger the pattern and the operation.
+    # The relay knows the task's declaration, so the ledger has the pattern and the operation.
     known = place.sql("SELECT pattern, operation, publications FROM tasks_demo_tally", ledger=True)
     assert known == [("outbox", "order-17", 1)]
 
@@ -177,7 +179,7 @@ def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held
         "    if len(seen) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "lifecycle.observe(die)\n"
         "relay = Relay(batch=10)\n"
-        # Beforehand: the time for the batch is half of the wait below.
+        # Import first: the time limit of the batch is half of the wait below.
         "current_app.loader.import_default_modules()\n"
         "relay._publisher.connection().ensure_connection()\n"
         "relay.run_once()",
@@ -197,7 +199,7 @@ def test_a_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Pla
     soon = {"TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": "1"}
     first = place.fill(40)
     with RelayProcess(place, broker, **soon) as relay:
-        # By their IDs: on a slow disk the first of them are published again before the last.
+        # Compared by ID: on a slow disk the first messages are published again before the last.
         until(lambda: set(copies(broker.url)) == first, "the first messages in the queue")
         broker.kill()
         shutil.rmtree(broker.folder / "appendonlydir", ignore_errors=True)
@@ -216,8 +218,8 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     if place.server is None:
         pytest.skip("SQLite has no server to kill")
     sent = place.fill(400)
-    # 10 s: the wait for what the server took to its grave half-way through being taken. It may take longer to come back, and what
-    # was published before would then look as if nobody had begun it.
+    # 10 s: the maximum wait for messages whose claim was interrupted by the server's death. The server may take longer to
+    # restart; then messages published earlier would look as if nobody had begun them.
     arguments = ("--batch", "20", "--no-reconcile")
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
         until(lambda: queued(broker.url) >= 20, "the first batch")

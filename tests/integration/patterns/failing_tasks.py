@@ -1,4 +1,4 @@
-"""A task of each pattern, and an observer that fails once where the operation says so: ``POINT ERROR ...``."""
+"""One task per pattern, and an observer that fails once where the operation says so: ``POINT ERROR ...``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery import signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, Retry
 
-django.setup()  # the patterns have tables; a worker that finds its tasks by itself does this first
+django.setup()  # the patterns have tables; a worker that autodiscovers its tasks does this first
 
 from django.db import router, transaction  # noqa: E402
 
@@ -30,7 +30,7 @@ __all__ = ["app"]
 
 
 class Unspeakable(Exception):
-    """Cannot even be shown."""
+    """An error whose text cannot be produced."""
 
     def __str__(self) -> str:
         raise KeyError("no words")
@@ -47,7 +47,7 @@ PATTERNS = (AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox)
 
 
 def fails(event: Reached) -> None:
-    """Raise what the operation names, at the point that it names, the first time that it comes there."""
+    """Raise what the operation names, the first time that it reaches the point it names."""
     point, _, rest = event.subject.operation.partition(" ")
     error = ERRORS.get(rest.partition(" ")[0])
     if error is not None and event.point == point:
@@ -60,7 +60,7 @@ def fails(event: Reached) -> None:
 
 
 class Hostile:
-    """A result that raises when it is made text."""
+    """A result that raises when it is converted to text."""
 
     def __init__(self, error: str) -> None:
         self.error = error
@@ -75,7 +75,7 @@ class Hostile:
 
 
 def body(self: Any, *, operation: str, folder: str, result: str = "") -> Any:
-    """Write down that it runs, and announce an effect."""
+    """Record the execution and announce an effect."""
     number = _run(folder)
     _gate(folder)
     reached(Point.EFFECT_BEGUN)
@@ -84,20 +84,20 @@ def body(self: Any, *, operation: str, folder: str, result: str = "") -> Any:
 
 
 def hang(self: Any, *, operation: str, folder: str) -> None:
-    """It takes no hint."""
+    """Ignore the soft limit."""
     _run(folder)
     with suppress(SoftTimeLimitExceeded):
         _gate(folder)
     _gate(folder)
 
 
-#: A result store that nobody listens for, asked once.
+#: A result store at an address where nobody listens; one attempt.
 NO_STORE = RedisBackend(url="redis://127.0.0.1:1/0", app=app)
 NO_STORE.retry_policy = {"max_retries": 0, "interval_start": 0}  # type: ignore[attr-defined]
 
 
 class InATransaction:
-    """What a base of the project's own may do around every task."""
+    """A project's own base that wraps every task in a transaction."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with transaction.atomic(using=router.db_for_write(Attempt)):
@@ -105,7 +105,7 @@ class InATransaction:
 
 
 class WithoutAutocommit:
-    """As with ``transaction.set_autocommit(False)`` somewhere before."""
+    """A base that turns autocommit off, as ``transaction.set_autocommit(False)`` does."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         alias = router.db_for_write(Attempt)
@@ -136,7 +136,7 @@ for pattern in PATTERNS:
 
 @signals.task_prerun.connect
 def _no_threads(args: Any = None, kwargs: Any = None, **_: Any) -> None:
-    """``no threads``: this process, which has no heartbeat yet, cannot start one, the first time."""
+    """For ``no threads``: this process has no heartbeat yet, and fails once to start one."""
     if str(kwargs.get("operation")).startswith("no threads") and not (Path(kwargs["folder"]) / "threads").exists():
         (Path(kwargs["folder"]) / "threads").touch()
         heartbeat._heartbeat.forget()
@@ -148,5 +148,5 @@ def _threads(**_: Any) -> None:
     threading.stack_size(0)
 
 
-if os.environ.get("FAILED_FOLDER"):  # in the worker, not in the process that imports this to know the names
+if os.environ.get("FAILED_FOLDER"):  # in the worker, not in the process that imports this module for the names
     observe(fails)

@@ -1,4 +1,4 @@
-"""What the tests of ``inbox`` and ``claim_first`` stand on: a real worker on migrated databases."""
+"""Helpers for the tests of ``inbox`` and ``claim_first``: a real worker on migrated databases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import PROJECT, STATE, Home, Worker, emptied, producer_on, un
 
 
 class OnceWorker(Worker):
-    """A worker with the jobs of ``once_tasks`` and a queue of its own."""
+    """A worker with the jobs of ``once_tasks`` and its own queue."""
 
     queue = "once"
     module = "tests.integration.patterns.once_tasks"
@@ -39,7 +39,7 @@ class OnceWorker(Worker):
 
 
 class Ground:
-    """The worker, its databases, and a folder a test."""
+    """The worker, its databases, and a folder for each test."""
 
     def __init__(self, stack: ExitStack, home: Home, redis_url: str, log: Path, own_server: bool) -> None:
         self.redis_url = redis_url
@@ -50,13 +50,13 @@ class Ground:
         if self.postgres:
             self.home.migrate()
         self.vendor = "postgresql" if self.home.database_url else "sqlite"
-        emptied(redis_url)  # the ground before may have left what ``idle`` would wait for
-        # Without the ledger no body is to run here: what the tests count is in it.
+        emptied(redis_url)  # an earlier module may have left messages that ``idle`` would wait for
+        # No body may run without the ledger: the tests count what it holds.
         env = {"REDIS_URL": redis_url, "TASKS_DEMO_DEFER_MAX_SECONDS": "1", "TASKS_DEMO_LEDGER_REQUIRED": "1"}
         self.worker = stack.enter_context(OnceWorker(self.home, log, env, concurrency=2))
 
     def fresh(self, *, gate: bool = False) -> tuple[str, dict[str, str]]:
-        """A new operation and the arguments of a job on it, with a folder of its own; with a closed gate on demand."""
+        """A new operation and the arguments of a job on it, with its own folder and, on request, a closed gate."""
         operation = f"o{uuid.uuid4().hex}"
         folder = self.folder / operation
         folder.mkdir()
@@ -75,7 +75,7 @@ class Ground:
     def send(
         self, task: str, task_id: str = "", embed: dict[str, Any] | None = None, **kwargs: Any
     ) -> AsyncResult[Any]:
-        """Publish a job; not through apply_async, which would tell the ledger of this process. ``embed``: its workflow."""
+        """Publish a job without apply_async, which would write to this process's ledger. ``embed``: its workflow."""
         task_id = task_id or str(uuid.uuid4())
         with producer_on(self.redis_url) as producer:
             headers = {"task": task, "id": task_id, "lang": "py"}
@@ -86,7 +86,7 @@ class Ground:
         return AsyncResult(task_id, app=app)
 
     def query(self, statement: str, *values: str, ledger: bool = False) -> list[Any]:
-        """Run one statement (placeholders: %s), committed, in the business database or in the ledger's."""
+        """Run one statement (placeholders: %s) and commit it, in the business database or in the ledger's."""
         if self.home.database_url:
             with psycopg.connect(self.home.database_url, autocommit=True) as connection:
                 done = connection.execute(statement, values or None)
@@ -103,12 +103,12 @@ class Ground:
         return int(self.query(f"SELECT count(*) FROM {table} WHERE operation = %s", operation)[0][0])  # noqa: S608
 
     def points(self, task_id: str) -> list[str]:
-        """What the ledger knows of this task, in the order of its writing."""
+        """The ledger's points for this task, in the order written."""
         text = "SELECT kind FROM tasks_demo_event WHERE task_id = %s ORDER BY id"
         return [kind for (kind,) in self.query(text, task_id, ledger=True)]
 
     def idle(self) -> bool:
-        """Nothing queued, nothing unacknowledged."""
+        """Whether nothing is queued or unacknowledged."""
         with connect(self.redis_url, 5.0) as client:
             return client.llen(self.worker.queue) == 0 and client.hlen("unacked") == 0
 
@@ -116,12 +116,12 @@ class Ground:
         until(lambda: set(wanted) <= set(self.points(task_id)), f"{wanted} of {task_id}")
 
     def running(self, operation: str, times: int = 1) -> int:
-        """Wait until the body has begun that often; the process of the last."""
+        """Wait until the body has begun this many times; return the process of the last execution."""
         until(lambda: len(self.ran(operation)) >= times, f"execution {times} of {operation}")
         return self.ran(operation)[-1]
 
     def killed(self, pid: int) -> None:
-        """SIGKILL a pool process, and see it gone."""
+        """SIGKILL a pool process and wait until it is gone."""
         os.kill(pid, signal.SIGKILL)
 
         def gone() -> bool:
@@ -134,7 +134,7 @@ class Ground:
 
     @contextmanager
     def away(self, table: str, *, ledger: bool = False) -> Iterator[None]:
-        """A table that is not there for a while: the database does not take rows."""
+        """Rename a table away for the block, so that the database rejects rows."""
         self.query(f"ALTER TABLE {table} RENAME TO {table}_away", ledger=ledger)
         try:
             yield
@@ -142,13 +142,13 @@ class Ground:
             self.query(f"ALTER TABLE {table}_away RENAME TO {table}", ledger=ledger)
 
     def returned_to_the_queue(self, task_id: str) -> None:
-        """Seen by the worker a second time: it was put back and came again."""
+        """Whether the worker received it a second time: it was requeued and redelivered."""
         wanted = f"[{task_id}] received"
         until(lambda: self.worker.log.read_text(errors="replace").count(wanted) >= 2, f"another delivery of {task_id}")
 
 
 @contextmanager
 def ground_on(home: Home, redis_url: str, log: Path, *, own_server: bool) -> Iterator[Ground]:
-    """On the suite's ``home``, or on a PostgreSQL server of its own, which may be killed."""
+    """On the suite's ``home``, or on a separate PostgreSQL server that may be killed."""
     with ExitStack() as stack:
         yield Ground(stack, home, redis_url, log, own_server)

@@ -1,4 +1,4 @@
-"""Jobs for the tests of ``inbox`` and ``claim_first``: they write down that they run, wait at a gate, and misbehave on demand."""
+"""Jobs for the tests of ``inbox`` and ``claim_first``: they record each execution, wait at a gate, and misbehave on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.db import DatabaseError, connections, router, transaction
 
 from project.celery import app
 
-django.setup()  # the patterns have tables; a worker that finds its tasks by itself does this first
+django.setup()  # the patterns have tables; a worker that autodiscovers its tasks does this first
 
 from tasks_demo.core.conf import settings  # noqa: E402
 from tasks_demo.demo.shop.models import Booking  # noqa: E402
@@ -29,7 +29,7 @@ def _operation(operation: str, **_: Any) -> str:
 
 
 def _run(folder: str) -> int:
-    """Write down that a body runs here; returns the how-manieth it is."""
+    """Record that a body runs here; return the number of this execution."""
     diary = Path(folder) / "ran"
     with diary.open("a") as out:
         out.write(f"{os.getpid()}\n")
@@ -37,7 +37,7 @@ def _run(folder: str) -> int:
 
 
 def _gate(folder: str) -> None:
-    """Wait until the test opens the gate; there is none unless the test made one."""
+    """Wait until the test opens the gate, if it made one."""
     deadline, pause = time.monotonic() + 25, threading.Event()
     while (Path(folder) / "gate").exists():
         assert time.monotonic() < deadline, "the gate stayed closed"
@@ -53,7 +53,7 @@ def _gate(folder: str) -> None:
     max_retries=3,
 )
 def book(self: Any, *, operation: str, folder: str, wait: str = "after", first: str = "") -> dict[str, int]:
-    """Book once; wait ``before`` or ``after`` the booking; ``first`` is what goes wrong the first time only."""
+    """Book once; wait ``before`` or ``after`` the booking; ``first`` is what goes wrong in the first execution only."""
     return _book(self, operation, folder, wait, first)
 
 
@@ -71,7 +71,7 @@ def _book(self: Any, operation: str, folder: str, wait: str = "after", first: st
 
 @Inbox.task(bind=True, name="once.misuse", operation=_operation)
 def misuse(self: Any, *, operation: str, folder: str, how: str) -> str:
-    """Book, and do something that the pattern must not let pass."""
+    """Book, and do something that the pattern must refuse."""
     Booking.objects.create(operation=operation, task_id=self.request.id, customer="c", amount=1)
     alias = router.db_for_write(InboxEntry)
     connection = connections[alias]
@@ -108,7 +108,7 @@ def misuse(self: Any, *, operation: str, folder: str, how: str) -> str:
 
 
 class RepeatableRead(Inbox):
-    """On PostgreSQL, with every transaction at that isolation level."""
+    """On PostgreSQL, with every transaction at this isolation level."""
 
     abstract = True
 
@@ -126,13 +126,13 @@ class RepeatableRead(Inbox):
 
 @RepeatableRead.task(bind=True, name="once.book_repeatable_read", operation=_operation)
 def book_repeatable_read(self: Any, *, operation: str, folder: str) -> dict[str, int]:
-    """As ``book``."""
+    """Like ``book``."""
     return _book(self, operation, folder)
 
 
 @ClaimFirst.task(bind=True, name="once.claim", operation=_operation)
 def claim(self: Any, *, operation: str, folder: str, first: str = "") -> dict[str, int]:
-    """Write down that it runs, wait at the gate."""
+    """Record the execution and wait at the gate."""
     number = _run(folder)
     _gate(folder)
     if first:
@@ -142,19 +142,19 @@ def claim(self: Any, *, operation: str, folder: str, first: str = "") -> dict[st
 
 @ClaimFirst.task(bind=True, name="once.claim_too", operation=_operation)
 def claim_too(self: Any, *, operation: str, folder: str) -> dict[str, int]:
-    """Another task, whose work has the same name."""
+    """Another task with the same operation key."""
     return {"number": _run(folder)}
 
 
 @app.task(name="once.follow")
 def follow(before: Any, folder: str) -> None:
-    """What comes after in a chain."""
+    """The next task of a chain."""
     with (Path(folder) / "followed").open("a") as out:
         out.write(f"{before}\n")
 
 
 class Wrapped(ClaimFirst):
-    """The misuse: a transaction around the whole task."""
+    """Misuse: a transaction around the whole task."""
 
     abstract = True
 

@@ -1,4 +1,4 @@
-"""A body that ends in another way than a return or an Exception: its job has one end in each pattern, and holds on to nothing."""
+"""A body that ends neither with a return nor with an Exception: in each pattern its job ends once and releases everything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS: dict[str, Any] = {
     "TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": 0.3,
     "TASKS_DEMO_LEDGER_WRITE_THROUGH": True,
     "TASKS_DEMO_MAX_ATTEMPTS": 2,
-    # A lease that is not released would be waited for longer than any test waits.
+    # Longer than any test waits: a lease that is not released fails the test.
     "TASKS_DEMO_LEASE_SECONDS": 300.0,
 }
 ASK = """
@@ -58,7 +58,7 @@ def worker(project: Stranger) -> Iterator[ShopWorker]:
 
 
 def sent(project: Stranger, prefix: str, jobs: list[tuple[str, str]]) -> None:
-    """Into the outbox, each under its prefix, its task and how it ends; the order is an operation of its own."""
+    """Put the jobs into the outbox, each with its prefix, task and way to end; each order is a separate operation."""
     ask(project, "1", f"for name, how in {jobs!r}: enqueue(name, (f'{prefix}{{name}} {{how}}', how), "
         f"task_id=f'{prefix}{{name}} {{how}}')\n")  # fmt: skip
 
@@ -68,7 +68,7 @@ def ask(project: Stranger, expression: str, before: str = "") -> Any:
 
 
 def settled(project: Stranger, prefix: str, wanted: dict[str, list[Any]]) -> None:
-    """Wait until this is known of these jobs: Celery's main process and the ledger tell of an end a moment after its row does."""
+    """Wait for this state of the jobs: Celery's main process and the ledger report an end shortly after its row changes."""
     found: dict[str, list[Any]] = {}
 
     def known() -> bool:

@@ -1,4 +1,4 @@
-"""Calls and declarations in a project that is not ours, with a real worker: each spelling, each type, each mistake."""
+"""Calls and declarations in another project, with a real worker: each spelling, each type, each mistake."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_operation_is_computed_by_the_publisher_only(shop: Stranger, worker:
     before = f"import os\ntasks.charge_counted.delay(1, {str(log)!r}).get(timeout=30)"
     publisher = shop.value("os.getpid()", before=before)
     assert log.read_text().split() == [str(publisher)]
-    # Sent by name, without the header: once on each side.
+    # Sent by name, without the header: one execution on each side.
     before = f"import os\napp.send_task('orders.charge_counted', args=[2, {str(log)!r}]).get(timeout=30)"
     publisher = shop.value("os.getpid()", before=before)
     others = [int(pid) for pid in log.read_text().split()[1:] if int(pid) != publisher]

@@ -1,4 +1,6 @@
-"""claim_first on real workers, on SQLite and PostgreSQL: never a second execution, whatever is killed, away or sent twice."""
+"""claim_first on real workers, on SQLite and PostgreSQL: never a second execution, whatever is killed, unavailable or sent
+twice.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ def test_a_pool_process_killed_in_the_body_is_never_followed_by_another_executio
     pid = ground.running(operation)
     ground.has(sent.id, "started", "acked")
     ground.killed(pid)
-    # The broker delivers it again, as after an acknowledgement that was lost, twice; then somebody else asks for the same.
+    # The broker redelivers it twice, as after a lost acknowledgement; then another caller requests the same operation.
     for _ in range(2):
         ground.send("once.claim", task_id=sent.id, **job)
     other = ground.send("once.claim", **job)

@@ -1,4 +1,4 @@
-"""What fails beside the body: before it the delivery is requeued and runs later; after it the job is done all the same."""
+"""Failures outside the body: before it, the delivery is requeued and runs later; after it, the job is done regardless."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.patterns.once_ground import Ground, OnceWorker
 from tests.support import STATE, Home, emptied, until
 
 NAMES = [pattern.pattern for pattern in PATTERNS]
-#: A third of it is far more than a message needs to come back, and far less than the lease lasts.
+#: A third of it is far longer than a redelivery takes, and far shorter than the lease.
 LEASE_SECONDS = 30
 CLAIMING = {"claim_first", "dedup_lock"}
 BEFORE = {name: ["claimed", "started"] if name in CLAIMING else ["started"] for name in NAMES}
@@ -33,7 +33,7 @@ class FailingWorker(OnceWorker):
 
 
 class Failing(Ground):
-    """The ground of ``once_tasks`` with a worker of its own."""
+    """The environment of ``once_tasks`` with a separate worker."""
 
     def __init__(self, home: Home, redis_url: str) -> None:
         self.redis_url, self.home, self.postgres = redis_url, home, None
@@ -52,7 +52,7 @@ class Failing(Ground):
     def job(
         self, pattern: str, operation: str = "", *, gate: bool = False, **kwargs: Any
     ) -> tuple[str, AsyncResult[Any]]:
-        """Publish a job that wants a failure; the folder with its diary, and what is to come of it."""
+        """Publish a job that asks for a failure; return the folder with its diary, and the expected outcome."""
         operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
         folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
         folder.mkdir()
@@ -71,7 +71,7 @@ def ground(home: Home, redis_url: str) -> Iterator[Failing]:
     made = Failing(home, redis_url)
     with made.worker:
         yield made
-    made.query("DELETE FROM tasks_demo_records_parked")  # the home is everybody's
+    made.query("DELETE FROM tasks_demo_records_parked")  # the home is shared
 
 
 def executions(folder: str) -> int:
@@ -93,7 +93,7 @@ def test_an_observer_that_fails_before_the_body_has_the_delivery_requeued(ground
 
 @pytest.mark.parametrize("pattern", NAMES)
 def test_an_observer_that_fails_after_the_start_fails_no_job_and_loses_none(ground: Failing, pattern: str) -> None:
-    # A soft time limit that strikes in the body, be it in an observer, is the body's.
+    # A soft time limit raised during the body, even in an observer, belongs to the body.
     jobs = {
         f"{point} {error}": ground.job(pattern, f"{point} {error}")
         for point in AFTER[pattern] for error in ERRORS
@@ -193,11 +193,11 @@ def test_a_lease_whose_holder_lives_is_waited_for(ground: Failing) -> None:
     assert sent.get(timeout=20) == second.get(timeout=20) == {"number": 1}
 
 
-# -- whoever suppresses changes no outcome --------------------------------------------------------------------------------------
+# -- suppressing a delivery changes no outcome ----------------------------------------------------------------------------------
 
 
 def now(sent: AsyncResult[Any]) -> tuple[str, Any]:
-    """State and result, past the cache of the client."""
+    """State and result, without the client's cache."""
     app.backend._cache.clear()
     fresh: AsyncResult[Any] = AsyncResult(sent.id, app=app)
     return fresh.state, fresh.result
@@ -230,7 +230,7 @@ def test_a_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it
     folder, first = ground.job(pattern)
     first.get(timeout=20)
     operation = folder.rpartition("/")[2].partition("-")[0]
-    first.forget()  # as if it had been killed after its marker
+    first.forget()  # as if the first had been killed after its marker
     follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
     ground.send(f"failing.{pattern}", task_id=first.id, embed={"chain": [follow]}, operation=operation, folder=folder)
     until((Path(folder) / "followed").exists, "what follows")
@@ -336,7 +336,7 @@ def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(ground: Failing
 
 # -- the hard time limit --------------------------------------------------------------------------------------------------------
 
-#: On SQLite an inbox job that hangs has the write lock: the others would be killed before their bodies.
+#: On SQLite a hanging inbox job holds the write lock: the others would be killed before their bodies.
 LATE = [pattern.pattern for pattern in PATTERNS if pattern.acks_late and pattern.pattern != "inbox"]
 
 

@@ -1,4 +1,4 @@
-"""Fenced writes in a database: a holder that was overtaken while it slept writes nothing more."""
+"""Fenced writes in a database: a holder that lost its lease while it slept writes nothing more."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 @pytest.fixture
 def store(redis_url: str) -> RedisLeaseStore:
-    """Its leases are long enough for a busy machine."""
+    """Leases long enough for a busy machine."""
     return RedisLeaseStore(connect(redis_url, 5.0), prefix="fencing:", lease_seconds=30, retention_seconds=60)
 
 
 @pytest.fixture
 def brief(redis_url: str) -> RedisLeaseStore:
-    """Leases that end at once, on the same records."""
+    """A store over the same records whose leases end at once."""
     return RedisLeaseStore(connect(redis_url, 5.0), prefix="fencing:", lease_seconds=0.2, retention_seconds=60)
 
 
 def claim(store: RedisLeaseStore, operation: str) -> Claimed:
-    """The claim, as soon as the lease before it has ended."""
+    """Claim as soon as the earlier lease has ended."""
     reply = until(lambda: (got := store.claim(operation, "d")) and isinstance(got, Claimed) and got, "the lease", 10)
     assert isinstance(reply, Claimed)
     return reply
@@ -49,7 +49,7 @@ def claim(store: RedisLeaseStore, operation: str) -> Claimed:
 
 @contextmanager
 def body(store: RedisLeaseStore, claimed: Claimed, *, slept: bool = False) -> Iterator[None]:
-    """Inside the body of a task. ``slept``: the machine was suspended, and its monotonic clock with it."""
+    """Run inside the body of a task. ``slept``: the machine was suspended, and its monotonic clock stopped with it."""
     held = Lease(store, replace(claimed, deadline=math.inf) if slept else claimed, cap_seconds=math.inf)
     token = _lease.set(held)
     try:

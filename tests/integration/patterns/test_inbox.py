@@ -68,7 +68,7 @@ def test_if_the_first_rolls_back_the_waiting_duplicate_runs(ground: Ground) -> N
 
 
 def waits(ground: Ground) -> None:
-    """See the duplicate wait: for the row on PostgreSQL; on SQLite there is no sign but that its body has not begun."""
+    """Wait until the duplicate waits: for the row on PostgreSQL. On SQLite the only sign is that its body has not begun."""
     if ground.vendor == "postgresql":
         text = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%records_inbox%'"
         until(lambda: ground.query(text), "the waiting INSERT")
@@ -146,7 +146,7 @@ def test_the_demo_job_writes_one_booking_and_announces_its_effect(ground: Ground
 
 
 def test_a_swallowed_database_error_is_not_lost(ground: Ground) -> None:
-    """On PostgreSQL it has aborted the transaction; on SQLite it has undone the statement and nothing else."""
+    """PostgreSQL aborts the transaction after the error; SQLite undoes only the statement."""
     operation, job = ground.fresh()
     sent = ground.send("once.misuse", **job, how="swallowed")
     answer = sent.get(timeout=30, propagate=False)

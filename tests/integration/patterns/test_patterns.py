@@ -1,4 +1,4 @@
-"""The patterns on real workers: what each does with a healthy job, a double click, and ground that gives way."""
+"""The patterns on real workers: a healthy job, a double click, and failing infrastructure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tasks_demo.patterns.requeue import DEFERRALS
 from tests.support import STATE, Home, Worker, databases_of_tests, producer_on, queued, until
 
 pytestmark = pytest.mark.usefixtures("ledger")
-#: The inbox job books in our own database: test_inbox.py.
+#: Without the inbox job, which books in our own database: test_inbox.py.
 CHARGING_AT_THE_BANK = [pattern for pattern, task in CHARGES.items() if task.books == "bank"]
 
 
@@ -120,7 +120,7 @@ def test_a_double_click_is_charged_once_and_the_second_caller_gets_the_stored_re
 
 @pytest.mark.usefixtures("worker")
 def test_without_the_lock_a_double_click_is_charged_twice(books: BankClient) -> None:
-    """The control: the test above can tell the difference."""
+    """A control: the test above can tell the difference."""
     operation = key()
     kwargs = {"customer": "c", "amount": 7, "operation": operation}
     sent = [CHARGES["acks_late"].apply_async(kwargs=kwargs) for _ in range(2)]
@@ -177,11 +177,11 @@ def test_the_same_key_with_other_arguments_fails_loudly(books: BankClient) -> No
     assert [debit.amount for debit in books.debits(reference=operation)] == [7]
 
 
-# -- ground that gives way ---------------------------------------------------------------------------------------------------
+# -- failing infrastructure --------------------------------------------------------------------------------------------------
 
 
 class Ground:
-    """A worker on a broker, a lock store and a bank of its own, each of which a test may break."""
+    """A worker with its own broker, lock store and bank, each of which a test may break."""
 
     def __init__(self, stack: ExitStack, home: Home, folder: Path) -> None:
         self.broker = stack.enter_context(EmbeddedRedis(folder / "b", folder / "b.sock"))
@@ -196,13 +196,13 @@ class Ground:
             "TASKS_DEMO_REDIS_URL": self.locks.url,
             "TASKS_DEMO_LEASE_SECONDS": "10",
             "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
-            # A bank that comes back slowly has not answered, but may have the request already.
+            # A bank that is slow to restart has not answered, but may already have the request.
             "TASKS_DEMO_BANK_TIMEOUT_SECONDS": "60",
         }
         self.worker = stack.enter_context(Worker(home, folder / "worker.log", env))
 
     def send(self, pattern: str, **kwargs: Any) -> str:
-        """Publish one charge here; returns its task ID, which is its operation too."""
+        """Publish one charge; return its task ID, which is also its operation."""
         with producer_on(self.broker.url) as producer:
             job = {"customer": "c", "amount": 3, **kwargs}
             sent = CHARGES[pattern].apply_async(kwargs=job, producer=producer, ignore_result=True)
@@ -216,7 +216,7 @@ class Ground:
             client.close()
 
     def idle(self) -> bool:
-        """Nothing queued, nothing unacknowledged."""
+        """Whether nothing is queued or unacknowledged."""
         with connect(self.broker.url, 5.0) as client:
             return queued(self.broker.url) == 0 and client.hlen("unacked") == 0
 
@@ -313,12 +313,12 @@ def test_without_its_ledger_no_body_runs_and_the_message_is_requeued(ground: Gro
     try:
         before = log.read_text(errors="replace").count("received")
         with producer_on(ground.broker.url) as producer:
-            # Not through apply_async: this process has a ledger too, and it is away.
+            # Not through apply_async, because this process's ledger is unavailable too.
             task_id = str(uuid.uuid4())
             headers = {"task": CHARGES[pattern].name, "id": task_id, "lang": "py"}
             body = [[], {"customer": "c", "amount": 3}, {}]
             producer.publish(body, routing_key="celery", serializer="json", headers=headers, correlation_id=task_id)
-        # Seen twice by the worker: it was put back and came again.
+        # Received twice by the worker: it was requeued and redelivered.
         until(lambda: log.read_text(errors="replace").count("received") >= before + 2, "the second delivery")
         assert ground.charges(task_id) == 0
     finally:
@@ -345,12 +345,12 @@ def test_a_worker_whose_settings_cannot_work_puts_jobs_back_and_the_next_worker_
     with EmbeddedRedis(short / "b", short / "b.sock") as broker:
         env = {**databases_of_tests(), "REDIS_URL": broker.url, "BANK_URL": bank_url}
         if name == "TASKS_DEMO_DEFER_MAX_SECONDS":
-            env["TASKS_DEMO_REDIS_URL"] = "http://nowhere"  # how long to put back for is asked in need only
+            env["TASKS_DEMO_REDIS_URL"] = "http://nowhere"  # the delay is read only when it is needed
         with Worker(home, short / "misled.log", {**env, name: value}) as misled, producer_on(broker.url) as producer:
             job = {"customer": "c", "amount": 3}
             sent = CHARGES["dedup_lock"].apply_async(kwargs=job, producer=producer, ignore_result=True)
             has(sent.id, "deferred")
-            misled.stop(30)  # in peace: it gives back the copy that it keeps until the delay is over
+            misled.stop(30)  # time to requeue the copy that it holds until the delay has passed
         assert not Event.objects.filter(task_id=sent.id, kind__in=["failed", "started"]).exists()
         with Worker(home, short / "sound.log", env | {"TASKS_DEMO_REDIS_URL": broker.url}):
             has(sent.id, "completed", "returned")
@@ -364,7 +364,7 @@ def test_called_as_a_function_a_job_is_just_a_function(monkeypatch: pytest.Monke
     for task in CHARGES.values():
         assert task(customer="direct", amount=2)["amount"] == 2
     recorder.try_flush()
-    # Of this process: a worker of the test before may still be writing down its last return.
+    # Of this process only: a worker of an earlier test may still be recording its last return.
     assert not Event.objects.filter(pid=os.getpid()).exists()
 
 

@@ -1,4 +1,4 @@
-"""A delivery whose copy cannot be published is logged with task ID and operation, a few times a minute."""
+"""When the copy of a delivery cannot be published, the log says so with task ID and operation, a few times a minute."""
 
 from __future__ import annotations
 

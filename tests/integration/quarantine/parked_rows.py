@@ -11,12 +11,12 @@ from celery import current_app
 
 from tasks_demo.records.models import Parked
 
-#: Read by no worker.
+#: No worker consumes it.
 QUEUE = "nobody"
 
 
 def lying(note: Any = None, **fields: Any) -> Parked:
-    """A parked message whose copy no worker will be given."""
+    """A parked message whose copy goes to a queue without a consumer."""
     task_id = str(uuid.uuid4())
     options = {"task_id": task_id, "queue": QUEUE}
     copy = current_app.signature("poison.acks_late", args=["nowhere", "nothing", note], options=options)

@@ -1,6 +1,6 @@
-"""Jobs that kill whoever runs them, for workers only (``--include tests.integration.quarantine.poison``).
+"""Jobs that kill the process that runs them, for workers only (``--include tests.integration.quarantine.poison``).
 
-The tests do not import it: the system checks of a process that knows these tasks rightly complain.
+The tests do not import it: the system checks rightly reject these tasks in any process that knows them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks_demo.patterns import AcksLate, DedupLock, Inbox
 from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Attempt
 
-#: Seconds after which a message of a dead main process comes back.
+#: Seconds until the message of a dead main process is redelivered.
 app.conf.broker_transport_options = {
     "visibility_timeout": float(os.environ.get("POISON_VISIBILITY_SECONDS", "900")),
     "unacked_restore_interval": 0.5,
@@ -28,7 +28,7 @@ app.conf.broker_transport_options = {
 
 
 class Odd(Exception):
-    """What a body that misbehaves raises."""
+    """Raised by a body that misbehaves."""
 
 
 def _write(diary: str, **entry: Any) -> None:
@@ -38,7 +38,7 @@ def _write(diary: str, **entry: Any) -> None:
 
 
 def body(task: Any, diary: str, deed: str = "kill-child", note: Any = None) -> str:
-    """Write one line into the diary; then do the deed, unless a file named ``<diary>.cure`` is there."""
+    """Write one line into the diary, then misbehave, unless a file named ``<diary>.cure`` exists."""
     request = task.request
     counted = (
         Attempt.objects.filter(task_id=fit_column(request.id), retries=request.retries)
@@ -54,7 +54,7 @@ def body(task: Any, diary: str, deed: str = "kill-child", note: Any = None) -> s
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-main":
             os.kill(os.getppid(), signal.SIGKILL)
-            signal.pause()  # until the kernel takes this process too
+            signal.pause()  # until the kernel kills this process too
         case "raise":
             raise Odd("on purpose")
         case "retry":
@@ -88,13 +88,13 @@ def inbox(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> 
 
 @AcksLate.task(bind=True, name="poison.once", max_attempts=1)
 def once(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> str:
-    """Poison with a limit of its own."""
+    """Poison with its own limit."""
     return body(self, diary, deed, note)
 
 
 @AcksLate.task(bind=True, name="poison.unlimited", max_attempts=None)
 def unlimited(self: Any, diary: str, deed: str = "kill-child", note: Any = None) -> str:
-    """Poison that comes back for ever."""
+    """Poison that is redelivered without end."""
     return body(self, diary, deed, note)
 
 
@@ -104,17 +104,17 @@ def _no_key(*_: Any, **__: Any) -> str:
 
 @AcksLate.task(bind=True, name="poison.no_key", operation=_no_key)
 def no_key(self: Any, diary: str) -> None:
-    """Fails before its body, everywhere where its operation is asked for."""
+    """Fails before its body, wherever its operation is computed."""
 
 
 @AcksLate.task(name="poison.linked")
 def linked(before: str, diary: str) -> None:
-    """What follows a cured job."""
+    """The continuation of a cured job."""
     _write(diary, linked=before)
 
 
 def _die_after_parking(event: Reached) -> None:
-    """SIGKILL between the commit of the parked row and the acknowledgement, once, if the test asked for it for this message."""
+    """SIGKILL once between the commit of the parked row and the acknowledgement, if the test asked for it for this message."""
     flag = Path(os.environ.get("POISON_FLAG", ""))
     if event.point is Point.QUARANTINED and flag.is_file() and flag.read_text() == event.subject.task_id:
         flag.unlink()
@@ -122,8 +122,10 @@ def _die_after_parking(event: Reached) -> None:
 
 
 def _defer_the_second_start(event: Reached) -> None:
-    """Once a job has died that asks for it, its next start is refused, once: it is requeued, although its body did not begin."""
-    flag = Path(f"{os.environ.get('POISON_FLAG')}.{event.subject.task_id[:36]}")  # a name has room for 255 characters
+    """After a job that asks for it has died, refuse its next start once: it is requeued, although its body did not begin."""
+    flag = Path(
+        f"{os.environ.get('POISON_FLAG')}.{event.subject.task_id[:36]}"
+    )  # file names have at most 255 characters
     if event.point is Point.STARTED and flag.is_file() and flag.read_text() == "died":
         flag.write_text("deferred")
         raise OSError("as the test wants it")

@@ -1,4 +1,6 @@
-"""Poison on real workers: parked after exactly so many deaths, nothing lost on the way there or back, and the worker lives."""
+"""Poison on real workers: parked after the exact number of deaths, nothing lost when parked or requeued, and the worker
+survives.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ PATTERNS = ["acks_late", "dedup_lock"]
 
 
 def send(task: str, args: list[Any], kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
-    """Publish one of the jobs of ``poison.py``, which this process does not know, as a web process need not."""
+    """Publish one of the jobs of ``poison.py``, which this process does not import, as a web process need not."""
     return current_app.send_task(f"poison.{task}", args, kwargs, **options)
 
 
@@ -60,12 +62,12 @@ class PoisonWorker(Worker):
         name = f"--hostname=w{uuid.uuid4().hex[:6]}@t"
         self._process = spawn([*command, name], log=self.log, env=self._env, cwd=PROJECT)
         until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
-        # It may be dead again: poison that waits in the queue kills at once.
+        # It may be dead again: poison waiting in the queue kills at once.
         assert self.ready(), self.log.read_text(errors="replace")[-3000:]
 
 
 def environment(redis_url: str, **more: str) -> dict[str, str]:
-    """Of a worker on the test databases."""
+    """The environment of a worker on the test databases."""
     env = {
         "DATABASE_URL": database_url_of_tests(),
         "REDIS_URL": redis_url,
@@ -101,7 +103,7 @@ def diary(short: Path) -> Path:
 
 
 def entries(diary: Path) -> list[dict[str, Any]]:
-    """What the bodies wrote, in order; one entry per execution."""
+    """The diary lines of the bodies, in order; one per execution."""
     return [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
 
 
@@ -149,10 +151,10 @@ def test_a_poison_message_is_parked_after_exactly_so_many_deaths_and_the_worker_
 
 @pytest.mark.parametrize("deed", ["kill-main", "memory"])
 def test_deaths_of_the_main_process_are_counted_too(home: Home, redis_url: str, diary: Path, deed: str) -> None:
-    """A MemoryError in a body ends it, too: Celery raises it there again."""
+    """A MemoryError in a body also ends the main process: Celery raises it again there."""
     env = environment(redis_url, TASKS_DEMO_MAX_ATTEMPTS="2", POISON_VISIBILITY_SECONDS="1")
     worker = PoisonWorker(home, STATE / "quarantine-main.log", env, concurrency=1)
-    worker.queues = "doomed"  # no other worker is to die of it
+    worker.queues = "doomed"  # so that no other worker dies of it
     with worker:
         sent = send("acks_late", [str(diary), deed], queue="doomed")
         for deaths in (1, 2):
@@ -192,7 +194,7 @@ def test_neither_exceptions_nor_retries_add_up(diary: Path, pattern: str) -> Non
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_job_whose_retry_cannot_be_published_comes_back_and_is_not_dropped(diary: Path, pattern: str) -> None:
-    """Celery rejects it without requeueing: the broker would forget it."""
+    """Celery rejects it without requeueing: the broker would drop it."""
     sent = send(pattern, [str(diary), "unpublishable retry"])
     until(lambda: len(entries(diary)) >= 2, "a second execution")
     cure(diary)
@@ -288,7 +290,7 @@ def test_when_its_database_does_not_answer_no_body_runs_and_the_message_is_reque
 
 @contextmanager
 def away(table: str) -> Iterator[None]:
-    """The table is not there, for anybody."""
+    """Remove the table for everybody during the block."""
     with connections[router.db_for_write(Attempt)].cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
         try:
@@ -329,7 +331,7 @@ def test_the_lease_of_a_parked_message_is_released(redis_url: str, diary: Path) 
     assert sent.get(timeout=10) == "cured"
 
 
-# -- and back --------------------------------------------------------------------------------------------------------
+# -- sent again ------------------------------------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -343,7 +345,7 @@ HOSTILE = [
 
 @pytest.mark.usefixtures("worker")
 def test_what_is_sent_again_is_what_was_parked(diary: Path) -> None:
-    """Arguments that a jsonb column refuses, queue, priority, headers, and what follows in the workflow."""
+    """Arguments that a jsonb column refuses, queue, priority, headers, and the continuation of the workflow."""
     sent = send(
         "once",
         [str(diary)],
@@ -388,7 +390,7 @@ def test_a_copy_whose_sender_died_before_the_mark_is_run_all_the_same_and_parked
     sent = send("once", [str(diary)])
     row = parked(sent.id)
     has(sent.id, "acked")
-    message_of(row).apply_async(headers={PARKED: row.pk})  # and no mark
+    message_of(row).apply_async(headers={PARKED: row.pk})  # without the mark
     until(lambda: Parked.objects.filter(task_id=sent.id).count() == 2, "the second parking")
     assert len(entries(diary)) == 2
     row.refresh_from_db()
@@ -450,7 +452,7 @@ def test_a_copy_that_asks_for_a_retry_is_not_taken_for_an_old_one(diary: Path) -
 
 @pytest.fixture
 def nobody(redis_url: str) -> Iterator[Callable[[], int]]:
-    """How many messages are in the queue that nobody reads."""
+    """The number of messages in the queue that nobody consumes."""
     with connect(redis_url, 5.0) as client:
         yield lambda: int(client.llen("nobody"))
         client.delete("nobody")
@@ -503,7 +505,7 @@ def full(redis_url: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(redis_url: str) -> Iterator[None]:
-    """It takes connections, and says nothing."""
+    """A server that accepts connections and never answers."""
     with socket.socket(socket.AF_UNIX) as listener, pytest.MonkeyPatch.context() as patch:
         address = STATE / f"{uuid.uuid4().hex[:6]}.sock"
         listener.bind(str(address))
@@ -588,7 +590,7 @@ def test_a_limit_that_is_no_number_of_attempts_is_refused(base: Any, limit: Any)
 
 
 def test_what_no_serialisation_can_carry_is_parked_as_text_and_cannot_be_requeued() -> None:
-    """It must not come back to kill again; people can still read it."""
+    """It must not return and kill again; people can still read it."""
     task: Any = CHARGES["acks_late"]
     task.push_request(id="odd", args=[{1, 2}], kwargs={}, delivery_info={})
     try:
