@@ -1,4 +1,4 @@
-"""The system checks in a project that is not ours: what is not installed, and what only a worker's command line says."""
+"""The system checks in another project: missing INSTALLED_APPS, and what only a worker's command line shows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_app_itself_is_missed_where_only_the_tasks_are_imported(stranger: St
 
 
 def test_a_worker_says_that_its_pool_does_not_enforce_the_limits(stranger: Stranger) -> None:
-    assert "does not enforce" not in stranger.manage("check").err  # it cannot know the command line
+    assert "does not enforce" not in stranger.manage("check").err  # ``check`` cannot know the worker's command line
     with stranger.worker("-P", "threads") as worker:
         said = worker.said
     assert "which the pool threads does not enforce" in said

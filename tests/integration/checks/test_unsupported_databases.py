@@ -1,4 +1,4 @@
-"""A database that cannot hold our tables is named: by check, doctor, the worker at boot and at each job, and by enqueue."""
+"""An unsupported database is reported by check, doctor, enqueue, and the worker at boot and at each job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.integration.stranger import Stranger
 from tests.support import until
 
 MYSQL = {"ENGINE": "tests.integration.checks.mysql_like", "NAME": "records"}
-#: What is said of the alias ``records``.
+#: What each message says of the alias ``records``.
 SAID = {
     "MySQL": "the database 'records' is MySQL, and only SQLite and PostgreSQL are supported",
     "missing": "DATABASES has no database 'records', which a router or `using` names",
@@ -27,7 +27,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def elsewhere(stranger: Stranger, kind: str) -> dict[str, Any]:
-    """Settings of a project whose records would be there; orders and ledger are in a database of ours."""
+    """Settings that put the records there; orders and ledger are in a supported database."""
     default = dict(dj_database_url.parse(stranger.env()["BOOKSHOP_DATABASE_URL"]))
     ops = dict(dj_database_url.parse(stranger.env()["BOOKSHOP_OPS_DATABASE_URL"]))
     return {
@@ -85,7 +85,7 @@ def test_every_job_is_requeued_with_an_error_and_runs_when_the_database_is_anoth
             until(lambda name=name: _errors(worker.said, f"orders.{name}[", SAID[kind]), f"the error of {name}")
         until(lambda: stranger.value(paid) == [0, 0, 0, 0, 1], "what needs no records")
         assert "raised unexpected" not in worker.said
-        worker.stop(20)  # what waits for its time goes back to the broker
+        worker.stop(20)  # deferred copies return to the broker
     with stranger.worker():
         until(lambda: stranger.value(paid) == [1, 1, 1, 1, 1], "all: none was lost", 60)
 

@@ -30,7 +30,7 @@ def _without_bank(settings: Settings) -> None:
 
 @pytest.fixture
 def staff(client: Client) -> Client:
-    """Somebody who may look at tallies, and nothing else."""
+    """A user who may view tallies, and nothing else."""
     user = User.objects.create_user("viewer", password="p", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_tally"))
     client.force_login(user)
@@ -38,14 +38,14 @@ def staff(client: Client) -> Client:
 
 
 def shown(client: Client, query: str = "") -> list[str]:
-    """The task IDs of the page, in order."""
+    """The task IDs on the page, in order."""
     response = client.get(LIST + query)
     assert response.status_code == 200, response.status_code
     return [tally.task_id for tally in response.context["cl"].result_list]
 
 
 def text(client: Client, address: str) -> str:
-    """The page as a reader sees it."""
+    """The page's visible text."""
     response = client.get(address)
     assert response.status_code == 200
     without_tags = re.sub(r"<[^>]+>", " ", response.content.decode())

@@ -1,4 +1,4 @@
-"""/admin/tasks_demo_records/forgottenoperation/: who may look at an operation, who may forget it, and what is kept of it."""
+"""/admin/tasks_demo_records/forgottenoperation/: who may view an operation, who may forget it, and the audit record."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def text(response: Any) -> str:
 
 
 def forget(client: Client, key: str, **more: str) -> Any:
-    """Press the button of the page that shows the operation."""
+    """Press the button on the page of the operation."""
     mark = re.search(r'name="mark" value="(\w+)"', client.get(LOOK, {"key": key}).content.decode())
     return client.post(LOOK, {"key": key, "mark": mark[1] if mark else "", **more}, follow=True)
 

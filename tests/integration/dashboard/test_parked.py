@@ -1,4 +1,4 @@
-"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may look, who may decide, and what is kept of it."""
+"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may view, who may decide, and the audit record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIST = "/admin/tasks_demo_records/parked/"
 
 @pytest.fixture
 def records(ledger: None) -> Iterator[None]:
-    """The tables that these tests fill, emptied afterwards: quicker than a flush of all databases."""
+    """The tables that these tests fill, emptied afterwards; faster than a flush of all databases."""
     yield
     for model in (Decision, Parked, LogEntry, Session, User):
         model.objects.all().delete()
@@ -36,7 +36,7 @@ def records(ledger: None) -> Iterator[None]:
 
 @pytest.fixture
 def queue(redis_url: str) -> Iterator[Callable[[], int]]:
-    """How many messages are in the queue that nobody reads."""
+    """The number of messages in the queue that nobody consumes."""
     with connect(redis_url, 5.0) as client:
         yield lambda: int(client.llen(QUEUE))
         client.delete(QUEUE)
@@ -72,7 +72,7 @@ def page(row: Parked) -> str:
 
 
 def choose(client: Client, act: str, *rows: Parked, **more: str) -> Any:
-    """Post the selection, or with ``confirmed`` and ``why`` the decision."""
+    """Post the selection or, with ``confirmed`` and ``why``, the decision."""
     data = {"action": f"{act}_selected", "_selected_action": [str(row.pk) for row in rows], "index": "0", **more}
     return client.post(LIST, data)
 
@@ -90,7 +90,7 @@ def states() -> list[str]:
     return list(Parked.objects.order_by("id").values_list("state", flat=True))
 
 
-# -- looking ---------------------------------------------------------------------------------------------------------
+# -- viewing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", [LIST, f"{LIST}1/change/"])

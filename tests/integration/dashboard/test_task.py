@@ -74,7 +74,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
 @pytest.mark.parametrize(
     ("events", "phases_"),
     [
-        # main tells that its child died: the lost worker's failure, its revocation, its retry
+        # main reports that its child died: the lost worker's failure, its revocation, its retry
         ([("received", MAIN), ("started", CHILD), ("failed", MAIN)], ["received started failed"]),
         (
             [("received", MAIN), ("started", CHILD), ("revoked", MAIN), ("acked", MAIN)],
@@ -82,7 +82,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
         ),
         ([("received", MAIN), ("started", CHILD), ("retried", MAIN)], ["received started retried"]),
         ([("received", MAIN), ("expired", MAIN), ("acked", MAIN)], ["received expired acked"]),
-        # what the lab announces besides
+        # with the points that only the lab announces
         (
             [("fetched", MAIN), ("received", MAIN), ("started", CHILD), ("acking", MAIN), ("acked", MAIN)],
             ["fetched received started acking acked"],
@@ -91,7 +91,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
             [("fetched", MAIN), ("fetched", {**MAIN, "pid": 200}), ("received", {**MAIN, "pid": 200})],
             ["fetched", "fetched received"],
         ),
-        # a pool without processes of its own
+        # a pool without child processes
         (
             [("received", MAIN), ("started", MAIN), ("returned", MAIN), ("acked", MAIN)],
             ["received started returned acked"],
@@ -116,11 +116,11 @@ def test_whatever_main_announces_belongs_to_the_delivery_it_is_about(
 @pytest.mark.parametrize(
     ("moments", "order"),
     [
-        # The publisher notes its publication when the worker has begun.
+        # The publisher records its publication after the worker has begun.
         ({"received": 1, "started": 2, "published": 3, "returned": 4}, "published received started returned"),
         ({"received": 1, "started": 2, "returned": 3, "published": 9}, "published received started returned"),
         ({"started": 1, "published": 2}, "published started"),
-        # All at one moment, and written down in another order.
+        # All at the same moment, recorded in another order.
         (
             dict.fromkeys(["acked", "returned", "started", "received", "published"], 1),
             "published received started returned acked",

@@ -1,4 +1,4 @@
-"""``manage.py admin_user``: a generated password, readable by its owner only."""
+"""``manage.py admin_user``: a generated password that only its owner can read."""
 
 from __future__ import annotations
 

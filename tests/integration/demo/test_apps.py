@@ -1,4 +1,6 @@
-"""A project that installs a part of the demo only is told what is missing, before any of its commands runs."""
+"""A project that installs only a part of the demo gets an error that names the missing part, before any of its commands
+runs.
+"""
 
 from __future__ import annotations
 

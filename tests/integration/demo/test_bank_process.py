@@ -1,4 +1,4 @@
-"""The bank as a real process: its promises under concurrency, faults, SIGKILL and a new start, and its command line."""
+"""The bank as a real process: its promises under concurrency, faults, SIGKILL and a restart, and its command line."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ FAULT = "mine"
 
 
 def embedded(folder: Path, database: str = "") -> EmbeddedBank:
-    """A bank on the test's own database, so that the test can look into it, or on another one."""
+    """A bank on the test's own database, which the test can then read, or on another one."""
     env = {"STATE_DIR": str(folder), "BANK_DATABASE_URL": database or database_url_of_tests("bank")}
     return EmbeddedBank(folder / "bank.log", env=env, arguments=["--faults"])
 
 
 @pytest.fixture(scope="module")
 def standing_bank(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBank]:
-    """One bank for all tests that do not end it: a start takes most of a second."""
+    """One bank for all tests that do not stop it: a start takes most of a second."""
     with embedded(tmp_path_factory.mktemp("bank")) as bank:
         yield bank
 
@@ -159,7 +159,7 @@ def test_holder_that_is_overtaken_inside_the_bank_is_fenced_off(client: BankClie
 
 
 def charge_under_ten_tokens(client: BankClient, reference: str) -> None:
-    """Twenty threads debit at once under ten tokens; then, in the order of the debits, the tokens must not decrease."""
+    """Debit from twenty threads at once with ten tokens; the tokens must not decrease in the order of the debits."""
     together = threading.Barrier(20)
 
     def debit(index: int) -> tuple[int, int] | BankFenced:
@@ -193,7 +193,7 @@ def test_tokens_at_once_on_postgresql(tmp_path: Path) -> None:
                 charge_under_ten_tokens(client, f"r{turn}")
 
 
-# -- killed, and started again -----------------------------------------------------------------------------------------
+# -- killed and restarted ----------------------------------------------------------------------------------------------
 
 
 def test_key_in_flight_when_the_bank_is_killed_is_taken_over(bank: EmbeddedBank, own_client: BankClient) -> None:
@@ -244,7 +244,7 @@ def test_confirmed_debits_survive_the_end_of_the_bank(
 def test_two_banks_on_one_database_still_make_one_debit(
     client: BankClient, own_client: BankClient, first_to_finish: str
 ) -> None:
-    """By mistake or during a restart: the second one takes the key of the first for a dead one's, and keeps it."""
+    """By mistake or during a restart. The second bank takes over the key of the first, which it believes dead, and keeps it."""
     client.set_fault(FAULT, "slow", ["r"], delay_ms=60_000)
     if first_to_finish == "the first bank":
         own_client.set_fault(FAULT, "slow", ["r"], delay_ms=60_000)

@@ -1,4 +1,4 @@
-"""``manage.py enqueue``: what it publishes, and what it says about bad input and services that are down."""
+"""``manage.py enqueue``: what it publishes, and its messages about bad input and unavailable services."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import Finished, Home, finish, queued, together, until
 
 @pytest.fixture
 def queue(home: Home, short: Path) -> Iterator[RedisServer]:
-    """A Redis of its own for what is published here; no worker takes it away."""
+    """A separate Redis for the jobs published here; no worker consumes them."""
     with RedisServer(short) as server:
         yield server
 
@@ -33,7 +33,7 @@ def enqueue(home: Home, queue: RedisServer) -> Callable[..., Finished]:
 
 
 def messages(server: RedisServer) -> list[dict[str, Any]]:
-    """What is in the queue, oldest first."""
+    """The messages in the queue, oldest first."""
     with server.client() as client:
         return [json.loads(raw) for raw in reversed(client.lrange("celery", 0, -1))]
 
@@ -174,7 +174,7 @@ def test_enqueue_with_a_wrong_password_of_redis(home: Home, short: Path) -> None
 def test_enqueue_while_the_ledger_cannot_be_written_publishes_and_warns(
     home: Home, queue: RedisServer, short: Path
 ) -> None:
-    """The broker has the job: its ID is printed, and stderr says what is missing in the ledger."""
+    """The broker has the job. Its ID is printed, and stderr says what the ledger lacks."""
     state = short / "fresh"
     done = home.manage(
         "enqueue",

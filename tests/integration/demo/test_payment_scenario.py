@@ -1,6 +1,7 @@
-"""The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every way in which the bank fails.
+"""The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every way in which the bank
+fails.
 
-The table and the function on that page are what is tested here: a wrong cell there fails a test here.
+The table and the function come from that page: a wrong cell there fails a test here.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ pytestmark = pytest.mark.usefixtures("ledger")
 PAGE = (PROJECT / "docs" / "how-to" / "payments.md").read_text()
 LATE = ("acks_late", "dedup_lock")
 AMOUNT = 250
-#: How long the worker waits for the bank. Seconds: a bank that starts again on a busy machine must not be called slow.
+#: The worker's timeout for the bank, in seconds: long enough for a bank that restarts on a busy machine.
 PATIENCE = 10
-#: For what needs a request to time out first.
+#: The bound where a request must time out first.
 BOUND = 3.0 * PATIENCE
 FAULT = "scenario"
 
@@ -42,7 +43,7 @@ FAULT = "scenario"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One cell: debits in the books, what the customer is shown, whether the job failed."""
+    """One cell: debits in the books, what the customer sees, whether the job failed."""
 
     charged: int
     shown: str
@@ -105,7 +106,7 @@ class Shop:
         return sent
 
     def elsewhere(self, order: str, amount: int = AMOUNT) -> Future[DebitReceipt]:
-        """Another part of the shop charges the same order, with the right key."""
+        """Another part of the shop charges the same order with the right key."""
         return self._elsewhere.submit(self.client.debit, "c", amount, order, idempotency_key=order)
 
     def debits(self, pattern: str) -> list[Debit]:
@@ -115,7 +116,7 @@ class Shop:
         self.client.set_fault(FAULT, mode, self.orders.values(), delay_ms=delay_ms)
 
     def injected(self) -> None:
-        """Wait until the fault was injected into every order's debit, once."""
+        """Wait until the fault was injected once into every order's debit."""
         until(lambda: set(self.client.fault_hits(FAULT).values()) == {1}, "the fault in every order")
 
     def saw(self, pattern: str, kind: str, why: str = "") -> list[str]:
@@ -170,11 +171,11 @@ def answer_too_late(shop: Shop) -> None:
 
 
 def keep_them_waiting(shop: Shop) -> None:
-    """Until everybody has given up, and the late patterns have tried again."""
+    """Until every request has timed out and the late patterns have retried."""
     shop.injected()
     until(lambda: shop.saw("acks_early", "failed"), "acks_early gave up", BOUND)
     until(lambda: shop.saw("dedup_lock", "retried", "BankConflict"), "dedup_lock met its own first request", BOUND)
-    # Its debit is in the books before the bank has answered.
+    # Its debit is in the books before the bank answers.
     until(lambda: shop.saw("acks_late", "returned"), "acks_late charged with its second request", BOUND)
 
 
@@ -210,7 +211,7 @@ def charge_another_amount(shop: Shop) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """What is done before the jobs are sent, and while they run; what the late patterns retried for."""
+    """The actions before the jobs are sent and while they run, and what made the late patterns retry."""
 
     before: Callable[[Shop], None] = nothing
     meanwhile: Callable[[Shop], None] = nothing
@@ -252,7 +253,7 @@ def test_payments_outcome_is_the_one_on_the_page(shop: Shop, the_bank: str) -> N
     failure = FAILURES[the_bank]
     failure.before(shop)
     jobs = {
-        # A job that has retried as often as it may is sent as one: its next error is its last.
+        # A job without retries left is sent as one: its next error is final.
         pattern: shop.send(pattern, retries=0 if failure.retries_left else CHARGES[pattern].max_retries)
         for pattern in PATTERNS
     }
@@ -262,7 +263,7 @@ def test_payments_outcome_is_the_one_on_the_page(shop: Shop, the_bank: str) -> N
 
     expected = OUTCOMES[the_bank]
     if shop.bank.alive():
-        # What a slow bank was asked for is charged after the job has given up.
+        # A slow bank makes the debit after the job has given up.
         for pattern, outcome in expected.items():
             until(lambda: len(shop.debits(pattern)) >= outcome.charged, f"the debits of {pattern}", BOUND)  # noqa: B023
     seen = {
@@ -308,7 +309,7 @@ def test_payments_certainty_reaches_the_reader_of_the_result(shop: Shop) -> None
 
 
 def test_payments_certainty_is_about_the_last_request_only(shop: Shop) -> None:
-    """Why what_to_show asks the books although the last error says that nothing was charged."""
+    """This is why what_to_show reads the books although the last error says that nothing was charged."""
     pattern, last = "acks_late", {"retries": CHARGES["acks_late"].max_retries}
     shop.inject("lose_response")
     shop.send(pattern, **last).get(timeout=BOUND, propagate=False)
@@ -331,7 +332,7 @@ def test_payments_mismatch_is_not_retried_and_says_that_nothing_was_charged_now(
 
 
 def test_payments_holder_of_a_lost_lease_is_fenced_off_at_the_bank(shop: Shop, redis_url: str) -> None:
-    """The fence alone: each holder has a key of its own."""
+    """The fence alone: each holder has its own key."""
     order = shop.orders["dedup_lock"]
     with closing(connect(redis_url, 5.0)) as redis:
         leases = RedisLeaseStore(redis, prefix=f"{order}:", lease_seconds=0.2, retention_seconds=60.0)

@@ -1,4 +1,4 @@
-"""Children end with us: real processes, real kills."""
+"""Child processes end with their parent: real processes, real kills."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def python(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 def parent_of(code: str) -> tuple[subprocess.Popen[str], int]:
-    """A process that runs ``code``, which spawns one child and prints its pid; returns both."""
+    """Start a process that runs ``code``, which spawns one child and prints its pid; return both."""
     script = "import signal, sys\nfrom tasks_demo.demo.stack import spawn\n" + textwrap.dedent(code)
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -140,7 +140,7 @@ def test_stop_kills_a_child_that_ignores_sigterm(python: Callable[..., Process],
     process.stop(0.2)
     assert 0.2 <= time.monotonic() - began < BOUND_SECONDS
     assert process.returncode == -signal.SIGKILL
-    process.stop()  # again: nothing happens
+    process.stop()  # the second time nothing happens
 
 
 def test_stop_ends_the_whole_group(python: Callable[..., Process], tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_stop_all_in_a_fork_leaves_the_children_alone(python: Callable[..., Proc
 
 
 def test_stop_all_stops_all(python: Callable[..., Process], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_running", set())  # the session's Redis and bank are not this test's to stop
+    monkeypatch.setattr(processes, "_running", set())  # this test must not stop the session's Redis and bank
     mine = [python("import time; time.sleep(300)") for _ in range(2)]
     stop_all()
     assert [process.alive() for process in mine] == [False, False]

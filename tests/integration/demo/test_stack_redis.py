@@ -1,4 +1,4 @@
-"""The embedded Redis: a real server, killed and started again."""
+"""The embedded Redis: a real server, killed and restarted."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_embedded_redis_keeps_its_folder_locked_between_kill_and_start(server: E
 
 
 def test_embedded_redis_that_outlives_its_parent_keeps_its_folder_locked(server: EmbeddedRedis) -> None:
-    """As on systems without a death signal: the lock is the server's, not only ours."""
+    """As on systems without a death signal: the server holds the lock too, not only its parent."""
     assert server._lock is not None
     os.close(server._lock)
     server._lock = None

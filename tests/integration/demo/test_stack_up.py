@@ -1,4 +1,4 @@
-"""``manage.py up``: all of it for real, ended in every way; and the formation it is made of."""
+"""``manage.py up``: the whole stack, stopped in every way, and the processes it consists of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = ("REDIS_URL", "BANK_URL", "DATABASE_URL", "BANK_DATABASE_URL", "DJANGO_PR
 
 
 class Up:
-    """A running ``manage.py up`` and what it has printed."""
+    """A running ``manage.py up`` and its output."""
 
     def __init__(self, state: Path) -> None:
         with socket.socket() as probe:

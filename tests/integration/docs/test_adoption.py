@@ -1,4 +1,4 @@
-"""docs/how-to/adopt.md in a project that is not ours, with ledger and records in one SQLite file."""
+"""docs/how-to/adopt.md in another project, with ledger and records in one SQLite file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, queued, until
 
-#: A project's own files, with what the README says and nothing else of ours.
+#: The project's own files, with the lines of the README and nothing else of ours.
 FILES = {
     "settings.py": """
         import os
@@ -87,7 +87,7 @@ class StallWorker(Worker):
 
 
 class Stall:
-    """The project in a folder of its own."""
+    """The project in its own folder."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder, self.diary = folder, folder / "diary"

@@ -1,11 +1,11 @@
-"""The example project does what its README says, on either broker and either database."""
+"""The example project does what its README says, on both brokers and both databases."""
 
 from __future__ import annotations
 
 from tests.integration.stranger import Stranger
 from tests.support import until
 
-#: What is sent twice, as a double click does, and how often the order is charged then.
+#: Tasks sent twice, as by a double click, with the number of charges per order.
 ONCE = {"charge": 1, "book": 1, "mail_receipt": 1, "index": 2, "count_view": 2, "plain": 2, "plain_late": 2}
 
 

@@ -1,4 +1,4 @@
-"""README, "Five lines to adopt", then docs/how-to/adopt.md, followed to the letter: their files, then their commands."""
+"""Follow README, "Five lines to adopt", then docs/how-to/adopt.md, literally: first their files, then their commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def _files(page: str) -> list[Piece]:
-    """The blocks that are files of a project, with what a reader has already."""
+    """The blocks that are files of a project, and the files that a reader already has."""
     return [piece for piece in everything() if piece.page == page and piece.kind in ("python", "setup")]
 
 
@@ -54,13 +54,13 @@ def test_a_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, t
         return done.out + done.err
 
     def follow(page: str) -> str:
-        """Run the commands of a page, and return what they said. Workers and relays go on running."""
+        """Run the commands of a page and return their output. Workers and relays keep running."""
         said = ""
         for piece in everything():
             for line in commands(piece.text) if piece.page == page and piece.kind == "sh" else ():
                 words = shlex.split(line, comments=True)
                 if words[0] in ("make", "pip"):
-                    continue  # the package is on the path
+                    continue  # the package is already importable
                 if words[0] == "celery" or "relay" in words:
                     log = tmp_path / f"{len(running)}.log"
                     program = str(Path(sys.executable).parent / words[0])

@@ -1,6 +1,6 @@
-"""Every snippet of README and docs, from the page itself; ``tests/snippets.py`` tells how a page says what is done with it.
+"""Run every snippet of README and docs from the page itself. ``tests/snippets.py`` describes the markup.
 
-Commands that are only shown are in tests/unit/docs/test_pages.py.
+tests/unit/docs/test_pages.py covers commands that are shown and not run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(240)
 
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
-#: Pages whose Python blocks are the files of a project of their own, and who makes and runs it.
+#: Pages whose Python blocks are the files of a separate project, and the test that creates and runs it.
 PROJECTS = {
     "README.md": "test_readme_adoption.py",
     "docs/how-to/adopt.md": "test_readme_adoption.py",
     "docs/how-to/metrics.md": "../metrics/test_metrics.py",
     "docs/how-to/testing.md": "../testing/test_testing_package.py",
 }
-#: All others run in the bookshop.
+#: All other pages run in the bookshop.
 PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 
 
@@ -41,7 +41,7 @@ PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 
 @pytest.mark.parametrize("page", sorted({piece.page for piece in EVERYTHING if piece.kind == "console"}))
 def test_a_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
-    """The blocks of a page are one session, in a shell, at a port of our own."""
+    """The blocks of a page are one session, in a shell, on a separate port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -99,7 +99,7 @@ def _module(page: str) -> str:
 
 
 def _own_names(page: str, code: str) -> str:
-    """Two pages may show a task of the same name, and one worker runs both."""
+    """Rename tasks per page: two pages may show a task of the same name, and one worker runs both."""
     return code.replace('name="shop.', f'name="{_module(page)}.')
 
 
@@ -111,7 +111,7 @@ def shop(bank_url: str) -> Iterator[Stranger]:
 
 @pytest.fixture(scope="module")
 def ran(shop: Stranger) -> dict[str, str]:
-    """What became of each page, in one interpreter, its tasks in one worker: "" or a traceback."""
+    """The outcome of each page, "" or a traceback: one interpreter runs the pages, one worker their tasks."""
     for page in PAGES:
         code: list[str] = []
         for piece in EVERYTHING:

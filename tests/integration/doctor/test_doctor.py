@@ -1,4 +1,4 @@
-"""``manage.py doctor`` before real servers: sound ones, unsafe ones, ones that refuse, and ones that are not there."""
+"""``manage.py doctor`` against real servers: safe ones, unsafe ones, ones that refuse, and missing ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.support import Finished, Home, Worker, together, until
 
 pytestmark = pytest.mark.timeout(120)
 
-#: How the embedded server is configured, and what an owner who cares writes.
+#: The embedded server's configuration, which is also the recommended one.
 SOUND = ("--appendfsync", "everysec", "--maxmemory-policy", "noeviction")
 PASSWORD = "correct horse"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the doctor said, as JSON."""
+    """The doctor's output, as JSON."""
 
     code: int
     rows: dict[tuple[str, str], dict[str, str]]
@@ -81,7 +81,7 @@ def test_a_sound_stack_is_well(home: Home, server: RedisServer) -> None:
     assert seen.row("company")["seen"].startswith("no keys of others")
     assert seen.row("migrations", "database default")["seen"] == "all applied"
     assert [seen.row(f"writes of {role}")["state"] for role in ("broker", "results", "leases")] == ["ok"] * 3
-    # The bank is for information: it is not running here.
+    # A warning only: the bank is not running here.
     assert seen.row("bank", "connections")["state"] == "warn"
 
 
@@ -132,7 +132,7 @@ def test_eviction_and_no_persistence_break_promises(home: Home, short: Path) -> 
 
 
 def rows_of(server: RedisServer, *, role: str = "broker", needed: bool = True) -> dict[str, Finding]:
-    """The rows of one server for one user, without a process."""
+    """The rows of one server for one user, without a subprocess."""
     user = RedisUser(role, server.client(), "tasks_demo:" if role == "leases" else "", needed=needed)
     with closing(user.client):
         return {row.what: row for row in examine([user], frozenset({"celery"}))}
@@ -164,7 +164,7 @@ def test_what_a_configuration_means(
 ) -> None:
     with server.client() as client:
         for name, value in options.items():
-            # How much an empty server uses depends on its build.
+            # The memory of an empty server depends on its build.
             nearly = int(client.info("memory")["used_memory"] * 1.03)
             client.config_set(name, str(nearly) if value == "nearly full" else value)
     row = rows_of(server)[what]
@@ -230,7 +230,7 @@ def test_no_password_is_ever_shown(home: Home, server: RedisServer) -> None:
 
 @pytest.mark.parametrize("url", ["redis://:pa/ss@127.0.0.1:6379/0", "redis://:12/ss@127.0.0.1:1", "redis://:p#ss@h/0"])
 def test_a_password_that_spoils_its_address_is_not_shown_either(home: Home, url: str) -> None:
-    """Some of them the settings refuse already; ``12`` looks like a port, so that one gets to the doctor."""
+    """The settings already refuse some of them; ``12`` looks like a port, so that address reaches the doctor."""
     done = home.manage("doctor", "--json", env={"REDIS_URL": url})
     assert done.code == Exit.NOT_READY
     assert "REDIS_URL has no valid port" in done.err or "its address cannot be read" in done.out
@@ -369,7 +369,7 @@ def test_postgresql_is_described(home: Home, server: RedisServer) -> None:
     assert seen.row("clock", "database default")["state"] == "ok"
 
 
-# -- who else is there ---------------------------------------------------------------------------------------------------------
+# -- other users of the server -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -413,12 +413,12 @@ def test_who_else_is_there(server: RedisServer) -> None:
         assert "a queue that is not in our settings: theirs" in row.seen
         assert "the shorter visibility timeout holds for both" in row.seen
         assert "global_keyprefix" in row.fix
-        row = rows_of(server, role="results")["company"]  # the broker is elsewhere: nobody's timeout holds for us
+        row = rows_of(server, role="results")["company"]  # the broker is elsewhere: no visibility timeout applies here
         assert (row.state, "queues of Celery (" in row.seen) == (State.OK, True), row
 
 
 def test_the_app_s_own_names_for_kombu_s_keys_are_ours(home: Home, server: RedisServer) -> None:
-    """As Celery's documentation has it for priorities (``sep``), and for apps that share a Redis (prefix, names, exchanges)."""
+    """As Celery documents it: priorities (``sep``), and apps that share a Redis (prefix, names, exchanges)."""
     options = {"global_keyprefix": "shop:", "sep": ":", "unacked_key": "held", "unacked_index_key": "held_index"}
     code = (
         "import json\n"
@@ -491,7 +491,7 @@ def test_a_part_that_hangs_or_crashes_hides_no_other() -> None:
             ("c", "answers"): lambda: [Finding("c", "answers", State.OK, "well")],
         }
         rows = side_by_side(works, seconds=0.2)
-        socket.create_connection(listening.getsockname()).close()  # let the thread go
+        socket.create_connection(listening.getsockname()).close()  # lets the thread end
     assert [(row.part, row.state, row.ready) for row in rows] == [
         ("a", State.FAIL, False), ("b", State.FAIL, False), ("c", State.OK, True),
     ]  # fmt: skip

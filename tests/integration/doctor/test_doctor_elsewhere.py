@@ -1,4 +1,4 @@
-"""``manage.py doctor`` in a project that is not ours: its app, its workers, its queues, its tables, and what waits there."""
+"""``manage.py doctor`` in another project: its app, workers, queues and tables, and the messages waiting there."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_backlog_is_shown_with_its_age_and_who_works_on_it(stranger: Stranger)
         assert workers["seen"].startswith("1 answers: w")
         assert "(thread, 2)" in workers["seen"]
         assert "time limits of our tasks are not enforced on" in workers["seen"]
-        for queue in ("bookshop", "extra"):  # the second is named on the worker's command line only
+        for queue in ("bookshop", "extra"):  # only the worker's command line names the second
             assert rows["jobs", f"queue {queue}"]["seen"].startswith("empty; consumed by w"), worker.said
         assert "not in our settings" not in rows["Redis (broker, results, leases)", "company"]["seen"]
     with stranger.worker(queues="bookshop-mail"):
@@ -105,7 +105,7 @@ def test_what_workers_hold_is_counted_and_what_they_left_behind_is_told(stranger
 
 
 def test_queues_that_are_named_in_settings_are_ours(stranger: Stranger) -> None:
-    """In routes, whether a task of this name is known or not, in the schedule, as a plain name; only the last is nobody's."""
+    """In routes (for known and unknown tasks), in the schedule, or as a plain name; only the last belongs to nobody."""
     settings = {
         "CELERY_TASK_ROUTES": [{"elsewhere.*": {"queue": "q-route"}, "orders.plain": "q-plain"}],
         "CELERY_BEAT_SCHEDULE": {"n": {"task": "orders.plain", "schedule": 60, "options": {"queue": "q-beat"}}},
@@ -115,7 +115,7 @@ def test_queues_that_are_named_in_settings_are_ours(stranger: Stranger) -> None:
         keys = [*(f"_kombu.binding.{name}" for name in names), "_kombu.binding_permanent.q-beat"]
         for key in keys:
             client.sadd(key, "x")
-        client.zadd("_kombu.binding_deadlines", {"q-beat": time.time() + 3600})  # as kombu 5.7 keeps it
+        client.zadd("_kombu.binding_deadlines", {"q-beat": time.time() + 3600})  # as kombu 5.7 stores it
         _, rows = doctor(stranger, settings)
         client.delete(*keys)
     seen = rows["Redis (broker, results, leases)", "company"]["seen"]
@@ -125,7 +125,7 @@ def test_queues_that_are_named_in_settings_are_ours(stranger: Stranger) -> None:
 
 
 def test_what_waits_in_a_queue_that_only_a_call_names_is_told(stranger: Stranger) -> None:
-    """Or a function in ``task_routes`` that asks for the arguments: no setting names it."""
+    """Also for a function in ``task_routes`` that depends on the arguments: no setting names the queue."""
     sent = stranger.python("[tasks.count_view.apply_async(kwargs={'order_id': n}, queue='typo') for n in range(3)]")
     assert sent.code == 0, sent.err
     code, rows = doctor(stranger)

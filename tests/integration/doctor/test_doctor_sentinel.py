@@ -1,4 +1,4 @@
-"""The doctor before Sentinels: it examines the primary that they name, and says what is wrong with their name for it."""
+"""The doctor with Sentinels: it examines the primary that they name, and reports a wrong name for that primary."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
         assert [[user.role for user in its] for its in group([*users, direct])] == [["broker", "leases"]]
         rows = {row.what: row for row in examine(users, frozenset({"celery"}))}
         assert rows["writes of broker"].state is State.OK
-        assert rows["persistence"].state is State.FAIL  # of this primary
+        assert rows["persistence"].state is State.FAIL  # a row of this primary
     finally:
         for user in (*users, direct):
             user.client.connection_pool.disconnect()

@@ -1,4 +1,4 @@
-"""Log lines about a job carry its structured fields, in a real worker and in every call that we make."""
+"""Log lines about a job carry its structured fields, in a real worker and in every log call of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.stranger import Stranger
 from tests.support import PROJECT, until
 
 FIELDS = ("name", "task_name", "operation", "pattern", "fence", "task_id")
-#: Where every line is about a job, and the beginnings of those that are not.
+#: Modules whose every line is about a job, and the beginnings of the lines that are not.
 ABOUT_JOBS = ("patterns", "leases", "hooks", "outbox/claims.py", "outbox/completion.py", "outbox/reporting.py")
 NOT_ABOUT_ONE = ("%s", "%s is published with expires=%s", "%s: %s %s")
 
@@ -41,7 +41,7 @@ def test_log_line_of_a_worker_carries_the_fields(stranger: Stranger, tmp_path: P
         until(lambda: len(_about(log, ids)) == 2, "a line about each of the two jobs")
     told = dict(_about(log, ids))
     assert [line[:3] for line in told.values()] == [["orders.charge", "charge:fields", "dedup_lock"]] * 2
-    # One ran under a lease, and its result is too large to be kept; the copy was suppressed.
+    # One job ran under a lease, and its result is too large to keep; the copy was suppressed.
     assert int(told["tasks_demo.patterns.results"][3]) > 0
     assert told["tasks_demo.patterns.requeue"][3] == "-"
 
@@ -52,7 +52,7 @@ def _about(log: Path, task_ids: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def _calls(path: Path) -> list[tuple[str, str, bool]]:
-    """Each log call of a file: where it is, its message, and whether it has ``extra``."""
+    """Each log call of a file: its location, its message, and whether it has ``extra``."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "limited_log")):

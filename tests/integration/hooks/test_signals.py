@@ -1,4 +1,4 @@
-"""A real worker and messages of every kind: what it runs is recorded, what it cannot run is recorded too, and it lives on."""
+"""A real worker and messages of every kind: it records those it runs and those it cannot run, and survives them all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def worker(home: Home, redis_url: str, bank_url: str, django_db_setup: None) -> 
 
 
 def kinds(task_id: str) -> list[str]:
-    """The kinds of a task's events, those of several processes in no certain order."""
+    """The kinds of a task's events; the order across processes is not fixed."""
     return sorted(Event.objects.filter(task_id=task_id).values_list("kind", flat=True))
 
 
@@ -39,7 +39,7 @@ def has(task_id: str, *wanted: str) -> None:
 
 
 def still_works(worker: Worker) -> None:
-    """A charge published now is made: the worker survived what came before."""
+    """A charge published now runs: the worker survived the earlier messages."""
     sent = current_app.send_task("tasks_demo.charge_acks_late", kwargs={"customer": "c", "amount": 1})
     has(sent.id, "started", "returned", "acked")
     assert worker.alive()

@@ -1,4 +1,4 @@
-"""``manage.py operation``: what is remembered of an operation is shown, and forgotten so that it can be done again; audited."""
+"""``manage.py operation``: show what is remembered of an operation, or forget it so that it can run again; both are audited."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def completed(store: RedisLeaseStore, operation: str) -> Claimed:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+    """Run the command; return exit code, stdout and stderr."""
     code = 0
     try:
         call_command("operation", *arguments)
@@ -99,7 +99,7 @@ def test_a_marker_is_shown_and_forgotten_and_the_fence_only_grows(
     assert "debit" not in out, "a result may hold what not everybody should read"
     code, out, _ = forgets(capsys, key)
     assert (code, out.splitlines()[-1]) == (0, "Removed: dedup_lock (Redis), completed.")
-    again = claimed(store, key, "other arguments")  # neither marker nor digest is in its way
+    again = claimed(store, key, "other arguments")  # neither marker nor digest prevents it
     assert again.fence > first.fence
     assert again.attempt == 2
     assert store.complete(again, None)
@@ -209,7 +209,7 @@ def test_a_task_restricts_it_to_what_its_pattern_keeps(
     assert (code, "No task 'tasks_demo.nope'" in err) == (2, True)
 
 
-# -- usage and trouble -------------------------------------------------------------------------------------------------
+# -- usage and errors --------------------------------------------------------------------------------------------------
 
 
 def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_a_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
     for arguments in (("show", "op"), ("forget", "op", "--why", "x", "--yes")):
         code, out, err = run(capsys, *arguments)
         assert code == 4
-        assert "claim_first (database" in out  # what did answer is shown
+        assert "claim_first (database" in out  # the parts that answered are shown
         assert "Redis did not show the record" in err
         assert "hidden" not in out + err
     assert Claim.objects.count() == 1

@@ -1,4 +1,4 @@
-"""``manage.py timeline``: what happened to one task, for people and for programs."""
+"""``manage.py timeline``: the history of one task, for people and for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads of real workers, as docs/how-to/metrics.md shows it."""
+"""What Prometheus scrapes from real workers, as docs/how-to/metrics.md shows it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 def settings(block: int, port: int = 9808) -> dict[str, Any]:
-    """What the page's files for settings.py say, by their number."""
+    """The settings from one of the settings.py blocks of the page, selected by number."""
     files = [piece.text for piece in PIECES if piece.kind == "python" and piece.text.startswith("# proj/settings.py")]
     names: dict[str, Any] = {"INSTALLED_APPS": list(INSTALLED_APPS)}
     exec(files[block].replace("9808", str(port)), names)  # noqa: S102

@@ -1,7 +1,6 @@
-"""``tasks_demo.testing`` and eager mode in a project that is not ours: its own suite, run as its owner would, with no service.
+"""``tasks_demo.testing`` and eager mode in another project: its own suite, run as its owner would, without any service.
 
-The project and its tests are those of docs/how-to/testing.md, taken from the page itself;
-beside them a suite that uses nothing of ours.
+The project and its tests come from docs/how-to/testing.md itself; beside them is a suite that uses nothing of ours.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ FILES = {
         class ShopConfig(AppConfig):
             name = "shop"
     """,
-    # What a team writes that has never heard of tasks_demo.testing.
+    # The suite of a team that does not know tasks_demo.testing.
     "plain/__init__.py": "",
     "plain/test_plain.py": """
         from django.test import SimpleTestCase, TestCase, TransactionTestCase
@@ -107,14 +106,14 @@ FILES = {
 
 
 def blocks() -> dict[str, str]:
-    """The files of the page: each python block names its own in its first line."""
+    """The files of the page: the first line of each python block is its file name."""
     found = re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(found) == PAGE.read_text().count("```python"), "a block without the name of its file"
     return dict(found)
 
 
 class Shop:
-    """The project in a folder of its own."""
+    """The project in its own folder."""
 
     def __init__(self, folder: Path, url: str, test_name: str) -> None:
         self.folder, self.url, self.test_name = folder, url, test_name
@@ -231,6 +230,6 @@ def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_
 
 
 def test_the_example_s_own_suite_passes_twice(stranger: Stranger) -> None:
-    """With the ledger in another database, through the project's router."""
+    """The second time with the ledger in another database, through the project's router."""
     for order in (["--shuffle"], ["--reverse"]):
         passed(stranger.manage("test", "--noinput", *order), 4)

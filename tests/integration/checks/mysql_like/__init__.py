@@ -1,1 +1,1 @@
-"""A database backend that is none of ours: it says MySQL, and cannot be connected to."""
+"""An unsupported database backend: it claims to be MySQL and cannot connect."""

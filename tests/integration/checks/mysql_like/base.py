@@ -1,4 +1,4 @@
-"""Django's dummy backend under another name: no MySQL driver is among our requirements."""
+"""Django's dummy backend under another name, because no MySQL driver is installed."""
 
 from django.db.backends.dummy.base import DatabaseWrapper as Dummy
 
