@@ -34,7 +34,8 @@ def browser() -> Iterator[Browser]:
             pytest.fail(message)
         pytest.skip(message)
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # The synchronous interface keeps an event loop in this thread; Django then refuses the ORM unless told so.
+        # Playwright's synchronous interface runs an event loop in this thread, and Django refuses the ORM there without
+        # this setting.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         expect.set_options(timeout=30_000)
         running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
@@ -46,7 +47,7 @@ def browser() -> Iterator[Browser]:
 def page(
     browser: Browser, live_server: LiveServer, settings: Settings, request: pytest.FixtureRequest
 ) -> Iterator[Page]:
-    """A page of somebody who has logged in, with three tasks in the ledger."""
+    """A page of a logged-in user, with three tasks in the ledger."""
     settings.TASKS_DEMO_BANK_URL = ""
     append(ok("fine"), killed("killed-once", run="r1:acks_late/kill-main"), lost("broken-promise"))
     User.objects.create_superuser("admin", password="of this test")
@@ -58,7 +59,7 @@ def page(
     page.get_by_label("Password").fill("of this test")
     page.get_by_role("button", name="Log in").click()
     expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
-    page.wait_for_load_state("load")  # the admin's scripts have found their buttons then
+    page.wait_for_load_state("load")  # by then the admin's scripts have found their buttons
     yield page
     context.close()
 

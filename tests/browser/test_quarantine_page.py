@@ -1,4 +1,4 @@
-"""The quarantine in a real browser: from the list to a message, its requeue with a reason, and what is kept of it."""
+"""The quarantine in a real browser: from the list to a message, its requeue with a reason, and the audit record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HISTORY = [
 
 @pytest.fixture
 def poison(redis_url: str) -> Iterator[Parked]:
-    """One message that waits for a decision, among two that were decided."""
+    """One message that waits for a decision, between two that were decided."""
     reason = "Begun 5 times and never ended, last by w4@host (pid 4004)."
     lying(state="discarded")
     row = lying(
@@ -39,7 +39,7 @@ def poison(redis_url: str) -> Iterator[Parked]:
 
 @pytest.fixture
 def page(browser: Browser, live_server: LiveServer, poison: Parked, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The list, for somebody who may decide."""
+    """The list, for a user who may decide."""
     User.objects.create_superuser("admin", password="of this test")
     context = browser.new_context(base_url=live_server.url, **getattr(request, "param", {}))
     page = context.new_page()
@@ -48,7 +48,7 @@ def page(browser: Browser, live_server: LiveServer, poison: Parked, request: pyt
     page.get_by_label("Password").fill("of this test")
     page.get_by_role("button", name="Log in").click()
     expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo_records/parked/")
-    page.wait_for_load_state("load")  # the admin's scripts have found their buttons then
+    page.wait_for_load_state("load")  # by then the admin's scripts have found their buttons
     yield page
     context.close()
 
@@ -64,7 +64,7 @@ def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, re
 
     page.get_by_role("button", name="Requeue…").click()
     page.get_by_role("button", name="Requeue 1 message").click()
-    # The browser itself insists on a reason.
+    # The browser itself requires a reason.
     expect(page.locator("textarea:invalid")).to_have_count(1)
     page.get_by_label("Why?").fill("the disk is back")
     page.get_by_role("button", name="Requeue 1 message").click()

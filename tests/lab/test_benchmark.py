@@ -1,4 +1,4 @@
-"""`manage.py benchmark`: what it prints, what it leaves behind, and that it can fail. Never how fast anything is."""
+"""`manage.py benchmark`: its output, its leftovers, and its failures. Never how fast anything is."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from rich.console import Console
 from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render, trade_off
 from tests.support import PROJECT, describe, until
 
-#: Above the bound on one run of the command.
+#: Above the time limit of one run of the command.
 pytestmark = pytest.mark.timeout(630)
 
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A temporary folder with a short name, because Unix sockets live in it."""
+    """A temporary folder with a short name, because Unix sockets are created in it."""
     with tempfile.TemporaryDirectory(prefix="b-") as folder:
         yield Path(folder)
 
 
 def environment(tmp_path: Path, scratch: Path, **more: str) -> dict[str, str]:
-    # A database that cannot be used: the benchmark must not even try.
+    # This database cannot be used, so the benchmark must not use it.
     database = f"sqlite:///{tmp_path}/missing/db.sqlite3"
     return {
         **os.environ,
@@ -90,7 +90,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """Every part but the kills. It ends with 4 if a body was suppressed or requeued."""
+    """Every part but the kills. Exits with 4 if a body was suppressed or requeued."""
     folder = tmp_path_factory.mktemp("measured")
     file = folder / "result.json"
     parts = ("start", "recovery", "throughput", "patterns", "latency", "point")
@@ -130,7 +130,7 @@ def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: M
     assert set(rows) == {"acks_late", *PATTERNS}
     assert all(rows[name]["relative"]["median"] == found[name]["ratio"]["median"] for name in PATTERNS)
     assert "published → started" in measured.done.stdout
-    # The relay looks every half a second, and the jobs come at moments spread over that.
+    # The relay polls every half second, and the jobs arrive at times spread over that interval.
     check_pair(found["latency"], 3)
     assert all(through > direct for through, direct in pairs(found["latency"]))
     assert found["added_latency"]["a"]["values"] == [through - direct for through, direct in pairs(found["latency"])]
@@ -154,7 +154,7 @@ def test_kills_are_counted_from_the_history_when_they_landed(tmp_path: Path, scr
 
 
 def suspended(template: psutil.Process) -> bool:
-    """SIGSTOP for the template's workers; whether there was one."""
+    """SIGSTOP the template's workers; return whether there were any."""
     workers = template.children()
     for worker in workers:
         with suppress(psutil.NoSuchProcess):

@@ -1,6 +1,6 @@
-"""The contract: every pattern × every point × victim, and every other fault, recounted by code of this file's own.
+"""The contract: every pattern × point × victim, and every other fault, recounted by independent code in this file.
 
-Two real experiments; what they report is not believed: counts are made again from their events.
+Runs two real experiments and ignores the counts they report: this file counts again from their events.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def aimed(home: Home) -> Ran:
 
 @pytest.fixture(scope="module")
 def keyless(home: Home) -> Ran:
-    """The lock at a bank that knows no keys."""
+    """The lock with a bank that does not check keys."""
     return _experiment(
         home, "--pattern", "dedup_lock", "--keyless", "--fault", "kill-child", "--point", "effect_done", "completed",
         "--tasks", str(TASKS), "--kills", str(KILLS),
@@ -111,7 +111,7 @@ def keyless(home: Home) -> Ran:
 
 @pytest.fixture(scope="module")
 def other(home: Home) -> Ran:
-    """Everything else that goes wrong."""
+    """All other faults."""
     return _experiment(home, "--pattern", "all", "--fault", *OTHERS, "--tasks", "6", "--kills", str(KILLS))
 
 
@@ -121,7 +121,7 @@ def test_every_point_was_reached_and_every_fault_landed_there(aimed: Ran) -> Non
     for (pattern, fault, point), seen in aimed.cells.items():
         faults = [event for event in seen.events if event["kind"] == "fault"]
         assert all(event["detail"]["landed"] for event in faults)
-        # The next victim's message may die with main in the fetch window, when main has acknowledged and fetches again.
+        # If main has acknowledged and fetches again, it may take the next victim's message with it in the fetch window.
         least = 1 if pattern in EARLY and fault == "kill-main" else KILLS
         assert least <= len(faults) <= KILLS, (pattern, fault, point)
         assert {(event["detail"]["what"], event["detail"]["point"]) for event in faults} == {(fault, point)}
@@ -143,7 +143,7 @@ def test_executions_and_effects_are_within_the_promise(aimed: Ran, cell: tuple[s
         assert max(executions.values()) == 1
         assert not seen.twice
     elif pattern == "acks_late" and point == "fetched":
-        # FACTS: what Redis has handed out and nobody has recorded is lost.
+        # FACTS: a message that Redis has handed out and nobody has recorded is lost.
         assert seen.lost == seen.victims
         assert seen.reported["observed"] == "broken"
     elif pattern in LATE:
@@ -163,7 +163,7 @@ def test_lab_is_not_blind(aimed: Ran, cell: tuple[str, str, str]) -> None:
     if pattern in EARLY and point in before | {"fetched"}:
         assert seen.victims <= seen.lost
     if pattern == "outbox" and point == "acking":
-        # The end is in the outbox before the acknowledgement: the copy that comes back is suppressed.
+        # The outbox records the end before the acknowledgement, so the redelivered copy is suppressed.
         assert not seen.twice
         assert seen.victims <= set(seen.count("suppressed"))
     elif pattern in LATE and point in {"effect_done", "returned", "acking"}:
@@ -198,9 +198,9 @@ def test_other_faults(other: Ran, cell: tuple[str, str]) -> None:
             # The copy finds a row that a living worker has begun.
             assert not seen.twice
         elif pattern in LATE:
-            # Not they alone: on a busy machine others, too, wait for longer than the visibility timeout.
+            # Other tasks may be charged twice too: on a busy machine they may exceed the visibility timeout.
             assert seen.victims & seen.twice
-            # Where a copy still waits in main when the first is acknowledged, it is nobody's any more, and all is quiet.
+            # A copy still waiting in main when the first is acknowledged belongs to nobody any more, and the cell ends.
             for victim in seen.victims - seen.twice:
                 assert seen.count("received")[victim] > seen.count("started")[victim] == 1
         else:

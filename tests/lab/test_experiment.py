@@ -28,7 +28,7 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class Ran:
-    """What one experiment left: its result, its events by cell, and the place it ran in."""
+    """What one experiment left: its result, its events by cell, and the folder it ran in."""
 
     done: Finished
     result: dict[str, Any]
@@ -54,7 +54,7 @@ def ran() -> Iterator[Ran]:
         home = Home(state, url)
         home.migrate()
         out, events = state / "out.json", state / "ev.jsonl"
-        # The lab removes the books of a bank that it starts.
+        # The lab deletes the books of a bank that it starts itself.
         books = {"BANK_DATABASE_URL": f"sqlite:///{state / 'bank.sqlite3'}"}
         with EmbeddedBank(state / "bank.log", env=books) as bank:
             done = home.manage(
@@ -115,7 +115,7 @@ def test_counts_agree_with_a_recount_of_the_events(ran: Ran) -> None:
         runs = Counter(event["task_id"] for event in events if event["kind"] == "started")
         deliveries = Counter(event["task_id"] for event in events if event["kind"] == "received")
 
-        if cell[1] != "quit":  # there main does not wait for its commits
+        if cell[1] != "quit":  # with quit, main does not wait for its commits
             assert not [task for task in tasks if runs[task] > deliveries[task]], cell
 
         def spread(counts: Counter[str], tasks: set[str] = tasks) -> dict[str, int]:
@@ -160,7 +160,7 @@ def test_acks_early_loses_what_was_running_and_never_charges_twice(ran: Ran, fau
         assert not lost
     victims = {event["task_id"] for event in ran.by_cell()[cell] if event["kind"] == "fault"}
     others = set(lost) - victims
-    # A main process that dies while it fetches takes that message along (kombu pops first and records it afterwards).
+    # A main process that dies while fetching loses that message (kombu pops first and records it afterwards).
     assert not others or fault in ("kill-main", "kill-group"), "only victims may be lost"
     started = {event["task_id"] for event in ran.by_cell()[cell] if event["kind"] == "started"}
     assert not others & started, "a job that was started and is no victim may not be lost"
@@ -176,7 +176,7 @@ def test_acks_late_charges_twice_after_a_kill_and_loses_nothing(ran: Ran, fault:
     if fault == "none":
         assert set(effects.values()) == {1}
     if fault == "term":
-        # A warm shutdown forgets a job whose start the main process has not noticed yet: rare, and found by this lab.
+        # A warm shutdown loses a job whose start main has not noticed yet: rare, and found by this lab.
         victims = {event["task_id"] for event in ran.by_cell()["acks_late", fault] if event["kind"] == "fault"}
         assert {task for task, count in effects.items() if count > 1} <= victims
 

@@ -1,6 +1,6 @@
 """``manage.py experiment``: invalid input, missing infrastructure, plans, interruption and death of the experiment itself.
 
-Over 300 lines: exit codes of one command, on one stack that is started once.
+Over 300 lines: it tests the exit codes of one command, on one stack that starts once.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def test_plan_that_cannot_be_is_code_2(
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"seed": 1, "plan": [{**cell, **change}]}), encoding="utf-8")
     with pytest.raises(SystemExit) as left:
-        # With --plan nothing would run even if it were accepted.
+        # With --plan nothing would run even if the options were accepted.
         Command().run_from_argv(["manage.py", "experiment", "--plan", "--replay", str(path)])
     assert left.value.code == 2
     assert "holds no plan" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_plan_is_reproducible_and_its_replay_hits_the_same_victims(home: Home, t
     path.write_text(first.out, encoding="utf-8")
     done = home.manage("experiment", "--replay", str(path), "--json", "-", "--no-progress", timeout=120)
     assert done.code == 0, done.err
-    result = json.loads(done.out)  # and nothing else is on stdout
+    result = json.loads(done.out)  # nothing else is on stdout
     assert (result["seed"], result["configuration"]["plan"]) == (5, plan["plan"])
     victims = set(plan["plan"][0]["victims"].items())
     events = [json.loads(line) for line in (home.state / "runs/latest/events.jsonl").read_text().splitlines()]
@@ -188,7 +188,7 @@ def test_plan_is_reproducible_and_its_replay_hits_the_same_victims(home: Home, t
     assert json.loads(replayed.out) == plan
 
 
-# -- ground that is not ready --------------------------------------------------------------------------------------------------
+# -- infrastructure that is not ready ------------------------------------------------------------------------------------------
 
 
 def refused(done: Finished, *said: str) -> None:
@@ -247,7 +247,7 @@ def test_missing_migrations_a_missing_database_and_a_missing_bank_are_code_4(hom
 
 
 class Running:
-    """A long experiment in full swing, in a place of its own, with a mark of its own on all its processes."""
+    """A long experiment that is already running, in its own folder, with its own mark on all its processes."""
 
     def __init__(self, state: Path, url: str) -> None:
         self.token = uuid.uuid4().hex
@@ -262,7 +262,7 @@ class Running:
         )  # fmt: skip
 
     def charging(self) -> bool:
-        """Workers run jobs: their logs say so."""
+        """Whether the workers run jobs, according to their logs."""
         assert self.process.poll() is None, self.process.communicate()
         logs = list(self.home.state.glob("runs/2*/*-*.log"))
         return sum("succeeded in" in log.read_text(errors="replace") for log in logs) >= 2
@@ -290,7 +290,7 @@ def running(short: Path) -> Iterator[Running]:
 
 
 def to_another_thread(process: subprocess.Popen[str]) -> None:
-    """SIGINT as the kernel may give it: to a thread that is not the main one, which sleeps on."""
+    """SIGINT to a thread other than the main one, which keeps sleeping; the kernel may deliver it so."""
     tgkill = {"x86_64": 234, "aarch64": 131}.get(platform.machine())
     if tgkill is None:
         pytest.skip("the number of this system call is not known here")

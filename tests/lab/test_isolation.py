@@ -25,7 +25,7 @@ COUNTS = (
     "models = [model for app in ('tasks_demo_records', 'shop') for model in apps.get_app_config(app).get_models()]\n"
     "print(json.dumps({model._meta.label: model.objects.count() for model in models}))"
 )
-#: Every pattern that writes into those tables, with what is parked and what is due again; and a run beside it.
+#: Every pattern that writes to those tables, with parked and due messages; and a run beside it.
 EXPERIMENTS = (
     ("--pattern", "outbox", "inbox", "claim_first", "--fault", "poison", "--tasks", "6", "--seed", "1"),
     ("--pattern", "outbox", "dedup_lock", "--fault", "kill-main", "--point", "fetched", "--tasks", "6", "--seed", "2"),
@@ -79,7 +79,7 @@ def test_experiments_beside_make_up_are_as_predicted_and_leave_its_tables_and_it
     with up(home) as said:
         ordinary = home.manage("enqueue", "outbox", "-n", "2").out.split()
         until(lambda: said.read_text().count("succeeded in") == 2, "the ordinary jobs")
-        assert home.manage("timeline", ordinary[0]).code == 0  # which opens the shop's books
+        assert home.manage("timeline", ordinary[0]).code == 0  # which reads the shop's books
         before = counts(home)
         assert (before["tasks_demo_records.OutboxMessage"], before["tasks_demo_records.Parked"]) == (2, 0)
         ran = together(
@@ -107,7 +107,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(redis_url: str, tmp_path:
         (tmp_path / name / "scratch").mkdir()
         (tmp_path / name / "scratch" / "shop.sqlite3").touch()
         (tmp_path / name / "scratch" / "leftovers.json").write_text(json.dumps(left))
-    (tmp_path / "young" / "scratch").mkdir()  # killed before it had anything
+    (tmp_path / "young" / "scratch").mkdir()  # killed before it had created anything
     with connect(redis_url, 5.0) as client:
         for key in ("lab:dead:celery", "lab:dead:x:unacked", "lab:alive:celery", "celery"):
             client.set(key, "1")
@@ -127,7 +127,7 @@ def test_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_sai
             home = Home(short, server.url("postgres"))
             home.migrate()
             before = counts(home)
-            for name in ("0123456789", "abcdefabcd"):  # one of a run that was killed, one of a run that lives
+            for name in ("0123456789", "abcdefabcd"):  # one of a run that was killed, one of a run that is alive
                 connection.execute(f"CREATE SCHEMA tasks_demo_lab_{name}")
             connection.execute("CREATE SCHEMA tasks_demo_lab_results")  # not the lab's
             connection.execute("SELECT pg_advisory_lock(hashtextextended('tasks_demo_lab_abcdefabcd', 0))")
@@ -150,7 +150,7 @@ def test_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_sai
 
 
 def test_dashboard_settles_no_task_of_a_run(ledger: None) -> None:
-    """Its books are the lab's own, which the dashboard does not read: it would call every charge lost that is being made."""
+    """The lab's books are its own and the dashboard does not read them: it would call every charge in progress lost."""
     from tasks_demo.ledger.events import EventData
     from tasks_demo.ledger.models import Tally
     from tasks_demo.ledger.settling import settle

@@ -1,6 +1,6 @@
 """The nemesis injects faults only into processes of this run, only at the planned point, and reports whether they landed.
 
-Over 300 lines: every test uses the same pair of processes and speaks the protocol of the failpoints.
+Over 300 lines: every test uses the same pair of processes and the protocol of the failpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.nemesis import Nemesis
 from tests.support import until
 
-#: A process in a group of its own with one child, as a worker's main process has; it tells both pids and waits.
+#: A process in its own group with one child, like a worker's main process; prints the child's pid and waits.
 MAIN = """
 import os, signal, sys, time
 child = os.fork()
@@ -86,7 +86,9 @@ def arena(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Nemesis, list[dict[str, Any]]]]]:
     made: list[Nemesis] = []
-    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.KNOWN_SECONDS", 0.1)  # strangers stay strangers here
+    monkeypatch.setattr(
+        "tasks_demo.lab.processes.nemesis.KNOWN_SECONDS", 0.1
+    )  # here an unknown process must stay unknown
 
     def make(fault: Fault, **options: Any) -> tuple[Nemesis, list[dict[str, Any]]]:
         reports: list[dict[str, Any]] = []
@@ -106,7 +108,7 @@ def arena(
 def call(
     short: Path, child: int, main: int, task_id: str = "victim", point: str = "started", role: str = "child"
 ) -> socket.socket:
-    """What the probe in a pool process does; the answer, if any, can be read from the socket."""
+    """Act as the probe in a pool process; any answer can be read from the socket."""
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(30)
     line.connect(str(short / "0.sock"))
@@ -253,7 +255,7 @@ def test_nemesis_kills_a_publisher_but_no_foreign_process(short: Path, pair: Pai
     nemesis, reports = arena(Fault.PUBLISHER_CRASH)
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
         assert line.recv(1) == b"g", "not one of ours"
-    until(lambda: reports, "the report of the miss")  # it is written after the word to go on
+    until(lambda: reports, "the report of the miss")  # it is written after the permission to continue
     nemesis.mains.add(pair.main)
     nemesis.reached.clear()
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):
@@ -281,7 +283,7 @@ def test_nemesis_reports_a_miss_when_a_pause_is_ended_early(short: Path, pair: P
         assert line.recv(1) == b"g"
         os.kill(pair.child, signal.SIGCONT)
         until(lambda: psutil.Process(pair.child).status() != psutil.STATUS_STOPPED, "its waking")
-        nemesis._closing.set()  # the end of the pause
+        nemesis._closing.set()  # ends the pause
         until(lambda: reports, "the end of the pause")
     assert (reports[0]["landed"], reports[0]["why"]) == (False, "the process was not stopped all the time")
 

@@ -1,4 +1,4 @@
-"""The prediction table is complete, says why, and agrees with the promises."""
+"""The prediction table is complete, gives reasons, and agrees with the promises."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_cell_has_a_prediction_that_agrees_with_its_promise(pattern: str, 
     predicted = PREDICTIONS[pattern, fault]
     assert len(predicted.why) > 20
     assert predicted.why.endswith(".")
-    # Whatever the promise forbids is either predicted never to be seen, or it must be seen and the promise is broken.
+    # Whatever the promise forbids is either predicted never to happen, or predicted to happen and break the promise.
     assert {"lost", "duplicated"} - allowed(pattern) <= predicted.never | predicted.expect
     assert (predicted.outcome == "broken") == bool(predicted.expect - allowed(pattern))
 

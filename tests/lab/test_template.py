@@ -1,4 +1,4 @@
-"""The worker template: forks real workers quickly, and ends them when it ends, however it ends."""
+"""The worker template: it forks real workers quickly, and stops them when it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import PROJECT, Home, finish, living, until
 
 
 class Lab:
-    """A template and the nemesis that hears of its workers."""
+    """A template, and the nemesis that its workers report to."""
 
     def __init__(self, folder: Path, redis_url: str, bank_url: str) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Lab:
         return pid
 
     def worker(self) -> list[psutil.Process]:
-        """A worker that consumes: its main process and its pool."""
+        """The processes of a consuming worker: main and pool."""
         pid = self.fork()
         assert self.ready.get(timeout=60) == pid
         main = psutil.Process(pid)

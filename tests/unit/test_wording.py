@@ -1,4 +1,4 @@
-"""Numbers and strangers' texts in sentences."""
+"""Numbers and foreign text in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drain stops a worker only while it holds no message: at any other moment Celery could forget the job."""
+"""The drain stops a worker only while it holds no message: otherwise Celery could lose the job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def template(short: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_drain_does_not_stop_a_worker_that_has_fetched_a_message(
     short: Path, redis_url: str, template: TemplateClient
 ) -> None:
-    """Between BRPOP and its entry in ``unacked`` a message is in neither list, however often one looks."""
+    """Between BRPOP and its entry in ``unacked`` a message is in neither list, however often the drain looks."""
     cell = Cell("acks_early", Fault.KILL_MAIN, "fetched", "redis", 1, 1, 0, {0: Point.FETCHED})
     run = CellRun(cell, uuid.uuid4().hex, Environment(redis_url, "", template, short), short)
     broker, [task_id] = run.broker, run.victims
@@ -57,7 +57,7 @@ def test_drain_does_not_stop_a_worker_that_has_fetched_a_message(
     def look(left: int) -> None:
         looks.append(broker.holdings(workers.name))
         if len(looks) == LOOKS:
-            nemesis.close()  # lets main go on
+            nemesis.close()  # lets main continue
 
     Publisher(run, workers, threading.Event()).publish()
     workers.start()

@@ -19,7 +19,7 @@ NASTY = "<script>alert('&amp;')</script> | `x` \x1b[31m [bold]\n\x00 \ud800"
 
 
 def story(pattern: str, fault: str, *, charged: int = 0, again: bool = True) -> Story:
-    """Ten tasks, of which two are killed; ``charged`` of them after their charge."""
+    """Ten tasks, two of them killed; ``charged`` of those two after their charge."""
     tasks = [f"t{number}" for number in range(10)]
     one = Story(pattern, fault).published(*tasks)
     for number, task_id in enumerate(tasks):

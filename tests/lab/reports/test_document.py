@@ -1,4 +1,4 @@
-"""The result document: exit codes, what is not as predicted, and its schema."""
+"""The result document: exit codes, deviations from the prediction, and its schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One document, five renderings: each says the same, survives odd text, and loads nothing."""
+"""One document in five renderings: each says the same, escapes odd text, and loads nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
     big = {"0": 123_456, "1": 654_321, "2+": 222_223}
     document = from_results([CellResult(**{**vars(result), "executions": big, "effects": big})])
     lines = [line.rstrip() for line in terminal(document, 100_000).splitlines() if line.strip()]
-    assert len(lines) == 3 + 1 + 2, lines  # a head of two lines, its rule, one row, two sentences
+    assert len(lines) == 3 + 1 + 2, lines  # a heading of two lines, its rule, one row, two sentences
     for whole in ("promise", "at most once", "123456/654321/222223"):
         assert any(whole in line for line in lines), whole
     assert lines[-2:] == report.sentences(document)
@@ -114,7 +114,7 @@ def test_markdown() -> None:
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page."""
+    """The page as a browser would build it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -105,12 +105,12 @@ class Story:
 
 
 def numbered(events: Sequence[HistoryEvent]) -> list[HistoryEvent]:
-    """The events with their numbers made contiguous, as a forger would do it."""
+    """The events renumbered contiguously, as a forger would do it."""
     return [msgspec.structs.replace(event, seq=number) for number, event in enumerate(events, 1)]
 
 
 def text(events: Sequence[HistoryEvent]) -> str:
-    """The file of a history."""
+    """The history as file text."""
     file = io.StringIO()
     write(events, file)
     return file.getvalue()
@@ -129,7 +129,7 @@ def judged(events: Story | Sequence[HistoryEvent]) -> CellResult:
 
 
 def expect(story: Story | Sequence[HistoryEvent], observed: str, *reasons: str) -> CellResult:
-    """The verdict and, in this order, what its reasons must speak of; a verdict of held gives none."""
+    """Assert the verdict and, in this order, the subjects of its reasons; a verdict of held has no reasons."""
     result = judged(story)
     assert (result.observed, len(result.reasons)) == (observed, len(reasons)), result.reasons
     for found, part in zip(result.reasons, reasons, strict=True):
@@ -142,7 +142,7 @@ def healthy(pattern: str = "acks_late") -> Story:
 
 
 def killed(pattern: str, fault: str = "kill-main", *, charged: bool = False, again: bool = True) -> Story:
-    """``a`` is killed in its body, after its charge or before; ``b`` goes well. Not ended yet."""
+    """``a`` is killed in its body, before or after its charge; ``b`` succeeds. The history is still open."""
     story = Story(pattern, fault).published("a", "b").delivered("a").begun("a")
     if charged:
         story.effect("a").say("effect_done", "a", 20)
@@ -153,6 +153,6 @@ def killed(pattern: str, fault: str = "kill-main", *, charged: bool = False, aga
 
 
 def good() -> list[HistoryEvent]:
-    """A whole history with a kill, whose verdict is held."""
+    """A complete history with a kill and the verdict held."""
     story = killed("dedup_lock").say("worker", pid=MAIN, detail={"state": "exited", "pid": MAIN, "exit": 0})
     return story.end().events

@@ -251,7 +251,7 @@ def test_verdict_is_the_promise(executions: list[int], charges: list[int], patte
 
 
 def test_large_history_streams() -> None:
-    """At most 600 bytes a task, however many events; nothing is kept of an event."""
+    """At most 600 bytes per task, however many events; no event is kept in memory."""
     tasks = 20_000
 
     def events() -> Iterator[HistoryEvent]:

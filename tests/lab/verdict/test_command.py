@@ -1,4 +1,4 @@
-"""``python -m tasks_demo.lab.verdict``: exit codes, refusals, and what it imports."""
+"""``python -m tasks_demo.lab.verdict``: exit codes, rejected input, and imports."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_command_needs_no_django(tmp_path: Path) -> None:
-    """In an interpreter of its own, with everything but the standard library and our package shut out."""
+    """In a separate interpreter where only the standard library and our package can be imported."""
     program = (
         "import sys\n"
         "class Shut:\n"

@@ -1,4 +1,4 @@
-"""The history file: what is written is what is read, and what is not evidence is refused with its line."""
+"""The history file: reading returns what was written, and lines that are not evidence are rejected by line number."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_written_is_what_is_read(event: HistoryEvent) -> None:
 
 
 def outcome(parse: Callable[[], list[HistoryEvent]]) -> object:
-    """The events, or the sentence that refuses them."""
+    """The events, or the error message that rejects them."""
     try:
         return parse()
     except HistoryError as error:
@@ -138,7 +138,7 @@ def test_field_that_is_there_twice_is_refused() -> None:
 
 
 def compact(written: str) -> str:
-    """The same line as ``write`` would have spaced it."""
+    """The same line with the spacing of ``write``."""
     return json.dumps(json.loads(written), separators=(",", ":")) + "\n"
 
 

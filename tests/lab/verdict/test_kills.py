@@ -1,4 +1,4 @@
-"""Kills in a history: which landed, and which are contradicted by their victim."""
+"""Kills in a history: which landed, and which their victim contradicts."""
 
 from __future__ import annotations
 

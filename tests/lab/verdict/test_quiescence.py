@@ -1,4 +1,4 @@
-"""The end of a cell: what must be recorded there before anything is called lost."""
+"""The end of a cell: what must be recorded there before anything counts as lost."""
 
 from __future__ import annotations
 

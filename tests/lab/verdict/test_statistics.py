@@ -1,4 +1,4 @@
-"""The bound and the percentiles, against exact arithmetic."""
+"""The bound and the percentiles, compared with exact arithmetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks_demo.lab.verdict.statistics import percentile, upper_bound
 
 
 def at_most(violations: int, trials: int, rate: float) -> Fraction:
-    """P(at most so many violations), exactly."""
+    """P(at most this many violations), exactly."""
     p = Fraction(rate)
     return sum((comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(violations + 1)), Fraction(0))
 
@@ -31,7 +31,7 @@ def test_nothing_in_n_is_about_three_over_n(trials: int) -> None:
 
 
 def test_known_values() -> None:
-    # Tables of the exact binomial limit.
+    # Published tables of the exact binomial limit.
     assert upper_bound(0, 30) == pytest.approx(0.0950, abs=5e-5)
     assert upper_bound(1, 20) == pytest.approx(0.2161, abs=5e-5)
     assert upper_bound(28, 12_000) == pytest.approx(0.0032, abs=5e-5)

@@ -1,4 +1,4 @@
-"""The system checks: each fires on an unsafe configuration, is silent on the sound one beside it, and never raises."""
+"""The system checks: each reports an unsafe configuration, is silent on the safe one beside it, and never raises."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Build = Callable[[], Celery]
 #: Nothing listens there: a check that connects fails.
 REDIS = "redis://:secret@127.0.0.1:1/0"
 AMQP = "amqp://guest@127.0.0.1:1//"
-#: RabbitMQ as it should be: what was published is confirmed.
+#: A safe RabbitMQ configuration: with publisher confirms.
 RABBIT: dict[str, Any] = {"broker_url": AMQP, "broker_transport_options": {"confirm_publish": True}}
-#: A queue of the kind that counts deliveries, and keeps what came too often.
+#: A queue that counts deliveries and dead-letters messages delivered too often.
 COUNTED = {"x-queue-type": "quorum", "x-delivery-limit": 5, "x-dead-letter-exchange": "dead"}
 SOUND = {
     "broker_url": REDIS,
@@ -51,10 +51,10 @@ LATE: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}
 
 
 def shop(*tasks: dict[str, Any], **conf: Any) -> Celery:
-    """A real app with sound settings, except those given, and one task for each dict of options."""
+    """A real app with safe settings, except those given, and one task for each dict of options."""
     app = Celery("shop", set_as_current=False, fixups=[])
     app.conf.update(SOUND | conf)
-    # Celery gives every app the shared tasks of the modules that happen to be imported.
+    # Celery gives every app the shared tasks of all imported modules.
     for name in [name for name in app.tasks if not name.startswith("celery.")]:
         app.tasks.unregister(name)
     for number, options in enumerate(tasks):
@@ -64,13 +64,13 @@ def shop(*tasks: dict[str, Any], **conf: Any) -> Celery:
 
 def declare(app: Celery, name: str, **options: Any) -> None:
     def body(*args: Any, **kwargs: Any) -> None:
-        """Does nothing: it is only judged."""
+        """Does nothing: the checks only inspect it."""
 
     app.task(name=name, shared=False, **options)(body)
 
 
 def quarantined(**options: Any) -> dict[str, Any]:
-    """A late-acknowledged task that is sound in every respect, except for what is given."""
+    """A late-acknowledged task that is safe in every respect, except for the options given."""
     return {"base": AcksLate, "max_attempts": 5, **options}
 
 
@@ -79,7 +79,7 @@ def locked(**options: Any) -> dict[str, Any]:
 
 
 class Counted(Task):  # type: ignore[type-arg]
-    """A base of somebody else's, who has nothing to do with our patterns."""
+    """A third-party base that has nothing to do with our patterns."""
 
     abstract = True
     max_attempts = 5
@@ -117,17 +117,16 @@ def bounded_by(seconds: int) -> Queue:
 
 
 class BoundlessPool(BasePool):
-    """A pool of somebody else's that knows nothing of time limits."""
+    """A third-party pool without time limits."""
 
 
 class OwnPrefork(TaskPool):
-    """One that is derived from prefork ends what takes too long."""
+    """A subclass of prefork, which enforces time limits."""
 
 
 #: No limits.
 UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": None}
-# One row per cause: what is unsafe, and the nearest configuration that is sound.
-#: Rules about settings that came with a later Celery.
+# One row per cause: an unsafe configuration, and the nearest safe one. Checks of settings that a later Celery introduced.
 SINCE = {"W005": "5.7", "W021": "5.6"}
 CAUSES: list[tuple[str, str, Build, Build]] = [
     (
@@ -703,7 +702,7 @@ def test_a_contradictory_declaration_is_said() -> None:
 def test_strange_broker_addresses_do_not_raise(broker: Any) -> None:
     redis = "redis://a" in broker or broker == "redis://["
     found = ids(shop(quarantined(time_limit=1000), broker_url=broker))
-    # Without a scheme it is Celery's default, RabbitMQ.
+    # Without a scheme Celery uses its default, RabbitMQ.
     assert found == (["W001"] if redis else [] if broker == "://" else ["W022"])
 
 
@@ -796,7 +795,7 @@ def test_the_app_itself_that_is_not_installed_is_said(settings: Settings) -> Non
 
 @dataclass
 class Booted:
-    """What Celery's signal hands over of a worker that boots."""
+    """The attributes of a booting worker that Celery's signal passes on."""
 
     pool_cls: Any
     time_limit: float | None = None

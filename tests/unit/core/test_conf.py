@@ -1,4 +1,4 @@
-"""Settings under one prefix: defaults, lazy reading, and a sentence for each value that cannot work."""
+"""Settings under one prefix: defaults, lazy reading, and an error message for each value that cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam: points are announced to observers in order, about the right delivery, and stop only what has not begun."""
+"""Points reach the observers in order and about the right delivery; an observer can stop only what has not begun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUBJECT = Subject("task-1", "order-1", "acks_late", "w1@t", "bank")
 
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The ledger of this process must not be told about lives that never were.
+    # This process's ledger must not record these invented tasks.
     monkeypatch.setattr(lifecycle, "_observers", ())
 
 
@@ -62,7 +62,7 @@ def test_outside_a_delivery_nothing_is_announced_so_that_a_body_is_an_ordinary_f
 
 
 class Mute(Exception):
-    """Cannot be shown."""
+    """Cannot be shown as text."""
 
     def __str__(self) -> str:
         raise KeyError("no words")
@@ -139,7 +139,7 @@ def test_threads_have_deliveries_of_their_own() -> None:
 
 
 def test_with_no_observer_a_point_costs_next_to_nothing() -> None:
-    """A bound a hundred times above what was measured: it fails when a point starts to do work for nobody."""
+    """The bound is a hundred times the measured cost: the test fails when a point starts to do work without observers."""
     started = time.perf_counter()
     for _ in range(100_000):
         reached(Point.STARTED, SUBJECT)
@@ -159,7 +159,7 @@ def test_the_points_of_the_design_are_all_there() -> None:
         "acked",
     ]
     side_roads = ["suppressed", "deferred", "lease_lost", "fenced", "failed", "retried", "quarantined"]
-    windows = ["fetched", "acking"]  # moments of the main process that only the lab announces
+    windows = ["fetched", "acking"]  # points of the main process that only the lab announces
     dropped = ["rejected", "ignored", "expired", "revoked", "replaced"]
     assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, *dropped}
 

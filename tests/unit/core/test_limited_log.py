@@ -1,4 +1,4 @@
-"""The first lines of a kind are written, the rest is counted, and the count is written too."""
+"""The first lines of a kind are written, the rest are counted, and the count is written too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_first_lines_are_written_and_the_rest_counted(caplog: pytest.LogCapt
 
 def test_without_another_thread_the_count_comes_with_the_next_line(caplog: pytest.LogCaptureFixture) -> None:
     log = LimitedLog(most=1, seconds=0.1)
-    before = threading.stack_size(1 << 46)  # none can be started
+    before = threading.stack_size(1 << 46)  # no thread can start
     try:
         for _ in range(3):
             log(logger, logging.INFO + 10, "kind", "line")

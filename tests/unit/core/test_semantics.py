@@ -54,7 +54,7 @@ def test_each_pattern_promises_what_the_design_says() -> None:
         "acks_late": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
         "claim_first": (Semantics.AT_MOST_ONCE, "≤1", "≤1"),
         "outbox": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
-        # The second task ID of an operation is suppressed: it need not execute at all.
+        # The second task ID of an operation is suppressed and need not execute at all.
         "dedup_lock": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
         "inbox": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
     }

@@ -1,4 +1,4 @@
-"""Charging: keys, fences, what the database enforces, and what a broken database does."""
+"""Charging: keys, fences, what the database enforces, and what happens when the database fails."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ def test_fence_that_is_stale_is_refused_before_anything_else() -> None:
 
 @in_bank
 def test_fence_does_not_advance_with_a_refused_request() -> None:
-    """Else a bank slower than its callers' patience would never get a debit done: each retry would fence off the one before."""
+    """Otherwise a bank slower than its callers' timeout would never complete a debit: each retry would fence off the one
+    before.
+    """
     charging.charge(under(5), "k", "f")
     with pytest.raises(KeyReused):
         charging.charge(under(9), "k", "other")

@@ -49,7 +49,7 @@ def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
         finally:
-            # Wakes an accept() that nobody will connect to any more.
+            # Wakes an accept() to which nobody will connect any more.
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(5)
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps its promises: pinned, unprivileged, healthy, and without a secret of its own."""
+"""docker-compose.yml: pinned images, unprivileged users, health checks, and no default secrets."""
 
 from __future__ import annotations
 

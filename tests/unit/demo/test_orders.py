@@ -1,4 +1,4 @@
-"""``place_order``: the order and its job are committed together, or neither is."""
+"""``place_order`` commits the order and its job together, or neither."""
 
 from __future__ import annotations
 

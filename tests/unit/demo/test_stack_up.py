@@ -1,4 +1,4 @@
-"""The Procfile as ``manage.py up`` reads it, and what it leaves out."""
+"""The Procfile as ``manage.py up`` reads it, and the entries that it skips."""
 
 from __future__ import annotations
 

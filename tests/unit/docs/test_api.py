@@ -1,4 +1,4 @@
-"""docs/reference/api.md promises exactly what the modules export."""
+"""docs/reference/api.md lists exactly what the modules export."""
 
 from __future__ import annotations
 

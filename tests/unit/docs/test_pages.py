@@ -1,6 +1,6 @@
-"""Every command that README and docs show exists and takes its options: each is given to its own parser, and not run.
+"""Every command in README and docs exists and accepts its options: its own parser parses it, and it is not run.
 
-Whoever lands a page is told here; that its snippets do what the page says is shown by the integration tests.
+The integration tests show that the snippets do what the page says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.snippets import LANGUAGES, Piece, commands, everything, pages
 from tests.support import PROJECT
 
 EVERYTHING = everything()
-#: At most so many blocks may be excepted: an exception needs a reason in the page, and a look here.
+#: The most blocks that may be excluded: each needs a reason in the page, and this number raised.
 MOST_EXCEPTED = 3
 NAMES_OF_OTHERS = {"cd", "export", "pip", "kill", "git", "cp", "docker", "curl"}
 
@@ -43,14 +43,14 @@ def test_pages_hold_what_is_known_and_little_is_excepted() -> None:
 
 
 def _parsed(where: str, name: str, arguments: list[str]) -> None:
-    """The command's own parser takes the arguments. Raises SystemExit or CommandError otherwise."""
+    """Parse the arguments with the command's own parser; raises SystemExit or CommandError if it rejects them."""
     owner = get_commands().get(name)
     assert owner, f"{where}: there is no manage.py {name}"
     command = owner if not isinstance(owner, str) else load_command_class(owner, name)
     parser = command.create_parser("manage.py", name)
     with suppress(AttributeError):
         parser._called_from_command_line = True  # type: ignore[attr-defined]  # or it raises what it would print
-    if "--database" in arguments:  # which there are depends on the project
+    if "--database" in arguments:  # the aliases depend on the project
         place = arguments.index("--database")
         arguments = arguments[:place] + arguments[place + 2 :]
     options = parser.parse_args(arguments)

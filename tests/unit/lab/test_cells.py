@@ -1,4 +1,4 @@
-"""Plans: decided before the run, reproducible from the seed, and the same after a trip through JSON."""
+"""Plans: decided before the run, reproducible from the seed, and unchanged by a round trip through JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports where it is no window, and where the stream cannot carry every character."""
+"""Reports in a pipe, and on a stream that cannot encode every character."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of an experiment: each has its effect, or is refused with a sentence."""
+"""The options of an experiment: each has an effect or is rejected with a message."""
 
 from __future__ import annotations
 

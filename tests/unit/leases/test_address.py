@@ -1,4 +1,4 @@
-"""The address of the lock's Redis: what Celery's result backend asks for is understood here, too."""
+"""The address of the lock's Redis: options that Celery's result backend requires are understood here too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_doctor_fails_a_lock_without_a_redis_only_where_a_task_uses_it(setti
     assert [row.state for row in leases(app, [])] == [State.OK]
 
     def charge() -> None:
-        """Does nothing: it is only looked at."""
+        """Does nothing: the doctor only inspects it."""
 
     app.task(name="shop.charge", base=DedupLock, shared=False)(charge)
     (row,) = leases(app, [])

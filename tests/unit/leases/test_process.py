@@ -1,4 +1,4 @@
-"""Whose process is gone: never one that may be there."""
+"""Whether a process is gone: never true of one that may still run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODE = "from tasks_demo.leases.process import this_process; print(this_process('
 
 @pytest.fixture
 def other() -> Iterator[tuple[subprocess.Popen[str], Process]]:
-    """Another process, and what it says of itself."""
+    """Another process, and its description of itself."""
     with subprocess.Popen(
         [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as made:

@@ -1,4 +1,4 @@
-"""Addresses of sentinels: what can be meant, and what is refused with a sentence that shows no password."""
+"""Sentinel addresses: the valid forms, and error messages for the rest that show no password."""
 
 from __future__ import annotations
 

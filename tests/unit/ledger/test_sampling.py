@@ -1,4 +1,4 @@
-"""Which task IDs the ledger records: everybody decides alike, and shares are what they say."""
+"""Which task IDs the ledger records: every process decides alike, and the shares are as configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = {"shop.noise.*": 0.01, "celery.*": False, "shop.*": True}
     [
         ("shop.noise.view", 1.0, 0.01),
         ("celery.backend_cleanup", 1.0, 0.0),
-        ("shop.charge", 0.0, 1.0),  # the operator's word comes before the task's
+        ("shop.charge", 0.0, 1.0),  # the setting overrides the task
         ("other.charge", 0.25, 0.25),
         ("other.charge", 0.0, 0.0),
         ("", 1.0, 1.0),

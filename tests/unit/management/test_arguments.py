@@ -1,4 +1,4 @@
-"""Numbers on a command line: whole, in range, written as people write them; otherwise a sentence."""
+"""Numbers on a command line: whole, in range, as people write them; otherwise an error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An option that would do nothing beside another is refused, by every command, before anything is asked or opened."""
+"""Every command rejects an option that another one makes useless, before it asks or opens anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of commands: in a pipe, in a terminal, and where the stream cannot carry every character."""
+"""Tables of commands: in a pipe, in a terminal, and on a stream that cannot encode every character."""
 
 from __future__ import annotations
 

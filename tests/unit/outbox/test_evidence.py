@@ -1,4 +1,4 @@
-"""What counts as a lost message and who may run: literal cases. Waiting is not loss."""
+"""What counts as a lost message and which copy may run: literal cases. Waiting is not loss."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
 @pytest.mark.parametrize(
     ("evidence", "is_lost"),
     [
-        # A long queue, and a paused one: whatever the age, where the broker can tell.
+        # A long or a paused queue: never lost at any age if the broker can tell.
         (waits(broker=Held.QUEUED), False),
         (waits(7 * DAY, broker=Held.QUEUED), False),
         (waits(7 * DAY, broker=Held.QUEUED, overtaken=True), False),
-        # Where it cannot: only the fallback.
+        # If the broker cannot tell: only the fallback applies.
         (waits(), False),
         (waits(DAY - 1), False),
         (waits(DAY), True),
@@ -39,18 +39,18 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(2 * DAY, publications=2), True),
         # Gone.
         (waits(1, broker=Held.ABSENT), True),
-        # Handed to a worker. One that lives and is busy holds it; nobody asked: no evidence.
+        # Handed to a worker: a living, busy worker holds it. If no worker was asked, there is no evidence.
         (waits(broker=Held.UNACKED, overtaken=True, workers=True), False),
         (waits(broker=Held.UNACKED, overtaken=True, workers=False), True),
         (waits(broker=Held.UNACKED, overtaken=True), False),
         (waits(broker=Held.UNACKED), False),
         (waits(broker=Held.UNACKED, idle=True, workers=False), True),
-        # RabbitMQ: a small overtaking is what prefetch makes.
+        # RabbitMQ: prefetch causes a little overtaking.
         (waits(overtaken=True, workers=True), False),
         (waits(overtaken=True, workers=False), True),
         (waits(overtaken=True), False),
         (waits(idle=True, workers=False), True),
-        # Begun by the dead: its broker may have delivered it again by itself.
+        # Begun by a worker that died: its broker may have redelivered it already.
         (waits(begun=True, broker=Held.QUEUED), False),
         (waits(begun=True, broker=Held.UNACKED, workers=True), False),
         (waits(begun=True, broker=Held.UNACKED, workers=False), True),
@@ -79,13 +79,13 @@ def test_workers_are_asked_only_where_their_word_decides() -> None:
     ("state", "generation", "alive", "runs"),
     [
         (State(False, "", OPEN), 0, False, True),
-        # Begun: by the living, by the dead.
+        # Begun by a living worker; by a dead one.
         (State(False, "w", 0), 0, True, False),
         (State(False, "w", 0), 0, False, True),
-        # A retry or deferral may begin before the mark of the body that published it.
+        # A retry or deferral may begin before the body that published it is marked.
         (State(False, "w", 0), 1, True, True),
         (State(False, "", 0), 1, False, True),
-        # A second copy of the first one must not start a second chain of retries; nor an older one of a later chain.
+        # A second copy of the first must not start a second chain of retries; neither may an older copy from a later chain.
         (State(False, "", 0), 0, False, False),
         (State(False, "", 2), 1, False, False),
         (State(False, "w", 2), 1, True, False),
@@ -107,7 +107,7 @@ def test_a_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
     [
         (Life.GONE, 0, False),
         (Life.HERE, 59, True),
-        (Life.HERE, 61, True),  # suspended, or in C code: it can be seen
+        (Life.HERE, 61, True),  # suspended, or in C code: the process is visible
         (Life.HERE, 7201, False),
         (Life.UNKNOWN, 59, True),
         (Life.UNKNOWN, 61, False),

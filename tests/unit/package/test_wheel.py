@@ -1,4 +1,4 @@
-"""The wheel: everything that belongs to tasks_demo, its version and what it depends on."""
+"""The wheel: all files of tasks_demo, its version and its dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every spelling of one call is one call, for the operation key and for the digest; what cannot run is refused in the caller."""
+"""Every spelling of a call has the same operation key and digest; a call that cannot run is rejected in the caller."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_an_operation_that_gives_no_key_is_refused_in_the_caller(base: Any, oper
 
 
 class Speechless(Exception):
-    """An error of somebody's library that cannot be shown as text."""
+    """A third-party error that cannot be shown as text."""
 
     def __str__(self) -> str:
         raise RuntimeError

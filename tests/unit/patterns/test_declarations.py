@@ -1,4 +1,4 @@
-"""A contradiction in a declaration fails when it is declared, with a sentence that says what to write instead."""
+"""A contradictory declaration fails when it is declared, with a message that says what to write instead."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_class_body_is_refused_at_import(base: type[PatternTask], options: dic
 def test_another_decorator_is_refused_when_celery_builds_the_task(
     base: type[PatternTask], options: dict[str, Any], why: str
 ) -> None:
-    # An application of its own, and not shared: what is refused must not stay behind in the project's.
+    # A separate, unshared app: a rejected task must not stay registered in the project's.
     app = Celery("never", set_as_current=False)
     app.task(base=base, name="never.built", shared=False, **options)(nothing)
     with pytest.raises(ContradictoryDeclaration, match=why) as caught:

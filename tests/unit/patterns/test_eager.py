@@ -1,4 +1,4 @@
-"""Eager mode and direct calls, in every pattern, with no service at all: what a team's own unit tests do first."""
+"""Eager mode and direct calls, in every pattern, without any service: what a team's own unit tests do first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    """An app of our own that runs everything eagerly and whose broker is not there."""
+    """A separate app that runs everything eagerly and has no broker."""
     app = Celery("eager", set_as_current=False, broker=NOWHERE)
     app.conf.task_always_eager = True
     yield app
@@ -33,7 +33,7 @@ def app() -> Iterator[Celery]:
 
 
 def declared(app: Celery, pattern: Any, **options: Any) -> tuple[Any, list[Any]]:
-    """A task of this pattern, and what its body was called with."""
+    """A task of this pattern, and the arguments of each call of its body."""
     ran: list[Any] = []
 
     @app.task(shared=False, base=pattern, name=f"eager.{pattern.pattern}", **options)
@@ -186,7 +186,7 @@ def test_leases_in_memory_are_for_tests_and_eager_mode_only(
     try:
         assert [charge.delay(17).get(), charge.delay(17).get()] == ["done (17,)"] * 2
         assert ran == [(17,)]
-        # Not Django's own flag, which would arm the ledger in this process, whose thread then asks the database.
+        # Not Django's own flag, which would enable the ledger in this process; its thread would then query the database.
         monkeypatch.setattr("tasks_demo.patterns.dedup_lock.in_tests", lambda: False)
         with pytest.raises(InvalidSetting, match="two workers would run"):
             lease_place(1.0)

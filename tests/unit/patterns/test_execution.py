@@ -1,4 +1,4 @@
-"""The frame of an execution: a soft time limit, delivered as billiard delivers it, strikes in the body and nowhere after it."""
+"""The frame of an execution: a soft time limit, delivered as billiard does, interrupts the body and nothing after it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ended(job: Job) -> BaseException:
 
 
 class Odd(BaseException):
-    """One of the project's own."""
+    """An error of the project's own."""
 
 
 def raises(error: BaseException) -> Callable[[], Any]:

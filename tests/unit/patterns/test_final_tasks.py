@@ -1,4 +1,4 @@
-"""The final task and each call are compared with the promise, whoever has changed them since the declaration."""
+"""The final task and each call are compared with the promise, whatever changed them after the declaration."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_settings_of_celery_do_not_change_a_pattern() -> None:
 
 
 def warnings_of(task: Any) -> list[str]:
-    # Of this task only: an app has the shared tasks of every module that was imported, and a message names five.
+    # Of this task only: an app has the shared tasks of every imported module, and a message names five.
     setup = Setup(task.app, (task.app.tasks[task.name],))
     return [
         f"{number} {found.task}: {found.said}" for number in ("W014", "W015", "W016") for found in RULES[number](setup)

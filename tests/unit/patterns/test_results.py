@@ -1,4 +1,4 @@
-"""What the log says of a result that is not kept with its operation: the true reason."""
+"""What the log says about a result that is not stored with its operation: the true reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks_demo.patterns.results import as_text
 
 
 def job() -> Any:
-    """A task of no app of ours."""
+    """A task of a separate app."""
     return Celery("results", set_as_current=False).task(name="results.job", shared=False)(Hostile.__json__)
 
 

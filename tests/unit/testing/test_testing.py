@@ -1,4 +1,4 @@
-"""``tasks_demo.testing`` in this process: what a delivery, a second one, a death and a drained outbox do, and what is left."""
+"""``tasks_demo.testing`` in this process: a delivery, a redelivery, a death, a drained outbox, and what each leaves behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def here() -> Iterator[Deliveries]:
 
 
 def declared(pattern: Any, body: Any = None, **options: Any) -> tuple[Any, list[Any]]:
-    """A task of this pattern (None: without one), and what its body was called with."""
+    """A task of this pattern (None: without one), and the arguments of each call of its body."""
     ran: list[Any] = []
 
     def run(*args: Any) -> Any:
@@ -50,7 +50,7 @@ def test_a_job_that_is_published_inside_a_transaction_can_be_refused(
 ) -> None:
     settings.TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"
     task, ran = declared(AcksLate)
-    task.delay(1)  # the transaction of the test itself does not count
+    task.delay(1)  # the test's own transaction does not count
     with transaction.atomic(), pytest.raises(PublishedInTransaction, match="Nothing was published"):
         task.delay(2)
     assert ran == [(1,)]
