@@ -55,8 +55,7 @@ def _settle_in() -> None:
 _settle_in()
 
 
-#: The slowest files, run first: pytest-xdist gives each process one file at a time, and a slow file at the end would keep
-#: the
+#: The slowest files run first: pytest-xdist gives each process one file at a time, and a slow file at the end would keep the
 #: others idle. The rest runs in random order. ``make test PYTEST_ARGS=--durations=60`` shows which files belong here.
 LONGEST = (
     "lab/test_contract.py",
@@ -254,9 +253,8 @@ def ledger(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
 def _empty(connection: Any) -> None:
     from django.db import transaction
 
-    # A worker's commit between the DELETEs would leave a tally without events, or events without a tally. A transaction is
-    # not
-    # enough on PostgreSQL: each of its statements sees what has been committed by then.
+    # A worker's commit between the DELETEs would leave a tally without events, or events without a tally. PostgreSQL also
+    # needs the lock: inside a transaction, each statement still sees what has been committed by then.
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("LOCK TABLE tasks_demo_event, tasks_demo_tally IN SHARE ROW EXCLUSIVE MODE")

@@ -106,7 +106,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Stranger:
-    """The project with migrated databases."""
+    """The project, with migrated databases."""
 
     folder: Path
     home: Home

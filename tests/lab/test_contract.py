@@ -200,7 +200,7 @@ def test_other_faults(other: Ran, cell: tuple[str, str]) -> None:
         elif pattern in LATE:
             # Other tasks may be charged twice too: on a busy machine they may exceed the visibility timeout.
             assert seen.victims & seen.twice
-            # A copy still waiting in main when the first is acknowledged belongs to nobody any more, and the cell ends.
+            # A copy still waiting in main when the first is acknowledged has no owner any more, and the cell ends.
             for victim in seen.victims - seen.twice:
                 assert seen.count("received")[victim] > seen.count("started")[victim] == 1
         else:

@@ -86,9 +86,8 @@ def arena(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Nemesis, list[dict[str, Any]]]]]:
     made: list[Nemesis] = []
-    monkeypatch.setattr(
-        "tasks_demo.lab.processes.nemesis.KNOWN_SECONDS", 0.1
-    )  # here an unknown process must stay unknown
+    # In these tests an unknown process must stay unknown.
+    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.KNOWN_SECONDS", 0.1)
 
     def make(fault: Fault, **options: Any) -> tuple[Nemesis, list[dict[str, Any]]]:
         reports: list[dict[str, Any]] = []
@@ -255,7 +254,7 @@ def test_nemesis_kills_a_publisher_but_no_foreign_process(short: Path, pair: Pai
     nemesis, reports = arena(Fault.PUBLISHER_CRASH)
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher") as line:
         assert line.recv(1) == b"g", "not one of ours"
-    until(lambda: reports, "the report of the miss")  # it is written after the permission to continue
+    until(lambda: reports, "the report of the miss")  # written after the process may continue
     nemesis.mains.add(pair.main)
     nemesis.reached.clear()
     with call(short, pair.main, os.getpid(), "anybody", "committed", "publisher"):

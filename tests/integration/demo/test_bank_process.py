@@ -244,7 +244,7 @@ def test_confirmed_debits_survive_the_end_of_the_bank(
 def test_two_banks_on_one_database_still_make_one_debit(
     client: BankClient, own_client: BankClient, first_to_finish: str
 ) -> None:
-    """By mistake or during a restart. The second bank takes over the key of the first, which it believes dead, and keeps it."""
+    """By mistake or during a restart. The second bank takes the first for dead, takes over its key, and keeps it."""
     client.set_fault(FAULT, "slow", ["r"], delay_ms=60_000)
     if first_to_finish == "the first bank":
         own_client.set_fault(FAULT, "slow", ["r"], delay_ms=60_000)

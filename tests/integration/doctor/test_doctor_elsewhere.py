@@ -105,7 +105,7 @@ def test_what_workers_hold_is_counted_and_what_they_left_behind_is_told(stranger
 
 
 def test_queues_that_are_named_in_settings_are_ours(stranger: Stranger) -> None:
-    """In routes (for known and unknown tasks), in the schedule, or as a plain name; only the last belongs to nobody."""
+    """In routes (for known and unknown tasks), in the schedule, or as a plain name; only ``stray`` is unknown."""
     settings = {
         "CELERY_TASK_ROUTES": [{"elsewhere.*": {"queue": "q-route"}, "orders.plain": "q-plain"}],
         "CELERY_BEAT_SCHEDULE": {"n": {"task": "orders.plain", "schedule": 60, "options": {"queue": "q-beat"}}},

@@ -1,4 +1,4 @@
-"""Every failure short of a believable answer raises LeaseStoreUnavailable, and the record stays consistent."""
+"""Without a valid reply the store raises LeaseStoreUnavailable, and the record stays consistent."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
         assert time.monotonic() >= claim.deadline - 2.4 + 3
         with pytest.raises(LeaseLost, match="cap of 3 s "):
             lease.check()
-        # Inside the block: the cap must end the renewals, not the end of the block.
+        # Inside the block: the cap must release the lease, not the end of the block.
         until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
 
 
@@ -118,7 +118,7 @@ def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisSe
         lease.check()
         server.client().hset(record_key("t:", "order"), "owner", "somebody else")
         until(lambda: lease.lost)
-        with pytest.raises(LeaseLost, match="took it over"):  # the renewal reported the loss, not the deadline
+        with pytest.raises(LeaseLost, match="took it over"):  # reported by the renewal, not by the deadline
             lease.check()
 
 

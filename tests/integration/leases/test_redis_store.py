@@ -167,7 +167,7 @@ def test_the_same_token_asking_again_gets_the_same_answer(
     assert client.eval(script("claim").source, 1, *arguments) == first
     assert first[0] == b"claimed"
     assert record(client, operation)["attempt"] == "1"
-    # Not after somebody else held the lease: the old token is unknown then.
+    # Not after another worker held the lease: the old token is unknown then.
     client.hset(record_key("t:", operation), "deadline", 1)
     taken_over(store, operation)
     assert client.eval(script("claim").source, 1, *arguments)[0] == b"held"
@@ -228,7 +228,7 @@ def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, o
 def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
     client: Any, brief: RedisLeaseStore, operation: str
 ) -> None:
-    """The token is granted again with a new fence; whoever still believes in the first grant learns that it is lost."""
+    """The token is granted again with a new fence; a worker that relies on the first grant learns that it is lost."""
     first = claimed(brief, operation)
     taken_over(brief, operation)
     late = (first.owner, DIGEST, 60_000, 60_000, "", "")

@@ -720,7 +720,7 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for(
     assert not Tally.objects.filter(task_id="t").exists()
 
 
-#: A process with a child that is killed in the middle of a transaction; the child lives on until told to exit.
+#: A process with a child that is killed in the middle of a transaction; the child lives until the test ends it.
 ORPHANED = """
 import os, signal, sys, time
 import django; django.setup()

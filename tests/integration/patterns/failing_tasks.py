@@ -136,7 +136,7 @@ for pattern in PATTERNS:
 
 @signals.task_prerun.connect
 def _no_threads(args: Any = None, kwargs: Any = None, **_: Any) -> None:
-    """For ``no threads``: this process has no heartbeat yet, and fails once to start one."""
+    """For ``no threads``: forget this process's heartbeat and, once, make it impossible to start its thread."""
     if str(kwargs.get("operation")).startswith("no threads") and not (Path(kwargs["folder"]) / "threads").exists():
         (Path(kwargs["folder"]) / "threads").touch()
         heartbeat._heartbeat.forget()

@@ -134,7 +134,7 @@ class Ground:
 
     @contextmanager
     def away(self, table: str, *, ledger: bool = False) -> Iterator[None]:
-        """Rename a table away for the block, so that the database rejects rows."""
+        """Rename a table for the duration of the block, so that writes to it fail."""
         self.query(f"ALTER TABLE {table} RENAME TO {table}_away", ledger=ledger)
         try:
             yield
@@ -142,7 +142,7 @@ class Ground:
             self.query(f"ALTER TABLE {table}_away RENAME TO {table}", ledger=ledger)
 
     def returned_to_the_queue(self, task_id: str) -> None:
-        """Whether the worker received it a second time: it was requeued and redelivered."""
+        """Wait until the worker has received it twice: it was requeued and redelivered."""
         wanted = f"[{task_id}] received"
         until(lambda: self.worker.log.read_text(errors="replace").count(wanted) >= 2, f"another delivery of {task_id}")
 

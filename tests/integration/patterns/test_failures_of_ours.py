@@ -52,7 +52,7 @@ class Failing(Ground):
     def job(
         self, pattern: str, operation: str = "", *, gate: bool = False, **kwargs: Any
     ) -> tuple[str, AsyncResult[Any]]:
-        """Publish a job that asks for a failure; return the folder with its diary, and the expected outcome."""
+        """Publish a job that asks for a failure; return the folder with its diary, and its result."""
         operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
         folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
         folder.mkdir()

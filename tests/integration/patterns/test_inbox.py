@@ -1,4 +1,4 @@
-"""inbox on real workers, on SQLite and PostgreSQL: one effect per operation, whoever is killed, delayed or sent twice."""
+"""inbox on real workers, on SQLite and PostgreSQL: one effect per operation, whatever is killed, delayed or sent twice."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_double_click_is_charged_once_and_the_second_caller_gets_the_stored_re
 
 @pytest.mark.usefixtures("worker")
 def test_without_the_lock_a_double_click_is_charged_twice(books: BankClient) -> None:
-    """A control: the test above can tell the difference."""
+    """A control for the test above: it can fail."""
     operation = key()
     kwargs = {"customer": "c", "amount": 7, "operation": operation}
     sent = [CHARGES["acks_late"].apply_async(kwargs=kwargs) for _ in range(2)]

@@ -123,9 +123,8 @@ def _die_after_parking(event: Reached) -> None:
 
 def _defer_the_second_start(event: Reached) -> None:
     """After a job that asks for it has died, refuse its next start once: it is requeued, although its body did not begin."""
-    flag = Path(
-        f"{os.environ.get('POISON_FLAG')}.{event.subject.task_id[:36]}"
-    )  # file names have at most 255 characters
+    # A file name has at most 255 characters.
+    flag = Path(f"{os.environ.get('POISON_FLAG')}.{event.subject.task_id[:36]}")
     if event.point is Point.STARTED and flag.is_file() and flag.read_text() == "died":
         flag.write_text("deferred")
         raise OSError("as the test wants it")

@@ -290,7 +290,7 @@ def test_when_its_database_does_not_answer_no_body_runs_and_the_message_is_reque
 
 @contextmanager
 def away(table: str) -> Iterator[None]:
-    """Remove the table for everybody during the block."""
+    """Rename the table for the duration of the block; no process finds it."""
     with connections[router.db_for_write(Attempt)].cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
         try:

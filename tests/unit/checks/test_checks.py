@@ -126,8 +126,9 @@ class OwnPrefork(TaskPool):
 
 #: No limits.
 UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": None}
-# One row per cause: an unsafe configuration, and the nearest safe one. Checks of settings that a later Celery introduced.
+#: Checks of settings that a later Celery introduced.
 SINCE = {"W005": "5.7", "W021": "5.6"}
+#: One row per cause: an unsafe configuration, and the nearest safe one.
 CAUSES: list[tuple[str, str, Build, Build]] = [
     (
         "W001",

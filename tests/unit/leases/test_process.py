@@ -1,4 +1,4 @@
-"""Whether a process is gone: never true of one that may still run."""
+"""Whether a process has ended: never true of one that may still run."""
 
 from __future__ import annotations
 
