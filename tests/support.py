@@ -152,9 +152,7 @@ def made_once(files: Sequence[Path], make: Callable[[], None], settings: str = "
 
 @dataclass(frozen=True)
 class Home:
-    """A state folder with migrated databases, and the commands run in it. An empty ``database_url`` means SQLite in
-    ``state``.
-    """
+    """A state folder with migrated databases, and the commands run in it. ``database_url`` empty: SQLite in ``state``."""
 
     state: Path
     database_url: str = ""

@@ -34,8 +34,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(message)
         pytest.skip(message)
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # Playwright's synchronous interface runs an event loop in this thread, and Django refuses the ORM there without
-        # this setting.
+        # Playwright's synchronous interface runs an event loop in this thread; Django would refuse the ORM there.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         expect.set_options(timeout=30_000)
         running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)

@@ -1,6 +1,4 @@
-"""A project that installs only a part of the demo gets an error that names the missing part, before any of its commands
-runs.
-"""
+"""A project that installs only a part of the demo gets an error that names the missing part, before any command runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every way in which the bank
-fails.
+"""The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every failure of the bank.
 
 The table and the function come from that page: a wrong cell there fails a test here.
 """

@@ -321,8 +321,7 @@ class World:
         for operation in sorted({delivery.operation for delivery in self.delivered}):
             effects = self.receivers.effects.get(operation, [])
             self.judge.require(Invariant.ONE_EFFECT, len(effects) == 1, f"{operation} ended with effects {effects}")
-            # After a retention gap, a job with the same key and other arguments may have run first; then this one gets an
-            # error.
+            # After a retention gap, a job with the same key and other arguments may have run first; this one then fails.
             if len([delivery for delivery in self.delivered if delivery.operation == operation]) == 1:
                 completed = record_key(PREFIX, operation) in self.judge.ever_completed
                 self.judge.require(Invariant.ONE_EFFECT, completed, f"{operation} was never completed")
@@ -489,8 +488,8 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
     @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
     def set_the_clock_of_redis_back(self, microseconds: int) -> None:
-        """Move Redis' clock back, by less than the retention over a whole example. Beyond that, without the record, nothing
-        is guaranteed.
+        """Move Redis' clock back, by less than the retention per example. More than that loses the record and all
+        guarantees.
         """
         self.world.clock.ahead_us -= microseconds
 

@@ -1,5 +1,5 @@
-"""Projects whose router reads from another database than it writes to, or moves one model: either it works or ``check``
-reports it.
+"""Projects whose router reads from another database than it writes to, or moves one model: it works, or ``check`` reports
+it.
 """
 
 from __future__ import annotations

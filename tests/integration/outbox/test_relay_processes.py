@@ -1,6 +1,4 @@
-"""Relays, publishers, workers, brokers and databases as processes, each killed at its worst moment; on SQLite and
-PostgreSQL.
-"""
+"""Relays, publishers, workers, brokers and databases as processes, killed at the worst moment; SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -218,8 +216,8 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     if place.server is None:
         pytest.skip("SQLite has no server to kill")
     sent = place.fill(400)
-    # 10 s: the maximum wait for messages whose claim was interrupted by the server's death. The server may take longer to
-    # restart; then messages published earlier would look as if nobody had begun them.
+    # 10 s: how long messages wait whose claim died with the server. The server may take longer to restart, and published
+    # messages would then look unstarted; hence --no-reconcile.
     arguments = ("--batch", "20", "--no-reconcile")
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
         until(lambda: queued(broker.url) >= 20, "the first batch")

@@ -1,4 +1,4 @@
-"""claim_first on real workers, on SQLite and PostgreSQL: never a second execution, whatever is killed, unavailable or sent
+"""claim_first on real workers, SQLite and PostgreSQL: never a second execution, whatever is killed, unavailable or sent
 twice.
 """
 

@@ -1,6 +1,4 @@
-"""Poison on real workers: parked after the exact number of deaths, nothing lost when parked or requeued, and the worker
-survives.
-"""
+"""Poison on real workers: parked after the exact number of deaths, never lost when parked or requeued; the worker survives."""
 
 from __future__ import annotations
 

@@ -126,9 +126,7 @@ def test_fence_that_is_stale_is_refused_before_anything_else() -> None:
 
 @in_bank
 def test_fence_does_not_advance_with_a_refused_request() -> None:
-    """Otherwise a bank slower than its callers' timeout would never complete a debit: each retry would fence off the one
-    before.
-    """
+    """Otherwise a bank slower than its callers' timeout would never complete a debit: each retry would fence off the last."""
     charging.charge(under(5), "k", "f")
     with pytest.raises(KeyReused):
         charging.charge(under(9), "k", "other")
