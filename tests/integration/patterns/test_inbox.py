@@ -223,7 +223,7 @@ def test_the_first_statement_takes_sqlite_s_write_lock_whatever_the_transaction_
     both, answers = threading.Barrier(2, timeout=20), []
 
     def deliver(name: str) -> None:
-        connection = connections[alias]  # each thread has its own
+        connection = connections[alias]  # each thread has its own connection
         connection.close()
         connection.settings_dict = {**connection.settings_dict}
         connection.settings_dict["OPTIONS"] = {**connection.settings_dict["OPTIONS"], "transaction_mode": mode}

@@ -37,7 +37,7 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(DAY), True),
         (waits(DAY, publications=2), False),
         (waits(2 * DAY, publications=2), True),
-        # Gone.
+        # The broker no longer has it.
         (waits(1, broker=Held.ABSENT), True),
         # Handed to a worker: a living, busy worker holds it. If no worker was asked, there is no evidence.
         (waits(broker=Held.UNACKED, overtaken=True, workers=True), False),
