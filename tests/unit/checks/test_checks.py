@@ -124,7 +124,6 @@ class OwnPrefork(TaskPool):
     """A subclass of prefork, which enforces time limits."""
 
 
-#: No limits.
 UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": None}
 #: Checks of settings that a later Celery introduced.
 SINCE = {"W005": "5.7", "W021": "5.6"}
