@@ -488,9 +488,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
     @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
     def set_the_clock_of_redis_back(self, microseconds: int) -> None:
-        """Move Redis' clock back, by less than the retention per example. More than that loses the record and all
-        guarantees.
-        """
+        """By less than the retention per example: beyond that, once the record is gone, nothing is guaranteed."""
         self.world.clock.ahead_us -= microseconds
 
     @precondition(lambda self: self.world.wire.late)
