@@ -47,7 +47,7 @@ def split() -> Iterator[tuple[Stranger, dict[str, Any]]]:
 
 def test_router_with_a_replica_keeps_every_promise(split: tuple[Stranger, dict[str, Any]]) -> None:
     project, settings = split
-    with project.worker(settings=settings) as worker, project.running("relay", "--interval", "0.1", settings=settings):
+    with project.worker(settings=settings), project.running("relay", "--interval", "0.1", settings=settings):
         sent = project.python(
             "from tasks_demo.outbox import enqueue\n"
             f"for name in {TASKS!r}:\n    [getattr(tasks, name).delay(order_id=name) for click in range(2)]\n"
@@ -56,13 +56,15 @@ def test_router_with_a_replica_keeps_every_promise(split: tuple[Stranger, dict[s
         )
         assert sent.code == 0, sent.err
         counts = (
-            "[dict(Payment.objects.using('default').values_list('order_id').annotate(n=Count('id'))), "
-            "Tally.objects.using('default').filter(outcome='succeeded').count()]"
+            f"[dict(Payment.objects.using('default').filter(order_id__in={[*TASKS, 'ship']!r})"
+            ".values_list('order_id').annotate(n=Count('id'))), "
+            # Without the jobs that other tests of this project have made up.
+            "Tally.objects.using('default').filter(outcome='succeeded').exclude(task_id__in=['paid', 'unpaid', 'p']).count()]"
         )
         wanted = [{"charge": 1, "book": 1, "mail_receipt": 1, "index": 2, "count_view": 2, "ship": 1}, 11]
         until(
             lambda: project.value(counts, settings=settings, before=LEDGER) == wanted,
-            f"each as often as promised; the worker said {worker.said[-3000:]}", 60,
+            "each as often as promised", 60,
         )  # fmt: skip
     assert project.manage("check", "--tag", "celery", settings=settings).err.count("W018") == 0
 
