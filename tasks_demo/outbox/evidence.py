@@ -81,18 +81,20 @@ class Evidence:
 
 
 def must_ask_workers(evidence: Evidence) -> bool:
-    """Return whether the workers' answer decides. Asking takes a second, so ask only if the copy cannot be in the queue."""
-    return evidence.broker in {Held.UNACKED, Held.UNKNOWN} and (evidence.overtaken or evidence.idle or evidence.begun)
+    """Return whether the workers' answer decides. Asking takes a second, so ask only if the copy cannot be in the queue.
+
+    They are asked about an absent copy too: a message that is acknowledged early is absent shortly before its job begins.
+    """
+    if evidence.broker in {Held.UNACKED, Held.UNKNOWN}:
+        return evidence.overtaken or evidence.idle or evidence.begun
+    return evidence.broker is Held.ABSENT
 
 
 def lost(evidence: Evidence, *, fallback: float) -> bool:
     """Return whether the copy counts as lost. Without evidence it does after ``fallback`` seconds, doubled per publication."""
-    match evidence.broker:
-        case Held.ABSENT:
-            return True
-        case Held.QUEUED:
-            return False
-    if evidence.begun:
+    if evidence.broker is Held.QUEUED:
+        return False
+    if evidence.broker is Held.ABSENT or evidence.begun:
         return evidence.workers is not True
     if must_ask_workers(evidence) and evidence.workers is not None:
         return not evidence.workers

@@ -17,7 +17,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox import held
 from tasks_demo.outbox.claims import life_of
-from tasks_demo.outbox.evidence import Evidence, Life, lives, lost, must_ask_workers, next_look
+from tasks_demo.outbox.evidence import Evidence, Held, Life, lives, lost, must_ask_workers, next_look
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.table import Table
 
@@ -110,11 +110,16 @@ class Reconciler:
         if broker and sought:
             for task_id, where in held.by_broker(broker, name, queue, sought).items():
                 evidence[task_id] = replace(evidence[task_id], broker=where)
+        absent = [task_id for task_id, each in evidence.items() if each.broker is Held.ABSENT]
         unsure = [task_id for task_id, each in evidence.items() if broker and must_ask_workers(each)]
         if unsure:
             known = held.by_workers(self._app, broker, queue, unsure)
             if known is not None:
                 evidence |= {task_id: replace(evidence[task_id], workers=task_id in known) for task_id in unsure}
+        if absent:
+            # Look again: a message that a worker returned to its queue during the first look was in neither place.
+            for task_id, where in held.by_broker(broker, name, held.queue_state(broker, name), absent).items():
+                evidence[task_id] = replace(evidence[task_id], broker=where)
         return [row for row in rows if lost(evidence[row.task_id], fallback=settings.OUTBOX_LOST_SECONDS)]
 
     def _front(self, place: str, rows: Iterable[Any]) -> datetime | None:

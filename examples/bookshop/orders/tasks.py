@@ -93,6 +93,12 @@ def charge_slowly(self: DedupLock, order_id: str, gate: str) -> int:
     return _at_gate(self, order_id, gate)
 
 
+@AcksEarly.task(bind=True, name="orders.text_slowly")
+def text_slowly(self: AcksEarly, order_id: str, gate: str) -> int:
+    """As ``charge_slowly``, at most once."""
+    return _at_gate(self, order_id, gate)
+
+
 @AcksLate.task(bind=True, name="orders.index_slowly")
 def index_slowly(self: AcksLate, order_id: str, gate: str) -> int:
     """As ``charge_slowly``, at least once."""

@@ -104,6 +104,34 @@ def test_a_copy_of_a_job_that_is_running_is_suppressed_until_its_process_dies(
     assert (found[1], paid) == (2, 1), "it ran again because its first process was killed"
 
 
+UNCLAIMED = """
+from django.db import transaction
+from tasks_demo.core.clock import Now
+job = ('unclaimed', {gate!r})
+row = M.objects.filter(task_id='unclaimed')
+with transaction.atomic():
+    enqueue(tasks.text_slowly, job, task_id='unclaimed')
+    tasks.text_slowly.apply_async(job, task_id='unclaimed')
+    while not Event.objects.filter(task_id='unclaimed', kind='started'): time.sleep(0.01)
+    row.update(published_at=Now(), publications=1, queue='bookshop', due_at=Now())
+looks = set()
+while len(looks) < 6 and row.get().publications == 1:
+    looks.add(row.get().due_at)
+    time.sleep(0.01)
+"""
+
+
+def test_a_job_that_is_acknowledged_and_has_not_claimed_its_row_is_no_loss(
+    any_broker: Stranger, worker: ShopWorker
+) -> None:
+    gate = any_broker.folder / "unclaimed"
+    # Its message lacks the outbox's header, so it never claims its row: as if it had stopped between acknowledgement and claim.
+    looks = asked(any_broker, "len(looks)", UNCLAIMED.format(gate=str(gate)))
+    gate.touch()
+    assert looks == 6, "published again while a worker held it"
+    until(lambda: succeeded(worker, "unclaimed"), "its end")
+
+
 def test_a_retry_that_is_due_later_is_waited_for_and_starts_no_second_chain(
     any_broker: Stranger, worker: ShopWorker
 ) -> None:

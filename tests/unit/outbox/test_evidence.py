@@ -37,8 +37,10 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(DAY), True),
         (waits(DAY, publications=2), False),
         (waits(2 * DAY, publications=2), True),
-        # The broker no longer has it.
+        # The broker no longer has it. Acknowledged early and about to begin, it is held by a worker alone.
         (waits(1, broker=Held.ABSENT), True),
+        (waits(1, broker=Held.ABSENT, workers=False), True),
+        (waits(1, broker=Held.ABSENT, workers=True), False),
         # Handed to a worker: a living, busy worker holds it. If no worker was asked, there is no evidence.
         (waits(broker=Held.UNACKED, overtaken=True, workers=True), False),
         (waits(broker=Held.UNACKED, overtaken=True, workers=False), True),
@@ -65,14 +67,18 @@ def test_lost_is_what_there_is_evidence_of(evidence: Evidence, is_lost: bool) ->
 
 
 def test_workers_are_asked_only_where_their_word_decides() -> None:
-    asked = [waits(overtaken=True), waits(idle=True), waits(broker=Held.UNACKED, overtaken=True)]
+    asked = [
+        waits(overtaken=True),
+        waits(idle=True),
+        waits(broker=Held.UNACKED, overtaken=True),
+        waits(broker=Held.ABSENT),
+    ]
     not_asked = [
         waits(),
         waits(broker=Held.UNACKED),
         waits(broker=Held.QUEUED, overtaken=True),
-        waits(broker=Held.ABSENT, idle=True),
     ]
-    assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 3 + [False] * 4
+    assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 4 + [False] * 3
 
 
 @pytest.mark.parametrize(
