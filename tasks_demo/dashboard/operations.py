@@ -14,6 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.dashboard import screens
 from tasks_demo.operations import Known, forget, known
 from tasks_demo.records.models import ForgottenOperation
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[ForgottenOperation]
 else:
     _Admin = admin.ModelAdmin
+
+
+screens.register_list("Operations", ForgottenOperation, place=55)
 
 
 @admin.register(ForgottenOperation)

@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
+from tasks_demo.dashboard import screens
 from tasks_demo.records.models import OutboxMessage
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class StateFilter(admin.SimpleListFilter):
             case "ended":
                 return queryset.filter(finished_at__isnull=False)
         return queryset
+
+
+screens.register_list("Outbox", OutboxMessage, place=65)
 
 
 @admin.register(OutboxMessage)

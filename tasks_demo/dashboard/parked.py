@@ -21,6 +21,7 @@ from django.utils.text import capfirst
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
 from tasks_demo.core.wording import counted
+from tasks_demo.dashboard import screens
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Decision, Parked
@@ -46,6 +47,9 @@ DECISIONS: dict[str, tuple[Decide, str, str]] = {
     "requeue": (requeue, "requeued", "The message is published again under its task ID, and its attempts start at 0."),
     "discard": (discard, "discarded", "The message is not run. Its row stays, and cannot be requeued any more."),
 }
+
+
+screens.register_list("Parked", Parked, place=60)
 
 
 @admin.register(Parked)

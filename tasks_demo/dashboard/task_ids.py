@@ -11,7 +11,6 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -20,6 +19,7 @@ from django.utils.timezone import is_naive, localtime
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.dashboard import overview, screens  # noqa: F401  (overview registers its screen)
 from tasks_demo.dashboard.changelist import TaskIdList
 from tasks_demo.dashboard.filters import (
     BrokenFilter,
@@ -108,7 +108,10 @@ class TallyAdmin(_Admin):
 
     def get_urls(self) -> list[URLPattern]:
         read = path("books/", self.admin_site.admin_view(self.read_books_view), name="tasks_demo_read_books")
-        return [read, *super().get_urls()]
+        return [read, *screens.urls(self.admin_site), *super().get_urls()]
+
+    def _list(self) -> str:
+        return reverse("admin:tasks_demo_tally_changelist", current_app=self.admin_site.name)
 
     def read_books_view(self, request: HttpRequest) -> HttpResponse:
         """Read the books now (the page's button), then redirect to the page of origin."""
@@ -125,7 +128,7 @@ class TallyAdmin(_Admin):
                 messages.success(request, "The books were read.")
         back = request.POST.get("next", "")
         if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
-            back = reverse("admin:app_list", kwargs={"app_label": self.opts.app_label})
+            back = self._list()
         return HttpResponseRedirect(back)
 
     def change_view(
@@ -137,10 +140,8 @@ class TallyAdmin(_Admin):
         tally = None if "\0" in task_id else Tally.objects.filter(task_id=task_id).first()
         if tally is None:
             messages.warning(request, f"The ledger knows no task ID “{task_id[:255]}”.")
-            return HttpResponseRedirect(reverse("admin:app_list", kwargs={"app_label": self.opts.app_label}))
+            return HttpResponseRedirect(self._list())
         context = {
-            **self.admin_site.each_context(request),
-            **_WIDE,
             "opts": self.opts,
             "title": "Task ID",
             "subtitle": tally.task_id,
@@ -148,7 +149,7 @@ class TallyAdmin(_Admin):
             "freshness": freshness(),
             **(extra_context or {}),
         }
-        return TemplateResponse(request, "admin/tasks_demo/tally/task.html", context)
+        return screens.page(request, self.admin_site, "admin/tasks_demo/tally/task.html", context)
 
     @admin.display(description="task ID")
     def identity(self, tally: Tally) -> str:
@@ -192,6 +193,9 @@ class TallyAdmin(_Admin):
     def first_seen(self, tally: Tally) -> SafeString:
         at = tally.first_at if is_naive(tally.first_at) else localtime(tally.first_at)
         return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+screens.register_list("Task IDs", Tally, place=20)
 
 
 def _number(value: int, *, stressed: bool) -> SafeString:

@@ -53,11 +53,11 @@ def page(
     options = getattr(request, "param", {})
     context = browser.new_context(base_url=live_server.url, **options)
     page = context.new_page()
-    page.goto("/admin/tasks_demo/")
+    page.goto("/admin/tasks_demo/tally/")
     page.get_by_label("Username").fill("admin")
     page.get_by_label("Password").fill("of this test")
     page.get_by_role("button", name="Log in").click()
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/tally/")
     page.wait_for_load_state("load")  # by then the admin's scripts have found their buttons
     yield page
     context.close()
@@ -101,6 +101,7 @@ def test_the_timeline_needs_no_javascript(page: Page) -> None:
 def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
     width = "document.documentElement.scrollWidth"
     assert page.evaluate(width) <= 400
+    page.locator("#result_list .field-executions_n").first.scroll_into_view_if_needed()
     expect(page.locator("#result_list .field-executions_n").first).to_be_in_viewport()
     page.get_by_role("link", name="killed-once").click()
     expect(page.locator(".kill")).to_be_visible()
@@ -121,7 +122,11 @@ def test_no_column_of_a_list_is_cut(page: Page) -> None:
     )
     lying(task="shop.payments.tasks.charge", operation="order-17-of-a-customer")
     cut = "() => [...document.querySelectorAll('.results')].map(found => found.scrollWidth - found.clientWidth)"
-    for address in ("tasks_demo/?first=problems", "tasks_demo_records/outboxmessage/", "tasks_demo_records/parked/"):
+    for address in (
+        "tasks_demo/tally/?first=problems",
+        "tasks_demo_records/outboxmessage/",
+        "tasks_demo_records/parked/",
+    ):
         page.goto(f"/admin/{address}")
         expect(page.locator("#result_list tbody tr").first).to_be_visible()
         assert page.evaluate(cut) == [0], address
@@ -139,7 +144,7 @@ def test_a_task_to_which_nothing_was_promised_has_no_count_in_red(page: Page) ->
         page.goto(f"/admin/tasks_demo/tally/{task_id}/change/")
         expect(page.locator(".counts li")).to_have_count(6)
         expect(page.locator(".counts .loud")).to_have_count(loud)
-    page.goto("/admin/tasks_demo/?q=plain")
+    page.goto("/admin/tasks_demo/tally/?q=plain")
     expect(page.locator("#result_list tbody tr")).to_have_count(1)
     expect(page.locator("#result_list .loud")).to_have_count(0)
 

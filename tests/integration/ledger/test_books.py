@@ -208,7 +208,7 @@ def test_books_that_nobody_registered_count_nothing_and_the_task_is_judged_by_it
 def test_a_page_is_read_without_a_write_and_its_button_reads_the_books(admin_client: Client) -> None:
     append(life("t", *ENDED, books="payments"))
     Payments.entries = [entry(1, "t", amount=5)]
-    for page in ("/admin/tasks_demo/", "/admin/tasks_demo/tally/t/change/"):
+    for page in ("/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/t/change/"):
         with CaptureQueriesContext(connection) as captured:
             response = admin_client.get(page)
         assert "were never read" in response.content.decode()
@@ -227,13 +227,13 @@ def test_a_page_is_read_without_a_write_and_its_button_reads_the_books(admin_cli
     assert "number 1: amount 5" in text
     assert Tally.objects.get().verdict == "ok"
     response = admin_client.post("/admin/tasks_demo/tally/books/", {"next": "https://elsewhere.example/"})
-    assert response["Location"] == "/admin/tasks_demo/"
+    assert response["Location"] == "/admin/tasks_demo/tally/"
 
 
 def test_the_page_says_which_books_cannot_be_read_and_since_when(admin_client: Client, settings: Settings) -> None:
     settings.TASKS_DEMO_BOOKS = {"broken": f"{HERE}.Broken", "payments": f"{HERE}.Payments"}
     read_books()
-    text = " ".join(admin_client.get("/admin/tasks_demo/").content.decode().split())
+    text = " ".join(admin_client.get("/admin/tasks_demo/tally/").content.decode().split())
     assert "The books “broken” cannot be read since <time" in text
     assert "RuntimeError: page 2 is gone" in text
     assert "“payments”" not in text

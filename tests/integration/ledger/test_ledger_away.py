@@ -163,7 +163,7 @@ def test_a_gap_is_shown_by_the_doctor_on_the_list_and_on_the_pages_of_the_tasks_
     until(lambda: Tally.objects.exists(), "the first")
     quiet = {row.what: row for row in records(Setup(current_app, ()))}["gaps in the ledger"]
     assert (quiet.state, quiet.seen) == (State.OK, "none in the last 24 h")
-    assert "could not reach the ledger" not in page(admin_client, "/admin/tasks_demo/")
+    assert "could not reach the ledger" not in page(admin_client, "/admin/tasks_demo/tally/")
     with locked():
         reached(Point.PUBLISHED, subject("touched"))
         reached(Point.STARTED, subject("touched"))
@@ -171,7 +171,7 @@ def test_a_gap_is_shown_by_the_doctor_on_the_list_and_on_the_pages_of_the_tasks_
     said = "1 process could not reach the ledger: no events lost, 2 written late."
     row = {row.what: row for row in records(Setup(current_app, ()))}["gaps in the ledger"]
     assert (row.state, row.seen.startswith(said), "last until 20" in row.seen) == (State.WARN, True, True), row
-    assert said in page(admin_client, "/admin/tasks_demo/")
+    assert said in page(admin_client, "/admin/tasks_demo/tally/")
     assert said in page(admin_client, "/admin/tasks_demo/tally/touched/change/")
     assert "could not reach" not in page(admin_client, "/admin/tasks_demo/tally/ended%20before/change/")
 

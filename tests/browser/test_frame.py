@@ -1,0 +1,71 @@
+"""The frame of the control room in a real browser: policy, console, live parts, width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.integration.ledger.ledger_rows import append, lost, ok
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+ADDRESSES = [
+    "/admin/", "/admin/tasks_demo/", "/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/fine/change/",
+    "/admin/tasks_demo_records/parked/", "/admin/tasks_demo_records/outboxmessage/",
+    "/admin/tasks_demo_records/forgottenoperation/look/?key=fine", "/admin/auth/user/", "/admin/auth/user/add/",
+]  # fmt: skip
+
+
+@pytest.fixture
+def said(browser: Browser, live_server: LiveServer, settings: Settings) -> Iterator[tuple[Page, list[str]]]:  # noqa: F811
+    """A page of a logged-in user, and what the browser complained of: the console, answers of 400 and above, violations."""
+    settings.TASKS_DEMO_BANK_URL = ""
+    append(ok("fine"), lost("broken"))
+    User.objects.create_superuser("admin", password="of this test")
+    context = browser.new_context(base_url=live_server.url, color_scheme="dark", viewport={"width": 360, "height": 800})
+    page = context.new_page()
+    complaints: list[str] = []
+
+    def heard(message: ConsoleMessage) -> None:
+        complaints.append(f"{page.url}: {message.text}")
+
+    def answered(response: Response) -> None:
+        if response.status >= 400:
+            complaints.append(f"{response.url}: {response.status}")
+
+    page.on("console", heard)
+    page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
+    page.on("response", answered)
+    page.goto("/admin/tasks_demo/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("of this test")
+    page.get_by_role("button", name="Log in").click()
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
+    yield page, complaints
+    context.close()
+
+
+def test_no_page_violates_the_policy_or_complains_or_scrolls_sideways(said: tuple[Page, list[str]]) -> None:
+    page, complaints = said
+    for address in ADDRESSES:
+        page.goto(address)
+        page.wait_for_load_state("load")
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
+    assert complaints == []
+    page.evaluate("document.body.setAttribute('onclick', 'alert(1)')")  # the policy does forbid
+    assert any("Content Security Policy" in text for text in complaints)
+
+
+def test_the_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:
+    page, _ = said
+    page.get_by_role("navigation", name="Control room").get_by_role("link", name="Overview").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("navigation", name="Control room").locator("[aria-current]")).to_have_text("Task IDs")
+    expect(page.locator("#result_list tbody tr")).to_have_count(2)

@@ -1,0 +1,167 @@
+"""The frame of the control room: which screens there are for whom, in whose admin, under which policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from django.contrib.admin import AdminSite
+from django.contrib.auth.models import Permission, User
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import clear_url_caches, path
+from pytest_django import Settings
+
+from tasks_demo.dashboard import live, screens
+from tasks_demo.dashboard.task_ids import TallyAdmin
+from tasks_demo.ledger.models import Tally
+from tests.integration.ledger.ledger_rows import append, lost, ok
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+
+@pytest.fixture(autouse=True)
+def _without_bank(settings: Settings) -> None:
+    settings.TASKS_DEMO_BANK_URL = ""
+
+
+def person(client: Client, *permissions: str) -> Client:
+    """A client of a staff user who has these permissions and no other."""
+    user = User.objects.create_user(f"staff-{'-'.join(permissions) or 'none'}", password="p", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(user)
+    return client
+
+
+def bar(text: str) -> list[tuple[str, str, bool]]:
+    """The entries of the bar: address, title, whether it is the current one."""
+    found = re.search(r'<nav class="control-room".*?</nav>', text, re.DOTALL)
+    entries = re.findall(r'<a href="([^"]*)"( aria-current="page")?>([^<]*)</a>', found.group() if found else "")
+    return [(address, title, bool(current)) for address, current, title in entries]
+
+
+def current(text: str) -> list[str]:
+    return [title for _, title, here in bar(text) if here]
+
+
+@pytest.fixture
+def extra(settings: Settings) -> Iterator[Any]:
+    """A screen with a permission of its own, and its switch."""
+    switch = SimpleNamespace(on=True)
+
+    def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
+        return screens.page(request, admin_site, "admin/tasks_demo/screen.html", {"title": f"Extra {kwargs['number']}"})
+
+    screens.register(
+        screens.Screen(
+            "extra", "Extra", "extra/<int:number>/", view, "tasks_demo.view_event",
+            within="overview", enabled=lambda: switch.on,
+        )
+    )  # fmt: skip
+    site = AdminSite(name="ops")
+    site.register(Tally, TallyAdmin)
+    urls = ModuleType("urls_of_somebody_else")
+    urls.urlpatterns = [path("somewhere/else/", site.urls)]  # type: ignore[attr-defined]
+    settings.ROOT_URLCONF = urls  # type: ignore[assignment]
+    clear_url_caches()
+    switch.site = site
+    yield switch
+    screens._screens.pop("extra")
+    clear_url_caches()
+
+
+PAGES = {
+    "/admin/tasks_demo/": "Overview",
+    "/admin/tasks_demo/tally/overview/": "Overview",
+    "/admin/tasks_demo/tally/": "Task IDs",
+    "/admin/tasks_demo/tally/fine/change/": "Task IDs",
+    "/admin/tasks_demo_records/parked/": "Parked",
+    "/admin/tasks_demo_records/outboxmessage/": "Outbox",
+    "/admin/tasks_demo_records/forgottenoperation/": "Operations",
+    "/admin/tasks_demo_records/forgottenoperation/look/": "Operations",
+}
+
+
+@pytest.mark.parametrize(("address", "title"), PAGES.items())
+def test_screens_have_one_bar_and_no_inline_script_or_style(admin_client: Client, address: str, title: str) -> None:
+    append(ok("fine"))
+    response = admin_client.get(address)
+    text = response.content.decode()
+    assert response.status_code == 200
+    assert current(text) == [title]
+    assert [entry for _, entry, _ in bar(text)][:2] == ["Overview", "Task IDs"]
+    for linked, _, _ in bar(text):
+        assert admin_client.get(linked).status_code == 200, linked
+    assert re.findall(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=", text) == []
+
+
+@pytest.mark.parametrize("address", ["/admin/login/", "/admin/", "/admin/tasks_demo/", "/no/such/page/"])
+def test_screens_and_every_other_page_of_the_project_forbid_inline_code(admin_client: Client, address: str) -> None:
+    policy = admin_client.get(address)["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "nonce" not in policy
+
+
+def test_screens_ask_the_anonymous_to_log_in(client: Client) -> None:
+    address = "/admin/tasks_demo/tally/overview/"
+    assert client.get(address)["Location"] == f"/admin/login/?next={address}"
+
+
+def test_screens_need_their_permission(client: Client) -> None:
+    staff = person(client, "view_parked")
+    assert staff.get("/admin/tasks_demo/tally/overview/").status_code == 403
+    assert staff.get("/admin/tasks_demo/").status_code in {403, 404}
+    assert [title for _, title, _ in bar(staff.get("/admin/tasks_demo_records/parked/").content.decode())] == ["Parked"]
+
+
+def test_screens_of_a_viewer_link_nothing_that_is_forbidden(client: Client) -> None:
+    append(lost("broken"))
+    staff = person(client, "view_tally")
+    text = staff.get("/admin/tasks_demo/").content.decode()
+    assert [title for _, title, _ in bar(text)] == ["Overview", "Task IDs"]
+    assert "/admin/tasks_demo/tally/?promise=broken" in text
+
+
+def test_screens_live_in_an_admin_site_of_another_name_and_prefix(client: Client, extra: Any) -> None:
+    append(ok("fine"))
+    client.force_login(User.objects.create_superuser("root", password="p"))
+    for address in ("", "tally/", "tally/overview/", "tally/fine/change/", "tally/extra/7/"):
+        response = client.get(f"/somewhere/else/tasks_demo/{address}")
+        text = response.content.decode()
+        assert response.status_code == 200, address
+        assert [each[0] for each in bar(text)] == [
+            "/somewhere/else/tasks_demo/tally/overview/",
+            "/somewhere/else/tasks_demo/tally/",
+        ], address
+        assert "/admin/" not in re.sub(r"/static/[^\"]*", "", text), address
+    assert "<h1>Extra 7</h1>" in text
+    assert current(text) == ["Overview"]
+
+
+def test_screens_that_are_switched_off_or_forbidden_do_not_answer(client: Client, extra: Any) -> None:
+    staff = person(client, "view_tally")
+    assert staff.get("/somewhere/else/tasks_demo/tally/extra/7/").status_code == 403
+    client.force_login(User.objects.create_superuser("root", password="p"))
+    extra.on = False
+    assert client.get("/somewhere/else/tasks_demo/tally/extra/7/").status_code == 404
+
+
+def test_live_parts_get_nothing_if_nothing_has_changed(rf: Any) -> None:
+    drawn: list[str] = []
+
+    def draw() -> HttpResponse:
+        drawn.append("once")
+        return HttpResponse("new")
+
+    first = live.respond(rf.get("/"), live.mark("a", 1), draw)
+    assert (first.status_code, first.content, first[live.MARK]) == (200, b"new", live.mark("a", 1))
+    same = live.respond(rf.get("/", headers={live.MARK: live.mark("a", 1)}), live.mark("a", 1), draw, done=True)
+    assert (same.status_code, same.content, same[live.DONE], len(drawn)) == (204, b"", "1", 1)
+    other = live.respond(rf.get("/", headers={live.MARK: live.mark("a", 1)}), live.mark("a", 2), draw)
+    assert other.status_code == 200
+    assert not other.has_header(live.DONE)
