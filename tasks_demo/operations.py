@@ -28,9 +28,9 @@ from tasks_demo.core.exceptions import (
 from tasks_demo.leases import maintenance
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.leases.memory_store import Memory
+from tasks_demo.leases.stores import lease_place
 from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.patterns.dedup_lock import lease_place
 from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry, Parked
 

@@ -21,7 +21,7 @@ from tasks_demo.patterns.arguments import Bound, Operation, Parameters, bind, pa
 from tasks_demo.patterns.operation_header import operation_of_delivery
 from tasks_demo.patterns.publishing import check_options_of_call, encodable, prepared
 from tasks_demo.patterns.requeue import requeue_original
-from tasks_demo.patterns.result_backend import LenientBackend
+from tasks_demo.patterns.results import LenientBackend
 from tasks_demo.patterns.transactions import refuse_in_transaction
 
 

@@ -23,7 +23,6 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections, router
-from django.utils import timezone
 
 from tasks_demo.core.exceptions import RecordsUnavailable
 from tasks_demo.core.lifecycle import Point, Subject, described, job_fields, reached
@@ -49,13 +48,8 @@ class ClaimFirst(EarlyTask):
     def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
         """Commit the claim, then run the body."""
         alias = self.using or router.db_for_write(Claim)
-        claim = Claim(
-            operation=fit_column(subject.operation),
-            task_id=fit_column(subject.task_id),
-            digest=self.digest(args, kwargs),
-            worker=fit_column(subject.worker),
-            claimed_at=timezone.now(),
-        )
+        claim = operation_records.new_row(Claim, subject, self.digest(args, kwargs), "claimed_at")
+        claim.worker = fit_column(subject.worker)
         with execution(self) as body:
             transactions.outside_transactions(self, alias)
             try:
@@ -118,4 +112,4 @@ def prune(before: datetime, using: str | None = None) -> int:
     A copy that arrives later runs a second time. ``before`` must be older than any copy can be: by
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
-    return operation_records.prune(Claim, "claimed_at", before, using or router.db_for_write(Claim))
+    return operation_records.prune(Claim, "claimed_at", before, using)

@@ -22,26 +22,19 @@ Does **not** guarantee:
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery import current_app
-from redis import Redis
-
-from tasks_demo.core.conf import in_tests, settings
-from tasks_demo.core.exceptions import ContradictoryDeclaration, InvalidSetting, LeaseLost, NoLease, OperationMismatch
+from tasks_demo.core.conf import settings
+from tasks_demo.core.exceptions import ContradictoryDeclaration, LeaseLost, NoLease, OperationMismatch
 from tasks_demo.core.lifecycle import Point, Subject, about, described, job_fields, reached
 from tasks_demo.leases.heartbeat import Lease, NoLeaseNeeded, hold
-from tasks_demo.leases.memory_store import MEMORY, Memory, MemoryLeaseStore
-from tasks_demo.leases.memory_store import URL as MEMORY_URL
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
-from tasks_demo.leases.redis_client import connect
-from tasks_demo.leases.redis_store import RedisLeaseStore
+from tasks_demo.leases.stores import configured_store
 from tasks_demo.patterns import results
 from tasks_demo.patterns.attempts import count_attempt
 from tasks_demo.patterns.execution import Execution, WorkerKilled, execution
@@ -53,7 +46,6 @@ logger = logging.getLogger(__name__)
 __all__ = ["DedupLock", "Lease", "lease"]
 
 _lease: ContextVar[Lease | None] = ContextVar("tasks_demo_lease", default=None)
-_stores: dict[tuple[Any, ...], LeaseStore] = {}
 
 
 def lease() -> Lease:
@@ -68,36 +60,6 @@ def lease() -> Lease:
     return held
 
 
-def store() -> LeaseStore:
-    """The lease store of this process, made from the settings."""
-    key = (
-        os.getpid(),
-        settings.REDIS_URL,
-        settings.KEY_PREFIX,
-        settings.LEASE_SECONDS,
-        settings.RETENTION_SECONDS,
-        settings.REDIS_TIMEOUT_SECONDS,
-    )
-    if key not in _stores:
-        _stores.clear()  # only tests change these settings: closes the connections of the previous store
-        place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
-        kind: Any = MemoryLeaseStore if isinstance(place, Memory) else RedisLeaseStore
-        _stores[key] = kind(place, settings.KEY_PREFIX, settings.LEASE_SECONDS, settings.RETENTION_SECONDS)
-    return _stores[key]
-
-
-def lease_place(timeout: float) -> Redis | Memory:
-    """The client or memory for TASKS_DEMO_REDIS_URL; nothing is connected yet. Raises InvalidSetting if it cannot work here."""
-    if settings.REDIS_URL != MEMORY_URL:
-        return connect(settings.REDIS_URL, timeout)
-    if not (in_tests() or current_app.conf.task_always_eager):
-        raise InvalidSetting(
-            f"TASKS_DEMO_REDIS_URL is {MEMORY_URL!r}, which keeps leases in the memory of one process: two workers would run "
-            "one operation at the same time. It is for tests and eager mode. Write the address of a Redis."
-        )
-    return MEMORY
-
-
 class DedupLock(LateTask):
     """Promise: 1 effect per operation key, if its receiver honours the key or the fence."""
 
@@ -108,7 +70,7 @@ class DedupLock(LateTask):
         """Claim the operation, run the body under the lease, store the result with the completed marker."""
         arguments = self.digest(args, kwargs)
         with execution(self) as body:
-            leases, cap_seconds = store(), settings.LEASE_CAP_SECONDS
+            leases, cap_seconds = configured_store(), settings.LEASE_CAP_SECONDS
             me = this_process(subject.task_id)
             reply = leases.claim(subject.operation, arguments, str(me))
             if isinstance(reply, Held) and (holder := parse_process(reply.who)) and holder.gone:

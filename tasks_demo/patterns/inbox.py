@@ -42,7 +42,6 @@ from tasks_demo.patterns.execution import Execution, execution
 from tasks_demo.patterns.late import LateTask
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import suppress
-from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import InboxEntry
 
 
@@ -55,12 +54,7 @@ class Inbox(LateTask):
     def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
         """Run the body in one transaction with the entry; Celery acknowledges when that has been committed."""
         alias = self.using or router.db_for_write(InboxEntry)
-        entry = InboxEntry(
-            operation=fit_column(subject.operation),
-            task_id=fit_column(subject.task_id),
-            digest=self.digest(args, kwargs),
-            completed_at=timezone.now(),
-        )
+        entry = operation_records.new_row(InboxEntry, subject, self.digest(args, kwargs), "completed_at")
         with execution(self) as body:
             transactions.outside_transactions(self, alias)
             with count_attempt(self, body):  # in separate commits before and after the transaction
@@ -181,4 +175,4 @@ def prune(before: datetime, using: str | None = None) -> int:
     A copy that arrives later has a second effect. ``before`` must be older than any copy can be: by
     TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
-    return operation_records.prune(InboxEntry, "completed_at", before, using or router.db_for_write(InboxEntry))
+    return operation_records.prune(InboxEntry, "completed_at", before, using)

@@ -5,15 +5,24 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db import Error, connections
+from django.db import Error, connections, router
 from django.db.models import Model
+from django.utils import timezone
 
 from tasks_demo.core.exceptions import OperationMismatch, RecordsUnavailable
+from tasks_demo.core.lifecycle import Subject
+from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim, InboxEntry
 
 Row = TypeVar("Row", Claim, InboxEntry)
 #: Rows deleted in one commit.
 BATCH = 1000
+
+
+def new_row(model: type[Row], subject: Subject, digest: str, moment: str) -> Row:
+    """A row for this delivery, not inserted yet; ``moment`` is the column that is set to now."""
+    values = {"operation": fit_column(subject.operation), "task_id": fit_column(subject.task_id), "digest": digest}
+    return model(**values, **{moment: timezone.now()})
 
 
 def find_or_insert(row: Row, alias: str) -> Row | None:
@@ -58,9 +67,9 @@ def _inserted(row: Claim | InboxEntry, alias: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def prune(model: type[Model], moment: str, before: datetime, alias: str) -> int:
+def prune(model: type[Model], moment: str, before: datetime, using: str | None) -> int:
     """Delete the rows whose ``moment`` is before that, BATCH in each commit; return the number deleted."""
-    rows: Any = model._base_manager.using(alias)
+    rows: Any = model._base_manager.using(using or router.db_for_write(model))
     removed = 0
     while keys := list(rows.filter(**{f"{moment}__lt": before}).order_by(moment).values_list("pk", flat=True)[:BATCH]):
         # The condition again: a row that was released and claimed anew in the meantime is a new one.

@@ -15,9 +15,9 @@ from tasks_demo.checks.rules.base import Finding, rule, seconds
 from tasks_demo.checks.setup import Setup, retry_delay, tables_of
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
+from tasks_demo.leases.stores import lease_place
 from tasks_demo.ledger.books import registered
 from tasks_demo.outbox.enqueue import Outbox
-from tasks_demo.patterns.dedup_lock import lease_place
 
 #: celery-once's default timeout, seconds (celery_once/tasks.py).
 ONCE_TIMEOUT = 3600

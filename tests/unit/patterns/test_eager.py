@@ -13,9 +13,9 @@ from pytest_django import Settings as DjangoSettings
 
 from tasks_demo.core.exceptions import InvalidSetting, NoLease, NothingToRequeue, OutboxRefused, TransactionOpen
 from tasks_demo.leases.memory_store import MEMORY
+from tasks_demo.leases.stores import lease_place
 from tasks_demo.outbox import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, lease, transactions
-from tasks_demo.patterns.dedup_lock import lease_place
 from tasks_demo.patterns.fencing import fenced
 from tasks_demo.records.models import Fence
 
@@ -187,7 +187,7 @@ def test_leases_in_memory_are_for_tests_and_eager_mode_only(
         assert [charge.delay(17).get(), charge.delay(17).get()] == ["done (17,)"] * 2
         assert ran == [(17,)]
         # Not Django's own flag, which would enable the ledger in this process; its thread would then query the database.
-        monkeypatch.setattr("tasks_demo.patterns.dedup_lock.in_tests", lambda: False)
+        monkeypatch.setattr("tasks_demo.leases.stores.in_tests", lambda: False)
         with pytest.raises(InvalidSetting, match="two workers would run"):
             lease_place(1.0)
         current_app.conf.task_always_eager = True
