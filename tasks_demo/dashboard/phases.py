@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks_demo.core.points import BY_MAIN
 from tasks_demo.dashboard.labels import KINDS
+from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
 from tasks_demo.ledger.queries import Step
 
@@ -187,13 +188,3 @@ def _what(step: Step) -> str:
     if step.kind == SETTLED:
         return ""  # the label already says it
     return step.what
-
-
-def duration(milliseconds: float) -> str:
-    """Format a duration: ``640 ms``, ``4.7 s``, ``3 min 20 s``."""
-    if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

@@ -8,11 +8,13 @@ from itertools import islice
 
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
+from tasks_demo.dashboard.advice import Pattern, better, why
 from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
 from tasks_demo.dashboard.phases import Line, Phase, phases
+from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw
 from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.queries import Gaps, gaps_of, timeline
+from tasks_demo.ledger.queries import Gaps, Step, gaps_of, timeline
 
 #: Maximum number of events on a page. `manage.py timeline` shows all.
 MOST_STEPS = 500
@@ -30,6 +32,16 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Relative:
+    """A task ID of the same operation, with its verdict. ``here``: the one that the page is about."""
+
+    task_id: str
+    task: str
+    badge: Badge
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TaskPage:
     """The content of one task ID's page."""
 
@@ -39,12 +51,16 @@ class TaskPage:
     counts: list[Count]
     promise: str
     happened: str
+    why: str
     outcome: str
+    better: list[Pattern]
     outcome_badge: Badge
+    drawing: Drawing
     phases: list[Phase]
     kills: list[Line]
     cut: bool
-    siblings: list[str]
+    family: list[Relative]
+    family_cut: bool
     gaps: Gaps | None
 
 
@@ -53,7 +69,8 @@ def task_page(tally: Tally) -> TaskPage:
     steps = list(islice(timeline(tally), MOST_STEPS + 1))
     arranged = phases(steps[:MOST_STEPS], _made_by_others(tally))
     kills = [line for phase in arranged for line in phase.lines if line.tone == "fault"]
-    siblings = Tally.objects.filter(operation=tally.operation).exclude(task_id=tally.task_id).order_by("task_id")
+    family = _family(tally)
+    killed_at = [str(step.detail.get("point")) for step in steps if step.injected]
     return TaskPage(
         tally=tally,
         badge=badge(tally.verdict, books=tally.books),
@@ -61,14 +78,52 @@ def task_page(tally: Tally) -> TaskPage:
         counts=_counts(tally),
         promise=promise(tally.pattern),
         happened=happened(tally, kills),
+        why=why(tally, killed_at),
         outcome=outcome(tally),
+        better=better(tally),
         outcome_badge=outcome_badge(tally.outcome),
+        drawing=draw(map(moment, steps)),
         phases=arranged,
         kills=kills,
         cut=len(steps) > MOST_STEPS,
-        siblings=list(siblings.values_list("task_id", flat=True)[:MOST_SIBLINGS]) if tally.operation else [],
+        family=family[:MOST_SIBLINGS],
+        family_cut=len(family) > MOST_SIBLINGS,
         gaps=gaps_of(tally),
     )
+
+
+def moment(step: Step) -> Moment:
+    """Convert a step of the ledger's timeline for the drawing."""
+    detail = step.detail
+    return Moment(
+        after_ms=step.after_ms,
+        kind=step.kind,
+        worker=step.worker,
+        pid=step.pid,
+        note=step.what,
+        again=bool(detail.get("redelivered")),
+        landed=step.injected,
+        victim=str(detail.get("victim") or _victim(str(detail.get("what")))),
+        point=str(detail.get("point", "")),
+        main_pid=detail.get("main_pid"),
+        child_pid=detail.get("child_pid"),
+    )
+
+
+def _victim(fault: str) -> str:
+    return {"kill-child": "child", "kill-main": "main", "kill-group": "group", "poison": "child"}.get(fault, "")
+
+
+def _family(tally: Tally) -> list[Relative]:
+    """All task IDs of this one's operation, in the order in which they were first seen; empty if it is the only one."""
+    if not tally.operation:
+        return []
+    family = Tally.objects.filter(operation=tally.operation).order_by("first_at", "task_id")[: MOST_SIBLINGS + 1]
+    found = [
+        Relative(each.task_id, each.task, badge(each.verdict, books=each.books), each.task_id == tally.task_id)
+        for each in family
+    ]
+    return found if len(found) > 1 else []
 
 
 def _made_by_others(tally: Tally) -> dict[str, str]:

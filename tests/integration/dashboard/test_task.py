@@ -9,7 +9,8 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from tasks_demo.dashboard.phases import duration, phases
+from tasks_demo.dashboard.phases import phases
+from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.dashboard.task_page import TaskPage, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import timeline
@@ -198,7 +199,7 @@ def test_the_page_shows_counts_events_workers_and_the_kill(admin_client: Client)
 def test_effects_of_the_same_operation_name_the_task_that_made_them() -> None:
     append(ok("one", operation="order/1"))
     append([event("published", 5, task_id="two", operation="order/1", pattern="acks_late", books="bank")])
-    assert page_of("two").siblings == ["one"]
+    assert [(each.task_id, each.here) for each in page_of("two").family] == [("one", False), ("two", True)]
     assert [line.by for phase in page_of("two").phases for line in phase.lines if line.kind == "effect"] == ["one"]
 
 

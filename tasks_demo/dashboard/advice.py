@@ -1,0 +1,113 @@
+"""Explains what became of a job: why, and which pattern would have prevented it. Also the patterns in a few words.
+
+The reference pages of the patterns are not in the wheel, so the pages of the dashboard show these texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks_demo.core.semantics import PROMISES, Semantics
+from tasks_demo.ledger.models import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A pattern in a few words. ``reference``: its page in the source of this project."""
+
+    name: str
+    semantics: str
+    works: str
+    needs: str
+
+    @property
+    def reference(self) -> str:
+        """Path of its reference page in the source of this project."""
+        return f"docs/reference/patterns/{self.name}.md"
+
+
+def _pattern(name: str, works: str, needs: str) -> Pattern:
+    return Pattern(name, str(PROMISES[name].semantics), works, needs)
+
+
+PATTERNS: dict[str, Pattern] = {
+    each.name: each
+    for each in (
+        _pattern(
+            "acks_early",
+            "The worker acknowledges the message before the body runs. Nobody delivers it again if the process dies.",
+            "Nothing. The effect may be lost.",
+        ),
+        _pattern(
+            "claim_first",
+            "A row in the database claims the operation before the body runs. A second copy finds the row and stops.",
+            "An operation key and the table of claims. The effect may be lost.",
+        ),
+        _pattern(
+            "acks_late",
+            "The worker acknowledges the message after the body has run. If the process dies, the broker delivers it again.",
+            "A body that may run twice: setting a state, or a receiver that recognises a repetition.",
+        ),
+        _pattern(
+            "outbox",
+            "The message is a row, committed with the business data. A relay publishes it, and again if it was lost.",
+            "A relay process, and a body that may run twice.",
+        ),
+        _pattern(
+            "dedup_lock",
+            "A lease holds the operation while the body runs, a marker says that it is completed, and the receiver gets the "
+            "operation key. A repetition is suppressed here or recognised there.",
+            "An operation key, Redis, and a receiver that recognises the key or refuses a stale fence.",
+        ),
+        _pattern(
+            "inbox",
+            "The effect and the record that it is done are committed in one transaction. A repetition finds the record.",
+            "An operation key, and an effect that is a write to the same database.",
+        ),
+    )
+}
+_LATER = ("effect_done", "completed", "returned", "acking")
+
+
+def why(tally: Tally, killed_at: Sequence[str]) -> str:
+    """Explain in one or two sentences what the kills did to this job. Empty if nothing happened that needs an explanation."""
+    if not killed_at:
+        return _without_a_kill(tally)
+    where = f"The kill hit it at {killed_at[0]}" + (f", {len(killed_at)} times in all" if len(killed_at) > 1 else "")
+    found = PROMISES.get(tally.pattern)
+    early = found is not None and found.semantics is Semantics.AT_MOST_ONCE
+    if killed_at[0] == "fetched":
+        return f"{where}: the broker had handed the message out, and no worker had recorded it."
+    if tally.verdict == Tally.Verdict.LOST:
+        return f"{where}: its message was acknowledged by then, so the broker does not deliver it again."
+    if tally.effects > 1:
+        return f"{where}: the effect had happened and the message was not acknowledged, so it was delivered and done again."
+    if tally.suppressed:
+        return f"{where}: the message was delivered again, and the copy found that the work was done."
+    if tally.executions > 1:
+        return f"{where}: the message was delivered again, and the repetition had no second effect."
+    if early and killed_at[0] in _LATER:
+        return f"{where}: the effect had happened already."
+    return f"{where}."
+
+
+def _without_a_kill(tally: Tally) -> str:
+    if tally.effects > 1 and tally.executions <= 1:
+        return "More than one task ID of its operation had an effect: nothing compared them."
+    if tally.effects > 1 or tally.returned > 1:
+        return "It ran again after its effect: it was delivered again, or it retried because it did not know of the effect."
+    if tally.verdict == Tally.Verdict.LOST:
+        return "Its message is gone and no execution of it came to an effect. No fault of the lab is on record."
+    return ""
+
+
+def better(tally: Tally) -> list[Pattern]:
+    """Return the patterns that would have given exactly one effect. Empty if this job had one, or its end is not known."""
+    if tally.verdict == Tally.Verdict.DUPLICATED:
+        names = ["dedup_lock", "inbox"]
+    elif tally.verdict == Tally.Verdict.LOST:
+        names = ["outbox", "dedup_lock", "inbox"]
+    else:
+        return []
+    return [PATTERNS[name] for name in names if name != tally.pattern]
