@@ -79,6 +79,22 @@ class Settings:
     #: two publications of a job whose worker dies every time.
     OUTBOX_UNFINISHED_SECONDS: float = 7200.0
 
+    #: Names of arguments whose values no page and no command shows: a name that contains one of these, in any case.
+    MASKED: list[str] = [
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "authorization",
+        "apikey",
+        "api_key",
+        "card",
+        "cvc",
+        "iban",
+    ]
+    #: Tasks that people may publish in the admin, by name or glob; empty: none.
+    PUBLISHABLE: list[str] = []
+
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("_"):
             return super().__getattribute__(name)
@@ -98,6 +114,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         return 0.0
     if isinstance(value, str) and kind is not str:
         value = _parsed(name, value, kind)
+    if kind is list:
+        value = list(value) if isinstance(value, tuple) else value
+        if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
+            raise InvalidSetting(f"TASKS_DEMO_{name} is {value!r}; it must be a list of names, for example ['a', 'b'].")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -113,9 +133,11 @@ def _parsed(name: str, text: str, kind: type) -> Any:
     if kind is bool:
         if text.lower() in {"0", "false", "1", "true"}:
             return text.lower() in {"1", "true"}
+    elif kind is list and not text.lstrip().startswith("["):
+        return [each.strip() for each in text.split(",") if each.strip()]
     else:
         try:
-            return json.loads(text) if kind is dict else kind(text)
+            return json.loads(text) if kind in (dict, list) else kind(text)
         except ValueError:
             pass
     raise InvalidSetting(f"TASKS_DEMO_{name} is {text!r}; it must be {kind.__name__}.")

@@ -1,20 +1,31 @@
-"""The outbox in the Django admin, read-only: only the application, the relay and the workers write it."""
+"""The outbox in the Django admin: what waits, what the broker refused, and how to publish a message now or cancel it."""
 
 from __future__ import annotations
 
+from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
+from celery import current_app
 from django.contrib import admin
+from django.db import router
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
+from tasks_demo.core.masking import masked, masked_call, masked_text
+from tasks_demo.core.wording import shown
 from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.acts import Act, Acting
+from tasks_demo.outbox.decisions import BEGUN, ENDED, HANDED_OVER, cancel, due, hasten
+from tasks_demo.publishing.allowed import registered
 from tasks_demo.records.models import OutboxMessage
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[OutboxMessage]
 else:
     _Admin = admin.ModelAdmin
+
+#: Maximum number of characters shown of the arguments, and of an error in the list.
+MOST_SHOWN, MOST_OF_ERROR = 20_000, 120
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -24,12 +35,19 @@ class StateFilter(admin.SimpleListFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("open", "not ended"), ("failing", "could not be published"), ("ended", "ended")]
+        return [
+            ("open", "not ended"),
+            ("overdue", "overdue: no relay has taken it"),
+            ("failing", "could not be published"),
+            ("ended", "ended"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> QuerySet[OutboxMessage]:
         match self.value():
             case "open":
                 return queryset.filter(finished_at=None)
+            case "overdue":
+                return queryset.filter(due(), finished_at=None)
             case "failing":
                 return queryset.filter(finished_at=None, failures__gt=0)
             case "ended":
@@ -37,14 +55,11 @@ class StateFilter(admin.SimpleListFilter):
         return queryset
 
 
-screens.register_list("Outbox", OutboxMessage, place=65)
-
-
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(_Admin):
-    """Read-only list and page."""
+class OutboxMessageAdmin(Acting, _Admin):
+    """The list and the page of messages. No field can be edited."""
 
-    list_display = ("task_id", "task", "state", "publications", "failures", "created_at", "due_at")
+    list_display = ("task_id", "task", "state", "publications", "failures", "short_error", "created_at", "due_at")
     list_filter = (StateFilter,)
     search_fields = ("task_id__startswith",)
     search_help_text = "A task ID, or the beginning of one."
@@ -54,14 +69,48 @@ class OutboxMessageAdmin(_Admin):
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    actions = None
+    actions = ("hasten_selected", "cancel_selected")
+    change_list_template = "admin/tasks_demo_records/acting_list.html"
+    fields = (
+        "task_id", "task", "state", "arguments_shown", "options_shown", "created_at", "due_at", "publications", "failures",
+        "error_shown", "queue", "published_at", "started_at", "started_by", "seen_at", "finished_at",
+    )  # fmt: skip
+    acts = {
+        "hasten": Act(
+            "Publish now",
+            "made due",
+            "The message becomes due now, whatever its countdown or the pause after a refusal. A running relay "
+            "(`manage.py relay`) publishes it within its interval; without one it waits.",
+            "tasks_demo_records.hasten_outboxmessage",
+            lambda row, by, why: hasten(row),
+            {
+                "has ended": ENDED,
+                "the broker or a worker has it already, and the relay publishes it again on evidence of loss": HANDED_OVER,
+                "is due already: does `manage.py relay` run, and does the broker answer?": due(),
+            },
+        ),
+        "cancel": Act(
+            "Cancel",
+            "cancelled",
+            "The message ends without being run, and cannot be published any more. If the broker has a copy, the worker that "
+            "gets it does not run it.",
+            "tasks_demo_records.cancel_outboxmessage",
+            lambda row, by, why: cancel(row, by=by),
+            {"has ended": ENDED, "a worker has begun it, and nothing here stops a worker": BEGUN},
+        ),
+    }
 
     class Media:
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxMessage]:
+        # Read from the primary: the list shown right after an act must show what it did.
+        return super().get_queryset(request).using(router.db_for_write(OutboxMessage))
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the width, as on the ledger's list.
-        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
+        context = {"is_nav_sidebar_enabled": False, "acts_offered": self.permitted(request), **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -72,6 +121,20 @@ class OutboxMessageAdmin(_Admin):
     def has_delete_permission(self, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
         return False
 
+    def has_hasten_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.acts["hasten"].permission)
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.acts["cancel"].permission)
+
+    @admin.action(description="Publish the selected messages now…", permissions=["hasten"])
+    def hasten_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse:
+        return self.ask(request, queryset, "hasten")
+
+    @admin.action(description="Cancel the selected messages…", permissions=["cancel"])
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse:
+        return self.ask(request, queryset, "cancel")
+
     @admin.display(description="state")
     def state(self, message: OutboxMessage) -> str:
         if message.finished_at:
@@ -79,3 +142,26 @@ class OutboxMessageAdmin(_Admin):
         if message.started_at and (not message.published_at or message.started_at >= message.published_at):
             return "begun"
         return "published" if message.published_at else "waits for the relay"
+
+    @admin.display(description="error", empty_value="")
+    def short_error(self, message: OutboxMessage) -> str:
+        return shown(masked_text(message.error), MOST_OF_ERROR)
+
+    @admin.display(description="error", empty_value="")
+    def error_shown(self, message: OutboxMessage) -> str:
+        return shown(masked_text(message.error))
+
+    @admin.display(description="options", empty_value="")
+    def options_shown(self, message: OutboxMessage) -> str:
+        return shown(pformat(masked(message.options), width=10_000), MOST_SHOWN)
+
+    @admin.display(description="arguments", empty_value="")
+    def arguments_shown(self, message: OutboxMessage) -> str:
+        try:
+            args, kwargs = masked_call(registered(message.task), *message.call(current_app))
+        except Exception as error:  # noqa: BLE001  (deserialization may raise anything, and the page must open)
+            return shown(f"They cannot be read ({type(error).__name__}).")
+        return shown(pformat((args, kwargs), width=10_000), MOST_SHOWN)
+
+
+screens.register_list("Outbox", OutboxMessage, place=65)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
@@ -11,18 +10,18 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
 from django.db import router
-from django.db.models import Case, QuerySet, Value, When
+from django.db.models import Case, Q, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
 
-from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
-from tasks_demo.core.wording import counted
+from tasks_demo.core.masking import masked, masked_call, masked_text
 from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.acts import Act, Acting
 from tasks_demo.patterns.parking import message_of
+from tasks_demo.publishing.allowed import registered
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Decision, Parked
 
@@ -39,21 +38,20 @@ SIGNS: dict[str, tuple[str, str, str]] = {
 }
 #: Maximum number of characters shown of the arguments. A requeue sends all of them.
 MOST_SHOWN = 20_000
-#: Maximum number of messages named on the confirmation page. It counts the others.
-MOST_NAMED = 20
 
-Decide = Callable[..., bool]
-DECISIONS: dict[str, tuple[Decide, str, str]] = {
-    "requeue": (requeue, "requeued", "The message is published again under its task ID, and its attempts start at 0."),
-    "discard": (discard, "discarded", "The message is not run. Its row stays, and cannot be requeued any more."),
-}
+_DECIDED = {"not parked any more: somebody has decided": ~Q(state=Parked.State.PARKED)}
 
 
-screens.register_list("Parked", Parked, place=60)
+def _unreadable(parked: Parked) -> str:
+    try:
+        message_of(parked)
+    except Exception as error:  # noqa: BLE001  (deserialization may raise anything)
+        return f"no message can be made of it ({type(error).__name__})"
+    return ""
 
 
 @admin.register(Parked)
-class ParkedAdmin(_Admin):
+class ParkedAdmin(Acting, _Admin):
     """The list of parked messages, the page of one message, and the page that asks for confirmation and a reason."""
 
     list_display = ("task_id", "sign", "task", "operation_if_other", "attempts", "parked_at")
@@ -65,6 +63,26 @@ class ParkedAdmin(_Admin):
     list_per_page = 50
     show_full_result_count = False
     actions = ("requeue_selected", "discard_selected")
+    change_list_template = "admin/tasks_demo_records/acting_list.html"
+    acts = {
+        "requeue": Act(
+            "Requeue",
+            "requeued",
+            "The message is published again under its task ID, and its attempts start at 0.",
+            "tasks_demo_records.requeue_parked",
+            lambda row, by, why: requeue(row, by=by, why=why),
+            _DECIDED,
+            _unreadable,
+        ),
+        "discard": Act(
+            "Discard",
+            "discarded",
+            "The message is not run. Its row stays, and cannot be requeued any more.",
+            "tasks_demo_records.discard_parked",
+            lambda row, by, why: discard(row, by=by, why=why),
+            _DECIDED,
+        ),
+    }
 
     class Media:
         css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
@@ -82,12 +100,16 @@ class ParkedAdmin(_Admin):
     def has_delete_permission(self, request: HttpRequest, obj: Parked | None = None) -> bool:
         return False
 
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tasks_demo_records.decide_parked")
+    def has_requeue_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.acts["requeue"].permission)
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(self.acts["discard"].permission)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the width, as on the ledger's list.
-        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
+        context = {"is_nav_sidebar_enabled": False, "acts_offered": self.permitted(request), **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -107,63 +129,19 @@ class ParkedAdmin(_Admin):
             "parts": _parts(parked),
             "history": [(datetime.fromisoformat(one["at"]), one["worker"], one["pid"]) for one in parked.history],
             "decisions": list(Decision.objects.using(parked._state.db).filter(parked=parked)),
-            "decidable": parked.state == Parked.State.PARKED and self.has_decide_permission(request),
+            "decisions_offered": self.permitted(request) if parked.state == Parked.State.PARKED else [],
             "ledger": tally if request.user.has_perm("tasks_demo.view_tally") else "",
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/tasks_demo_records/parked/page.html", context)
 
-    @admin.action(description="Requeue the selected messages…", permissions=["decide"])
+    @admin.action(description="Requeue the selected messages…", permissions=["requeue"])
     def requeue_selected(self, request: HttpRequest, queryset: QuerySet[Parked]) -> HttpResponse:
-        return self._decide(request, queryset, "requeue")
+        return self.ask(request, queryset, "requeue")
 
-    @admin.action(description="Discard the selected messages…", permissions=["decide"])
+    @admin.action(description="Discard the selected messages…", permissions=["discard"])
     def discard_selected(self, request: HttpRequest, queryset: QuerySet[Parked]) -> HttpResponse:
-        return self._decide(request, queryset, "discard")
-
-    def _decide(self, request: HttpRequest, queryset: QuerySet[Parked], decision: str) -> HttpResponse:
-        why = request.POST.get("why", "").strip().replace("\0", "")
-        if "confirmed" in request.POST and why:
-            chosen = list(queryset)
-            self._carry_out(request, chosen, decision, why)
-            if len(chosen) == 1:
-                return HttpResponseRedirect(reverse("admin:tasks_demo_records_parked_change", args=[chosen[0].pk]))
-            return HttpResponseRedirect(request.get_full_path())
-        waiting = queryset.filter(state=Parked.State.PARKED)
-        count = waiting.count()
-        context = {
-            **self._context(request, f"{capfirst(decision)} parked messages"),
-            "decision": decision,
-            "meaning": DECISIONS[decision][2],
-            "count": count,
-            "button": f"{capfirst(decision)} {counted(count, 'message')}",
-            "others": queryset.exclude(state=Parked.State.PARKED).count(),
-            "named": waiting[:MOST_NAMED],
-            "selected": request.POST.getlist("_selected_action"),
-            "across": request.POST.get("select_across", "0"),
-            "error": "confirmed" in request.POST,
-        }
-        return TemplateResponse(request, "admin/tasks_demo_records/parked/decide.html", context)
-
-    def _carry_out(self, request: HttpRequest, chosen: list[Parked], decision: str, why: str) -> None:
-        decide, done, _ = DECISIONS[decision]
-        acted = late = 0
-        for parked in chosen:
-            try:
-                took = decide(parked, by=request.user.get_username(), why=why)
-            except RequeueFailed as error:
-                messages.error(request, str(error))
-                continue
-            except EnvironmentNotReady as error:
-                messages.error(request, str(error))
-                break  # the next one would fail too
-            acted, late = acted + took, late + (not took)
-            if took:
-                self.log_change(request, parked, f"{capfirst(done)}: {why}")
-        if acted:
-            messages.success(request, f"{_messages(acted)} {done}.")
-        if late:
-            messages.warning(request, f"{_messages(late)} not parked any more; nothing was done to them.")
+        return self.ask(request, queryset, "discard")
 
     def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
         return {
@@ -190,19 +168,16 @@ class ParkedAdmin(_Admin):
         )
 
 
-def _messages(count: int) -> str:
-    return f"{counted(count, 'message')} {'was' if count == 1 else 'were'}"
-
-
 def _parts(parked: Parked) -> list[tuple[str, str]]:
     """Return the message in readable form: names and texts of its arguments and options, with unprintable characters escaped."""
     try:
         copy = message_of(parked)
         options = {name: value for name, value in copy.options.items() if value not in (None, "", [], {})}
-        parts = {"Arguments": copy.args, "Keyword arguments": copy.kwargs, "Sent with": options}
-        shown = {name: pformat(value, width=100, sort_dicts=False) for name, value in parts.items()}
+        args, kwargs = masked_call(registered(parked.task), copy.args, copy.kwargs)
+        parts = {"Arguments": args, "Keyword arguments": kwargs, "Sent with": masked(options)}
+        shown = {name: pformat(value, width=100, sort_dicts=False) for name, value in parts.items() if value}
     except Exception as error:  # noqa: BLE001  (deserialization may raise anything, and the page must open)
-        shown = {f"The message cannot be read ({type(error).__name__}: {error})": ascii(parked.message)}
+        shown = {f"The message cannot be read ({type(error).__name__}: {error})": ascii(masked_text(parked.message))}
     return [
         (
             name,
@@ -212,3 +187,6 @@ def _parts(parked: Parked) -> list[tuple[str, str]]:
         )
         for name, text in shown.items()
     ]
+
+
+screens.register_list("Parked", Parked, place=60)

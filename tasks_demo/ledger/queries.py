@@ -12,6 +12,7 @@ from django.db.models import BooleanField, Case, Min, Q, QuerySet, Value, When
 from django.db.models.expressions import RawSQL
 
 from tasks_demo.core import clock
+from tasks_demo.core.masking import masked, masked_body
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.ledger.books import RECORDED
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED
@@ -29,7 +30,7 @@ _NOT_OF_A_DELIVERY = frozenset({EFFECT, FAULT, SETTLED})
 @dataclass(frozen=True, slots=True)
 class Step:
     """One line of a timeline. ``after_ms``: milliseconds since the first event. ``what`` is printable and of bounded length;
-    ``detail`` is as recorded."""
+    ``detail`` is as recorded, with the values hidden that TASKS_DEMO_MASKED names."""
 
     at: datetime
     after_ms: float
@@ -112,6 +113,8 @@ def timeline(tally: Tally) -> Iterator[Step]:
     first = events.aggregate(first=Min("at"))["first"]
     life = Case(*(When(kind=kind, then=Value(number)) for number, kind in enumerate(_LIFE)), default=Value(len(_LIFE)))
     for event in _publications_first(events.order_by("at", life, "id")):
+        body = {"body": masked_body(str(event.detail["body"]))} if "body" in event.detail else {}
+        event.detail = {**masked(event.detail), **body}
         yield Step(
             at=event.at,
             after_ms=(event.at - first).total_seconds() * 1000,

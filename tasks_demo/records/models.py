@@ -98,6 +98,10 @@ class OutboxMessage(models.Model):
     class Meta:
         app_label = "tasks_demo_records"
         default_permissions = ("view",)
+        permissions = [
+            ("hasten_outboxmessage", "Can have outbox messages published now"),
+            ("cancel_outboxmessage", "Can cancel outbox messages"),
+        ]
         indexes = [
             models.Index(fields=["due_at", "id"], condition=Q(finished_at=None), name="outbox_open"),
             models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="outbox_finished"),
@@ -162,7 +166,10 @@ class Parked(models.Model):
         verbose_name = "parked message"
         ordering = ["-id"]
         default_permissions = ("view",)
-        permissions = [("decide_parked", "Can requeue or discard parked messages")]
+        permissions = [
+            ("requeue_parked", "Can requeue parked messages"),
+            ("discard_parked", "Can discard parked messages"),
+        ]
         indexes = [models.Index(fields=["state", "-id"], name="parked_state")]
         constraints = [
             # A message is parked once, however many of its copies are redelivered.

@@ -69,7 +69,7 @@ def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, re
     page.get_by_label("Why?").fill("the disk is back")
     page.get_by_role("button", name="Requeue 1 message").click()
 
-    expect(page.locator(".messagelist")).to_contain_text("1 message was requeued.")
+    expect(page.locator(".messagelist")).to_contain_text("1 message requeued.")
     acts = page.locator("table").first
     expect(acts).to_contain_text("the disk is back")
     expect(acts).to_contain_text("admin")
@@ -83,12 +83,40 @@ def test_several_are_discarded_from_the_list(page: Page) -> None:
     expect(page.locator("#result_list tr.selected")).to_have_count(3)
     page.get_by_label("Action:").select_option(label="Discard the selected messages…")
     page.get_by_role("button", name="Go", exact=True).click()
-    expect(page.locator(".notice")).to_contain_text("2 of the selected are not parked any more")
+    expect(page.locator(".notice")).to_contain_text("Not possible for 2: not parked any more")
     page.get_by_label("Why?").fill("duplicates")
     page.get_by_role("button", name="Discard 1 message").click()
-    expect(page.locator(".messagelist")).to_contain_text("1 message was discarded.")
-    expect(page.locator(".messagelist")).to_contain_text("2 messages were not parked any more")
+    expect(page.locator(".messagelist")).to_contain_text("1 message discarded.")
+    page.goto("/admin/tasks_demo_records/parked/")
     expect(page.locator("#result_list .badge-unresolved")).to_have_count(2)
+
+
+def test_all_that_match_are_requeued_with_the_keyboard_alone(page: Page, redis_url: str) -> None:
+    others = [lying(task="shop.other") for _ in range(3)]
+    page.goto("/admin/tasks_demo_records/parked/?task=shop.other")
+    press_until_focused(page, "Requeue all that match…")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Requeue messages")).to_be_visible()
+    expect(page.locator("#content-main")).to_contain_text("Filter: task = shop.other")
+    press_until_focused(page, "Why?")
+    page.keyboard.type("the disk is back")
+    press_until_focused(page, "Requeue 3 messages")
+    page.keyboard.press("Enter")
+    expect(page.locator(".messagelist")).to_contain_text("3 messages requeued.")
+    expect(page.locator("#result_list .badge-recovered")).to_have_count(3)
+    assert {row.state for row in Parked.objects.filter(pk__in=[row.pk for row in others])} == {"requeued"}
+    with connect(redis_url, 5.0) as client:
+        assert client.llen(QUEUE) == 3
+
+
+def press_until_focused(page: Page, name: str) -> None:
+    """Press Tab until the control of this name has the focus; fail after 60 times."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("(e => (e.labels?.[0] ?? e).innerText)(document.activeElement)")
+        if (focused or "").strip() == name:
+            return
+    raise AssertionError(f"Tab never reaches {name!r}")
 
 
 @pytest.mark.parametrize("page", [{"viewport": {"width": 400, "height": 800}}], indirect=True)

@@ -13,11 +13,13 @@ from django.db import DatabaseError, connections, router
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.core.masking import masked, masked_call
 from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.output import carrying_all, table
 from tasks_demo.management.people import who
 from tasks_demo.patterns.parking import message_of
+from tasks_demo.publishing.allowed import registered
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Parked
 
@@ -169,13 +171,17 @@ def _facts(row: Parked) -> dict[str, Any]:
 
 
 def _message(row: Parked) -> dict[str, str]:
-    """Return what a requeue publishes, as Python literals, because not every argument is JSON."""
+    """Return what a requeue publishes, as Python literals, because not every argument is JSON.
+
+    Values that TASKS_DEMO_MASKED names are hidden.
+    """
     try:
         copy = message_of(row)
     except Exception as error:  # noqa: BLE001  (deserialising can raise anything; show the rest)
         return {"message": f"cannot be read ({type(error).__name__}: {error})"}
     options = {name: value for name, value in copy.options.items() if value not in (None, "", [], {})}
-    return {"args": repr(copy.args), "kwargs": repr(copy.kwargs), "options": repr(options)}
+    args, kwargs = masked_call(registered(row.task), copy.args, copy.kwargs)
+    return {"args": repr(args), "kwargs": repr(kwargs), "options": repr(masked(options))}
 
 
 def _decisions(row: Parked) -> list[dict[str, str]]:

@@ -103,6 +103,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'default_permissions': ('view',),
+                'permissions': [('hasten_outboxmessage', 'Can have outbox messages published now'), ('cancel_outboxmessage', 'Can cancel outbox messages')],
                 'indexes': [models.Index(condition=models.Q(('finished_at', None)), fields=['due_at', 'id'], name='outbox_open'), models.Index(condition=models.Q(('finished_at__isnull', False)), fields=['finished_at'], name='outbox_finished')],
             },
         ),
@@ -126,7 +127,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'parked message',
                 'ordering': ['-id'],
-                'permissions': [('decide_parked', 'Can requeue or discard parked messages')],
+                'permissions': [('requeue_parked', 'Can requeue parked messages'), ('discard_parked', 'Can discard parked messages')],
                 'default_permissions': ('view',),
                 'indexes': [models.Index(fields=['state', '-id'], name='parked_state')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'parked')), fields=('task_id',), name='parked_once')],

@@ -14,6 +14,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.test import Client
 
+from tasks_demo.dashboard import acts
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.management.commands.quarantine import Command
 from tasks_demo.records.models import Decision, Parked
@@ -50,6 +51,9 @@ def no_broker() -> Iterator[None]:
     app.conf.broker_write_url = app.conf.broker_url
 
 
+Run = Callable[..., tuple[Any, str, str]]
+
+
 def somebody(client: Client, name: str, *permissions: str) -> Client:
     user = User.objects.create_user(name, password="p", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
@@ -64,7 +68,7 @@ def viewer(client: Client) -> Client:
 
 @pytest.fixture
 def decider(client: Client) -> Client:
-    return somebody(client, "decider", "view_parked", "decide_parked")
+    return somebody(client, "decider", "view_parked", "requeue_parked", "discard_parked")
 
 
 def page(row: Parked) -> str:
@@ -72,13 +76,19 @@ def page(row: Parked) -> str:
 
 
 def choose(client: Client, act: str, *rows: Parked, **more: str) -> Any:
-    """Post the selection or, with ``confirmed`` and ``why``, the decision."""
+    """Post the selection."""
     data = {"action": f"{act}_selected", "_selected_action": [str(row.pk) for row in rows], "index": "0", **more}
     return client.post(LIST, data)
 
 
 def decide(client: Client, act: str, *rows: Parked, why: str = "because") -> Any:
-    return choose(client, act, *rows, confirmed="yes", why=why)
+    """Post the selection, then the form of the page of confirmation."""
+    return confirm(client, choose(client, act, *rows), why)
+
+
+def confirm(client: Client, asked: Any, why: str = "because") -> Any:
+    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode()) or [""]
+    return client.post(f"{LIST}act/", {"sure": sure, "why": why})
 
 
 def text(response: Any) -> str:
@@ -164,20 +174,20 @@ def test_requeue_asks_first_then_publishes_and_keeps_who_and_why(decider: Client
     assert response.headers["Location"] == page(row)
     assert (states(), queue()) == (["requeued"], 1)
     seen = text(decider.get(page(row)))
-    for part in ("1 message was requeued.", "was published again", "decider", "the disk is back"):
+    for part in ("1 message requeued.", "was published again", "decider", "the disk is back"):
         assert part in seen, part
     assert "Requeue…" not in seen
     entry = LogEntry.objects.get()
     assert (entry.user.get_username(), entry.object_id) == ("decider", str(row.pk))
-    assert entry.get_change_message() == "Requeued: the disk is back"
+    assert "1 message requeued. Why: the disk is back Filter: none." in entry.get_change_message()
 
 
 def test_discard_sends_nothing_and_keeps_the_row(decider: Client, queue: Callable[[], int]) -> None:
     rows = [lying(), lying()]
     assert decide(decider, "discard", *rows).headers["Location"] == LIST
     assert (states(), queue()) == (["discarded"] * 2, 0)
-    assert "2 messages were discarded." in text(decider.get(LIST))
-    assert LogEntry.objects.count() == 2
+    assert "2 messages discarded." in text(decider.get(LIST))
+    assert [entry.object_repr for entry in LogEntry.objects.all()] == ["Discard 2 messages"]
 
 
 @pytest.mark.parametrize("why", ["", "  \n"])
@@ -187,12 +197,87 @@ def test_without_a_reason_nothing_is_done(decider: Client, queue: Callable[[], i
 
 
 def test_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callable[[], int]) -> None:
-    rows = [lying(), lying(state="discarded"), lying(state="requeued")]
-    assert "2 of the selected are not parked any more" in text(choose(decider, "requeue", *rows))
-    decide(decider, "requeue", *rows)
-    assert (states(), queue()) == (["requeued", "discarded", "requeued"], 1)
-    assert "2 messages were not parked any more" in text(decider.get(LIST))
+    rows = [lying(), lying(), lying(state="discarded"), lying(state="requeued")]
+    asked = choose(decider, "requeue", *rows)
+    assert "Not possible for 2: not parked any more" in text(asked)
+    Parked.objects.filter(pk=rows[0].pk).update(state="discarded")
+    confirm(decider, asked)
+    assert (states(), queue()) == (["discarded", "requeued", "discarded", "requeued"], 1)
+    assert "1 message requeued, 1 left alone, because changed meanwhile." in text(decider.get(LIST))
     assert "nothing to discard" in text(choose(decider, "discard", *rows))
+
+
+def all_that_match(client: Client, act: str, query: str, any_row: Parked) -> Any:
+    data = {"action": f"{act}_selected", "_selected_action": str(any_row.pk), "select_across": "1", "index": "0"}
+    return client.post(f"{LIST}{query}", data)
+
+
+def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Callable[[], int]) -> None:
+    rows = [lying(task="a.b"), lying(task="a.b"), lying(task="c.d")]
+    asked = all_that_match(decider, "requeue", "?task=a.b", rows[0])
+    assert "Requeue 2 messages" in text(asked)
+    assert "Filter: task = a.b" in text(asked)
+    assert (states(), queue(), LogEntry.objects.count()) == (["parked"] * 3, 0, 0), "counting changes nothing"
+    lying(task="a.b")
+    assert confirm(decider, asked).headers["Location"] == f"{LIST}?task=a.b"
+    assert (states(), queue()) == (["requeued", "requeued", "parked", "parked"], 2), "what came later was not counted"
+    said = LogEntry.objects.get().get_change_message()
+    assert "2 messages requeued. Why: because Filter: task=a.b." in said
+
+
+def test_a_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
+    row = lying()
+    asked = choose(decider, "requeue", row)
+    confirm(decider, asked)
+    Parked.objects.filter(pk=row.pk).update(state="parked")  # even then
+    confirm(decider, asked)
+    assert (queue(), LogEntry.objects.count()) == (1, 1)
+    assert "sent before" in text(decider.get(LIST))
+
+
+def test_a_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Client, queue: Callable[[], int]) -> None:
+    asked = choose(decider, "requeue", lying())
+    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode())
+    decider.post(f"{LIST}act/", {"sure": sure[:-1], "why": "x"})
+    assert "Nothing was done" in text(decider.get(LIST))
+    other = somebody(Client(), "other", "view_parked", "requeue_parked")
+    assert other.post(f"{LIST}act/", {"sure": sure, "why": "x"}).status_code == 403
+    assert decider.get(f"{LIST}act/").status_code == 405
+    assert (states(), queue()) == (["parked"], 0)
+
+
+def test_a_batch_is_bounded_and_says_what_is_left(
+    decider: Client, queue: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "MOST_AT_ONCE", 2)
+    rows = [lying() for _ in range(5)]
+    asked = all_that_match(decider, "discard", "", rows[0])
+    assert "3 more match and are left for the next time" in text(asked)
+    confirm(decider, asked)
+    assert states() == ["discarded"] * 2 + ["parked"] * 3
+    assert "2 messages discarded, 3 left: do it again for these." in text(decider.get(LIST))
+
+
+def test_each_act_has_a_permission_of_its_own(client: Client) -> None:
+    row = lying()
+    only = somebody(client, "only", "view_parked", "discard_parked")
+    seen = text(only.get(page(row)))
+    assert "Discard…" in seen
+    assert "Requeue…" not in seen
+    assert "Discard all that match…" in text(only.get(LIST))
+    choose(only, "requeue", row)
+    assert states() == ["parked"]
+
+
+def test_arguments_with_declared_names_are_masked(viewer: Client, settings: Any, run: Run) -> None:
+    note = {"password": "hunter2", "deep": [{"api_key": "hunter2"}], "text": "token=hunter2", "seen": "kept"}
+    row = lying(note=note)
+    assert "hunter2" not in (seen := text(viewer.get(page(row))))
+    assert "kept" in seen
+    assert "hunter2" not in run("show", row.task_id, "--json")[1]
+    settings.TASKS_DEMO_MASKED = ["deed"]
+    seen = text(viewer.get(page(row)))
+    assert ("hunter2" in seen, "nothing" in seen) == (True, False)
 
 
 @pytest.mark.parametrize("act", ["requeue", "discard"])
@@ -210,15 +295,18 @@ def test_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Cli
     assert states() == ["parked", "parked"]
     seen = text(decider.get(LIST))
     assert seen.count("It is still parked and nothing was changed") == 1
-    assert LogEntry.objects.count() == 0
+    assert "0 messages requeued, 2 left" in LogEntry.objects.get().get_change_message().replace(
+        "no messages", "0 messages"
+    )
 
 
 def test_a_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
     decider: Client, queue: Callable[[], int]
 ) -> None:
-    decide(decider, "requeue", lying(message="{"), lying())
+    asked = choose(decider, "requeue", lying(message="{"), lying())
+    assert "Not possible for 1: no message can be made of it (DecodeError)" in text(asked)
+    confirm(decider, asked)
     assert (states(), queue()) == (["parked", "requeued"], 1)
-    assert "no message can be made of it" in text(decider.get(LIST))
 
 
 def test_a_forged_request_is_refused(decider: Client) -> None:
@@ -243,9 +331,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str
         return code, captured.out, captured.err
 
     return command
-
-
-Run = Callable[..., tuple[Any, str, str]]
 
 
 def test_without_arguments_it_lists_what_waits(run: Run) -> None:

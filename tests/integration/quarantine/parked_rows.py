@@ -19,7 +19,9 @@ def lying(note: Any = None, **fields: Any) -> Parked:
     """A parked message whose copy goes to a queue without a consumer."""
     task_id = str(uuid.uuid4())
     options = {"task_id": task_id, "queue": QUEUE}
-    copy = current_app.signature("poison.acks_late", args=["nowhere", "nothing", note], options=options)
+    copy = current_app.signature(
+        "poison.acks_late", kwargs={"diary": "nowhere", "deed": "nothing", "note": note}, options=options
+    )
     known = {
         "task_id": task_id, "operation": task_id, "task": "poison.acks_late", "pattern": "acks_late",
         "message": json.dumps(copy), "content_type": "application/json", "content_encoding": "utf-8", "attempts": 5,

@@ -1,0 +1,221 @@
+"""Acts on one row or on all that match the filter of a list: a page that counts first, then one bounded batch.
+
+The page of confirmation fixes which rows are meant, in a signed field. A row that has changed since is left alone, and one that
+came since is not touched. A form that is sent twice acts once.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib import messages
+from django.core import signing
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+
+from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
+from tasks_demo.core.wording import counted, shown
+from tasks_demo.dashboard import audit
+
+#: Rows that one confirmation acts on, and seconds after which it stops. What is left is acted on when it is asked for again.
+MOST_AT_ONCE, SECONDS = 200, 20.0
+#: Rows that are named on the page of confirmation, errors that are shown after it, and where counting stops.
+MOST_NAMED, MOST_ERRORS, MOST_COUNTED = 20, 5, 10_000
+#: Seconds for which a page of confirmation can be sent.
+VALID_SECONDS = 3600
+_SALT = "tasks_demo.dashboard.acts"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What people can do to rows of a table.
+
+    ``carry_out(row, by, why)`` returns whether it was done; False: the row has changed. It raises EnvironmentNotReady if the next
+    row would fail too, and another DeliveryError if this row is refused. ``impossible``: why it cannot be done → which rows. The
+    rows that match none are counted as possible; ``judge`` may refuse one of them with a reason.
+    """
+
+    verb: str
+    done: str
+    meaning: str
+    permission: str
+    carry_out: Callable[[Any, str, str], bool]
+    impossible: dict[str, Q]
+    judge: Callable[[Any], str] = lambda row: ""
+    noun: str = "message"
+
+
+@dataclass(slots=True)
+class Dry:
+    """What an act would do: to which rows now, to how many later, and to how many it cannot be done and why."""
+
+    rows: list[Any]
+    left: int = 0
+    more: bool = False
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+
+def dry(act: Act, rows: QuerySet[Any]) -> Dry:
+    """Count, up to MOST_COUNTED, and choose the rows of the first batch. Changes nothing."""
+    refused, possible = [], rows
+    for why, which in act.impossible.items():
+        count = possible.filter(which).order_by()[:MOST_COUNTED].count()
+        if count:
+            refused.append((count, why))
+        possible = possible.exclude(which)
+    count = possible.order_by()[: MOST_COUNTED + 1].count()
+    chosen, judged = [], dict[str, int]()
+    batch = list(possible.order_by("pk")[:MOST_AT_ONCE])
+    for row in batch:
+        if why := act.judge(row):
+            judged[why] = judged.get(why, 0) + 1
+        else:
+            chosen.append(row)
+    refused += [(number, why) for why, number in judged.items()]
+    return Dry(chosen, min(count, MOST_COUNTED) - len(batch), count > MOST_COUNTED, refused)
+
+
+@dataclass(slots=True)
+class Result:
+    """What an act has done."""
+
+    done: int = 0
+    changed: int = 0
+    left: int = 0
+    errors: list[str] = field(default_factory=list)
+    refused: int = 0
+    stopped: str = ""
+
+    def sentence(self, act: Act) -> str:
+        """Return it as one sentence with all numbers."""
+        parts = [f"{counted(self.done, act.noun)} {act.done}"]
+        parts += [f"{self.refused} refused"] if self.refused else []
+        parts += [f"{self.changed} left alone, because changed meanwhile"] if self.changed else []
+        parts += [f"{self.left} left: do it again for these"] if self.left else []
+        return f"{', '.join(parts)}."
+
+
+def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
+    """Act on these rows, one commit each, for SECONDS at most."""
+    result, until = Result(), time.monotonic() + SECONDS
+    for number, row in enumerate(rows):
+        if time.monotonic() > until:
+            result.left = len(rows) - number
+            break
+        try:
+            if act.carry_out(row, by, why):
+                result.done += 1
+            else:
+                result.changed += 1
+        except EnvironmentNotReady as error:
+            result.stopped, result.left = str(error), len(rows) - number
+            break
+        except DeliveryError as error:
+            result.refused += 1
+            result.errors.append(str(error))
+    return result
+
+
+class Acting:
+    """A mixin for a ModelAdmin: its ``acts``, and the page ``act/`` that confirms and carries them out."""
+
+    acts: dict[str, Act] = {}
+    opts: Any
+    model: Any
+    admin_site: Any
+    media: Any
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.act_view)
+        urls: list[URLPattern] = super().get_urls()  # type: ignore[misc]
+        return [path("act/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_act"), *urls]
+
+    def permitted(self, request: HttpRequest) -> list[tuple[str, Act]]:
+        """Return the acts that this user may do, with their names."""
+        return [(name, act) for name, act in self.acts.items() if request.user.has_perm(act.permission)]
+
+    def ask(self, request: HttpRequest, rows: QuerySet[Any], name: str, *, no_reason: bool = False) -> HttpResponse:
+        """Show what the act would do to these rows, and ask for a reason and a confirmation. Changes nothing."""
+        act = self.acts[name]
+        if not request.user.has_perm(act.permission):
+            raise PermissionDenied
+        found = dry(act, rows)
+        sure = {
+            "act": name,
+            "ids": [row.pk for row in found.rows],
+            "left": found.left,
+            "filter": request.GET.urlencode()[:2000],
+            "token": uuid.uuid4().hex,
+            "user": str(request.user.pk),
+        }
+        context = {
+            **self.admin_site.each_context(request),
+            "is_nav_sidebar_enabled": False,
+            "opts": self.opts,
+            "media": self.media,
+            "title": f"{act.verb} {act.noun}s",
+            "act": act,
+            "dry": found,
+            "named": found.rows[:MOST_NAMED],
+            "filter": shown(_readable(request.GET), 500),
+            "button": f"{act.verb} {counted(len(found.rows), act.noun)}",
+            "sure": signing.dumps(sure, salt=_SALT, compress=True),
+            "address": reverse(
+                f"admin:{self.opts.app_label}_{self.opts.model_name}_act", current_app=self.admin_site.name
+            ),
+            "error": no_reason,
+        }
+        return TemplateResponse(request, "admin/tasks_demo_records/act.html", context)
+
+    def act_view(self, request: HttpRequest) -> HttpResponse:
+        """Carry out what the page of confirmation has asked for, then go back to the list."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        list_url = reverse(
+            f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist", current_app=self.admin_site.name
+        )
+        try:
+            sure = signing.loads(request.POST.get("sure", ""), salt=_SALT, max_age=VALID_SECONDS)
+            act = self.acts[sure["act"]]
+        except (signing.BadSignature, KeyError):
+            messages.error(request, "This form is too old or was changed. Nothing was done. Choose again.")
+            return HttpResponseRedirect(list_url)
+        if not request.user.has_perm(act.permission) or sure["user"] != str(request.user.pk):
+            raise PermissionDenied
+        table: Any = self
+        rows = table.get_queryset(request).filter(pk__in=sure["ids"])
+        back = f"{list_url}?{sure['filter']}" if sure["filter"] else list_url
+        why = request.POST.get("why", "").strip().replace("\0", "")[:2000]
+        if not why:
+            return self.ask(request, rows, sure["act"], no_reason=True)
+        single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+        if single is not None:
+            site, page = self.admin_site.name, f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
+            back = reverse(page, args=[single], current_app=site)
+        what = f"{act.verb} {counted(len(sure['ids']), act.noun)}"
+        entry = audit.begin(request, self.model, what, sure["token"], pk=single)
+        if entry is None:
+            messages.warning(request, "This form was sent before. It has acted once; nothing more was done.")
+            return HttpResponseRedirect(back)
+        chosen = list(rows.order_by("pk"))
+        result = carry_out(act, chosen, by=request.user.get_username(), why=why)
+        result.changed += len(sure["ids"]) - len(chosen)  # deleted meanwhile
+        result.left += sure["left"]
+        said = result.sentence(act)
+        audit.finish(entry, f"{said} Why: {why} Filter: {sure['filter'] or 'none'}. {result.stopped}", sure["token"])
+        level = messages.SUCCESS if result.done else messages.WARNING
+        messages.add_message(request, level, f"{said[0].upper()}{said[1:]}")
+        for error in [*result.errors[:MOST_ERRORS], *filter(None, [result.stopped])]:
+            messages.error(request, shown(error, 1000))
+        return HttpResponseRedirect(back)
+
+
+def _readable(query: Any) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in query.items())
