@@ -19,3 +19,7 @@ class LabConfig(AppConfig):
             raise ImproperlyConfigured(
                 "tasks_demo.lab kills workers that run the jobs of tasks_demo.demo: add that to INSTALLED_APPS."
             )
+        from tasks_demo.dashboard import screens
+        from tasks_demo.lab.learn.screen import view
+
+        screens.register(screens.Screen(name="learn", title="Learn", path="learn/", view=view, place=90))

@@ -1,0 +1,48 @@
+"""The Learn screen of the control room, and the same as one file. Both are made once, because recordings do not change."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.contrib.staticfiles import finders
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString, mark_safe
+
+from tasks_demo.dashboard import screens
+from tasks_demo.lab.learn.content import content
+from tasks_demo.lab.learn.recording import read
+
+STYLES = ("tasks_demo/dashboard.css", "tasks_demo/swimlanes.css", "tasks_demo/learn.css")
+SCRIPT = "tasks_demo/learn.js"
+
+
+@cache
+def body() -> SafeString:
+    """The part that the screen and the file share, as HTML."""
+    return render_to_string("admin/tasks_demo/learn_body.html", {"learn": content(read())})
+
+
+def view(request: HttpRequest, admin_site: AdminSite, **_: Any) -> HttpResponse:
+    """Answer with the screen."""
+    return screens.page(request, admin_site, "admin/tasks_demo/learn.html", {"title": "Learn", "body": body()})
+
+
+def as_file() -> str:
+    """Return the page as one HTML document that loads nothing. Raises OSError."""
+    return render_to_string(
+        "admin/tasks_demo/learn_file.html",
+        {
+            "body": body(),
+            "style": mark_safe("\n".join(map(_text, STYLES))),  # noqa: S308  (our own files)
+            "script": mark_safe(_text(SCRIPT)),  # noqa: S308
+        },
+    )
+
+
+def _text(name: str) -> str:
+    found = finders.find(name) or Path(__file__).parents[2] / "static" / name
+    return Path(str(found)).read_text(encoding="utf-8")

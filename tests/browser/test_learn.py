@@ -1,0 +1,78 @@
+"""Learn in a real browser: the screen by keyboard, and the file without a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from playwright.sync_api import Browser, expect
+from pytest_django.live_server_helper import LiveServer
+
+from tasks_demo.lab.learn.screen import as_file
+from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+
+def test_a_guess_is_judged_and_the_history_is_played_by_keyboard(
+    browser: Browser,  # noqa: F811
+    live_server: LiveServer,
+) -> None:
+    user = User.objects.create_user("reader", password="of this test", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_tally"))
+    context = browser.new_context(
+        base_url=live_server.url, viewport={"width": 360, "height": 800}, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto("/admin/login/?next=/admin/tasks_demo/")
+    page.get_by_label("Username").fill("reader")
+    page.get_by_label("Password").fill("of this test")
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("link", name="Learn").click()
+
+    page.get_by_role("link", name="Kill acks_late at effect_done").press("Enter")
+    case = page.locator(".case:visible")
+    expect(case).to_have_count(1)
+    expect(case).to_be_focused()
+    expect(case.locator("svg")).to_be_hidden()
+    case.get_by_label("once").press(" ")
+    expect(case.locator(".judged")).to_have_text("No: twice.")
+    expect(case.locator("svg")).to_be_visible()
+    expect(case.locator(".counters")).to_contain_text("2 charges, after 2 executions")
+    expect(case.get_by_role("button", name="Play")).to_be_hidden()
+
+    case.get_by_role("button", name="From the start").press("Enter")
+    expect(case.locator(".counters")).to_contain_text("0 charges, after 0 executions")
+    following = case.get_by_role("button", name="Next step")
+    while "killed" not in (case.locator("tr.now").get_attribute("class") or ""):
+        following.press("Enter")
+    expect(case.locator(".counters")).to_contain_text("1 charges, after 1 executions")
+    assert case.locator("g.mark.later").count() > 0
+
+    question = page.locator(".quiz .question").first
+    question.get_by_label("twice").press(" ")
+    expect(page.locator(".score")).to_have_text("1 of 1 right.")
+    page.get_by_label("both are bad").check()
+    page.get_by_label("rows in our own database").check()
+    expect(page.locator(".advice p:visible")).to_contain_text("inbox")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert said == []
+    context.close()
+
+
+def test_the_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "learn.html"
+    file.write_text(as_file())
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{file.as_uri()}#case-acks_late-effect_done")
+    case = page.locator(".case:visible")
+    expect(case).to_have_count(1)
+    case.get_by_text("What happened", exact=True).click()
+    expect(case).to_contain_text("The customer is charged twice.")
+    expect(case.locator(".controls")).to_be_hidden()
+    context.close()
