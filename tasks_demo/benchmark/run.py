@@ -132,7 +132,7 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
             kills=sizes.kills,
             work_ms=0,
         )
-        run = Run(cells, seed=number, broker="redis", lanes=LANES, progress=lambda _: None)
+        run = Run(cells, seed=number, broker="redis", lanes=LANES)
         outcome = run.execute()
         if outcome.interrupted:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The app that brings the commands of ``tasks_demo.lab``."""
+"""The app that brings the commands and the screens of ``tasks_demo.lab``."""
 
 from __future__ import annotations
 
@@ -21,5 +21,7 @@ class LabConfig(AppConfig):
             )
         from tasks_demo.dashboard import screens
         from tasks_demo.lab.learn.screen import view
+        from tasks_demo.lab.screens.registered import register_screens
 
         screens.register(screens.Screen(name="learn", title="Learn", path="learn/", view=view, place=90))
+        register_screens()

@@ -28,6 +28,13 @@ class Process:
         return _SEPARATOR.join((self.where, str(self.pid), self.start, self.task_id))
 
     @property
+    def here(self) -> bool:
+        """Whether its pid means the same process to us: same boot, same pid namespace, same start. A zombie does not count."""
+        found = _stat(self.pid)
+        known = bool(self.where) and self.where == _here(os.getpid()).where
+        return known and found is not None and found[0] not in "ZX" and found[1] == self.start
+
+    @property
     def gone(self) -> bool:
         """Whether this process has certainly ended; a zombie has."""
         here = _here(os.getpid())
@@ -48,6 +55,12 @@ def this_process(task_id: str) -> Process:
     """This process, running ``task_id``."""
     here = _here(os.getpid())
     return Process(here.where, here.pid, here.start, task_id)
+
+
+def child_process(pid: int, task_id: str) -> Process:
+    """Identify a child of this process that was not reaped yet."""
+    found = _stat(pid)
+    return Process(_here(os.getpid()).where if found else "", pid, found[1] if found else "-", task_id)
 
 
 def parse_process(text: str) -> Process | None:

@@ -26,12 +26,18 @@ from tasks_demo.ledger.models import Event
 
 @dataclass(frozen=True)
 class Progress:
-    """What a screen shows of a cell while it runs. ``left``: messages that are not done; ``landed``: faults."""
+    """What a screen shows of a cell while it runs. ``left``: messages that are not done; ``landed``: faults.
+
+    ``worker`` and ``pid``: the worker that was started last; ``alive``: whether it has not ended.
+    """
 
     cell: Cell
     state: str
     left: int
     landed: int = 0
+    worker: str = ""
+    pid: int = 0
+    alive: bool = False
 
 
 class Lane:
@@ -67,7 +73,7 @@ class Lane:
             with publisher.relaying():
                 unaimed.inject()
                 workers.start()
-                self._show(state="running")
+                self._show(state="running", **workers.current())
                 publisher.publish()
                 reason = drain(
                     workers,
@@ -75,13 +81,13 @@ class Lane:
                     unfinished=publisher.unfinished,
                     deadline=started + timing.time_limit(cell),
                     stop=self._stop,
-                    progress=lambda left: self._show(left=left, landed=nemesis.landed),
+                    progress=lambda left: self._show(left=left, landed=nemesis.landed, **workers.current()),
                 )
             unaimed.report(nemesis)
         finally:
             nemesis.close()
             unaimed.remove()
-        self._show(state="reading the books", landed=nemesis.landed)
+        self._show(state="reading the books", landed=nemesis.landed, **workers.current())
         held, exited = run.broker.holdings(), workers.exited.is_set()
         return CellEnd(
             queued=held.queued,

@@ -37,6 +37,7 @@ from tasks_demo.lab.plan.predictions import Prediction, prediction
 from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS, OVERLAPPING
 from tasks_demo.lab.processes.brokers import without_password
 from tasks_demo.lab.processes.environment import Environment, environment
+from tasks_demo.lab.processes.run_folder import EVENTS, RESULT, run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
 from tasks_demo.lab.verdict.checker import check
@@ -67,29 +68,38 @@ class Run:
     """One experiment. ``execute`` blocks; call it from the main thread."""
 
     def __init__(
-        self, cells: Sequence[Cell], *, seed: int, broker: str, lanes: int, progress: Callable[[Progress], None]
+        self,
+        cells: Sequence[Cell],
+        *,
+        seed: int,
+        broker: str,
+        lanes: int,
+        name: str = "",
     ) -> None:
+        """``name``: of its folder, which may exist; empty: a new one."""
         self.cells = list(cells)
         self.seed = seed
         self.broker = broker
         self.lanes = max(1, min(lanes, len(self.cells)))
-        self.progress = progress
-        self.run_id = uuid.uuid4().hex[:10]
         self.started_at = datetime.now(UTC)
-        self.folder = _folder(self.started_at, seed, self.run_id)
+        name = name or run_name(self.started_at, seed, uuid.uuid4().hex[:10])
+        self.run_id = name[-10:]
+        self.folder = _folder(name)
         self._queue: deque[Cell] = deque()
         self._lock = threading.Lock()
         self._books = threading.Lock()
         self._stop = threading.Event()
         self._failures: list[Exception] = []
+        self._watchers: tuple[Callable[[Progress], None], ...] = ()
 
-    def execute(self) -> Outcome:
-        """Run every cell. Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
+    def execute(self, *watchers: Callable[[Progress], None]) -> Outcome:
+        """Run every cell; ``watchers`` are told of the progress, from the lanes' threads. Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
 
         Raises EnvironmentNotReady if infrastructure is missing at the start; a later failure makes cells unknown.
         """
         started = time.monotonic()
         interrupted = False
+        self._watchers = watchers
         # The lanes record publications themselves, with their outcome: Celery's signal would count them again.
         lifecycle.ignore(recorder)
         for name, value in OUTBOX_SETTINGS.items():
@@ -100,11 +110,11 @@ class Run:
             for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
                 if not self._stop.is_set():
                     interrupted = self._side_by_side(cells, lanes, found)
-        events = self.folder / "events.jsonl"
+        events = self.folder / EVENTS
         with events.open("w", encoding="utf-8") as file:
             history.write(self.history(), file)
         result = self._report(events, time.monotonic() - started)
-        (self.folder / "result.json").write_text(report.as_json(result), encoding="utf-8")
+        (self.folder / RESULT).write_text(report.as_json(result), encoding="utf-8")
         unforeseen = [failure for failure in self._failures if not isinstance(failure, DeliveryError)]
         if unforeseen:
             raise unforeseen[0]  # a defect; what was recorded until then is in the folder
@@ -171,6 +181,10 @@ class Run:
         finally:
             connections.close_all()
 
+    def _tell(self, progress: Progress) -> None:
+        for watcher in self._watchers:
+            watcher(progress)
+
     def _fail(self, error: Exception) -> None:
         # Once the run is stopping, errors are its consequence: workers and servers are ending.
         if not self._stop.is_set():
@@ -178,7 +192,7 @@ class Run:
             self._stop.set()
 
     def _run_cell(self, cell: Cell, environment: Environment) -> None:
-        lane = Lane(CellRun(cell, self.run_id, environment, self.folder), self._stop, self.progress)
+        lane = Lane(CellRun(cell, self.run_id, environment, self.folder), self._stop, self._tell)
         try:
             end = lane.run()
             with self._books:  # one reader at a time: two would read the same debits twice
@@ -236,10 +250,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _folder(started_at: datetime, seed: int, run_id: str) -> Path:
-    runs: Path = django_settings.STATE_DIR / "runs"
-    folder = runs / f"{started_at:%Y%m%dT%H%M%S}-seed{seed}-{run_id}"
-    folder.mkdir(mode=0o700, parents=True)
+def _folder(name: str) -> Path:
+    runs = runs_folder()
+    folder = runs / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     latest = runs / "latest"
     latest.unlink(missing_ok=True)
     latest.symlink_to(folder.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.engine.cell_run import CellRun
@@ -31,6 +32,10 @@ class Workers:
         name = self.name = f"w{self._started}@{self._run.cell.name.replace('/', '.').replace('@', '.')}"
         self._pid = self._run.environment.template.fork(self._spec(name), lambda status: self._on_exit(name, status))
         self._nemesis.mains.add(self._pid)
+
+    def current(self) -> dict[str, Any]:
+        """Return name and pid of the worker that was started last, and whether it lives, for ``Progress``."""
+        return {"worker": self.name, "pid": self._pid, "alive": not self.exited.is_set()}
 
     def stop_warm(self) -> None:
         """Ask the current worker to end by a warm shutdown; it may just have been killed."""

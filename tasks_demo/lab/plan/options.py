@@ -17,7 +17,7 @@ AIMED_FAULTS = DEFAULT_FAULTS[1:]
 TASKS = 100
 #: Options that have no effect beside ``--replay``, and beside ``--plan``.
 OF_A_PLAN = ("pattern", "fault", "point", "tasks", "kills", "work", "clicks", "keyless", "seed")
-OF_A_RUN = ("broker", "lanes", "json", "junit", "markdown", "html", "events", "no_progress")
+OF_A_RUN = ("broker", "lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
 
 
 class Refused(ValueError):

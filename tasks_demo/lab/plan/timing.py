@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
@@ -32,6 +35,10 @@ OUTBOX_SETTINGS = {
 }
 #: Seconds: a base, and what each job and each fault may add.
 _LIMIT, _LIMIT_PER_JOB, _LIMIT_PER_FAULT = 60.0, 0.2, 6.0
+#: Seconds, measured on two cores with four cells side by side: the start of a run and of a cell, and what each job and each
+#: fault adds. After the death of a main process a worker is started.
+_EXPECTED_START, _EXPECTED_CELL, _EXPECTED_JOB = 2.0, 2.5, 0.01
+_EXPECTED_FAULT, _EXPECTED_MAIN = 0.2, 0.6
 
 
 def visibility_timeout(cell: Cell) -> float:
@@ -59,3 +66,18 @@ def time_limit(cell: Cell) -> float:
     """Seconds after which a cell that is not quiescent is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
     return _LIMIT + jobs + _LIMIT_PER_FAULT * planned_faults(cell)
+
+
+def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:
+    """Estimate how long a run of these cells takes on two cores. Not a bound: ``time_limit`` is."""
+    each = [_expected(cell) for cell in cells]
+    return _EXPECTED_START + max(max(each, default=0.0), sum(each) / max(1, min(lanes, len(cells))))
+
+
+def _expected(cell: Cell) -> float:
+    jobs = cell.tasks * cell.clicks * (_EXPECTED_JOB + cell.work_ms / 1000)
+    faults = planned_faults(cell) * (_EXPECTED_MAIN if cell.fault.victim in {"main", "group"} else _EXPECTED_FAULT)
+    waiting = VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else 0.0
+    if cell.fault in OVERLAPPING:
+        waiting += TOO_LONG_SECONDS * math.ceil(len(cell.victims) / MOST_OVERLAPPING)
+    return _EXPECTED_CELL + jobs + faults + waiting

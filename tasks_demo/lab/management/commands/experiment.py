@@ -17,6 +17,7 @@ from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.core.wording import counted
 from tasks_demo.lab.plan import options as asked
 from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, Cell, dump_plan
+from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
@@ -76,6 +77,7 @@ class Command(BaseCommand):
         what.add_argument(
             "--replay", type=Path, metavar="FILE", help="run the plan of an earlier result or --plan again"
         )
+        what.add_argument("--run", metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it")
         out = parser.add_argument_group("where results go, besides the table on stdout")
         out.add_argument("--json", metavar="FILE", help="the result document; - for stdout, instead of the table")
         out.add_argument("--junit", type=Path, metavar="FILE")
@@ -103,29 +105,34 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> int:
         from tasks_demo.lab.engine.runner import Run
         from tasks_demo.lab.engine.screen import Screen
+        from tasks_demo.lab.engine.status import Status
 
         seed, cells, left_out = self._cells(options)
         if options["plan"]:
             self.stderr.writelines(f"{sentence}\n" for sentence in left_out)
             self.stdout.write(dump_plan(cells, seed))
             return Exit.OK
+        self._check_name(options["run"])
         self._check_targets({name: options[name] for name in WRITTEN if options[name] is not None})
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
             signal.signal(number, _interrupt)
         live = not options["no_progress"] and sys.stderr.isatty()
-        with Screen(cells, live=live, console=console(options, sys.stderr)) as screen:
-            run = Run(
-                cells,
-                seed=seed,
-                broker=options["broker"] or "redis",
-                lanes=options["lanes"] or LANES,
-                progress=screen.show,
-            )
-            for sentence in left_out:
-                screen.say(sentence)
-            screen.say(f"seed {seed} · {counted(len(cells), 'cell')} · logs and history in {run.folder}")
-            outcome = run.execute()
-        return self._report(outcome, options)
+        run = Run(
+            cells,
+            seed=seed,
+            broker=options["broker"] or "redis",
+            lanes=options["lanes"] or LANES,
+            name=options["run"] or "",
+        )
+        with Status(run.folder, cells, run_id=run.run_id, seed=seed, started_at=run.started_at) as status:
+            with Screen(cells, live=live, console=console(options, sys.stderr)) as screen:
+                for sentence in left_out:
+                    screen.say(sentence)
+                screen.say(f"seed {seed} · {counted(len(cells), 'cell')} · logs and history in {run.folder}")
+                outcome = run.execute(screen.show, status.show)
+            code = self._report(outcome, options)
+            status.ended(code)
+        return code
 
     def _cells(self, options: dict[str, Any]) -> tuple[int, list[Cell], list[str]]:
         broker = options["broker"]
@@ -161,6 +168,12 @@ class Command(BaseCommand):
                 f"{path} holds no plan ({type(error).__name__}: {error}). Give it the output of --plan or a --json result.",
                 returncode=Exit.USAGE,
             ) from error
+
+    def _check_name(self, name: str | None) -> None:
+        if name and not is_run_name(name):
+            raise CommandError(f"--run {name!r} is not the name of a run. Nothing was run.", returncode=Exit.USAGE)
+        if name and (runs_folder() / name / STATUS).exists():
+            raise CommandError(f"--run {name}: that run was run already. Nothing was run.", returncode=Exit.USAGE)
 
     def _check_targets(self, targets: dict[str, str | Path]) -> None:
         known: dict[Path, str] = {}

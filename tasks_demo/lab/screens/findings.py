@@ -1,0 +1,81 @@
+"""What the page of a run shows of its result: the matrix, the problems, and the jobs whose charge was lost or made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Q
+
+from tasks_demo.dashboard.labels import BROKEN, Badge, badge
+from tasks_demo.lab.reports.text import reading, sentences, table
+from tasks_demo.ledger.models import IN_A_RUN, Tally
+
+#: Jobs on the page, those with a broken promise first.
+MOST_JOBS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the matrix, as the reports have it, and the name of the cell in the ledger."""
+
+    texts: tuple[str, ...]
+    observed: str
+    as_predicted: bool
+    ledger: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job whose charge was lost or made twice."""
+
+    task_id: str
+    cell: str
+    badge: Badge
+    broken: Badge | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """``problems``: a sentence per cell that is not as predicted; ``cut``: there are more jobs than shown."""
+
+    head: tuple[str, ...]
+    rows: list[Row]
+    said: str
+    problems: list[str]
+    jobs: list[Job]
+    cut: bool
+
+
+def findings(result: Mapping[str, Any]) -> Findings:
+    """Collect them from the result document, and the jobs from the ledger. The ledger may have pruned them."""
+    head, texts = table(result)
+    run = result["configuration"]["run"]
+    cells = result["cells"]
+    rows = [
+        Row(text, cell["observed"], cell["as_predicted"], f"{run}:{_name(cell)}", cell["why"])
+        for cell, text in zip(cells, texts, strict=True)
+    ]
+    problems = [reading(cell) for cell in cells if not cell["as_predicted"]]
+    jobs = _jobs([row.ledger for row in rows])
+    return Findings(head, rows, sentences(result)[-1], problems, jobs[:MOST_JOBS], len(jobs) > MOST_JOBS)
+
+
+def _jobs(runs: list[str]) -> list[Job]:
+    wrong = Q(broken=True) | Q(verdict__in=[Tally.Verdict.LOST.value, Tally.Verdict.DUPLICATED.value])
+    found = Tally.objects.filter(IN_A_RUN, wrong, run__in=runs).order_by("-broken", "-first_at")[: MOST_JOBS + 1]
+    return [
+        Job(
+            tally.task_id,
+            tally.run.partition(":")[2],
+            badge(tally.verdict, books=tally.books),
+            BROKEN if tally.broken else None,
+        )
+        for tally in found
+    ]
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    return f"{cell['pattern']}/{cell['fault']}" + (f"@{cell['point']}" if cell["point"] else "")
