@@ -59,7 +59,7 @@ demo: $(RUNTIME) ## Kill real workers under three patterns and count the charges
 	@echo "See every task ID: run \`make up\`, then open http://127.0.0.1:$(PORT)/admin/tasks_demo/ with the user and password it prints."
 
 up: $(RUNTIME) ## Run it all: Redis, bank, worker, dashboard on http://127.0.0.1:8000/; Ctrl-C ends all
-	@exec $(PY) manage.py up --port $(PORT)
+	@TASKS_DEMO_LAB_ENABLED=$${TASKS_DEMO_LAB_ENABLED:-1} exec $(PY) manage.py up --port $(PORT)
 
 test: $(DEVELOPMENT) ## The whole test suite; no service needed. DATABASE_URL=postgres://... is honoured
 	@$(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)

@@ -186,7 +186,9 @@ def project_environment() -> dict[str, str]:
     from django.conf import settings
 
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return {**os.environ, "PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE}
+    # Overridden settings (in a test) have no module of their own.
+    module = settings.SETTINGS_MODULE or os.environ["DJANGO_SETTINGS_MODULE"]
+    return {**os.environ, "PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": module}
 
 
 def stop_all(seconds: float = 5.0) -> None:

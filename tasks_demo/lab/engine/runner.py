@@ -93,7 +93,9 @@ class Run:
         self._watchers: tuple[Callable[[Progress], None], ...] = ()
 
     def execute(self, *watchers: Callable[[Progress], None]) -> Outcome:
-        """Run every cell; ``watchers`` are told of the progress, from the lanes' threads. Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
+        """Run every cell; ``watchers`` are told of its progress, from the threads of the lanes.
+
+        Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
 
         Raises EnvironmentNotReady if infrastructure is missing at the start; a later failure makes cells unknown.
         """

@@ -50,7 +50,11 @@ class Choices(forms.Form):
         help_text=f"1 to {MOST_TASKS}. A tenth of them are victims.",
     )
     seed = forms.IntegerField(
-        min_value=0, max_value=MOST_SEED, required=False, label="Seed", help_text="Empty: a random one, shown in the plan."
+        min_value=0,
+        max_value=MOST_SEED,
+        required=False,
+        label="Seed",
+        help_text="Empty: a random one, shown in the plan.",
     )
 
     cells: list[Cell]
@@ -71,7 +75,9 @@ class Choices(forms.Form):
             raise forms.ValidationError(str(error)) from error
         self.seconds = expected_seconds(self.cells, LANES)
         if len(self.cells) > MOST_CELLS:
-            raise forms.ValidationError(f"That makes {len(self.cells)} cells; this page runs at most {MOST_CELLS}. Choose less.")
+            raise forms.ValidationError(
+                f"That makes {len(self.cells)} cells; this page runs at most {MOST_CELLS}. Choose less."
+            )
         if self.seconds > MOST_SECONDS:
             raise forms.ValidationError(
                 f"That would take about {self.seconds / 60:.0f} minutes; this page runs at most {MOST_SECONDS // 60}. "

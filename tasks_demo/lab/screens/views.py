@@ -79,9 +79,9 @@ def start_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Ht
     return _to(admin_site, "experiment", name)
 
 
-def page_view(request: HttpRequest, admin_site: AdminSite, name: str, **kwargs: Any) -> HttpResponse:
+def page_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
     """One run: live while it runs, then its result."""
-    run = _found(name)
+    run = _found(kwargs["name"])
     over = not run.alive
     now = live.mark(run.status, run.state)
     context = {
@@ -98,7 +98,9 @@ def page_view(request: HttpRequest, admin_site: AdminSite, name: str, **kwargs: 
         more = {
             "result": result,
             "findings": findings(result) if result else None,
-            "others": [other for other in stored.latest()[0] if other.name != name and other.state == "finished"][:20],
+            "others": [other for other in stored.latest()[0] if other.name != run.name and other.state == "finished"][
+                :20
+            ],
             "may_view_tasks": request.user.has_perm("tasks_demo.view_tally"),
         }
         return screens.page(request, admin_site, template, {**context, **(more if over else {})})
@@ -108,9 +110,9 @@ def page_view(request: HttpRequest, admin_site: AdminSite, name: str, **kwargs: 
     return draw(f"{TEMPLATES}/page.html")
 
 
-def stop_view(request: HttpRequest, admin_site: AdminSite, name: str, **kwargs: Any) -> HttpResponse:
+def stop_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
     """Ask, and with POST stop the run."""
-    run = _found(name)
+    run = _found(kwargs["name"])
     if request.method != "POST":
         ended = sum(cell["state"] in ("done", "unknown") for cell in run.cells)
         context = {"title": "Stop the experiment?", "run": run, "ended": ended}
@@ -120,25 +122,25 @@ def stop_view(request: HttpRequest, admin_site: AdminSite, name: str, **kwargs: 
     except NotDone as error:
         messages.error(request, str(error))
     else:
-        _log(request, name, CHANGE, "Stopped (SIGINT).")
+        _log(request, run.name, CHANGE, "Stopped (SIGINT).")
         messages.success(request, "It was asked to stop. It ends its workers and keeps what was recorded until then.")
-    return _to(admin_site, "experiment", name)
+    return _to(admin_site, "experiment", run.name)
 
 
-def download_view(request: HttpRequest, admin_site: AdminSite, name: str, kind: str, **kwargs: Any) -> HttpResponse:
+def download_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
     """A report of the result, or the whole history, as a file."""
-    run = _found(name)
+    run, kind = _found(kwargs["name"]), kwargs["kind"]
     if kind == "events":
         try:
             file = (run.folder / EVENTS).open("rb")
         except OSError:
             raise Http404("This run has left no history.") from None
-        return FileResponse(file, as_attachment=True, filename=f"{name}.jsonl", content_type="application/jsonl")  # type: ignore[return-value]
+        return FileResponse(file, as_attachment=True, filename=f"{run.name}.jsonl", content_type="application/jsonl")  # type: ignore[return-value]
     if kind not in REPORTS or run.result is None:
         raise Http404("This run has left no result.")
     suffix, content_type, write = REPORTS[kind]
     response = HttpResponse(write(run.result), content_type=f"{content_type}; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="{name}.{suffix}"'
+    response["Content-Disposition"] = f'attachment; filename="{run.name}.{suffix}"'
     return response
 
 
@@ -173,7 +175,7 @@ def _to(admin_site: AdminSite, screen: str, name: str) -> HttpResponse:
 
 def _log(request: HttpRequest, name: str, action: int, message: str) -> None:
     LogEntry.objects.create(
-        user_id=request.user.pk,
+        user_id=request.user.pk,  # type: ignore[misc]  # only users with a permission get here
         content_type=ContentType.objects.get_for_model(Experiment),
         object_id=name,
         object_repr=f"experiment {name}"[:200],

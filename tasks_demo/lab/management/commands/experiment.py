@@ -77,7 +77,9 @@ class Command(BaseCommand):
         what.add_argument(
             "--replay", type=Path, metavar="FILE", help="run the plan of an earlier result or --plan again"
         )
-        what.add_argument("--run", metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it")
+        what.add_argument(
+            "--run", metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it"
+        )
         out = parser.add_argument_group("where results go, besides the table on stdout")
         out.add_argument("--json", metavar="FILE", help="the result document; - for stdout, instead of the table")
         out.add_argument("--junit", type=Path, metavar="FILE")
