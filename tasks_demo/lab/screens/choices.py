@@ -14,7 +14,7 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import expected_seconds, planned_faults
 
 #: Bounds of what the page starts. The command has wider ones.
-MOST_TASKS, MOST_CELLS, MOST_SECONDS = 500, 60, 900
+MOST_TASKS, MOST_CELLS, MOST_SECONDS = 500, 60, 240
 MOST_SEED = 2**63 - 1
 DEFAULT_PATTERNS = ("acks_early", "acks_late", "dedup_lock")
 

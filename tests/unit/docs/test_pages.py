@@ -16,6 +16,7 @@ from django.core.management import get_commands, load_command_class
 
 from tasks_demo.core.conf import Settings
 from tasks_demo.demo.conf import DemoSettings
+from tasks_demo.lab.conf import LabSettings
 from tests.snippets import LANGUAGES, Piece, commands, everything, pages
 from tests.support import PROJECT
 
@@ -142,7 +143,7 @@ PROSE = sorted({*pages(), PROJECT / "CHANGELOG.md"})
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_settings_and_pages_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    known = {name for name in (*vars(Settings), *vars(DemoSettings)) if name.isupper()}
+    known = {name for name in (*vars(Settings), *vars(DemoSettings), *vars(LabSettings)) if name.isupper()}
     named = set(re.findall(r"TASKS_DEMO_([A-Z_]+)", text))
     assert named <= known, f"no such settings: {named - known}"
     links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith("http")}
