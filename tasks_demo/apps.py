@@ -12,6 +12,6 @@ class TasksDemoConfig(AppConfig):
 
     def ready(self) -> None:
         from tasks_demo import checks, ledger  # noqa: F401  (checks register themselves)
-        from tasks_demo.hooks import signals  # noqa: F401  (connects its receivers)
+        from tasks_demo.hooks import presence, signals  # noqa: F401  (they connect their receivers)
 
         ledger.arm()

@@ -262,3 +262,4 @@ def _empty(connection: Any) -> None:
         cursor.execute("DELETE FROM tasks_demo_event")
         cursor.execute("DELETE FROM tasks_demo_bookcursor")
         cursor.execute("DELETE FROM tasks_demo_booksread")
+        cursor.execute("DELETE FROM tasks_demo_workerprocess")

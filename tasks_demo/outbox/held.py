@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +58,19 @@ def queue_state(connection: Any, name: str) -> Queue | None:
                 raise
             return Queue(int(messages), int(consumers))
     return None
+
+
+def oldest_ids(connection: Any, name: str) -> list[str] | None:
+    """Return the task ID of the oldest message of each priority of the queue; None if the broker cannot tell."""
+    if connection.transport.driver_type != "redis":
+        return None
+    channel, found = connection.default_channel, []
+    with _client(channel) as client:
+        for key in _lists(channel, name):
+            for raw in client.lrange(key, -1, -1):  # kombu pops from the right
+                with suppress(ValueError, TypeError, LookupError):
+                    found.append(str(json.loads(raw)["headers"]["id"]))
+    return found
 
 
 def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:

@@ -1,0 +1,128 @@
+"""Finds the jobs that a worker held when it ended, and what became of each. A fixed number of bounded queries.
+
+Candidates are the task IDs in the worker's last report, and those in its events after that report. Together they are complete,
+unless the ledger got more than MOST_EVENTS events in the last seconds of the worker, or it held more jobs than a report lists:
+then ``cut`` says so. Messages that the worker had fetched and not read are with the broker, and in no list.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from tasks_demo.dashboard.fates import Fate, Holder, fate
+from tasks_demo.dashboard.processes import ALIVE, Worker, unstopped
+from tasks_demo.hooks.presence import BEAT_SECONDS
+from tasks_demo.ledger.models import Event, Tally
+
+#: Events after a worker's last report that are searched for its own.
+MOST_EVENTS = 25_000
+#: Jobs of one worker whose fate is shown, and events read for them.
+MOST_JOBS, MOST_READ = 200, 10_000
+#: Dead workers that the overview looks at, latest first.
+MOST_WORKERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJobs:
+    """The fates of a worker's jobs, unresolved ones first. ``cut``: why the list may be incomplete, or empty."""
+
+    fates: list[Fate] = field(default_factory=list)
+    cut: str = ""
+
+    @property
+    def unresolved(self) -> list[Fate]:
+        return [fate for fate in self.fates if not fate.resolved]
+
+    @property
+    def without_effect(self) -> int:
+        """Jobs with books, whose books show no effect."""
+        return sum(1 for tally in self._counted if not tally.effects)
+
+    @property
+    def once(self) -> int:
+        return sum(1 for tally in self._counted if tally.effects == 1)
+
+    @property
+    def repeated(self) -> list[Fate]:
+        return [each for each in self.fates if each.tally and each.tally.books and each.tally.effects > 1]
+
+    @property
+    def uncounted(self) -> int:
+        """Jobs whose effects nobody counts."""
+        return len(self.fates) - len(self._counted)
+
+    @property
+    def _counted(self) -> list[Tally]:
+        return [each.tally for each in self.fates if each.tally and each.tally.books]
+
+
+def held_jobs(worker: Worker) -> HeldJobs:
+    """Return the jobs that this worker held when it ended; of a living one, those that it holds now as far as is recorded."""
+    listed = list(worker.row.held)
+    task_ids, cut = _candidates(worker)
+    if worker.row.held_more:
+        cut = cut or f"It held {worker.row.held_more} jobs more than its report lists."
+    if len(task_ids) > MOST_JOBS:
+        cut = cut or f"It may have held {len(task_ids)} jobs; {MOST_JOBS} of them were looked at."
+    chosen = task_ids[:MOST_JOBS]
+    tallies = {tally.task_id: tally for tally in Tally.objects.filter(task_id__in=chosen)}
+    events: dict[str, list[Event]] = defaultdict(list)
+    rows = Event.objects.filter(task_id__in=chosen).only("id", "at", "kind", "task_id", "worker", "pid", "detail")
+    read = list(rows.order_by("task_id", "id")[: MOST_READ + 1])
+    if len(read) > MOST_READ:
+        cut = cut or f"Its jobs have more than {MOST_READ} events; the fates of the last ones may be out of date."
+    for event in read[:MOST_READ]:
+        events[event.task_id].append(event)
+    holder = _holder(worker)
+    found = [
+        fate(task_id, holder, events[task_id], tallies.get(task_id), listed=task_id in listed) for task_id in chosen
+    ]
+    fates = [each for each in found if each is not None]
+    return HeldJobs(sorted(fates, key=lambda each: (each.resolved, not each.begun, each.task_id)), cut)
+
+
+def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
+    """Return the dead or silent workers that held jobs without a verdict, and how many, latest first. For the overview.
+
+    Looks at the latest MOST_WORKERS. The number counts jobs that they held or had received shortly before: an upper bound.
+    """
+    found = []
+    workers = unstopped(MOST_WORKERS)
+    candidates = {worker.row.pk: _candidates(worker)[0] for worker in workers}
+    every = {task_id for its in candidates.values() for task_id in its[:MOST_JOBS]}
+    if not every:
+        return []
+    open_ = set(
+        Tally.objects.filter(task_id__in=every, verdict=Tally.Verdict.UNRESOLVED).values_list("task_id", flat=True)
+    )
+    for worker in workers:
+        many = len(open_.intersection(candidates[worker.row.pk]))
+        if many:
+            found.append((worker, many))
+    return found
+
+
+def _holder(worker: Worker) -> Holder:
+    alive = worker.state == ALIVE
+    return Holder(worker.row.name, worker.row.started_at, worker.until, worker.row.last_event, alive)
+
+
+def _candidates(worker: Worker) -> tuple[list[str], str]:
+    """Return the task IDs that it may have held, listed ones first, and why others may be missing."""
+    row = worker.row
+    window = Event.objects.filter(id__gt=row.last_event, id__lte=row.last_event + MOST_EVENTS)
+    mine = window.filter(worker=row.name, kind__in=("received", "started"), at__gte=row.started_at)
+    if worker.until is not None:
+        mine = mine.filter(at__lt=worker.until)
+    since = dict.fromkeys(mine.order_by("id").values_list("task_id", flat=True)[:MOST_READ])
+    cut = ""
+    latest = Event.objects.filter(id__lte=row.last_event + MOST_EVENTS).order_by("-id").values_list("id", "at").first()
+    if (
+        latest
+        and latest[0] >= row.last_event + MOST_EVENTS
+        and latest[1] < row.seen_at + timedelta(seconds=BEAT_SECONDS * 2)
+    ):
+        cut = f"The ledger got more than {MOST_EVENTS} events in its last seconds; jobs that it received later are missing."
+    return list(dict.fromkeys([*map(str, row.held), *since])), cut

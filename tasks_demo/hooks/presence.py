@@ -1,0 +1,160 @@
+"""Keeps one row per worker process: which process it is, when it last reported, and which jobs it holds.
+
+A killed worker leaves its row. With the ledger's events after ``last_event`` it tells which jobs the worker held when it died.
+
+Does **not** guarantee that a row is up to date: a report that fails is left out, and the next one follows BEAT_SECONDS later. A
+worker that was killed before its first report has no row. Not reported: messages that the broker's client has prefetched and the
+worker has not read yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from celery import signals
+from django.db import Error, connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from tasks_demo.core import clock
+from tasks_demo.core.clock import Now
+from tasks_demo.core.conf import settings
+from tasks_demo.core.limited_log import limited_log
+from tasks_demo.leases.process import this_process
+from tasks_demo.ledger.database import off_in_tests, unsupported, written
+from tasks_demo.ledger.events import LONGEST, storable
+from tasks_demo.ledger.models import Event, WorkerProcess
+
+logger = logging.getLogger(__name__)
+#: Pause between two reports, seconds.
+BEAT_SECONDS = 5.0
+#: Maximum number of task IDs in one report.
+MOST_HELD = 1000
+#: Maximum time that a worker waits at its end for its last report, seconds.
+LAST_WORD_SECONDS = 1.0
+
+
+class Presence:
+    """Reports for one worker's main process, from a thread of its own."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._ending = threading.Event()
+        self._row: int | None = None
+        self._started_at = clock.moment(time.time())
+        self._thread = threading.Thread(target=self._report_for_ever, name="worker-presence", daemon=True)
+
+    def begin(self) -> None:
+        """Report now, and then every BEAT_SECONDS."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Report that the worker ends by itself; wait at most LAST_WORD_SECONDS for that."""
+        self._ending.set()
+        self._thread.join(LAST_WORD_SECONDS)
+
+    def _report_for_ever(self) -> None:
+        while True:
+            ending = self._ending.is_set()
+            try:
+                self._report(ending=ending)
+            except (Error, ConnectionDoesNotExist) as error:
+                limited_log(
+                    logger, logging.WARNING, ("presence", type(error).__name__),
+                    "The ledger did not keep that this worker lives (%s: %s). Its jobs are not affected.",
+                    type(error).__name__, error,
+                )  # fmt: skip
+            except Exception:
+                logger.exception("Reporting that this worker lives failed; the next report is tried.")
+            finally:
+                connections.close_all()  # this thread's own; pool processes are forked from this process
+            if ending:
+                return
+            self._ending.wait(BEAT_SECONDS)
+
+    def _report(self, *, ending: bool) -> None:
+        # In this order: what is received after the list was made has an event after this one.
+        last_event = written(Event).order_by("-id").values_list("id", flat=True).first() or 0
+        held = sorted(set(_held(self._consumer)))
+        told: dict[str, Any] = {
+            "seen_at": Now(),
+            "held": held[:MOST_HELD],
+            "held_more": max(len(held) - MOST_HELD, 0),
+            "last_event": last_event,
+            "stopped_at": Now() if ending else None,
+        }
+        if self._row is None:
+            self._row = self._insert(told)
+        else:
+            written(WorkerProcess).filter(pk=self._row).update(**told)
+
+    def _insert(self, told: dict[str, Any]) -> int:
+        me, controller = this_process(""), self._consumer.controller
+        pool = controller.pool_cls if isinstance(controller.pool_cls, str) else controller.pool_cls.__module__
+        rows = written(WorkerProcess)
+        if keep := settings.LEDGER_RETENTION_SECONDS:
+            rows.filter(seen_at__lt=clock.moment(time.time() - keep)).delete()
+        row = rows.create(
+            name=storable(self._consumer.hostname)[: LONGEST["worker"]],
+            host=socket.gethostname()[:255],
+            pid=me.pid,
+            process=str(me),
+            pool=f"{pool.rpartition('.')[2]}, {controller.concurrency}"[:80],
+            queues=sorted(storable(queue.name) for queue in self._consumer.task_consumer.queues),
+            started_at=self._started_at,
+            **told,
+        )
+        return int(row.pk)
+
+
+def _held(consumer: Any) -> Iterator[str]:
+    """Yield the task IDs of the messages that this worker has and has not finished, as the ledger stores them."""
+    from celery.worker import state  # imported in workers only
+
+    for request in (*_settled_copy(state.reserved_requests), *_waiting(consumer)):
+        yield storable(str(request.id))[: LONGEST["task_id"]]
+
+
+def _waiting(consumer: Any) -> Iterator[Any]:
+    """Yield the requests that wait for their time, or for their rate limit."""
+    from celery.worker.request import Request
+
+    for entry in _settled_copy(consumer.timer.schedule.queue):
+        arguments = getattr(getattr(entry, "entry", None), "args", None)
+        if arguments and isinstance(arguments[0], Request):
+            yield arguments[0]
+    for bucket in _settled_copy(getattr(consumer, "task_buckets", {}).values()):
+        for request, _ in _settled_copy(getattr(bucket, "contents", ())):
+            yield request
+
+
+def _settled_copy(items: Any) -> tuple[Any, ...]:
+    """Copy a collection that the worker's own thread may change meanwhile."""
+    for _ in range(100):
+        try:
+            return tuple(items)
+        except RuntimeError:  # it has changed during the iteration
+            continue
+    return ()
+
+
+_presence: Presence | None = None
+
+
+@signals.worker_ready.connect(weak=False, dispatch_uid="tasks_demo.presence")
+def _ready(sender: Any = None, **_: Any) -> None:
+    global _presence
+    if not settings.LEDGER or off_in_tests() or unsupported():
+        return
+    _presence = Presence(sender)
+    _presence.begin()
+
+
+@signals.worker_shutdown.connect(weak=False, dispatch_uid="tasks_demo.presence")
+def _stopped(**_: Any) -> None:
+    if _presence is not None:
+        _presence.end()

@@ -1,0 +1,150 @@
+"""The screens of workers and queues: who lives, on what evidence, for whom the pages are, and what they cost."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries, Settings
+
+from tasks_demo.dashboard import broker_state, held_jobs
+from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
+from tasks_demo.dashboard.processes import worker
+from tasks_demo.leases.process import this_process
+from tasks_demo.ledger.models import Event
+from tests.integration.dashboard.worker_rows import elsewhere, row
+from tests.integration.ledger.ledger_rows import append, event, killed, life, ok
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+PAGE = "/admin/tasks_demo/tally/workers/"
+HOSTILE = "<b>&'\"\u202e\n" + "x" * 200
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.TASKS_DEMO_BANK_URL = ""
+    monkeypatch.setattr(broker_state, "_last", broker_state.Said())
+
+
+@pytest.fixture
+def staff(client: Client) -> Client:
+    user = User.objects.create_user("staff", password="p", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename="view_tally"))
+    client.force_login(user)
+    return client
+
+
+def text(response: Any) -> str:
+    assert response.status_code == 200
+    return re.sub(r"\s+", " ", response.content.decode())
+
+
+def test_evidence_decides_who_is_dead() -> None:
+    states = [
+        worker(each.pk)
+        for each in (
+            row("gone@t"),
+            row("here@t", this_process("")),
+            elsewhere("far@t", 1),
+            elsewhere("quiet@t", 3600),
+        )
+    ]
+    assert [found.state if found else "" for found in states] == ["dead", "alive", "alive", "silent"]
+    # The pid was given to another process.
+    me = this_process("")
+    other = row("reused@t", type(me)(me.where, me.pid, "1", ""))
+    found = worker(other.pk)
+    assert found is not None
+    assert found.state == "dead"
+
+
+def test_a_job_of_a_killed_worker_that_was_charged_twice(staff: Client) -> None:
+    append(killed("t"), ok("finished"))
+    dead = row("w1@test")
+    shown = text(staff.get(f"{PAGE}{dead.pk}/"))
+    assert "Its body was begun once after that, last by w2@test, and it returned." in shown
+    assert "twice, by the books “bank”" in shown
+    assert "w2@test (pid 201)" in shown
+    assert "/admin/tasks_demo/tally/t/change/" in shown
+    assert "finished" not in shown, "what had ended and was acknowledged was not held"
+    assert dead_with_unresolved_jobs() == []
+
+
+def test_a_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
+    append(life("t", "published", "received", "started"))
+    first = Event.objects.get(kind="started")
+    dead = row("w1@test", held=["t"])
+    append([event("started", 40_000, task_id="t", operation="t", pattern="acks_late", worker="w1@test", pid=333)])
+    later = Event.objects.latest("id").at
+    row("w1@test", this_process(""), started_at=later)
+    assert first.at < later
+    shown = text(staff.get(f"{PAGE}{dead.pk}/"))
+    assert "w1@test (pid 333)" in shown
+    assert "run again" in shown
+    ((found, many),) = dead_with_unresolved_jobs()
+    assert (found.row.pk, many) == (dead.pk, 1)
+
+
+def test_what_cannot_be_told_is_said(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(*(life(f"t{number}", "published", "received", "started") for number in range(5)))
+    dead = row("w1@test", held=["never-heard-of", HOSTILE], held_more=7)
+    shown = text(staff.get(f"{PAGE}{dead.pk}/"))
+    assert "not in the ledger" in shown
+    assert "It held 7 jobs more than its report lists." in shown
+    assert "&lt;b&gt;&amp;" in shown
+    assert "<b>&" not in shown
+    monkeypatch.setattr(held_jobs, "MOST_JOBS", 2)
+    assert "2 of them were looked at" in text(staff.get(f"{PAGE}{row('w1@test').pk}/"))
+    monkeypatch.setattr(held_jobs, "MOST_EVENTS", 3)
+    assert "more than 3 events in its last seconds" in text(staff.get(f"{PAGE}{row('w1@test').pk}/"))
+    assert staff.get(f"{PAGE}99999/").status_code == 404
+
+
+def test_the_pages_cost_a_bounded_number_of_queries(
+    staff: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    append(*(killed(f"t{number}") for number in range(30)))
+    rows = [row("w1@test") for _ in range(4)] + [elsewhere(f"far{number}@t", 3600) for number in range(120)]
+    with django_assert_max_num_queries(5):  # session, user, two of permissions, workers
+        assert "Only the latest 100 processes" in text(staff.get(PAGE))
+    with django_assert_max_num_queries(11):
+        text(staff.get(f"{PAGE}{rows[3].pk}/"))
+    with django_assert_max_num_queries(12):
+        dead_with_unresolved_jobs()
+
+
+def test_queues_and_who_consumes_them(staff: Client, redis_url: str) -> None:
+    shown = text(staff.get(f"{PAGE}broker/"))
+    assert "nobody consumes it" in shown
+    assert "No worker answers" in shown
+    current_app.send_task("tasks_demo.unknown", task_id="old")
+    broker_state._last.at = 0
+    row("here@t", this_process(""), queues=["celery"])
+    shown = text(staff.get(f"{PAGE}broker/", headers={"HX-Request": "true"}))
+    assert re.search(r'<td class="number">1</td><td>[\d.]+ m?s</td>', shown)
+    assert "here@t" in shown
+    assert "nobody consumes it" not in shown
+    assert "<html" not in shown
+
+
+def test_a_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(current_app.conf, "broker_read_url", "redis://:swordfish@10.255.255.1:6379/0")
+    monkeypatch.setitem(current_app.conf, "broker_url", "redis://:swordfish@10.255.255.1:6379/0")
+    began = time.monotonic()
+    shown = text(staff.get(f"{PAGE}broker/"))
+    assert time.monotonic() - began < 2.0
+    assert "The broker does not tell about its queues. No answer" in shown
+    assert "swordfish" not in shown
+
+
+def test_who_may_see_it(client: Client) -> None:
+    pages = (PAGE, f"{PAGE}broker/", f"{PAGE}{row().pk}/")
+    assert [client.get(page).status_code for page in pages] == [302, 302, 302]
+    client.force_login(User.objects.create_user("nobody", password="p", is_staff=True))
+    assert [client.get(page).status_code for page in pages] == [403, 403, 403]
