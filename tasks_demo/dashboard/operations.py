@@ -120,6 +120,9 @@ class ForgottenOperationAdmin(_Admin):
             messages.error(request, str(error))
         else:
             if removed:
+                entry = self.get_queryset(request).filter(operation=found.operation).first()
+                if entry is not None:
+                    self.log_addition(request, entry, f"Forgot {found.operation}: {why}"[:2000])
                 names = ", ".join(f"{trace.kind} ({trace.place})" for trace in removed)
                 messages.success(request, f"Forgotten: {names}. The operation can be done again.")
             else:

@@ -17,7 +17,7 @@ from tasks_demo.core.clock import Now
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.hooks.presence import BEAT_SECONDS
 from tasks_demo.leases.process import parse_process, this_process
-from tasks_demo.ledger.models import WorkerProcess
+from tasks_demo.ledger.worker_process import WorkerProcess
 
 #: A worker that has not reported for this long, in seconds, is silent.
 SILENT_SECONDS = 6 * BEAT_SECONDS

@@ -27,7 +27,8 @@ from tasks_demo.core.limited_log import limited_log
 from tasks_demo.leases.process import this_process
 from tasks_demo.ledger.database import off_in_tests, unsupported, written
 from tasks_demo.ledger.events import LONGEST, storable
-from tasks_demo.ledger.models import Event, WorkerProcess
+from tasks_demo.ledger.models import Event
+from tasks_demo.ledger.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 #: Pause between two reports, seconds.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.test import Client
@@ -27,7 +28,7 @@ HOSTILE = "{a}&<b>Grüße</b> 'x' %7B"
 def records(ledger: None) -> Iterator[None]:
     """The tables that these tests fill, emptied afterwards."""
     yield
-    for model in (Claim, InboxEntry, ForgottenOperation, Session, User):
+    for model in (Claim, InboxEntry, ForgottenOperation, LogEntry, Session, User):
         model.objects.all().delete()
 
 
@@ -87,6 +88,8 @@ def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
     assert InboxEntry.objects.count() == 0
     (act,) = ForgottenOperation.objects.all()
     assert (act.operation, act.by, act.why, act.outcome) == (HOSTILE, "somebody", "refunded", "removed")
+    (logged,) = LogEntry.objects.filter(object_id=str(act.pk))
+    assert (logged.user.get_username(), "refunded" in logged.change_message) == ("somebody", True)
     page = forgetter.get(f"{LIST}{act.pk}/change/")
     assert "refunded" in text(page)
     assert 'name="_save"' not in page.content.decode()

@@ -41,7 +41,7 @@ def fates(shop: Stranger, worker: ShopWorker) -> dict[str, Any]:
         before=(
             "from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs, held_jobs\n"
             "from tasks_demo.dashboard.processes import worker\n"
-            "from tasks_demo.ledger.models import WorkerProcess\n"
+            "from tasks_demo.ledger.worker_process import WorkerProcess\n"
             f"w = worker(WorkerProcess.objects.get(pid={worker.pid}).pk)\njobs = held_jobs(w)\n"
         ),
     )

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from tasks_demo.core import clock
 from tasks_demo.leases.process import Process, this_process
-from tasks_demo.ledger.models import Event, WorkerProcess
+from tasks_demo.ledger.models import Event
+from tasks_demo.ledger.worker_process import WorkerProcess
 from tests.integration.ledger.ledger_rows import START
 
 
