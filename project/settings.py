@@ -213,6 +213,7 @@ CELERY_DB_REUSE_MAX = 1000
 TASKS_DEMO_REDIS_URL = REDIS_URL
 TASKS_DEMO_BANK_URL = BANK_URL
 TASKS_DEMO_BOOKS = {"bank": "tasks_demo.demo.ledger_books.Bank", "shop": "tasks_demo.demo.ledger_books.Bookings"}
+TASKS_DEMO_PUBLISHABLE = ["tasks_demo.charge_*"]
 # Overrides of tasks_demo.core.conf, e.g. TASKS_DEMO_LEASE_SECONDS=30; values are validated there.
 for _name, _value in os.environ.items():
     if _name.startswith("TASKS_DEMO_"):

@@ -27,6 +27,7 @@ __all__ = [
     "OperationMismatch",
     "OtherDatabaseUsed",
     "OutboxRefused",
+    "PublicationRefused",
     "PublishedInTransaction",
     "RecordsUnavailable",
     "RequeueFailed",
@@ -144,6 +145,10 @@ class BodyStopped(DeliveryError, RuntimeError):
 
 class RequeueFailed(DeliveryError):
     """The parked message was not published. It is still parked and nothing was changed."""
+
+
+class PublicationRefused(DeliveryError, ValueError):
+    """What a person typed is no job that can be published. Nothing was published. The message says what to write."""
 
 
 class OperationHeld(DeliveryError):

@@ -22,7 +22,7 @@ from django.urls import URLPattern, path, reverse
 
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
-from tasks_demo.dashboard import audit
+from tasks_demo.dashboard import audit, screens
 
 #: Rows that one confirmation acts on, and seconds after which it stops. What is left is acted on when it is asked for again.
 MOST_AT_ONCE, SECONDS = 200, 20.0
@@ -133,7 +133,7 @@ class Acting:
     media: Any
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.act_view)
+        view = screens.outside_transactions(self.admin_site.admin_view(self.act_view))
         urls: list[URLPattern] = super().get_urls()  # type: ignore[misc]
         return [path("act/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_act"), *urls]
 

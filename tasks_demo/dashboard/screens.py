@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from django.contrib.admin import AdminSite
 from django.contrib.admin.sites import all_sites
 from django.core.exceptions import PermissionDenied
+from django.db import connections
 from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -79,7 +80,11 @@ def register_list(title: str, model: type[Model], place: int) -> None:
 def urls(admin_site: AdminSite) -> list[URLPattern]:
     """Return the URLs of all screens, for a ``ModelAdmin.get_urls``."""
     return [
-        path(screen.path, admin_site.admin_view(_guarded(screen.name, admin_site)), name=f"tasks_demo_{screen.name}")
+        path(
+            screen.path,
+            outside_transactions(admin_site.admin_view(_guarded(screen.name, admin_site))),
+            name=f"tasks_demo_{screen.name}",
+        )
         for screen in _screens.values()
     ]
 
@@ -94,6 +99,12 @@ def _guarded(name: str, admin_site: AdminSite) -> Callable[..., HttpResponse]:
         return screen.view(request, admin_site, **kwargs)
 
     return guarded
+
+
+def outside_transactions(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Keep ATOMIC_REQUESTS from this view: what it publishes and writes down must be committed step by step."""
+    view._non_atomic_requests = set(connections)  # type: ignore[attr-defined]  # as transaction.non_atomic_requests does
+    return view
 
 
 def page(

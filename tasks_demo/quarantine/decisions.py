@@ -6,6 +6,10 @@ leaves the row parked, so it can be requeued again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from celery import current_app
 from django.db import transaction
 from django.utils import timezone
@@ -21,6 +25,16 @@ from tasks_demo.records.models import Decision, Parked
 BROKER_SECONDS = 5.0
 
 
+@contextmanager
+def bounded_broker() -> Iterator[Any]:
+    """A connection to the broker that confirms publications, each step within BROKER_SECONDS. Raises the transport's errors."""
+    # RabbitMQ confirms only with confirm_publish, Redis by its reply. Without a timeout kombu waits for Redis for ever.
+    options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
+    with current_app.connection_for_write(transport_options=options) as broker:
+        broker.ensure_connection(max_retries=1, interval_start=0)
+        yield broker
+
+
 def requeue(parked: Parked, *, by: str, why: str) -> bool:
     """Publish the message again to its queue, with the same task ID and 0 attempts. Returns False if it is no longer parked.
 
@@ -30,15 +44,11 @@ def requeue(parked: Parked, *, by: str, why: str) -> bool:
     try:
         copy = message_of(parked)
         copy["options"]["headers"] = {**(copy["options"].get("headers") or {}), PARKED: parked.pk}
-        # RabbitMQ confirms only with confirm_publish, Redis by its reply. Without a timeout kombu waits for Redis for ever.
-        options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
-        with current_app.connection_for_write(transport_options=options) as broker:
-            # Connect before the row is locked: a broker that does not answer takes seconds to time out.
-            broker.ensure_connection(max_retries=1, interval_start=0)
-            with transaction.atomic(using=parked._state.db):
-                if not _decided(parked, Parked.State.REQUEUED, "requeue", by, why):
-                    return False
-                copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
+        # Connect before the row is locked: a broker that does not answer takes seconds to time out.
+        with bounded_broker() as broker, transaction.atomic(using=parked._state.db):
+            if not _decided(parked, Parked.State.REQUEUED, "requeue", by, why):
+                return False
+            copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
     except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result backend gave up
         raise EnvironmentNotReady(
             f"{parked} was not published again: the broker did not accept it ({_reason(error)}). It is still parked and nothing "

@@ -134,7 +134,7 @@ def test_screens_live_in_an_admin_site_of_another_name_and_prefix(client: Client
         response = client.get(f"/somewhere/else/tasks_demo/{address}")
         text = response.content.decode()
         assert response.status_code == 200, address
-        assert [each[0] for each in bar(text)] == [
+        assert [each[0] for each in bar(text)][:2] == [
             "/somewhere/else/tasks_demo/tally/overview/",
             "/somewhere/else/tasks_demo/tally/",
         ], address

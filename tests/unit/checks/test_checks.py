@@ -588,8 +588,29 @@ def test_version_that_nobody_has_tested_is_named(
     assert [message.startswith(said) for message in found] == [True] * bool(said)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("PUBLISHABLE", 17, "TASKS_DEMO_PUBLISHABLE is 17; it must be a list of names"),
+        (
+            "PUBLISHABLE",
+            ["tasks_demo.charge_acks_lat"],
+            "has 'tasks_demo.charge_acks_lat', which no registered task matches",
+        ),
+        ("PUBLISHABLE", ["*"], "allows Celery's own tasks too"),
+        ("MASKED", {"a": 1}, "TASKS_DEMO_MASKED is {'a': 1}; it must be a list of names"),
+        ("PUBLISHABLE", ["tasks_demo.charge_*", "tasks_demo.charge_inbox"], ""),
+        ("MASKED", [], ""),
+    ],
+)
+def test_w026_judges_what_people_may_publish_and_see(settings: Settings, setting: str, value: Any, said: str) -> None:
+    setattr(settings, f"TASKS_DEMO_{setting}", value)
+    found = [message.msg for message in check_delivery() if message.id == "tasks_demo.W026"]
+    assert [said in message for message in found] == [True] * bool(said), found
+
+
 def test_every_rule_has_a_case() -> None:
-    of_settings = {"W010", "W011", "W012", "W013", "W017", "W018", "W019", "W025"}
+    of_settings = {"W010", "W011", "W012", "W013", "W017", "W018", "W019", "W025", "W026"}
     elsewhere = {"W014", "W015", "W016"}  # test_final_tasks.py
     assert set(RULES) == {number for number, *_ in CAUSES} | of_settings | elsewhere
 
