@@ -90,7 +90,7 @@ class Lane:
 
 Key = tuple[str, str]
 _PUBLISHER, _BROKER, _CLAIM, _BOOKS = ("publisher", ""), ("broker", ""), ("claim", ""), ("books", "")
-_UNDER = {"publisher": "", "broker": "as the points tell", "claim": "who holds it", "books": "what the receiver counts"}
+_UNDER = {"publisher": "", "broker": "as the points tell", "claim": "who holds it", "books": "of the receiver"}
 
 
 class Lanes:

@@ -115,13 +115,14 @@ def _victim(fault: str) -> str:
 
 
 def _family(tally: Tally) -> list[Relative]:
-    """All task IDs of this one's operation, in the order in which they were first seen; empty if it is the only one."""
+    """Some task IDs of this one's operation, in the order in which they were first seen; empty if it is the only one."""
     if not tally.operation:
         return []
-    family = Tally.objects.filter(operation=tally.operation).order_by("first_at", "task_id")[: MOST_SIBLINGS + 1]
+    # Sorted here: with ORDER BY and LIMIT a planner may walk the index on first_at instead of the one on the operation.
+    family = Tally.objects.filter(operation=tally.operation).order_by()[: MOST_SIBLINGS + 1]
     found = [
         Relative(each.task_id, each.task, badge(each.verdict, books=each.books), each.task_id == tally.task_id)
-        for each in family
+        for each in sorted(family, key=lambda each: (each.first_at, each.task_id))
     ]
     return found if len(found) > 1 else []
 

@@ -42,15 +42,15 @@ def test_a_guess_is_judged_and_the_history_is_played_by_keyboard(
     case.get_by_label("once").press(" ")
     expect(case.locator(".judged")).to_have_text("No: twice.")
     expect(case.locator("svg")).to_be_visible()
-    expect(case.locator(".counters")).to_contain_text("2 charges, after 2 executions")
+    expect(case.locator(".counters")).to_contain_text("charges: 2, executions: 2")
     expect(case.get_by_role("button", name="Play")).to_be_hidden()
 
     case.get_by_role("button", name="From the start").press("Enter")
-    expect(case.locator(".counters")).to_contain_text("0 charges, after 0 executions")
+    expect(case.locator(".counters")).to_contain_text("charges: 0, executions: 0")
     following = case.get_by_role("button", name="Next step")
     while "killed" not in (case.locator("tr.now").get_attribute("class") or ""):
         following.press("Enter")
-    expect(case.locator(".counters")).to_contain_text("1 charges, after 1 executions")
+    expect(case.locator(".counters")).to_contain_text("charges: 1, executions: 1")
     assert case.locator("g.mark.later").count() > 0
 
     question = page.locator(".quiz .question").first

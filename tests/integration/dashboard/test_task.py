@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from tasks_demo.dashboard.phases import phases
 from tasks_demo.dashboard.swimlanes import duration
@@ -227,3 +227,27 @@ def test_an_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None
 
 def test_durations() -> None:
     assert (duration(640.4), duration(4700), duration(200_000)) == ("640 ms", "4.7 s", "3 min 20 s")
+
+
+def test_the_page_asks_a_bounded_number_of_queries(
+    admin_client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    append(killed("t"), *(ok(f"sibling-{number:02}", operation="t") for number in range(20)))
+    with django_assert_max_num_queries(12):
+        page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
+    assert "There are more" in page
+    assert page.count("sibling-") > 10
+
+
+def test_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(admin_client: Client) -> None:
+    append(killed("t"))
+    page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
+    assert "The kill hit it at effect_done: the effect had happened and the message was not acknowledged" in page
+    assert 'href="#pattern-dedup_lock"' in page
+    assert 'id="pattern-dedup_lock"' in page
+    assert 'class="kill-line"' in page
+    append(ok("fine"))
+    assert (
+        "would have had exactly one effect"
+        not in admin_client.get("/admin/tasks_demo/tally/fine/change/").content.decode()
+    )
