@@ -8,12 +8,16 @@ from typing import Any
 
 from django.db.models import Q
 
+from tasks_demo.core.wording import shown
 from tasks_demo.dashboard.labels import BROKEN, Badge, badge
+from tasks_demo.dashboard.swimlanes import Drawing, draw
+from tasks_demo.dashboard.task_page import moment
 from tasks_demo.lab.reports.text import reading, sentences, table
 from tasks_demo.ledger.models import IN_A_RUN, Tally
+from tasks_demo.ledger.queries import timeline
 
-#: Jobs on the page, those with a broken promise first.
-MOST_JOBS = 12
+#: Jobs on the page, those with a broken promise first; and how many of them are drawn.
+MOST_JOBS, MOST_DRAWN = 12, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job whose charge was lost or made twice."""
+    """A job whose charge was lost or made twice. ``drawing``: its life as swimlanes, for the first few."""
 
     task_id: str
     cell: str
     badge: Badge
     broken: Badge | None
+    drawing: Drawing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,14 @@ def _jobs(runs: list[str]) -> list[Job]:
             tally.run.partition(":")[2],
             badge(tally.verdict, books=tally.books),
             BROKEN if tally.broken else None,
+            _drawn(tally, number) if number < MOST_DRAWN else None,
         )
-        for tally in found
+        for number, tally in enumerate(found)
     ]
+
+
+def _drawn(tally: Tally, number: int) -> Drawing:
+    return draw(map(moment, timeline(tally)), f"job-{number}", f"The life of {shown(tally.task_id, 80)}")
 
 
 def _name(cell: Mapping[str, Any]) -> str:

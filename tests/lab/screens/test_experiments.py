@@ -35,7 +35,7 @@ from tests.support import until
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 VIEW, RUN = "view_experiment", "run_experiment"
-TINY = {"pattern": ["acks_late"], "fault": ["kill-child"], "tasks": "8", "seed": "7"}
+TINY = {"pattern": ["acks_late"], "fault": ["kill-child"], "tasks": "20", "seed": "7"}
 LONG = {"pattern": ["acks_late", "dedup_lock"], "fault": ["kill-main"], "tasks": "300", "seed": "7"}
 
 
@@ -223,7 +223,7 @@ def test_reports_and_comparison_are_those_of_the_result(
         assert answer.headers["Content-Disposition"].startswith(f'attachment; filename="{NAME}.')
     assert admin.get(f"{ROOT}{NAME}/report/pickle/").status_code == 404
     assert admin.get(f"{ROOT}{NAME}/report/events/").status_code == 404
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(10):
         assert shown(admin.get(f"{ROOT}{NAME}/").content.decode()) == [list(row) for row in table(result)[1]]
     text = admin.get(f"{ROOT}compare/", {"one": NAME, "other": other}).content.decode()
     assert text.count('<tr><th scope="row">') == len(result["cells"])
@@ -273,7 +273,8 @@ def test_from_the_start_to_the_verdict(state: Path, admin: Client) -> None:
     assert shown(page) == [list(row) for row in table(result)[1]]
     assert "as predicted" in page
     (cell,) = result["cells"]
-    assert (run.landed, run.done, cell["kills"]["landed"]) == (1, 8, 1)
+    assert page.count("<svg viewBox") == cell["duplicated"] == 1, "the job that was charged twice is drawn"
+    assert (run.landed, run.done, cell["kills"]["landed"]) == (2, 20, 2)
     tallies = Tally.objects.filter(run=f"{run.run_id}:acks_late/kill-child")
     counted = Counter("2+" if tally.effects >= 2 else str(tally.effects) for tally in tallies)
     assert {count: counted[count] for count in ("0", "1", "2+")} == cell["effects"]
@@ -281,7 +282,7 @@ def test_from_the_start_to_the_verdict(state: Path, admin: Client) -> None:
     assert b'"kind":"quiescent"' in events.replace(b": ", b":")
     (entry,) = LogEntry.objects.all()
     assert (entry.object_id, entry.user.username) == (name, "admin")
-    assert "--tasks 8 --seed 7" in entry.change_message
+    assert "--tasks 20 --seed 7" in entry.change_message
 
 
 @pytest.mark.timeout(180)
