@@ -93,6 +93,13 @@ def test_template_forks_real_workers_in_groups_of_their_own_and_reports_their_en
     until(lambda: dead([main, *pool]), "the end of the worker")
 
 
+def test_template_kills_a_worker_with_its_pool(lab: Lab) -> None:
+    main, *pool = lab.worker()
+    lab.template.kill(main.pid)
+    assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
+    until(lambda: dead(pool), "the end of the pool")
+
+
 def test_template_reports_the_signal_of_a_killed_worker_whose_pool_dies_with_it(lab: Lab) -> None:
     main, *pool = lab.worker()
     main.kill()
@@ -105,8 +112,9 @@ def test_template_does_not_signal_a_worker_that_has_ended(lab: Lab) -> None:
     main, *_ = lab.worker()
     main.kill()
     assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
-    lab.template.terminate(main.pid)
-    lab.template.terminate(os.getpid())
+    for end in (lab.template.terminate, lab.template.kill):
+        end(main.pid)
+        end(os.getpid())
     assert lab.worker(), "the template lives, and so do we"
 
 

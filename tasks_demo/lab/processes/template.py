@@ -96,6 +96,10 @@ class TemplateClient:
         """
         self._send({"terminate": pid})
 
+    def kill(self, pid: int) -> None:
+        """SIGKILL a worker and its pool; do nothing if it has ended."""
+        self._send({"kill": pid})
+
     def close(self) -> None:
         """End the template and every worker that still runs."""
         with contextlib.suppress(OSError):
@@ -175,8 +179,10 @@ def main(descriptor: int, place: str) -> None:
                         request = json.loads(line)
                         if "fork" in request:
                             _fork(request, control, workers, (selector.fileno(), wake_read, wake_write))
-                        elif request["terminate"] in workers:  # not reaped yet: the pid is still its own
+                        elif request.get("terminate") in workers:  # not reaped yet: the pid is still its own
                             os.kill(request["terminate"], signal.SIGTERM)
+                        elif request.get("kill") in workers:
+                            os.killpg(request["kill"], signal.SIGKILL)  # it has called setsid
                 else:
                     os.read(wake_read, 4096)
             _reap(control, workers)
