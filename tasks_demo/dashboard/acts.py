@@ -39,7 +39,8 @@ class Act:
 
     ``carry_out(row, by, why)`` returns whether it was done; False: the row has changed. It raises EnvironmentNotReady if the next
     row would fail too, and another DeliveryError if this row is refused. ``impossible``: why it cannot be done → which rows. The
-    rows that match none are counted as possible; ``judge`` may refuse one of them with a reason.
+    rows that match none are counted as possible; ``judge`` returns those of a batch that are refused all the same: primary
+    key → reason.
     """
 
     verb: str
@@ -48,8 +49,9 @@ class Act:
     permission: str
     carry_out: Callable[[Any, str, str], bool]
     impossible: dict[str, Q]
-    judge: Callable[[Any], str] = lambda row: ""
+    judge: Callable[[list[Any]], dict[Any, str]] = lambda rows: {}
     noun: str = "message"
+    order: tuple[str, ...] = ("pk",)
 
 
 @dataclass(slots=True)
@@ -72,10 +74,11 @@ def dry(act: Act, rows: QuerySet[Any]) -> Dry:
         possible = possible.exclude(which)
     count = possible.order_by()[: MOST_COUNTED + 1].count()
     chosen, judged = [], dict[str, int]()
-    batch = list(possible.order_by("pk")[:MOST_AT_ONCE])
+    batch = list(possible.order_by(*act.order)[:MOST_AT_ONCE])
+    reasons = act.judge(batch)
     for row in batch:
-        if why := act.judge(row):
-            judged[why] = judged.get(why, 0) + 1
+        if reason := reasons.get(row.pk):
+            judged[reason] = judged.get(reason, 0) + 1
         else:
             chosen.append(row)
     refused += [(number, why) for why, number in judged.items()]
@@ -123,12 +126,80 @@ def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
     return result
 
 
+def confirmation(
+    request: HttpRequest, act: Act, name: str, rows: QuerySet[Any], address: str, *, no_reason: bool
+) -> dict[str, Any]:
+    """Return the context of the page that shows what the act would do to these rows. Changes nothing."""
+    if not request.user.has_perm(act.permission):
+        raise PermissionDenied
+    found = dry(act, rows)
+    sure = {
+        "act": name,
+        "ids": [row.pk for row in found.rows],
+        "left": found.left,
+        "filter": request.GET.urlencode()[:2000],
+        "token": uuid.uuid4().hex,
+        "user": str(request.user.pk),
+    }
+    return {
+        "title": f"{act.verb}: {act.noun}s",
+        "act": act,
+        "dry": found,
+        "named": found.rows[:MOST_NAMED],
+        "filter": shown(", ".join(f"{key} = {value}" for key, value in request.GET.items()), 500),
+        "button": f"{act.verb}: {counted(len(found.rows), act.noun)}",
+        "sure": signing.dumps(sure, salt=_SALT, compress=True),
+        "address": address,
+        "error": no_reason,
+    }
+
+
+def opened(request: HttpRequest, acts: dict[str, Act]) -> tuple[Act, dict[str, Any]] | None:
+    """Return the act that this form confirms and what it fixed; None, with a message, if the form is too old or was changed."""
+    try:
+        sure = signing.loads(request.POST.get("sure", ""), salt=_SALT, max_age=VALID_SECONDS)
+        act = acts[sure["act"]]
+    except (signing.BadSignature, KeyError):
+        messages.error(request, "This form is too old or was changed. Nothing was done. Choose again.")
+        return None
+    if not request.user.has_perm(act.permission) or sure["user"] != str(request.user.pk):
+        raise PermissionDenied
+    return act, sure
+
+
+def why_of(request: HttpRequest) -> str:
+    """Return the reason that was typed; empty: none."""
+    return request.POST.get("why", "").strip().replace("\0", "")[:2000]
+
+
+def perform(
+    request: HttpRequest, act: Act, sure: dict[str, Any], rows: QuerySet[Any], more: Callable[[], str] = str
+) -> None:
+    """Act on the rows once, keep it in the log, and tell the user. ``more``: what else the log keeps."""
+    single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+    what = f"{act.verb}: {counted(len(sure['ids']), act.noun)}"
+    entry = audit.begin(request, rows.model, what, sure["token"], pk=single)
+    if entry is None:
+        messages.warning(request, "This form was sent before. It has acted once; nothing more was done.")
+        return
+    why, chosen = why_of(request), list(rows.order_by("pk"))
+    result = carry_out(act, chosen, by=request.user.get_username(), why=why)
+    result.changed += len(sure["ids"]) - len(chosen)  # gone, or changed, meanwhile
+    result.left += sure["left"]
+    said = result.sentence(act)
+    kept = f"{said} Why: {why} Filter: {sure['filter'] or 'none'}. {more()} {result.stopped}".strip()
+    audit.finish(entry, kept, sure["token"])
+    level = messages.SUCCESS if result.done else messages.WARNING
+    messages.add_message(request, level, f"{said[0].upper()}{said[1:]} {shown(more(), 1000)}".strip())
+    for error in [*result.errors[:MOST_ERRORS], *filter(None, [result.stopped])]:
+        messages.error(request, shown(error, 1000))
+
+
 class Acting:
-    """A mixin for a ModelAdmin: its ``acts``, and the page ``act/`` that confirms and carries them out."""
+    """A mixin for a ModelAdmin: its ``acts``, and the page ``act/`` that carries them out."""
 
     acts: dict[str, Act] = {}
     opts: Any
-    model: Any
     admin_site: Any
     media: Any
 
@@ -143,34 +214,13 @@ class Acting:
 
     def ask(self, request: HttpRequest, rows: QuerySet[Any], name: str, *, no_reason: bool = False) -> HttpResponse:
         """Show what the act would do to these rows, and ask for a reason and a confirmation. Changes nothing."""
-        act = self.acts[name]
-        if not request.user.has_perm(act.permission):
-            raise PermissionDenied
-        found = dry(act, rows)
-        sure = {
-            "act": name,
-            "ids": [row.pk for row in found.rows],
-            "left": found.left,
-            "filter": request.GET.urlencode()[:2000],
-            "token": uuid.uuid4().hex,
-            "user": str(request.user.pk),
-        }
         context = {
             **self.admin_site.each_context(request),
             "is_nav_sidebar_enabled": False,
             "opts": self.opts,
             "media": self.media,
-            "title": f"{act.verb} {act.noun}s",
-            "act": act,
-            "dry": found,
-            "named": found.rows[:MOST_NAMED],
-            "filter": shown(_readable(request.GET), 500),
-            "button": f"{act.verb} {counted(len(found.rows), act.noun)}",
-            "sure": signing.dumps(sure, salt=_SALT, compress=True),
-            "address": reverse(
-                f"admin:{self.opts.app_label}_{self.opts.model_name}_act", current_app=self.admin_site.name
-            ),
-            "error": no_reason,
+            "back": self._address("changelist"),
+            **confirmation(request, self.acts[name], name, rows, self._address("act"), no_reason=no_reason),
         }
         return TemplateResponse(request, "admin/tasks_demo_records/act.html", context)
 
@@ -178,44 +228,20 @@ class Acting:
         """Carry out what the page of confirmation has asked for, then go back to the list."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        list_url = reverse(
-            f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist", current_app=self.admin_site.name
-        )
-        try:
-            sure = signing.loads(request.POST.get("sure", ""), salt=_SALT, max_age=VALID_SECONDS)
-            act = self.acts[sure["act"]]
-        except (signing.BadSignature, KeyError):
-            messages.error(request, "This form is too old or was changed. Nothing was done. Choose again.")
-            return HttpResponseRedirect(list_url)
-        if not request.user.has_perm(act.permission) or sure["user"] != str(request.user.pk):
-            raise PermissionDenied
+        found = opened(request, self.acts)
+        if found is None:
+            return HttpResponseRedirect(self._address("changelist"))
+        act, sure = found
         table: Any = self
         rows = table.get_queryset(request).filter(pk__in=sure["ids"])
-        back = f"{list_url}?{sure['filter']}" if sure["filter"] else list_url
-        why = request.POST.get("why", "").strip().replace("\0", "")[:2000]
-        if not why:
+        if not why_of(request):
             return self.ask(request, rows, sure["act"], no_reason=True)
-        single = sure["ids"][0] if len(sure["ids"]) == 1 else None
-        if single is not None:
-            site, page = self.admin_site.name, f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
-            back = reverse(page, args=[single], current_app=site)
-        what = f"{act.verb} {counted(len(sure['ids']), act.noun)}"
-        entry = audit.begin(request, self.model, what, sure["token"], pk=single)
-        if entry is None:
-            messages.warning(request, "This form was sent before. It has acted once; nothing more was done.")
-            return HttpResponseRedirect(back)
-        chosen = list(rows.order_by("pk"))
-        result = carry_out(act, chosen, by=request.user.get_username(), why=why)
-        result.changed += len(sure["ids"]) - len(chosen)  # deleted meanwhile
-        result.left += sure["left"]
-        said = result.sentence(act)
-        audit.finish(entry, f"{said} Why: {why} Filter: {sure['filter'] or 'none'}. {result.stopped}", sure["token"])
-        level = messages.SUCCESS if result.done else messages.WARNING
-        messages.add_message(request, level, f"{said[0].upper()}{said[1:]}")
-        for error in [*result.errors[:MOST_ERRORS], *filter(None, [result.stopped])]:
-            messages.error(request, shown(error, 1000))
-        return HttpResponseRedirect(back)
+        perform(request, act, sure, rows)
+        if len(sure["ids"]) == 1:
+            return HttpResponseRedirect(self._address("change", sure["ids"][0]))
+        back = self._address("changelist")
+        return HttpResponseRedirect(f"{back}?{sure['filter']}" if sure["filter"] else back)
 
-
-def _readable(query: Any) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in query.items())
+    def _address(self, page: str, *args: Any) -> str:
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)

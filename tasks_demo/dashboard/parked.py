@@ -42,12 +42,14 @@ MOST_SHOWN = 20_000
 _DECIDED = {"not parked any more: somebody has decided": ~Q(state=Parked.State.PARKED)}
 
 
-def _unreadable(parked: Parked) -> str:
-    try:
-        message_of(parked)
-    except Exception as error:  # noqa: BLE001  (deserialization may raise anything)
-        return f"no message can be made of it ({type(error).__name__})"
-    return ""
+def _unreadable(rows: list[Parked]) -> dict[int, str]:
+    found = {}
+    for parked in rows:
+        try:
+            message_of(parked)
+        except Exception as error:  # noqa: BLE001  (deserialization may raise anything)
+            found[parked.pk] = f"no message can be made of it ({type(error).__name__})"
+    return found
 
 
 @admin.register(Parked)

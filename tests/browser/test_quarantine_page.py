@@ -63,11 +63,11 @@ def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, re
     expect(page.locator("pre").first).to_contain_text("Grüße & <b>co</b>")
 
     page.get_by_role("button", name="Requeue…").click()
-    page.get_by_role("button", name="Requeue 1 message").click()
+    page.get_by_role("button", name="Requeue: 1 message").click()
     # The browser itself requires a reason.
     expect(page.locator("textarea:invalid")).to_have_count(1)
     page.get_by_label("Why?").fill("the disk is back")
-    page.get_by_role("button", name="Requeue 1 message").click()
+    page.get_by_role("button", name="Requeue: 1 message").click()
 
     expect(page.locator(".messagelist")).to_contain_text("1 message requeued.")
     acts = page.locator("table").first
@@ -85,7 +85,7 @@ def test_several_are_discarded_from_the_list(page: Page) -> None:
     page.get_by_role("button", name="Go", exact=True).click()
     expect(page.locator(".notice")).to_contain_text("Not possible for 2: not parked any more")
     page.get_by_label("Why?").fill("duplicates")
-    page.get_by_role("button", name="Discard 1 message").click()
+    page.get_by_role("button", name="Discard: 1 message").click()
     expect(page.locator(".messagelist")).to_contain_text("1 message discarded.")
     page.goto("/admin/tasks_demo_records/parked/")
     expect(page.locator("#result_list .badge-unresolved")).to_have_count(2)
@@ -96,11 +96,11 @@ def test_all_that_match_are_requeued_with_the_keyboard_alone(page: Page, redis_u
     page.goto("/admin/tasks_demo_records/parked/?task=shop.other")
     press_until_focused(page, "Requeue all that match…")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Requeue messages")).to_be_visible()
+    expect(page.get_by_role("heading", name="Requeue: messages")).to_be_visible()
     expect(page.locator("#content-main")).to_contain_text("Filter: task = shop.other")
     press_until_focused(page, "Why?")
     page.keyboard.type("the disk is back")
-    press_until_focused(page, "Requeue 3 messages")
+    press_until_focused(page, "Requeue: 3 messages")
     page.keyboard.press("Enter")
     expect(page.locator(".messagelist")).to_contain_text("3 messages requeued.")
     expect(page.locator("#result_list .badge-recovered")).to_have_count(3)

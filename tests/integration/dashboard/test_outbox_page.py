@@ -60,7 +60,7 @@ def test_publish_now_makes_it_due_and_a_relay_publishes_it(keeper: Client, redis
     relay = Relay()
     assert relay.run_once().published == 0, "neither is due for its first publication"
     asked, answer = act(keeper, "hasten", later, sent)
-    assert "Publish now 1 message" in asked
+    assert "Publish now: 1 message" in asked
     assert "Not possible for 1: the broker or a worker has it already" in asked
     assert answer.status_code == 302
     assert relay.run_once().published == 1
@@ -68,7 +68,7 @@ def test_publish_now_makes_it_due_and_a_relay_publishes_it(keeper: Client, redis
     later.refresh_from_db()
     assert later.publications == 1
     entry = LogEntry.objects.get()
-    assert (entry.object_repr, entry.object_id) == ("Publish now 1 message", str(later.pk))
+    assert (entry.object_repr, entry.object_id) == ("Publish now: 1 message", str(later.pk))
 
 
 def test_what_is_cancelled_is_not_published(keeper: Client, redis_url: str) -> None:

@@ -166,7 +166,7 @@ def test_nothing_is_edited_added_or_deleted(decider: Client, method: str) -> Non
 def test_requeue_asks_first_then_publishes_and_keeps_who_and_why(decider: Client, queue: Callable[[], int]) -> None:
     row = lying()
     asked = text(choose(decider, "requeue", row))
-    assert "Requeue 1 message" in asked
+    assert "Requeue: 1 message" in asked
     assert row.task_id in asked
     assert (states(), queue()) == (["parked"], 0)
 
@@ -187,7 +187,7 @@ def test_discard_sends_nothing_and_keeps_the_row(decider: Client, queue: Callabl
     assert decide(decider, "discard", *rows).headers["Location"] == LIST
     assert (states(), queue()) == (["discarded"] * 2, 0)
     assert "2 messages discarded." in text(decider.get(LIST))
-    assert [entry.object_repr for entry in LogEntry.objects.all()] == ["Discard 2 messages"]
+    assert [entry.object_repr for entry in LogEntry.objects.all()] == ["Discard: 2 messages"]
 
 
 @pytest.mark.parametrize("why", ["", "  \n"])
@@ -215,7 +215,7 @@ def all_that_match(client: Client, act: str, query: str, any_row: Parked) -> Any
 def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Callable[[], int]) -> None:
     rows = [lying(task="a.b"), lying(task="a.b"), lying(task="c.d")]
     asked = all_that_match(decider, "requeue", "?task=a.b", rows[0])
-    assert "Requeue 2 messages" in text(asked)
+    assert "Requeue: 2 messages" in text(asked)
     assert "Filter: task = a.b" in text(asked)
     assert (states(), queue(), LogEntry.objects.count()) == (["parked"] * 3, 0, 0), "counting changes nothing"
     lying(task="a.b")

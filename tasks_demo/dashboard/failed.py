@@ -1,0 +1,122 @@
+"""The screen Failed: jobs that failed or were rejected, and which of them can be run again with the same operation key."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, why_of
+from tasks_demo.dashboard.pages import Tallies
+from tasks_demo.ledger.models import Outcome, Tally
+from tasks_demo.publishing.again import jobs_again
+from tasks_demo.publishing.sending import send
+from tasks_demo.publishing.typed import Job
+
+#: Maximum number of jobs on the page.
+MOST_SHOWN = 50
+CHOICES = (Outcome.FAILED.value, Outcome.REJECTED.value)
+#: "Can change task ID": nothing else asks for this permission, because no page edits the ledger.
+PERMISSION = "tasks_demo.change_tally"
+
+
+def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
+    """Show the latest such jobs, or what running some of them again would do. A confirmed POST publishes."""
+    outcome, task = request.GET.get("outcome", CHOICES[0]), request.GET.get("task", "").strip()
+    outcome = outcome if outcome in CHOICES else CHOICES[0]
+    tallies = _those(outcome, task)
+    address = request.get_full_path()
+    if request.method == "POST":
+        made: list[str] = []
+        acts = {"again": _act(made)}
+        if "sure" in request.POST:
+            found = opened(request, acts)
+            if found is None:
+                return HttpResponseRedirect(address)
+            act, sure = found
+            rows = Tally.objects.filter(pk__in=sure["ids"], outcome__in=CHOICES)
+            if why_of(request):
+                perform(request, act, sure, rows, lambda: f"New task IDs: {', '.join(made)}." if made else "")
+                return HttpResponseRedirect(address)
+        elif "all" in request.POST:
+            rows = tallies
+        else:
+            chosen = [one for one in request.POST.getlist("task_id") if "\0" not in one][:MOST_SHOWN]
+            rows = tallies.filter(pk__in=chosen)
+        context = {
+            **confirmation(request, acts["again"], "again", rows, address, no_reason="sure" in request.POST),
+            "opts": Tally._meta,
+            "media": "",
+            "back": address,
+        }
+        return screens.page(request, admin_site, "admin/tasks_demo/failed_act.html", context)
+    shown = list(tallies.order_by("-first_at", "task_id")[: MOST_SHOWN + 1])
+    reasons = _impossible(shown[:MOST_SHOWN])
+    context = {
+        "title": "Failed",
+        "rows": [(tally, reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
+        "cut": len(shown) > MOST_SHOWN,
+        "most": MOST_SHOWN,
+        "possible": any(tally.pk not in reasons for tally in shown[:MOST_SHOWN]),
+        "may": request.user.has_perm(PERMISSION),
+        "outcome": outcome,
+        "outcomes": CHOICES,
+        "task": task[:255],
+        "here": reverse("admin:tasks_demo_failed", current_app=admin_site.name),
+    }
+    return screens.page(request, admin_site, "admin/tasks_demo/failed.html", context)
+
+
+def _those(outcome: str, task: str) -> Tallies:
+    # The first condition is that of the partial index on outcomes.
+    tallies = Tally.objects.filter(~Q(outcome="succeeded"), outcome=outcome)
+    if not task:
+        return tallies
+    return tallies.none() if "\0" in task or len(task) > 255 else tallies.filter(task=task)
+
+
+def _act(made: list[str]) -> Act:
+    def again(tally: Tally, by: str, why: str) -> bool:
+        job = jobs_again([(tally.task_id, tally.task)])[tally.task_id]
+        if not isinstance(job, Job) or _elsewhere([tally]):
+            return False
+        made.extend(send(job, [str(uuid.uuid4())]))
+        return True
+
+    return Act(
+        "Run again",
+        "published again",
+        "A new job with the same arguments and the same operation key is published under a new task ID. What the first job has "
+        "done is not undone. A pattern that knows the operation as done suppresses it.",
+        PERMISSION,
+        again,
+        {},
+        _impossible,
+        "job",
+        ("-first_at", "task_id"),
+    )
+
+
+def _impossible(tallies: list[Tally]) -> dict[str, str]:
+    """Return why jobs cannot be run again, by task ID."""
+    jobs = jobs_again((tally.task_id, tally.task) for tally in tallies)
+    return {**_elsewhere(tallies), **{task_id: job for task_id, job in jobs.items() if isinstance(job, str)}}
+
+
+def _elsewhere(tallies: list[Tally]) -> dict[str, str]:
+    """Return those whose operation another task ID has done or may still do."""
+    others = Tally.objects.filter(operation__in={tally.operation for tally in tallies}).exclude(outcome__in=CHOICES)
+    found = dict(others.values_list("operation", "outcome")[:1000])
+    return {
+        tally.task_id: f"another job of its operation is on record as {found[tally.operation]}"
+        for tally in tallies
+        if tally.operation in found
+    }
+
+
+screens.register(screens.Screen("failed", "Failed", "failed/", view, place=62))
