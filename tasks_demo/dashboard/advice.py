@@ -27,6 +27,14 @@ class Pattern:
         return f"docs/reference/patterns/{self.name}.md"
 
 
+@dataclass(frozen=True, slots=True)
+class Better:
+    """The patterns that would have helped, and what they would have done: "it would have been published again"."""
+
+    patterns: list[Pattern]
+    outcome: str
+
+
 def _pattern(name: str, works: str, needs: str) -> Pattern:
     return Pattern(name, str(PROMISES[name].semantics), works, needs)
 
@@ -67,6 +75,7 @@ PATTERNS: dict[str, Pattern] = {
         ),
     )
 }
+_EARLY = frozenset(name for name, promise in PROMISES.items() if promise.semantics is Semantics.AT_MOST_ONCE)
 _LATER = ("effect_done", "completed", "returned", "acking")
 
 
@@ -75,8 +84,6 @@ def why(tally: Tally, killed_at: Sequence[str]) -> str:
     if not killed_at:
         return _without_a_kill(tally)
     where = f"The kill hit it at {killed_at[0]}" + (f", {len(killed_at)} times in all" if len(killed_at) > 1 else "")
-    found = PROMISES.get(tally.pattern)
-    early = found is not None and found.semantics is Semantics.AT_MOST_ONCE
     if killed_at[0] == "fetched":
         return f"{where}: the broker had handed the message out, and no worker had recorded it."
     if tally.verdict == Tally.Verdict.LOST:
@@ -87,7 +94,7 @@ def why(tally: Tally, killed_at: Sequence[str]) -> str:
         return f"{where}: the message was delivered again, and the copy found that the work was done."
     if tally.executions > 1:
         return f"{where}: the message was delivered again, and the repetition had no second effect."
-    if early and killed_at[0] in _LATER:
+    if tally.pattern in _EARLY and killed_at[0] in _LATER:
         return f"{where}: the effect had happened already."
     return f"{where}."
 
@@ -102,12 +109,19 @@ def _without_a_kill(tally: Tally) -> str:
     return ""
 
 
-def better(tally: Tally) -> list[Pattern]:
-    """Return the patterns that would have given exactly one effect. Empty if this job had one, or its end is not known."""
+def better(tally: Tally, killed_at: Sequence[str]) -> Better | None:
+    """Return what would have prevented the loss or the repetition. None if there was neither, or the end is not known."""
     if tally.verdict == Tally.Verdict.DUPLICATED:
-        names = ["dedup_lock", "inbox"]
-    elif tally.verdict == Tally.Verdict.LOST:
-        names = ["outbox", "dedup_lock", "inbox"]
+        found = Better(_but(tally, "dedup_lock", "inbox"), "it would have had exactly one effect")
+    elif tally.verdict != Tally.Verdict.LOST:
+        return None
+    elif tally.pattern in _EARLY and killed_at[:1] != ["fetched"]:
+        found = Better(_but(tally, "acks_late", "dedup_lock", "inbox"), "it would have been delivered again")
     else:
-        return []
+        # A message that the broker has handed out and nobody has recorded is lost with every pattern that does not keep a copy.
+        found = Better(_but(tally, "outbox"), "it would have been published again")
+    return found if found.patterns else None
+
+
+def _but(tally: Tally, *names: str) -> list[Pattern]:
     return [PATTERNS[name] for name in names if name != tally.pattern]

@@ -179,7 +179,7 @@ class Lanes:
 
     def _broker(self, moment: Moment) -> None:
         """What the broker has: a waiting message, or one that is delivered and not acknowledged."""
-        if moment.kind not in {"published", "received", "acked"}:
+        if moment.kind not in {"published", "fetched", "received", "acked"}:
             return
         lane = self._lane(_BROKER)
         assert lane is not None  # noqa: S101  (only workers' lanes are left out)
@@ -189,6 +189,8 @@ class Lanes:
             lane.bars.append(Bar("waiting", "waits in the queue", moment.after_ms))
         elif moment.kind == "acked":
             _close(unacked, moment.after_ms, "done", moment.pid) or _close(unacked, moment.after_ms, "done")
+        elif moment.kind == "fetched":  # popped: the broker has it nowhere until the worker has recorded it
+            _close(waiting, moment.after_ms, "done")
         else:
             _close(waiting, moment.after_ms, "done")
             if moment.again:

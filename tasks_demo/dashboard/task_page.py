@@ -8,7 +8,7 @@ from itertools import islice
 
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
-from tasks_demo.dashboard.advice import Pattern, better, why
+from tasks_demo.dashboard.advice import Better, better, why
 from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
 from tasks_demo.dashboard.phases import Line, Phase, phases
 from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw
@@ -53,7 +53,7 @@ class TaskPage:
     happened: str
     why: str
     outcome: str
-    better: list[Pattern]
+    better: Better | None
     outcome_badge: Badge
     drawing: Drawing
     phases: list[Phase]
@@ -80,7 +80,7 @@ def task_page(tally: Tally) -> TaskPage:
         happened=happened(tally, kills),
         why=why(tally, killed_at),
         outcome=outcome(tally),
-        better=better(tally),
+        better=better(tally, killed_at),
         outcome_badge=outcome_badge(tally.outcome),
         drawing=draw(map(moment, steps)),
         phases=arranged,

@@ -248,6 +248,25 @@ def test_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(ad
     assert 'class="kill-line"' in page
     append(ok("fine"))
     assert (
-        "would have had exactly one effect"
+        "Patterns that would have helped"
         not in admin_client.get("/admin/tasks_demo/tally/fine/change/").content.decode()
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "point", "helps", "outcome"),
+    [
+        ("acks_late", "fetched", ["outbox"], "published again"),
+        ("acks_early", "fetched", ["outbox"], "published again"),
+        ("acks_early", "started", ["acks_late", "dedup_lock", "inbox"], "delivered again"),
+    ],
+)
+def test_what_would_have_prevented_a_loss(pattern: str, point: str, helps: list[str], outcome: str) -> None:
+    kill = {"what": "kill-main", "victim": "main", "point": point, "pid": 100, "landed": True, "died": "SIGKILL"}
+    fault = event("fault", 25, task_id="t", operation="t", pattern=pattern, books="bank", detail=kill)
+    append(lost("t", pattern=pattern), [fault])
+    found = page_of("t").better
+    assert found is not None
+    assert [each.name for each in found.patterns] == helps
+    assert outcome in found.outcome
+    assert point in page_of("t").why

@@ -47,6 +47,13 @@ def test_the_broker_has_the_message_until_it_is_acknowledged() -> None:
     assert spans(bars, "unacked") == [(5, 3020, "done"), (3020, 3032, "done")]
 
 
+def test_a_message_that_was_popped_and_not_recorded_is_nowhere() -> None:
+    kill = Moment(9, "fault", pid=100, landed=True, victim="main", point="fetched", main_pid=100)
+    drawing = draw([Moment(0, "published"), Moment(8, "fetched", "w1", 100), kill, Moment(99, "settled")])
+    assert spans(lane(drawing, "broker").bars, "waiting") == [(0, 8, "done")]
+    assert spans(lane(drawing, "broker").bars, "unacked") == []
+
+
 def test_a_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only_its_own() -> None:
     drawing = draw(KILLED)
     x = next(mark.x for mark in lane(drawing, "w1", "main").marks if mark.tone == "fault")
