@@ -21,6 +21,7 @@ from django.db.models import Q
 from tasks_demo.ledger.database import TALLIES_LOCK, alias, unsupported
 from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import UNSETTLED, Event, Outcome, Tally
+from tasks_demo.ledger.rollups import refold
 
 __all__ = ["Pruned", "prune", "unsupported"]
 #: Tallies and events per transaction. One transaction holds SQLite's write lock for about ten milliseconds.
@@ -58,6 +59,8 @@ def prune(
     pruned = Pruned()
     _tallies(before, parked, dry_run, pruned, progress)
     _left_over(before, dry_run, pruned, progress)
+    if pruned.tallies and not dry_run:
+        refold()
     return pruned
 
 

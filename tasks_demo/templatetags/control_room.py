@@ -7,7 +7,7 @@ from typing import Any
 from django import template
 
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.latest import Latest
+from tasks_demo.dashboard.overview import Overview
 from tasks_demo.dashboard.overview import overview as content
 
 register = template.Library()
@@ -21,6 +21,8 @@ def navigation(context: template.Context) -> dict[str, Any]:
 
 
 @register.simple_tag(takes_context=True)
-def overview(context: template.Context) -> Latest | None:
+def overview(context: template.Context) -> Overview | None:
     """Return the content of the overview, for the admin's index of the app too. Returns None if the user may not see it."""
-    return content() if context["request"].user.has_perm("tasks_demo.view_tally") else None
+    request = context["request"]
+    site = screens.site_of(request)
+    return content(request, site) if site and request.user.has_perm("tasks_demo.view_tally") else None

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 from celery import current_app
@@ -16,7 +17,9 @@ from django.db import Error, connections, router
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.ledger.database import unsupported as cannot_be_kept
 from tasks_demo.ledger.reading import read_books
+from tasks_demo.ledger.rollups import fold
 from tasks_demo.management.arguments import Exit, seconds, whole
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.outbox.relay import Relay
@@ -24,6 +27,8 @@ from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
+#: Maximum time to count for the dashboard between two reads of the books, seconds.
+FOLD_SECONDS = 0.5
 
 
 class Command(BaseCommand):
@@ -128,9 +133,9 @@ def _tell(logger: logging.Logger) -> None:
 
 
 def _run(relay: Relay, stop: threading.Event) -> None:
-    """Run the relay until asked to stop, and read the registered books in a second thread."""
+    """Run the relay until asked to stop. A second thread reads the registered books and counts for the dashboard."""
     beside = threading.Thread(target=_read_books, args=(stop,), name="books", daemon=True)
-    if settings.LEDGER and settings.BOOKS:
+    if settings.LEDGER and not cannot_be_kept():
         beside.start()
     relay.run(stop)
 
@@ -140,13 +145,15 @@ def _read_books(stop: threading.Event) -> None:
     try:
         while not stop.wait(settings.BOOKS_SECONDS):
             try:
-                troubles = {state.name: state.trouble for state in read_books()}
+                troubles = {state.name: state.trouble for state in read_books()} if settings.BOOKS else {}
             except (DeliveryError, Error) as error:
                 troubles = {"": str(error).partition("\n")[0]}
             for name, trouble in troubles.items():
                 if trouble and said.get(name) != trouble:
                     logger.warning("The books %r cannot be read: %s. Effects may be missing.", name, trouble)
             said = troubles
+            with suppress(Error):  # the dashboard counts too
+                fold(FOLD_SECONDS)
             connections.close_all()
     except Exception:
         logger.exception("The books are not read any more until the relay is started again.")

@@ -52,6 +52,29 @@ print("=>" + json.dumps(seen))
 """
 
 
+OVERVIEW_AND_RECOUNT = """
+import json
+from collections import Counter
+from tasks_demo.ledger import rollups
+from tasks_demo.ledger.models import Event, Tally
+while not rollups.fold(1):
+    pass
+overview = Counter()
+for total in rollups.totals():
+    overview.update({name: total[name] for name in rollups.COUNTED})
+tallies = list(Tally.objects.all())
+starts = Counter(Event.objects.filter(kind="started").values_list("task_id", flat=True))
+recount = Counter(f"executions_{min(starts[tally.task_id], 2)}" for tally in tallies)
+recount.update(f"effects_{min(tally.effects, 2)}" for tally in tallies)
+recount.update(tally.outcome for tally in tallies if tally.outcome in rollups.COUNTED)
+recount.update(lost=sum(tally.verdict == "lost" for tally in tallies), broken=sum(tally.broken for tally in tallies),
+    suppressed=sum(tally.suppressed > 0 for tally in tallies), deferred=sum(tally.deferred > 0 for tally in tallies),
+    published=sum(tally.publications > 0 for tally in tallies), booked=sum(tally.books != "" for tally in tallies),
+    task_ids=len(tallies))
+print("=>" + json.dumps([+overview, +recount]))
+"""
+
+
 def has(task: str, outcome: str, verdict: str, **counts: int) -> dict[str, Any]:
     return {"task": task, "outcome": outcome, "verdict": verdict, **counts}
 
@@ -109,6 +132,11 @@ def test_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(stranger
         assert watched(stranger, sent, wanted) == wanted
     done = stranger.manage("verify_ledger")
     assert done.code == 0, done.out + done.err
+    counts = stranger.python(OVERVIEW_AND_RECOUNT)
+    assert counts.code == 0, counts.err
+    overview, recount = json.loads(counts.out.rpartition("=>")[2])
+    assert overview == recount
+    assert overview["task_ids"] == len(wanted)
 
 
 def test_a_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_path: Path) -> None:  # noqa: F811

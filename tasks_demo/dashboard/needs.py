@@ -1,0 +1,84 @@
+"""What needs a person now, and panels of other apps on the overview. Each is found by a function that is registered here.
+
+A function that fails is shown as such: one database that is away must not hide the other needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.http import HttpRequest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One line: what is the matter, what to do, and where. ``address`` may be empty. ``bad``: a promise or a job is at stake."""
+
+    text: str
+    what_to_do: str = ""
+    address: str = ""
+    bad: bool = True
+
+
+#: Finds needs for this user on this site. Takes few milliseconds: it runs within the page's request.
+Find = Callable[[HttpRequest, AdminSite], Sequence[Need]]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A section of the overview: a template, and a function that returns its context, or None to leave the section out."""
+
+    template: str
+    context: Callable[[HttpRequest, AdminSite], Mapping[str, Any] | None]
+
+
+_finders: dict[str, tuple[Find, str]] = {}
+_panels: dict[str, tuple[Panel, str]] = {}
+
+
+def register(name: str, find: Find, permission: str = "tasks_demo.view_tally") -> None:
+    """Add a function that finds needs, for users with the permission. Replaces the one of the same name."""
+    _finders[name] = (find, permission)
+
+
+def register_panel(name: str, panel: Panel, permission: str = "tasks_demo.view_tally") -> None:
+    """Add a section to the overview, for users with the permission. Replaces the one of the same name."""
+    _panels[name] = (panel, permission)
+
+
+def needs(request: HttpRequest, admin_site: AdminSite) -> list[Need]:
+    """Ask every function that concerns this user, bad needs first."""
+    found: list[Need] = []
+    for name, (find, permission) in _finders.items():
+        if not request.user.has_perm(permission):
+            continue
+        try:
+            found += find(request, admin_site)
+        except Exception as error:
+            logger.warning("what needs a person: %s cannot be read", name, exc_info=True)
+            found.append(
+                Need(f"{name.capitalize()}: cannot be read ({type(error).__name__})", "See the web server's log.")
+            )
+    return sorted(found, key=lambda need: not need.bad)
+
+
+def panels(request: HttpRequest, admin_site: AdminSite) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return template and context of every section that concerns this user."""
+    shown = []
+    for name, (panel, permission) in _panels.items():
+        if not request.user.has_perm(permission):
+            continue
+        try:
+            context = panel.context(request, admin_site)
+        except Exception:
+            logger.warning("overview: %s cannot be shown", name, exc_info=True)
+            continue
+        if context is not None:
+            shown.append((panel.template, context))
+    return shown

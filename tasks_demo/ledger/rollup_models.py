@@ -1,0 +1,83 @@
+"""Tables of the ledger's rollups. They are derived from the tallies; after ``rollups.refold``, ``fold`` fills them again."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+
+class Rollup(models.Model):
+    """Counts of the task IDs first seen in one span of time, of one task and pattern."""
+
+    span = models.IntegerField(help_text="Seconds: 60, 3600 or 86400.")
+    start = models.BigIntegerField(help_text="Seconds since the epoch; a multiple of the span.")
+    task = models.CharField(max_length=255, blank=True)
+    pattern = models.CharField(max_length=40, blank=True)
+    task_ids = models.IntegerField(default=0)
+    published = models.IntegerField(default=0, help_text="Task IDs with a recorded publication.")
+    booked = models.IntegerField(default=0, help_text="Task IDs whose effects somebody counts.")
+    executions_0 = models.IntegerField(default=0)
+    executions_1 = models.IntegerField(default=0)
+    executions_2 = models.IntegerField(default=0, help_text="Two or more.")
+    effects_0 = models.IntegerField(default=0)
+    effects_1 = models.IntegerField(default=0)
+    effects_2 = models.IntegerField(default=0, help_text="Two or more.")
+    suppressed = models.IntegerField(default=0)
+    deferred = models.IntegerField(default=0)
+    waiting = models.IntegerField(default=0)
+    running = models.IntegerField(default=0)
+    retrying = models.IntegerField(default=0)
+    succeeded = models.IntegerField(default=0)
+    failed = models.IntegerField(default=0)
+    parked = models.IntegerField(default=0)
+    lost = models.IntegerField(default=0)
+    broken = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "tasks_demo"
+        constraints = [models.UniqueConstraint(fields=["span", "start", "task", "pattern"], name="rollup_key")]
+        indexes = [models.Index(fields=["span", "start"], condition=Q(waiting__gt=0), name="rollup_waiting")]
+
+    def __str__(self) -> str:
+        return f"{self.span} s from {self.start}: {self.task} {self.pattern}"
+
+
+class RollupState(models.Model):
+    """How far the tallies are folded; one row.
+
+    Events up to ``fresh`` were seen once. Those up to ``again`` were seen twice, the second time when no transaction
+    that was open at the first was open any more. Task IDs first seen in a minute after
+    ``back`` were counted.
+    """
+
+    id = models.IntegerField(primary_key=True, default=1)
+    version = models.BigIntegerField(default=0)
+    fresh = models.BigIntegerField(default=0)
+    again = models.BigIntegerField(default=0)
+    mark = models.BigIntegerField(default=0, help_text="What fresh was at marked.")
+    marked = models.FloatField(default=0.0)
+    back = models.BigIntegerField(
+        null=True, help_text="The next minute to count, seconds since the epoch; empty: all were."
+    )
+    folded = models.FloatField(default=0.0, help_text="When the last fold began.")
+
+    class Meta:
+        app_label = "tasks_demo"
+
+    def __str__(self) -> str:
+        return f"folded up to event {self.fresh}"
+
+
+class Backlog(models.Model):
+    """What the ledger knew to be waiting and running in one minute."""
+
+    minute = models.BigIntegerField(primary_key=True, help_text="Seconds since the epoch; a multiple of 60.")
+    waiting = models.IntegerField()
+    running = models.IntegerField()
+    oldest = models.IntegerField(help_text="Seconds for which the oldest of the waiting had waited, to the minute.")
+
+    class Meta:
+        app_label = "tasks_demo"
+
+    def __str__(self) -> str:
+        return f"{self.minute}: {self.waiting}"

@@ -1,0 +1,270 @@
+"""Counts the task IDs per minute, hour and day, task and pattern, from the tallies; outside the workers and a little at a time.
+
+A tally belongs to the minute in which its task ID was first seen, which never changes. New events tell which minutes have
+changed; those are counted anew from the index on ``first_at``. So the order of events does not matter, and counting
+twice is harmless.
+
+Identifiers are assigned before a transaction commits, so an event may appear below one that was already seen. Each event is read
+a second time, LAG_SECONDS later. What is **not** guaranteed: that an event counts whose transaction was open for longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, Max, Q, Sum
+
+from tasks_demo.core import clock
+from tasks_demo.ledger.database import alias
+from tasks_demo.ledger.events import EFFECT
+from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.ledger.rollup_models import Backlog, Rollup, RollupState
+
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+#: Seconds after which no transaction that was open at a first reading is open any more.
+LAG_SECONDS = 60.0
+#: Task IDs that are older when they are first counted are counted per hour. No page shows minutes of them.
+FINE_SECONDS = 25 * HOUR
+#: A span and its start.
+Unit = tuple[int, int]
+#: Maximum number of events that one step reads.
+EVENTS_AT_ONCE = 500
+#: Further behind than this, everything is counted from the tallies: that is faster than reading the events.
+MOST_BEHIND = 50_000
+#: Maximum number of minutes or hours of the past that one step counts, and of task IDs after which it counts no further one.
+UNITS_AT_ONCE, TASK_IDS_AT_ONCE = 60, 5_000
+#: Parameters of one statement; old SQLite takes 999.
+_MOST_PARAMETERS = 500
+#: Samples of the backlog are kept for this many seconds.
+BACKLOG_KEPT = 8 * DAY
+
+#: Columns of a rollup → condition on the tallies that it counts.
+COUNTED: dict[str, Q | None] = {
+    "task_ids": None,
+    "published": Q(publications__gt=0),
+    "booked": ~Q(books=""),
+    "executions_0": Q(executions=0),
+    "executions_1": Q(executions=1),
+    "executions_2": Q(executions__gte=2),
+    "effects_0": Q(effects=0),
+    "effects_1": Q(effects=1),
+    "effects_2": Q(effects__gte=2),
+    "suppressed": Q(suppressed__gt=0),
+    "deferred": Q(deferred__gt=0),
+    **{name: Q(outcome=name) for name in ("waiting", "running", "retrying", "succeeded", "failed", "parked")},
+    "lost": Q(verdict="lost"),
+    "broken": Q(broken=True),
+}
+
+
+def fold(seconds: float = 0.03) -> bool:
+    """Bring the rollups up to date, as far as the time goes. Returns whether they are. Raises DatabaseError.
+
+    At least one step is taken: at most EVENTS_AT_ONCE events, or one minute of the past. Processes that fold at the same time do
+    not disturb each other: the step of the slower one is discarded.
+    """
+    until = time.monotonic() + seconds
+    while not (done := _step()) and time.monotonic() < until:
+        pass
+    return done
+
+
+def refold() -> None:
+    """Count everything anew, the newest first: after task IDs were deleted."""
+    using = alias()
+    with transaction.atomic(using=using):
+        Rollup.objects.using(using).all().delete()
+        RollupState.objects.using(using).all().delete()
+
+
+def state() -> RollupState | None:
+    """Return how far the tallies are folded. Returns None if they never were."""
+    return RollupState.objects.using(alias()).first()
+
+
+def totals(span: int = DAY, since: int | None = None) -> list[dict[str, Any]]:
+    """Sum the counts of each task and pattern; ``since``: seconds since the epoch."""
+    rows = Rollup.objects.using(alias()).filter(span=span)
+    if since is not None:
+        rows = rows.filter(start__gte=since)
+    return [dict(row) for row in rows.values("task", "pattern").annotate(**_SUMS).order_by("pattern", "task")]
+
+
+_SUMS = {name: Sum(name) for name in COUNTED}
+_COUNTS = {name: Count("task_id", filter=condition) for name, condition in COUNTED.items()}
+
+
+def series(span: int, since: int, columns: Iterable[str]) -> dict[int, dict[str, int]]:
+    """Sum these columns over all tasks, by start of the span, from ``since`` on (seconds since the epoch)."""
+    rows = Rollup.objects.using(alias()).filter(span=span, start__gte=since)
+    sums = {name: Sum(name) for name in columns}
+    found: list[dict[str, Any]] = [dict(row) for row in rows.values("start").annotate(**sums).order_by("start")]
+    return {row.pop("start"): row for row in found}
+
+
+def backlog(since: int) -> list[Backlog]:
+    """Return the samples of what waited, from ``since`` on, oldest first."""
+    return list(Backlog.objects.using(alias()).filter(minute__gte=since).order_by("minute"))
+
+
+def _step() -> bool:
+    using, now = alias(), time.time()
+    known, _ = RollupState.objects.using(using).get_or_create(id=1)
+    newest = _newest_event(using)
+    restarted = not known.folded or newest - known.fresh > MOST_BEHIND
+    if restarted:
+        known.fresh = known.mark = newest
+        known.again = max(0, newest - MOST_BEHIND // 25)  # those whose transactions may be open now
+        known.marked, known.back = now, _earlier(using, None)
+    fresh = _after(using, known.fresh, newest)
+    second = _after(using, known.again, known.mark) if now - known.marked >= LAG_SECONDS else []
+    if fresh:
+        known.fresh = fresh[-1][0]
+    if second:
+        known.again = second[-1][0]
+    if len(second) < EVENTS_AT_ONCE and now - known.marked >= LAG_SECONDS:
+        known.again, known.mark, known.marked = known.mark, known.fresh, now
+    units = {_unit(using, minute, now) for minute in _minutes_of(using, fresh + second)}
+    counted = {unit: _counted(using, unit) for unit in units}
+    went_back = known.back is not None and not fresh
+    if went_back:
+        counted |= _past(using, known, now)
+    if counted or restarted or went_back or fresh or _minute(known.folded) != _minute(now):
+        _store(using, known, counted, now)
+    return known.back is None and max(len(fresh), len(second)) < EVENTS_AT_ONCE
+
+
+def _past(using: str, known: RollupState, now: float) -> dict[Unit, list[Rollup]]:
+    """Count some minutes or hours from ``known.back`` backwards, and move it."""
+    counted: dict[Unit, list[Rollup]] = {}
+    size = 0
+    while known.back is not None and len(counted) < UNITS_AT_ONCE and size < TASK_IDS_AT_ONCE:
+        unit = _unit(using, known.back, now)
+        counted[unit] = _counted(using, unit)
+        size += sum(row.task_ids for row in counted[unit])
+        known.back = _earlier(using, unit[1])
+    return counted
+
+
+def _unit(using: str, minute: int, now: float) -> Unit:
+    """The minute, or the hour that it is counted in."""
+    hour = minute // HOUR * HOUR
+    fine = hour >= now - FINE_SECONDS or _within(using, MINUTE, hour, HOUR).exists()
+    return (MINUTE, minute) if fine else (HOUR, hour)
+
+
+def _within(using: str, span: int, start: int, length: int) -> Any:
+    return Rollup.objects.using(using).filter(span=span, start__gte=start, start__lt=start + length)
+
+
+def _newest_event(using: str) -> int:
+    return int(Event.objects.using(using).aggregate(newest=Max("id"))["newest"] or 0)
+
+
+def _after(using: str, number: int, last: int | None) -> list[tuple[int, str, str, str]]:
+    events = Event.objects.using(using).filter(id__gt=number, **({"id__lte": last} if last is not None else {}))
+    return list(events.order_by("id").values_list("id", "task_id", "kind", "operation")[:EVENTS_AT_ONCE])
+
+
+def _minutes_of(using: str, events: Iterable[tuple[int, str, str, str]]) -> set[int]:
+    """The minutes of the tallies that these events have changed. An effect changes those of its operation."""
+    task_ids: set[str] = set()
+    operations: set[str] = set()
+    for _, task_id, kind, operation in events:
+        task_ids.add(task_id)
+        if kind == EFFECT:
+            operations.add(operation)
+    tallies = Tally.objects.using(using).order_by()
+    found: set[int] = set()
+    for column, values in (("task_id", task_ids - {""}), ("operation", operations - {""})):
+        for part in _parts(sorted(values)):
+            found |= {_of(at) for at in tallies.filter(**{f"{column}__in": part}).values_list("first_at", flat=True)}
+    return found
+
+
+def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[start : start + _MOST_PARAMETERS] for start in range(0, len(values), _MOST_PARAMETERS))
+
+
+def _minute(seconds: float) -> int:
+    return int(seconds // MINUTE) * MINUTE
+
+
+def _of(at: Any) -> int:
+    return _minute(clock.aware(at).timestamp())
+
+
+def _earlier(using: str, before: int | None) -> int | None:
+    """The latest minute, before this one, in which a task ID was first seen."""
+    tallies = Tally.objects.using(using).order_by("-first_at")
+    if before is not None:
+        tallies = tallies.filter(first_at__lt=clock.moment(before))
+    at = tallies.values_list("first_at", flat=True).first()
+    if at is None:
+        return None
+    return _of(at) if before is None else min(_of(at), before - MINUTE)
+
+
+def _counted(using: str, unit: Unit) -> list[Rollup]:
+    span, start = unit
+    tallies = Tally.objects.using(using).filter(
+        first_at__gte=clock.moment(start), first_at__lt=clock.moment(start + span)
+    )
+    groups = tallies.order_by().values("task", "pattern").annotate(**_COUNTS)
+    return [Rollup(span=span, start=start, **group) for group in groups]
+
+
+def _store(using: str, known: RollupState, counted: dict[Unit, list[Rollup]], now: float) -> None:
+    with transaction.atomic(using=using):
+        mine = RollupState.objects.using(using).filter(id=1, version=known.version)
+        columns = ("fresh", "again", "mark", "marked", "back")
+        if not mine.update(version=known.version + 1, folded=now, **{name: getattr(known, name) for name in columns}):
+            return  # another process has folded meanwhile
+        if counted:
+            for span, parts in ((MINUTE, 0), (HOUR, MINUTE), (DAY, HOUR)):
+                rows = {start: some for (length, start), some in counted.items() if length == span}
+                sums = {start // span * span for length, start in counted if length == parts or span == DAY}
+                _replace(using, span, rows | {start: _summed(using, span, parts, start) for start in sums})
+        _sample(using, _minute(now))
+
+
+def _replace(using: str, span: int, rows: dict[int, list[Rollup]]) -> None:
+    ours = Rollup.objects.using(using)
+    starts = sorted(rows)
+    for begin in range(0, len(starts), _MOST_PARAMETERS):
+        ours.filter(span=span, start__in=starts[begin : begin + _MOST_PARAMETERS]).delete()
+    ours.bulk_create([row for some in rows.values() for row in some])
+
+
+def _summed(using: str, span: int, parts: int, start: int) -> list[Rollup]:
+    groups = _within(using, parts, start, span).order_by().values("task", "pattern").annotate(**_SUMS)
+    return [Rollup(span=span, start=start, **group) for group in groups]
+
+
+def _sample(using: str, minute: int) -> None:
+    """Keep what waits now. What waited in minutes in which nobody folded stays unknown."""
+    rows = Rollup.objects.using(using)
+    open_now = rows.filter(span=DAY).aggregate(waiting=Sum("waiting"), running=Sum("running"))
+    oldest = _oldest_waiting(using)
+    Backlog.objects.using(using).update_or_create(
+        minute=minute,
+        defaults={
+            "waiting": open_now["waiting"] or 0,
+            "running": open_now["running"] or 0,
+            "oldest": 0 if oldest is None else max(0, minute - oldest),
+        },
+    )
+    Backlog.objects.using(using).filter(minute__lt=minute - BACKLOG_KEPT).delete()
+
+
+def _oldest_waiting(using: str) -> int | None:
+    """The minute in which the oldest of the waiting was first seen; its hour, if only that is known."""
+    hours = Rollup.objects.using(using).filter(span=HOUR, waiting__gt=0).order_by("start")
+    hour = hours.values_list("start", flat=True).first()
+    if hour is None:
+        return None
+    minutes = _within(using, MINUTE, hour, HOUR).filter(waiting__gt=0).order_by("start")
+    return minutes.values_list("start", flat=True).first() or hour

@@ -1,0 +1,159 @@
+"""The overview: its numbers, what they link to, what it reads, and what needs a person."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
+
+from tasks_demo.dashboard import built_in_needs, live, needs, series
+from tasks_demo.ledger import rollups
+from tasks_demo.ledger.database import alias
+from tasks_demo.ledger.models import Tally
+from tests.integration.ledger.ledger_rows import append, killed, life, lost, ok
+from tests.integration.quarantine.parked_rows import lying
+
+pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
+
+PAGE = "/admin/tasks_demo/tally/overview/"
+
+
+@pytest.fixture(autouse=True)
+def _without_bank(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.TASKS_DEMO_BANK_URL = ""
+    settings.TASKS_DEMO_BOOKS = {}
+    cache.clear()
+    monkeypatch.setattr(built_in_needs, "_checked", (float("inf"), []))  # tasks of other tests deserve warnings
+
+
+def shown(client: Client, query: str = "") -> str:
+    response = client.get(PAGE + query)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def cells(text: str, name: str) -> dict[str, int]:
+    """Label → number in the row of a pattern or task."""
+    rows = re.findall(r'<tr class="of-.*?</tr>', text, re.DOTALL)
+    (row,) = (row for row in rows if re.search(rf'scope="row">(<code>)?{re.escape(name)}[ <]', row))
+    found = re.findall(r'data-label="([^"]*)">(.*?)</td>', row, re.DOTALL)
+    return {label: int(re.sub(r"<[^>]*>", "", cell).replace("–", "0")) for label, cell in found}
+
+
+def test_overview_links_each_number_to_exactly_those_task_ids(admin_client: Client) -> None:
+    append(ok("a", task="shop.charge"), killed("b"), lost("c", task="shop.charge"), killed("d", pattern="dedup_lock"))
+    append(life("e", "published", "received", "started", "failed", pattern="", books="", task="shop.mail"))
+    text = shown(admin_client)
+    links = re.findall(r'href="(/admin/tasks_demo/tally/\?[^"]*)" aria-label="(\d+) ', text)
+    assert len(links) > 20
+    unknown = ("executions=", "effects=", "suppressed=", "deferred=")
+    for address, number in links:
+        if any(name in address for name in unknown) and not _list_knows("executions"):
+            continue
+        response = admin_client.get(address.replace("&amp;", "&"))
+        assert len(response.context["cl"].result_list) == int(number), address
+    assert (
+        cells(text, "acks_late")["promise broken"]
+        == Tally.objects.filter(broken=True, pattern="acks_late").count()
+        == 1
+    )
+    assert cells(text, "dedup_lock")["effects 2+"] == 1
+    assert cells(text, "shop.charge")["task IDs"] == 2
+    assert cells(text, "(no pattern)")["failed"] == 1
+
+
+def _list_knows(parameter: str) -> bool:
+    from tasks_demo.dashboard.changelist import PARAMETERS
+
+    return parameter in PARAMETERS
+
+
+@pytest.mark.parametrize("period", ["hour", "day", "week", "' OR 1=1"])
+def test_overview_reads_a_bounded_number_of_rows(admin_client: Client, period: str) -> None:
+    append([row for number in range(40) for row in ok(f"t{number}", task=f"shop.task{number % 7}")])
+    shown(admin_client)
+    with CaptureQueriesContext(connections[alias()]) as queries:
+        shown(admin_client, f"?period={period}")
+    assert len(queries) <= 25  # some of them once a minute
+    assert _scanned([each["sql"] for each in queries]) == []
+
+
+def _scanned(statements: list[str]) -> list[str]:
+    """Statements that read a whole table of the ledger, even if an index would do."""
+    found = []
+    with connections[alias()].cursor() as cursor:
+        if connections[alias()].vendor == "postgresql":
+            cursor.execute("SET enable_seqscan = off")  # the tables are small here
+        for sql in statements:
+            if not sql.startswith("SELECT") or "tasks_demo_" not in sql:
+                continue
+            sqlite = connections[alias()].vendor == "sqlite"
+            cursor.execute(f"EXPLAIN {'QUERY PLAN ' if sqlite else ''}{sql}")
+            plan = "\n".join(str(row[-1]) for row in cursor.fetchall())
+            if re.search(
+                r"SCAN tasks_demo_(tally|event|rollup)\b|Seq Scan on tasks_demo_(tally|event)",
+                plan,
+            ):
+                found.append(f"{sql}\n{plan}")
+    return found
+
+
+def test_overview_answers_a_poll_with_nothing_if_nothing_has_changed(admin_client: Client) -> None:
+    append(ok("a"))
+    first = admin_client.get(PAGE, headers={"HX-Request": "true"})
+    assert "<html" not in first.content.decode()
+    again = {"HX-Request": "true", live.MARK: first[live.MARK]}
+    assert admin_client.get(PAGE, headers=again).status_code == 204
+    append(ok("b"))
+    changed = admin_client.get(PAGE, headers=again)
+    assert changed.status_code == 200
+    assert cells(changed.content.decode(), "acks_late")["task IDs"] == 2
+
+
+def test_overview_names_what_needs_a_person(admin_client: Client) -> None:
+    assert "Nothing that this page looks at." in shown(admin_client)
+    append(lost("broken"))
+    lying()
+    cache.set("tasks_demo.doctor", (1.0, [("Redis", "answers", "fail", "<b>silent</b>", "start it")]))
+    text = shown(admin_client)
+    assert re.search(r'href="/admin/tasks_demo/tally/\?promise=broken">1 promise broken<', text)
+    assert re.search(r'href="/admin/tasks_demo_records/parked/\?state__exact=parked">1 parked message<', text)
+    assert re.search(r'href="/admin/tasks_demo/tally/servers/">The doctor failed 1 part of the servers<', text)
+    assert "&lt;b&gt;silent" in admin_client.get("/admin/tasks_demo/tally/servers/").content.decode()
+
+
+def test_overview_survives_a_part_that_fails(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(lost("broken"))
+
+    def fails(*_: Any) -> list[needs.Need]:
+        raise RuntimeError("away")
+
+    monkeypatch.setitem(needs._finders, "leases", (fails, "tasks_demo.view_tally"))
+    text = shown(admin_client)
+    assert "Leases: cannot be read (RuntimeError)" in text
+    assert "1 promise broken" in text
+
+
+def test_overview_shows_hostile_names_as_text(admin_client: Client) -> None:
+    append(ok("a", task="<script>alert(1)</script>", pattern='"><img src=x>'))
+    text = shown(admin_client)
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<img" not in text
+
+
+def test_series_have_a_point_for_each_span_and_miss_no_task_id() -> None:
+    append(ok("a"), killed("b"), life("c", "published", "received", "started", "failed"))
+    rollups.fold(1)
+    for period, expected in {"hour": 60, "day": 96, "week": 168}.items():
+        points = series.points(period)
+        minutes = series.PERIODS[period][1] / 60
+        assert len(points) == expected
+        sums = [round(sum(point.rates[index] for point in points) * minutes) for index in range(len(series.LINES))]
+        assert sums == [2, 1, 1, 0], period
+    assert [point.waiting for point in series.points("hour")][-1] == 0
