@@ -92,7 +92,7 @@ def _row(record: LeaseRecord) -> Row:
         holder=_who(holder) if holder else "",
         task_id=holder.task_id if holder else "",
         claimed_at=clock.stored(record.claimed_at) if record.claimed_at else None,
-        left=f"{duration(record.left * 1000)} unless renewed" if record.held else "",
+        left=duration(record.left * 1000) + (" unless renewed" if badge is HELD else "") if record.held else "",
         attempts=record.attempts,
         result=f"{record.result_bytes:,} bytes"
         if record.result_bytes

@@ -23,7 +23,7 @@ from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.hooks.presence import BEAT_SECONDS
 from tasks_demo.ledger.models import Tally
 
-UNCONSUMED = Badge("lost", "✗", "nobody consumes it", "no worker consumes this queue: its messages stay there")
+UNCONSUMED = Badge("broken", "✗", "nobody consumes it", "no worker consumes this queue: its messages stay there")
 CONSUMED = Badge("ok", "✓", "consumed", "a worker consumes this queue")
 NOT_KNOWN = Badge("unresolved", "?", "not known", "by whom it is consumed is not known")
 

@@ -124,8 +124,8 @@ def test_screens_of_a_viewer_link_nothing_that_is_forbidden(client: Client) -> N
     append(lost("broken"))
     staff = person(client, "view_tally")
     text = staff.get("/admin/tasks_demo/").content.decode()
-    assert {"Overview", "Task IDs", "Servers"} <= {title for _, title, _ in bar(text)}
-    assert {"Parked", "Outbox", "Operations"}.isdisjoint(title for _, title, _ in bar(text))
+    assert {"Overview", "Task IDs", "Servers", "Workers"} <= {title for _, title, _ in bar(text)}
+    assert {"Parked", "Outbox", "Operations", "Leases"}.isdisjoint(title for _, title, _ in bar(text))
     for address, title, _ in bar(text):
         assert staff.get(address).status_code == 200, title
     assert "/admin/tasks_demo/tally/?promise=broken" in text
@@ -134,7 +134,15 @@ def test_screens_of_a_viewer_link_nothing_that_is_forbidden(client: Client) -> N
 def test_screens_live_in_an_admin_site_of_another_name_and_prefix(client: Client, extra: Any) -> None:
     append(ok("fine"))
     client.force_login(User.objects.create_superuser("root", password="p"))
-    for address in ("", "tally/", "tally/overview/", "tally/fine/change/", "tally/extra/7/"):
+    for address in (
+        "",
+        "tally/",
+        "tally/overview/",
+        "tally/fine/change/",
+        "tally/workers/",
+        "tally/leases/",
+        "tally/extra/7/",
+    ):
         response = client.get(f"/somewhere/else/tasks_demo/{address}")
         text = response.content.decode()
         assert response.status_code == 200, address

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import ShopWorker, Stranger, opened
+from tests.integration.servers.rabbitmq import RabbitServer
+from tests.integration.stranger import QUEUES, ShopWorker, Stranger, opened
 from tests.support import until
 
 #: Messages of a killed worker are delivered again after a second; two jobs run and two wait in the worker.
@@ -102,3 +103,18 @@ def test_what_became_of_the_jobs_of_a_killed_worker(shop: Stranger, tmp_path: Pa
         second.stop(20)  # SIGTERM, and time to end by itself
     assert fates(shop, second)["state"] == "stopped"
     assert fates(shop, second)["fates"] == {}, "what a worker has finished it does not hold"
+
+
+def test_rabbitmq_tells_depth_and_consumers_but_no_age(rabbitmq: RabbitServer) -> None:
+    with rabbitmq.without(*QUEUES), opened(rabbitmq.url) as shop:
+        asked = (
+            "from tasks_demo.dashboard import broker_state\nfrom tasks_demo.dashboard.workers import _queues\n"
+            "rows = {row.name: row for row in _queues(broker_state.ask(), [])}\nrow = rows['bookshop']"
+        )
+        seen = "[row.waiting, row.age, row.consumers, row.badge.word]"
+        assert shop.value(seen, before=asked) == ["not there yet", "", "none", "nobody consumes it"]
+        with shop.worker():
+            assert shop.value(f"{seen}[1:]", before=asked)[::2] == ["empty", "consumed"]
+        assert shop.python("tasks.index.delay('1')").code == 0
+        waiting = ["1", "RabbitMQ does not tell", "none", "nobody consumes it"]
+        until(lambda: shop.value(seen, before=asked) == waiting, "one message that nobody consumes")

@@ -127,7 +127,7 @@ def test_queues_and_who_consumes_them(staff: Client, redis_url: str) -> None:
     broker_state._last.at = 0
     row("here@t", this_process(""), queues=["celery"])
     shown = text(staff.get(f"{PAGE}broker/", headers={"HX-Request": "true"}))
-    assert re.search(r'<td class="number">1</td><td>[\d.]+ m?s</td>', shown)
+    assert re.search(r'data-label="waiting messages">1</td><td data-label="age of the oldest">[\d.]+ m?s</td>', shown)
     assert "here@t" in shown
     assert "nobody consumes it" not in shown
     assert "<html" not in shown
