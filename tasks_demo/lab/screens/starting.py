@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.demo.stack.processes import project_environment
-from tasks_demo.lab.processes.run_folder import is_alive, is_run_name, lock, run_name, runs_folder
+from tasks_demo.lab.processes.run_folder import STATUS, is_alive, is_run_name, lock, run_name, runs_folder
 from tasks_demo.lab.screens.choices import Choices
 from tasks_demo.leases.process import child_process, parse_process
 
@@ -100,9 +100,12 @@ def stop(folder: Path) -> None:
         raise NotDone("This run was not started here: stop it where it was started, with Ctrl-C.")
     if not is_alive(folder):
         raise NotDone("It has ended already. Nothing was stopped.")
+    if not (folder / STATUS).exists():
+        # Until then it may ignore the signal, as a web server started in the background does.
+        raise NotDone("It is starting. Try again in a moment.")
     try:
         descriptor = os.pidfd_open(process.pid)
-    except OSError:
+    except (AttributeError, OSError):  # not Linux, or gone
         descriptor = -1
     try:
         # The descriptor is open before the identity is checked: a pid that is reused later is never hit.

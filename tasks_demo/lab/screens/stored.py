@@ -69,7 +69,7 @@ class Stored:
         return str(self.request.get("by") or "(command line)")
 
     @property
-    def startable_here(self) -> bool:
+    def started_here(self) -> bool:
         """Whether the page started it, and so may stop it."""
         return bool(self.request.get("process"))
 

@@ -90,7 +90,7 @@ def page_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Htt
         "over": over,
         "mark": now,
         "chart": chart(run.status.get("samples", [])),
-        "may_stop": run.alive and run.startable_here and _may_run(request),
+        "may_stop": run.alive and run.status and run.started_here and _may_run(request),
     }
 
     def draw(template: str) -> HttpResponse:

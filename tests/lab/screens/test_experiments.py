@@ -187,6 +187,23 @@ def test_the_list_is_bounded_and_says_so(
     assert (len(latest()[0]), latest()[0][0].name) == (50, "20260102T030451-seed7-0123456789")
 
 
+def test_the_overview_shows_the_last_experiments(state: Path, settings: Settings, admin: Client) -> None:
+    def overview(client: Client) -> str:
+        return client.get("/admin/tasks_demo/tally/overview/").content.decode()
+
+    assert "None yet" in overview(admin)
+    for number in range(7):
+        laid(state, f"20260102T03040{number}-seed7-0123456789")
+    text = overview(admin)
+    assert re.findall(rf'href="{ROOT}(20[^"]*)/"', text) == [
+        f"20260102T03040{number}-seed7-0123456789" for number in (6, 5, 4, 3, 2)
+    ]
+    assert "All experiments" in text
+    assert "Last experiments" not in overview(person("view_tally"))
+    settings.TASKS_DEMO_LAB_ENABLED = False
+    assert "Last experiments" not in overview(admin)
+
+
 def test_a_folder_that_cannot_be_used_is_said(state: Path, admin: Client) -> None:
     (state / "runs").write_text("a file", encoding="utf-8")
     answer = admin.post(f"{ROOT}start/", TINY)
