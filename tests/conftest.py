@@ -65,7 +65,7 @@ LONGEST = (
     "doctor/test_doctor_elsewhere.py",
     "testing/test_testing_package.py",
     "patterns/test_patterns.py",
-    "quarantine/test_quarantine.py",
+    "patterns/test_attempts.py",
     "demo/test_payment_scenario.py",
     "demo/test_bank_process.py",
     "outbox/test_copies.py",
@@ -75,14 +75,13 @@ LONGEST = (
     "ledger/test_outcomes.py",
     "ledger/test_ledger_away.py",
     "outbox/test_relay.py",
-    "ledger/test_ledger.py",
     "leases/test_model.py",
     "lab/test_experiment.py",
     "lab/test_isolation.py",
     "lab/test_experiment_command.py",
     "ledger/test_sqlite_defaults.py",
     "docs/test_examples.py",
-    "outbox/test_outbox.py",
+    "outbox/test_reporting.py",
 )
 
 

@@ -1,4 +1,4 @@
-"""Jobs for the worker of ``test_outbox`` (``--include``). The tests publish them by name and do not import them."""
+"""Jobs for the worker of ``test_reporting`` (``--include``). The tests publish them by name and do not import them."""
 
 from __future__ import annotations
 

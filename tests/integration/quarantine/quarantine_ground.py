@@ -1,0 +1,101 @@
+"""What the tests of attempts, parking and decisions share: a worker with poison tasks, and what it wrote."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.db import connections, router
+
+from tasks_demo.ledger.models import Event
+from tasks_demo.records.models import Attempt, Decision, Parked
+from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, until
+
+
+def send(task: str, args: list[Any], kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Publish one of the jobs of ``poison.py``, which this process does not import, as a web process need not."""
+    return current_app.send_task(f"poison.{task}", args, kwargs, **options)
+
+
+class PoisonWorker(Worker):
+    """A worker with the poison tasks."""
+
+    queues = "celery,side"
+
+    def start(self) -> None:
+        from tasks_demo.demo.stack.processes import spawn
+
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "celery", "-A", "project", "worker", "-Q", self.queues]
+        command += ["--include", "tests.integration.quarantine.poison"]
+        command += [f"--concurrency={self._concurrency}", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
+        name = f"--hostname=w{uuid.uuid4().hex[:6]}@t"
+        self._process = spawn([*command, name], log=self.log, env=self._env, cwd=PROJECT)
+        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
+        # It may be dead again: poison waiting in the queue kills at once.
+        assert self.ready(), self.log.read_text(errors="replace")[-3000:]
+
+
+def environment(redis_url: str, **more: str) -> dict[str, str]:
+    """The environment of a worker on the test databases."""
+    env = {
+        "DATABASE_URL": database_url_of_tests(),
+        "REDIS_URL": redis_url,
+        "TASKS_DEMO_LEASE_SECONDS": "1",
+        "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
+        "TASKS_DEMO_MAX_ATTEMPTS": "3",
+        "POISON_FLAG": str(STATE / "die-after-parking"),
+        **more,
+    }
+    alias = router.db_for_write(Parked)
+    if alias != "default":
+        env["SHOP_DATABASE_URL"] = f"sqlite:///{connections[alias].settings_dict['NAME']}"
+    return env
+
+
+@pytest.fixture(scope="module")
+def worker(home: Home, redis_url: str, django_db_setup: None) -> Iterator[Worker]:
+    with PoisonWorker(home, STATE / "quarantine-worker.log", environment(redis_url)) as running:
+        yield running
+
+
+@pytest.fixture
+def records(ledger: None) -> Iterator[None]:
+    """The tables of the quarantine, emptied afterwards."""
+    yield
+    for model in (Decision, Parked, Attempt):
+        model.objects.all().delete()
+
+
+@pytest.fixture
+def diary(short: Path) -> Path:
+    return short / "diary"
+
+
+def entries(diary: Path) -> list[dict[str, Any]]:
+    """The diary lines of the bodies, in order; one per execution."""
+    return [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
+
+
+def cure(diary: Path) -> None:
+    Path(f"{diary}.cure").touch()
+
+
+def parked(task_id: str, seconds: float = 30.0) -> Parked:
+    """The row of a message, once it is parked."""
+    rows = Parked.objects.filter(task_id=task_id, state="parked")
+    return until(rows.first, f"{task_id} parked", seconds)
+
+
+def seen(task_id: str, kind: str) -> int:
+    return Event.objects.filter(task_id=task_id, kind=kind).count()
+
+
+def has(task_id: str, *kinds: str) -> None:
+    until(lambda: all(seen(task_id, kind) for kind in kinds), f"{kinds} of {task_id}")
