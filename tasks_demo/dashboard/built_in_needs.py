@@ -16,14 +16,18 @@ from django.urls import reverse
 from tasks_demo.core.wording import counted
 from tasks_demo.dashboard.needs import Need, register
 from tasks_demo.dashboard.pages import promise_broken
+from tasks_demo.dashboard.processes import DEAD, unstopped
 from tasks_demo.dashboard.refresh import freshness
-from tasks_demo.ledger.models import Tally
+from tasks_demo.ledger.models import Outcome, Tally
 
 MOST_COUNTED = 1_000
 #: Seconds for which the result of the system checks is kept: settings change with a restart only.
 CHECKS_KEPT = 300.0
 #: Seconds for which a message of the outbox may be due.
 OVERDUE_SECONDS = 30.0
+#: Dead workers that are looked at, the latest.
+MOST_WORKERS = 5
+NOT_ENDED = (Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING)
 
 
 def _list_of(model: type[Model], site: AdminSite, query: str) -> str:
@@ -83,6 +87,20 @@ def outbox(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
     return [Need(text, "Does manage.py relay run?", _list_of(OutboxMessage, site, "state=open"))]
 
 
+def dead_workers(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
+    """Tell which dead workers held jobs of which no end is known since."""
+    found = []
+    for worker in unstopped(MOST_WORKERS):
+        held = worker.row.held if worker.state == DEAD else []
+        count = Tally.objects.filter(task_id__in=held, outcome__in=NOT_ENDED).count() if held else 0
+        if count:
+            have = "has" if count == 1 else "have"
+            text = f"The dead worker {worker.row.name} held {counted(count, 'job')} that {have} not ended"
+            address = reverse("admin:tasks_demo_worker", args=[worker.row.pk], current_app=site.name)
+            found.append(Need(text, "See what became of each.", address))
+    return found
+
+
 _checked: tuple[float, Sequence[Need]] | None = None
 
 
@@ -104,6 +122,7 @@ def checks(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
 
 
 register("broken promises", broken_promises)
+register("workers", dead_workers)
 register("books", books)
 if apps.is_installed("tasks_demo.records"):
     register("parked messages", parked, "tasks_demo_records.view_parked")

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils.http import urlencode
 
 from tasks_demo.core.semantics import PROMISES
+from tasks_demo.dashboard.changelist import PARAMETERS
 from tasks_demo.dashboard.filters import NO_PATTERN
 from tasks_demo.dashboard.labels import promise
 from tasks_demo.ledger.rollups import COUNTED
@@ -80,7 +81,7 @@ def _row(pattern: str, task: str | None, counts: dict[str, Any]) -> Row:
         Cell(
             label=f"{group} {short}".strip(),
             value=counts[name],
-            query="" if task == "" else urlencode({**selected, **parameters}),
+            query="" if task == "" or not PARAMETERS.issuperset(parameters) else urlencode({**selected, **parameters}),
             loud=loud and counts[name] > 0,
             unknown=name == "effects_0" and not counts["booked"] and counts[name] == counts["task_ids"],
         )
