@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import re
+import zoneinfo
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.dashboard.task_page import TaskPage, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import timeline
-from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
+from tests.integration.ledger.ledger_rows import START, append, event, killed, life, lost, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
 
@@ -270,3 +272,22 @@ def test_what_would_have_prevented_a_loss(pattern: str, point: str, helps: list[
     assert [each.name for each in found.patterns] == helps
     assert outcome in found.outcome
     assert point in page_of("t").why
+
+
+def test_times_are_in_the_zone_of_the_user_and_have_a_date_where_a_job_lasts_for_days(
+    admin_client: Client, settings: Settings
+) -> None:
+    settings.TIME_ZONE = "Asia/Kathmandu"
+    append(
+        [
+            event("published", 0, task_id="t", operation="t"),
+            event("returned", 2 * 86_400_000, task_id="t", operation="t"),
+        ]
+    )
+    append(ok("short"))
+    there = zoneinfo.ZoneInfo("Asia/Kathmandu")
+    begun, ended = (datetime.datetime.fromtimestamp(START + days * 86_400, there) for days in (0, 2))
+    page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
+    assert f">{begun:%Y-%m-%d %H:%M:%S}." in page
+    assert f">{ended:%Y-%m-%d %H:%M:%S}." in page
+    assert f">{begun:%H:%M:%S}." in admin_client.get("/admin/tasks_demo/tally/short/change/").content.decode()
