@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tasks_demo.dashboard.fates import Fate, Holder, fate
+from tasks_demo.dashboard.fates import ENDS, Fate, Holder, fate
 from tasks_demo.dashboard.processes import ALIVE, Worker, unstopped
 from tasks_demo.hooks.presence import BEAT_SECONDS
 from tasks_demo.ledger.models import Event, Tally
@@ -20,6 +20,8 @@ from tasks_demo.ledger.models import Event, Tally
 MOST_EVENTS = 25_000
 #: Jobs of one worker whose fate is shown, and events read for them.
 MOST_JOBS, MOST_READ = 200, 10_000
+#: The kinds of events that decide a fate.
+TOLD = ("published", "received", "started", "acked", *sorted(ENDS))
 #: Dead workers that the overview looks at, latest first.
 MOST_WORKERS = 5
 
@@ -69,7 +71,8 @@ def held_jobs(worker: Worker) -> HeldJobs:
     chosen = task_ids[:MOST_JOBS]
     tallies = {tally.task_id: tally for tally in Tally.objects.filter(task_id__in=chosen)}
     events: dict[str, list[Event]] = defaultdict(list)
-    rows = Event.objects.filter(task_id__in=chosen).only("id", "at", "kind", "task_id", "worker", "pid", "detail")
+    rows = Event.objects.filter(task_id__in=chosen, kind__in=TOLD)
+    rows = rows.only("id", "at", "kind", "task_id", "worker", "pid", "detail")
     read = list(rows.order_by("task_id", "id")[: MOST_READ + 1])
     if len(read) > MOST_READ:
         cut = cut or f"Its jobs have more than {MOST_READ} events; the fates of the last ones may be out of date."
@@ -113,10 +116,18 @@ def _candidates(worker: Worker) -> tuple[list[str], str]:
     """Return the task IDs that it may have held, listed ones first, and why others may be missing."""
     row = worker.row
     window = Event.objects.filter(id__gt=row.last_event, id__lte=row.last_event + MOST_EVENTS)
-    mine = window.filter(worker=row.name, kind__in=("received", "started"), at__gte=row.started_at)
+    mine = window.filter(
+        worker=row.name, kind__in=("received", "started", "acked", *sorted(ENDS)), at__gte=row.started_at
+    )
     if worker.until is not None:
         mine = mine.filter(at__lt=worker.until)
-    since = dict.fromkeys(mine.order_by("id").values_list("task_id", flat=True)[:MOST_READ])
+    listed = list(map(str, row.held))
+    did: dict[str, list[str]] = {}
+    read = list(mine.order_by("id").values_list("at", "id", "task_id", "kind")[: MOST_READ + 1])
+    # In the order of time: main commits a receipt later than a pool process its start.
+    for _, _, task_id, kind in sorted(read[:MOST_READ]):
+        did.setdefault(task_id, ["received"] if task_id in row.held else []).append(kind)
+    candidates = [task_id for task_id in dict.fromkeys([*listed, *did]) if not _is_over(did.get(task_id, []))]
     cut = ""
     latest = Event.objects.filter(id__lte=row.last_event + MOST_EVENTS).order_by("-id").values_list("id", "at").first()
     if (
@@ -125,4 +136,13 @@ def _candidates(worker: Worker) -> tuple[list[str], str]:
         and latest[1] < row.seen_at + timedelta(seconds=BEAT_SECONDS * 2)
     ):
         cut = f"The ledger got more than {MOST_EVENTS} events in its last seconds; jobs that it received later are missing."
-    return list(dict.fromkeys([*map(str, row.held), *since])), cut
+    if len(read) > MOST_READ:
+        cut = f"It has more than {MOST_READ} events after its last report; jobs that it received later are missing."
+    return candidates, cut
+
+
+def _is_over(kinds: list[str]) -> bool:
+    """Return whether the last delivery that it received has ended and was acknowledged: it does not hold the job."""
+    if "received" in kinds:
+        kinds = kinds[len(kinds) - kinds[::-1].index("received") :]
+    return "acked" in kinds and not ENDS.isdisjoint(kinds)

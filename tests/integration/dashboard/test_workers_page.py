@@ -106,6 +106,20 @@ def test_what_cannot_be_told_is_said(staff: Client, monkeypatch: pytest.MonkeyPa
     assert staff.get(f"{PAGE}99999/").status_code == 404
 
 
+def test_jobs_that_it_has_finished_do_not_hide_those_that_it_held(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_jobs, "MOST_JOBS", 3)
+    again = [
+        event("received", 200, task_id="t5", operation="t5", worker="w1@test", pid=100, detail={"acks_late": True})
+    ]
+    append(*(ok(f"t{number}") for number in range(9)), life("open", "published", "received", "started"), again)
+    found = worker(row("w1@test", held=["t1", "t2"]).pk)
+    assert found is not None
+    jobs = held_jobs.held_jobs(found)
+    assert ({fate.task_id for fate in jobs.fates}, jobs.cut) == ({"open", "t5"}, "")
+
+
 def test_the_pages_cost_a_bounded_number_of_queries(
     staff: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
