@@ -83,6 +83,8 @@ if PRODUCTION:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_CONTENT_TYPE_NOSNIFF = True
+    # The proxy that terminates TLS redirects to https and sends Strict-Transport-Security; only it knows its other sites.
+    SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008"]
     for required in ("DATABASE_URL", "REDIS_URL", "BANK_URL"):
         if not os.environ.get(required):
             raise ImproperlyConfigured(f"{required} is not set; DJANGO_PRODUCTION=1 has no embedded defaults.")

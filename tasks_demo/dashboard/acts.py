@@ -226,6 +226,8 @@ class Acting:
 
     def act_view(self, request: HttpRequest) -> HttpResponse:
         """Carry out what the page of confirmation has asked for, then go back to the list."""
+        if not self.permitted(request):
+            raise PermissionDenied
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         found = opened(request, self.acts)
