@@ -13,6 +13,7 @@ from collections import Counter
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -20,6 +21,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from tasks_demo.demo.stack.processes import project_environment
 from tasks_demo.lab.processes.run_folder import is_alive, lock
 from tasks_demo.lab.reports import document
 from tasks_demo.lab.reports.text import table
@@ -264,6 +266,37 @@ def started(admin: Client, choices: dict[str, Any]) -> str:
     return answer.headers["Location"].removeprefix(ROOT).rstrip("/")
 
 
+def of_pattern(admin: Client) -> dict[str, int]:
+    """The numbers in the overview's row of the only pattern."""
+    text = admin.get("/admin/tasks_demo/tally/overview/").content.decode()
+    row = re.search(r'<tr class="of-pattern">.*?</tr>', text, re.DOTALL)
+    cells = re.findall(r'data-label="([^"]*)">(.*?)</td>', row.group() if row else "", re.DOTALL)
+    return {label: int(re.sub(r"<[^>]*>", "", cell)) for label, cell in cells}
+
+
+#: A web server that starts an experiment and is killed with everything in its process group.
+SERVER = """
+import os, signal, sys
+import django; django.setup()
+from django.http import QueryDict
+from tasks_demo.lab.screens.choices import Choices
+from tasks_demo.lab.screens.starting import start
+form = Choices(QueryDict(sys.argv[1]))
+assert form.is_valid(), form.errors
+print(start(form, "somebody"), flush=True)
+os.killpg(os.getpgrp(), signal.SIGKILL)
+"""
+
+
+def started_by_a_server_that_is_killed(choices: dict[str, Any]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, urlencode(choices, doseq=True)],
+        env=project_environment(), start_new_session=True, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.strip()
+
+
 def poll(admin: Client, name: str, mark: str = "") -> Any:
     return admin.get(f"{ROOT}{name}/", headers={"HX-Request": "true", "Live-Mark": mark})
 
@@ -295,6 +328,9 @@ def test_from_the_start_to_the_verdict(state: Path, admin: Client) -> None:
     tallies = Tally.objects.filter(run=f"{run.run_id}:acks_late/kill-child")
     counted = Counter("2+" if tally.effects >= 2 else str(tally.effects) for tally in tallies)
     assert {count: counted[count] for count in ("0", "1", "2+")} == cell["effects"]
+    wanted = {f"{what} {count}": cell[what][count] for what in ("executions", "effects") for count in ("0", "1", "2+")}
+    wanted |= {"task IDs": 20, "lost": cell["lost"]}
+    until(lambda: of_pattern(admin).items() >= wanted.items(), "the same numbers on the overview")
     events = b"".join(admin.get(f"{ROOT}{name}/report/events/").streaming_content)  # type: ignore[attr-defined]
     assert b'"kind":"quiescent"' in events.replace(b": ", b":")
     (entry,) = LogEntry.objects.all()
@@ -313,8 +349,8 @@ def test_one_at_a_time_killed_and_stopped(state: Path, admin: Client) -> None:
     until(lambda: not is_alive(state / "runs" / first), "the end of the killed experiment")
     assert "crashed" in admin.get(f"{ROOT}{first}/").content.decode()
 
-    # The dead holder does not keep the lock.
-    second = started(admin, LONG)
+    # The dead holder does not keep the lock. The next one outlives the web server that started it.
+    second = started_by_a_server_that_is_killed(LONG)
     until(lambda: (run := find(second)) and run.phase == "running" and run.done, "its first jobs", 60)
     assert "have ended" in admin.get(f"{ROOT}{second}/stop/").content.decode()
     assert is_alive(state / "runs" / second), "asking stops nothing"
