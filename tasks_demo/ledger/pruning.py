@@ -60,7 +60,7 @@ def prune(
     _tallies(before, parked, dry_run, pruned, progress)
     _left_over(before, dry_run, pruned, progress)
     if pruned.tallies and not dry_run:
-        refold()
+        refold(before)
     return pruned
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -72,12 +73,21 @@ def fold(seconds: float = 0.03) -> bool:
     return done
 
 
-def refold() -> None:
-    """Count everything anew, the newest first: after task IDs were deleted."""
+def refold(before: datetime) -> None:
+    """Forget the counts of task IDs first seen before this time, and count them again: some of them were deleted."""
     using = alias()
+    end = (_of(before) // HOUR + 1) * HOUR
     with transaction.atomic(using=using):
-        Rollup.objects.using(using).all().delete()
-        RollupState.objects.using(using).all().delete()
+        known = RollupState.objects.using(using).select_for_update().filter(id=1).first()
+        if known is None:
+            return  # nothing was counted yet
+        Rollup.objects.using(using).filter(start__lt=end).delete()
+        day = end // DAY * DAY
+        _replace(using, DAY, {day: _summed(using, DAY, HOUR, day)})
+        if known.back is None or known.back < end:
+            known.back = _earlier(using, end)
+        known.version += 1
+        known.save(using=using, update_fields=["back", "version"])
 
 
 def state() -> RollupState | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth.models import User
@@ -16,7 +17,8 @@ from tests.integration.ledger.ledger_rows import append, lost, ok
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 ADDRESSES = [
-    "/admin/", "/admin/tasks_demo/", "/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/fine/change/",
+    "/admin/", "/admin/tasks_demo/", "/admin/tasks_demo/tally/overview/?period=week",
+    "/admin/tasks_demo/tally/servers/", "/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/fine/change/",
     "/admin/tasks_demo_records/parked/", "/admin/tasks_demo_records/outboxmessage/",
     "/admin/tasks_demo_records/forgottenoperation/look/?key=fine", "/admin/auth/user/", "/admin/auth/user/add/",
 ]  # fmt: skip
@@ -69,3 +71,40 @@ def test_the_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("navigation", name="Control room").locator("[aria-current]")).to_have_text("Task IDs")
     expect(page.locator("#result_list tbody tr")).to_have_count(2)
+
+
+def test_the_overview_refreshes_itself_until_it_is_switched_off(said: tuple[Page, list[str]]) -> None:
+    page, complaints = said
+    asked: list[int] = []
+    page.on("response", lambda response: asked.append(response.status) if "tally/overview/" in response.url else None)
+    page.goto("/admin/tasks_demo/?period=day")
+    total = page.locator(".of-pattern", has_text="acks_late").locator("td").first
+    expect(total).to_have_text("2")
+    page.get_by_label("Refresh").select_option("every second")
+    page.get_by_text("The same as a table").click()
+    append(ok("another"))
+    expect(total).to_have_text("3")
+    expect(page.locator("#series-table")).to_be_visible()  # stays open
+    expect(page.locator(".switch [aria-current]")).to_have_text("last day")
+    assert page.evaluate("[...document.querySelectorAll('canvas')].map(each => each.clientHeight > 100)") == [
+        True,
+        True,
+    ]
+    until(lambda: 204 in asked, 30, page)
+    page.get_by_label("Refresh").select_option("off")
+    page.wait_for_timeout(200)  # an answer may be on its way
+    before = len(asked)
+    page.wait_for_timeout(2_500)  # two intervals: nothing can be waited for where nothing may come
+    assert len(asked) == before
+    page.reload()
+    expect(page.get_by_label("Refresh")).to_have_value("0")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert complaints == []
+
+
+def until(true: Callable[[], bool], seconds: float, page: Page) -> None:
+    """Wait for it, while the page's events are handled."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)

@@ -127,9 +127,10 @@ def test_rollups_of_two_processes_count_once(monkeypatch: pytest.MonkeyPatch) ->
 
     def overtaken(using: str, unit: rollups.Unit) -> list[Rollup]:
         monkeypatch.setattr(rollups, "_counted", counting)
+        counted_too_early = counting(using, unit)
         append(ok("three"))
         assert rollups.fold(seconds=0)
-        return counting(using, unit)
+        return counted_too_early
 
     monkeypatch.setattr(rollups, "_counted", overtaken)
     folded()
@@ -137,13 +138,26 @@ def test_rollups_of_two_processes_count_once(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(row["task_ids"] for row in rollups.totals()) == 3
 
 
-def test_rollups_forget_what_was_pruned() -> None:
-    append(shifted(ok("old"), -90_000), ok("new"))
+def test_rollups_see_an_effect_that_another_task_id_of_the_operation_caused() -> None:
+    append(shifted(life("first", "published", "received", "started", operation="charge:1"), -7_200))
     folded()
-    prune(clock.stored(datetime.now(UTC) - timedelta(days=1)))
+    append([event("effect", task_id="second", operation="charge:1", pattern="acks_late", books="bank")])
     folded()
-    assert [row["task_ids"] for row in rollups.totals()] == [1]
+    assert Tally.objects.get(task_id="first").effects == 1
     assert rollups.totals() == recounted()
+
+
+def test_rollups_forget_what_was_pruned() -> None:
+    append(shifted(ok("old"), -90_000), shifted(life("old-and-open", "published", "received", "started"), -95_000))
+    append([row for number in range(5) for row in everything(number)], ok("new"))
+    folded()
+    before = rollups.totals()
+    assert prune(clock.stored(datetime.now(UTC) - timedelta(days=1))).tallies > 1
+    assert 0 < sum(row["task_ids"] for row in rollups.totals()) < sum(row["task_ids"] for row in before)
+    folded()
+    assert Tally.objects.filter(task_id="old-and-open").exists()
+    assert rollups.totals() == recounted()
+    assert rollups.totals(rollups.HOUR) == recounted()
 
 
 def test_rollups_that_are_up_to_date_are_only_read() -> None:
