@@ -102,7 +102,7 @@ def _described(name: str) -> dict[str, Any]:
         "promise": promise(pattern),
         "signature": signature_of(task),
         "has_key": isinstance(task, PatternTask) and task.operation is not None,
-        "what": (task.__doc__ or "").strip().partition("\n")[0][:200]
+        "what": (task.__doc__ or "").strip().partition("\n")[0].replace("``", "")[:200]
         if task.__doc__ != type(task).__base__.__doc__
         else "",
     }

@@ -64,10 +64,12 @@ def job_of(name: str, text: str, operation: str = "", *, twice: bool = False) ->
 
 def signature_of(task: Any) -> str:
     """Return the parameters of the body as Python writes them, in at most 500 characters."""
-    try:
-        return str(inspect.signature(task.run))[:500]
-    except (TypeError, ValueError):
-        return "not known"
+    for eval_str in (True, False):  # an annotation may name what is imported for type checkers only
+        try:
+            return str(inspect.signature(task.run, eval_str=eval_str))[:500]
+        except Exception:  # noqa: BLE001, S112  (annotations are code)
+            continue
+    return "not known"
 
 
 def example(task: Any) -> str:

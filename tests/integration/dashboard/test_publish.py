@@ -13,12 +13,14 @@ from celery import current_app
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.db import connections
 from django.test import Client
 
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.records.models import OutboxMessage
 from tests.integration.dashboard.test_parked import somebody, text
+from tests.support import together
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -94,6 +96,21 @@ def test_a_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any)
     assert len(queue()) == 1
     assert "sent before" in text(publisher.get(second.headers["Location"]))
     assert LogEntry.objects.count() == 1
+
+
+def test_the_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
+    sent = form()
+
+    def post() -> int:
+        client = Client()
+        client.cookies = publisher.cookies
+        try:
+            return client.post(PAGE, sent).status_code
+        finally:
+            connections.close_all()
+
+    assert together([post] * 4) == [302] * 4
+    assert (len(queue()), LogEntry.objects.count()) == (1, 1)
 
 
 def test_a_job_of_an_outbox_task_goes_into_the_outbox(publisher: Client, queue: Any) -> None:
