@@ -52,7 +52,7 @@ class Listing:
 def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
     """Return the records of operations that begin with this text, held ones first. Raises LeaseStoreUnavailable."""
     before = record_key(prefix, "x").partition("{")[0] + "{"
-    pattern = f"{_literal(before)}{_literal(quote(beginning, safe=''))}*"
+    pattern = f"{_literal(before)}{quote(beginning, safe='')}*"
     try:
         names, cut = _names(client, pattern)
         seconds, microseconds = client.time()
