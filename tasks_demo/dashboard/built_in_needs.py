@@ -14,20 +14,17 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from tasks_demo.core.wording import counted
+from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
 from tasks_demo.dashboard.needs import Need, register
 from tasks_demo.dashboard.pages import promise_broken
-from tasks_demo.dashboard.processes import DEAD, unstopped
 from tasks_demo.dashboard.refresh import freshness
-from tasks_demo.ledger.models import Outcome, Tally
+from tasks_demo.ledger.models import Tally
 
 MOST_COUNTED = 1_000
 #: Seconds for which the result of the system checks is kept: settings change with a restart only.
 CHECKS_KEPT = 300.0
 #: Seconds for which a message of the outbox may be due.
 OVERDUE_SECONDS = 30.0
-#: Dead workers that are looked at, the latest.
-MOST_WORKERS = 5
-NOT_ENDED = (Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING)
 
 
 def _list_of(model: type[Model], site: AdminSite, query: str) -> str:
@@ -88,16 +85,13 @@ def outbox(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
 
 
 def dead_workers(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
-    """Tell which dead workers held jobs of which no end is known since."""
+    """Tell which dead or silent workers held jobs of which no end is known since."""
     found = []
-    for worker in unstopped(MOST_WORKERS):
-        held = worker.row.held if worker.state == DEAD else []
-        count = Tally.objects.filter(task_id__in=held, outcome__in=NOT_ENDED).count() if held else 0
-        if count:
-            have = "has" if count == 1 else "have"
-            text = f"The dead worker {worker.row.name} held {counted(count, 'job')} that {have} not ended"
-            address = reverse("admin:tasks_demo_worker", args=[worker.row.pk], current_app=site.name)
-            found.append(Need(text, "See what became of each.", address))
+    for worker, count in dead_with_unresolved_jobs():
+        have = "has" if count == 1 else "have"
+        text = f"The {worker.state} worker {worker.row.name} held {counted(count, 'job')} that {have} not ended"
+        address = reverse("admin:tasks_demo_worker", args=[worker.row.pk], current_app=site.name)
+        found.append(Need(text, "See what became of each.", address))
     return found
 
 

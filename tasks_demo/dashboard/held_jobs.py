@@ -14,7 +14,7 @@ from datetime import timedelta
 from tasks_demo.dashboard.fates import ENDS, Fate, Holder, fate
 from tasks_demo.dashboard.processes import ALIVE, Worker, unstopped
 from tasks_demo.hooks.presence import BEAT_SECONDS
-from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.ledger.models import Event, Outcome, Tally
 
 #: Events after a worker's last report that are searched for its own.
 MOST_EVENTS = 25_000
@@ -23,7 +23,7 @@ MOST_JOBS, MOST_READ = 200, 10_000
 #: The kinds of events that decide a fate.
 TOLD = ("published", "received", "started", "acked", *sorted(ENDS))
 #: Dead workers that the overview looks at, latest first.
-MOST_WORKERS = 5
+MOST_WORKERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def held_jobs(worker: Worker) -> HeldJobs:
 
 
 def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
-    """Return the dead or silent workers that held jobs without a verdict, and how many, latest first. For the overview.
+    """Return the dead or silent workers that held jobs that have not ended, and how many, latest first. For the overview.
 
     Looks at the latest MOST_WORKERS. The number counts jobs that they held or had received shortly before: an upper bound.
     """
@@ -97,9 +97,8 @@ def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
     every = {task_id for its in candidates.values() for task_id in its[:MOST_JOBS]}
     if not every:
         return []
-    open_ = set(
-        Tally.objects.filter(task_id__in=every, verdict=Tally.Verdict.UNRESOLVED).values_list("task_id", flat=True)
-    )
+    not_ended = (Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING)
+    open_ = set(Tally.objects.filter(task_id__in=every, outcome__in=not_ended).values_list("task_id", flat=True))
     for worker in workers:
         many = len(open_.intersection(candidates[worker.row.pk]))
         if many:
