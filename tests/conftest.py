@@ -69,7 +69,7 @@ LONGEST = (
     "demo/test_payment_scenario.py",
     "demo/test_bank_process.py",
     "outbox/test_copies.py",
-    "doctor/test_doctor.py",
+    "doctor/test_connections.py",
     "patterns/test_failures_of_ours.py",
     "leases/test_heartbeat.py",
     "ledger/test_outcomes.py",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from tasks_demo.core.semantics import PROMISES, Bounds, Semantics
@@ -62,8 +60,3 @@ def test_each_pattern_promises_what_the_design_says() -> None:
 
 def test_nobody_claims_exactly_once() -> None:
     assert all("exactly" not in semantics for semantics in Semantics)
-
-
-def test_a_promise_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PROMISES["acks_late"].effects = Bounds(0, None)  # type: ignore[misc]
