@@ -79,6 +79,7 @@ LONGEST = (
     "lab/test_experiment.py",
     "lab/test_isolation.py",
     "lab/test_experiment_command.py",
+    "screens/test_experiments.py",
     "ledger/test_sqlite_defaults.py",
     "docs/test_examples.py",
     "outbox/test_reporting.py",

@@ -72,7 +72,7 @@ def test_from_the_choice_to_the_reports(page: Page, short: Path) -> None:
     expect(page.locator("svg.chart .kills")).to_have_count(1)
     _fits(page)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.reload()  # colours of links change gradually
         colours = page.eval_on_selector_all(".badge, .button, .counts b, .matrix td, .quiet, th a, code", _COLOURS)
         assert len(colours) > 20
