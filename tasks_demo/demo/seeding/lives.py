@@ -145,7 +145,7 @@ def stories(events_per_task: int) -> list[Story]:
         Story(60, (_life("published", "received", "acked", "rejected"),), early | {""}),
         Story(40, (_life(*begun, "acked", "kill", SETTLED),), early, in_a_run=True),
         Story(150, (_life(*begun, "failed", "acked"),), with_books=False),
-        Story(150, (_life(*begun, "retried", "acked", *again, *ended, apart=400_000),), with_books=False),
+        Story(150, (_life(*begun, "retried", "acked", *again, *ended, apart=400_000),), late | once | {""}, with_books=False),
         Story(150, (plain(EFFECT), _life("published", "received", "suppressed", "acked", later=0)), once, with_books=True),
         Story(80, (_life("published", "received", "deferred", *again, *ended, apart=900_000),), once, with_books=False),
         Story(10, (_life("published", *("received", "kill") * 3, "quarantined"),), late | once, in_a_run=True),

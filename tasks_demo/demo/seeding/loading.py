@@ -10,7 +10,9 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from tasks_demo.core import clock
 from tasks_demo.demo.seeding.rows import EVENT_COLUMNS, TALLY_COLUMNS, Invention, Rows, prefix
+from tasks_demo.ledger import database, rollups
 from tasks_demo.ledger.models import Event, Tally
 
 #: Task IDs per transaction, and event IDs looked at per transaction of a removal.
@@ -32,7 +34,7 @@ def has_seed(alias: str, seed: int) -> bool:
 def load(
     alias: str, *, tasks: int, events_per_task: int, seed: int, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Invent and commit ``tasks`` task IDs, in parts. ``progress``: called with the number committed so far.
+    """Invent and commit ``tasks`` task IDs, in parts, and count the rollups. ``progress``: called with the number committed.
 
     If it is interrupted, what was committed stays, and ``remove`` removes it. Raises the database's errors.
     """
@@ -48,6 +50,9 @@ def load(
             done += len(rows.tallies)
             progress(done)
         analyse(alias)
+    if alias == database.alias():
+        while not rollups.fold(1.0):
+            progress(done)
 
 
 def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done: None) -> int:
@@ -67,6 +72,8 @@ def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done:
                 done += cursor.rowcount
                 cursor.execute(f"DELETE FROM tasks_demo_event WHERE {ours}")  # noqa: S608
             progress(done)
+    if alias == database.alias():
+        rollups.refold(clock.moment(time.time()))
     return done
 
 
