@@ -1,66 +1,134 @@
-"""The list of task IDs: Django's change list with bounded counting and *problems first*. Ignores unknown parameters."""
+"""The list of task IDs: Django's change list with pages by place and *problems first*. Ignores unknown parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
-from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
-from django.core.paginator import InvalidPage
+from django.core.paginator import Paginator
 from django.http import HttpRequest
 
-from tasks_demo.dashboard.pages import BoundedPaginator, Tallies, problems_first
+from tasks_demo.dashboard import by_worker
+from tasks_demo.dashboard.filters import PARAMETERS
+from tasks_demo.dashboard.keyset import Place, Segment, Tallies, TaskIdPage, count, read_page
+from tasks_demo.dashboard.pages import latest_first, problems_first
+from tasks_demo.dashboard.period import Filter
+from tasks_demo.ledger.models import Tally
 
 #: The query parameter that selects *problems first*, and its value.
 FIRST, PROBLEMS = "first", "problems"
-PARAMETERS = frozenset({"verdict", "outcome", "promise", "task", "pattern", "run"})
+#: The query parameters for the page after a place, and the page before one.
+AFTER, BEFORE = "after", "before"
 
 
 class TaskIdList(ChangeList):
-    """The change list. ``problems_first``: the sort order. ``search_cut``: the search found more than the list shows."""
+    """The change list. ``problems_first``: the sort order. ``cut``: a search or a worker has more than the list looks at.
+
+    ``stopped``: the page looked only at task IDs back to this moment, and may have more further back.
+    """
 
     problems_first = False
-    search_cut = False
+    cut = False
+    stopped: datetime | None = None
+    more = False
 
     def get_filters_params(self, params: Any = None) -> dict[str, Any]:
         """Return only our filters: any other lookup could read the whole table."""
         return {name: value for name, value in super().get_filters_params(params).items() if name in PARAMETERS}
 
     def get_results(self, request: HttpRequest) -> None:
-        """Fill in one page. Raises IncorrectLookupParameters for a page that does not exist."""
-        tallies: Tallies = self.queryset
+        """Fill in one page, unless all is asked for (an export)."""
         self.problems_first = self.params.get(FIRST) == PROBLEMS
-        self.search_cut = bool(getattr(request, "search_cut", False))
-        paginator = BoundedPaginator(problems_first(tallies) if self.problems_first else [tallies], self.list_per_page)
-        try:
-            self.result_list = paginator.page(self.page_num).object_list
-        except InvalidPage as error:
-            raise IncorrectLookupParameters from error
-        self.paginator = paginator
-        self.result_count = paginator.count
-        self.multi_page = paginator.num_pages > 1
-        self.can_show_all = self.show_admin_actions = False
-        self.show_full_result_count = False
+        self.cut = bool(getattr(request, "cut", False))
+        self.multi_page = self.can_show_all = self.show_admin_actions = self.show_full_result_count = False
+        self.result_count, self.result_list = 0, []
+        self.paginator = Paginator([], self.list_per_page)
+        if getattr(request, "all_of_them", False):
+            return
+        after, before = Place.parse(self.params.get(AFTER)), Place.parse(self.params.get(BEFORE))
+        self.is_first_page = after is None and before is None
+        segments = self.segments()
+        page = self._page = read_page(segments, self.list_per_page, after=after, before=before)
+        self.is_first_page |= page.previous is None and page.stopped is None
+        self.stopped = page.stopped
+        self.result_list = page.rows
+        self.result_count, self.more = len(page.rows), page.next is not None
+        if self.is_first_page and self.more and all(segment.leading is None for segment in segments):
+            self.result_count, self.more = count(segments)
         self.full_result_count = self.result_count  # so that the search box shows no separate count
+        workers = by_worker.workers_of([tally.task_id for tally in page.rows])
+        for tally in page.rows:
+            tally.last_worker = workers.get(tally.task_id, "")  # type: ignore[attr-defined]  # for a column of the list
+
+    def segments(self) -> list[Segment]:
+        """Return what is paged through, and what an index yields of it."""
+        tallies: Tallies = self.queryset
+        active = self.active_filters()
+        few = bool(self.query) or any(spec.few for spec in active)
+        if self.problems_first:
+            return problems_first(tallies, narrowed=bool(active) and not few, few=few)
+        if (
+            few
+            or not active
+            or (len(active) == 1 and active[0].indexed and not active[0].shares)
+            or _both_in_one_index(active)
+        ):
+            return latest_first(tallies, few=few)
+        best = min(active, key=lambda spec: spec.rank)
+        everything = Tally.objects.all()
+        for spec in cast(list[Filter], self.filter_specs):
+            if spec.on_time:
+                everything = spec.applied(everything)
+        return latest_first(tallies, best.led(everything) if best.indexed else everything)
+
+    def active_filters(self) -> list[Filter]:
+        """Return the filters that are set, except those on time, which every index serves."""
+        return [spec for spec in cast(list[Filter], self.filter_specs) if spec.value() is not None and not spec.on_time]
+
+    def _link(self, name: str, place: Place | None) -> str:
+        return self.get_query_string({name: str(place)}, remove=[AFTER, BEFORE, "p"]) if place else ""
+
+    @property
+    def page_of_task_ids(self) -> TaskIdPage:
+        """The page that is shown."""
+        return self._page
+
+    @property
+    def first_link(self) -> str:
+        """The link to the first page; empty on it."""
+        return "" if self.is_first_page else self.get_query_string(remove=[AFTER, BEFORE, "p"])
+
+    @property
+    def previous_link(self) -> str:
+        """The link to the page before this one; empty if there is none."""
+        return "" if self.is_first_page else self._link(BEFORE, self._page.previous)
+
+    @property
+    def next_link(self) -> str:
+        """The link to the page after this one; empty if there is none."""
+        return self._link(AFTER, self._page.next)
 
     @property
     def latest_first_link(self) -> str:
         """The link to latest first that keeps the filters."""
-        return self.get_query_string(remove=[FIRST, "o"])
+        return self.get_query_string(remove=[FIRST, AFTER, BEFORE, "o", "p"])
 
     @property
     def problems_first_link(self) -> str:
         """The link to problems first that keeps the filters."""
-        return self.get_query_string({FIRST: PROBLEMS}, remove=["o"])
+        return self.get_query_string({FIRST: PROBLEMS}, remove=[AFTER, BEFORE, "o", "p"])
 
     @property
-    def page_links(self) -> Iterator[int | str]:
-        """The page numbers, with an ellipsis where some are omitted."""
-        pages: Iterator[int | str] = self.paginator.get_elided_page_range(self.page_num)
-        return pages
+    def export_query(self) -> str:
+        """The parameters for an export of what is filtered."""
+        return self.get_query_string(remove=[FIRST, AFTER, BEFORE, "o", "p"])
 
     @property
     def is_narrowed(self) -> bool:
         """Whether a filter or a search is active."""
         return bool(self.query or self.has_active_filters)
+
+
+def _both_in_one_index(active: list[Filter]) -> bool:
+    return {spec.parameter_name for spec in active} == {"pattern", "verdict"}

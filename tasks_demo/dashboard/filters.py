@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.admin import ModelAdmin, SimpleListFilter
-from django.http import HttpRequest
+from django.contrib.admin import ModelAdmin
+from django.db.models import BooleanField
+from django.db.models.expressions import RawSQL
+from django.http import HttpRequest, QueryDict
 
 from tasks_demo.core.semantics import PROMISES
+from tasks_demo.dashboard import by_worker
+from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.labels import OUTCOMES, VERDICTS
 from tasks_demo.dashboard.latest import Latest
-from tasks_demo.dashboard.pages import Tallies, promise_broken
+from tasks_demo.dashboard.pages import promise_broken
+from tasks_demo.dashboard.period import Filter, SinceFilter, UntilFilter
+from tasks_demo.dashboard.search import can_be_stored
 from tasks_demo.ledger.models import IN_A_RUN, NOT_SUCCEEDED, Outcome, Tally
 
 #: The filter value for tasks without one of our patterns.
 NO_PATTERN = "-"
+#: The condition of the index ``tally_again``, as SQLite must see it: with its numbers, not with parameters.
+_AGAIN = RawSQL("(executions >= 2 OR effects >= 2 OR suppressed > 0 OR deferred > 0)", (), output_field=BooleanField())
+#: Maximum number of workers that the filter offers.
+MOST_WORKERS = 30
 
 
 def seen(request: HttpRequest) -> Latest | None:
@@ -22,30 +32,19 @@ def seen(request: HttpRequest) -> Latest | None:
     return getattr(request, "latest", None)
 
 
-class _Filter(SimpleListFilter):
-    column = ""
-
-    def queryset(self, request: HttpRequest, queryset: Tallies) -> Tallies:
-        value = self.value()
-        return queryset if value is None else self.narrowed(queryset, value)
-
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
-        if "\0" in value:
-            return tallies.none()
-        return tallies.filter(**{self.column: value})
-
-
-class VerdictFilter(_Filter):
+class VerdictFilter(Filter):
     title = "verdict"
     parameter_name = column = "verdict"
+    rank = 5
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in VERDICTS.items()]
 
 
-class OutcomeFilter(_Filter):
+class OutcomeFilter(Filter):
     title = "outcome"
     parameter_name = column = "outcome"
+    rank = 4
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in OUTCOMES.items()]
@@ -54,12 +53,18 @@ class OutcomeFilter(_Filter):
         found = super().narrowed(tallies, value)
         return found if value == Outcome.SUCCEEDED else found.filter(NOT_SUCCEEDED)
 
+    @property
+    def indexed(self) -> bool:
+        """Those that succeeded are nearly all, so they need no index."""
+        return self.value() != Outcome.SUCCEEDED
 
-class TaskFilter(_Filter):
+
+class TaskFilter(Filter):
     """Offers only the tasks of the latest task IDs, and always the chosen one."""
 
     title = "task"
     parameter_name = column = "task"
+    rank = 6
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         latest = seen(request)
@@ -70,9 +75,10 @@ class TaskFilter(_Filter):
         return [(task, task) for task in tasks]
 
 
-class BrokenFilter(_Filter):
+class BrokenFilter(Filter):
     title = "promise"
     parameter_name = "promise"
+    rank = 2
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [("broken", "✗ broken"), ("kept", "not broken")]
@@ -82,10 +88,16 @@ class BrokenFilter(_Filter):
             return promise_broken(tallies)
         return tallies.filter(broken=False) if value == "kept" else tallies.none()
 
+    @property
+    def indexed(self) -> bool:
+        """Those not broken are nearly all, so they need no index."""
+        return self.value() == "broken"
 
-class PatternFilter(_Filter):
+
+class PatternFilter(Filter):
     title = "pattern"
     parameter_name = column = "pattern"
+    rank = 7
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         latest = seen(request)
@@ -96,11 +108,12 @@ class PatternFilter(_Filter):
         return super().narrowed(tallies, "" if value == NO_PATTERN else value)
 
 
-class RunFilter(_Filter):
+class RunFilter(Filter):
     """Offers only the cells of the latest experiments, and always the chosen one."""
 
     title = "experiment cell"
     parameter_name = column = "run"
+    rank = 1
 
     def narrowed(self, tallies: Tallies, value: str) -> Tallies:
         return super().narrowed(tallies, value).filter(IN_A_RUN)
@@ -118,3 +131,108 @@ def _cell(run: str) -> str:
     """Format ``1a2b:acks_late/kill-main`` with its distinctive part first: ``acks_late/kill-main · 1a2b``."""
     experiment, colon, cell = run.partition(":")
     return f"{cell} · {experiment}" if colon else run
+
+
+class _AgainFilter(Filter):
+    """The filters that share the index of what happened again."""
+
+    rank = 3
+    shares = True
+
+    def led(self, tallies: Tallies) -> Tallies:
+        return tallies.filter(_AGAIN)
+
+
+class _CountFilter(_AgainFilter):
+    """Offers no, one, and two or more. Only two or more has an index."""
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("0", "none"), ("1", "one"), ("2+", "two or more")]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        if value == "2+":
+            return tallies.filter(**{f"{self.column}__gte": 2})
+        return tallies.filter(**{self.column: int(value)}) if value in {"0", "1"} else tallies.none()
+
+    @property
+    def indexed(self) -> bool:
+        """Whether few task IDs have such a count."""
+        return self.value() not in {"0", "1"}
+
+
+class ExecutionsFilter(_CountFilter):
+    title = "executions"
+    parameter_name = column = "executions"
+
+
+class EffectsFilter(_CountFilter):
+    title = "effects"
+    parameter_name = column = "effects"
+
+
+class _EverFilter(_AgainFilter):
+    """Offers those to which it happened."""
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("1", "at least once")]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        return tallies.filter(**{f"{self.column}__gt": 0}) if value == "1" else tallies.none()
+
+
+class SuppressedFilter(_EverFilter):
+    title = "suppressed"
+    parameter_name = column = "suppressed"
+
+
+class DeferredFilter(_EverFilter):
+    title = "deferred"
+    parameter_name = column = "deferred"
+
+
+class WorkerFilter(Filter):
+    """The latest task IDs that a worker started."""
+
+    title = "worker"
+    parameter_name = "worker"
+    few = True
+
+    def __init__(self, request: HttpRequest, *args: Any) -> None:
+        self._request = request
+        super().__init__(request, *args)
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        names = by_worker.worker_names()[:MOST_WORKERS]
+        chosen = self.used_parameters.get("worker")
+        if chosen and chosen not in names:
+            names.insert(0, str(chosen)[:255])
+        return [(name, name) for name in names]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        if not can_be_stored(value):
+            return tallies.none()
+        if getattr(self._request, "all_of_them", False):
+            return by_worker.ever_started_by(tallies, value)
+        task_ids, cut = by_worker.started_by(value)
+        self._request.cut = cut or getattr(self._request, "cut", False)  # type: ignore[attr-defined]
+        return tallies.filter(task_id__in=task_ids)
+
+
+FILTERS = (
+    OutcomeFilter, VerdictFilter, BrokenFilter, SinceFilter, UntilFilter, ExecutionsFilter, EffectsFilter, SuppressedFilter,
+    DeferredFilter, PatternFilter, TaskFilter, WorkerFilter, RunFilter,
+)  # fmt: skip
+#: The query parameters of the filters.
+PARAMETERS = frozenset(str(one.parameter_name) for one in FILTERS)
+
+
+def understood(parameters: QueryDict) -> QueryDict:
+    """Return the query parameters with ``broken=1|0`` as ``promise=broken|kept``, its other name, and with ``2+`` mended."""
+    known = parameters.copy()
+    if "broken" in known:
+        values = known.pop("broken")
+        known.setdefault("promise", "broken" if values[-1] in {"1", "true", "yes"} else "kept")
+    for name in ("executions", "effects"):
+        if known.get(name) == "2 ":  # a plus sign that was not escaped
+            known[name] = "2+"
+    return known

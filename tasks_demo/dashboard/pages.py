@@ -1,28 +1,9 @@
-"""Pages task IDs, latest first or problems first, without counting or sorting the whole table.
-
-*Problems first* is a sequence of segments: broken promises, then duplicated, lost, parked, unresolved, dropped, and the rest. An
-index serves each segment in the order of time.
-"""
+"""The order of the list as segments, each of which an index serves in the order of time: latest first, or problems first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
-
-from django.core.paginator import Page, Paginator
-from django.db.models import QuerySet
-
+from tasks_demo.dashboard.keyset import Segment, Tallies
 from tasks_demo.ledger.models import Tally
-
-#: Counting stops here. Task IDs beyond it are reached with filters and the search.
-MOST_COUNTED = 10_000
-
-Tallies = QuerySet[Tally]
-if TYPE_CHECKING:
-    _Paginator = Paginator[Tally]
-else:
-    _Paginator = Paginator
 
 
 def promise_broken(tallies: Tallies) -> Tallies:
@@ -33,48 +14,16 @@ def promise_broken(tallies: Tallies) -> Tallies:
     return tallies.filter(broken=True, broken__in=[True])
 
 
-def problems_first(tallies: Tallies) -> list[Tallies]:
-    """Split the task IDs into disjoint segments, worst first."""
-    kept = tallies.filter(broken=False)
+def latest_first(tallies: Tallies, leading: Tallies | None = None, *, few: bool = False) -> list[Segment]:
+    """Return the one segment of all. ``leading`` and ``few``: see ``Segment``."""
+    return [Segment(tallies, leading, few)]
+
+
+def problems_first(tallies: Tallies, *, narrowed: bool = False, few: bool = False) -> list[Segment]:
+    """Split the task IDs into disjoint segments, worst first. ``narrowed``: other filters are in ``tallies``."""
     worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "DROPPED", "RECOVERED", "OK")
-    return [promise_broken(tallies), *(kept.filter(verdict=Tally.Verdict[name]) for name in worst_first)]
-
-
-class BoundedPaginator(_Paginator):
-    """Paginates consecutive segments. ``count`` stops at ``most``; ``more`` is true if it did."""
-
-    def __init__(self, segments: Sequence[Tallies], per_page: int, most: int = MOST_COUNTED) -> None:
-        self.segments = segments
-        self.most = most
-        super().__init__(segments[0], per_page)
-
-    @cached_property
-    def _counts(self) -> list[int]:
-        left = self.most + 1
-        counts = []
-        for segment in self.segments:
-            counts.append(segment.order_by()[:left].count() if left else 0)
-            left -= counts[-1]
-        return counts
-
-    @cached_property
-    def count(self) -> int:
-        """The number of task IDs that can be paged through."""
-        return min(sum(self._counts), self.most)
-
-    @property
-    def more(self) -> bool:
-        """Whether there are more than ``count``."""
-        return sum(self._counts) > self.most
-
-    def page(self, number: int | str) -> Page[Tally]:
-        """Return one page. Raises InvalidPage."""
-        number = self.validate_number(number)
-        start = (number - 1) * self.per_page
-        stop = min(start + self.per_page, self.count)
-        found: list[Tally] = []
-        for segment, count in zip(self.segments, self._counts, strict=True):
-            if start < count and stop > 0:
-                found += segment[max(0, start) : stop]
-            start, stop = start - count, stop - count
-        return Page(found, number, self)
+    segments = [Segment(promise_broken(tallies), promise_broken(Tally.objects.all()) if narrowed else None, few)]
+    for name in worst_first:
+        leading = Tally.objects.filter(verdict=Tally.Verdict[name]) if narrowed else None
+        segments.append(Segment(tallies.filter(verdict=Tally.Verdict[name], broken=False), leading, few))
+    return segments

@@ -1,66 +1,77 @@
-"""Searches by task ID, operation or task name, or a prefix of one. Uses indexes, is bounded, and never raises for a bad term."""
+"""Searches by task ID, operation, task name or worker, or a prefix of one. Uses indexes, is bounded, and never raises for a bad
+term.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db import connections
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from tasks_demo.dashboard.pages import Tallies
-from tasks_demo.ledger.models import Tally
+from tasks_demo.dashboard import by_worker
+from tasks_demo.dashboard.keyset import Tallies
+from tasks_demo.ledger.models import Event, Tally
 
-#: Maximum number of matches by task ID, by operation, and per task name; and maximum number of task names.
+#: Maximum number of matches by task ID, by operation, per task name and per worker; and maximum number of such names.
 MOST_FOUND = 500
-MOST_NAMES = 20
-#: Maximum length of a task ID, an operation or a task name. A longer term matches nothing.
+MOST_NAMES = 10
+#: Maximum length of a term. A longer one matches nothing.
 LONGEST = 255
 _LAST = "\U0010ffff"
 
 
 def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
-    """Return those of ``tallies`` whose task ID, operation or task starts with ``term``, and whether there may be more."""
+    """Return those of ``tallies`` whose task ID, operation, task or worker starts with ``term``, and whether some are missing."""
     term = term.strip()
     if not term:
         return tallies, False
-    if not _can_be_stored(term):
+    if not can_be_stored(term):
         return tallies.none(), False
-    most = MOST_FOUND
     found: list[str] = []
     cut = False
     for column in ("task_id", "operation"):
-        hits = Tally.objects.filter(_begins(column, term)).order_by(column).values_list("task_id", flat=True)
-        some = list(hits[: MOST_FOUND + 1])
-        cut |= len(some) > MOST_FOUND
-        found += some[:MOST_FOUND]
-    names = _names(term)
-    for name in names:
-        # The index on tasks lists each name's latest task IDs first.
-        some = list(Tally.objects.filter(task=name).order_by("-first_at").values_list("task_id", flat=True)[:most])
-        cut |= len(some) == most
+        cut |= _add(found, Tally.objects.filter(_begins(column, term)).order_by().values_list("task_id", flat=True))
+    tasks, workers = _names(by_worker.task_names(), term), _names(by_worker.worker_names(), term)
+    for name in tasks[:MOST_NAMES]:
+        cut |= _add(found, Tally.objects.filter(task=name).order_by("-first_at").values_list("task_id", flat=True))
+    for name in workers[:MOST_NAMES]:
+        some, more = by_worker.started_by(name, MOST_FOUND)
         found += some
-    return tallies.filter(task_id__in=sorted(set(found))), cut or len(names) == MOST_NAMES
+        cut |= more
+    return tallies.filter(task_id__in=sorted(set(found))), cut or max(len(tasks), len(workers)) > MOST_NAMES
 
 
-def _names(term: str) -> list[str]:
-    """Return up to MOST_NAMES task names that start with ``term``. Skips from name to name in the index, which has one entry per
-    task ID.
-    """
-    names: list[str] = []
-    while len(names) < MOST_NAMES:
-        rest = Tally.objects.filter(_begins("task", term))
-        following = rest.filter(task__gt=names[-1]) if names else rest
-        name = following.order_by("task").values_list("task", flat=True).first()
-        if name is None:
-            break
-        names.append(name)
-    return names
+def all_matching(tallies: Tallies, term: str) -> Tallies:
+    """Return what ``matching`` returns, without a limit. Slow: for an export."""
+    term = term.strip()
+    if not term:
+        return tallies
+    if not can_be_stored(term):
+        return tallies.none()
+    workers = _names(by_worker.worker_names(), term)
+    by_one = Exists(Event.objects.filter(task_id=OuterRef("task_id"), kind="started", worker__in=workers))
+    condition = _begins("task_id", term) | _begins("operation", term) | Q(task__in=_names(by_worker.task_names(), term))
+    return tallies.filter(condition | Q(by_one) if workers else condition)
 
 
-def _can_be_stored(term: str) -> bool:
+def _add(found: list[str], task_ids: QuerySet[Tally, str]) -> bool:
+    some = list(task_ids[: MOST_FOUND + 1])
+    found += some[:MOST_FOUND]
+    return len(some) > MOST_FOUND
+
+
+def _names(known: Iterable[str], term: str) -> list[str]:
+    return [name for name in known if name.startswith(term)]
+
+
+def can_be_stored(term: str) -> bool:
+    """Return whether a column can hold this text: it is short enough, and has neither NUL nor a lone surrogate."""
     if len(term) > LONGEST or "\0" in term:
         return False
     try:
         term.encode()
-    except UnicodeEncodeError:  # a lone surrogate
+    except UnicodeEncodeError:
         return False
     return True
 

@@ -10,7 +10,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -19,21 +19,14 @@ from django.utils.timezone import is_naive, localtime
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import DeliveryError
-from tasks_demo.dashboard import overview, screens  # noqa: F401  (overview registers its screen)
+from tasks_demo.dashboard import export, overview, screens  # noqa: F401  (overview registers its screen)
 from tasks_demo.dashboard.changelist import TaskIdList
-from tasks_demo.dashboard.filters import (
-    BrokenFilter,
-    OutcomeFilter,
-    PatternFilter,
-    RunFilter,
-    TaskFilter,
-    VerdictFilter,
-)
+from tasks_demo.dashboard.filters import FILTERS, understood
+from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.labels import BROKEN, Badge, badge, outcome_badge
 from tasks_demo.dashboard.latest import latest
-from tasks_demo.dashboard.pages import Tallies
 from tasks_demo.dashboard.refresh import freshness
-from tasks_demo.dashboard.search import matching
+from tasks_demo.dashboard.search import all_matching, matching
 from tasks_demo.dashboard.task_page import loud, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import RECENT, gaps
@@ -55,19 +48,19 @@ class TallyAdmin(_Admin):
     list_display = (
         "identity",
         "of_task",
-        "of_pattern",
         "outcome_sign",
         "sign",
         "deliveries_n",
         "executions_n",
         "effects_n",
         "suppressed_n",
+        "where",
         "first_seen",
     )
-    list_filter = (OutcomeFilter, VerdictFilter, BrokenFilter, PatternFilter, TaskFilter, RunFilter)
-    sortable_by = ("first_seen",)
+    list_filter = FILTERS
+    sortable_by = ()
     search_fields = ("task_id", "operation", "task")
-    search_help_text = "A task ID, an operation or the name of a task, or the beginning of one."
+    search_help_text = "A task ID, an operation, the name of a task or of a worker, or the beginning of one."
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
@@ -87,13 +80,16 @@ class TallyAdmin(_Admin):
         return TaskIdList
 
     def get_search_results(self, request: HttpRequest, queryset: Tallies, search_term: str) -> tuple[Tallies, bool]:
+        if getattr(request, "all_of_them", False):
+            return all_matching(queryset, search_term), False
         found, cut = matching(queryset, search_term)
-        request.search_cut = cut  # type: ignore[attr-defined]  # for the list, which is created after this
+        request.cut = cut or getattr(request, "cut", False)  # type: ignore[attr-defined]  # for the list, which is created after this
         return found, False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
+        request.GET = understood(request.GET)  # type: ignore[assignment]
         found = latest()
         request.latest = found  # type: ignore[attr-defined]  # the filters offer its tasks and runs
         context = {
@@ -108,7 +104,24 @@ class TallyAdmin(_Admin):
 
     def get_urls(self) -> list[URLPattern]:
         read = path("books/", self.admin_site.admin_view(self.read_books_view), name="tasks_demo_read_books")
-        return [read, *screens.urls(self.admin_site), *super().get_urls()]
+        exports = [
+            path(
+                f"export.{form}",
+                self.admin_site.admin_view(self.export_view),
+                {"form": form},
+                name=f"tasks_demo_{form}",
+            )
+            for form in export.FORMATS
+        ]
+        return [read, *exports, *screens.urls(self.admin_site), *super().get_urls()]
+
+    def export_view(self, request: HttpRequest, form: str) -> HttpResponseBase:
+        """Download what the list's filters and search let through, all of it."""
+        if request.method not in {"GET", "HEAD"} or not self.has_view_permission(request):
+            raise PermissionDenied
+        request.GET = understood(request.GET)  # type: ignore[assignment]
+        request.all_of_them = True  # type: ignore[attr-defined]
+        return export.response(self.get_changelist_instance(request).queryset, form)
 
     def _list(self) -> str:
         return reverse("admin:tasks_demo_tally_changelist", current_app=self.admin_site.name)
@@ -155,17 +168,13 @@ class TallyAdmin(_Admin):
     def identity(self, tally: Tally) -> str:
         return tally.task_id
 
-    @admin.display(description="task")
-    def of_task(self, tally: Tally) -> str:
-        return tally.task
+    @admin.display(description="task, pattern")
+    def of_task(self, tally: Tally) -> SafeString:
+        return format_html('{}<span class="quiet">{}</span>', tally.task, tally.pattern or "(no pattern)")
 
     @admin.display(description="outcome")
     def outcome_sign(self, tally: Tally) -> SafeString:
         return _badge(outcome_badge(tally.outcome))
-
-    @admin.display(description="pattern")
-    def of_pattern(self, tally: Tally) -> str:
-        return tally.pattern or "(none)"
 
     @admin.display(description="deliveries")
     def deliveries_n(self, tally: Tally) -> int:
@@ -189,7 +198,12 @@ class TallyAdmin(_Admin):
             "{}{}", _badge(badge(tally.verdict, books=tally.books)), _badge(BROKEN) if tally.broken else ""
         )
 
-    @admin.display(description="first seen", ordering="first_at")
+    @admin.display(description="last worker, run")
+    def where(self, tally: Tally) -> SafeString:
+        worker = getattr(tally, "last_worker", "")
+        return format_html('{}<span class="quiet">{}</span>' if tally.run else "{}", worker, tally.run)
+
+    @admin.display(description="first seen")
     def first_seen(self, tally: Tally) -> SafeString:
         at = tally.first_at if is_naive(tally.first_at) else localtime(tally.first_at)
         return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))

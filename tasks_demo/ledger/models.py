@@ -58,6 +58,7 @@ class Event(ReadOnly):
             models.Index(fields=["run", "id"], condition=IN_A_RUN, name="event_run"),
             models.Index(fields=["operation"], condition=Q(kind="effect"), name="event_effect_operation"),
             models.Index(fields=["at"], condition=Q(kind="gap"), name="event_gap"),
+            models.Index(fields=["worker", "at"], condition=Q(kind="started"), name="event_worker"),
         ]
 
     def __str__(self) -> str:
@@ -133,6 +134,8 @@ _lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(book
 _never_run = Q(executions=0) & Q(Exact(_code, 8))
 _done_by_another = Q(suppressed__gt=0) & _marks_what_is_done
 _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
+#: Few rows, and the ones people search for. ``dashboard.filters`` repeats it for the partial index.
+AGAIN = Q(executions__gte=2) | Q(effects__gte=2) | Q(suppressed__gt=0) | Q(deferred__gt=0)
 
 
 class Tally(ReadOnly):
@@ -229,6 +232,7 @@ class Tally(ReadOnly):
             models.Index(fields=["task", "-first_at"], name="tally_task"),
             models.Index(fields=["verdict", "-first_at"], name="tally_verdict"),
             models.Index(fields=["pattern", "verdict", "-first_at"], name="tally_pattern_verdict"),
+            models.Index(fields=["-first_at", "task_id"], condition=AGAIN, name="tally_again"),
             models.Index(fields=["broken", "-first_at"], condition=Q(broken=True), name="tally_broken"),
             models.Index(fields=["outcome", "-first_at"], condition=NOT_SUCCEEDED, name="tally_outcome"),
             models.Index(fields=["run", "-first_at"], condition=IN_A_RUN, name="tally_run"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -13,14 +14,15 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from tasks_demo.dashboard import pages, search
+from tasks_demo.core import clock
+from tasks_demo.dashboard import keyset, search
 from tasks_demo.dashboard.filters import RunFilter
 from tasks_demo.ledger.models import Tally
-from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
+from tests.integration.ledger.ledger_rows import START, append, event, killed, life, lost, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
 
-LIST = "/admin/tasks_demo/"
+LIST = "/admin/tasks_demo/tally/"
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,23 @@ def shown(client: Client, query: str = "") -> list[str]:
     return [tally.task_id for tally in response.context["cl"].result_list]
 
 
+def walked(client: Client, query: str, *, back: bool = False) -> Iterator[list[str]]:
+    """The task IDs of each page, by the links to the next page; or by those back from the last page, in the same order."""
+    pages, link = [], query
+    while link:
+        cl = client.get(LIST + link).context["cl"]
+        pages.append([tally.task_id for tally in cl.result_list])
+        last, link = link, cl.next_link
+    if back:
+        pages = pages[-1:]
+        link = client.get(LIST + last).context["cl"].previous_link
+        while link:
+            cl = client.get(LIST + link).context["cl"]
+            pages.insert(0, [tally.task_id for tally in cl.result_list])
+            link = cl.previous_link
+    yield from pages
+
+
 def text(client: Client, address: str) -> str:
     """The page's visible text."""
     response = client.get(address)
@@ -62,19 +81,19 @@ def test_staff_without_the_permission_is_refused(client: Client) -> None:
     client.force_login(User.objects.create_user("nobody", password="p", is_staff=True))
     append(ok("a"))
     assert client.get(LIST).status_code == 403
-    assert client.get(LIST + "tally/a/change/").status_code == 403
+    assert client.get(LIST + "a/change/").status_code == 403
 
 
 def test_an_empty_ledger_says_what_to_do(staff: Client) -> None:
     assert "manage.py enqueue" in text(staff, LIST)
 
 
-def test_both_addresses_list_task_ids_with_their_counts(staff: Client) -> None:
-    append(killed("charged-twice"))
-    for address in (LIST, LIST + "tally/"):
-        page = text(staff, address)
-        assert "charged-twice" in page
-        assert re.search(r"charged-twice - acks_late ✓ succeeded ⇉ duplicated 2 2 2 0", page), page
+def test_a_row_has_the_counts_the_last_worker_and_the_run(staff: Client) -> None:
+    append(killed("charged-twice", run="r1:acks_late/kill-main"))
+    page = text(staff, LIST)
+    assert re.search(
+        r"charged-twice acks_late ✓ succeeded ⇉ duplicated 2 2 2 0 w2@test r1:acks_late/kill-main", page
+    ), page
 
 
 def test_a_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:
@@ -88,10 +107,10 @@ def test_a_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:
 def test_nothing_can_be_changed(admin_client: Client) -> None:
     append(ok("a"))
     for path in ("add/", "a/delete/"):
-        assert admin_client.get(LIST + "tally/" + path).status_code == 403
-        assert admin_client.post(LIST + "tally/" + path, {"post": "yes"}).status_code == 403
-    assert admin_client.post(LIST + "tally/a/change/", {"effects": "9"}).status_code == 403
-    admin_client.post(LIST + "tally/", {"action": "delete_selected", "_selected_action": "a", "post": "yes"})
+        assert admin_client.get(LIST + "" + path).status_code == 403
+        assert admin_client.post(LIST + "" + path, {"post": "yes"}).status_code == 403
+    assert admin_client.post(LIST + "a/change/", {"effects": "9"}).status_code == 403
+    admin_client.post(LIST + "", {"action": "delete_selected", "_selected_action": "a", "post": "yes"})
     assert Tally.objects.get().effects == 1
     assert "delete_selected" not in admin_client.get(LIST).content.decode()
 
@@ -123,6 +142,29 @@ def test_filters(staff: Client) -> None:
         "?run=unknown": set(),
         "?verdict=nonsense": set(),
         "?verdict=%00&run=%00&pattern=%00&promise=%00": set(),
+        "?broken=1": {"broken-gone"},
+        "?broken=0&verdict=lost": {"gone"},
+        "?executions=0": {"newest"},
+        "?executions=1": {"fine", "gone", "broken-gone", "open"},
+        "?executions=2%2B": {"twice"},
+        "?executions=2+": {"twice"},
+        "?executions=2": set(),
+        "?effects=0": {"gone", "broken-gone", "open", "newest"},
+        "?effects=0&pattern=acks_late&outcome=waiting": {"newest"},
+        "?effects=2%2B": {"twice"},
+        "?suppressed=1": set(),
+        "?deferred=1": set(),
+        "?deferred=0": set(),
+        "?worker=w2@test": {"twice"},
+        "?worker=w1@test&verdict=lost": {"gone", "broken-gone"},
+        "?worker=w": set(),
+        "?since=1h": {"fine", "gone", "twice", "broken-gone", "open", "newest"},
+        "?until=1h": set(),
+        f"?since={quote(clock.iso(START + 60))}": {"newest"},
+        f"?until={clock.iso(START + 60)}": {"fine", "gone", "twice", "broken-gone", "open"},
+        "?since=yesterday": set(),
+        "?since=2026-13-45&until=%00": set(),
+        "?worker=%00&executions=%00&suppressed=%00": set(),
     }
     assert {query: set(shown(staff, query)) for query in expected} == expected
 
@@ -138,9 +180,12 @@ def test_the_latest_come_first_unless_problems_are_asked_for(staff: Client) -> N
 
 def test_problems_first_pages_through_all_without_gap_or_repetition(staff: Client) -> None:
     append(*(killed(f"t{n:03}") for n in range(30)), *(ok(f"o{n:03}") for n in range(75)))
-    seen = [task_id for page in (1, 2, 3) for task_id in shown(staff, f"?first=problems&p={page}")]
-    assert len(seen) == len(set(seen)) == 105
+    pages = list(walked(staff, "?first=problems"))
+    seen = [task_id for page in pages for task_id in page]
+    assert [len(page) for page in pages] == [50, 50, 5]
+    assert len(set(seen)) == 105
     assert {task_id[0] for task_id in seen[:30]} == {"t"}
+    assert list(walked(staff, "?first=problems", back=True)) == pages
 
 
 def test_the_switch_keeps_the_filters(staff: Client) -> None:
@@ -157,6 +202,8 @@ def test_search_finds_the_whole_or_the_beginning(staff: Client) -> None:
         " tw ": {"twice"},
         "wice": set(),
         "order 9": {"newest"},
+        "w2@": {"twice"},
+        "w2@test": {"twice"},
         "ord": {"newest"},
         "%": set(),
         "_wice": set(),
@@ -187,6 +234,21 @@ HOSTILE = [
     "_facets",
     "first=x",
     "_popup=1",
+    "after=0:1:x",
+    "after=" + "9" * 5000 + ":1:x",
+    "after=0:" + "9" * 30 + ":x",
+    "after=0:-1:x",
+    "before=0:1:%00",
+    "before=0:1:%ED%A0%80",
+    "before=77:1:x&first=problems",
+    "after=%D9%A1:1:x",
+    "since=" + "9" * 5000,
+    "since=9999-12-31T23:59:59-23:59&until=0001-01-01",
+    "since=999999d",
+    "since=%ED%A0%80&until=%E2%80%AE",
+    "worker=%ED%A0%80",
+    "broken=",
+    "broken=%00",
 ]
 
 
@@ -210,13 +272,34 @@ def test_a_search_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyP
     assert "More task IDs match" in text(staff, LIST + "?q=a")
 
 
-def test_counting_stops_and_says_so(staff: Client) -> None:
-    append(*(ok(f"t{n}") for n in range(7)))
-    some = pages.BoundedPaginator([Tally.objects.order_by("task_id")], per_page=2, most=5)
-    assert (some.count, some.more, some.num_pages) == (5, True, 3)
-    assert [tally.task_id for tally in some.page(3)] == ["t4"]
-    all_of_them = pages.BoundedPaginator([Tally.objects.order_by("task_id")], per_page=2, most=7)
-    assert (all_of_them.count, all_of_them.more) == (7, False)
+def test_counting_stops_and_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(*(ok(f"t{n:02}") for n in range(60)))
+    assert " 60 task IDs " in text(staff, LIST)
+    monkeypatch.setattr(keyset, "MOST_COUNTED", 55)
+    assert "more than 55 task IDs" in text(staff, LIST)
+
+
+def test_pages_have_no_gap_or_repetition_in_either_direction(staff: Client) -> None:
+    append(*(ok(f"t{n:03}") for n in range(110)))  # of one moment, so that only the task ID orders them
+    pages = list(walked(staff, "?"))
+    assert [task_id for page in pages for task_id in page] == [f"t{n:03}" for n in range(110)]
+    assert list(walked(staff, "?", back=True)) == pages
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_page_that_stopped_looking_says_so_and_goes_on(
+    staff: Client, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    monkeypatch.setattr(keyset, "WINDOW", 20)
+    later = [event("published", n * 1000, task_id=f"t{n:02}", pattern="acks_late", task="x") for n in range(100)]
+    append(later, *(killed(f"k{n}") for n in range(2)))
+    found = [task_id for page in walked(staff, "?pattern=acks_late&effects=2%2B", back=back) for task_id in page]
+    assert found == ["k0", "k1"]
+    query = "?pattern=acks_late&executions=0&effects=1"
+    assert "looked only at task IDs back to" in text(staff, LIST + query)
+    pages = list(walked(staff, query))
+    assert len(pages) > 3
+    assert not any(pages)
 
 
 def test_the_strip_counts_verdicts_by_pattern(staff: Client) -> None:
@@ -283,11 +366,19 @@ def test_no_query_sorts_or_scans_the_whole_table(staff: Client) -> None:
         ("?pattern=acks_late&verdict=ok", "tally_pattern_verdict"),
         ("?run=r1:x", "tally_run"),
         ("?run=r1:x&verdict=ok", "tally_run"),
+        ("?executions=2%2B", "tally_again"),
+        ("?effects=2%2B&pattern=acks_late", "tally_again"),
+        ("?suppressed=1", "tally_again"),
+        ("?deferred=1&since=7d", "tally_again"),
+        ("?outcome=failed&task=x", "tally_outcome"),
+        ("?executions=1&outcome=succeeded&since=1h", "tally_latest"),
     ],
 )
 def test_what_may_be_rare_is_found_by_an_index_of_its_own(staff: Client, query: str, index: str) -> None:
     if connection.vendor != "sqlite":
         pytest.skip("reads SQLite's query plans; PostgreSQL plans by statistics, which a small table does not have")
     append(*(ok(f"t{n}") for n in range(60)))
-    (segment,) = staff.get(LIST + query).context["cl"].paginator.segments
-    assert f"USING INDEX {index}" in segment.explain().splitlines()[0]
+    (segment,) = staff.get(LIST + query).context["cl"].segments()
+    walked_through = segment.tallies if segment.leading is None else segment.leading
+    plan = walked_through.order_by("-first_at", "task_id").explain().splitlines()[0]
+    assert f"USING INDEX {index}" in plan
