@@ -32,19 +32,24 @@ class Series:
         return median(self.values)
 
     @property
+    def p95(self) -> float:
+        """The 95th percentile by nearest rank."""
+        return percentile(self.values, 95)
+
+    @property
     def p99(self) -> float:
         """The 99th percentile by nearest rank: the largest of fewer than 100 values."""
         return percentile(self.values, 99)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the series as JSON, with ``p99`` if it is measured per event."""
-        more = {"p99": self.p99} if self.events else {}
+        """Return the series as JSON, with ``p95`` and ``p99`` if it is measured per event."""
+        more = {"p95": self.p95, "p99": self.p99} if self.events else {}
         return {"name": self.name, "unit": self.unit, **_spread(self.values), **more}
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A bound on the median of ``of`` ("a" or "ratio"), or on "p99", the 99th percentile of A."""
+    """A bound on the median of ``of`` ("a" or "ratio"), or on "p95" or "p99", percentiles of A."""
 
     text: str
     of: str
@@ -84,7 +89,9 @@ class Figure:
         """Whether the budget holds; None if there is none or nothing was measured."""
         if self.budget is None or self.a is None:
             return None
-        return self.budget.holds({"ratio": self._ratio, "p99": self.a.p99, "a": self.a.median}[self.budget.of])
+        return self.budget.holds(
+            {"ratio": self._ratio, "p95": self.a.p95, "p99": self.a.p99, "a": self.a.median}[self.budget.of]
+        )
 
     @property
     def _ratio(self) -> float:
@@ -201,7 +208,8 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 def _shown(series: dict[str, Any]) -> str:
     if "p99" in series:
         numbers = ", ".join(
-            f"{name} {_number(series[of])}" for name, of in (("p50", "median"), ("p99", "p99"), ("max", "max"))
+            f"{name} {_number(series[of])}"
+            for name, of in (("p50", "median"), ("p95", "p95"), ("p99", "p99"), ("max", "max"))
         )
         return f"{series['name']}: {numbers} {series['unit']} (n = {len(series['values'])})"
     return f"{series['name']}: {_range(series)} {series['unit']}".rstrip()

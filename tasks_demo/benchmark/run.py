@@ -26,7 +26,7 @@ from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, trade_o
 from tasks_demo.core.exceptions import DeliveryError
 
 #: The parts that ``--only`` can select.
-PARTS = ("start", "kills", "recovery", "throughput", "patterns", "latency", "point")
+PARTS = ("start", "kills", "recovery", "throughput", "patterns", "latency", "point", "dashboard")
 NOT_READY, INTERRUPTED = 4, 130
 
 
@@ -35,7 +35,8 @@ class Sizes:
     """The amount to measure.
 
     ``rounds``: rounds of everything except kills, each with ``tasks`` tasks or ``jobs`` single jobs. ``campaigns``: campaigns of
-    ``kills`` kills of main in each of four lanes. ``deaths``: kills of pool processes.
+    ``kills`` kills of main in each of four lanes. ``deaths``: kills of pool processes. ``task_ids``: size of the ledger whose
+    pages are measured with ``requests`` requests each.
     """
 
     rounds: int = 5
@@ -44,12 +45,14 @@ class Sizes:
     campaigns: int = 3
     kills: int = 10
     deaths: int = 60
+    task_ids: int = 1_000_000
+    requests: int = 50
     parts: Sequence[str] = field(default=PARTS)
 
     @classmethod
     def quick(cls) -> Sizes:
         """Return sizes that show that the benchmark works, but are too small to decide anything."""
-        return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12)
+        return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12, task_ids=5_000, requests=5)
 
 
 def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -75,6 +78,10 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
         figures += _kills(sizes, say)
     if "point" in sizes.parts:
         figures += _point(max(sizes.rounds, 5))
+    if "dashboard" in sizes.parts:
+        from tasks_demo.benchmark.dashboard import dashboard
+
+        figures += dashboard(sizes.task_ids, sizes.requests, say)
     return {
         "schema": SCHEMA,
         "versions": versions(),
@@ -87,6 +94,8 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
         "duration_s": round(time.monotonic() - started, 1),
         "jobs": sizes.jobs,
         "deaths": sizes.deaths,
+        "task_ids": sizes.task_ids,
+        "requests": sizes.requests,
         "figures": [figure.as_dict() for figure in figures],
         "trade_off": trade_off(figures),
     }

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, why_of
-from tasks_demo.dashboard.pages import Tallies
+from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.ledger.models import Outcome, Tally
 from tasks_demo.publishing.again import jobs_again
 from tasks_demo.publishing.sending import send

@@ -9,8 +9,7 @@ from typing import Any
 from django.utils.http import urlencode
 
 from tasks_demo.core.semantics import PROMISES
-from tasks_demo.dashboard.changelist import PARAMETERS
-from tasks_demo.dashboard.filters import NO_PATTERN
+from tasks_demo.dashboard.filters import NO_PATTERN, PARAMETERS
 from tasks_demo.dashboard.labels import promise
 from tasks_demo.ledger.rollups import COUNTED
 

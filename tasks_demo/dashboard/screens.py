@@ -69,6 +69,11 @@ def register(screen: Screen) -> None:
     _screens[screen.name] = screen
 
 
+def registered() -> list[Screen]:
+    """Return all screens."""
+    return list(_screens.values())
+
+
 def register_list(title: str, model: type[Model], place: int) -> None:
     """Add the change list of a model to the bar.
 

@@ -28,13 +28,15 @@ _END_SECONDS = 20.0
 MEASURED_IN = {
     "rounds": {"start", "throughput", "patterns", "latency", "point"},
     "tasks": {"throughput", "patterns"},
+    "task_ids": {"dashboard"},
 }
 
 
 class Command(BaseCommand):
     help = (
         "Measure the budgets: worker start, kills per second, recovery of a killed job, throughput of the ledger and of "
-        "every pattern, the delay of the outbox. Everything runs on an embedded Redis and scratch databases. Exit codes: "
+        "every pattern, the delay of the outbox, the pages of the dashboard. "
+        "Everything runs on an embedded Redis and scratch databases. Exit codes: "
         "0 measured (a missed budget is shown, not an error), 2 usage, 4 the machine is not ready, 130 interrupted."
     )
     requires_system_checks = ()
@@ -53,6 +55,17 @@ class Command(BaseCommand):
             "--tasks", type=whole("--tasks", 10, 100_000), help=f"tasks of each round, default {default.tasks}"
         )
 
+        parser.add_argument(
+            "--task-ids",
+            type=whole("--task-ids", 100, 100_000_000),
+            help=f"task IDs in the ledger whose pages are measured, default {default.task_ids:,}",
+        )
+        parser.add_argument(
+            "--database",
+            metavar="URL",
+            help="with --only dashboard: fill and measure this empty database instead of a scratch file, and empty it again",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         target: str | None = options["json"]
         if target not in (None, "-"):
@@ -60,20 +73,24 @@ class Command(BaseCommand):
         for option, parts in MEASURED_IN.items():
             if options[option] and options["only"] and not parts & set(options["only"]):
                 raise CommandError(
-                    f"--{option} would do nothing: {', '.join(sorted(set(options['only'])))} has none. Leave it out, or measure "
+                    f"--{option.replace('_', '-')} would do nothing: "
+                    f"{', '.join(sorted(set(options['only'])))} has none. Leave it out, or measure "
                     f"one of {', '.join(sorted(parts))}.",
                     returncode=Exit.USAGE,
                 )
+        if options["database"] and options["only"] != ["dashboard"]:
+            raise CommandError("--database is for `--only dashboard`, and for nothing else.", returncode=Exit.USAGE)
         sizes = Sizes.quick() if options["quick"] else Sizes()
         sizes = replace(
             sizes,
             rounds=options["rounds"] or sizes.rounds,
             tasks=options["tasks"] or sizes.tasks,
+            task_ids=options["task_ids"] or sizes.task_ids,
             parts=tuple(options["only"] or PARTS),
         )
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            document = self._measured(sizes)
+            document = self._measured(sizes, options["database"])
         except KeyboardInterrupt:
             raise CommandError(
                 "Interrupted. Everything was ended; nothing is kept.", returncode=Exit.INTERRUPTED
@@ -88,7 +105,7 @@ class Command(BaseCommand):
             text = json.dumps(document, indent=2, ensure_ascii=False)
             Path(target).write_text(text + "\n", encoding="utf-8")
 
-    def _measured(self, sizes: Sizes) -> dict[str, Any]:
+    def _measured(self, sizes: Sizes, database: str | None) -> dict[str, Any]:
         """Run the benchmark in a separate process whose STATE_DIR is a temporary folder."""
         from tasks_demo.demo.stack.processes import project_environment, spawn
 
@@ -105,6 +122,8 @@ class Command(BaseCommand):
             "BENCHMARK_PROJECT_SETTINGS": settings.SETTINGS_MODULE,
             "DJANGO_SETTINGS_MODULE": "tasks_demo.benchmark.settings",
         }
+        if database:
+            environment["DATABASE_URL"] = database
         result = folder / "result.json"
         command = [sys.executable, "-m", "tasks_demo.benchmark.run", json.dumps(asdict(sizes)), str(result)]
         try:

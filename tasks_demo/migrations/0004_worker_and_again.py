@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tasks_demo', '0002_workerprocess'),
+        ('tasks_demo', '0003_rollups'),
     ]
 
     operations = [

@@ -1,0 +1,141 @@
+"""Measures the server time of the dashboard's pages on a ledger of invented task IDs: lists, filters, searches, screens.
+
+The time of a request is measured in Django's test client. So it includes middleware and templates, and neither a web server nor a
+network. On SQLite that is processor time, because the database runs in the process and a busy machine would be measured
+otherwise; on a database server it is wall time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import NoReverseMatch, reverse
+
+from tasks_demo.benchmark.figures import Budget, Figure, Series
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.keyset import Place
+from tasks_demo.demo.seeding import loading
+from tasks_demo.ledger.database import alias
+from tasks_demo.ledger.models import Tally
+
+#: Requests of a page before those that are measured.
+WARM_UP = 2
+SEED = 1
+#: Who requests the pages.
+USER = "benchmark-of-the-dashboard"
+#: Filters and searches of the list of task IDs: values that are frequent, rare and absent, alone and combined.
+QUERIES = (
+    "", "first=problems", "verdict=ok", "verdict=lost", "verdict=unresolved", "verdict=duplicated&pattern=acks_late",
+    "outcome=succeeded", "outcome=failed", "outcome=waiting", "promise=broken", "promise=kept", "pattern=acks_late", "pattern=-",
+    "task=search.tasks.reindex", "executions=0", "executions=1", "executions=2%2B", "effects=0", "effects=2%2B", "suppressed=1",
+    "deferred=1", "since=1h", "since=7d&until=6d&outcome=failed", "verdict=parked&since=24h",
+    "executions=2%2B&effects=1&pattern=acks_late", "task=search.tasks.reindex&executions=0",
+    "pattern=acks_late&executions=0&effects=1", "task=shop.tasks.charge_order&effects=2%2B&outcome=succeeded",
+    "first=problems&pattern=inbox", "first=problems&task=mail.tasks.newsletter&executions=2%2B",
+    "worker=celery@worker-03", "worker=celery@worker-03&verdict=lost", "worker=nobody",
+    f"run=seed{SEED}:acks_late/kill-main", f"run=seed{SEED}:acks_late/kill-main&effects=2%2B",
+    "q=charge_order", "q=shop.", "q=celery@worker-03", "q=nothing-like-it", "q=shop.tasks.charge&executions=2%2B", "q=3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One page: the milliseconds of each request, and the number of queries on the ledger's database; or ``why_not``."""
+
+    address: str
+    milliseconds: tuple[float, ...]
+    queries: int
+    why_not: str = ""
+
+
+def dashboard(task_ids: int, requests: int, say: Callable[[str], None]) -> list[Figure]:
+    """Fill the ledger and measure every page ``requests`` times. Raises EnvironmentNotReady if the ledger is not empty."""
+    if not loading.is_empty(alias()):
+        raise EnvironmentNotReady("The ledger to measure is not empty. Name an empty database; nothing was written.")
+    try:
+        loading.load(
+            alias(), tasks=task_ids, events_per_task=5, seed=SEED,
+            progress=lambda done: say(f"inventing task IDs: {done:,} of {task_ids:,}"),
+        )  # fmt: skip
+        return [_figure(page, task_ids) for page in pages(requests, say)]
+    finally:
+        say("removing the invented task IDs")
+        User.objects.filter(username=USER).delete()
+        loading.remove(alias(), SEED)
+
+
+def pages(requests: int, say: Callable[[str], None]) -> Iterator[Measured]:
+    """Measure every page of the ledger as it is."""
+    settings.ALLOWED_HOSTS = ["testserver"]
+    user, _ = User.objects.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
+    client = Client()
+    client.force_login(user)
+    known = list(addresses())
+    clock = time.process_time if connections[alias()].vendor == "sqlite" else time.perf_counter
+    for number, address in enumerate(known):
+        say(f"page {number + 1} of {len(known)}: {address}")
+        with CaptureQueriesContext(connections[alias()]) as captured:
+            status = _get(client, address)
+        queries = len(captured.captured_queries)  # now: the next request empties the log
+        if status != 200:
+            yield Measured(address, (), 0, f"it answered {status}")
+            continue
+        for _ in range(WARM_UP - 1):
+            _get(client, address)
+        took = []
+        for _ in range(requests):
+            began = clock()
+            _get(client, address)
+            took.append((clock() - began) * 1000)
+        yield Measured(address, tuple(took), queries)
+
+
+def addresses() -> Iterator[str]:
+    """Yield the address of every page: registered screens, and the list of task IDs with its filters, searches and deep pages."""
+    for screen in screens.registered():
+        if not screen.enabled():
+            continue
+        try:
+            yield reverse(f"admin:tasks_demo_{screen.name}")
+        except NoReverseMatch:
+            continue  # needs to know of what
+    listed = reverse("admin:tasks_demo_tally_changelist")
+    latest = Tally.objects.order_by("-first_at", "task_id")
+    deep = latest[Tally.objects.count() // 2]
+    yield reverse("admin:tasks_demo_tally_change", args=[deep.task_id])
+    for query in (*QUERIES, f"q={deep.task_id}", f"q={deep.task_id[:3]}"):
+        yield f"{listed}?{query}"
+    for number, query in (
+        (0, ""),
+        (0, "&executions=2%2B"),
+        (0, "&task=search.tasks.reindex&executions=0"),
+        (7, "&first=problems"),
+    ):
+        place = quote(str(Place(number, deep.first_at, deep.task_id)))
+        yield f"{listed}?after={place}{query}"
+        yield f"{listed}?before={place}{query}"
+
+
+def _get(client: Client, address: str) -> int:
+    return int(client.get(address).status_code)
+
+
+def _figure(page: Measured, task_ids: int) -> Figure:
+    what = f"{page.address} ({page.queries} queries, {task_ids:,} task IDs)"
+    series = Series("page", "ms", page.milliseconds, events=True) if page.milliseconds else None
+    return Figure(
+        f"page:{page.address}",
+        what,
+        series,
+        budget=Budget("p95 of A ≤ 100 ms", "p95", most=100.0),
+        why_not=page.why_not,
+    )
