@@ -75,12 +75,12 @@ class TaskIdList(ChangeList):
             or _both_in_one_index(active)
         ):
             return latest_first(tallies, few=few)
-        best = min(active, key=lambda spec: spec.rank)
         everything = Tally.objects.all()
         for spec in cast(list[Filter], self.filter_specs):
             if spec.on_time:
                 everything = spec.applied(everything)
-        return latest_first(tallies, best.led(everything) if best.indexed else everything)
+        best = min((spec for spec in active if spec.indexed), key=lambda spec: spec.rank, default=None)
+        return latest_first(tallies, best.led(everything) if best else everything)
 
     def active_filters(self) -> list[Filter]:
         """Return the filters that are set, except those on time, which every index serves."""
