@@ -131,4 +131,6 @@ class TaskIdList(ChangeList):
 
 
 def _both_in_one_index(active: list[Filter]) -> bool:
-    return {spec.parameter_name for spec in active} == {"pattern", "verdict"}
+    known = {spec.parameter_name: spec for spec in active}
+    verdict = known.get("verdict")
+    return known.keys() == {"pattern", "verdict"} and verdict is not None and verdict.indexed and not verdict.shares

@@ -14,10 +14,10 @@ from tasks_demo.dashboard import by_worker
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.labels import OUTCOMES, VERDICTS
 from tasks_demo.dashboard.latest import Latest
-from tasks_demo.dashboard.pages import promise_broken
+from tasks_demo.dashboard.pages import OPEN_OUTCOMES, of_outcome, of_verdict, promise_broken
 from tasks_demo.dashboard.period import Filter, SinceFilter, UntilFilter
 from tasks_demo.dashboard.search import can_be_stored
-from tasks_demo.ledger.models import IN_A_RUN, NOT_SUCCEEDED, Outcome, Tally
+from tasks_demo.ledger.models import IN_A_RUN, OPEN, Outcome, Tally
 
 #: The filter value for tasks without one of our patterns.
 NO_PATTERN = "-"
@@ -32,31 +32,51 @@ def seen(request: HttpRequest) -> Latest | None:
     return getattr(request, "latest", None)
 
 
-class VerdictFilter(Filter):
+class _JudgedFilter(Filter):
+    """Verdict or outcome. One index holds all that is open, others hold what is neither open nor as it should be."""
+
+    usual = ""
+    is_open: frozenset[str] = frozenset()
+
+    @property
+    def indexed(self) -> bool:
+        """Most task IDs have the usual value, so it needs no index."""
+        return self.value() != self.usual
+
+    @property
+    def shares(self) -> bool:
+        return self.value() in self.is_open
+
+    def led(self, tallies: Tallies) -> Tallies:
+        return tallies.filter(OPEN) if self.shares else self.applied(tallies)
+
+
+class VerdictFilter(_JudgedFilter):
     title = "verdict"
     parameter_name = column = "verdict"
     rank = 5
+    usual = Tally.Verdict.OK
+    is_open = frozenset({Tally.Verdict.UNRESOLVED.value})
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in VERDICTS.items()]
 
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        return of_verdict(tallies, value) if value in VERDICTS else tallies.none()
 
-class OutcomeFilter(Filter):
+
+class OutcomeFilter(_JudgedFilter):
     title = "outcome"
     parameter_name = column = "outcome"
     rank = 4
+    usual = Outcome.SUCCEEDED
+    is_open = OPEN_OUTCOMES
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in OUTCOMES.items()]
 
     def narrowed(self, tallies: Tallies, value: str) -> Tallies:
-        found = super().narrowed(tallies, value)
-        return found if value == Outcome.SUCCEEDED else found.filter(NOT_SUCCEEDED)
-
-    @property
-    def indexed(self) -> bool:
-        """Those that succeeded are nearly all, so they need no index."""
-        return self.value() != Outcome.SUCCEEDED
+        return of_outcome(tallies, value) if value in OUTCOMES else tallies.none()
 
 
 class TaskFilter(Filter):
@@ -137,7 +157,10 @@ class _AgainFilter(Filter):
     """The filters that share the index of what happened again."""
 
     rank = 3
-    shares = True
+
+    @property
+    def shares(self) -> bool:
+        return True
 
     def led(self, tallies: Tallies) -> Tallies:
         return tallies.filter(_AGAIN)

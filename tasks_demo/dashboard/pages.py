@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tasks_demo.dashboard.keyset import Segment, Tallies
-from tasks_demo.ledger.models import Tally
+from tasks_demo.ledger.models import NOTABLE_OUTCOME, NOTABLE_VERDICT, OPEN, Outcome, Tally
+
+OPEN_OUTCOMES = frozenset({Outcome.WAITING.value, Outcome.RUNNING.value, Outcome.RETRYING.value})
 
 
 def promise_broken(tallies: Tallies) -> Tallies:
@@ -14,6 +16,20 @@ def promise_broken(tallies: Tallies) -> Tallies:
     return tallies.filter(broken=True, broken__in=[True])
 
 
+def of_verdict(tallies: Tallies, verdict: str) -> Tallies:
+    """Return the tallies with this verdict, by the partial index that holds it. None holds ``ok``."""
+    if verdict == Tally.Verdict.OK:
+        return tallies.filter(verdict=verdict)
+    return tallies.filter(OPEN if verdict == Tally.Verdict.UNRESOLVED else NOTABLE_VERDICT, verdict=verdict)
+
+
+def of_outcome(tallies: Tallies, outcome: str) -> Tallies:
+    """Return the tallies with this outcome, by the partial index that holds it. None holds ``succeeded``."""
+    if outcome == Outcome.SUCCEEDED:
+        return tallies.filter(outcome=outcome)
+    return tallies.filter(OPEN if outcome in OPEN_OUTCOMES else NOTABLE_OUTCOME, outcome=outcome)
+
+
 def latest_first(tallies: Tallies, leading: Tallies | None = None, *, few: bool = False) -> list[Segment]:
     """Return the one segment of all. ``leading`` and ``few``: see ``Segment``."""
     return [Segment(tallies, leading, few)]
@@ -22,8 +38,14 @@ def latest_first(tallies: Tallies, leading: Tallies | None = None, *, few: bool 
 def problems_first(tallies: Tallies, *, narrowed: bool = False, few: bool = False) -> list[Segment]:
     """Split the task IDs into disjoint segments, worst first. ``narrowed``: other filters are in ``tallies``."""
     worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "DROPPED", "RECOVERED", "OK")
-    segments = [Segment(promise_broken(tallies), promise_broken(Tally.objects.all()) if narrowed else None, few)]
+    everything = Tally.objects.all()
+    segments = [Segment(promise_broken(tallies), promise_broken(everything) if narrowed else None, few)]
     for name in worst_first:
-        leading = Tally.objects.filter(verdict=Tally.Verdict[name]) if narrowed else None
-        segments.append(Segment(tallies.filter(verdict=Tally.Verdict[name], broken=False), leading, few))
+        verdict = Tally.Verdict[name]
+        leading = None
+        if verdict == Tally.Verdict.UNRESOLVED:
+            leading = everything.filter(OPEN)
+        elif narrowed:
+            leading = everything if verdict == Tally.Verdict.OK else of_verdict(everything, verdict)
+        segments.append(Segment(of_verdict(tallies.filter(broken=False), verdict), None if few else leading, few))
     return segments

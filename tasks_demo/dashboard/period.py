@@ -28,12 +28,15 @@ class Filter(SimpleListFilter):
     column = ""
     parameter_name: str
     rank = 9
-    few = shares = False
-    on_time = False
+    few = on_time = False
 
     @property
     def indexed(self) -> bool:
         return True
+
+    @property
+    def shares(self) -> bool:
+        return False
 
     def queryset(self, request: HttpRequest, queryset: Tallies) -> Tallies:
         return self.applied(queryset)
