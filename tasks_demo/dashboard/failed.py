@@ -6,13 +6,13 @@ import uuid
 from typing import Any
 
 from django.contrib.admin import AdminSite
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, why_of
 from tasks_demo.dashboard.keyset import Tallies
+from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Outcome, Tally
 from tasks_demo.publishing.again import jobs_again
 from tasks_demo.publishing.sending import send
@@ -73,8 +73,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
 
 
 def _those(outcome: str, task: str) -> Tallies:
-    # The first condition is that of the partial index on outcomes.
-    tallies = Tally.objects.filter(~Q(outcome="succeeded"), outcome=outcome)
+    tallies = of_outcome(Tally.objects.all(), outcome)
     if not task:
         return tallies
     return tallies.none() if "\0" in task or len(task) > 255 else tallies.filter(task=task)
