@@ -11,7 +11,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core import clock
-from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData
+from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData, microseconds
 from tasks_demo.ledger.sql import statement
 from tasks_demo.ledger.tallies import COUNTS, TallyDelta, fold
 
@@ -88,9 +88,18 @@ class _Moments(dict[float, Any]):
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()
         self._connection = connection
+        self._is_text = connection.vendor == "sqlite"
+        self._seconds: dict[int, str] = {}
 
     def __missing__(self, seconds: float) -> Any:
-        moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self._connection)
+        if not self._is_text:
+            moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self._connection)
+            return moment
+        # SQLite stores text. A batch seldom spans more than a second, so convert the whole second once.
+        whole, fraction = divmod(microseconds(seconds), 1_000_000)
+        if whole not in self._seconds:
+            self._seconds[whole] = str(clock.adapted(datetime.fromtimestamp(whole, UTC), self._connection))
+        moment = self[seconds] = f"{self._seconds[whole]}.{fraction:06d}" if fraction else self._seconds[whole]
         return moment
 
 

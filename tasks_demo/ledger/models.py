@@ -228,7 +228,7 @@ class Tally(ReadOnly):
         ordering = [F("first_at").desc(), "task_id"]
         # A tally is updated several times in a job's life, and SQLite rewrites every index on a column that is SET or
         # computed from one. So no index holds last_at, and those on verdict and outcome leave out what every job passes through:
-        # with all rows in them a job cost 1.6 times the processor time (docs/decisions/0039).
+        # with all rows in them a job cost a quarter more processor time (docs/decisions/0042).
         # Of two equally suitable indexes SQLite uses the one created last, so the most selective come last.
         indexes = [
             models.Index(fields=["operation"], name="tally_operation", opclasses=["varchar_pattern_ops"]),
