@@ -111,8 +111,10 @@ def test_router_with_a_replica_decisions_are_written_beside_the_parked_message(
         "[user.save(using=alias) for alias in ('default', 'replica') if not setattr(user, 'pk', 1)]\n"
         "client = Client(HTTP_HOST='localhost')\nclient.force_login(user)\n"
         "page = client.get(f'/admin/tasks_demo_records/parked/{parked.pk}/change/').status_code\n"
-        "chosen = {'action': 'discard_selected', '_selected_action': [parked.pk], 'index': 0, 'confirmed': 1, 'why': 'w'}\n"
-        "posted = client.post('/admin/tasks_demo_records/parked/', chosen).status_code\n"
+        "chosen = {'action': 'discard_selected', '_selected_action': [parked.pk], 'index': 0}\n"
+        "asked = client.post('/admin/tasks_demo_records/parked/', chosen).content.decode()\n"
+        "sure = asked.partition('name=\"sure\" value=\"')[2].partition('\"')[0]\n"
+        "posted = client.post('/admin/tasks_demo_records/parked/act/', {'sure': sure, 'why': 'w'}).status_code\n"
     )
     seen = project.value(
         "[page, posted, Parked.objects.using('default').get(pk=parked.pk).state, "
