@@ -116,6 +116,9 @@ def fate(task_id: str, holder: Holder, events: Sequence[Event], tally: Tally | N
         return None
     pivot = max((event.id for event in mine if event.kind in ("received", "started")), default=holder.after)
     after = [event for event in events if event.id > pivot and not holder.did(event)]
+    if sum(event.kind == "published" for event in events) < 2:
+        # The first publication, committed after this worker had received it.
+        after = [event for event in after if event.kind != "published"]
     runs = tuple(_runs(after))
     if holder.alive and not after:
         badge, sentence = (RUNNING, "Its body has begun here.") if begun else (HELD, "Its body has not begun yet.")

@@ -280,5 +280,5 @@ def test_table_of_patterns_is_printed_once_and_budgets_stay_in_the_first() -> No
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "only below" not in shown
     assert "above too" in shown
-    assert "p50 0.20, p99 0.30, max 0.30 s (n = 3)" in shown
+    assert "p50 0.20, p95 0.30, p99 0.30, max 0.30 s (n = 3)" in shown
     assert re.search(r"inbox +1\.00 \(1\.00–1\.00\) +0\.50", shown)

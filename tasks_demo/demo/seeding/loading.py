@@ -72,6 +72,7 @@ def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done:
                 done += cursor.rowcount
                 cursor.execute(f"DELETE FROM tasks_demo_event WHERE {ours}")  # noqa: S608
             progress(done)
+        analyse(alias)
     if alias == database.alias():
         rollups.refold(clock.moment(time.time()))
     return done

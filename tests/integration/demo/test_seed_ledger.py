@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
@@ -16,6 +17,16 @@ from tasks_demo.management.arguments import Exit
 from tests.integration.ledger.ledger_rows import append, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases=["default", "bank"]), pytest.mark.usefixtures("ledger")]
+
+
+@pytest.fixture(autouse=True)
+def statistics() -> Iterator[None]:
+    """Forget the statistics afterwards: SQLite would plan other tests' queries by them."""
+    yield
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM sqlite_stat1")
+            cursor.execute("ANALYZE sqlite_schema")
 
 
 def seed(**options: Any) -> str:

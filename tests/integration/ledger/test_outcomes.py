@@ -136,7 +136,7 @@ def test_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(stranger
     assert counts.code == 0, counts.err
     overview, recount = json.loads(counts.out.rpartition("=>")[2])
     assert overview == recount
-    assert overview["task_ids"] == len(wanted)
+    assert overview["task_ids"] >= len(wanted)
 
 
 def test_a_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_path: Path) -> None:  # noqa: F811
