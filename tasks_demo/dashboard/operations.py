@@ -15,6 +15,7 @@ from django.utils.http import urlencode
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.search import StorableLookups
 from tasks_demo.operations import Known, forget, known
 from tasks_demo.records.models import ForgottenOperation
 
@@ -28,7 +29,7 @@ screens.register_list("Operations", ForgottenOperation, place=55)
 
 
 @admin.register(ForgottenOperation)
-class ForgottenOperationAdmin(_Admin):
+class ForgottenOperationAdmin(StorableLookups, _Admin):
     """Read-only list and page of forgotten operations, and ``look/``, which shows an operation and can forget it."""
 
     list_display = ("operation", "task", "by", "at", "outcome")

@@ -15,6 +15,7 @@ from tasks_demo.core.masking import masked, masked_call, masked_text
 from tasks_demo.core.wording import shown
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, Acting
+from tasks_demo.dashboard.search import StorableLookups
 from tasks_demo.outbox.decisions import BEGUN, ENDED, HANDED_OVER, cancel, due, hasten
 from tasks_demo.publishing.allowed import registered
 from tasks_demo.records.models import OutboxMessage
@@ -56,7 +57,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(Acting, _Admin):
+class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
     """The list and the page of messages. No field can be edited."""
 
     list_display = ("task_id", "task", "state", "publications", "failures", "short_error", "created_at", "due_at")

@@ -20,6 +20,7 @@ from django.utils.safestring import SafeString
 from tasks_demo.core.masking import masked, masked_call, masked_text
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, Acting
+from tasks_demo.dashboard.search import StorableLookups
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.publishing.allowed import registered
 from tasks_demo.quarantine.decisions import discard, requeue
@@ -53,7 +54,7 @@ def _unreadable(rows: list[Parked]) -> dict[int, str]:
 
 
 @admin.register(Parked)
-class ParkedAdmin(Acting, _Admin):
+class ParkedAdmin(Acting, StorableLookups, _Admin):
     """The list of parked messages, the page of one message, and the page that asks for confirmation and a reason."""
 
     list_display = ("task_id", "sign", "task", "operation_if_other", "attempts", "parked_at")

@@ -58,7 +58,7 @@ def rows(ledger: None, settings: Any) -> Iterator[dict[str, str]]:
 
 
 #: Sums over the ledger that a page may bring up to date: they can be computed again, and tell nobody anything new.
-DERIVED = {"tasks_demo.Rollup", "tasks_demo.RollupState"}
+DERIVED = {"tasks_demo.Backlog", "tasks_demo.Rollup", "tasks_demo.RollupState"}
 
 
 def addresses(rows: dict[str, str]) -> list[str]:

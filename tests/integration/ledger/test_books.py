@@ -213,7 +213,9 @@ def test_a_page_is_read_without_a_write_and_its_button_reads_the_books(admin_cli
             response = admin_client.get(page)
         assert "were never read" in response.content.decode()
         written = [
-            query["sql"] for query in captured if not query["sql"].lstrip().startswith(("SELECT", "WITH", "DECLARE", "--"))
+            query["sql"]
+            for query in captured
+            if not query["sql"].lstrip().startswith(("SELECT", "WITH", "DECLARE", "--"))
         ]
         assert [sql for sql in written if "tasks_demo_" in sql] == []
     assert (Payments.asked, BooksRead.objects.count(), Tally.objects.get().effects) == ([], 0, 0)
