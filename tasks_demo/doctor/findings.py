@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
+from django.db import connections
+
 from tasks_demo.core.exceptions import InvalidSetting
 
 #: Maximum time to wait for one reply of a server, seconds.
@@ -61,6 +63,8 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
             is_setting = isinstance(error, InvalidSetting)
             fix = "Correct this setting." if is_setting else "The doctor does not know this answer. Look at its log."
             found[asked] = [silent(*asked, reason(error), fix)]
+        finally:
+            connections.close_all()  # this thread's own: a web process asks often
 
     threads = [threading.Thread(target=run, args=item, daemon=True) for item in works.items()]
     for thread in threads:

@@ -128,8 +128,11 @@ def test_only_a_run_has_a_page(state: Path, admin: Client, name: str) -> None:
 
 
 def test_a_process_is_signalled_only_if_its_start_is_the_recorded_one(state: Path) -> None:
-    victim = subprocess.Popen([sys.executable, "-c", "import signal; signal.signal(2, signal.SIG_DFL); signal.pause()"])
+    program = "import signal; signal.signal(2, signal.SIG_DFL); print(flush=True); signal.pause()"
+    victim = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"\n", "it runs"
         known = str(child_process(victim.pid, NAME))
         where, pid, start, task = known.split(" ")
         folder = laid(state, request={"process": " ".join((where, pid, str(int(start) + 1), task))})
@@ -149,7 +152,7 @@ def test_a_process_is_signalled_only_if_its_start_is_the_recorded_one(state: Pat
         assert victim.wait(10) == -signal.SIGINT
     finally:
         victim.kill()
-        victim.wait()
+        victim.communicate()
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------------
