@@ -13,7 +13,9 @@ import logging
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from celery import signals
@@ -25,9 +27,10 @@ from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.limited_log import limited_log
 from tasks_demo.leases.process import this_process
-from tasks_demo.ledger.database import off_in_tests, unsupported, written
+from tasks_demo.ledger.database import alias, off_in_tests, unsupported, written
 from tasks_demo.ledger.events import LONGEST, storable
 from tasks_demo.ledger.models import Event
+from tasks_demo.ledger.store import store
 from tasks_demo.ledger.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ BEAT_SECONDS = 5.0
 MOST_HELD = 1000
 #: Maximum time that a worker waits at its end for its last report, seconds.
 LAST_WORD_SECONDS = 1.0
+#: Maximum time that a report, and a fork meanwhile, waits for SQLite's write lock, seconds.
+LOCK_SECONDS = 1.0
 
 
 class Presence:
@@ -61,21 +66,33 @@ class Presence:
     def _report_for_ever(self) -> None:
         while True:
             ending = self._ending.is_set()
-            try:
-                self._report(ending=ending)
-            except (Error, ConnectionDoesNotExist) as error:
-                limited_log(
-                    logger, logging.WARNING, ("presence", type(error).__name__),
-                    "The ledger did not keep that this worker lives (%s: %s). Its jobs are not affected.",
-                    type(error).__name__, error,
-                )  # fmt: skip
-            except Exception:
-                logger.exception("Reporting that this worker lives failed; the next report is tried.")
-            finally:
-                connections.close_all()  # this thread's own; pool processes are forked from this process
+            # While this process does not fork: a child must not inherit SQLite's connection (docs/decisions/0022).
+            with store.lock if connections[alias()].vendor == "sqlite" else nullcontext():
+                self._try_to_report(ending=ending)
             if ending:
                 return
             self._ending.wait(BEAT_SECONDS)
+
+    def _try_to_report(self, *, ending: bool) -> None:
+        try:
+            if connections[alias()].vendor == "sqlite":
+                with connections[alias()].cursor() as cursor:
+                    cursor.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
+            self._report(ending=ending)
+        except (Error, ConnectionDoesNotExist) as error:
+            # As text, and without the frames: a cursor that they refer to keeps SQLite's connection open.
+            limited_log(
+                logger, logging.WARNING, ("presence", type(error).__name__),
+                "The ledger did not keep that this worker lives (%s: %s). Its jobs are not affected.",
+                type(error).__name__, str(error),
+            )  # fmt: skip
+            for each in (error, error.__cause__):
+                if each is not None:
+                    traceback.clear_frames(each.__traceback__)
+        except Exception:
+            logger.exception("Reporting that this worker lives failed; the next report is tried.")
+        finally:
+            connections.close_all()  # this thread's own
 
     def _report(self, *, ending: bool) -> None:
         # In this order: what is received after the list was made has an event after this one.
