@@ -80,17 +80,16 @@ class Presence:
                     cursor.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
             self._report(ending=ending)
         except (Error, ConnectionDoesNotExist) as error:
-            # As text, and without the frames: a cursor that they refer to keeps SQLite's connection open.
+            # As text: whoever keeps the error would keep its cursor, and that SQLite's connection open.
             limited_log(
                 logger, logging.WARNING, ("presence", type(error).__name__),
                 "The ledger did not keep that this worker lives (%s: %s). Its jobs are not affected.",
                 type(error).__name__, str(error),
             )  # fmt: skip
-            for each in (error, error.__cause__):
-                if each is not None:
-                    traceback.clear_frames(each.__traceback__)
-        except Exception:
+            _let_go_of_cursors(error)
+        except Exception as error:
             logger.exception("Reporting that this worker lives failed; the next report is tried.")
+            _let_go_of_cursors(error)
         finally:
             connections.close_all()  # this thread's own
 
@@ -127,6 +126,13 @@ class Presence:
             **told,
         )
         return int(row.pk)
+
+
+def _let_go_of_cursors(error: BaseException) -> None:
+    """Clear the frames of an error: a cursor that they refer to keeps SQLite's connection open."""
+    for each in (error, error.__cause__):
+        if each is not None:
+            traceback.clear_frames(each.__traceback__)
 
 
 def _held(consumer: Any) -> Iterator[str]:
