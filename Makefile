@@ -8,13 +8,17 @@ PYTEST_ARGS ?=
 PYTEST_JOBS ?= 3
 BENCH_ARGS ?=
 MATRIX_ARGS ?=
+BROKER ?= redis
+RESULTS_ARGS ?=
+SOAK_ARGS ?=
+TRIALS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOPMENT := $(VENV)/.installed-development
 # The demo is about the embedded stack, whatever is set or running on the machine.
-EMBEDDED := env -u REDIS_URL -u DATABASE_URL -u BANK_URL -u BANK_DATABASE_URL -u SHOP_DATABASE_URL -u DJANGO_PRODUCTION
+EMBEDDED := env -u REDIS_URL -u BROKER_URL -u DATABASE_URL -u BANK_URL -u BANK_DATABASE_URL -u SHOP_DATABASE_URL -u DJANGO_PRODUCTION
 LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11
 
 # Some distributions ship Python without ensurepip: then the system's pip installs into the venv from outside.
@@ -26,7 +30,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help install install-dev demo up test lint matrix wheel bench lock clean
+.PHONY: help install install-dev demo up test lint matrix wheel bench results campaign soak transport-trials screenshots lock clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-18s%s\n' "$$target" "$$text"; done
@@ -51,11 +55,15 @@ install: $(RUNTIME) ## Make .venv and install what runs, with exact versions and
 
 install-dev: $(DEVELOPMENT) ## The development tools too
 
-demo: $(RUNTIME) ## Kill real workers under three patterns and count the charges; under a minute
+demo: $(RUNTIME) ## Kill real workers under three patterns and on two brokers, and count the charges; about a minute
 	@$(EMBEDDED) $(PY) manage.py migrate --noinput --verbosity 0
 	@$(EMBEDDED) $(PY) manage.py migrate --noinput --verbosity 0 --database shop
 	@$(EMBEDDED) $(PY) manage.py experiment --pattern acks_early --pattern acks_late --pattern dedup_lock \
 		--fault none --fault kill-child --fault kill-main --tasks 100 --seed 1
+	@echo
+	@echo "The same kill of main, when it has fetched a job: Redis by Celery's stock transport, and by the transport of this project."
+	@$(EMBEDDED) $(PY) manage.py experiment --pattern acks_late --fault kill-main --point fetched --broker redis reliable \
+		--tasks 20 --kills 5 --seed 1
 	@echo
 	@echo "See every task ID: run \`make up\`, then open http://127.0.0.1:$(PORT)/admin/tasks_demo/ with the user and password it prints."
 
@@ -73,7 +81,7 @@ lint: $(DEVELOPMENT) ## ruff, mypy (the example too), the import contracts, miss
 	@$(VENV)/bin/lint-imports
 	@$(PY) manage.py makemigrations --check --dry-run
 
-matrix: $(DEVELOPMENT) ## The core's tests on each supported Celery and Django; MATRIX_ARGS=celery5.5-django5.2 for one
+matrix: $(DEVELOPMENT) ## The core's tests on each supported Celery and Django; MATRIX_ARGS="celery5.5-django5.2 --python PATH"
 	@$(PY) -m tests.matrix $(MATRIX_ARGS)
 
 wheel: $(DEVELOPMENT) ## Build the wheel and run the example's own tests with it, in an environment of its own
@@ -81,6 +89,21 @@ wheel: $(DEVELOPMENT) ## Build the wheel and run the example's own tests with it
 
 bench: $(DEVELOPMENT) ## The ratios of the budget, measured side by side
 	@$(PY) manage.py benchmark $(BENCH_ARGS)
+
+results: $(DEVELOPMENT) ## Measure every pattern, control and library on BROKER (redis); write docs/results.md. About half an hour
+	@$(EMBEDDED) $(PY) manage.py results --broker $(BROKER) $(RESULTS_ARGS)
+
+campaign: $(DEVELOPMENT) ## 10,000 kills of main at all points of four patterns; resumed if interrupted; into docs/results.md. About an hour
+	@$(EMBEDDED) $(PY) manage.py results --part campaign --seeds 25 --broker $(BROKER) $(RESULTS_ARGS)
+
+soak: $(DEVELOPMENT) ## 1,000,000 jobs and 500 random kills of main under load; SOAK_ARGS="--pattern outbox --seeds 10"; resumed; into docs/results.md. An hour or more
+	@$(EMBEDDED) $(PY) manage.py results --part soak --seeds 50 --broker $(BROKER) $(SOAK_ARGS)
+
+transport-trials: $(DEVELOPMENT) ## Kill, cut off and fail over what the Redis transport stands on; TRIALS="recovery host". About half an hour
+	@$(EMBEDDED) $(PY) -m tests.integration.transport.trials $(TRIALS)
+
+screenshots: $(DEVELOPMENT) ## Take the pictures of docs/images again, of a real run; needs chromium
+	@SCREENSHOTS=docs/images $(PY) -m pytest -q tests/browser/test_screenshots.py
 
 lock: $(DEVELOPMENT) ## Compile pyproject.toml and requirements*.in into requirements*.txt; keeps versions that still fit
 	@$(LOCK) pyproject.toml --extra postgres --extra lab --extra metrics requirements.in --output-file requirements.txt

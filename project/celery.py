@@ -6,6 +6,7 @@ import os
 
 from celery import Celery
 
+from project.rabbitmq import DeclareDeadLetters
 from tasks_demo.hooks.bootsteps import NoticeChildDeath
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
@@ -14,3 +15,4 @@ app = Celery("project")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.steps["worker"].add(NoticeChildDeath)
+app.steps["consumer"].add(DeclareDeadLetters)

@@ -1,15 +1,10 @@
-"""Addresses and the secret key of the embedded services, derived from the state folder."""
+"""The secret key of this checkout, kept in the state folder."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
-import tempfile
 from pathlib import Path
-
-# sun_path holds 108 bytes on Linux and 104 on macOS, including the terminating NUL.
-LONGEST_SOCKET_PATH = 100
 
 
 def secret_key(state_dir: Path) -> str:
@@ -27,18 +22,3 @@ def secret_key(state_dir: Path) -> str:
         key = secrets.token_urlsafe(50)
         file.write(key)
     return key
-
-
-def redis_socket(state_dir: Path) -> Path:
-    """Return the Unix socket of this checkout's embedded Redis; in the temporary folder if the path would be too long."""
-    path = state_dir / "redis.sock"
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-        return path
-    digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"tasks-demo-{os.getuid()}-{digest}" / "redis.sock"
-
-
-def bank_address(state_dir: Path) -> str:
-    """Return the address of this checkout's bank: a loopback port in 20000–29999 derived from the state folder."""
-    digest = hashlib.sha256(os.fsencode(state_dir)).digest()
-    return f"http://127.0.0.1:{20000 + int.from_bytes(digest[:4], 'big') % 10000}"

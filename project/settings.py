@@ -7,12 +7,18 @@ DATABASE_URL           default database (ledger, admin): ``sqlite:///…`` or ``
 SHOP_DATABASE_URL      business data, inbox and outbox; unset: in DATABASE_URL if that is PostgreSQL, else an SQLite file
 BANK_DATABASE_URL      the bank's books; never the same database as DATABASE_URL
 REDIS_URL              ``redis://``, ``rediss://`` or ``unix://``; unset: the embedded server
+BROKER_URL             where jobs are published: ``amqp://``, ``amqps://`` or as REDIS_URL; unset: REDIS_URL
+BROKER_QUEUE_TYPE      on RabbitMQ: ``quorum`` (default) or ``classic``
+BROKER_TRANSPORT       how Celery uses Redis as its broker: ``reliable`` (default, tasks_demo.transport), ``redis`` (stock kombu)
 BANK_URL               address of a running bank; unset: ``make up`` or the lab starts one
 STATE_DIR              folder of the embedded files; default ``.state`` beside manage.py
 DJANGO_SECRET_KEY      required when DJANGO_PRODUCTION=1; otherwise generated once and kept in STATE_DIR
 DJANGO_PRODUCTION      1: no embedded defaults, secure cookies, secret key required
 DJANGO_ALLOWED_HOSTS   comma-separated; default localhost only
 DJANGO_CSRF_ORIGINS    comma-separated origins, for a TLS-terminating proxy
+DJANGO_SSL_REDIRECT    in production: redirect http to https, by X-Forwarded-Proto; default 1
+DJANGO_HSTS_SECONDS    in production: how long browsers must use https; default 3600; 0: no such header
+DJANGO_HSTS_SUBDOMAINS in production: HSTS covers subdomains and allows preloading; default 1
 LOG_LEVEL              default WARNING
 =====================  ==========================================================================
 
@@ -25,21 +31,47 @@ import contextlib
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from project.local import bank_address, redis_socket, secret_key
+from project import rabbitmq
+from project.local import secret_key
+from tasks_demo.demo.defaults import SQLITE_OPTIONS, bank_address, redis_address
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-def _flag(name: str) -> bool:
-    value = os.environ.get(name, "0").lower()
+def _flag(name: str, default: str = "0") -> bool:
+    value = os.environ.get(name, default).lower()
     if value not in {"0", "1", "", "false", "true"}:
         raise ImproperlyConfigured(f"{name}={value!r}: write 0 or 1.")
     return value in {"1", "true"}
+
+
+def _whole(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not value.isascii() or not value.isdecimal():
+        raise ImproperlyConfigured(f"{name}={value!r}: write a whole number of seconds.")
+    return int(value)
+
+
+def _address(name: str, default: str, schemes: tuple[str, ...]) -> str:
+    url = os.environ.get(name) or default
+    if url.partition("://")[0] not in schemes:
+        *most, last = (f"{scheme}://" for scheme in schemes)
+        instead = "the embedded server" if name == "REDIS_URL" else "REDIS_URL"
+        raise ImproperlyConfigured(f"{name} must start with {', '.join(most)} or {last}; unset it for {instead}.")
+    try:
+        urlsplit(url).port  # noqa: B018  (reading the property parses it)
+    except ValueError:  # its message may quote a part of the password
+        raise ImproperlyConfigured(
+            f"{name} has no valid port. Percent-encode special characters in the password (/ is %2F, # is %23)."
+        ) from None
+    if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
+        url += ("&" if "?" in url else "?") + "ssl_cert_reqs=required"  # Celery's result backend requires it
+    return url
 
 
 def _list(name: str, default: str = "") -> list[str]:
@@ -55,13 +87,7 @@ def _database(name: str, file: str) -> dict[str, Any]:
         why = "is the password percent-encoded?" if "@" in url else error
         raise ImproperlyConfigured(f"{name} is not a database URL ({why}). Write postgres://user@host/name.") from None
     if parsed["ENGINE"] == "django.db.backends.sqlite3":
-        parsed["OPTIONS"] = {
-            # Take the write lock at BEGIN, so that a second writer waits instead of failing in the middle.
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            # NORMAL in WAL mode: SIGKILL loses no committed transaction; a power cut may.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        }
+        parsed["OPTIONS"] = dict(SQLITE_OPTIONS)
         # The test database is a file too, because other processes must be able to open it.
         parsed["TEST"] = {"NAME": str(STATE_DIR / f"test_{os.getpid()}_{file}")}
     return parsed
@@ -83,8 +109,9 @@ if PRODUCTION:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_CONTENT_TYPE_NOSNIFF = True
-    # The proxy that terminates TLS redirects to https and sends Strict-Transport-Security; only it knows its other sites.
-    SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008"]
+    SECURE_SSL_REDIRECT = _flag("DJANGO_SSL_REDIRECT", "1")
+    SECURE_HSTS_SECONDS = _whole("DJANGO_HSTS_SECONDS", 3600)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _flag("DJANGO_HSTS_SUBDOMAINS", "1")
     for required in ("DATABASE_URL", "REDIS_URL", "BANK_URL"):
         if not os.environ.get(required):
             raise ImproperlyConfigured(f"{required} is not set; DJANGO_PRODUCTION=1 has no embedded defaults.")
@@ -179,25 +206,25 @@ LOGGING = {
 }
 
 REDIS_IS_EMBEDDED = not os.environ.get("REDIS_URL")
-REDIS_URL = os.environ.get("REDIS_URL") or f"unix://{quote(str(redis_socket(STATE_DIR)))}"
-if not REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
-    raise ImproperlyConfigured(
-        "REDIS_URL must start with redis://, rediss:// or unix://; unset it for the embedded one."
-    )
-try:
-    urlsplit(REDIS_URL).port  # noqa: B018  (reading the property parses it)
-except ValueError:  # its message may quote a part of the password
-    raise ImproperlyConfigured(
-        "REDIS_URL has no valid port. Percent-encode what is special in the password (/ is %2F, # is %23)."
-    ) from None
-if REDIS_URL.startswith("rediss://") and "ssl_cert_reqs" not in REDIS_URL:
-    REDIS_URL += ("&" if "?" in REDIS_URL else "?") + "ssl_cert_reqs=required"  # Celery's result backend requires it
+_REDIS = ("redis", "rediss", "unix")
+REDIS_URL = _address("REDIS_URL", redis_address(STATE_DIR), _REDIS)
+# No setting begins with BROKER_: Celery still reads such names of its own past, whatever CELERY_… says beside them.
+_broker = _address("BROKER_URL", REDIS_URL, (*_REDIS, "amqp", "amqps"))
+_queue_type = os.environ.get("BROKER_QUEUE_TYPE") or "quorum"
+if _queue_type not in rabbitmq.TYPES:
+    raise ImproperlyConfigured(f"BROKER_QUEUE_TYPE={_queue_type!r}: write {' or '.join(rabbitmq.TYPES)}.")
 BANK_IS_EMBEDDED = not os.environ.get("BANK_URL")
 BANK_URL = os.environ.get("BANK_URL") or bank_address(STATE_DIR)
 
-# kombu and Celery use their own scheme for a Unix socket.
-CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
-CELERY_RESULT_BACKEND = CELERY_BROKER_URL
+_transport = os.environ.get("BROKER_TRANSPORT") or "reliable"
+if _transport not in {"reliable", "redis"}:
+    raise ImproperlyConfigured(f"BROKER_TRANSPORT={_transport!r}: write reliable or redis.")
+# kombu and Celery use their own schemes for a Unix socket.
+CELERY_RESULT_BACKEND = REDIS_URL.replace("unix://", "redis+socket://", 1)
+if _broker.startswith("amqp") or _transport == "redis":
+    CELERY_BROKER_URL = _broker.replace("unix://", "redis+socket://", 1)
+else:
+    CELERY_BROKER_URL = f"reliable+{_broker.replace('unix://', 'socket://', 1)}"
 CELERY_TIMEZONE = "UTC"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
@@ -205,8 +232,13 @@ CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TASK_SOFT_TIME_LIMIT = 240
-# Above the time limit, so that kombu never redelivers a message that is still running.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 900}
+if _broker.startswith("amqp"):
+    # apply_async returns when RabbitMQ has the job, or raises.
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {"confirm_publish": True}
+    CELERY_TASK_QUEUES = [rabbitmq.declared(_queue_type)]
+else:
+    # For workers on stock kombu: above the time limit, so that they never redeliver a message that is still running.
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 900}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 # Unless this is set, Celery's Django fixup closes the database connection around every task.

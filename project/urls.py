@@ -9,7 +9,7 @@ from django.views.generic import RedirectView
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/tasks_demo/")),
-    # Browsers ask for it on every page, the stock admin's too.
+    # Browsers request it on every page, including those of the stock admin.
     path("favicon.ico", RedirectView.as_view(url=static("tasks_demo/icon.svg"))),
     path("admin/", admin.site.urls),
 ]

@@ -30,7 +30,14 @@ from tasks_demo.dashboard import (  # noqa: F401  (they register themselves)
 from tasks_demo.doctor import State, examine
 
 if apps.is_installed("tasks_demo.records"):
-    from tasks_demo.dashboard import failed, leases, operations, outbox, parked  # noqa: F401  (register their tables)
+    from tasks_demo.dashboard import (  # noqa: F401  (register their tables)
+        dead_letters,
+        failed,
+        leases,
+        operations,
+        outbox,
+        parked,
+    )
 
 #: Where the doctor's last rows are kept, and for how long, seconds. Without a shared cache each web process has its own.
 _KEY, _KEPT = "tasks_demo.doctor", 86_400

@@ -1,4 +1,4 @@
-"""The application: arms the ledger in every process that has Django."""
+"""The Django app: starts the ledger and registers the transport in every process that sets up Django."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TasksDemoConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from tasks_demo import checks, ledger  # noqa: F401  (checks register themselves)
+        from tasks_demo import checks, ledger, transport  # noqa: F401  (checks and transport register themselves)
         from tasks_demo.hooks import presence, signals  # noqa: F401  (they connect their receivers)
 
         ledger.arm()

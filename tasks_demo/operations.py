@@ -1,7 +1,7 @@
-"""Shows what the patterns have recorded of one operation, and deletes it on request, so that the operation can run again.
+"""Shows what the patterns have recorded about an operation, and deletes it on request, so that the operation can run again.
 
 Does **not** undo the effect, and does not guarantee that no worker is running the operation now. A forgotten operation runs again
-when a message for it is delivered again, and its effect happens a second time unless the receiver recognises the key. A fence is
+when a message for it is delivered again, and its effect happens a second time unless the receiver recognises the key. Fences are
 never lowered. A ``ForgottenOperation`` (who, what, when, why) is committed before anything is removed.
 """
 
@@ -37,7 +37,7 @@ from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEnt
 
 @dataclass(frozen=True)
 class Trace:
-    """What one store has recorded. ``held``: who may be running it, or empty. ``removable``: ``forget`` can delete it."""
+    """One store's record of an operation. ``held``: who may be running it, or empty. ``removable``: ``forget`` can delete it."""
 
     kind: str
     place: str
@@ -59,7 +59,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Known:
-    """Everything recorded of an operation, and an error message for each store that did not answer."""
+    """Everything recorded about an operation, and an error message for each store that did not answer."""
 
     operation: str
     traces: list[Trace]
@@ -67,7 +67,7 @@ class Known:
 
     @property
     def mark(self) -> str:
-        """A digest that detects a change between showing and forgetting. It leaves out facts that change with time alone."""
+        """A digest that detects a change between showing and forgetting. Facts that change merely as time passes are left out."""
         shown = [
             (trace.kind, trace.place, trace.state, {k: str(v) for k, v in trace.facts.items() if "seconds" not in k})
             for trace in self.traces
@@ -76,10 +76,10 @@ class Known:
 
 
 def known(operation: str, task: str = "") -> Known:
-    """Return what every store has recorded of the operation; with ``task``, only the stores of that task's pattern.
+    """Return every store's records of the operation; with ``task``, only from the stores of that task's pattern.
 
-    A store that does not answer does not raise: its error is in ``troubles``. Raises InvalidOperationKey, and UnknownTask if no
-    task of that name with a pattern is registered here.
+    If a store does not answer, its error is in ``troubles`` and nothing is raised. Raises InvalidOperationKey, and UnknownTask if
+    no task of that name with a pattern is registered here.
     """
     validate_operation(operation)
     tasks = _tasks(task)
@@ -118,7 +118,7 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
     if held and not even_if_held:
         raise OperationHeld(
             f"Operation {shown.operation!r} may be running: {'; '.join(trace.held for trace in held)}. Nothing was removed. Wait "
-            "for its end, or forget it all the same: it can then run twice."
+            "for it to end, or forget it anyway: it can then run twice."
         )
     if not chosen:
         return []
@@ -136,8 +136,8 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         entry.save(using=alias)
     except Error as error:
         raise EnvironmentNotReady(
-            f"The database {alias!r} did not accept the record of this ({str(error).partition(chr(10))[0]}), so nothing was "
-            "removed. Is it running, writable and migrated (`manage.py migrate`)?"
+            f"The database {alias!r} did not store who forgets the operation and why ({str(error).partition(chr(10))[0]}), so "
+            "nothing was removed. Is it running, writable and migrated (`manage.py migrate`)?"
         ) from error
     removed: list[Trace] = []
     try:
@@ -148,7 +148,7 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         _record_outcome(entry, alias, removed, f"stopped: {error}")
         raise EnvironmentNotReady(f"{error} Removed before that: {_names(removed)}.") from error
     left = [trace for trace in chosen if trace not in removed]
-    _record_outcome(entry, alias, removed, f"had changed meanwhile and was left: {_names(left)}" if left else "removed")
+    _record_outcome(entry, alias, removed, f"changed meanwhile, so not removed: {_names(left)}" if left else "removed")
     return removed
 
 
@@ -162,7 +162,7 @@ def _record_outcome(entry: ForgottenOperation, alias: str, removed: list[Trace],
 
 
 def _removed(operation: str, trace: Trace, *, even_if_held: bool) -> bool:
-    """Delete what one store has recorded. Returns False if it has changed since it was shown."""
+    """Delete one store's record. Returns False if it has changed since it was shown."""
     if isinstance(trace.source, maintenance.Record):
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         if isinstance(place, Memory):

@@ -1,19 +1,26 @@
-"""Fixtures for the whole suite. No test touches the developer's state folder, services or databases."""
+"""Fixtures for the whole suite. No test touches the developer's state folder, services or databases.
+
+Over 300 lines: each fixture is used throughout the tests, and they use each other.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 from pytest_django import DjangoDbBlocker
 
+from tasks_demo.lab.controls import CONTROLS, RIVALS
+from tests import forks
 from tests.support import (
     STATE,
     TOKEN,
@@ -28,6 +35,11 @@ from tests.support import (
 )
 
 private_environment()
+# How fast a busy machine generates inputs and runs an example says nothing about the code.
+hypothesis.settings.register_profile("tests", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("tests")
+TESTS = Path(__file__).parent
+_CONTROLS = [*CONTROLS, *(f"rivals.{name}" for name in RIVALS)]
 
 
 def _settle_in() -> None:
@@ -59,68 +71,64 @@ _settle_in()
 #: others idle. The rest runs in random order. ``make test PYTEST_ARGS=--durations=60`` shows which files belong here.
 LONGEST = (
     "lab/test_contract.py",
-    "lab/test_benchmark.py",
-    "outbox/test_relay_processes.py",
-    "docs/test_snippets.py",
-    "doctor/test_doctor_elsewhere.py",
-    "testing/test_testing_package.py",
-    "patterns/test_patterns.py",
-    "patterns/test_attempts.py",
-    "demo/test_payment_scenario.py",
-    "demo/test_bank_process.py",
-    "outbox/test_copies.py",
-    "doctor/test_connections.py",
-    "patterns/test_failures_of_ours.py",
-    "leases/test_heartbeat.py",
-    "ledger/test_outcomes.py",
-    "ledger/test_ledger_away.py",
-    "outbox/test_relay.py",
-    "leases/test_model.py",
-    "lab/test_experiment.py",
-    "lab/test_isolation.py",
-    "lab/test_experiment_command.py",
-    "screens/test_experiments.py",
-    "ledger/test_sqlite_defaults.py",
-    "docs/test_examples.py",
-    "outbox/test_reporting.py",
+    "lab/benchmark/test_run.py",
+    "integration/outbox/test_relay_processes.py",
+    "integration/docs/test_snippets.py",
+    "integration/doctor/test_other_projects.py",
+    "integration/testing/test_testing_package.py",
+    "integration/patterns/test_base.py",
+    "integration/patterns/test_attempts.py",
+    "integration/demo/test_payment_scenario.py",
+    "integration/demo/bank/test_server.py",
+    "integration/outbox/test_claims.py",
+    "integration/doctor/test_connections.py",
+    "integration/patterns/test_execution_failures.py",
+    "integration/leases/test_heartbeat.py",
+    "integration/ledger/test_tallies.py",
+    "integration/ledger/test_writer_failures.py",
+    "integration/outbox/test_relay.py",
+    "integration/leases/test_protocol_model.py",
+    "lab/engine/test_runner.py",
+    "lab/processes/test_databases.py",
+    "lab/management/test_experiment.py",
+    "lab/screens/test_experiments.py",
+    "integration/ledger/test_store_sqlite_defaults.py",
+    "integration/docs/test_examples.py",
+    "integration/outbox/test_reporting.py",
 )
-
-
-def in_folder(path: Path) -> str:
-    """A file's name with its folder."""
-    return f"{path.parent.name}/{path.name}"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the slowest files first, in any test order; needs --no-loadscope-reorder, set in pyproject.toml."""
     rank = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(in_folder(item.path), len(rank)))
+    items.sort(key=lambda item: rank.get(str(item.path.relative_to(TESTS)), len(rank)))
 
 
 #: Reports of leftover processes, sent by the pytest-xdist workers to the controller.
-_told: list[str] = []
+_reports: list[str] = []
 
 
 def pytest_testnodedown(node: Any, error: object) -> None:
-    _told.extend(getattr(node, "workeroutput", {}).get("left_over", ()))
+    _reports.extend(getattr(node, "workeroutput", {}).get("left_over", ()))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the session if a process started by the tests still runs; then kill it by its pid."""
     if session.config.getoption("numprocesses", None):
-        if _told:  # each pytest-xdist worker has checked for itself
+        if _reports:  # each pytest-xdist worker has checked for itself
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return
     _, late = psutil.wait_procs(_left_over(), timeout=5)
     left = [process for process in _left_over() if process in late]
     if left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        _told.extend(f"left running by the tests: {process.pid} {describe(process)}" for process in left)
+        _reports.extend(f"left running by the tests: {process.pid} {describe(process)}" for process in left)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        getattr(session.config, "workeroutput", {})["left_over"] = _told
+        getattr(session.config, "workeroutput", {})["left_over"] = _reports
+    forks.close()
     if session.exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(STATE, ignore_errors=True)
 
@@ -128,12 +136,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _left_over() -> list[psutil.Process]:
     ours = {process.pid: process for process in marked(TOKEN)}
     ours |= {child.pid: child for child in living(psutil.Process().children(recursive=True))}
+    ours.pop(forks.pid(), None)
     return list(ours.values())
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print what is needed to repeat a failing run, also with -q."""
-    for line in _told:
+    for line in _reports:
         terminalreporter.write_line(line, red=True)
     if exitstatus != pytest.ExitCode.OK:
         seed = config.getoption("randomly_seed", None)
@@ -142,6 +151,22 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 def pytest_report_header() -> str:
     return f"state of this run (kept if a test fails): {STATE}"
+
+
+@pytest.fixture(autouse=True)
+def _controls_are_forgotten() -> Iterator[None]:
+    """Controls of the lab that a test imports become tasks of this process, which the checks of later tests would name."""
+    yield
+    imported = [
+        f"tasks_demo.lab.controls.{name}" for name in _CONTROLS if f"tasks_demo.lab.controls.{name}" in sys.modules
+    ]
+    if imported:
+        from celery import current_app
+
+        for module in imported:
+            del sys.modules[module]
+        for name in [name for name in current_app.tasks if name.startswith("tasks_demo.lab.")]:
+            del current_app.tasks[name]
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +193,7 @@ def manage(home: Home) -> Callable[..., Finished]:
 def _redis() -> Iterator[str]:
     from django.conf import settings
 
-    from project.local import redis_socket
+    from tasks_demo.demo.defaults import redis_socket
     from tasks_demo.demo.stack import EmbeddedRedis
 
     with EmbeddedRedis(STATE / "redis", redis_socket(settings.STATE_DIR)) as server:

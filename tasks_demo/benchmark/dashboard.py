@@ -1,8 +1,8 @@
 """Measures the server time of the dashboard's pages on a ledger of invented task IDs: lists, filters, searches, screens.
 
-The time of a request is measured in Django's test client. So it includes middleware and templates, and neither a web server nor a
-network. On SQLite that is processor time, because the database runs in the process and a busy machine would be measured
-otherwise; on a database server it is wall time.
+The time of a request is measured in Django's test client, so it includes middleware and templates, but neither a web server nor a
+network. It is CPU time of this process and of the PostgreSQL processes of this machine that serve it, so that other load does not
+count: without waiting for a disk, and without parallel workers of a query. With a database server elsewhere it is wall time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from django.conf import settings
@@ -27,10 +28,10 @@ from tasks_demo.demo.seeding import loading
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.models import Tally
 
-#: Requests of a page before those that are measured.
+#: Requests of a page before the measured ones.
 WARM_UP = 2
 SEED = 1
-#: Who requests the pages.
+#: The user who requests the pages.
 USER = "benchmark-of-the-dashboard"
 #: Filters and searches of the list of task IDs: values that are frequent, rare and absent, alone and combined.
 QUERIES = (
@@ -57,10 +58,23 @@ class Measured:
     why_not: str = ""
 
 
-def dashboard(task_ids: int, requests: int, say: Callable[[str], None]) -> list[Figure]:
-    """Fill the ledger and measure every page ``requests`` times. Raises EnvironmentNotReady if the ledger is not empty."""
+def dashboard(task_ids: int, requests: int, say: Callable[[str], None], *, as_it_is: bool = False) -> list[Figure]:
+    """Fill the ledger and measure every page ``requests`` times; ``as_it_is``: measure what is in it, and leave it.
+
+    Raises EnvironmentNotReady if the ledger to fill is not empty, or the one to measure as it is has no task ID.
+    """
+    if as_it_is:
+        known = Tally.objects.count()
+        if not known:
+            raise EnvironmentNotReady(
+                "The ledger to measure as it is has no task ID. Fill it with `manage.py seed_ledger`."
+            )
+        try:
+            return [_figure(page, known) for page in pages(requests, say)]
+        finally:
+            User.objects.filter(username=USER).delete()
     if not loading.is_empty(alias()):
-        raise EnvironmentNotReady("The ledger to measure is not empty. Name an empty database; nothing was written.")
+        raise EnvironmentNotReady("The ledger to measure is not empty. Nothing was written. Name an empty database.")
     try:
         loading.load(
             alias(), tasks=task_ids, events_per_task=5, seed=SEED,
@@ -74,18 +88,18 @@ def dashboard(task_ids: int, requests: int, say: Callable[[str], None]) -> list[
 
 
 def pages(requests: int, say: Callable[[str], None]) -> Iterator[Measured]:
-    """Measure every page of the ledger as it is."""
+    """Measure every page on the current content of the ledger."""
     settings.ALLOWED_HOSTS = ["testserver"]
     user, _ = User.objects.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
     client = Client()
     client.force_login(user)
     known = list(addresses())
-    clock = time.process_time if connections[alias()].vendor == "sqlite" else time.perf_counter
+    clock = _clock()
     for number, address in enumerate(known):
         say(f"page {number + 1} of {len(known)}: {address}")
         with CaptureQueriesContext(connections[alias()]) as captured:
             status = _get(client, address)
-        queries = len(captured.captured_queries)  # now: the next request empties the log
+        queries = len(captured.captured_queries)  # read now, because the next request empties the log
         if status != 200:
             yield Measured(address, (), 0, f"it answered {status}")
             continue
@@ -107,7 +121,7 @@ def addresses() -> Iterator[str]:
         try:
             yield reverse(f"admin:tasks_demo_{screen.name}")
         except NoReverseMatch:
-            continue  # needs to know of what
+            continue  # its address has arguments
     listed = reverse("admin:tasks_demo_tally_changelist")
     latest = Tally.objects.order_by("-first_at", "task_id")
     deep = latest[Tally.objects.count() // 2]
@@ -125,6 +139,27 @@ def addresses() -> Iterator[str]:
         yield f"{listed}?before={place}{query}"
 
 
+def _clock() -> Callable[[], float]:
+    """Return what measures a request: CPU time here and in the database's processes on this machine; else wall time."""
+    servers = [connection for connection in connections.all() if connection.vendor != "sqlite"]
+
+    def used() -> float:
+        pids = {connection.connection.info.backend_pid for connection in servers if connection.connection is not None}
+        return time.process_time() + sum(int(_on_cpu(pid).read_text().split()[0]) for pid in pids) / 1e9
+
+    for connection in servers:
+        connection.ensure_connection()
+        if connection.vendor != "postgresql" or not _on_cpu(connection.connection.info.backend_pid).exists():
+            return time.perf_counter
+        if connection.connection.info.host[:1] != "/":  # a server elsewhere, whose pid says nothing here
+            return time.perf_counter
+    return used
+
+
+def _on_cpu(pid: int) -> Path:
+    return Path(f"/proc/{pid}/schedstat")
+
+
 def _get(client: Client, address: str) -> int:
     return int(client.get(address).status_code)
 
@@ -132,10 +167,11 @@ def _get(client: Client, address: str) -> int:
 def _figure(page: Measured, task_ids: int) -> Figure:
     what = f"{page.address} ({page.queries} queries, {task_ids:,} task IDs)"
     series = Series("page", "ms", page.milliseconds, events=True) if page.milliseconds else None
+    most = 100.0 if task_ids <= 1_000_000 else 200.0
     return Figure(
         f"page:{page.address}",
         what,
         series,
-        budget=Budget("p95 of A ≤ 100 ms", "p95", most=100.0),
+        budget=Budget(f"p95 of A ≤ {most:.0f} ms", "p95", most=most),
         why_not=page.why_not,
     )

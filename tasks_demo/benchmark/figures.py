@@ -1,5 +1,5 @@
-"""The figures of a benchmark, as ratios of series that were measured alternately in one run, and their tables. Pure: no I/O but
-the console.
+"""The figures of a benchmark: ratios of series that were measured alternately in one run; and their tables. Pure: the only I/O is
+to the console.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class Figure:
 def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     """Return, as JSON, what each pattern costs relative to acks_late in the same rounds. Returns [] without pattern figures.
 
-    ``cpu_ms``: processor time per job of the worker's processes, without Redis and the relay. ``delay_ms``: time from publishing
-    a job to its start on an idle worker. A pattern without its own delay has the delay of acks_late if its jobs are published
-    directly, and that of outbox if they are published through the outbox.
+    ``cpu_ms``: CPU time of the worker's processes per job, without Redis and the relay. ``delay_ms``: time from publishing a job
+    to its start on an idle worker. A pattern without its own delay has the delay of acks_late if its jobs are published directly,
+    and that of outbox if they are published through the outbox.
     """
     known = {figure.id: figure for figure in figures if figure.a and figure.b}
     patterns = [figure.pattern for figure in figures if figure.id == figure.pattern and figure.id in known]
@@ -152,7 +152,7 @@ def trade_off(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 
 
 def render(console: Console, document: dict[str, Any]) -> None:
-    """Print the tables. The last column, which readers look at first, does not depend on colour."""
+    """Print the tables. Their content can be read without colour."""
     table = Table(box=box.SIMPLE_HEAD, expand=False)
     for name in ("what", "A", "B", "ratio A/B", "budget", "within budget"):
         table.add_column(name, overflow="fold")
@@ -189,7 +189,7 @@ def _patterns(rows: Sequence[dict[str, Any]]) -> Table:
     columns = {
         "per_second": "tasks/s",
         "relative": "relative to acks_late",
-        "cpu_ms": "processor ms per task",
+        "cpu_ms": "CPU ms per task",
         "cpu_relative": "relative to acks_late",
         "delay_ms": "published → started, ms",
     }

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from celery import shared_task
+
 from tasks_demo.core.conf import settings
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox.enqueue import Outbox
@@ -38,6 +40,12 @@ UNCOUNTED: dict[str, Any] = {
     name: PATTERNS[name].task(name=f"tasks_demo.benchmark.{name}.uncounted", max_attempts=None)(_nothing)
     for name in ("acks_late", "dedup_lock")
 }
+
+
+@shared_task(name="tasks_demo.benchmark.plain", acks_late=True, reject_on_worker_lost=True)
+def plain(number: int) -> int:
+    """Return the number. A task of Celery's own class."""
+    return number
 
 
 @AcksLate.task(name="tasks_demo.benchmark.signal")

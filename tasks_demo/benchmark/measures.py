@@ -1,4 +1,4 @@
-"""Measures a worker's throughput, latency, recovery from a kill, and start."""
+"""Measures a worker's throughput, latency, recovery after a kill, and start."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, Queue
 from statistics import median
+from typing import Any
 
 from tasks_demo import outbox
 from tasks_demo.benchmark.jobs import push_start_time, signal_done
 from tasks_demo.benchmark.publishing import Arm, Publisher, before, meanwhile, producer, relaying
-from tasks_demo.benchmark.workers import WAIT_SECONDS, Bench, processor_seconds
+from tasks_demo.benchmark.workers import WAIT_SECONDS, Bench, cpu_seconds
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.stack.server import tail
@@ -27,6 +28,8 @@ from tasks_demo.lab.processes.nemesis import FaultReport
 RELAY_INTERVAL = 0.5
 #: Maximum time from the last acknowledgement to the end of the last body, seconds.
 FINISH_SECONDS = 5.0
+#: How long an idle worker is observed, seconds.
+IDLE_SECONDS = 2.0
 #: Interval for checking whether the broker is empty, seconds; well below the duration of a round.
 _POLL_SECONDS = 0.01
 #: A worker's log line for a body that ran. A suppressed delivery has the result None.
@@ -35,8 +38,8 @@ _RAN = re.compile(rb"\[([0-9a-f-]{36})\] succeeded in [0-9.e-]+s: [0-9]+$", re.M
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """One round of one arm, per task. ``round_trips``: lock scripts that Redis ran, including renewals. ``cpu_main_ms`` and
-    ``cpu_pool_ms``: processor time of the main process and of its pool; it varies less than the speed if the machine is busy.
+    """One round of one arm, per task. ``round_trips``: lease scripts that Redis ran, including renewals. ``cpu_main_ms`` and
+    ``cpu_pool_ms``: CPU time of the main process and of its pool, which varies less than the speed if the machine is busy.
     """
 
     per_second: float
@@ -52,7 +55,7 @@ def throughput(bench: Bench, arm: Arm, count: int) -> Throughput:
     it stops slightly too soon: the last body of each pool process may still be running. Raises EnvironmentNotReady if the tasks
     are not done within WAIT_SECONDS + count / 20 seconds, or if not every body ran.
     """
-    with bench.lane() as lane:
+    with bench.lane(kind=arm.lane) as lane:
         before(arm, lane, count)
         lane.client.config_resetstat()
         logged = bench.log.stat().st_size if bench.log.exists() else 0
@@ -60,7 +63,7 @@ def throughput(bench: Bench, arm: Arm, count: int) -> Throughput:
             started_at = worker.ready_at if arm.publisher is Publisher.BEFORE else time.monotonic()
             with meanwhile(arm, lane, count) as more:
                 ended_at = _emptied(bench, lane, more, time.monotonic() + WAIT_SECONDS + count / 20)
-            main, pool = (used - then for used, then in zip(processor_seconds(worker.pid), worker.used, strict=True))
+            main, pool = (used - then for used, then in zip(cpu_seconds(worker.pid), worker.used, strict=True))
             _check_ran(bench, arm, count, logged)
         stats = lane.client.info("commandstats")
         scripts = sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("evalsha", "eval"))
@@ -74,27 +77,62 @@ def latencies(bench: Bench, jobs: int, seed: int) -> tuple[float, float]:
     take turns. Each job is published at a different time within the relay's interval; published back to back, every job would
     arrive just after the relay had polled and wait for the whole interval.
     """
-    through_outbox, direct, pause = [], [], threading.Event()
     arm = Arm("latency", push_start_time)
     with bench.lane() as lane, bench.worker(arm, lane), relaying(lane), producer(lane) as sender:
+        by_relay = Publication(lane, lambda key: outbox.enqueue(push_start_time, (key,), ignore_result=True))
+        through_outbox, direct = starts(bench, [by_relay, directly(lane, sender)], jobs, seed)
+    return through_outbox, direct
 
-        def waited(publish: Callable[[str], object]) -> float:
-            key = f"{lane.prefix}start:{uuid.uuid4().hex[:8]}"
-            published_at = _now()
-            publish(key)
-            return (float(bench.pushed(lane, key)) - published_at) * 1000
 
-        for number, moment in enumerate([0.0, *_spread(jobs, RELAY_INTERVAL, seed)]):
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """How a job that pushes its start to ``key`` is published on a lane."""
+
+    lane: RedisLane
+    publish: Callable[[str], object]
+
+
+def directly(lane: RedisLane, sender: Any) -> Publication:
+    """Return the publication by this kombu producer."""
+    return Publication(
+        lane, lambda key: push_start_time.apply_async((key,), producer=sender, ignore_result=True, retry=False)
+    )
+
+
+def starts(bench: Bench, kinds: Sequence[Publication], jobs: int, seed: int) -> list[float]:
+    """Measure the milliseconds from publication to start of one job at a time, the kinds in turn. Returns a median for each."""
+    found: list[list[float]] = [[] for _ in kinds]
+    pause = threading.Event()
+    for number, moment in enumerate([0.0, *_spread(jobs, RELAY_INTERVAL, seed)]):
+        for kind, seen in zip(kinds, found, strict=True):
             pause.wait(moment)  # sets the publication time; does not wait for an event
-            by_relay = waited(lambda key: outbox.enqueue(push_start_time, (key,), ignore_result=True))
-            pause.wait(moment)
-            at_once = waited(
-                lambda key: push_start_time.apply_async((key,), producer=sender, ignore_result=True, retry=False)
-            )
+            key = f"{kind.lane.prefix}start:{uuid.uuid4().hex[:8]}"
+            published_at = _now()
+            kind.publish(key)
+            took = (float(bench.pushed(kind.lane, key)) - published_at) * 1000
             if number:  # the first job of each kind opened connections
-                through_outbox.append(by_relay)
-                direct.append(at_once)
-    return median(through_outbox), median(direct)
+                seen.append(took)
+    return [median(seen) for seen in found]
+
+
+def published_per_second(bench: Bench, arm: Arm, count: int) -> float:
+    """Measure how many jobs a second one producer publishes one by one, with no worker."""
+    with bench.lane(kind=arm.lane) as lane:
+        before(arm, lane, 1)  # what this process does once
+        began = time.monotonic()
+        before(arm, lane, count)
+        return count / (time.monotonic() - began)
+
+
+def commands_per_second(bench: Bench, arm: Arm) -> float:
+    """Measure the commands that one idle worker sends to Redis in a second, over IDLE_SECONDS. A script counts once."""
+    with bench.lane(kind=arm.lane) as lane, bench.worker(arm, lane):
+        _emptied(bench, lane, lambda: False, time.monotonic() + WAIT_SECONDS)
+        with lane.client.monitor() as seen:  # type: ignore[no-untyped-call]
+            count, began = 0, time.monotonic()
+            while (now := time.monotonic()) < began + IDLE_SECONDS:
+                count += seen.next_command()["client_type"] != "lua"
+        return count / (now - began)
 
 
 def recoveries(bench: Bench, deaths: int) -> list[float]:
@@ -166,7 +204,8 @@ def _check_ran(bench: Bench, arm: Arm, count: int, logged: int) -> None:
         pause.wait(_POLL_SECONDS)  # with early acknowledgement the last bodies may still run
     if ran != count:
         raise EnvironmentNotReady(
-            f"{ran} of {count} bodies ran under {arm.name}, so the time proves nothing. The end of the log:\n{tail(bench.log)}"
+            f"{ran} of {count} bodies ran under {arm.name}, so its time is not a throughput. "
+            f"The end of the log:\n{tail(bench.log)}"
         )
 
 
@@ -183,8 +222,8 @@ def _emptied(bench: Bench, lane: RedisLane, more: Callable[[], bool], deadline: 
     """
     pause = threading.Event()
     while time.monotonic() < deadline:
-        coming, held = more(), lane.holdings()
-        if not (coming or held.queued or held.unacked or held.fetching):
+        coming, held = more(), lane.holdings("")
+        if not (coming or held.queued or held.unacked or held.moving):
             return time.monotonic()
         pause.wait(_POLL_SECONDS)
     raise EnvironmentNotReady(

@@ -15,11 +15,12 @@ from django.db import connections, router, transaction
 from tasks_demo import outbox
 from tasks_demo.core import lifecycle
 from tasks_demo.lab.processes.brokers import RedisLane
+from tasks_demo.lab.processes.brokers.reliable import ReliableLane
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import OutboxMessage
 
-#: kombu's defaults: nothing is redelivered here, and more frequent sweeps would be counted as lock scripts.
+#: kombu's defaults: nothing is redelivered here, and more frequent sweeps would be counted as lease scripts.
 NO_SWEEPS = {"visibility_timeout": 3600, "unacked_restore_interval": 10, "unacked_restore_throttle": 10}
 
 
@@ -27,13 +28,13 @@ class Publisher(StrEnum):
     """How and when jobs are published."""
 
     BEFORE = "all are in the broker before the worker starts"
-    MEANWHILE = "they are published one by one while the worker works"
-    OUTBOX = "they are committed to the outbox before, and its relay publishes them while the worker works"
+    MEANWHILE = "they are published one by one while the worker runs"
+    OUTBOX = "they are committed to the outbox before the worker starts, and its relay publishes them while it runs"
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to run the same do-nothing tasks."""
+    """One way to run the same do-nothing tasks. ``lane``: on stock Redis, or on ``tasks_demo.transport``."""
 
     name: str
     task: Any
@@ -41,6 +42,7 @@ class Arm:
     conf: dict[str, Any] = field(default_factory=dict)
     ignore_result: bool = True
     publisher: Publisher = Publisher.BEFORE
+    lane: type[RedisLane] = RedisLane
 
 
 def before(arm: Arm, lane: RedisLane, count: int) -> None:
@@ -55,7 +57,7 @@ def before(arm: Arm, lane: RedisLane, count: int) -> None:
 
 @contextlib.contextmanager
 def meanwhile(arm: Arm, lane: RedisLane, count: int) -> Iterator[Callable[[], bool]]:
-    """Publish the arm's jobs if it does so while the worker runs. Yields a function that returns whether more jobs will come."""
+    """Publish the arm's jobs while the worker runs, if it does so. Yields a function: will more jobs follow?"""
     if arm.publisher is Publisher.MEANWHILE:
         thread = threading.Thread(target=_publish, args=(arm, lane, count), name="publisher")
         thread.start()
@@ -102,7 +104,8 @@ def producer(lane: RedisLane) -> Iterator[Any]:
 
 def transport(lane: RedisLane) -> dict[str, Any]:
     """Return kombu's options for this lane."""
-    return {"global_keyprefix": lane.prefix, "client_name": lane.prefix, **NO_SWEEPS}
+    sweeps = {} if isinstance(lane, ReliableLane) else NO_SWEEPS
+    return {"global_keyprefix": lane.prefix, "client_name": lane.prefix, **sweeps}
 
 
 def _publish(arm: Arm, lane: RedisLane, count: int) -> None:

@@ -1,6 +1,6 @@
 """Measures the budgets as ratios in one run.
 
-What is **not** measured: a broker or a database on another machine, tasks that do work, more than two pool processes.
+Does **not** measure a broker or a database on another machine, tasks that do work, or more than two pool processes.
 
 ``manage.py benchmark`` runs this module in a separate process with its own STATE_DIR, so that it touches no database or Redis of
 the user::
@@ -26,17 +26,28 @@ from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, trade_o
 from tasks_demo.core.exceptions import DeliveryError
 
 #: The parts that ``--only`` can select.
-PARTS = ("start", "kills", "recovery", "throughput", "patterns", "latency", "point", "dashboard")
+PARTS = (
+    "start",
+    "kills",
+    "recovery",
+    "throughput",
+    "patterns",
+    "latency",
+    "transport",
+    "point",
+    "dashboard",
+    "watched",
+)
 NOT_READY, INTERRUPTED = 4, 130
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The amount to measure.
+    """How much to measure.
 
     ``rounds``: rounds of everything except kills, each with ``tasks`` tasks or ``jobs`` single jobs. ``campaigns``: campaigns of
-    ``kills`` kills of main in each of four lanes. ``deaths``: kills of pool processes. ``task_ids``: size of the ledger whose
-    pages are measured with ``requests`` requests each.
+    ``kills`` kills of main processes in each of four lanes. ``deaths``: kills of pool processes. ``task_ids``: size of the ledger
+    whose pages are measured with ``requests`` requests each; ``as_it_is``: they are there already.
     """
 
     rounds: int = 5
@@ -47,21 +58,22 @@ class Sizes:
     deaths: int = 60
     task_ids: int = 1_000_000
     requests: int = 50
+    as_it_is: bool = False
     parts: Sequence[str] = field(default=PARTS)
 
     @classmethod
     def quick(cls) -> Sizes:
-        """Return sizes that show that the benchmark works, but are too small to decide anything."""
+        """Return sizes that show that the benchmark works, but are too small for usable figures."""
         return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12, task_ids=5_000, requests=5)
 
 
 def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and return the result document. ``say`` is called with progress lines. Raises EnvironmentNotReady."""
-    from tasks_demo.lab.engine.runner import versions
+    from tasks_demo.lab.reports.document import versions
 
     started = time.monotonic()
     figures: list[Figure] = []
-    if {"start", "recovery", "throughput", "patterns", "latency"} & set(sizes.parts):
+    if {"start", "recovery", "throughput", "patterns", "latency", "transport", "watched"} & set(sizes.parts):
         from tasks_demo.benchmark.throughput import latency, throughput
         from tasks_demo.benchmark.workers import bench
 
@@ -74,6 +86,14 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
             figures += throughput(ready, sizes, say)
             if "latency" in sizes.parts:
                 figures += latency(ready, sizes, say)
+            if "transport" in sizes.parts:
+                from tasks_demo.benchmark.transport import transport
+
+                figures += transport(ready, sizes, say)
+            if "watched" in sizes.parts:
+                from tasks_demo.benchmark.watched import watched
+
+                figures += watched(ready, sizes, say)
     if "kills" in sizes.parts:
         figures += _kills(sizes, say)
     if "point" in sizes.parts:
@@ -81,7 +101,7 @@ def measure(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str,
     if "dashboard" in sizes.parts:
         from tasks_demo.benchmark.dashboard import dashboard
 
-        figures += dashboard(sizes.task_ids, sizes.requests, say)
+        figures += dashboard(sizes.task_ids, sizes.requests, say, as_it_is=sizes.as_it_is)
     return {
         "schema": SCHEMA,
         "versions": versions(),
@@ -135,13 +155,13 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
             patterns=["acks_late"],
             faults=[Fault.KILL_MAIN],
             points=[Point.STARTED, Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.RETURNED],
-            broker="redis",
+            brokers=["redis"],
             seed=number,
             tasks=sizes.kills * 2,
             kills=sizes.kills,
             work_ms=0,
         )
-        run = Run(cells, seed=number, broker="redis", lanes=LANES)
+        run = Run(cells, seed=number, broker="", lanes=LANES)
         outcome = run.execute()
         if outcome.interrupted:
             raise KeyboardInterrupt
@@ -150,7 +170,7 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
         ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
         landed = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
         moments = [at.timestamp() for at in landed.values_list("at", flat=True)]
-        # From the first kill to the last: the time before and after does not grow with the number of kills.
+        # From the first kill to the last, because the time before and after does not depend on the number of kills.
         rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
     return [
         Figure(

@@ -14,5 +14,5 @@ globals().update({name: value for name, value in _project.items() if name.isuppe
 HAS_PEER = find_spec("django_celery_results") is not None
 if HAS_PEER:
     INSTALLED_APPS = [*_project["INSTALLED_APPS"], "django_celery_results"]
-#: Publishing contacts the result backend, and the project's default, the embedded Redis of STATE_DIR, does not run here.
+#: Publishing connects to the result backend, and the project's default, the embedded Redis of STATE_DIR, does not run here.
 CELERY_RESULT_BACKEND = "django-db" if HAS_PEER else None

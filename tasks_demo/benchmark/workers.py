@@ -39,7 +39,7 @@ WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker: the time it became ready (monotonic), and the processor time used until then (main, pool; seconds)."""
+    """A worker: when it became ready (monotonic), and the CPU time used until then (main, pool; seconds)."""
 
     pid: int
     ready_at: float = 0.0
@@ -48,7 +48,7 @@ class Started:
 
 @dataclass
 class Bench:
-    """Redis and the worker template. ``folder`` holds logs, sockets and Redis's data. Create it with ``bench``."""
+    """Redis and the worker template. ``folder`` contains logs, sockets and Redis's data. Create it with ``bench``."""
 
     folder: Path
     redis: EmbeddedRedis
@@ -60,9 +60,9 @@ class Bench:
         return self.folder / "workers.log"
 
     @contextlib.contextmanager
-    def lane(self, prefix: str | None = None) -> Iterator[RedisLane]:
+    def lane(self, prefix: str | None = None, kind: type[RedisLane] = RedisLane) -> Iterator[RedisLane]:
         """Yield a lane with its own key prefix. Its keys are deleted at the end."""
-        lane = RedisLane(self.redis.url, f"bench:{uuid.uuid4().hex[:8]}:" if prefix is None else prefix)
+        lane = kind(self.redis.url, f"bench:{uuid.uuid4().hex[:8]}:" if prefix is None else prefix)
         try:
             yield lane
         finally:
@@ -80,9 +80,9 @@ class Bench:
         victims: dict[str, Point] | None = None,
         on_fault: Callable[[str, FaultReport], None] = lambda *_: None,
     ) -> Iterator[Started]:
-        """Run a worker forked from the template; yields, with ``wait``, when it is ready. At the end it is killed.
+        """Run a worker forked from the template; yields, with ``wait``, when it is ready.
 
-        A warm shutdown would take 1.5 s, in which Celery sleeps; so wait inside the block for what its jobs are to do.
+        Kills it at the end, because a warm shutdown takes 1.5 s: wait inside the block until its jobs are done.
 
         ``victims``: task ID → the point at which its pool process is killed; ``on_fault`` gets the report. Raises
         EnvironmentNotReady if the worker does not start or end within WAIT_SECONDS.
@@ -123,7 +123,7 @@ class Bench:
             try:
                 if wait and not ready.wait(WAIT_SECONDS):
                     raise self.not_ready("A worker was not ready")
-                yield Started(pid, ready_at[0], processor_seconds(pid)) if wait else Started(pid)
+                yield Started(pid, ready_at[0], cpu_seconds(pid)) if wait else Started(pid)
             except KeyboardInterrupt:
                 exited.set()  # closing the template kills its workers
                 raise
@@ -153,7 +153,7 @@ class Bench:
         """Wait for a task to push to the list ``key``. Returns what it pushed. Raises EnvironmentNotReady."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            # BLPOP returns at the moment of the push. Its timeout is below the client's own.
+            # BLPOP returns when the task pushes. Its timeout is below the client's own.
             if answer := lane.client.blpop([key], timeout=2):
                 value = answer[1]
                 return value if isinstance(value, str) else value.decode()
@@ -176,8 +176,8 @@ def bench(folder: Path) -> Iterator[Bench]:
         yield Bench(folder, redis, template)
 
 
-def processor_seconds(pid: int) -> tuple[float, float]:
-    """Return the processor time that a worker's main process and its pool have used, seconds."""
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """Return the CPU time that a worker's main process and its pool have used, seconds."""
     main = psutil.Process(pid)
     times = [process.cpu_times() for process in (main, *main.children())]
     used = [time.user + time.system for time in times]

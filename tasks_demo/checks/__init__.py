@@ -1,8 +1,8 @@
 """Django system checks for settings and declarations that break a delivery promise: ``manage.py check --tag celery``.
 
-They judge every task of the project's Celery apps, including tasks of other libraries, from configuration alone: they connect
-to no broker and no database; ``manage.py doctor`` does. They do not see options of a single call
-(``apply_async(countdown=...)``). A worker judges the options of its own command line (pool, limits) when it boots, and logs the
+They judge every task of the project's Celery apps, including tasks of other libraries, from configuration alone. They do not
+connect to the broker or a database (``manage.py doctor`` does), and do not see the options of a single call
+(``apply_async(countdown=...)``). When a worker boots, it judges the options of its own command line (pool, limits) and logs the
 result. The checks never raise: tasks_demo.W000 reports what could not be judged.
 """
 
@@ -23,7 +23,7 @@ from tasks_demo.checks.setup import Setup
 __all__ = ["check_delivery", "import_tasks", "judge"]
 
 logger = logging.getLogger(__name__)
-#: Tasks that a warning names; it counts the others.
+#: Maximum number of tasks that a warning names; the others are counted.
 NAMED = 5
 #: The variable with which Celery skips Django's checks (celery/fixups/django.py ``validate_models``).
 SKIP = "CELERY_SKIP_CHECKS"
@@ -33,15 +33,15 @@ SKIP = "CELERY_SKIP_CHECKS"
 def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """Return a message for every unsafe setting and declaration of the project's Celery apps."""
     app, messages = applications.current(), []
-    if applications.is_celery_s_own(app):
-        found = applications.hidden()
+    if applications.is_default_app(app):
+        found = applications.not_imported()
         if found is None:
-            return [_nobody_looked()]
+            return [_no_app()]
         app, name = found
         messages.append(_not_imported(name))
     messages += import_tasks(app)
     others = list(applications.others(app))
-    for other, _name in others:  # before any judging: Celery registers a task of one app with the others too
+    for other, _name in others:  # before any judging, because Celery registers a task of one app with the others, too
         messages += import_tasks(other)
     messages += judge(app)
     for other, name in others:
@@ -54,36 +54,36 @@ def check_delivery(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 def judge(app: Any, worker: Any = None, modules: Container[str] | None = None) -> list[CheckMessage]:
     """Return the warnings and errors about this app and its registered tasks, one message per cause. Never raises.
 
-    ``worker``: the running worker whose actual pool and limits replace those of the settings. ``modules``: judge only tasks
-    declared in these modules; the result is empty if there are none.
+    ``worker``: the running worker, whose actual pool and limits replace those of the settings. ``modules``: judge only tasks
+    declared in these modules; if there are none, the result is empty.
     """
     try:
         setup = Setup.of(app, worker, modules)
         if modules is not None and not setup.tasks:
             return []
     except Exception as error:  # noqa: BLE001 (declarations and settings can raise anything)
-        return [_not_judged("The tasks of the Celery app cannot be built", error)]
+        return [_not_judged("The tasks of the Celery app cannot be built, so none was judged", error)]
     messages: list[CheckMessage] = []
     for number, found in sorted(RULES.items()):
         try:
             messages += _messages(number, list(found(setup)))
-        except Exception as error:  # noqa: BLE001 (a check that raises makes every command fail)
+        except Exception as error:  # noqa: BLE001 (a check that raises would make every command fail)
             messages.append(_not_judged(f"tasks_demo.{number} could not be judged", error))
     return messages
 
 
 def _not_imported(name: str) -> CheckMessage:
     return Warning(
-        f"Nothing here imports the Celery app {name}: `delay()` in this project's commands and web processes publishes with "
+        f"Commands and web processes of this project do not import the Celery app {name}: `delay()` there publishes with "
         "Celery's default settings, to amqp://localhost.",
         hint=applications.how_to_import(name),
         id="tasks_demo.W000",
     )
 
 
-def _nobody_looked() -> CheckMessage:
+def _no_app() -> CheckMessage:
     return Warning(
-        "Only Celery's default app is there: no task of yours was judged.",
+        "Only Celery's default app was found, so none of your tasks was judged.",
         hint="Import your app in the package of your settings (`from .celery import app as celery_app` in its __init__.py).",
         id="tasks_demo.W000",
     )
@@ -91,10 +91,10 @@ def _nobody_looked() -> CheckMessage:
 
 def _messages(number: str, findings: list[Finding]) -> Iterator[CheckMessage]:
     causes: dict[tuple[str, str, int], list[str]] = {}
-    for said, hint, task, level in findings:
-        causes.setdefault((said, hint, level), []).append(task)
-    for (said, hint, level), names in causes.items():
-        yield CheckMessage(level, _who(names) + said, hint=hint, id=f"tasks_demo.{number}")
+    for what, hint, task, level in findings:
+        causes.setdefault((what, hint, level), []).append(task)
+    for (what, hint, level), names in causes.items():
+        yield CheckMessage(level, _who(names) + what, hint=hint, id=f"tasks_demo.{number}")
 
 
 def _who(names: list[str]) -> str:
@@ -109,13 +109,13 @@ def _who(names: list[str]) -> str:
 def _not_judged(what: str, error: Exception) -> CheckMessage:
     return Warning(
         f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
-        hint="Correct what it names; until then nobody has looked whether jobs can be lost or run twice there.",
+        hint="Correct this error. Until then it is unknown whether jobs can be lost or run twice here.",
         id="tasks_demo.W000",
     )
 
 
 def import_tasks(app: Any) -> Iterator[CheckMessage]:
-    """Import the task modules as a worker does: a management command has not, so there would be no tasks to judge."""
+    """Import the task modules as a worker does, because a management command does not. Yields a warning if one fails."""
     # Celery's Django fixup reacts to the import by running all system checks, including this one.
     already = SKIP in os.environ
     os.environ.setdefault(SKIP, "1")

@@ -11,7 +11,7 @@ from kombu import Queue
 
 
 def queues_of(app: Any, tasks: Iterable[Any]) -> dict[str, Queue]:
-    """Return the queues by name. Does not touch the app's own registry, where a lookup creates the queue."""
+    """Return the queues by name. Does not use the app's own registry, where a lookup creates the queue."""
     conf = app.conf
     # Celery builds its registry the same way (celery/app/amqp.py ``AMQP.Queues``): it adds the default queue if none is declared.
     known = app.amqp.Queues(conf.task_queues)
@@ -58,6 +58,6 @@ def _wanted(app: Any, task: Any) -> Any:
         return task.queue
     try:
         route = app.amqp.router.lookup_route(task.name, (), {}, {}, task)
-    except Exception:  # noqa: BLE001  (a router is the project's code, and may need the arguments of a job)
+    except Exception:  # noqa: BLE001  (a router is the project's code and may need a job's arguments)
         return None
     return route if isinstance(route, str) else (route or {}).get("queue")

@@ -1,4 +1,4 @@
-"""The input of the checks: a Celery app's configuration and its tasks. Connects to nothing."""
+"""The input of the checks: a Celery app's configuration and its tasks. Does not connect to anything."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from tasks_demo.outbox.enqueue import Outbox
 from tasks_demo.patterns import ClaimFirst, DedupLock, Inbox
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.records.models import Attempt, Claim, InboxEntry, OutboxMessage, Parked
+from tasks_demo.transport import ALIAS
 
+#: kombu's own Redis transports, by their URL scheme.
+STOCK_REDIS = ("redis", "rediss", "sentinel")
 #: For each transport that redelivers unacknowledged messages after a time: the default in seconds, the transport option that
 #: sets it, and the service's maximum in seconds (kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py).
-#: RabbitMQ has ``consumer_timeout`` instead. Google's Pub/Sub has no such bound: kombu extends its deadlines.
+#: RabbitMQ has ``consumer_timeout`` instead. Google's Pub/Sub has no such bound: kombu extends its deadlines. Nor has our own
+#: transport for Redis, which redelivers when a worker is dead.
 VISIBILITY_TIMEOUT = {
-    **dict.fromkeys(("redis", "rediss", "sentinel"), (3600.0, "visibility_timeout", float("inf"))),
+    **dict.fromkeys(STOCK_REDIS, (3600.0, "visibility_timeout", float("inf"))),
     "pgmq": (1800.0, "visibility_timeout", float("inf")),
     "slmq": (1800.0, "visibility_timeout", float("inf")),
     "sqs": (1800.0, "visibility_timeout", 12 * 3600.0),
@@ -52,7 +56,7 @@ class Setup:
 
     app: Any
     tasks: tuple[Any, ...]
-    #: The running worker, which knows its command line; None in ``manage.py check``, which has only the settings.
+    #: The running worker, with the options of its command line; None in ``manage.py check``, which has only the settings.
     worker: Any = None
 
     @classmethod
@@ -94,8 +98,8 @@ class Setup:
         """The broker's URL scheme, as kombu names it, in lower case."""
         url = self.conf.broker_read_url or ""
         first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
-        scheme, found, _ = str(first).partition("://")
-        return (scheme.partition("+")[0] if found else self.conf.broker_transport or "amqp").lower()
+        named = transport_of(str(first))
+        return (self.conf.broker_transport or "amqp").lower() if named is None else named
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -173,7 +177,7 @@ class Setup:
         if self.enforces_limits:
             return ""
         if self.pool == "gevent":
-            return ", which the pool gevent enforces only while the body waits for others"
+            return ", which the pool gevent enforces only while the body waits for I/O"
         return f", which the pool {self.pool} does not enforce"
 
     @cached_property
@@ -188,7 +192,7 @@ class Setup:
         return self.conf.worker_prefetch_multiplier if known is None else known
 
     def declared_limit(self, task: Any) -> float | None:
-        """Return the hard time limit in seconds, enforced or not; None: no limit. 0 means no limit too (billiard/pool.py)."""
+        """Return the hard time limit in seconds, enforced or not; None: no limit. 0 also means no limit (billiard/pool.py)."""
         limit = task.time_limit or getattr(self.worker, "time_limit", None) or self.conf.task_time_limit
         return float(limit) if limit else None
 
@@ -205,12 +209,12 @@ class Setup:
         soft = task.soft_time_limit or getattr(self.worker, "soft_time_limit", None) or self.conf.task_soft_time_limit
         return float(soft) if soft else None
 
-    def said_limit(self, task: Any) -> str:
+    def limit_in_words(self, task: Any) -> str:
         """Return the hard time limit in words, and whether it is not enforced or is checked only after the soft limit."""
         limit, soft = self.declared_limit(task), self._soft(task)
         if not limit:
             return "without a hard time limit"
-        late = f", which Celery looks at only after the soft one of {soft:.10g} s" if soft and soft > limit else ""
+        late = f", which Celery checks only after the soft one of {soft:.10g} s" if soft and soft > limit else ""
         return f"with a hard time limit of {limit:.10g} s{self.unenforced or late}"
 
     @cached_property
@@ -220,13 +224,25 @@ class Setup:
         return bool(queues) and all(is_quorum(queue) and delivery_limit(queue) for queue in queues)
 
 
+def transport_of(url: str) -> str | None:
+    """Return the part of a broker's URL that names kombu's transport, in lower case; None if the URL has no scheme."""
+    scheme, found, _ = url.partition("://")
+    return scheme.partition("+")[0].lower() if found else None
+
+
+def is_on_redis(url: str) -> bool:
+    """Return whether the broker at this URL is a Redis server, by kombu's transports or by ours."""
+    return transport_of(url) in (*STOCK_REDIS, ALIAS)
+
+
 def is_quorum(queue: Any) -> bool:
     """Return whether the queue is declared as a quorum queue: RabbitMQ counts deliveries only there."""
     return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
 
 
 def delivery_limit(queue: Any) -> int | None:
-    """Return the declared deliveries after which RabbitMQ drops or dead-letters a message; None: its default, or no limit."""
+    """Return the declared number of deliveries after which RabbitMQ drops or dead-letters a message; None: its default, or no
+    limit."""
     limit = (queue.queue_arguments or {}).get("x-delivery-limit")
     return None if limit is None or int(limit) < 0 else int(limit)
 

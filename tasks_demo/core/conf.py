@@ -17,9 +17,9 @@ from tasks_demo.core.exceptions import InvalidSetting
 
 
 class Settings:
-    """The defaults. Reading a setting that cannot work raises InvalidSetting."""
+    """The defaults. Reading a setting with an invalid value raises InvalidSetting."""
 
-    #: Length of a lease without a renewal. The heartbeat renews it after a third of it.
+    #: How long a lease lasts without renewal. The heartbeat renews it after a third of this.
     LEASE_SECONDS: float = 30.0
     #: The heartbeat stops renewing after this long, so that a hung task cannot hold an operation forever.
     LEASE_CAP_SECONDS: float = 3600.0
@@ -32,54 +32,55 @@ class Settings:
     DEFER_MAX_SECONDS: float = 60.0
     #: Timeout of one Redis call of the lease store.
     REDIS_TIMEOUT_SECONDS: float = 5.0
-    #: RabbitMQ's ``consumer_timeout`` as the server has it: the checks compare time limits and delays with it.
+    #: The server's value of RabbitMQ's ``consumer_timeout``. The checks compare time limits and delays with it.
     CONSUMER_TIMEOUT_SECONDS: float = 1800.0
     #: Where leases live: ``redis://``, ``rediss://``, ``unix://``, or ``sentinel://host1:26379,host2:26379/0?master=NAME``
-    #: (leases/sentinel.py). Required by dedup_lock. ``memory://``, in tests and eager mode only: in the memory of this process.
+    #: (leases/sentinel.py). Required by dedup_lock. ``memory://``: the memory of this process, in tests and eager mode only.
     REDIS_URL: str = ""
     #: Prefix of every Redis key of this package.
     KEY_PREFIX: str = "tasks_demo:"
-    #: Deliveries that started and never ended before a late-acknowledging pattern parks the message.
+    #: Late-acknowledging patterns park a message after this many deliveries that started and never ended.
     MAX_ATTEMPTS: int = 5
     #: False: the ledger records nothing.
     LEDGER: bool = True
-    #: True: it also writes while Django's test environment is set up, on a connection of its own, which sees no transaction of
-    #: a test and must be closed before the test databases are dropped. False: in tests nothing is written.
+    #: True: the ledger also writes while Django's test environment is set up. It uses its own connection, which does not see a
+    #: test's open transaction and must be closed before the test databases are dropped. False: in tests nothing is written.
     LEDGER_IN_TESTS: bool = False
-    #: True: every point is committed when it is reached. False: only those that must precede the body; the others after it.
+    #: True: every point is committed when it is reached. False: only those that must precede the body; the others in batches.
     LEDGER_WRITE_THROUGH: bool = False
-    #: Maximum time that publishing or the start of a body waits for the ledger. After a failure nothing waits until it is back.
+    #: Maximum time that publishing or the start of a body waits for the ledger. After a failure nothing waits until the ledger
+    #: answers again.
     LEDGER_WAIT_SECONDS: float = 1.0
-    #: True: no body runs whose start is not recorded. False: only tasks with ``needs_ledger`` ask for that.
+    #: True: no body runs unless its start is recorded. False: this applies only to tasks with ``needs_ledger``.
     LEDGER_REQUIRED: bool = False
-    #: Which task IDs are recorded, by glob patterns of task names, the first that matches: True, False, or a share like 0.01.
-    #: Where none matches, the task's attribute ``ledger`` decides. All processes must have the same value.
+    #: Which task IDs are recorded: glob of task names -> True, False, or a share like 0.01. The first match decides; without
+    #: one, the task's attribute ``ledger``. All processes must have the same value.
     LEDGER_TASKS: dict[str, Any] = {}
     #: Books, which count effects: name -> the path of a subclass of ``tasks_demo.ledger.books.Books``.
     BOOKS: dict[str, str] = {}
     #: Pause between two readings of the books by ``manage.py relay``.
     BOOKS_SECONDS: float = 5.0
-    #: Maximum time to wait for an entry of books; after it they are skipped until the next reading.
+    #: Maximum time to wait for the next entry of a set of books; after that the books are skipped until the next reading.
     BOOKS_TIMEOUT_SECONDS: float = 10.0
-    #: ``manage.py prune`` deletes tasks from the ledger that ended longer ago; 0 or None: none.
+    #: ``manage.py prune`` deletes jobs from the ledger that ended longer ago than this; 0 or None: it deletes none.
     LEDGER_RETENTION_SECONDS: float = 30 * 86400.0
-    #: Where a worker serves its metrics (``tasks_demo.metrics``), as ``host:port``; empty: it does not.
+    #: Where a worker serves its metrics (``tasks_demo.metrics``), as ``host:port``; empty: nowhere.
     METRICS_ADDRESS: str = ""
-    #: When a job is published while a transaction is open: "warn" (in the log), "error" or "off".
+    #: What to do when a job is published while a transaction is open: "warn" (log it), "error" or "off".
     PUBLISH_IN_TRANSACTION: str = "warn"
-    #: The relay looks for a published message that has not started after this long, and then less and less often. It publishes
-    #: it again only on evidence of loss; waiting in a long queue is none.
+    #: The relay looks for a published message that has not started after this long, and then at growing intervals. It publishes
+    #: it again only on evidence of loss; waiting in a long queue is not evidence of loss.
     OUTBOX_UNSTARTED_SECONDS: float = 60.0
-    #: Without evidence the message is published again after this long, then after twice as long, and so on.
+    #: Without evidence of loss the message is published again after this long, then after twice as long, and so on.
     OUTBOX_LOST_SECONDS: float = 86400.0
-    #: A worker renews its report on a started message after a third of this. Without a report for longer, a worker on another
-    #: machine counts as dead; one on the same machine when its process is gone.
+    #: A worker renews its report on a started message after a third of this. A worker on another machine counts as dead after
+    #: this long without a report; one on the same machine, when its process has ended.
     OUTBOX_LEASE_SECONDS: float = 60.0
-    #: A process on the same machine that exists but sends no report counts as dead after this long. Also the maximum time between
-    #: two publications of a job whose worker dies every time.
+    #: A process on the same machine that still exists but sends no report counts as dead after this long. Also the maximum time
+    #: between two publications of a job whose worker dies every time.
     OUTBOX_UNFINISHED_SECONDS: float = 7200.0
 
-    #: Names of arguments whose values no page and no command shows: a name that contains one of these, in any case.
+    #: Pages and commands hide the values of arguments whose name contains one of these (case-insensitive).
     MASKED: list[str] = [
         "password",
         "passwd",

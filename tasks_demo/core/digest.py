@@ -13,12 +13,12 @@ from tasks_demo.core.exceptions import ArgumentsNotJson
 
 
 class _Encoder(JSONEncoder):
-    """Encodes what kombu's JSON carries as kombu does, and anything else by the parts that pickle takes from it."""
+    """Encodes values as kombu's JSON does, and any other value by its pickled parts."""
 
     def default(self, value: Any) -> Any:
         try:
             return super().default(value)
-        except Exception:  # noqa: BLE001  (a user's __json__; another serializer may still carry it)
+        except Exception:  # noqa: BLE001  (a user's __json__ may fail; another serializer may still support the value)
             return _parts(value)
 
 
@@ -27,30 +27,30 @@ _SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def canonical(value: Any) -> str:
-    """The value as JSON text, independent of key order and of tuple or list. 1, 1.0, "1" and true differ.
+    """Return the value as canonical JSON text, the same for any key order and for tuples and lists. 1, 1.0, "1" and true differ.
 
-    Every value that a serializer of kombu carries has one, the same on arrival. Keys are compared as their JSON text. Raises
-    ArgumentsNotJson for what no serializer can carry.
+    Every value that one of kombu's serializers supports has a canonical text, the same before publishing and on arrival. Keys
+    are compared as JSON text. Raises ArgumentsNotJson for a value that no serializer supports.
     """
     try:
         try:
             text = _AS_GIVEN.encode(value)
         except TypeError:
-            text = _AS_GIVEN.encode(_plain(value))  # a key that JSON has no text for, such as a tuple
-        # Decoded once: keys that are not text sort differently before JSON has made text of them.
+            text = _AS_GIVEN.encode(_plain(value))  # a key that JSON cannot represent, such as a tuple
+        # Decode first: keys that are not text sort differently before JSON turns them into text.
         return _SORTED.encode(json.loads(text))
     except Exception as error:
         raise ArgumentsNotJson(
-            f"The arguments cannot be compared with those of another call, because no serializer can carry them: {error}. "
-            "Nothing was published or run. Pass text, numbers, dates, lists and dictionaries, an id instead of the object."
+            f"The arguments cannot be compared with those of another call, because no serializer supports them: {error}. "
+            "Nothing was published or run. Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
         ) from error
 
 
 def digest(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the task's name and arguments.
+    """Return the SHA-256 (hex) of the task's name and arguments.
 
-    The name is part of it: an operation belongs to one task, so another task with the same key must not match. Does **not** make
-    a positional and a keyword spelling of one call equal: ``patterns.arguments`` does. Raises ArgumentsNotJson.
+    The name is included because an operation belongs to one task: another task with the same key must not match. Does **not**
+    make the positional and the keyword form of one call equal: ``patterns.arguments`` does. Raises ArgumentsNotJson.
     """
     return hashlib.sha256(canonical([task, list(args), dict(kwargs)]).encode("ascii")).hexdigest()
 
@@ -74,7 +74,7 @@ def _listed(part: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value with mappings as sorted pairs, for keys that JSON has no text for."""
+    """Return the value with mappings as sorted pairs, for keys that JSON cannot represent."""
     if isinstance(value, Mapping):
         pairs = [[canonical(key), _plain(item)] for key, item in value.items()]
         return {"mapping": sorted(pairs, key=lambda pair: str(pair[0]))}

@@ -1,7 +1,7 @@
-"""All errors of this package, in one tree, by the moment at which they are raised.
+"""All errors of this package, in one tree, grouped by when they are raised.
 
-A message says what happened, what it means for the job and the data, and what to do. A docstring is what the class means, and
-the message where it is raised without one.
+A message says what happened, what it means for the job and the data, and what to do. A class's docstring is also its default
+message.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "OperationMismatch",
     "OtherDatabaseUsed",
     "OutboxRefused",
+    "OwnerFenced",
     "PublicationRefused",
     "PublishedInTransaction",
     "RecordsUnavailable",
@@ -35,6 +36,7 @@ __all__ = [
     "TransactionBroken",
     "TransactionOpen",
     "UnknownTask",
+    "Unroutable",
     "UnsupportedDatabase",
 ]
 
@@ -54,7 +56,7 @@ class ContradictoryDeclaration(DeliveryError, TypeError):
 
 
 class InvalidSetting(DeliveryError, ValueError):
-    """A TASKS_DEMO_* setting has a value that cannot work. Correct it."""
+    """A TASKS_DEMO_* setting has an invalid value. Correct it."""
 
 
 class InvalidOperationKey(DeliveryError, ValueError):
@@ -62,7 +64,7 @@ class InvalidOperationKey(DeliveryError, ValueError):
 
 
 class ArgumentsNotJson(DeliveryError, TypeError, EncodeError):
-    """The serializer cannot carry the arguments. Nothing was published or run. Pass text, numbers, lists, dictionaries, ids."""
+    """The arguments cannot be serialized. Nothing was published or run. Pass text, numbers, lists, dictionaries, ids."""
 
 
 class PublishedInTransaction(DeliveryError, RuntimeError):
@@ -73,11 +75,16 @@ class OutboxRefused(DeliveryError, ValueError):
     """The outbox cannot take this job; nothing was written to it. The message says what to change."""
 
 
+class Unroutable(DeliveryError):
+    """No queue is bound to the exchange and routing key of this message, and the broker would drop it. It was not published.
+    Correct them, or declare the queue in task_queues: a worker that consumes it binds it."""
+
+
 # -- before the body: it was not run --------------------------------------------------------------------------------------
 
 
 class OperationMismatch(DeliveryError):
-    """The operation key was used before by another task or with other arguments. Nothing was run. Use a new key for new work."""
+    """The operation key was already used by another task or with other arguments. Nothing was run. Use a new key for new work."""
 
 
 class LeaseStoreUnavailable(DeliveryError):
@@ -93,7 +100,7 @@ class UnsupportedDatabase(RecordsUnavailable):
 
 
 class LedgerUnavailable(DeliveryError):
-    """The ledger's database did not take an event. A body that needs its start recorded does not run."""
+    """The ledger's database did not accept an event. A body whose start must be recorded does not run."""
 
 
 class StartNotRecorded(DeliveryError):
@@ -112,11 +119,11 @@ class NothingToRequeue(DeliveryError, RuntimeError):
 
 
 class LeaseLost(DeliveryError):
-    """The lease on the operation is lost: another worker may hold it. Stop; writes with its fence are refused from now on."""
+    """The lease on the operation is lost: another worker may hold it. Stop: that worker's first write fences this one off."""
 
 
 class Fenced(LeaseLost):
-    """A later holder of the lease has written already, so this write was refused. Nothing was changed. Stop."""
+    """A later holder of the lease has already written, so this write was refused. Nothing was changed. Stop."""
 
 
 class NoLease(DeliveryError, RuntimeError):
@@ -125,19 +132,27 @@ class NoLease(DeliveryError, RuntimeError):
 
 
 class TransactionBroken(DeliveryError, RuntimeError):
-    """The body ended or broke the transaction of its pattern. What it did not commit by hand is rolled back."""
+    """The body ended or broke its pattern's transaction. Everything that it did not commit itself is rolled back."""
 
 
 class OtherDatabaseUsed(DeliveryError, RuntimeError):
-    """The body used a database that its transaction is not on. All is rolled back. Keep the effect in one database."""
+    """The body used a database outside its transaction. Everything is rolled back. Keep the effect in one database."""
 
 
 class BodyNotRun(DeliveryError, TypeError):
-    """The body returned a coroutine or a generator, which nothing runs: its work is not done. Write def, and return a list."""
+    """The body returned a coroutine or generator, which Celery does not run: the work is not done. Use def, and return a list."""
 
 
 class BodyStopped(DeliveryError, RuntimeError):
     """The body was ended by a BaseException such as asyncio.CancelledError. The job has failed."""
+
+
+# -- the Redis transport --------------------------------------------------------------------------------------------------
+
+
+class OwnerFenced(DeliveryError, ConnectionError):
+    """This worker was declared dead by another one, and its messages were requeued. It must connect again as a new consumer;
+    acknowledgements of what it held are refused."""
 
 
 # -- commands and the admin -----------------------------------------------------------------------------------------------
@@ -148,11 +163,11 @@ class RequeueFailed(DeliveryError):
 
 
 class PublicationRefused(DeliveryError, ValueError):
-    """What a person typed is no job that can be published. Nothing was published. The message says what to write."""
+    """The input does not describe a job that can be published. Nothing was published. The message says what to write."""
 
 
 class OperationHeld(DeliveryError):
-    """A worker may be running this operation now. Nothing was removed. Wait for it to end, or forget the operation even so."""
+    """A worker may be running this operation now. Nothing was removed. Wait for it to end, or forget the operation anyway."""
 
 
 class UnknownTask(DeliveryError, LookupError):

@@ -1,4 +1,4 @@
-"""Optional packages: a part of this one that needs them names the extra to install when they are missing."""
+"""Optional dependencies: name the extra to install when one is missing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def needs(part: str, extra: str, *modules: str) -> None:
     """Raise ImproperlyConfigured if one of the modules cannot be imported, with the command that installs the extra."""
     if missing := [name for name in modules if find_spec(name) is None]:
         raise ImproperlyConfigured(
-            f"{part} needs what is not installed here ({', '.join(missing)}). Run: pip install "
+            f"{part} needs packages that are not installed here ({', '.join(missing)}). Run: pip install "
             f"'celery-delivery-semantics[{extra}]'"
         )

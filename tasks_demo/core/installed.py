@@ -1,4 +1,4 @@
-"""Warn when ``tasks_demo`` is not in INSTALLED_APPS, where none of the other checks is registered."""
+"""Warn when ``tasks_demo`` is not in INSTALLED_APPS: none of the other checks is registered then."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 @register("celery")
 def check_installed(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """One warning if the app with the ledger, the checks and the commands is not installed."""
+    """Return one warning if ``tasks_demo``, the app with the ledger, the checks and the commands, is not installed."""
     if apps.is_installed("tasks_demo"):
         return []
     return [
         Warning(
-            "A pattern of tasks_demo is used, but 'tasks_demo' is not installed: the ledger records nothing, no check judges "
-            "the tasks, and `manage.py doctor`, `relay` and `quarantine` are missing.",
+            "A pattern of tasks_demo is used, but 'tasks_demo' is not installed: the ledger records nothing, the tasks are not "
+            "checked, and `manage.py doctor`, `relay` and `quarantine` are missing.",
             hint="Write 'tasks_demo' into INSTALLED_APPS, and run `python manage.py migrate`.",
             id="tasks_demo.W019",
         )

@@ -1,4 +1,4 @@
-"""Rate-limited log lines, for what an outage repeats with every job: the first few of a kind, then a count per interval."""
+"""Rate-limited logging, for lines that an outage repeats for every job: the first few of a kind, then a count per interval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-#: Lines of one kind that are written in full in an interval, and its length in seconds.
+#: Lines of one kind that are logged in full per interval, and the length of the interval in seconds.
 MOST, SECONDS = 5, 60.0
 
 
@@ -27,7 +27,7 @@ class _Interval:
 class LimitedLog:
     """Logs at most ``most`` lines of a kind per interval. Thread-safe; a forked child starts with empty counts.
 
-    Does **not** log the count of a process that ends before its interval does.
+    Does **not** log the count if the process ends before the interval does.
     """
 
     def __init__(self, most: int = MOST, seconds: float = SECONDS) -> None:
@@ -43,7 +43,7 @@ class LimitedLog:
     def __call__(
         self, logger: logging.Logger, level: int, kind: Hashable, message: str, *args: Any, **options: Any
     ) -> None:
-        """Log ``message % args``, or count it. ``kind`` must come from a small set: it is kept. Never raises."""
+        """Log ``message % args``, or count it. ``kind`` must come from a small set, because it is kept. Never raises."""
         with suppress(Exception):
             if self._is_written(logger, level, kind):
                 logger.log(level, message, *args, **options)
@@ -64,7 +64,7 @@ class LimitedLog:
             if interval.left_out == 1:
                 timer = threading.Timer(interval.began + self.seconds - now, self._end, (kind, interval))
                 timer.daemon = True
-                with suppress(RuntimeError):  # no more threads: the next line of this kind logs the count
+                with suppress(RuntimeError):  # no thread can be started: the next line of this kind logs the count
                     timer.start()
             return False
 

@@ -1,7 +1,7 @@
-"""Hide the values of arguments that nobody should read on a page: those with a name from the setting ``TASKS_DEMO_MASKED``.
+"""Hide the values of sensitive arguments on pages and in commands: those whose name matches ``TASKS_DEMO_MASKED``.
 
-What is **not** hidden: a secret under another name, and one that a task writes into an error without its name. Nothing that is
-stored or published is changed.
+Does **not** hide a secret under another name, or one that a task writes into an error without its name. Does not change what is
+stored or published.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tasks_demo.core.exceptions import InvalidSetting
 
 #: Shown in place of a value.
 MASK = "(masked)"
-#: Deeper values are hidden: they may be nested without end.
+#: Values nested more deeply than this are hidden.
 DEEPEST = 30
 
 
 def is_masked(name: object) -> bool:
-    """Whether the value of an argument, option or key of this name is hidden. With an invalid setting all are."""
+    """Return whether the value of an argument, option or key of this name is hidden. With an invalid setting every value is."""
     try:
         declared = settings.MASKED
     except InvalidSetting:
@@ -34,7 +34,7 @@ def is_masked(name: object) -> bool:
 
 
 def masked(value: Any, depth: int = 0) -> Any:
-    """Return a copy of the value in which the values of declared names are hidden, at any depth, also in texts."""
+    """Return a copy of the value in which the values of sensitive names are hidden, at any depth and inside text."""
     if depth > DEEPEST:
         return MASK
     match value:
@@ -48,9 +48,10 @@ def masked(value: Any, depth: int = 0) -> Any:
 
 
 def masked_call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments of a call with the declared ones hidden.
+    """Return the arguments of a call with the sensitive ones hidden.
 
-    ``task``: the registered task, which names its positional arguments; None: not registered here, so all of them are hidden.
+    ``task``: the registered task, whose signature names the positional arguments. None (not registered here): all positional
+    arguments are hidden.
     """
     names = _positional(task)
     if names is None:
@@ -62,7 +63,7 @@ def masked_call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
 
 
 def masked_text(text: str) -> str:
-    """Return the text with the values behind declared names hidden, as in ``password=x`` and ``{"password": "x"}``."""
+    """Return the text with the values after sensitive names hidden, as in ``password=x`` and ``{"password": "x"}``."""
     try:
         pattern = _pattern(tuple(settings.MASKED))
     except InvalidSetting:
@@ -71,7 +72,7 @@ def masked_text(text: str) -> str:
 
 
 def masked_body(text: str) -> str:
-    """Return the body of a message as it may be shown. One that is no JSON is hidden: nothing in it has a name."""
+    """Return the body of a message with sensitive values hidden. A body that is not JSON is hidden as a whole."""
     try:
         content = json.loads(text)
         if isinstance(content, list) and len(content) >= 2 and isinstance(content[1], dict):
@@ -79,11 +80,11 @@ def masked_body(text: str) -> str:
             return json.dumps([args, kwargs])
         return json.dumps(masked(content))
     except (ValueError, TypeError, RecursionError):
-        return f"{MASK}: {len(text):,} characters that are no JSON"
+        return f"{MASK}: {len(text):,} characters that are not JSON"
 
 
 def _positional(task: Any) -> list[str] | None:
-    """Return the names of the positional parameters; the last one is that of ``*rest``, if the body has it."""
+    """Return the names of the positional parameters, that of ``*rest`` last; None if they are unknown."""
     if task is None:
         return None
     try:

@@ -18,7 +18,7 @@ class Point(StrEnum):
     STARTED = "started"  # the body runs next: one execution
     EFFECT_BEGUN = "effect_begun"  # the body is about to change the outside world
     EFFECT_DONE = "effect_done"  # the outside world has confirmed the change
-    COMPLETED = "completed"  # the pattern's completed marker is stored
+    COMPLETED = "completed"  # the pattern has stored its completed marker
     RETURNED = "returned"  # the body has returned, and its pattern has finished
     ACKING = "acking"  # the acknowledgement is about to be sent; announced in the lab only
     ACKED = "acked"  # the acknowledgement was sent to the broker
@@ -37,14 +37,14 @@ class Point(StrEnum):
     QUARANTINED = "quarantined"  # parked: its attempts are used up
 
 
-#: Announced by a worker's main process; the others by the process that runs the body, which is the same one in the pools threads
-#: and solo. ``failed`` and ``retried`` of a job whose pool process died also come from main.
+#: Announced by the worker's main process. The others are announced by the process that runs the body (in the pools threads and
+#: solo that is the main process, too). If a job's pool process died, the main process also announces ``failed`` and ``retried``.
 BY_MAIN = frozenset(
     {Point.FETCHED, Point.RECEIVED, Point.ACKING, Point.ACKED, Point.REJECTED, Point.EXPIRED, Point.REVOKED}
 )
-#: The body has not started yet, and does not start if an observer fails here.
+#: Announced before the body. If an observer fails here, the body does not start.
 MUST_PRECEDE = frozenset({Point.CLAIMED, Point.STARTED})
-#: Announced by the body itself: a soft time limit raised in an observer here belongs to the body.
+#: Announced from inside the body: a soft time limit that is raised in an observer here must reach the body.
 IN_THE_BODY = frozenset({Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.FENCED})
 #: Announced while the body runs, or directly after it.
 FOLLOWS = frozenset({Point.EFFECT_BEGUN, Point.EFFECT_DONE, Point.COMPLETED})

@@ -1,7 +1,7 @@
 """Delivery semantics: what a pattern can promise, in numbers.
 
-Pure: imports nothing of Django, Celery or Redis. A *promise* is a pair of bounds: on the executions of one task ID (starts of its
-body) and on the effects of one operation (changes that the outside world saw). There is no exactly-once delivery, only
+Pure: imports neither Django nor Celery nor Redis. A *promise* is a pair of bounds: on the executions of one task ID (starts of
+its body) and on the effects of one operation (changes that the outside world saw). There is no exactly-once delivery, only
 effectively-once effects.
 """
 
@@ -30,7 +30,7 @@ class Bounds:
         return self.least <= count and (self.most is None or count <= self.most)
 
     def exceeded_by(self, count: int) -> bool:
-        """Whether the count is above the upper bound; one below the lower bound may still grow."""
+        """Return whether the count is above the upper bound. A count below the lower bound is not judged: it may still grow."""
         return self.most is not None and count > self.most
 
     def as_list(self) -> list[int | None]:
@@ -47,7 +47,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a pattern guarantees for a task whose publication was confirmed, after it has ended."""
+    """What a pattern guarantees for a job, once its publication was confirmed and it has ended."""
 
     semantics: Semantics
     executions: Bounds
@@ -56,10 +56,12 @@ class Promise:
 
 AT_MOST_ONCE = Promise(Semantics.AT_MOST_ONCE, Bounds(0, 1), Bounds(0, 1))
 AT_LEAST_ONCE = Promise(Semantics.AT_LEAST_ONCE, Bounds(1, None), Bounds(1, None))
-# The second task ID of an operation is suppressed: it need not execute at all.
+# The second task ID of an operation is suppressed, so 0 executions are allowed.
 EFFECTIVELY_ONCE = Promise(Semantics.EFFECTIVELY_ONCE, Bounds(0, None), Bounds(1, 1))
 
-#: The promise of every pattern, by name: the one table that patterns, ledger, lab and docs share.
+BY_NAME = {promise.semantics: promise for promise in (AT_MOST_ONCE, AT_LEAST_ONCE, EFFECTIVELY_ONCE)}
+
+#: The promise of every pattern, by name. Patterns, ledger, lab and docs share this table.
 PROMISES: dict[str, Promise] = {
     "acks_early": AT_MOST_ONCE,
     "claim_first": AT_MOST_ONCE,

@@ -1,4 +1,5 @@
-"""The versions of Celery and Django that `make matrix` runs the tests on: what the check W025, the README and the matrix name."""
+"""The supported versions of Celery and Django: `make matrix` tests them, the check W025 and the README name them."""
 
 CELERY = ("5.5", "5.6", "5.7")
-DJANGO = ("5.1", "5.2")
+#: From 6.0 on, Django needs Python 3.12.
+DJANGO = ("5.1", "5.2", "6.1")

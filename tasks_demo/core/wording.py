@@ -4,29 +4,29 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """``no jobs``, ``1 job``, ``2 jobs``."""
+    """Return the number with its noun: ``no jobs``, ``1 job``, ``2 jobs``."""
     return f"{number or 'no'} {named(number, noun, plural)}"
 
 
 def named(number: int, noun: str, plural: str = "") -> str:
-    """The noun alone, in the form for this number: ``job`` for 1, else ``jobs``."""
+    """Return the noun alone, in the form for this number: ``job`` for 1, else ``jobs``."""
     return noun if number == 1 else plural or noun + "s"
 
 
 def times(number: int) -> str:
-    """``never``, ``once``, ``twice``, ``3 times``."""
+    """Return ``never``, ``once``, ``twice``, ``3 times``."""
     return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def escaped(text: str) -> str:
-    """The text with unprintable characters escaped: control characters, line ends, bidirectional marks."""
+    """Return the text with unprintable characters escaped: control characters, newlines, bidirectional marks."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def shown(value: object, most: int = 2000) -> str:
-    """The value as one printable line of at most ``most`` characters; a longer one is cut, and its length added."""
+    """Return the value as one printable line of at most ``most`` characters; a longer one is cut, and its length appended."""
     text = str(value)
     line = escaped(text[:most])[:most]
     return line if len(text) <= most else f"{line}… ({len(text):,} characters in all)"

@@ -15,7 +15,7 @@ from typing import Any
 from django.contrib import messages
 from django.core import signing
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -39,7 +39,7 @@ class Act:
 
     ``carry_out(row, by, why)`` returns whether it was done; False: the row has changed. It raises EnvironmentNotReady if the next
     row would fail too, and another DeliveryError if this row is refused. ``impossible``: why it cannot be done → which rows. The
-    rows that match none are counted as possible; ``judge`` returns those of a batch that are refused all the same: primary
+    rows that match none are counted as possible; ``judge`` returns those of a batch that are refused nevertheless: primary
     key → reason.
     """
 
@@ -127,12 +127,11 @@ def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
 
 
 def confirmation(
-    request: HttpRequest, act: Act, name: str, rows: QuerySet[Any], address: str, *, no_reason: bool
+    request: HttpRequest, act: Act, name: str, found: Dry, address: str, *, no_reason: bool
 ) -> dict[str, Any]:
-    """Return the context of the page that shows what the act would do to these rows. Changes nothing."""
+    """Return the context of the page that shows what the act would do. Changes nothing."""
     if not request.user.has_perm(act.permission):
         raise PermissionDenied
-    found = dry(act, rows)
     sure = {
         "act": name,
         "ids": [row.pk for row in found.rows],
@@ -173,18 +172,27 @@ def why_of(request: HttpRequest) -> str:
 
 
 def perform(
-    request: HttpRequest, act: Act, sure: dict[str, Any], rows: QuerySet[Any], more: Callable[[], str] = str
+    request: HttpRequest,
+    act: Act,
+    sure: dict[str, Any],
+    rows: Sequence[Any],
+    about: type[Model],
+    more: Callable[[], str] = str,
+    *,
+    pk: object = None,
 ) -> None:
-    """Act on the rows once, keep it in the log, and tell the user. ``more``: what else the log keeps."""
-    single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+    """Act on the rows once, keep it in the log, and tell the user.
+
+    ``about``, ``pk``: the model that the log names, and the row if it is a single one. ``more``: what else the log keeps.
+    """
     what = f"{act.verb}: {counted(len(sure['ids']), act.noun)}"
-    entry = audit.begin(request, rows.model, what, sure["token"], pk=single)
+    entry = audit.begin(request, about, what, sure["token"], pk=pk)
     if entry is None:
         messages.warning(request, "This form was sent before. It has acted once; nothing more was done.")
         return
-    why, chosen = why_of(request), list(rows.order_by("pk"))
-    result = carry_out(act, chosen, by=request.user.get_username(), why=why)
-    result.changed += len(sure["ids"]) - len(chosen)  # gone, or changed, meanwhile
+    why = why_of(request)
+    result = carry_out(act, rows, by=request.user.get_username(), why=why)
+    result.changed += len(sure["ids"]) - len(rows)  # gone, or changed, meanwhile
     result.left += sure["left"]
     said = result.sentence(act)
     kept = f"{said} Why: {why} Filter: {sure['filter'] or 'none'}. {more()} {result.stopped}".strip()
@@ -214,13 +222,16 @@ class Acting:
 
     def ask(self, request: HttpRequest, rows: QuerySet[Any], name: str, *, no_reason: bool = False) -> HttpResponse:
         """Show what the act would do to these rows, and ask for a reason and a confirmation. Changes nothing."""
+        act = self.acts[name]
+        if not request.user.has_perm(act.permission):
+            raise PermissionDenied
         context = {
             **self.admin_site.each_context(request),
             "is_nav_sidebar_enabled": False,
             "opts": self.opts,
             "media": self.media,
             "back": self._address("changelist"),
-            **confirmation(request, self.acts[name], name, rows, self._address("act"), no_reason=no_reason),
+            **confirmation(request, act, name, dry(act, rows), self._address("act"), no_reason=no_reason),
         }
         return TemplateResponse(request, "admin/tasks_demo_records/act.html", context)
 
@@ -238,9 +249,10 @@ class Acting:
         rows = table.get_queryset(request).filter(pk__in=sure["ids"])
         if not why_of(request):
             return self.ask(request, rows, sure["act"], no_reason=True)
-        perform(request, act, sure, rows)
-        if len(sure["ids"]) == 1:
-            return HttpResponseRedirect(self._address("change", sure["ids"][0]))
+        single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+        perform(request, act, sure, list(rows.order_by("pk")), rows.model, pk=single)
+        if single is not None:
+            return HttpResponseRedirect(self._address("change", single))
         back = self._address("changelist")
         return HttpResponseRedirect(f"{back}?{sure['filter']}" if sure["filter"] else back)
 

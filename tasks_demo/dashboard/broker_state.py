@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks_demo.checks import applications
-from tasks_demo.checks.setup import Setup
+from tasks_demo.checks.setup import Setup, is_on_redis
 from tasks_demo.core.lifecycle import described
 from tasks_demo.outbox.held import Queue, oldest_ids, queue_state
 
@@ -125,7 +125,7 @@ def _connected(app: Any) -> Iterator[Any]:
     options = dict(app.conf.broker_transport_options or {})
     url = app.conf.broker_read_url or ""
     first = str(url[0] if isinstance(url, (list, tuple)) and url else url)
-    if first.startswith(("redis", "rediss", "sentinel")):
+    if is_on_redis(first):
         options |= {"socket_timeout": REPLY + ANSWERS, "socket_connect_timeout": REPLY}
     elif first.startswith(("amqp", "pyamqp")):
         options |= {"read_timeout": REPLY + ANSWERS, "write_timeout": REPLY}
@@ -159,7 +159,7 @@ def _consumed(app: Any, give: Give) -> None:
 
 def _call(app: Any, connection: Any, question: str) -> list[tuple[str, list[Any]]]:
     mailbox = app.control.mailbox(connection)
-    mailbox._producer_pool = None  # it belongs to the app's own connection, which may wait for ever
+    mailbox._producer_pool = None  # it belongs to the app's own connection, which may have no timeout
     answers = mailbox.multi_call(question, timeout=ANSWERS) or ()
     return [(str(worker), list(its or ())) for answer in answers for worker, its in answer.items()]
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from django.contrib.admin import AdminSite
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, why_of
+from tasks_demo.dashboard.acts import Act, confirmation, dry, opened, perform, why_of
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.pages import of_outcome
-from tasks_demo.ledger.models import Outcome, Tally
-from tasks_demo.publishing.again import jobs_again
-from tasks_demo.publishing.sending import send
-from tasks_demo.publishing.typed import Job
+from tasks_demo.ledger.models import Tally
+from tasks_demo.publishing.failed_jobs import OUTCOMES as CHOICES
+from tasks_demo.publishing.failed_jobs import impossible, run_again
 
 #: Maximum number of jobs on the page.
 MOST_SHOWN = 50
-CHOICES = (Outcome.FAILED.value, Outcome.REJECTED.value)
-#: "Can change task ID": nothing else asks for this permission, because no page edits the ledger.
-PERMISSION = "tasks_demo.change_tally"
+PERMISSION = "tasks_demo.run_again"
 
 
 def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
@@ -33,15 +30,19 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
     address = request.get_full_path()
     if request.method == "POST":
         made: list[str] = []
-        acts = {"again": _act(made)}
+        act = _act(made)
+        if not request.user.has_perm(PERMISSION):
+            raise PermissionDenied
         if "sure" in request.POST:
-            found = opened(request, acts)
+            found = opened(request, {"again": act})
             if found is None:
                 return HttpResponseRedirect(address)
-            act, sure = found
+            _, sure = found
             rows = Tally.objects.filter(pk__in=sure["ids"], outcome__in=CHOICES)
             if why_of(request):
-                perform(request, act, sure, rows, lambda: f"New task IDs: {', '.join(made)}." if made else "")
+                single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+                new = lambda: f"New task IDs: {', '.join(made)}." if made else ""  # noqa: E731
+                perform(request, act, sure, list(rows.order_by("pk")), Tally, new, pk=single)
                 return HttpResponseRedirect(address)
         elif "all" in request.POST:
             rows = tallies
@@ -49,14 +50,14 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
             chosen = [one for one in request.POST.getlist("task_id") if "\0" not in one][:MOST_SHOWN]
             rows = tallies.filter(pk__in=chosen)
         context = {
-            **confirmation(request, acts["again"], "again", rows, address, no_reason="sure" in request.POST),
+            **confirmation(request, act, "again", dry(act, rows), address, no_reason="sure" in request.POST),
             "opts": Tally._meta,
             "media": "",
             "back": address,
         }
         return screens.page(request, admin_site, "admin/tasks_demo/failed_act.html", context)
     shown = list(tallies.order_by("-first_at", "task_id")[: MOST_SHOWN + 1])
-    reasons = _impossible(shown[:MOST_SHOWN])
+    reasons = impossible(shown[:MOST_SHOWN])
     context = {
         "title": "Failed",
         "rows": [(tally, reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
@@ -81,11 +82,9 @@ def _those(outcome: str, task: str) -> Tallies:
 
 def _act(made: list[str]) -> Act:
     def again(tally: Tally, by: str, why: str) -> bool:
-        job = jobs_again([(tally.task_id, tally.task)])[tally.task_id]
-        if not isinstance(job, Job) or _elsewhere([tally]):
-            return False
-        made.extend(send(job, [str(uuid.uuid4())]))
-        return True
+        new = run_again(tally)
+        made.extend(new)
+        return bool(new)
 
     return Act(
         "Run again",
@@ -95,27 +94,10 @@ def _act(made: list[str]) -> Act:
         PERMISSION,
         again,
         {},
-        _impossible,
+        impossible,
         "job",
         ("-first_at", "task_id"),
     )
-
-
-def _impossible(tallies: list[Tally]) -> dict[str, str]:
-    """Return why jobs cannot be run again, by task ID."""
-    jobs = jobs_again((tally.task_id, tally.task) for tally in tallies)
-    return {**_elsewhere(tallies), **{task_id: job for task_id, job in jobs.items() if isinstance(job, str)}}
-
-
-def _elsewhere(tallies: list[Tally]) -> dict[str, str]:
-    """Return those whose operation another task ID has done or may still do."""
-    others = Tally.objects.filter(operation__in={tally.operation for tally in tallies}).exclude(outcome__in=CHOICES)
-    found = dict(others.values_list("operation", "outcome")[:1000])
-    return {
-        tally.task_id: f"another job of its operation is on record as {found[tally.operation]}"
-        for tally in tallies
-        if tally.operation in found
-    }
 
 
 screens.register(screens.Screen("failed", "Failed", "failed/", view, place=62))

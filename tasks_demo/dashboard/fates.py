@@ -1,6 +1,6 @@
 """Says what became of a job that a worker held when it ended. Pure: a function of the job's events and its tally.
 
-What another worker did is told from the events that were committed after the last of this worker. A worker that is killed loses
+What another worker did is read from the events that were committed after the last of this worker. A worker that is killed loses
 its events of the last moments (``ledger.recorder``), so a job may have come further on it than its events tell.
 """
 
@@ -166,12 +166,17 @@ def _what_became(
     if "published" in kinds:
         return PUBLISHED, "A copy was published again, and no worker has received it yet."
     if end in ("returned", "suppressed", "failed"):
-        return ENDED, f"It {_ENDED.get(end, end)}. Unless it was acknowledged, its message comes again."
+        return ENDED, f"{_sentence(end)} Unless it was acknowledged, its message comes again."
     if end:
-        return ENDED, f"It {_ENDED.get(end, end)}."
+        return ENDED, _sentence(end)
     if early:
         return LOST, "It was acknowledged when its body began, so no broker delivers it again."
     return WAITING, "No worker has received it since. RabbitMQ delivers it at once, Redis after the visibility timeout."
+
+
+def _sentence(end: str) -> str:
+    text = _ENDED.get(end, f"it was {end}")
+    return f"{text[0].upper()}{text[1:]}."
 
 
 _ENDED = {

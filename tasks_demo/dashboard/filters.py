@@ -213,6 +213,22 @@ class DeferredFilter(_EverFilter):
     parameter_name = column = "deferred"
 
 
+class PublishedFilter(Filter):
+    """Whether the ledger knows a confirmed publication. Nearly all task IDs have one, so it needs no index."""
+
+    title = "published"
+    parameter_name = "published"
+    indexed = False
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("1", "confirmed"), ("0", "not confirmed")]
+
+    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+        if value == "1":
+            return tallies.filter(publications__gt=0)
+        return tallies.filter(publications=0) if value == "0" else tallies.none()
+
+
 class WorkerFilter(Filter):
     """The latest task IDs that a worker started."""
 
@@ -242,8 +258,8 @@ class WorkerFilter(Filter):
 
 
 FILTERS = (
-    OutcomeFilter, VerdictFilter, BrokenFilter, SinceFilter, UntilFilter, ExecutionsFilter, EffectsFilter, SuppressedFilter,
-    DeferredFilter, PatternFilter, TaskFilter, WorkerFilter, RunFilter,
+    OutcomeFilter, VerdictFilter, BrokenFilter, SinceFilter, UntilFilter, PublishedFilter, ExecutionsFilter, EffectsFilter,
+    SuppressedFilter, DeferredFilter, PatternFilter, TaskFilter, WorkerFilter, RunFilter,
 )  # fmt: skip
 #: The query parameters of the filters.
 PARAMETERS = frozenset(str(one.parameter_name) for one in FILTERS)

@@ -7,19 +7,23 @@ then ``cut`` says so. Messages that the worker had fetched and not read are with
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tasks_demo.dashboard.fates import ENDS, Fate, Holder, fate
-from tasks_demo.dashboard.processes import ALIVE, Worker, unstopped
+from tasks_demo.dashboard.processes import ALIVE, DEAD, SILENT, Worker, unstopped
 from tasks_demo.hooks.presence import BEAT_SECONDS
 from tasks_demo.ledger.models import Event, Outcome, Tally
 
 #: Events after a worker's last report that are searched for its own.
 MOST_EVENTS = 25_000
-#: Jobs of one worker whose fate is shown, and events read for them.
-MOST_JOBS, MOST_READ = 200, 10_000
+#: Jobs of one worker whose fate is looked up, those of them that are listed, and events read for them.
+MOST_JOBS, MOST_SHOWN, MOST_READ = 200, 50, 10_000
+#: Seconds after which no event of a dead worker is committed any more; workers whose search is remembered, and for how many
+#: seconds if they are silent.
+SETTLED_SECONDS, MOST_REMEMBERED, SILENT_KEPT_SECONDS = 60.0, 100, 30.0
 #: The kinds of events that decide a fate.
 TOLD = ("published", "received", "started", "acked", *sorted(ENDS))
 #: Dead workers that the overview looks at, latest first.
@@ -32,6 +36,11 @@ class HeldJobs:
 
     fates: list[Fate] = field(default_factory=list)
     cut: str = ""
+
+    @property
+    def shown(self) -> list[Fate]:
+        """Those on the page."""
+        return self.fates[:MOST_SHOWN]
 
     @property
     def unresolved(self) -> list[Fate]:
@@ -111,8 +120,26 @@ def _holder(worker: Worker) -> Holder:
     return Holder(worker.row.name, worker.row.started_at, worker.until, worker.row.last_event, alive)
 
 
+#: When, and what was found of workers that report no more.
+_remembered: OrderedDict[tuple[object, ...], tuple[float, list[str], str]] = OrderedDict()
+
+
 def _candidates(worker: Worker) -> tuple[list[str], str]:
     """Return the task IDs that it may have held, listed ones first, and why others may be missing."""
+    if worker.state not in (DEAD, SILENT) or worker.silent_seconds < SETTLED_SECONDS:
+        return _searched(worker)
+    key = (Event.objects.db, worker.row.process, worker.row.pk, worker.row.last_event, worker.until)
+    at, found, cut = _remembered.get(key, (0.0, [], ""))
+    # What a dead worker did does not change any more; a silent one may live, and write without reporting.
+    if not at or (worker.state == SILENT and time.monotonic() - at > SILENT_KEPT_SECONDS):
+        found, cut = _searched(worker)
+        _remembered[key] = (time.monotonic(), found, cut)
+        if len(_remembered) > MOST_REMEMBERED:
+            _remembered.popitem(last=False)
+    return found, cut
+
+
+def _searched(worker: Worker) -> tuple[list[str], str]:
     row = worker.row
     window = Event.objects.filter(id__gt=row.last_event, id__lte=row.last_event + MOST_EVENTS)
     mine = window.filter(
@@ -122,9 +149,10 @@ def _candidates(worker: Worker) -> tuple[list[str], str]:
         mine = mine.filter(at__lt=worker.until)
     listed = list(map(str, row.held))
     did: dict[str, list[str]] = {}
-    read = list(mine.order_by("id").values_list("at", "id", "task_id", "kind")[: MOST_READ + 1])
-    # In the order of time: main commits a receipt later than a pool process its start.
-    for _, _, task_id, kind in sorted(read[:MOST_READ]):
+    # In the order of time: main commits a receipt later than a pool process its start. Times are sorted where they are: to
+    # convert thousands of them takes longer than the query.
+    read = list(mine.order_by("at", "id").values_list("task_id", "kind")[: MOST_READ + 1])
+    for task_id, kind in read[:MOST_READ]:
         did.setdefault(task_id, ["received"] if task_id in row.held else []).append(kind)
     candidates = [task_id for task_id in dict.fromkeys([*listed, *did]) if not _is_over(did.get(task_id, []))]
     cut = ""

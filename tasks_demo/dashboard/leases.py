@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LeaseStoreUnavailable
-from tasks_demo.dashboard import screens
+from tasks_demo.core.wording import counted
+from tasks_demo.dashboard import needs, screens
+from tasks_demo.dashboard.holds import HELD, STUCK, holds, who
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.leases.listing import LeaseRecord, Listing, listed
 from tasks_demo.leases.memory_store import Memory
-from tasks_demo.leases.process import Process, this_process
 from tasks_demo.leases.stores import lease_place
 
 #: Maximum time to wait for one reply of Redis, seconds.
 REPLY = 0.5
-HELD = Badge("recovered", "▸", "held", "a claim holds the lease, and renews it while its body runs")
-STUCK = Badge(
-    "lost", "✗", "held by a dead process", "the next delivery on the machine of the holder takes the lease over"
-)
+#: Seconds for which the overview repeats what it has seen.
+KEPT_SECONDS = 10.0
 EXPIRED = Badge(
     "lost", "✗", "lease expired", "its holder did not complete it and does not renew it: the next delivery takes it"
 )
@@ -63,8 +65,34 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
         "rows": [_row(record) for record in listing.records],
         "cut": listing.cut,
         "trouble": trouble,
+        "others": [] if beginning else holds(),
     }
     return screens.page(request, admin_site, "admin/tasks_demo/leases.html", context)
+
+
+_looked: tuple[float, str, Listing, str] | None = None
+
+
+def stuck(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:
+    """Tell how many operations nobody works on although a claim holds them. Asks Redis at most every KEPT_SECONDS."""
+    global _looked
+    where = f"{settings.REDIS_URL} {settings.KEY_PREFIX}"
+    if _looked is None or _looked[1] != where or time.monotonic() - _looked[0] > KEPT_SECONDS:
+        listing, trouble = _listing("") if _can_be_listed() else (Listing(), "")
+        _looked = (time.monotonic(), where, listing, trouble)
+    _, _, listing, trouble = _looked
+    address = reverse("admin:tasks_demo_leases", current_app=admin_site.name)
+    if trouble:
+        return [needs.Need("Leases cannot be read", trouble, address)]
+    count = sum(_badge(record) in (STUCK, EXPIRED) for record in listing.records)
+    if not count:
+        return []
+    what = f"{counted(count, 'operation')} held by a claim that nobody works on"
+    return [needs.Need(what, "The next delivery takes it over. See whether one comes.", address)]
+
+
+def _can_be_listed() -> bool:
+    return bool(settings.REDIS_URL) and not settings.REDIS_URL.startswith("memory:")
 
 
 def _listing(beginning: str) -> tuple[Listing, str]:
@@ -81,15 +109,18 @@ def _listing(beginning: str) -> tuple[Listing, str]:
         return Listing(), str(error)
 
 
+def _badge(record: LeaseRecord) -> Badge:
+    if record.state != "claimed":
+        return STATES.get(record.state) or Badge("unresolved", "?", record.state[:40], "")
+    return EXPIRED if not record.held else STUCK if record.holder is not None and record.holder.gone else HELD
+
+
 def _row(record: LeaseRecord) -> Row:
-    holder = record.holder
-    badge = STATES.get(record.state) or Badge("unresolved", "?", record.state[:40], "")
-    if record.state == "claimed":
-        badge = EXPIRED if not record.held else STUCK if holder is not None and holder.gone else HELD
+    holder, badge = record.holder, _badge(record)
     return Row(
         operation=record.operation,
         badge=badge,
-        holder=_who(holder) if holder else "",
+        holder=who(holder) if holder else "",
         task_id=holder.task_id if holder else "",
         claimed_at=clock.stored(record.claimed_at) if record.claimed_at else None,
         left=duration(record.left * 1000) + (" unless renewed" if badge is HELD else "") if record.held else "",
@@ -102,14 +133,7 @@ def _row(record: LeaseRecord) -> Row:
     )
 
 
-def _who(holder: Process) -> str:
-    if holder.gone:
-        return f"process {holder.pid}, gone"
-    if holder.where and holder.where == this_process("").where:
-        return f"process {holder.pid}, exists here"
-    return f"process {holder.pid} elsewhere: cannot be seen from here"
-
-
+needs.register("leases", stuck, "tasks_demo_records.view_forgottenoperation")
 screens.register(
     screens.Screen("leases", "Leases", "leases/", view, "tasks_demo_records.view_forgottenoperation", place=54)
 )

@@ -68,6 +68,11 @@ def needs(request: HttpRequest, admin_site: AdminSite) -> list[Need]:
     return sorted(found, key=lambda need: not need.bad)
 
 
+def looked_at(request: HttpRequest) -> list[str]:
+    """Return the names of all that ``needs`` asks for this user."""
+    return [name for name, (_, permission) in _finders.items() if request.user.has_perm(permission)]
+
+
 def panels(request: HttpRequest, admin_site: AdminSite) -> list[tuple[str, Mapping[str, Any]]]:
     """Return template and context of every section that concerns this user."""
     shown = []

@@ -16,6 +16,7 @@ from django.utils.http import urlencode
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.search import StorableLookups
+from tasks_demo.dashboard.times import time_column
 from tasks_demo.operations import Known, forget, known
 from tasks_demo.records.models import ForgottenOperation
 
@@ -32,7 +33,7 @@ screens.register_list("Operations", ForgottenOperation, place=55)
 class ForgottenOperationAdmin(StorableLookups, _Admin):
     """Read-only list and page of forgotten operations, and ``look/``, which shows an operation and can forget it."""
 
-    list_display = ("operation", "task", "by", "at", "outcome")
+    list_display = ("operation", "task", "by", time_column("at"), "outcome")
     search_fields = ("operation__startswith",)
     search_help_text = "An operation, or the beginning of one."
     ordering = ("-id",)
@@ -51,7 +52,9 @@ class ForgottenOperationAdmin(StorableLookups, _Admin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the width, as on the ledger's list.
-        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
+        return super().changelist_view(
+            request, {"title": "Operations", "is_nav_sidebar_enabled": False, **(extra_context or {})}
+        )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

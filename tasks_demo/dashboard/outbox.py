@@ -16,6 +16,7 @@ from tasks_demo.core.wording import shown
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, Acting
 from tasks_demo.dashboard.search import StorableLookups
+from tasks_demo.dashboard.times import time_column
 from tasks_demo.outbox.decisions import BEGUN, ENDED, HANDED_OVER, cancel, due, hasten
 from tasks_demo.publishing.allowed import registered
 from tasks_demo.records.models import OutboxMessage
@@ -60,7 +61,16 @@ class StateFilter(admin.SimpleListFilter):
 class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
     """The list and the page of messages. No field can be edited."""
 
-    list_display = ("task_id", "task", "state", "publications", "failures", "short_error", "created_at", "due_at")
+    list_display = (
+        "task_id",
+        "task",
+        "state",
+        "publications",
+        "failures",
+        "short_error",
+        time_column("created_at"),
+        time_column("due_at"),
+    )
     list_filter = (StateFilter,)
     search_fields = ("task_id__startswith",)
     search_help_text = "A task ID, or the beginning of one."
@@ -110,7 +120,12 @@ class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the width, as on the ledger's list.
-        context = {"is_nav_sidebar_enabled": False, "acts_offered": self.permitted(request), **(extra_context or {})}
+        context = {
+            "title": "Outbox",
+            "is_nav_sidebar_enabled": False,
+            "acts_offered": self.permitted(request),
+            **(extra_context or {}),
+        }
         return super().changelist_view(request, context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.contrib.admin import AdminSite
-from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
 from tasks_demo.core import clock
 from tasks_demo.dashboard import live, screens
-from tasks_demo.dashboard.needs import Need, needs, panels
+from tasks_demo.dashboard.needs import Need, looked_at, needs, panels
 from tasks_demo.dashboard.promises_table import Row, rows
 from tasks_demo.dashboard.series import LINES, PERIODS, Point, points
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.rollup_models import RollupState
 
-logger = logging.getLogger(__name__)
+#: Counts that are older than this, in seconds, while the ledger has newer events, are called old.
+OLD_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The content of the page. ``back``: older task IDs are not counted yet. ``stale``: the counts could not be renewed."""
+    """The content of the page. ``back``: older task IDs are not counted yet. ``missing``: events since ``counted`` that are not
+    counted; 0 while somebody counts.
+    """
 
     mark: str
     rows: list[Row]
     left_out: int
     total: int
     back: datetime | None
-    stale: bool
+    counted: datetime | None
+    missing: int
     needs: list[Need]
+    looked_at: list[str]
     panels: list[tuple[str, Mapping[str, Any]]]
     period: str
     points: list[Point]
@@ -45,7 +49,7 @@ class Overview:
 
 
 def overview(request: HttpRequest, admin_site: AdminSite) -> Overview:
-    """Collect the content of the page. Nothing is counted here but what is new since the last look."""
+    """Collect the content of the page. Nothing is counted here and nothing is written (docs/decisions/0059)."""
     return _drawn(request, admin_site, _State.now(request, admin_site))
 
 
@@ -59,8 +63,10 @@ def _drawn(request: HttpRequest, admin_site: AdminSite, state: _State) -> Overvi
         left_out=left_out,
         total=sum(total["task_ids"] for total in totals),
         back=clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
-        stale=state.stale,
+        counted=clock.moment(known.folded) if known and known.folded else None,
+        missing=state.missing,
         needs=state.needs,
+        looked_at=looked_at(request),
         panels=panels(request, admin_site),
         period=period,
         points=points(period),
@@ -73,30 +79,22 @@ class _State:
     """What decides whether the page has changed."""
 
     known: RollupState | None
-    stale: bool
+    missing: int
     needs: list[Need]
     mark: str
 
     @classmethod
     def now(cls, request: HttpRequest, admin_site: AdminSite) -> _State:
-        stale = _folded()
         known, found = rollups.state(), needs(request, admin_site)
-        return cls(known, stale, found, live.mark(_period(request), known and known.version, stale, found))
+        old = known is None or time.time() - known.folded > OLD_SECONDS
+        missing = rollups.missing(known) if old else 0
+        # Two digits of it, so that a page that nobody counts for is not drawn anew with every event.
+        return cls(known, missing, found, live.mark(_period(request), known and known.version, f"{missing:.1e}", found))
 
 
 def _period(request: HttpRequest) -> str:
     asked = request.GET.get("period", "")
     return asked if asked in PERIODS else "hour"
-
-
-def _folded() -> bool:
-    """Bring the counts up to date. Returns whether that failed: a page of old counts is better than none."""
-    try:
-        rollups.fold()
-    except DatabaseError:
-        logger.warning("the overview's counts cannot be renewed", exc_info=True)
-        return True
-    return False
 
 
 def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:

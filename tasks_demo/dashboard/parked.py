@@ -111,7 +111,12 @@ class ParkedAdmin(Acting, StorableLookups, _Admin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         # The columns need the width, as on the ledger's list.
-        context = {"is_nav_sidebar_enabled": False, "acts_offered": self.permitted(request), **(extra_context or {})}
+        context = {
+            "title": "Parked messages",
+            "is_nav_sidebar_enabled": False,
+            "acts_offered": self.permitted(request),
+            **(extra_context or {}),
+        }
         return super().changelist_view(request, context)
 
     def change_view(

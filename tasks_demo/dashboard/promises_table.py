@@ -19,6 +19,7 @@ MOST_TASKS = 100
 #: Column of a rollup → heading, short heading within its group, parameters of the list, whether it deserves attention.
 COLUMNS: dict[str, tuple[str, str, dict[str, str], bool]] = {
     "task_ids": ("", "task IDs", {}, False),
+    "published": ("", "published", {"published": "1"}, False),
     "executions_0": ("executions", "0", {"executions": "0"}, False),
     "executions_1": ("executions", "1", {"executions": "1"}, False),
     "executions_2": ("executions", "2+", {"executions": "2+"}, False),

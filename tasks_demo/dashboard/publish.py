@@ -115,7 +115,6 @@ def _enabled() -> bool:
         return False
 
 
-# "Can add task ID": nothing else asks for this permission, because no page edits the ledger.
 screens.register(
-    screens.Screen("publish", "Publish", "publish/", view, "tasks_demo.add_tally", place=70, enabled=_enabled)
+    screens.Screen("publish", "Publish", "publish/", view, "tasks_demo.publish_job", place=70, enabled=_enabled)
 )

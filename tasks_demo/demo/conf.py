@@ -6,7 +6,7 @@ from tasks_demo.core.conf import Settings
 
 
 class DemoSettings(Settings):
-    """The library's settings, and where the bank is."""
+    """The library's settings, and those of the bank's client."""
 
     #: Address of the bank, for the demo tasks.
     BANK_URL: str = ""

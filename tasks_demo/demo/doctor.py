@@ -1,4 +1,4 @@
-"""The bank's row of ``manage.py doctor``. It only warns: nothing but the demo's tasks needs the bank."""
+"""The bank's row of ``manage.py doctor``. It never fails, because only the demo's tasks need the bank."""
 
 from __future__ import annotations
 

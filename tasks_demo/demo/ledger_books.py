@@ -19,7 +19,7 @@ class Bookings(ModelBooks):
     at = "created_at"
 
     def identity(self) -> str:
-        """Return the identity of the shop's database, made on first use."""
+        """Return the identity of the shop's database, which is created on first use."""
         found, _ = Identity.objects.get_or_create(pk=1, defaults={"identity": uuid.uuid4().hex[:16]})
         return found.identity
 

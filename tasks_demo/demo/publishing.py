@@ -33,9 +33,9 @@ def publish(
 ) -> Iterator[Published]:
     """Publish ``count`` charges of ``amount`` cents, and yield each when the broker has confirmed it.
 
-    Those of the pattern ``outbox`` are yielded when they are committed; a relay publishes them. With ``operation`` all jobs have
+    Jobs of the pattern ``outbox`` are yielded when they are committed; a relay publishes them. With ``operation`` all jobs have
     the same operation key, as after a double click; otherwise the key of each is its task ID. Raises InvalidOperationKey before
-    anything is sent, and EnvironmentNotReady when the broker does not take a job: what was yielded before is in the queue.
+    anything is sent, and EnvironmentNotReady if the broker does not accept a job; the jobs yielded before are in the queue.
     """
     if operation is not None:
         validate_operation(operation)
@@ -67,13 +67,13 @@ def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
         raise EnvironmentNotReady(
             f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. "
             f"In the outbox: {counted(number, 'order')}. "
-            "Is the shop's database there and migrated (`manage.py migrate --database shop`)?"
+            "Is the shop's database running and migrated (`manage.py migrate --database shop`)?"
         ) from error
     return task_id
 
 
 def _check_broker(count: int) -> None:
-    # Checked first: Celery retries for a long time if the result backend is down.
+    # Checked first, because Celery retries for a long time if the result backend is down.
     try:
         with current_app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0)
@@ -84,6 +84,7 @@ def _check_broker(count: int) -> None:
 def _refused(error: Exception, number: int, count: int) -> EnvironmentNotReady:
     reason = error.__cause__ or error
     return EnvironmentNotReady(
-        f"The broker did not take job {number + 1} of {count}: {type(reason).__name__}: {str(reason).rstrip('.')}. "
-        f"In the queue: {counted(number, 'job')}. Start Redis (`make up`), or set REDIS_URL to one that takes writes."
+        f"The broker did not accept job {number + 1} of {count}: {type(reason).__name__}: {str(reason).rstrip('.')}. "
+        f"In the queue: {counted(number, 'job')}. Start the broker (`make up` starts a Redis), or set REDIS_URL, "
+        "and BROKER_URL if it is set, to servers that accept writes."
     )

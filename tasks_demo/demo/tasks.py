@@ -18,7 +18,7 @@ from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbo
 _RETRIES: dict[str, Any] = {
     "autoretry_for": (BankUnavailable, BankConflict),
     "retry_backoff": True,
-    "retry_jitter": False,  # see docs/how-to/payments.md: a delay of 0 lets the copy overtake
+    "retry_jitter": False,  # a delay of 0 could start the copy before this one has ended (docs/how-to/payments.md)
     "max_retries": 10,
 }
 
@@ -29,7 +29,7 @@ def _client(pid: int, url: str, timeout: float) -> BankClient:
 
 
 def bank() -> BankClient:
-    """Return this process's client of the bank."""
+    """Return this process's client for the bank."""
     return _client(os.getpid(), settings.BANK_URL, settings.BANK_TIMEOUT_SECONDS)
 
 
@@ -42,9 +42,9 @@ def _operation(
 def _charge(
     task: Any, customer: str, amount: int, work_ms: int, *, with_key: bool, fence: int | None = None
 ) -> dict[str, Any]:
-    """Debit ``amount`` cents after ``work_ms`` milliseconds of work; returns what the task returns."""
+    """Debit ``amount`` cents after ``work_ms`` milliseconds of work. Returns the task's result."""
     subject = current()
-    # Called as an ordinary function, there is no delivery and no task ID.
+    # A task that is called as a function has no delivery and no task ID.
     operation = subject.operation if subject else f"direct:{customer}:{amount}:{time.time_ns()}"
     reached(Point.EFFECT_BEGUN)
     if work_ms:
@@ -89,7 +89,7 @@ def charge_dedup_lock(
 ) -> dict[str, Any]:
     """Charge a customer once per operation key: the bank gets the key, and the fence of the lease.
 
-    ``keyless``: as with a bank that has no idempotency keys. The lab shows what that costs.
+    ``keyless``: send no key, as to a bank that does not support idempotency keys. The lab shows the difference.
     """
     fence = None if self.request.called_directly else lease().fence
     return _charge(self, customer, amount, work_ms, with_key=not keyless, fence=fence)
@@ -99,7 +99,7 @@ def charge_dedup_lock(
 def charge_outbox(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
-    """Charge a customer at least once; enqueued with ``outbox.enqueue``, also when the broker loses the message."""
+    """Charge a customer at least once; if enqueued with ``outbox.enqueue``, even when the broker loses the message."""
     return _charge(self, customer, amount, work_ms, with_key=False)
 
 
@@ -107,7 +107,7 @@ def charge_outbox(
 def charge_claim_first(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
-    """Charge a customer at most once, however often it is delivered: a killed worker means a lost charge."""
+    """Charge a customer at most once, even if delivered again: a killed worker means a lost charge."""
     return _charge(self, customer, amount, work_ms, with_key=False)
 
 

@@ -1,8 +1,8 @@
 """Asks the running servers and workers whether they can keep the promises. ``manage.py doctor`` shows the result.
 
-Not guaranteed: that the state stays as it is, or that workers, which may run elsewhere, see the same servers and settings. The
+Does **not** guarantee that the state stays as it is, or that workers on other machines use the same servers and settings. The
 doctor only reads, with three exceptions: a key in each Redis that expires after one second, an empty transaction in each SQLite
-file, and a broadcast to the workers, who answer through a queue that expires.
+file, and a broadcast to the workers, which answer through a queue that expires.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from django.db import connections as databases
 from tasks_demo.checks import import_tasks
 from tasks_demo.checks.setup import Setup
 from tasks_demo.core.wording import counted
-from tasks_demo.doctor import celery_app
-from tasks_demo.doctor import workers as its_workers
+from tasks_demo.doctor import celery_app, workers
 from tasks_demo.doctor.connections import PART, RedisUser, broker, connected, leases, results
 from tasks_demo.doctor.database import database
 from tasks_demo.doctor.findings import Finding, Question, State, side_by_side
@@ -36,8 +35,8 @@ __all__ = ["Finding", "State", "examine"]
 def examine(named: str = "") -> list[Finding]:
     """Examine every part in parallel and return the findings. Takes at most three times ``DEADLINE``.
 
-    A server error never raises: it becomes a finding. ``named``: the Celery app, as for ``celery -A``; empty: the project's own.
-    Raises EnvironmentNotReady if that name leads to no app.
+    Errors of servers do not raise: they become findings. ``named``: the Celery app, as for ``celery -A``; empty: the project's
+    own. Raises EnvironmentNotReady if there is no app of that name.
     """
     app, judged = celery_app.application(named)
     list(import_tasks(app))  # the system checks report import errors
@@ -52,7 +51,7 @@ def examine(named: str = "") -> list[Finding]:
         (PART, "results"): lambda: results(app, users),
         (PART, "leases"): lambda: leases(app, users),
     }
-    for config in apps.get_app_configs():  # a Django app may add questions of its own
+    for config in apps.get_app_configs():  # a Django app may add its own questions
         asked.update(getattr(config, "doctor", dict)())
     asked[RECORDS, "tables"] = partial(records, setup)
     private = {alias for config in apps.get_app_configs() for alias in getattr(config, "private_databases", ())}
@@ -78,9 +77,9 @@ def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding]
 
     def ask() -> list[Finding]:
         try:
-            rows, queues = its_workers.jobs(app, setup, next((user for user in users if user.role == "broker"), None))
+            rows, queues = workers.jobs(app, setup, next((user for user in users if user.role == "broker"), None))
         finally:
-            databases.close_all()  # this thread's: it read the ledger
+            databases.close_all()  # this thread's own, opened to read the ledger
         consumed.append(queues)
         return rows
 
@@ -89,7 +88,7 @@ def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding]
             connection.connect()
             return list(rabbitmq(setup, connection))
 
-    asked: dict[Question, Callable[[], list[Finding]]] = {(its_workers.PART, "workers"): ask}
+    asked: dict[Question, Callable[[], list[Finding]]] = {(workers.PART, "workers"): ask}
     if setup.is_rabbitmq:
         asked["RabbitMQ", "answers"] = rabbit
     return side_by_side(asked), next(iter(consumed), frozenset())
@@ -101,7 +100,7 @@ def _names(setup: Setup) -> frozenset[str]:
 
 
 def _settings(app: Any) -> list[Finding]:
-    app.set_current()  # the current app is per thread: without this the checks would judge another app
+    app.set_current()  # the current app is per thread; without this the checks would judge another app
     messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
     if not messages:
         return [Finding("settings", "system checks", State.OK, "no warning")]

@@ -1,4 +1,4 @@
-"""Chooses the Celery app to judge: the named one, else the project's own, imported or not, else Celery's default."""
+"""Chooses the Celery app to judge: the named one, else the project's own (imported or not), else Celery's default app."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ PART, WHAT = "Celery app", "application"
 def application(named: str = "") -> tuple[Any, Finding]:
     """Return the app to judge and the finding about it. ``named``: as for ``celery -A``.
 
-    Raises EnvironmentNotReady if the name leads to no app.
+    Raises EnvironmentNotReady if there is no app of that name.
     """
     if named:
         app = _named(named)
         app.set_current()
         return app, Finding(PART, WHAT, State.OK, f"{named}: {app.main}{_beside(app)}")
     app, packages = applications.current(), applications.packages()
-    if not applications.is_celery_s_own(app):
+    if not applications.is_default_app(app):
         return app, Finding(PART, WHAT, State.OK, f"{app.main or 'without a name'}{_beside(app)}")
-    if found := applications.hidden():
+    if found := applications.not_imported():
         app, name = found
         app.set_current()
         seen = (
-            f"{app.main}, found in {name}, but nothing imports it here: `delay()` in this project's commands and web "
-            "processes publishes with Celery's default settings, to amqp://localhost"
+            f"{app.main}, found in {name}, but commands and web processes of this project do not import it: `delay()` there "
+            "publishes with Celery's default settings, to amqp://localhost"
         )
         return app, Finding(PART, WHAT, State.WARN, seen, applications.how_to_import(name))
     where = f"looked in {', '.join(packages)}" if packages else "DJANGO_SETTINGS_MODULE names no package to look in"
-    seen = f"only Celery's default app is there ({where}): your own app, its broker and its tasks were not judged"
+    seen = f"only Celery's default app was found ({where}): your own app, its broker and its tasks were not judged"
     fix = (
         "Import your app in the package of your settings (`from .celery import app as celery_app` in its __init__.py), or "
         "write `manage.py doctor --app package.module:app`."
@@ -45,7 +45,7 @@ def application(named: str = "") -> tuple[Any, Finding]:
 
 def _beside(app: Any) -> str:
     names = [name for _, name in applications.others(app)]
-    return f"; not asked here: {', '.join(names)} (--app)" if names else ""
+    return f"; not examined: {', '.join(names)} (--app)" if names else ""
 
 
 def _named(name: str) -> Celery:
@@ -57,6 +57,6 @@ def _named(name: str) -> Celery:
         ) from error
     if not isinstance(found, Celery):
         raise EnvironmentNotReady(
-            f"--app {name}: it is a {type(found).__name__} and no Celery app. Nothing was examined. Write module:attribute."
+            f"--app {name}: it is a {type(found).__name__}, not a Celery app. Nothing was examined. Write module:attribute."
         )
     return found

@@ -1,4 +1,4 @@
-"""Connects to the broker, the result backend and the lock's Redis in the way that their users do.
+"""Connects to the broker, the result backend and the leases' Redis as workers do.
 
 Each Redis that answers is passed on to ``redis_server``, which examines it.
 """
@@ -20,6 +20,7 @@ from django.conf import settings as django_settings
 from kombu.utils.encoding import bytes_to_str
 from redis.sentinel import MasterNotFoundError
 
+from tasks_demo.checks.setup import is_on_redis
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.doctor.findings import PATIENCE, Finding, State, address, reason, silent
@@ -28,20 +29,18 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.patterns import DedupLock
 
 PART = "connections"
-#: Tasks that a row names.
+#: Maximum number of tasks that a row names.
 NAMED = 5
 UNREADABLE = "its address cannot be read"
 ENCODE = "Percent-encode the special characters of the password, for example %40 for @."
 #: kombu/transport/redis.py: the separator between a queue's name and a priority, and kombu's own keys.
 SEPARATOR, UNACKED = "\x06\x16", ("unacked", "unacked_index", "unacked_mutex")
-#: Schemes of kombu's Redis transports.
-REDIS_TRANSPORTS = ("redis", "rediss", "sentinel")
 
 
 def internal(
     control: str = "celery", events: Iterable[str] = ("celeryev",), unacked: Iterable[str] = UNACKED
 ) -> re.Pattern[str]:
-    """Return a pattern for the app's own names in the broker: remote control, events, delays, unacknowledged messages.
+    """Return a regular expression for Celery's own names in the broker: remote control, events, delays, unacknowledged messages.
 
     The defaults are Celery's.
     """
@@ -74,7 +73,7 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
     if any(url and not address(url) for url in urls):
         return [silent(PART, "broker", UNREADABLE, ENCODE)]
     options = dict(conf.broker_transport_options or {})
-    is_redis = any(url.startswith(REDIS_TRANSPORTS) for url in urls)
+    is_redis = any(map(is_on_redis, urls))
     with connected(app) as connection:
         seen = address(connection.as_uri())
         try:
@@ -104,7 +103,7 @@ def connected(app: Celery) -> Iterator[Any]:
     """Yield a connection with a worker's options and our timeouts. It is not connected yet."""
     conf: Any = app.conf
     options = dict(conf.broker_transport_options or {})
-    if any(url.startswith(REDIS_TRANSPORTS) for url in _urls(conf.broker_read_url)):
+    if any(map(is_on_redis, _urls(conf.broker_read_url))):
         options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
     with app.connection_for_read(connect_timeout=PATIENCE, transport_options=options, heartbeat=0) as connection:
         yield connection
@@ -121,10 +120,10 @@ def _primary(client: Any) -> str:
 
 def _sentinel_fix(error: BaseException, setting: str) -> str:
     """Return the fix for a Sentinel error; empty if the error is not one."""
-    nameless = f"Write master_name in {setting}: what the Sentinels call the primary."
+    nameless = f"Write master_name in {setting}: the name of the primary in the Sentinels' configuration."
     cause = error.__cause__ or error
     if isinstance(cause, MasterNotFoundError) and "None" not in str(cause):
-        return f"Correct master_name in {setting}, or look whether the Sentinels see a primary (SENTINEL MASTERS)."
+        return f"Correct master_name in {setting}, or check whether the Sentinels see a primary (SENTINEL MASTERS)."
     return nameless if isinstance(cause, MasterNotFoundError) or "master_name" in str(error) else ""
 
 
@@ -140,14 +139,14 @@ def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Finding]:
 
 
 def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Ping a Redis; of any other backend, also Redis behind Sentinels, read the result of a task ID that does not exist."""
+    """Ping a Redis; on any other backend, and on Redis behind Sentinels, read the result of a task ID that does not exist."""
     what = "results"
     url = str(app.conf.result_backend or "")
     if "://" in url and not address(url):
         return [silent(PART, what, UNREADABLE, ENCODE)]
     backend: Any = app.backend
     if isinstance(backend, DisabledBackend):
-        return [Finding(PART, what, State.OK, "there is no result backend: return values are not kept")]
+        return [Finding(PART, what, State.OK, "no result backend is configured: return values are not stored")]
     seen = address(url) or url
     try:
         if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
@@ -174,7 +173,7 @@ def _prefix(backend: Any) -> str:
 
 
 def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
-    """Connect to the lock's Redis as dedup_lock does."""
+    """Connect to the leases' Redis as dedup_lock does."""
     what, url = "leases", settings.REDIS_URL
     if not url:
         unset = "TASKS_DEMO_REDIS_URL is not set"
@@ -184,8 +183,8 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
         named = (
             f"{', '.join(sorted(locked)[:NAMED])}{f' and {len(locked) - NAMED} more' if len(locked) > NAMED else ''}"
         )
-        said = f"{unset}: every job of {named} is deferred, and none runs"
-        return [silent(PART, what, said, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
+        seen = f"{unset}: every job of {named} is deferred, and none runs"
+        return [silent(PART, what, seen, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
     if not address(url):
         return [silent(PART, what, UNREADABLE, ENCODE)]
     try:

@@ -1,4 +1,4 @@
-"""Examines a database: whether it answers, is migrated and accepts writes, and what survives a crash of the machine."""
+"""Examines a database: whether it answers, is migrated and accepts writes, and which commits survive a crash of the machine."""
 
 from __future__ import annotations
 
@@ -73,18 +73,20 @@ def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]:
     (mode,) = _one(connection, "PRAGMA journal_mode")
     (level,) = _one(connection, "PRAGMA synchronous")
     if mode == "wal":
-        yield Finding(part, "journal", State.OK, "WAL: readers and the one writer do not wait for each other")
+        yield Finding(part, "journal", State.OK, "WAL: readers and the writer do not block each other")
     else:
         fix = "Write PRAGMA journal_mode=WAL in the database's init_command."
-        yield Finding(part, "journal", State.WARN, f"{mode}: every reader makes the writers wait", fix)
+        yield Finding(part, "journal", State.WARN, f"{mode}: every reader blocks writers", fix)
     if level:
         keeps = (
-            "a power cut may cost the last commits, a kill costs none" if level == 1 else "a power cut costs no commit"
+            "a power failure can lose the last commits, a kill loses none"
+            if level == 1
+            else "a power failure loses no commit"
         )
         yield Finding(part, "on disk", State.OK, f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
     else:
         fix = "Write PRAGMA synchronous=NORMAL in the database's init_command."
-        yield Finding(part, "on disk", State.WARN, "synchronous=OFF: a power cut may destroy the file", fix)
+        yield Finding(part, "on disk", State.WARN, "synchronous=OFF: a power failure can corrupt the file", fix)
     try:
         with connection.cursor() as cursor:
             cursor.execute("BEGIN IMMEDIATE")
@@ -95,7 +97,7 @@ def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]:
             part,
             "writes",
             State.FAIL,
-            f"{reason(error)}, for {PATIENCE:g} s: no start is recorded, so no body runs",
+            f"{reason(error)}, for {PATIENCE:g} s: the ledger cannot record starts, and patterns cannot store records",
             "End the process that keeps a write transaction open, or make the file and its folder writable.",
             ready=False,
         )
@@ -111,16 +113,16 @@ def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]
     after = time.time()
     if replica or read_only == "on":
         what = "a replica" if replica else "read-only (default_transaction_read_only)"
-        seen = f"{what}: no start is recorded, so no body runs"
+        seen = f"{what}: the ledger cannot record starts, and patterns cannot store records"
         yield Finding(part, "writes", State.FAIL, seen, "Connect to the primary.", ready=False)
     else:
-        yield Finding(part, "writes", State.OK, "a primary that takes writes")
+        yield Finding(part, "writes", State.OK, "a primary that accepts writes")
     if "off" in (synchronous, fsync):
-        seen = f"synchronous_commit={synchronous}, fsync={fsync}: a crash of the server may cost commits that were reported"
+        seen = f"synchronous_commit={synchronous}, fsync={fsync}: a crash of the server can lose acknowledged commits"
         yield Finding(part, "on disk", State.WARN, seen, "Set both to on.")
     else:
         yield Finding(
-            part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server costs no commit"
+            part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server loses no commit"
         )
     yield clock(part, float(now), before, after)
 
@@ -135,6 +137,6 @@ def clock(part: str, theirs: float, before: float, after: float) -> Finding:
         part,
         "clock",
         State.WARN,
-        f"{apart:.1f} s {ahead} ours: countdowns and visibility timeouts are off by as much, and histories out of order",
+        f"{apart:.1f} s {ahead} ours: countdowns and visibility timeouts are wrong by this much, and histories out of order",
         "Run NTP on both machines.",
     )

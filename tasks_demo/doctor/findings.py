@@ -1,4 +1,4 @@
-"""One row of the doctor's result, and the time limits on every question."""
+"""A row of the doctor's result, and the time limits for every question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks_demo.core.exceptions import InvalidSetting
 
 #: Maximum time to wait for one reply of a server, seconds.
 PATIENCE = 3.0
-#: Maximum time for one part, seconds; after it, the part counts as silent.
+#: Maximum time for one part, seconds; after that, the part counts as silent.
 DEADLINE = 10.0
 
 
@@ -61,7 +61,9 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
             found[asked] = work()
         except Exception as error:  # noqa: BLE001 (drivers can raise anything; one part must not hide the others)
             is_setting = isinstance(error, InvalidSetting)
-            fix = "Correct this setting." if is_setting else "The doctor does not know this answer. Look at its log."
+            fix = (
+                "Correct this setting." if is_setting else "This error is unknown to the doctor. See the server's log."
+            )
             found[asked] = [silent(*asked, reason(error), fix)]
         finally:
             connections.close_all()  # this thread's own: a web process asks often
@@ -81,7 +83,7 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
 
 
 def reason(error: BaseException) -> str:
-    """Return the class and text of an error on one line; of its cause, if it has one."""
+    """Return class and text of an error, or of its cause if it has one, on one line."""
     cause = error.__cause__ or error
     text = " ".join(str(cause).split()).rstrip(".")
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
@@ -90,7 +92,7 @@ def reason(error: BaseException) -> str:
 def address(url: str) -> str:
     """Return scheme, host and port, or the path of a socket, without credentials. Empty: the URL cannot be parsed.
 
-    Accepts several Sentinels, as Celery writes them (``;`` between URLs) or as the lock does (``,`` between hosts).
+    Accepts several Sentinels, as Celery writes them (``;`` between URLs) or as the lease store does (``,`` between hosts).
     """
     parts = [_address(part) for part in url.split(";")]
     return ";".join(parts) if all(parts) else ""

@@ -34,38 +34,41 @@ def rabbitmq(setup: Setup, connection: Any) -> Iterator[Finding]:
 
 def version(connection: Any) -> tuple[int, ...]:
     """Return the server's version; empty if it does not report one."""
-    told = str((getattr(connection.connection, "server_properties", None) or {}).get("version", ""))
-    return tuple(int(number) for number in re.findall(r"\d+", told)[:3])
+    text = str((getattr(connection.connection, "server_properties", None) or {}).get("version", ""))
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def confirms(options: Any) -> Finding:
     """Return the finding on whether the broker has a job when ``apply_async`` returns."""
     if options.get("confirm_publish"):
         return Finding(
-            "connections", "confirms", State.OK, "confirm_publish is set: a job that was sent is in the broker"
+            "connections",
+            "confirms",
+            State.OK,
+            "confirm_publish is set: apply_async returns when the broker has the job",
         )
     return Finding(
         "connections",
         "confirms",
         State.FAIL,
-        "confirm_publish is not set: apply_async returns although the broker may never have had the job",
+        "confirm_publish is not set: apply_async returns even if the broker never gets the job",
         "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
     )
 
 
 def _consumer_timeout(setup: Setup, connection: Any) -> Finding:
-    counted = settings.CONSUMER_TIMEOUT_SECONDS
+    assumed = settings.CONSUMER_TIMEOUT_SECONDS
     since = version(connection)
     if since and since < (3, 8, 15):
         return Finding(PART, "consumer_timeout", State.OK, "this version has none: a message may stay unacknowledged")
-    seen = f"not told over AMQP; the checks count with {counted:g} s (TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS)"
+    seen = f"not visible over AMQP; the checks assume {assumed:g} s (TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS)"
     fix = "Compare, on its machine: `rabbitmqctl environment | grep consumer_timeout` (milliseconds; 30 minutes unless set)."
     state = State.WARN if any(task.acks_late for task in setup.tasks) else State.OK
     return Finding(PART, "consumer_timeout", state, seen, fix if state is State.WARN else "")
 
 
 def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Finding | None:
-    """Redeclare an existing queue: RabbitMQ refuses a different declaration, and an equal one changes nothing."""
+    """Redeclare an existing queue: RabbitMQ refuses a different declaration, and an equal one has no effect."""
     what = f"queue {name}"[:60]
     channel = connection.channel()
     try:
@@ -74,8 +77,8 @@ def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Finding |
     except NotFound:
         return None  # not an error: the first worker declares it
     except AMQPError as error:
-        seen = f"it is not what is declared here, so a worker that consumes it does not start: {reason(error)}"
-        fix = "Delete and declare it anew when it is empty (`rabbitmqctl delete_queue`), or correct task_queues."
+        seen = f"it differs from its declaration here, so a worker that consumes it does not start: {reason(error)}"
+        fix = "Delete it when it is empty (`rabbitmqctl delete_queue`) and declare it anew, or correct task_queues."
         return Finding(PART, what, State.FAIL, seen, fix, ready=False)
     finally:
         _close(channel)
@@ -92,12 +95,12 @@ def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
     if limit is None and version(connection) >= (4,):
         limit = DELIVERIES
     if limit is None or int(limit) < 0:
-        return Finding(PART, what, State.OK, "as declared (quorum), without a limit of deliveries")
+        return Finding(PART, what, State.OK, "as declared (quorum), without a delivery limit")
     after = counted(int(limit), "delivery", "deliveries")
     if target:
         return Finding(PART, what, State.OK, f"as declared (quorum); after {after} a message goes to {target}")
     seen = f"quorum without a declared dead-letter exchange: a message is dropped after {after}, and nothing is logged"
-    fix = "Declare x-dead-letter-exchange. A policy is not seen from here: `rabbitmqctl list_policies`."
+    fix = "Declare x-dead-letter-exchange. Policies are not visible over AMQP: see `rabbitmqctl list_policies`."
     return Finding(PART, what, State.FAIL, seen, fix)
 
 
@@ -109,12 +112,12 @@ def depth(app: Any, queue: Any) -> Waiting:
     with connected(app) as connection:
         channel = connection.channel()
         try:
-            told = channel.queue_declare(getattr(queue, "name", queue), passive=True)
+            reply = channel.queue_declare(getattr(queue, "name", queue), passive=True)
         except NotFound:
             return Waiting(0, consumers=0, missing=True)
         finally:
             _close(channel)
-        return Waiting(int(told.message_count), consumers=int(told.consumer_count))
+        return Waiting(int(reply.message_count), consumers=int(reply.consumer_count))
 
 
 def _close(channel: Any) -> None:

@@ -18,7 +18,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.wording import counted, times
 from tasks_demo.doctor.findings import Finding, State, reason
-from tasks_demo.ledger.database import alias as ledger_s_home
+from tasks_demo.ledger.database import alias as ledger_alias
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.outbox.table import overdue
@@ -26,9 +26,9 @@ from tasks_demo.patterns import DedupLock
 from tasks_demo.records.models import Fence, OutboxMessage, Parked
 
 PART = "records"
-#: Seconds that a message may be overdue before the doctor warns that no relay publishes, and before it fails.
+#: A message that has been due for longer than this means that no relay publishes: a warning, and a failure. Seconds.
 LATE, TOO_LATE = 10.0, 60.0
-#: Tasks that a row names.
+#: Maximum number of tasks that a row names.
 NAMED = 3
 
 
@@ -41,7 +41,7 @@ def records(setup: Setup) -> list[Finding]:
 
 
 def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
-    """Return the tables that jobs need: (alias, model) -> names of the tasks; no names: the ledger, which all tasks use."""
+    """Return the tables that jobs need: (alias, model) -> names of the tasks, none for the ledger, which all tasks use."""
     found: dict[tuple[str, Any], list[str]] = {}
     for task in setup.tasks:
         models = tables_of(task)
@@ -51,7 +51,7 @@ def _needed(setup: Setup) -> dict[tuple[str, Any], list[str]]:
             found.setdefault((home_of(task, model), model), []).append(task.name)
     if settings.LEDGER:
         for model in (Event, Tally):
-            found[ledger_s_home(), model] = []
+            found[ledger_alias(), model] = []
     return found
 
 
@@ -81,14 +81,14 @@ def _tables(setup: Setup) -> Iterator[Finding]:
             fix = f"Write 'tasks_demo.records' into INSTALLED_APPS. {fix}"
         elif not router.allow_migrate_model(alias, model):
             fix = (
-                f"The router's allow_migrate forbids it there: let it allow {model._meta.app_label} in {alias!r}. {fix}"
+                f"The router's allow_migrate forbids the table there: allow {model._meta.app_label} in {alias!r}. {fix}"
             )
         elif where:
             seen += f"; it is in {where!r}"
         yield Finding(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
     if not missing:
         homes = ", ".join(sorted({alias for alias, _ in needed})) or "none needed"
-        yield Finding(PART, "tables", State.OK, f"{counted(len(needed), 'table')} that jobs need: there ({homes})")
+        yield Finding(PART, "tables", State.OK, f"all {counted(len(needed), 'table')} that jobs need exist ({homes})")
 
 
 def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
@@ -122,7 +122,7 @@ def _outbox(setup: Setup) -> Iterator[Finding]:
             due, failing = open_rows.filter(due_at__lte=Now()).count(), open_rows.filter(failures__gt=0)
             refused = failing.order_by("-failures", "id").first()
             if late > LATE:
-                seen = f"{counted(due, 'message')} due, the first for {late:.0f} s: no relay publishes"
+                seen = f"{counted(due, 'message')} due, the first for {late:.0f} s: no relay is publishing"
                 row = Finding(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
                 if late > TOO_LATE:
                     row = Finding(PART, what, State.FAIL, seen, row.fix, ready=False)
@@ -147,7 +147,7 @@ def _gaps() -> Iterator[Finding]:
             yield Finding(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
             return
         seen = f"{found.sentence}. First at {found.since:%Y-%m-%d %H:%M:%S}, last until {found.until:%Y-%m-%d %H:%M:%S} UTC"
-        fix = "See why its database did not answer in time; jobs went on. `manage.py timeline` tells what is on record."
+        fix = "Find out why its database did not answer in time. Jobs continued. `manage.py timeline` shows what is recorded."
         yield Finding(PART, "gaps in the ledger", State.WARN, seen, fix)
 
 
@@ -167,7 +167,9 @@ def _parked(setup: Setup) -> Iterator[Finding]:
             yield Finding(PART, f"parked in {alias}", State.OK, "none")
             continue
         since = clock.aware(first.parked_at).astimezone(UTC)
-        seen = f"{counted(many, 'message')} to decide on, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
+        seen = (
+            f"{counted(many, 'message')} without a decision, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
+        )
         option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
         yield Finding(
             PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."

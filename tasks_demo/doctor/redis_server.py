@@ -1,4 +1,4 @@
-"""Examines each Redis once, however many parts use it: eviction, persistence, memory, clock, writes, other users."""
+"""Examines each Redis once, even if several parts use it: eviction, persistence, memory, clock, writes, other users."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from tasks_demo.core.wording import counted
 from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.transport import count_dead_letters, list_dead_letters
 
 #: Oldest supported Redis: kombu finds unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py
 #: ``restore_visible``).
 OLDEST = (6, 2)
-#: Fraction of maxmemory from which Redis counts as nearly full.
+#: A Redis that uses this fraction of maxmemory counts as nearly full.
 NEARLY_FULL = 0.9
 #: Maximum number of keys scanned to find other users.
-LOOKED_AT = 20_000
+MOST_SCANNED = 20_000
 #: Prefix of the description of a queue that has our key prefix but is not in our settings.
-STRANGER = "a queue that is not in our settings: "
-#: Celery's keys with any prefix (kombu/transport/redis.py, celery/backends/base.py).
+UNKNOWN_QUEUE = "a queue that is not in our settings: "
+#: Celery's keys with any prefix (kombu/transport/redis.py, our own transport, celery/backends/base.py).
 OF_CELERY = re.compile(
-    r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
+    r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|_kombu\.claims\..+|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
     re.DOTALL,
 )
 
@@ -42,9 +43,7 @@ def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]
         info = client.info()
     except redis.RedisError as error:
         seen = f"INFO is refused ({reason(error)}): eviction, persistence and memory are unknown"
-        rows = [
-            Finding(part, "settings", State.WARN, seen, "Allow this user +info, or look in the provider's console.")
-        ]
+        rows = [Finding(part, "settings", State.WARN, seen, "Allow this user +info, or see the provider's console.")]
     else:
         rows = [
             _version(part, info, needed=needed),
@@ -55,7 +54,8 @@ def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]
     before = time.time()
     seconds, microseconds = client.time()
     rows.append(clock(part, seconds + microseconds / 1e6, before, time.time()))
-    rows.append(_company(part, users, queues))  # before our own test writes
+    rows.append(_other_users(part, users, queues))  # before our own test writes
+    rows += [row for user in users if user.role == "broker" for row in _dead_letters(part, user)]
     return [*rows, *(_writes(part, user) for user in users)]
 
 
@@ -77,12 +77,28 @@ def group(users: Sequence[RedisUser]) -> list[list[RedisUser]]:
     return list(servers.values())
 
 
+def _dead_letters(part: str, user: RedisUser) -> list[Finding]:
+    """Say that ``tasks_demo.transport`` has set messages aside. Nothing else shows them, and nothing deletes them."""
+    try:
+        number = count_dead_letters(user.client, user.prefix)
+        found = list_dead_letters(user.client, user.prefix, limit=1) if number else []
+    except redis.RedisError as error:
+        fix = "Allow this user +hlen, +hmget and +zrevrange, or look at the dead letters as another user."
+        return [Finding(part, "dead letters", State.WARN, f"unknown: {reason(error)}", fix)]
+    if not number:
+        return []
+    newest = "; ".join(f"the newest, {one.task or 'no task'} of the queue {one.queue!r}: {one.reason}" for one in found)
+    fix = "`python manage.py quarantine` lists, requeues and discards them; so does the admin (Dead letters)."
+    seen = f"{counted(number, 'message')} that no worker runs any more ({newest})"
+    return [Finding(part, "dead letters", State.WARN, seen, fix)]
+
+
 def _version(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     product = "Valkey" if "valkey_version" in info else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version", "unknown"))
     numbers = tuple(int(number) for number in re.findall(r"\d+", str(info.get("redis_version", "")))[:2])
     if numbers and numbers < OLDEST and needed:
-        seen = f"{product} {version} is older than 6.2: Celery cannot bring back the messages of dead workers"
+        seen = f"{product} {version} is older than 6.2: Celery cannot redeliver the messages of dead workers"
         return Finding(part, "version", State.FAIL, seen, "Install Redis 6.2 or newer.")
     return Finding(part, "version", State.OK, f"{product} {version}")
 
@@ -93,9 +109,9 @@ def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     if policy == "noeviction":
         return Finding(part, "eviction", State.OK, "noeviction: a full Redis refuses writes and drops nothing")
     if policy == "unknown":
-        return Finding(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not tell it here", fix)
+        return Finding(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not show it", fix)
     if limit == 0:
-        seen = f"{policy}, but without a maxmemory: nothing is evicted until somebody sets one"
+        seen = f"{policy}, but maxmemory is not set: nothing is evicted until it is"
         return Finding(part, "eviction", State.WARN, seen, fix)
     victims = "queues, leases and completed markers" if policy.startswith("allkeys") else "leases and completed markers"
     seen = f"{policy}: a full Redis drops {victims if needed else 'results'}"
@@ -105,22 +121,22 @@ def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
 def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) -> Finding:
     what = "persistence"
     if "aof_enabled" not in info:
-        return Finding(part, what, State.WARN, "unknown: INFO does not tell it here", "Look in the provider's console.")
+        return Finding(part, what, State.WARN, "unknown: INFO does not show it", "See the provider's console.")
     if info["aof_enabled"]:
         if info.get("aof_last_write_status", "ok") != "ok":
             seen = "the append-only file cannot be written: Redis refuses writes"
-            return Finding(part, what, State.FAIL, seen, "Make room on its disk.")
+            return Finding(part, what, State.FAIL, seen, "Free space on its disk.")
         often = _configured(client, "appendfsync")
         costs = {
-            "always": "a power cut costs nothing that was acknowledged",
-            "everysec": "a power cut costs up to 2 s of acknowledged writes, a kill costs none",
-            "no": "a power cut costs what the kernel had not written yet, often 30 s",
+            "always": "a power failure loses no acknowledged write",
+            "everysec": "a power failure loses up to 2 s of acknowledged writes, a kill none",
+            "no": "a power failure loses what the kernel has not written yet, often 30 s",
         }
         seen = f"append-only file, appendfsync {often or 'unknown (CONFIG is refused)'}: "
         state = State.WARN if often == "no" else State.OK
         fix = "Set appendfsync everysec." if often == "no" else ""
         return Finding(
-            part, what, state, seen + costs.get(often or "", "how much a power cut costs depends on it"), fix
+            part, what, state, seen + costs.get(often or "", "this decides how much a power failure loses"), fix
         )
     copies, snapshots = int(info.get("connected_slaves", 0)), _configured(client, "save")
     state = State.WARN
@@ -131,7 +147,9 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
             "no append-only file; snapshots unknown (CONFIG is refused): a restart loses jobs and leases, perhaps all"
         )
     elif copies:
-        seen = f"nothing on disk, {counted(copies, 'replica')}: a failover loses what was not copied yet, a restart everything"
+        seen = (
+            f"nothing on disk, {counted(copies, 'replica')}: a failover loses unreplicated writes, a restart everything"
+        )
     else:
         seen = "none: a restart loses every queued job and every lease"
         state = State.FAIL if needed else State.WARN
@@ -155,8 +173,10 @@ def _memory(part: str, info: dict[str, Any]) -> Finding:
     seen = f"{_size(used)} of {_size(limit)} used"
     if used < NEARLY_FULL * limit:
         return Finding(part, "memory", State.OK, seen)
-    fix = "Raise maxmemory, or find out what grows: queues, results, or keys of others."
-    return Finding(part, "memory", State.WARN, f"{seen}: soon no job can be sent and no lease taken", fix)
+    fix = "Raise maxmemory, or find out what grows: queues, results, or keys of other applications."
+    return Finding(
+        part, "memory", State.WARN, f"{seen}: when it is full, no job can be published and no lease claimed", fix
+    )
 
 
 def _size(number: int) -> str:
@@ -164,7 +184,7 @@ def _size(number: int) -> str:
 
 
 def _writes(part: str, user: RedisUser) -> Finding:
-    """Write a key that expires after one second; for the lock, also run a script that reads it."""
+    """Write a key that expires after one second; for the leases, also run a script that reads it."""
     what = f"writes of {user.role}"
     # An ACL that allows Celery's keys allows this name, and the next run of the doctor recognises it as ours.
     key = f"{user.prefix}{'' if user.role == 'leases' else 'celery-task-meta-'}doctor-{uuid.uuid4().hex}"
@@ -174,51 +194,51 @@ def _writes(part: str, user: RedisUser) -> Finding:
             user.client.eval("return redis.call('GET', KEYS[1])", 1, key)
     except redis.RedisError as error:
         words = reason(error)
-        fix = next((fix for sign, fix in _REFUSALS.items() if sign in words.lower()), "Look at the log of the server.")
+        fix = next((fix for sign, fix in _REFUSALS.items() if sign in words.lower()), "See the server's log.")
         return Finding(part, what, State.FAIL, f"refused: {words}", fix, ready=False)
-    return Finding(part, what, State.OK, "taken")
+    return Finding(part, what, State.OK, "accepted")
 
 
 _REFUSALS = {
     "readonly": "This is a replica. Write the address of the primary.",
     "read only replica": "This is a replica. Write the address of the primary.",
-    "replicas": "Bring its replicas back, or lower min-replicas-to-write.",
+    "replicas": "Start its replicas, or lower min-replicas-to-write.",
     "oom": "Raise maxmemory, or delete what is not needed.",
     "outofmemory": "Raise maxmemory, or delete what is not needed.",
-    "misconf": "Its disk cannot be written: make room, then look at its log.",
-    "noperm": "Allow this user the commands and keys of Celery and of the lock (ACL SETUSER).",
-    "nopermission": "Allow this user the commands and keys of Celery and of the lock (ACL SETUSER).",
+    "misconf": "Its disk cannot be written: free space, and see its log.",
+    "noperm": "Allow this user the commands and keys of Celery and of the leases (ACL SETUSER).",
+    "nopermission": "Allow this user the commands and keys of Celery and of the leases (ACL SETUSER).",
 }
 
 
-def _company(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Finding:
+def _other_users(part: str, users: Sequence[RedisUser], queues: frozenset[str]) -> Finding:
     """Report other users of this server. If two apps share keys, the shorter visibility timeout applies to both."""
     client = users[0].client
     others: Counter[str] = Counter()
-    looked_at = 0
+    scanned = 0
     try:
-        for key in islice(client.scan_iter(count=1000), LOOKED_AT):
-            looked_at += 1
+        for key in islice(client.scan_iter(count=1000), MOST_SCANNED):
+            scanned += 1
             others[_owner(key if isinstance(key, str) else key.decode(errors="replace"), users, queues)] += 1
     except redis.RedisError as error:
-        fix = "Allow this user +scan, or look for other applications yourself."
-        return Finding(part, "company", State.WARN, f"unknown: {reason(error)}", fix)
+        fix = "Allow this user +scan, or check by hand for other applications."
+        return Finding(part, "other users", State.WARN, f"unknown: {reason(error)}", fix)
     del others[""]
-    strangers = [name.removeprefix(STRANGER) for name in others if name.startswith(STRANGER)]
-    for name in strangers:
+    unknown = [name.removeprefix(UNKNOWN_QUEUE) for name in others if name.startswith(UNKNOWN_QUEUE)]
+    for name in unknown:
         del others[name]  # the key of its message list
     shown = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
-    seen = f"keys of others among {looked_at}: {shown}" if others else f"no keys of others among {looked_at}"
+    seen = f"keys of others among {scanned}: {shown}" if others else f"no keys of others among {scanned}"
     seen += _named(client)
-    if strangers:
-        seen += _left_in(strangers, users)
-        seen += ". Of two Celery apps on the same keys, the shorter visibility timeout holds for both"
+    if unknown:
+        seen += _left_in(unknown, users)
+        seen += ". If two Celery apps share keys, the shorter visibility timeout applies to both"
         fix = (
-            "If it is yours (a call or a function in task_routes names it), start a worker for it, with -Q. If not, give each "
-            "app a database of its own, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
+            "If the queue is yours (named by a call, or by a function in task_routes), start a worker for it, with -Q. If not, "
+            "give each app its own database, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
         )
-        return Finding(part, "company", State.WARN, seen, fix)
-    return Finding(part, "company", State.OK, seen)
+        return Finding(part, "other users", State.WARN, seen, fix)
+    return Finding(part, "other users", State.OK, seen)
 
 
 def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
@@ -228,8 +248,8 @@ def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
     for name in queues if broker else ():
         with suppress(redis.RedisError):  # the key has another type, or LLEN is forbidden
             waiting[name] = int(users[0].client.llen(f"{broker.prefix if broker else ''}{name}"))
-    told = [f"{many} wait{'s' if many == 1 else ''} in {name}" for name, many in waiting.items() if many]
-    return f". Messages: {', '.join(told[:5])}" if told else ""
+    counts = [f"{many} wait{'s' if many == 1 else ''} in {name}" for name, many in waiting.items() if many]
+    return f". Messages: {', '.join(counts[:5])}" if counts else ""
 
 
 def _named(client: Any) -> str:
@@ -259,7 +279,7 @@ def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
         if queue and broker is None:
             return "queues of Celery"  # another app's: our broker is not this Redis
         known = not queue or queue in queues or (broker and broker.internal.fullmatch(queue))
-        return "" if known else STRANGER + _plain(queue)
+        return "" if known else UNKNOWN_QUEUE + _plain(queue)
     # kombu appends a separator and the priority to the queue's name.
     name, _, priority = bare.rpartition(broker.separator) if broker and broker.separator else ("", "", "")
     if bare in queues or (priority.isdecimal() and name in queues):

@@ -20,11 +20,11 @@ from tasks_demo.doctor.findings import Finding, State, reason
 from tasks_demo.doctor.rabbitmq import depth
 
 PART = "jobs"
-#: Time for workers to answer, seconds. Each broadcast takes all of it, because the number of answers is unknown.
+#: Time for workers to answer, seconds. Each broadcast takes this long, because the number of answers is unknown.
 ANSWER = 1.0
-#: Age above which the doctor warns about a backlog, seconds.
+#: The doctor warns about a backlog that is older than this, seconds.
 OLD = 300.0
-#: Oldest messages per list that are looked up in the ledger and the outbox; workers that a row names.
+#: Number of oldest messages per list that are looked up in the ledger and the outbox; maximum number of workers in a row.
 LOOKED_UP, NAMED = 20, 5
 #: kombu's default priority steps (kombu/transport/redis.py).
 PRIORITIES = (0, 3, 6, 9)
@@ -44,16 +44,16 @@ def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding
     """Return the findings, and the queues that the answering workers consume."""
     if not broker and not setup.is_rabbitmq:
         seen = f"the workers and queues of {setup.transport} cannot be asked"
-        return [Finding(PART, "workers", State.WARN, seen, "Look at its own console.")], frozenset()
+        return [Finding(PART, "workers", State.WARN, seen, "See the broker's own console.")], frozenset()
     asked = _asks(app)
     try:
         pools, consumed = _workers(app)
     except Exception as error:  # noqa: BLE001  (each transport has its own errors)
         seen = f"cannot be asked: {reason(error)}"
-        rows = [Finding(PART, "workers", State.WARN, seen, "Put the broker right; then ask again.")]
+        rows = [Finding(PART, "workers", State.WARN, seen, "Repair the broker, and run the doctor again.")]
         pools, consumed, asked = {}, {}, False
     else:
-        rows = [_said(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
+        rows = [_answering(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
     used = {str(name) for name in setup.queues}
     routed = _routed(setup)
     for name in sorted(used | set(consumed)):
@@ -95,18 +95,18 @@ def _workers(app: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
     return {worker: _pool((stats.get(worker) or {}).get("pool") or {}) for worker in alive}, consumed
 
 
-def _pool(told: Mapping[str, Any]) -> str:
-    name = str(told.get("implementation", "")).partition(":")[0].removeprefix("celery.concurrency.")
-    many = told.get("max-concurrency")
+def _pool(stats: Mapping[str, Any]) -> str:
+    name = str(stats.get("implementation", "")).partition(":")[0].removeprefix("celery.concurrency.")
+    many = stats.get("max-concurrency")
     return f"{name or 'pool unknown'}{f', {many}' if many else ''}"
 
 
-def _said(app: Any, pools: Mapping[str, str], *, limited: bool) -> Finding:
+def _answering(app: Any, pools: Mapping[str, str], *, limited: bool) -> Finding:
     if not _asks(app):
         seen = "not asked: worker_enable_remote_control is off"
-        return Finding(PART, "workers", State.WARN, seen, "Look yourself whether workers are running.")
+        return Finding(PART, "workers", State.WARN, seen, "Check by hand whether workers are running.")
     if not pools:
-        seen = f"none answers within {ANSWER:g} s (one on the solo pool does not while it runs a job)"
+        seen = f"none answers within {ANSWER:g} s (a worker with the solo pool does not answer while it runs a job)"
         return Finding(PART, "workers", State.WARN, seen, "Start one: `celery -A … worker`.")
     named = "; ".join(f"{_plain(worker)} ({pool})" for worker, pool in list(pools.items())[:NAMED])
     more = f"; and {len(pools) - NAMED} more" if len(pools) > NAMED else ""
@@ -132,22 +132,22 @@ def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: boo
     what = f"queue {_plain(name)}"
     who = f"consumed by {', '.join(map(_plain, by[:NAMED]))}" if by else "no worker that answers consumes it"
     if not asked:
-        who = "by whom it is consumed is not known"
+        who = "its consumers are unknown"
     if not by and found.consumers:
-        who = f"{counted(found.consumers, 'consumer')}, by RabbitMQ's count"
+        who = f"{counted(found.consumers, 'consumer')}, according to RabbitMQ"
     nobody = asked and not by and not found.consumers
     fix = f"Start a worker for it: `celery -A … worker -Q {_plain(name)}`."
     if found.many:
-        age = f"the oldest for {_duration(found.age)}" if found.age is not None else "for how long nobody here knows"
+        age = f"the oldest for {_duration(found.age)}" if found.age is not None else "for an unknown time"
         seen = f"{found.many} wait{'s' if found.many == 1 else ''}, {age}; {who}"
         if nobody:
             return Finding(PART, what, State.FAIL, seen, fix, ready=False)
         if found.age is not None and found.age > OLD:
-            return Finding(PART, what, State.WARN, seen, "Start more workers, or find out what keeps these busy.")
+            return Finding(PART, what, State.WARN, seen, "Start more workers, or find out what these are busy with.")
         return Finding(PART, what, State.OK, seen)
-    empty = "not there yet" if found.missing else "empty"
+    empty = "not declared yet" if found.missing else "empty"
     if nobody and routed and anybody:
-        return Finding(PART, what, State.WARN, f"{empty}; {who}, and tasks of ours go there", fix)
+        return Finding(PART, what, State.WARN, f"{empty}; {who}, although tasks of this project are routed to it", fix)
     return Finding(PART, what, State.OK, f"{empty}; {who}")
 
 
@@ -169,7 +169,7 @@ def _task_ids(messages: Iterable[bytes]) -> Iterator[str]:
 
 
 def _age(task_ids: Iterable[str]) -> float | None:
-    """Return the age of the oldest of these jobs in seconds, by the ledger or the outbox; None: neither knows them."""
+    """Return the age of the oldest of these jobs in seconds, from the ledger or the outbox; None: neither has them."""
     from tasks_demo.ledger.models import Tally
     from tasks_demo.records.models import OutboxMessage
 
@@ -183,9 +183,9 @@ def _age(task_ids: Iterable[str]) -> float | None:
 
 
 def _age_by_the_ledger(setup: Setup, queue: str, many: int) -> float | None:
-    """Estimate the age of the oldest message in seconds, for a broker that shows none.
+    """Estimate the age of the oldest message in seconds, for a broker that does not report it. None: unknown.
 
-    The ``many`` latest jobs of this queue that the ledger counts as waiting are taken as its backlog. None: unknown.
+    Assumes that the backlog is the ``many`` latest jobs of this queue that the ledger counts as waiting.
     """
     from tasks_demo.ledger.models import Outcome, Tally
 
@@ -213,10 +213,10 @@ def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Finding]:
     if not many:
         return [Finding(PART, "unacknowledged", State.OK, "none")]
     age = max(time.time() - float(first[0][1]), 0.0) if first else 0.0
-    seen = f"{many} in the hands of workers, living or killed; the oldest for {_duration(age)}"
+    seen = f"{many} held by workers, running or killed; the oldest for {_duration(age)}"
     timeout = setup.visibility_timeout
     if timeout is not None and age > timeout:
-        fix = "Start a worker: it delivers them again. If one is running, a job of it lasts longer than the timeout (W001)."
+        fix = "Start a worker, which redelivers them. If one is running, one of its jobs takes longer than the timeout (W001)."
         return [
             Finding(PART, "unacknowledged", State.WARN, f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)
         ]

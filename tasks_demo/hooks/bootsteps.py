@@ -12,12 +12,12 @@ __all__ = ["NoticeChildDeath"]
 class NoticeChildDeath(bootsteps.StartStopStep):
     """Notices the death of a pool process within a quarter of a second.
 
-    Celery sometimes learns of it only from the pool's own 5 s timer (celery/concurrency/asynpool.py ``timers``); until
-    then the message of the dead process is not requeued.
+    Without it Celery sometimes notices only at the pool's 5 s timer (celery/concurrency/asynpool.py ``timers``); until then the
+    message of the dead process is not requeued.
     """
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Hub")
-    #: Seconds between two checks of the pool processes, one waitpid each.
+    #: Seconds between two checks; each calls waitpid once per pool process.
     interval = 0.25
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:

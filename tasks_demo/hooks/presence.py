@@ -1,10 +1,11 @@
 """Keeps one row per worker process: which process it is, when it last reported, and which jobs it holds.
 
-A killed worker leaves its row. With the ledger's events after ``last_event`` it tells which jobs the worker held when it died.
+A killed worker leaves its row. Together with the ledger's events after ``last_event`` it shows which jobs the worker held when it
+died.
 
-Does **not** guarantee that a row is up to date: a report that fails is left out, and the next one follows BEAT_SECONDS later. A
-worker that was killed before its first report has no row. Not reported: messages that the broker's client has prefetched and the
-worker has not read yet.
+Does **not** guarantee that a row is up to date: a report that fails is skipped, and the next one follows after BEAT_SECONDS. A
+worker that was killed before its first report has no row. Messages that the broker's client has prefetched and the worker has not
+read yet are not reported.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from celery import signals
@@ -38,9 +39,9 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
 #: Maximum number of task IDs in one report.
 MOST_HELD = 1000
-#: Maximum time that a worker waits at its end for its last report, seconds.
-LAST_WORD_SECONDS = 1.0
-#: Maximum time that a report, and a fork meanwhile, waits for SQLite's write lock, seconds.
+#: Maximum time that a stopping worker waits for its last report, seconds.
+LAST_REPORT_SECONDS = 1.0
+#: Maximum time that a report, and so a concurrent fork, waits for SQLite's write lock, seconds.
 LOCK_SECONDS = 1.0
 
 
@@ -52,52 +53,58 @@ class Presence:
         self._ending = threading.Event()
         self._row: int | None = None
         self._started_at = clock.moment(time.time())
-        self._thread = threading.Thread(target=self._report_for_ever, name="worker-presence", daemon=True)
+        self._thread = threading.Thread(target=self._report_until_end, name="worker-presence", daemon=True)
 
     def begin(self) -> None:
         """Report now, and then every BEAT_SECONDS."""
         self._thread.start()
 
     def end(self) -> None:
-        """Report that the worker ends by itself; wait at most LAST_WORD_SECONDS for that."""
+        """Report that the worker is stopping normally; wait at most LAST_REPORT_SECONDS for the report."""
         self._ending.set()
-        self._thread.join(LAST_WORD_SECONDS)
+        self._thread.join(LAST_REPORT_SECONDS)
 
-    def _report_for_ever(self) -> None:
+    def _report_until_end(self) -> None:
         while True:
             ending = self._ending.is_set()
-            # While this process does not fork: a child must not inherit SQLite's connection (docs/decisions/0022).
-            with store.lock if connections[alias()].vendor == "sqlite" else nullcontext():
-                self._try_to_report(ending=ending)
+            with ExitStack() as until_closed:
+                self._try_to_report(until_closed, ending=ending)
             if ending:
                 return
             self._ending.wait(BEAT_SECONDS)
 
-    def _try_to_report(self, *, ending: bool) -> None:
+    def _try_to_report(self, until_closed: ExitStack, *, ending: bool) -> None:
+        """Report once. No error ends the thread, not even one of the project's database router."""
         try:
-            if connections[alias()].vendor == "sqlite":
-                with connections[alias()].cursor() as cursor:
+            connection = connections[alias()]
+            if connection.vendor == "sqlite":
+                # While this process does not fork: a child must not inherit SQLite's connection (docs/decisions/0022).
+                until_closed.enter_context(store.lock)
+                with connection.cursor() as cursor:
                     cursor.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
             self._report(ending=ending)
         except (Error, ConnectionDoesNotExist) as error:
-            # As text: whoever keeps the error would keep its cursor, and that SQLite's connection open.
+            # As text: a log handler that keeps the error would keep its cursor, and so SQLite's connection, open.
             limited_log(
                 logger, logging.WARNING, ("presence", type(error).__name__),
-                "The ledger did not keep that this worker lives (%s: %s). Its jobs are not affected.",
+                "The ledger did not store this worker's report (%s: %s). Jobs are not affected; the dashboard shows an older "
+                "report until one succeeds.",
                 type(error).__name__, str(error),
             )  # fmt: skip
-            _let_go_of_cursors(error)
+            _release_cursors(error)
         except Exception as error:
-            logger.exception("Reporting that this worker lives failed; the next report is tried.")
-            _let_go_of_cursors(error)
+            logger.exception(
+                "This worker's report failed. Jobs are not affected; the next report follows in %g s.", BEAT_SECONDS
+            )
+            _release_cursors(error)
         finally:
             connections.close_all()  # this thread's own
 
     def _report(self, *, ending: bool) -> None:
-        # In this order: what is received after the list was made has an event after this one.
+        # In this order: a job that is received after the list was made has an event after last_event.
         last_event = written(Event).order_by("-id").values_list("id", flat=True).first() or 0
         held = sorted(set(_held(self._consumer)))
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "seen_at": Now(),
             "held": held[:MOST_HELD],
             "held_more": max(len(held) - MOST_HELD, 0),
@@ -105,11 +112,11 @@ class Presence:
             "stopped_at": Now() if ending else None,
         }
         if self._row is None:
-            self._row = self._insert(told)
+            self._row = self._insert(report)
         else:
-            written(WorkerProcess).filter(pk=self._row).update(**told)
+            written(WorkerProcess).filter(pk=self._row).update(**report)
 
-    def _insert(self, told: dict[str, Any]) -> int:
+    def _insert(self, report: dict[str, Any]) -> int:
         me, controller = this_process(""), self._consumer.controller
         pool = controller.pool_cls if isinstance(controller.pool_cls, str) else controller.pool_cls.__module__
         rows = written(WorkerProcess)
@@ -123,13 +130,13 @@ class Presence:
             pool=f"{pool.rpartition('.')[2]}, {controller.concurrency}"[:80],
             queues=sorted(storable(queue.name) for queue in self._consumer.task_consumer.queues),
             started_at=self._started_at,
-            **told,
+            **report,
         )
         return int(row.pk)
 
 
-def _let_go_of_cursors(error: BaseException) -> None:
-    """Clear the frames of an error: a cursor that they refer to keeps SQLite's connection open."""
+def _release_cursors(error: BaseException) -> None:
+    """Clear the frames of an error: a cursor that they reference keeps SQLite's connection open."""
     for each in (error, error.__cause__):
         if each is not None:
             traceback.clear_frames(each.__traceback__)
@@ -144,7 +151,7 @@ def _held(consumer: Any) -> Iterator[str]:
 
 
 def _waiting(consumer: Any) -> Iterator[Any]:
-    """Yield the requests that wait for their time, or for their rate limit."""
+    """Yield the requests that wait for their ETA or their rate limit."""
     from celery.worker.request import Request
 
     for entry in _settled_copy(consumer.timer.schedule.queue):
@@ -157,11 +164,11 @@ def _waiting(consumer: Any) -> Iterator[Any]:
 
 
 def _settled_copy(items: Any) -> tuple[Any, ...]:
-    """Copy a collection that the worker's own thread may change meanwhile."""
+    """Copy a collection that the worker's main thread may change meanwhile; empty if it changes too often."""
     for _ in range(100):
         try:
             return tuple(items)
-        except RuntimeError:  # it has changed during the iteration
+        except RuntimeError:  # changed during the iteration
             continue
     return ()
 

@@ -1,4 +1,4 @@
-"""Celery's request in the worker's main process, which announces acknowledgements and logs lost processes."""
+"""Celery's request class in the worker's main process, extended to announce acknowledgements and log lost pool processes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from tasks_demo.patterns.requeue import log_delivery
 from tasks_demo.patterns.subjects import subject_of
 
 
-class ObservedRequest(Request):
-    """Announces ``acked`` when the acknowledgement has been sent.
+class AnnouncesAcks:
+    """Before a class of requests: announces ``acked`` when the acknowledgement has been sent, and changes nothing else.
 
     Celery's ``Request.acknowledge`` only schedules it on the event loop (celery/worker/consumer/consumer.py ``call_soon_ack``),
-    so ``message.ack`` is wrapped. On Redis its transaction has been executed by then; does **not** guarantee, on RabbitMQ, that
-    the broker has read it.
+    so ``message.ack`` is wrapped. On Redis the acknowledging transaction has been executed by then. Does **not** guarantee, on
+    RabbitMQ, that the broker has read the acknowledgement.
     """
 
+    task: Any
+    id: str
+    hostname: str
+    request_dict: Any
+
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(message, *args, **kwargs)
-        #: What ended the pool process that ran it; empty: it has not ended.
-        self._lost = ""
+        super().__init__(message, *args, **kwargs)  # type: ignore[call-arg]
         self._ack_message = message.ack
         message.ack = self._acknowledge_now
 
@@ -35,13 +38,28 @@ class ObservedRequest(Request):
         if observers():
             reached(Point.ACKED, self._subject())
 
+    def _subject(self) -> Subject:
+        # From the headers: user code must not run in the main process's event loop.
+        return subject_of(self.task, (), {}, self.id, self.hostname, self.request_dict)
+
+    def send_acknowledgement(self, multiple: bool) -> None:
+        """Send the acknowledgement now."""
+        self._ack_message(multiple=multiple)
+
+
+class ObservedRequest(AnnouncesAcks, Request):
+    """The request of a task with a pattern."""
+
+    #: What ended the pool process that ran it; empty: it has not ended.
+    _lost = ""
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """As Celery's, but remembers a killed pool process for the log: Celery's names neither task nor ID."""
+        """As Celery's, but remembers a killed pool process for the log: Celery's log line names neither task nor task ID."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
-            self._lost = f"the pool process that ran it is gone ({described(error)})"
+            self._lost = f"the pool process that ran it has ended ({described(error)})"
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def reject(self, requeue: bool = False) -> None:
@@ -53,8 +71,8 @@ class ObservedRequest(Request):
         super().reject(requeue)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """As Celery's, except that a message requeued after a hard time limit (``acks_on_timeout=False``) does not end its
-        task: no FAILURE is stored and no errback called. The attempt stays counted, so that the quarantine ends a loop.
+        """As Celery's, except that a message requeued after a hard time limit (``acks_on_timeout=False``) does not end its job:
+        no FAILURE is stored and no errback called. The attempt stays counted, so that the quarantine stops an endless loop.
         """
         task: Any = self.task
         if soft or not task.acks_late or task.acks_on_timeout or state.should_terminate:
@@ -65,11 +83,3 @@ class ObservedRequest(Request):
         log_delivery(task, logging.WARNING, "hard time limit", "requeued: %s", why, subject=subject)
         reached(Point.DEFERRED, subject, why=why, requeued=True)
         self.reject(requeue=True)
-
-    def _subject(self) -> Subject:
-        # By the headers: no user code runs in main's event loop.
-        return subject_of(self.task, (), {}, self.id, self.hostname, self.request_dict)
-
-    def send_acknowledgement(self, multiple: bool) -> None:
-        """Send the acknowledgement now."""
-        self._ack_message(multiple=multiple)

@@ -1,32 +1,30 @@
-"""Announce points from Celery's signals, also for tasks without a pattern.
+"""Announce points from Celery's signals, for tasks without a pattern, too.
 
-Does **not** keep a body of a task without a pattern from running when its start could not be recorded: Celery logs what a signal
-handler raises and goes on.
+Does **not** prevent the body of a task without a pattern from running when its start cannot be recorded: Celery logs the errors
+of signal handlers and continues.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, current_app, signals, states
 from celery.exceptions import Reject
 
-from tasks_demo.core.lifecycle import Point, Subject, job_fields, observers, reached
+from tasks_demo.core.lifecycle import Point, Subject, observers, reached
 from tasks_demo.outbox import completion  # noqa: F401  (connects its receivers)
 from tasks_demo.outbox.claims import refused
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.operation_header import HEADER, header, sent_operation
 from tasks_demo.patterns.requeue import PARKED, Suppressed, Unfinished
-from tasks_demo.patterns.subjects import subject_of
+from tasks_demo.patterns.subjects import log_no_key, subject_of
 
-logger = logging.getLogger(__name__)
-#: Characters kept of an error, and of a message that Celery drops.
+#: Maximum number of characters kept of an error, and of a message that Celery drops.
 KEPT, KEPT_BODY = 2000, 1_000_000
 #: The message of the Ignore with which Celery's self.replace() ends a task (celery/app/task.py).
 REPLACED = "Replaced by new task"
-#: Key in the delivery_info of a request whose receipt was announced.
+#: Key in a request's delivery_info: its receipt has been announced.
 RECEIVED = "tasks_demo_received"
 
 
@@ -39,11 +37,13 @@ def _published(sender: Any = None, headers: Any = None, body: Any = None, **_: A
     if not observers() or not isinstance(headers, dict) or "id" not in headers:
         return
     args, kwargs = (body[0], body[1]) if isinstance(body, (tuple, list)) and len(body) >= 2 else ((), {})
-    detail = {"task": sender, "outcome": "ok"}
+    detail: dict[str, Any] = {"task": sender, "outcome": "ok"}
     if PARKED in headers:
         detail["requeued"] = True  # from the quarantine
-    told = headers if HEADER in headers else None
-    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"], headers=told), **detail)
+    if parent := headers.get("parent_id"):  # published by another job: a continuation, a callback, or in its body
+        detail |= {"parent": parent, "root": headers.get("root_id")}
+    with_key = headers if HEADER in headers else None
+    reached(Point.PUBLISHED, subject_of(_task(sender), args, kwargs, headers["id"], headers=with_key), **detail)
 
 
 @signals.task_received.connect(weak=False, dispatch_uid="tasks_demo.received")
@@ -56,15 +56,13 @@ def _received(request: Any = None, **_: Any) -> None:
 
 
 def _compute_once(request: Any) -> None:
-    """Compute the operation key of a message without one, for main and, sent along with the request, for the pool process."""
+    """Add the operation key to the headers of a message without one, so that main and pool process do not each compute it."""
     task, headers = request.task, request.request_dict
     if isinstance(task, PatternTask) and task.operation is not None and sent_operation(headers) is None:
         try:
             headers.update(header(task, request.args, request.kwargs, {}))
-        except Exception as error:  # noqa: BLE001  (user code, in main's event loop)
-            logger.warning(
-                "No operation key for %s[%s]: %s", task.name, request.id, error, extra=job_fields(task_id=request.id)
-            )
+        except Exception as error:  # noqa: BLE001  (user code, in the main process's event loop)
+            log_no_key(task, request.id, error)
 
 
 def _announce_received(task: Any, subject: Subject, delivery_info: Any) -> None:
@@ -117,22 +115,22 @@ def _returned(
             reached(Point.RETURNED, subject_of(sender, args, kwargs, task_id, _hostname(sender)))
     elif state in {states.IGNORED, states.REJECTED} and not isinstance(retval, (Unfinished, Suppressed)):
         subject = subject_of(sender, args, kwargs, task_id, _hostname(sender))
-        _left_without_a_result(subject, retval, acked_before=not sender.acks_late)
+        _announce_ignored(subject, retval, acked_before=not sender.acks_late)
 
 
-def _left_without_a_result(subject: Subject, how: Any, *, acked_before: bool) -> None:
-    """The body raised Ignore or Reject. A Reject without requeue is announced by Celery's main process (see ``_failed``)."""
-    if isinstance(how, Reject):
-        if getattr(how, "requeue", False) and acked_before:
-            # Celery ignores it (celery/worker/request.py reject): there is no message to requeue.
-            why = f"acknowledged before it began, so Celery cannot requeue it: {how}"
+def _announce_ignored(subject: Subject, raised: Any, *, acked_before: bool) -> None:
+    """Announce that the body raised Ignore or Reject. The main process announces a Reject without requeue (see ``_failed``)."""
+    if isinstance(raised, Reject):
+        if getattr(raised, "requeue", False) and acked_before:
+            # Celery ignores the requeue (celery/worker/request.py reject): there is no message to requeue.
+            why = f"acknowledged before it began, so Celery cannot requeue it: {raised}"
             reached(Point.REJECTED, subject, why=why[:KEPT])
-        elif getattr(how, "requeue", False):
-            reached(Point.DEFERRED, subject, why=f"the task rejected it: {how}"[:KEPT], requeued=True)
-    elif str(how) == REPLACED:
+        elif getattr(raised, "requeue", False):
+            reached(Point.DEFERRED, subject, why=f"the task rejected it: {raised}"[:KEPT], requeued=True)
+    elif str(raised) == REPLACED:
         reached(Point.REPLACED, subject)
     else:
-        reached(Point.IGNORED, subject, why=str(how)[:KEPT])
+        reached(Point.IGNORED, subject, why=str(raised)[:KEPT])
 
 
 @signals.task_failure.connect(weak=False, dispatch_uid="tasks_demo.failed")
@@ -148,8 +146,8 @@ def _failed(
     if not observers():
         return
     if isinstance(exception, TimeLimitExceeded) and isinstance(traceback, str):
-        return  # Celery sends two signals for a hard time limit; the other comes from Request.on_timeout
-    # Main reports limits and killed processes without the request; the ledger knows the operation by then.
+        return  # Celery sends two signals for a hard time limit; Request.on_timeout sends the other
+    # The main process reports limits and killed processes without the request; the ledger knows the operation by then.
     here: Any = None if sender.request.id == task_id else {}
     subject = subject_of(sender, args, kwargs, task_id, _hostname(sender), here)
     why = f"{type(exception).__name__}: {exception}"[:KEPT]
@@ -185,7 +183,7 @@ def _invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any)
 
 
 def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) -> None:
-    # Celery drops such a message. The event keeps it, so that it can be published again by hand.
+    # Celery drops such a message. The event keeps its content, so that it can be published again by hand.
     if observers():
         body = getattr(message, "body", b"")
         text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
@@ -194,8 +192,8 @@ def _rejected(consumer: Any, message: Any, why: str, task_id: str, task: str) ->
         detail = {"why": why[:KEPT], "task": task, "body": text[:KEPT_BODY], "headers": headers}
         if len(text) > KEPT_BODY:
             detail["cut"] = f"the body had {len(text)} characters"
-        if len(told := str(headers)) > KEPT_BODY:
-            detail |= {"headers": told[:KEPT_BODY], "cut": f"the headers had {len(told)} characters"}
+        if len(header_text := str(headers)) > KEPT_BODY:
+            detail |= {"headers": header_text[:KEPT_BODY], "cut": f"the headers had {len(header_text)} characters"}
         worker = str(getattr(consumer, "hostname", None) or "")
         subject = Subject(task_id, task_id, "", worker, "", task)
         if task_id:  # Celery sends no task_received for it

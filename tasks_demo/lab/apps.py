@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.apps import AppConfig, apps
-from django.core.exceptions import ImproperlyConfigured
 
 from tasks_demo.core.extras import needs
 
@@ -15,10 +14,11 @@ class LabConfig(AppConfig):
     label = "tasks_demo_lab"
 
     def ready(self) -> None:
-        if not apps.is_installed("tasks_demo.demo"):
-            raise ImproperlyConfigured(
-                "tasks_demo.lab kills workers that run the jobs of tasks_demo.demo: add that to INSTALLED_APPS."
-            )
+        from tasks_demo.demo.apps import APPS, require
+
+        require(*APPS, self.name)
+        if not apps.is_installed("django.contrib.admin"):
+            return
         from tasks_demo.dashboard import screens
         from tasks_demo.lab.learn.screen import view
         from tasks_demo.lab.screens.registered import register_screens

@@ -1,1 +1,1 @@
-"""The lease on an operation: who may run it now, whether it is completed, and which writes come too late."""
+"""The lease on an operation: who may run it now, whether it is completed, and which writes are stale."""

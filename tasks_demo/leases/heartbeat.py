@@ -1,7 +1,7 @@
-"""Renew the leases held by this process, each after a third of its length, in one thread.
+"""Renew the leases held by this process, each after a third of its duration, in one thread.
 
-Does **not** interrupt a task whose lease is lost: it learns of that when it calls ``check()``; what it writes in between is
-what the fence is for. A suspended machine stops the monotonic clock too, and notices nothing.
+Does **not** interrupt a task whose lease is lost: the task notices when it calls ``check()``, and the fence guards what it writes
+before that. Does not notice that the machine was suspended, because that stops the monotonic clock, too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tasks_demo.leases.protocol import Claimed, LeaseStore
 
 logger = logging.getLogger(__name__)
 
-# Pause after a failed renewal, as a part of the lease: a dozen attempts fit between a third of it and its end.
+# Pause after a failed renewal, as a fraction of the lease: a dozen attempts fit into the last two thirds.
 _RETRY_PART: Final = 1 / 20
 
 
 class Lease:
     """A held lease, made by ``hold``. Call ``check()`` between steps of long work; send ``fence`` with each write.
 
-    Once lost, it stays lost, even if the store would still renew it.
+    Once lost, a lease stays lost, even if the store would still renew it.
     """
 
     def __init__(self, store: LeaseStore, claimed: Claimed, cap_seconds: float) -> None:
@@ -41,12 +41,12 @@ class Lease:
         self._cap_seconds = cap_seconds
         self._lost = ""
         self._pid = os.getpid()
-        self._subject = current()  # the heartbeat's thread does not know it
+        self._subject = current()  # not available in the heartbeat's thread
         self.due = self._third()
 
     @property
     def fence(self) -> int:
-        """The fencing token: a receiver that remembers the highest one can refuse the writes of a stale holder."""
+        """The fencing token: a receiver that remembers the highest one can refuse a stale holder's writes."""
         return self.claimed.fence
 
     @property
@@ -64,7 +64,7 @@ class Lease:
 
     @property
     def capped(self) -> bool:
-        """Whether the lease reached its cap: the body has run for as long as any may."""
+        """Whether the lease has reached its cap: the body has run for the maximum time."""
         return time.monotonic() >= self._cap_at
 
     def check(self) -> None:
@@ -103,7 +103,7 @@ class Lease:
                 self.due = self._third()
 
     def close(self) -> None:
-        """Stop renewing. Does not end the lease: ``complete`` or ``release`` does."""
+        """Stop renewing. Does not end the lease; ``complete`` and ``release`` do."""
         _heartbeat.remove(self)
 
     def __enter__(self) -> Self:
@@ -117,7 +117,7 @@ class Lease:
 
 
 class NoLeaseNeeded(Lease):
-    """What ``lease()`` returns in a body that is called as a function: nothing is held, so nothing can be lost."""
+    """The lease of a body that is called as a function: nothing is held, so nothing can be lost."""
 
     def __init__(self) -> None:
         self.claimed = Claimed("", "", 0, 0, math.inf)
@@ -134,20 +134,20 @@ class NoLeaseNeeded(Lease):
         return False
 
     def renew(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 class Heartbeat:
-    """Renews leases in one thread. A forked child starts with none: they belong to its parent."""
+    """Renews leases in one thread. A forked child starts without leases: they belong to its parent."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Start with none: in a forked child the lock may be held by a thread that does not exist there."""
+        """Start without leases, and with a new lock: in a forked child a thread of the parent may hold the old one."""
         self._held: set[Lease] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -160,12 +160,12 @@ class Heartbeat:
                 self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
                 self._thread.start()
             self._held.add(lease)
-            # A thread that wakes in time anyway is not woken: short tasks then cost no thread switch.
+            # Not woken if it wakes in time anyway, so that short tasks cost no thread switch.
             if lease.due < self._wakes_at:
                 self._changed.notify()
 
     def remove(self, lease: Lease) -> None:
-        """Stop renewing. A renewal in progress may still finish; after complete or release it changes nothing."""
+        """Stop renewing. A renewal in progress may still finish; after complete or release it has no effect."""
         with self._changed:
             self._held.discard(lease)
 
@@ -179,16 +179,16 @@ class Heartbeat:
                     self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
                     self._wakes_at = -math.inf
                     continue
-            # Outside the lock: a slow Redis must not keep tasks from starting or ending.
+            # Outside the lock: a slow Redis must not delay the start or end of tasks.
             lease.renew()
             if lease.lost:
                 self.remove(lease)
 
     def _most_urgent(self, now: float) -> Lease | None:
-        """The next lease to renew. Stores that fail come last, so that others wait for one timeout at most."""
-        troubled = {id(lease.store) for lease in self._held if lease.failing}
+        """Return the next lease to renew. Stores that fail come last, so that the others wait for one timeout at most."""
+        failing = {id(lease.store) for lease in self._held if lease.failing}
         due = (lease for lease in self._held if lease.due <= now)
-        return min(due, key=lambda lease: (id(lease.store) in troubled, lease.due), default=None)
+        return min(due, key=lambda lease: (id(lease.store) in failing, lease.due), default=None)
 
 
 _heartbeat = Heartbeat()
@@ -196,9 +196,9 @@ os.register_at_fork(after_in_child=_heartbeat.forget)
 
 
 def hold(store: LeaseStore, claimed: Claimed, cap_seconds: float) -> Lease:
-    """Renew the lease until ``close()`` or the end of the ``with`` block, or ``cap_seconds`` after the claim.
+    """Renew the lease until ``close()``, the end of the ``with`` block, or ``cap_seconds`` after the claim.
 
-    The cap limits a hung task: from then on ``check()`` raises, and in the store the lease expires at most one length later.
+    The cap limits a hung task: after it ``check()`` raises, and the lease expires in the store at most one lease duration later.
     """
     lease = Lease(store, claimed, cap_seconds)
     _heartbeat.add(lease)

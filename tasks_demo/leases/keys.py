@@ -1,4 +1,4 @@
-"""Validate operation keys and what a lease store is made with, and build its Redis keys."""
+"""Validate operation keys and the parameters of a lease store, and build Redis keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNPRINTABLE: Final = frozenset({"Cc", "Zl", "Zp"})
 
 
 def validate_operation(key: object) -> str:
-    """The operation key itself, unchanged, if it is 1 to 200 characters of printable text.
+    """Return the operation key unchanged if it is 1 to 200 characters of printable text.
 
     Braces, ``*``, ``:``, spaces and every script are allowed. Raises InvalidOperationKey, never anything else.
     Does **not** normalise Unicode: two encodings of one accented letter are two operations.
@@ -36,7 +36,7 @@ def validate_operation(key: object) -> str:
             f"The operation key has {len(key)} characters; {LONGEST_OPERATION} are allowed. Nothing was run. "
             "Use an identifier, or a hash of the long text."
         )
-    if key.isprintable():  # nearly every key; the rest finds what is wrong with the others
+    if key.isprintable():  # nearly every key
         return key
     for position, character in enumerate(key):
         category = unicodedata.category(character)
@@ -47,33 +47,33 @@ def validate_operation(key: object) -> str:
             )
         if category == "Cs":
             raise InvalidOperationKey(
-                f"The operation key has half a surrogate pair (U+{ord(character):04X}) at position {position}, "
-                "which UTF-8 cannot carry. Nothing was run. Decode the text properly where it comes from."
+                f"The operation key has a lone surrogate (U+{ord(character):04X}) at position {position}, which UTF-8 cannot "
+                "encode. Nothing was run. Decode the text correctly where it is read."
             )
     return key
 
 
 def record_key(prefix: str, operation: str) -> str:
-    """``<prefix>op:{<operation, percent-encoded>}``: different operations never share a key.
+    """Return the Redis key ``<prefix>op:{<operation, percent-encoded>}``: different operations never share a key.
 
-    These are the only braces, so that Redis Cluster hashes the whole operation and nothing else. Raises InvalidOperationKey, and
+    There are no other braces in it, so that Redis Cluster hashes exactly the operation. Raises InvalidOperationKey, and
     InvalidSetting for a prefix with a brace.
     """
     if "{" in prefix or "}" in prefix:
         raise InvalidSetting(
-            f"TASKS_DEMO_KEY_PREFIX is {prefix!r}; a brace in it would change the hash slot of every lock. "
-            "Leave braces out."
+            f"TASKS_DEMO_KEY_PREFIX is {prefix!r}; a brace in it would change the Redis Cluster hash slot of every lease. "
+            "Remove the braces."
         )
     return f"{prefix}op:{{{quote(validate_operation(operation), safe='')}}}"
 
 
 def check_durations(prefix: str, lease_seconds: float, retention_seconds: float) -> None:
-    """Raise InvalidSetting for a prefix, lease or retention that no lease store can work with."""
+    """Raise InvalidSetting for an invalid key prefix, lease duration or retention."""
     record_key(prefix, "any")
     if not 0 < lease_seconds < math.inf:
-        raise InvalidSetting(f"A lease of {lease_seconds!r} s cannot work: write a number above zero.")
+        raise InvalidSetting(f"A lease of {lease_seconds!r} s is not possible: write a number above zero.")
     if not lease_seconds <= retention_seconds < math.inf:
         raise InvalidSetting(
             f"A retention of {retention_seconds!r} s is shorter than the lease ({lease_seconds} s): "
-            "the record would vanish under its holder. Make it longer than any message waits, for example 7 days."
+            "Redis would delete the record while the lease is held. Make it longer than any message can wait, for example 7 days."
         )

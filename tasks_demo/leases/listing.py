@@ -1,7 +1,7 @@
-"""Lists the lease records in Redis, for operators. Reads keys with SCAN, a bounded number of times, and no stored result.
+"""Lists the lease records in Redis, for operators. Calls SCAN a bounded number of times, and does not read stored results.
 
-Does **not** guarantee a complete list: SCAN may miss what changes meanwhile, and a Redis with many keys is not read to its end.
-The list says so.
+Does **not** guarantee a complete list: SCAN may miss records that change meanwhile, and a Redis with many keys is read only in
+part (``Listing.cut``).
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.process import Process, parse_process
 
-#: Keys that one SCAN looks at, how often it is called, and records that are read.
+#: Maximum number of keys per SCAN, of SCAN calls, and of records that are read.
 AT_ONCE, MOST_CALLS, MOST_RECORDS = 1000, 20, 200
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """One operation. ``state``: as in ``maintenance.Record``. ``left``: seconds until the lease ends, by Redis, or 0."""
+    """The lease record of one operation. ``state``: as in ``maintenance.Record``. ``left``: seconds until the lease ends, by the
+    clock of Redis, or 0."""
 
     operation: str
     state: str
     left: float
     attempts: str
-    #: When it was claimed last, by the fence, which is the clock of Redis; None: unknown.
+    #: When it was last claimed, derived from the fence (the clock of Redis); None: unknown.
     claimed_at: datetime | None
     holder: Process | None
     #: Length of the stored result in bytes; 0: none.
@@ -43,14 +44,14 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """``cut``: there may be more records than are listed."""
+    """A list of lease records. ``cut``: there may be more."""
 
     records: list[LeaseRecord] = field(default_factory=list)
     cut: bool = False
 
 
 def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
-    """Return the records of operations that begin with this text, held ones first. Raises LeaseStoreUnavailable."""
+    """Return the records of operations whose key begins with this text, held ones first. Raises LeaseStoreUnavailable."""
     before = record_key(prefix, "x").partition("{")[0] + "{"
     pattern = f"{_literal(before)}{quote(beginning, safe='')}*"
     try:
@@ -91,7 +92,7 @@ def _operation(name: bytes, before: str) -> str:
 
 
 def _record(operation: str, known: Any, length: Any, now: float) -> LeaseRecord:
-    if not isinstance(known, list):  # another type of key: an error in the pipeline
+    if not isinstance(known, list):  # a key of another type: its reply in the pipeline is an error
         return LeaseRecord(operation, "damaged", 0.0, "", None, None, 0)
     state, deadline, fence, attempt, who = (
         value.decode("utf-8", "replace") if isinstance(value, bytes) else (value or "") for value in known

@@ -12,15 +12,16 @@ from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import script
 
-#: State of a record that no claim has written: another type, or without a state.
+#: State of a record that no claim can have written: a key of another type, or a hash without a state.
 DAMAGED: Final = "damaged"
-#: Never shown: possession of the token makes the holder.
+#: Never shown: whoever has the token can act as the holder.
 SECRET: Final = frozenset({"owner"})
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """``state``: claimed, completed, released, forgotten, or damaged. ``left``: seconds to the end of the lease, by Redis."""
+    """The lease record of an operation. ``state``: claimed, completed, released, forgotten, or damaged. ``left``: seconds until
+    the lease ends, by the clock of Redis."""
 
     state: str
     fence: str = ""
@@ -35,7 +36,7 @@ class Record:
 
 
 def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
-    """The record, or None if there is none. Raises LeaseStoreUnavailable and InvalidOperationKey."""
+    """Return the record, or None if there is none. Raises LeaseStoreUnavailable and InvalidOperationKey."""
     key = record_key(prefix, operation)
     try:
         kind = _text(client.type(key))
@@ -68,8 +69,8 @@ def forget(
 ) -> str:
     """Remove marker, result and digest of the record that was ``shown``; the fence stays.
 
-    Returns ``forgotten``, ``held``, ``changed`` or ``unknown`` (see forget.lua). Raises LeaseStoreUnavailable: it is then not
-    known whether the record was forgotten.
+    Returns ``forgotten``, ``held``, ``changed`` or ``unknown`` (see forget.lua). Raises LeaseStoreUnavailable; the record may
+    have been forgotten then or not.
     """
     lua, key = script("forget"), record_key(prefix, operation)
     retention = math.ceil(retention_seconds * 1000)

@@ -1,7 +1,7 @@
 """The lease store in the memory of one process, for eager mode and tests: ``TASKS_DEMO_REDIS_URL = "memory://"``.
 
-Within one process it answers as the Redis store does: the same contract tests run over both. Does **not** guarantee anything
-between processes: each has its own memory, a forked child a copy of its parent's. So it is refused where workers run.
+Within one process it behaves like the Redis store: the same contract tests run against both. Does **not** guarantee anything
+between processes: each has its own memory, and a forked child a copy of its parent's. So it is refused where workers run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ URL: Final = "memory://"
 
 @dataclass
 class Record:
-    """The record of one operation. ``holder``: the claim that holds the lease or completed the operation; None: released."""
+    """One operation. ``holder``: the claim that holds the lease or completed the operation; None: released."""
 
     digest: str
     attempt: int = 0
@@ -36,10 +36,10 @@ class Record:
 
 
 class Memory:
-    """Takes the place of Redis: records, and a clock that a test can advance. One caller at a time."""
+    """Replaces Redis: records, and a clock that a test can advance. Callers must hold ``lock``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock``: monotonic seconds, for the end of leases and retention and for the deadlines of claims."""
+        """Start empty. ``clock`` returns monotonic seconds, for the end of leases and retention and the deadlines of claims."""
         self.lock = threading.RLock()
         self._clock = clock
         self._ahead = 0.0
@@ -47,19 +47,19 @@ class Memory:
         self._fence = 0
 
     def now(self) -> float:
-        """The clock plus what was skipped."""
+        """Return the clock's time plus what was skipped."""
         return self._clock() + self._ahead
 
     def skip(self, seconds: float) -> None:
-        """Advance the time of the store, so that leases and retentions end; holders, who read the clock, do not notice."""
+        """Advance the store's time, so that leases and retentions end. Holders read the clock itself and do not notice."""
         self._ahead += seconds
 
     def by_the_clock(self, moment: float) -> float:
-        """The moment on the clock, which the holder of a lease reads."""
+        """Convert the store's time to the clock's, which the holder of a lease reads."""
         return moment - self._ahead
 
     def get(self, key: str) -> Record | None:
-        """The record, unless its retention has ended."""
+        """Return the record, unless its retention has ended."""
         record = self._records.get(key)
         if record is not None and self.now() >= record.kept_until:
             del self._records[key]
@@ -76,7 +76,8 @@ class Memory:
             self._records = {key: record for key, record in self._records.items() if not key.startswith(prefix)}
 
     def next_fence(self) -> int:
-        """Greater than any before; by the wall clock, as on Redis, since receivers may remember fences of an earlier process."""
+        """Return a fence greater than any before: from the wall clock, as on Redis, because receivers may remember the fences of
+        an earlier process."""
         self._fence = max(self._fence + 1, time.time_ns() // 1000)
         return self._fence
 
@@ -124,7 +125,7 @@ class MemoryLeaseStore:
             return record.holder
 
     def renew(self, claimed: Claimed) -> float | None:
-        """The new deadline, or None if the lease is lost. An expired lease is renewed if there was no claim since."""
+        """Return the new deadline, or None if the lease is lost. An expired lease is renewed if there was no claim since."""
         with self.memory.lock:
             key, record = self._held_by(claimed)
             if record is None or record.completed:
@@ -134,7 +135,7 @@ class MemoryLeaseStore:
             return self.memory.by_the_clock(record.held_until)
 
     def complete(self, claimed: Claimed, result: str | None) -> bool:
-        """Mark the operation completed and store ``result``; the first one stays. False: another claim took it over."""
+        """Mark the operation completed and store ``result``; an earlier result stays. False: another claim took it over."""
         with self.memory.lock:
             key, record = self._held_by(claimed)
             if record is None:

@@ -1,7 +1,7 @@
-"""Identify a process so that others on the same machine can check whether it has ended: its lease need not be waited for.
+"""Identify a process so that others on the same machine can check whether it has ended, and need not wait for its lease.
 
 Does **not** detect every death: a process on another machine, in another container, or on a system without ``/proc`` is never
-reported as gone, and its lease expires by itself.
+reported as gone; its lease must expire.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SEPARATOR = " "
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, identified uniquely, and the task ID that it runs."""
+    """A unique identification of a process, and the task ID that it runs."""
 
     #: Boot ID of the machine and pid namespace; empty: unknown.
     where: str
@@ -29,14 +29,14 @@ class Process:
 
     @property
     def here(self) -> bool:
-        """Whether its pid means the same process to us: same boot, same pid namespace, same start. A zombie does not count."""
+        """Whether this process runs in our pid namespace: same boot, same namespace, same start time. A zombie does not count."""
         found = _stat(self.pid)
         known = bool(self.where) and self.where == _here(os.getpid()).where
         return known and found is not None and found[0] not in "ZX" and found[1] == self.start
 
     @property
     def gone(self) -> bool:
-        """Whether this process has certainly ended; a zombie has."""
+        """Whether this process has certainly ended. A zombie has ended."""
         here = _here(os.getpid())
         if not self.where or self.where != here.where:
             return False
@@ -47,18 +47,18 @@ class Process:
         except (OSError, OverflowError):
             pass  # another user's process: it exists
         found = _stat(self.pid)
-        # Not readable: it may be hidden from us, or have ended just now.
+        # If unreadable, it may be hidden from us, or have ended just now.
         return found is not None and (found[0] in "ZX" or found[1] != self.start)
 
 
 def this_process(task_id: str) -> Process:
-    """This process, running ``task_id``."""
+    """Identify this process, running ``task_id``."""
     here = _here(os.getpid())
     return Process(here.where, here.pid, here.start, task_id)
 
 
 def child_process(pid: int, task_id: str) -> Process:
-    """Identify a child of this process that was not reaped yet."""
+    """Identify a child of this process that has not been reaped yet."""
     found = _stat(pid)
     return Process(_here(os.getpid()).where if found else "", pid, found[1] if found else "-", task_id)
 
@@ -79,7 +79,7 @@ def _here(pid: int) -> Process:
     except OSError:
         where = ""
     found = _stat(pid)
-    # /proc may belong to another namespace, where our pid is another process.
+    # /proc may belong to another namespace, in which our pid denotes another process.
     try:
         seen = os.readlink("/proc/self")
     except OSError:
@@ -89,7 +89,7 @@ def _here(pid: int) -> Process:
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
-    """State and start of a process; None if unreadable."""
+    """Return state and start time of a process; None if unreadable."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             # The name is in parentheses and may contain anything.

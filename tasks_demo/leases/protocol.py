@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from tasks_demo.core.digest import digest as digest  # claims are compared by it
+from tasks_demo.core.digest import digest as digest  # identifies the arguments of a claim
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """The claim succeeded: this process holds the lease.
 
-    ``owner`` is the random token of this claim: its possession makes the holder, so it is never logged. ``fence`` is greater
+    ``owner`` is the random token of this claim. Whoever has it can act as the holder, so it is never logged. ``fence`` is greater
     than that of any earlier claim on the operation. ``attempt`` counts the claims, from 1. ``deadline`` is in seconds of this
     process's ``time.monotonic()``, counted from before the claim was sent: it is never later than the end of the lease in the
-    store, as long as the two clocks run at the same speed and the machine is not suspended.
+    store, as long as both clocks run at the same speed and the machine is not suspended.
     """
 
     operation: str
@@ -47,14 +47,14 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """The operation key was used before by another task or with other arguments."""
+    """The operation key was already used by another task or with other arguments."""
 
 
 Reply = Claimed | Held | Completed | Mismatch
 
 
 class LeaseStore(Protocol):
-    """One record per operation. Every method raises LeaseStoreUnavailable if it is not known what the store did."""
+    """Keeps one record per operation. Every method raises LeaseStoreUnavailable if it is unknown what the store did."""
 
     @property
     def lease_seconds(self) -> float:
@@ -63,12 +63,12 @@ class LeaseStore(Protocol):
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
         """Claim the lease, with a new token: a second claim by the same process gets Held.
 
-        ``gone``: the fence of a claim (from Held) whose process is known to have ended. It is taken over at once, if that claim
-        still holds the lease.
+        ``gone``: the fence of a claim (from Held) whose process is known to have ended. If that claim still holds the lease, it
+        is taken over at once.
         """
 
     def renew(self, claimed: Claimed) -> float | None:
-        """The new deadline (as in Claimed), or None if the claim no longer holds the lease."""
+        """Extend the lease. Returns the new deadline (as in Claimed), or None if the claim no longer holds the lease."""
 
     def complete(self, claimed: Claimed, result: str | None) -> bool:
         """Mark the operation completed. False: another claim took it over, and nothing was stored."""

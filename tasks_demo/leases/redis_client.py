@@ -1,7 +1,8 @@
 """The Redis client of the lease store: redis-py's connections, parser and errors, without its pool and its retries.
 
-Pool bookkeeping, retries (there are none) and measurements for observers take 5 % of a ``dedup_lock`` job's processor time
-(decision 21). A connection whose question was interrupted before its answer, by a soft time limit for example, is closed.
+redis-py's pool, retry and instrumentation code, none of which is needed here, would take 5 % of the CPU time of a ``dedup_lock``
+job (decision 21). If a command is interrupted before its reply was read, for example by a soft time limit, its connection is
+closed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tasks_demo.leases import sentinel
 _url_options: Final[Callable[[str], dict[str, Any]]] = parse_url
 
 
-#: How redis-py is told not to send its own name with each new connection; the option changed with version 7.
+#: Keeps redis-py from sending its own name over each new connection; the option changed with version 7.
 _NO_DRIVER_NAME: dict[str, Any] = (
     {"driver_info": None}
     if "driver_info" in signature(AbstractConnection.__init__).parameters
@@ -33,11 +34,11 @@ _NO_DRIVER_NAME: dict[str, Any] = (
 
 
 def connect(url: str, timeout: float) -> redis.Redis:
-    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://`` with this timeout in seconds and without retries.
+    """Return a client for ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://`` that does not retry. ``timeout``: seconds.
 
-    The timeout bounds each wait: for the connection and for a reply. Timeouts, retries and decoding in the URL's query are
-    ignored. Nothing is connected yet. Raises InvalidSetting for an address that cannot work; the message does not repeat the
-    address, which may hold a password.
+    The timeout applies separately to connecting and to each reply. Timeouts, retries and decoding in the URL's query are ignored.
+    Does not connect yet. Raises InvalidSetting for an invalid address; the message does not repeat the address, which may contain
+    a password.
     """
     try:
         scheme = urlsplit(url).scheme
@@ -51,7 +52,7 @@ def connect(url: str, timeout: float) -> redis.Redis:
             "retry_on_error": [],
             "health_check_interval": 0,
             "decode_responses": False,
-            # RESP2 and no driver name: a new connection costs no round trip before the first script.
+            # With RESP2 and no driver name a new connection needs no round trip before the first script.
             "protocol": 2,
             **_NO_DRIVER_NAME,
         }
@@ -59,13 +60,13 @@ def connect(url: str, timeout: float) -> redis.Redis:
             pool = sentinel.pool(url, options)
         else:
             pool = redis.ConnectionPool(**{**_as_redis_py_spells_it(_url_options(url)), **options})
-        # Connects nothing; an option unknown to redis-py is refused here and not at the first claim.
+        # Does not connect, but makes redis-py refuse unknown options here instead of at the first claim.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, redis.RedisError) as error:
-        # A parser may quote a piece of the password.
+        # The parser's message may quote part of the password.
         why: object = error
         if "@" in url and not (isinstance(error, ValueError) and str(error).startswith(("its ", "it does not ", "a "))):
-            why = "it has a user or a password that is not percent-encoded, perhaps"
+            why = "perhaps its user or password is not percent-encoded"
         raise InvalidSetting(
             f"The address of Redis cannot be used ({why}). Write redis://host:6379/0, rediss://…, unix:///path or "
             "sentinel://host1:26379,host2:26379/0?master=NAME."
@@ -74,9 +75,9 @@ def connect(url: str, timeout: float) -> redis.Redis:
 
 
 class LeaseClient(redis.Redis):
-    """redis-py's client with a shorter way to the connection: one send and one read per command.
+    """redis-py's client without its pool: one send and one read per command.
 
-    Threads, greenlets and forks may share one without a lock: each command takes an idle connection for itself.
+    Threads, greenlets and forked processes may share one without a lock: each command takes an idle connection for itself.
     """
 
     def __init__(self, connection_pool: redis.ConnectionPool) -> None:
@@ -84,21 +85,21 @@ class LeaseClient(redis.Redis):
         self._idle: list[Any] = []  # pop and append are atomic
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command and read its reply, once, on a connection that is closed unless the whole reply was read."""
+        """Send a command once and read its reply. Closes the connection unless the whole reply was read."""
         connection = self._connection()
         parsed: Callable[..., Any] = self.parse_response
         try:
-            if not getattr(connection, "is_connected", False):  # redis-py 5 asks in connect() only
-                connection.connect()  # only this asks the sentinels where the primary is
+            if not getattr(connection, "is_connected", False):  # redis-py 5 checks this in connect() only
+                connection.connect()  # only this asks the sentinels for the primary
             connection.send_command(*args)
             reply = parsed(connection, args[0], **options)
         except redis.exceptions.NoScriptError:
             self._idle.append(connection)
             raise
         except BaseException:
-            # After a soft time limit, for example, the reply is still to come, and the next command must not read it. An error
-            # reply may mean that this is no primary any more (READONLY, MASTERDOWN, also from within a script): a new connection
-            # goes to the server that has the address by then.
+            # After a soft time limit, for example, the reply may still arrive, and the next command must not read it. An error
+            # reply may mean that this server is no longer the primary (READONLY, MASTERDOWN, also from within a script): a new
+            # connection goes to the current one.
             connection.disconnect()
             raise
         self._idle.append(connection)
@@ -111,7 +112,7 @@ class LeaseClient(redis.Redis):
             while connection.pid != os.getpid():
                 connection = self._idle.pop()
         except IndexError:
-            # Not from the pool, which counts its connections and allows 100: none is ever returned to it.
+            # Not from the pool, which allows 100 connections in total: none is ever returned to it.
             pool = self.connection_pool
             return pool.connection_class(**pool.connection_kwargs)
         try:
@@ -130,6 +131,6 @@ class LeaseClient(redis.Redis):
 
 
 def _as_redis_py_spells_it(options: dict[str, Any]) -> dict[str, Any]:
-    """Accept ``ssl_cert_reqs=CERT_REQUIRED``, as Celery's result backend spells it, for redis-py's ``required``."""
+    """Translate ``ssl_cert_reqs=CERT_REQUIRED``, as Celery's result backend spells it, to redis-py's ``required``."""
     wanted = options.get("ssl_cert_reqs")
     return options if wanted is None else {**options, "ssl_cert_reqs": wanted.removeprefix("CERT_").lower()}

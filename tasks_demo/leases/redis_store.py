@@ -1,10 +1,10 @@
 """The lease store on Redis: four Lua scripts, one hash per operation, one round trip per call.
 
-Fails closed: everything that prevents a valid reply is raised as LeaseStoreUnavailable.
+Fails closed: everything that prevents a valid reply raises LeaseStoreUnavailable.
 
 Does **not** guarantee mutual exclusion when Redis loses the record (evicted, flushed, restarted without persistence, failed
-over to a replica that had not seen it) or when its clock jumps forward by a lease. The fence still grows, unless the record is
-lost *and* the clock of Redis goes back; receivers that check it refuse the older holder.
+over to a replica that had not seen it) or when its clock jumps forward by a lease duration. The fence still grows, unless the
+record is lost *and* the clock of Redis is set back; receivers that check it refuse the older holder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONSEQUENCE: Final = {
 }
 # redis-py also raises these: TLS and socket failures, and the parser's error for a reply that is not RESP.
 _FAILURES: Final = (redis.RedisError, OSError, ValueError)
-# The command may have been executed although no reply came. The errors below are connection errors by class only.
+# The command may have been executed although no reply came. _REFUSED are subclasses of ConnectionError of which this is not true.
 _REPLY_LOST: Final = (redis.ConnectionError, redis.TimeoutError)
 _REFUSED: Final = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError)
 
@@ -37,13 +37,13 @@ _REFUSED: Final = (redis.AuthenticationError, redis.exceptions.AuthorizationErro
 class RedisLeaseStore:
     """A LeaseStore on one Redis or one Redis Cluster node; safe to share between threads and across a fork.
 
-    ``lease_seconds`` must be well above the client's timeout: three times as much leaves room for one renewal that times out.
-    ``retention_seconds`` is how long a record is kept after its last change, completed markers included. Raises InvalidSetting
-    for a prefix, lease or retention that cannot work.
+    ``lease_seconds`` should be at least three times the client's timeout, so that one renewal may time out.
+    ``retention_seconds`` is how long a record, completed markers included, is kept after its last change. Raises InvalidSetting
+    for an invalid prefix, lease duration or retention.
 
     When a reply is lost, claim, complete and release are sent once more, on a new connection and with the same token. That is
     safe: the scripts answer a repeated token as they did the first time. It takes at most two timeouts (and two more to
-    connect). If the second reply is lost too, or the first copy arrives after the lease was released, the operation may stay
+    connect). If the second reply is lost, too, or the first copy arrives after the lease was released, the operation may stay
     held by an unknown token until the lease ends.
     """
 
@@ -86,7 +86,7 @@ class RedisLeaseStore:
         raise _unknown_reply("claim", operation, reply)
 
     def renew(self, claimed: Claimed) -> float | None:
-        """The new monotonic deadline, or None if the lease is lost. Sent once: the heartbeat retries by itself."""
+        """Extend the lease. Returns the monotonic deadline, or None if the lease is lost. Sent once: the heartbeat retries."""
         sent, reply = self._ask(
             "renew", claimed.operation, claimed.owner, claimed.fence, self._lease_ms, self._retention_ms, again=False
         )
@@ -105,7 +105,7 @@ class RedisLeaseStore:
         return _yes_or_lost("release", claimed.operation, reply, "released")
 
     def _ask(self, name: str, operation: str, *args: str | int, again: bool = True) -> tuple[float, list[str]]:
-        """When the script was sent (monotonic), and the parts of its reply as text."""
+        """Run a script. Returns when it was sent (monotonic), and the parts of its reply as text."""
         key = record_key(self._prefix, operation)
         try:
             try:
@@ -128,7 +128,7 @@ def _run(client: redis.Redis, lua: Script, key: str, args: tuple[str | int, ...]
     try:
         return client.evalsha(lua.sha, 1, key, *args)
     except redis.exceptions.NoScriptError:
-        # EVAL runs and stores the script in one step: no flush can come in between.
+        # EVAL loads and runs the script in one step, so SCRIPT FLUSH cannot come in between.
         return client.eval(lua.source, 1, key, *args)
 
 

@@ -3,9 +3,9 @@
     sentinel://:password@host1:26379,host2:26379,host3:26379/0?master=mymaster
     sentinel://:password@host1:26379;sentinel://:password@host2:26379?master=mymaster       as Celery spells the broker
 
-``master`` names the primary. User, password and number are those of the database; ``sentinel_username`` and
-``sentinel_password`` in the query those of the sentinels. Does **not** guarantee that a failover loses nothing: the replica may
-not have seen the last leases and markers. The fence still grows (see ``redis_store``).
+``master`` names the primary. User, password and database number apply to the primary; ``sentinel_username`` and
+``sentinel_password`` in the query apply to the sentinels. Does **not** guarantee that a failover loses nothing: the replica may
+not have received the last leases and markers. The fence still grows (see ``redis_store``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _KNOWN: Final = frozenset({"master", "sentinel_username", "sentinel_password"})
 
 
 def pool(url: str, options: dict[str, Any]) -> redis.ConnectionPool:
-    """A pool of connections to the current primary; nothing is connected yet. Raises ValueError.
+    """Return a pool of connections to the current primary; does not connect yet. Raises ValueError.
 
-    Each sentinel that does not answer costs one connect timeout for every new connection.
+    Each sentinel that does not answer delays every new connection by one connect timeout.
     """
     hosts: list[tuple[str, int]] = []
     given: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def pool(url: str, options: dict[str, Any]) -> redis.ConnectionPool:
             name: values[-1] for name, values in parse_qs(parsed.query, strict_parsing=bool(parsed.query)).items()
         }
     if unknown := query.keys() - _KNOWN:
-        raise ValueError(f"its query has {', '.join(sorted(unknown))}; known are {', '.join(sorted(_KNOWN))}")
+        raise ValueError(f"its query has {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(_KNOWN))}")
     if not query.get("master"):
         raise ValueError("it does not name the primary: add ?master=NAME")
     own = {name: value for name, value in options.items() if not name.startswith(("retry_on_", "driver_"))}
@@ -59,7 +59,7 @@ def pool(url: str, options: dict[str, Any]) -> redis.ConnectionPool:
 
 
 def _place(text: str) -> tuple[str, int]:
-    # urlsplit knows brackets and ports, but not several hosts.
+    # urlsplit parses brackets and ports, but only one host.
     parsed = urlsplit(f"//{text}")
     if not parsed.hostname:
         raise ValueError("a sentinel has no host")

@@ -1,4 +1,4 @@
-"""The lease store that the settings name: Redis, or the memory of this process."""
+"""Create the lease store that the settings name: on Redis, or in the memory of this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _stores: dict[tuple[Any, ...], LeaseStore] = {}
 
 
 def configured_store() -> LeaseStore:
-    """The lease store of this process, made from the settings."""
+    """Return the lease store of this process, created from the settings."""
     key = (
         os.getpid(),
         settings.REDIS_URL,
@@ -29,7 +29,7 @@ def configured_store() -> LeaseStore:
         settings.REDIS_TIMEOUT_SECONDS,
     )
     if key not in _stores:
-        _stores.clear()  # only tests change these settings: closes the connections of the previous store
+        _stores.clear()  # in tests, which change settings, this closes the connections of the previous store
         place = lease_place(settings.REDIS_TIMEOUT_SECONDS)
         kind: Any = MemoryLeaseStore if isinstance(place, Memory) else RedisLeaseStore
         _stores[key] = kind(place, settings.KEY_PREFIX, settings.LEASE_SECONDS, settings.RETENTION_SECONDS)
@@ -37,7 +37,7 @@ def configured_store() -> LeaseStore:
 
 
 def lease_place(timeout: float) -> Redis | Memory:
-    """The client or memory for TASKS_DEMO_REDIS_URL; nothing is connected yet. Raises InvalidSetting if it cannot work here."""
+    """Return the client or memory for TASKS_DEMO_REDIS_URL; does not connect. Raises InvalidSetting for an unusable address."""
     if settings.REDIS_URL != URL:
         return connect(settings.REDIS_URL, timeout)
     if not (in_tests() or current_app.conf.task_always_eager):

@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from tasks_demo.core import clock
 from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData, microseconds
 from tasks_demo.ledger.sql import statement
-from tasks_demo.ledger.tallies import COUNTS, TallyDelta, fold
+from tasks_demo.ledger.tallies import TallyDelta, fold
 
 #: Rows per statement. A statement may have 32,766 parameters on SQLite and 65,535 on PostgreSQL.
 ROWS_A_STATEMENT = 100
@@ -22,29 +22,30 @@ ROWS_A_STATEMENT = 100
 class Batch:
     """Events as statement parameters, computed before the transaction begins because SQLite has one writer at a time."""
 
-    def __init__(self, events: Sequence[EventData], connection: BaseDatabaseWrapper) -> None:
-        self._vendor = connection.vendor
-        moments = _Moments(connection)
+    def __init__(self, events: Sequence[EventData], moments: Moments) -> None:
+        self._vendor = moments.connection.vendor
+        moments.clear()
         self._events = [_values(event, moments) for event in events]
         # Sorted, so that two batches cannot deadlock.
         self._tallies = [_tally(delta, moments) for _, delta in sorted(fold(events).items())]
-        self._learnt = sorted(
+        self._known_to_worker = sorted(
             {
-                (event.task_id, event.operation)
+                (event.task_id, event.operation, event.pattern, event.books)
                 for event in events
-                if event.kind in KNOWS_ITS_TASK and event.operation != event.task_id
+                if event.kind in KNOWS_ITS_TASK and (event.pattern or event.books or event.operation != event.task_id)
             }
         )
         self.operations = sorted({event.operation for event in events if event.kind == EFFECT})
 
     def write(self, cursor: Any) -> None:
-        """Execute the statements. They are few, because other threads may run between two while this one holds the write lock."""
-        for name, rows in (("append_event", self._events), ("keep_tally", self._tallies)):
+        """Execute the statements. They are few: while this thread holds the write lock, others may run between two statements."""
+        for name, rows in (("append_event", self._events), ("update_tally", self._tallies)):
             for start in range(0, len(rows), ROWS_A_STATEMENT):
                 part = rows[start : start + ROWS_A_STATEMENT]
                 cursor.execute(_sql(name, self._vendor, len(part)), [value for row in part for value in row])
-        for task_id, operation in self._learnt:
-            cursor.execute(_sql("learn_operation", self._vendor), [operation, operation, task_id])
+        for task_id, operation, pattern, books in self._known_to_worker:
+            known = [operation, pattern, books]
+            cursor.execute(_sql("correct_task", self._vendor), [*known, operation, task_id, *known])
         for operation in self.operations:
             cursor.execute(_sql("count_effects", self._vendor), [operation, operation])
 
@@ -58,10 +59,10 @@ def not_stored(cursor: Any, events: Sequence[EventData], vendor: str, *, in_doub
     if not asked:
         return events
     places = ", ".join(["?" if vendor == "sqlite" else "%s"] * len(asked))
-    cursor.execute(statement("already_there").replace("%s", places), asked)
-    there = {source for (source,) in cursor.fetchall()}
+    cursor.execute(statement("stored_sources").replace("%s", places), asked)
+    stored = {source for (source,) in cursor.fetchall()}
     # Reversed: of two events with the same source in one batch, the first is kept.
-    new = {event.source: event for event in reversed(events) if event.source not in there}
+    new = {event.source: event for event in reversed(events) if event.source not in stored}
     return list(reversed(new.values()))
 
 
@@ -82,28 +83,30 @@ def _sql(name: str, vendor: str, rows: int = 1) -> str:
     return text.replace("%s", "?") if vendor == "sqlite" else text
 
 
-class _Moments(dict[float, Any]):
-    """Maps seconds since the epoch to database parameters. Each is converted once and shared by event and tally."""
+class Moments(dict[float, Any]):
+    """Maps seconds since the epoch to parameters for one connection. Each is converted once and shared by event and tally."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()
-        self._connection = connection
+        self.connection = connection
         self._is_text = connection.vendor == "sqlite"
-        self._seconds: dict[int, str] = {}
+        #: The whole second converted last, and its text.
+        self._second: tuple[int | None, str] = (None, "")
 
     def __missing__(self, seconds: float) -> Any:
         if not self._is_text:
-            moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self._connection)
+            moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self.connection)
             return moment
-        # SQLite stores text. A batch seldom spans more than a second, so convert the whole second once.
+        # SQLite stores text. Most batches are of the same second as the one before, so convert the whole second once.
         whole, fraction = divmod(microseconds(seconds), 1_000_000)
-        if whole not in self._seconds:
-            self._seconds[whole] = str(clock.adapted(datetime.fromtimestamp(whole, UTC), self._connection))
-        moment = self[seconds] = f"{self._seconds[whole]}.{fraction:06d}" if fraction else self._seconds[whole]
+        if whole != self._second[0]:
+            self._second = whole, str(clock.adapted(datetime.fromtimestamp(whole, UTC), self.connection))
+        text = self._second[1]
+        moment = self[seconds] = f"{text}.{fraction:06d}" if fraction else text
         return moment
 
 
-def _values(event: EventData, moments: _Moments) -> list[Any]:
+def _values(event: EventData, moments: Moments) -> list[Any]:
     return [
         moments[event.at],
         event.kind,
@@ -118,7 +121,7 @@ def _values(event: EventData, moments: _Moments) -> list[Any]:
     ]
 
 
-def _tally(delta: TallyDelta, moments: _Moments) -> list[Any]:
+def _tally(delta: TallyDelta, moments: Moments) -> list[Any]:
     return [
         delta.task_id,
         delta.operation,
@@ -126,7 +129,7 @@ def _tally(delta: TallyDelta, moments: _Moments) -> list[Any]:
         delta.run,
         delta.books,
         delta.task,
-        *(delta.counts[column] for column in COUNTS),
+        *delta.numbers,
         delta.state,
         delta.operation,
         moments[delta.first_at],

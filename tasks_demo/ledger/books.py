@@ -26,7 +26,7 @@ from tasks_demo.core.exceptions import InvalidSetting
 logger = logging.getLogger(__name__)
 #: How many numbers before the last one are read again, unless the books override ``resume``.
 OVERLAP = 100
-#: How many numbers back PostgreSQL is searched for late commits. Searching this many takes 0.15 s.
+#: How many numbers back ModelBooks searches for late commits on PostgreSQL. Searching this many takes 0.15 s.
 REACH = 1_000_000
 #: The name for effects that tasks record themselves. No books may have it.
 RECORDED = "recorded"
@@ -76,8 +76,8 @@ class ModelBooks(Books):
     """Reads a table of the project as books: one row is one effect. Name the fields in the class.
 
     Finds rows that are committed after rows with higher numbers; on PostgreSQL it uses the transaction ID (xmin) of each row.
-    What is **not** guaranteed: that a row is found if it is committed after REACH later rows were read. While a transaction stays
-    open, every reader reads all rows since the transaction's beginning again.
+    Does **not** guarantee to find a row that is committed after REACH later rows were read. While a transaction stays open, every
+    reading reads all rows since the transaction's beginning again.
     """
 
     model: ClassVar[type[models.Model] | str]
@@ -92,7 +92,7 @@ class ModelBooks(Books):
 
     @property
     def _alias(self) -> str:
-        # Not db_for_read: an effect that a replica does not have yet would be called lost.
+        # Not db_for_read: on a lagging replica an effect would be missing, and its job be called lost.
         return router.db_for_write(self._model())
 
     def operation_of(self, row: Any) -> str:
@@ -157,7 +157,7 @@ def names() -> frozenset[str]:
 
 
 def counted_by(name: str) -> str:
-    """Return the name if books are registered under it, else "" (effects are not counted). Raises nothing."""
+    """Return the name if books are registered under it, else "" (effects are not counted). Never raises."""
     if not name:
         return ""
     try:
@@ -175,12 +175,18 @@ def registered(name: str) -> Books:
 def _imported(name: str, path: str) -> Books:
     where = f"TASKS_DEMO_BOOKS[{name!r}] is {path!r}"
     if name == RECORDED or not name.isidentifier() or len(name) > 40:
-        raise InvalidSetting(f"{where}: a name of books is a short word, and {RECORDED!r} is taken.")
+        raise InvalidSetting(
+            f"{where}: the name must be one word of at most 40 characters, and {RECORDED!r} is reserved."
+        )
     try:
         found = import_string(path)
         books = found() if isinstance(found, type) else found
     except Exception as error:
-        raise InvalidSetting(f"{where}, which cannot be imported or made: {type(error).__name__}: {error}.") from error
+        raise InvalidSetting(
+            f"{where}, which cannot be imported or instantiated: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(books, Books):
-        raise InvalidSetting(f"{where}, which is no subclass of tasks_demo.ledger.books.Books, nor an instance of one.")
+        raise InvalidSetting(
+            f"{where}, which is not a subclass of tasks_demo.ledger.books.Books, nor an instance of one."
+        )
     return books

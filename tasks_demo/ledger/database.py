@@ -34,11 +34,11 @@ def unsupported() -> str:
     if not why:
         return ""
     return (
-        f"The ledger cannot be kept: {why}. Nothing is recorded, and jobs go on without it. Send the app tasks_demo to another "
-        "database with a router, or set TASKS_DEMO_LEDGER = False."
+        f"The ledger cannot be stored: {why}. Nothing is recorded; jobs run without it. Route the app tasks_demo to another "
+        "database, or set TASKS_DEMO_LEDGER = False."
     )
 
 
 def written(model: Any) -> Any:
-    """Return the model's rows from the primary. What a lagging replica does not have yet would be called lost."""
+    """Return the model's rows from the primary: on a lagging replica, effects would be missing and their jobs be called lost."""
     return model.objects.using(router.db_for_write(model))

@@ -1,6 +1,6 @@
 """Events before they are stored: what a process reports to the ledger. No database access.
 
-How events are counted: ``ledger.tallies``.
+``ledger.tallies`` counts them.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Kinds that are not points of ``core.lifecycle``.
-EFFECT = "effect"  # one entry in somebody's books
+EFFECT = "effect"  # one entry in a set of books
 FAULT = "fault"  # a fault that the lab injected, or tried to
 SETTLED = "settled"  # the books were read after the task had ended
 GAP = "gap"  # events that a process wrote late or lost
 WORKER = "worker"  # a worker of the lab started or stopped
-QUIESCENT = "quiescent"  # the end of an experiment cell, with the evidence that nothing runs any more
+QUIESCENT = "quiescent"  # the end of an experiment cell, with the evidence that nothing is running
 
-#: Kinds reported by the worker, which has the task's class. A publisher may only know the task's name.
-KNOWS_ITS_TASK = frozenset({"received", "started"})
+#: Kinds reported by the worker, which has the task's class. A publisher may know only the task's name.
+KNOWS_ITS_TASK = frozenset({"received", "started", "suppressed", "deferred", "quarantined", "failed"})
 
 #: Maximum length, in characters, of columns whose text comes from outside.
 LONGEST: dict[str, int] = {"task_id": 255, "operation": 255, "worker": 255, "task": 255}
+#: If all these texts together have no more characters, each of them fits.
+SHORT = min(LONGEST.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EventData:
-    """One event to append.
+    """One event to append. Not frozen, because that doubles the time to make one, and every job makes five; nobody changes it.
 
     ``at``: seconds since the epoch. ``source``: unique; an event whose source is already stored is not stored again.
     """
@@ -46,14 +48,17 @@ class EventData:
     detail: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Publishers choose task IDs. An ID that no database can store must not make the whole batch fail.
+        # Task IDs come from publishers. An ID that a database cannot store must not make the whole batch fail.
+        together = f"{self.task_id}{self.operation}{self.worker}{self.task}"
+        if len(together) <= SHORT and together.isprintable():
+            return
         for name, most in LONGEST.items():
             text = getattr(self, name)
             if len(text) > most or not text.isprintable():
-                object.__setattr__(self, name, storable(text)[:most])
+                setattr(self, name, storable(text)[:most])
 
     def detail_as_json(self) -> str:
-        """Return the detail as JSON that every database accepts. Values that JSON cannot hold become text. Raises nothing."""
+        """Return the detail as JSON that every database accepts. Values that JSON cannot represent become text. Never raises."""
         if not self.detail:
             return "{}"
         try:
@@ -61,16 +66,16 @@ class EventData:
             # json.dumps accepts NUL and lone surrogates; PostgreSQL does not.
             if "\\u0000" not in text and "\\ud" not in text:
                 return text
-        except Exception:  # noqa: BLE001, S110  (from a task's body: keys that are not text, NaN, a __str__ that raises)
+        except Exception:  # noqa: BLE001, S110  (the values come from a task's body: NaN, a __str__ that raises, ...)
             pass
         try:
             return json.dumps(_storable(self.detail))
-        except Exception as error:  # noqa: BLE001  (for example a dict that contains itself; the event is stored without its detail)
+        except Exception as error:  # noqa: BLE001  (for example a dict that contains itself: store the event without its detail)
             return json.dumps({"not_written": type(error).__name__})
 
 
 def microseconds(at: float) -> int:
-    """Convert seconds to whole microseconds, rounded as ``datetime.fromtimestamp`` does, so that they equal the stored column."""
+    """Convert seconds to whole microseconds, rounded as ``datetime.fromtimestamp`` does, so that they match the stored column."""
     whole = int(at)
     return whole * 1_000_000 + round((at - whole) * 1e6)
 

@@ -16,7 +16,7 @@ from tasks_demo.ledger.events import EventData
 
 logger = logging.getLogger(__name__)
 #: Seconds between two errors in the log while the ledger is unavailable.
-SAY_EVERY_SECONDS = 60.0
+LOG_EVERY_SECONDS = 60.0
 #: Maximum number of tasks that the event names. The rest are counted under "others".
 NAMED = 20
 
@@ -34,7 +34,7 @@ class Gap:
         self.since = time.time()
         self.late: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
     def add_late(self, rows: Iterable[EventData]) -> None:
         tasks = [_task(row) for row in rows]
@@ -47,13 +47,13 @@ class Gap:
         self.lost[_task(row)] += 1
         totals["lost"] += 1
 
-    def say(self, why: object, waiting: int) -> None:
-        """Log one error now, then at most one every SAY_EVERY_SECONDS."""
-        if time.monotonic() - self._said_at < SAY_EVERY_SECONDS:
+    def log(self, why: object, waiting: int) -> None:
+        """Log one error now, then at most one every LOG_EVERY_SECONDS."""
+        if time.monotonic() - self._logged_at < LOG_EVERY_SECONDS:
             return
-        self._said_at = time.monotonic()
+        self._logged_at = time.monotonic()
         logger.error(
-            "%s Jobs go on that do not need a recorded start. %s kept for the next attempt, %d lost.",
+            "%s Jobs continue, unless they need a recorded start. %s kept for the next attempt, %d lost.",
             why, counted(waiting, "event"), self.lost.total(),
         )  # fmt: skip
 

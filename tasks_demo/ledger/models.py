@@ -38,7 +38,7 @@ class ReadOnly(models.Model):
 
 
 class Event(ReadOnly):
-    """One event: a point that was reached, an effect in somebody's books, a fault, or a fact about a worker or the ledger."""
+    """One event: a point that was reached, an effect in a set of books, a fault, or a fact about a worker or the ledger."""
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(help_text="Clock of the process that wrote it; order within the table is by id.")
@@ -49,7 +49,7 @@ class Event(ReadOnly):
     worker = models.CharField(max_length=255, blank=True)
     pid = models.IntegerField(null=True)
     run = models.CharField(max_length=120, blank=True, help_text="The experiment cell it belongs to, if any.")
-    source = models.CharField(max_length=120, help_text="Who wrote it and its number there: no event counts twice.")
+    source = models.CharField(max_length=120, help_text="Writer and number, unique, so that no event counts twice.")
     detail = models.JSONField(default=dict)
 
     class Meta:
@@ -125,9 +125,11 @@ class Outcome(models.TextChoices):
 OUTCOMES: dict[int, Outcome] = dict(enumerate(Outcome, start=1))
 # Django before 5.2 does not infer the type.
 _code = ExpressionWrapper(F("state") % 16, models.BigIntegerField())
+#: In the order in which the database compares them at each update.
+_LIKELIEST_FIRST = sorted(OUTCOMES, key=lambda code: (OUTCOMES[code] not in {Outcome.RUNNING, Outcome.SUCCEEDED}, code))
 _called_off = In(_code, [6, 7])  # expired, revoked
-#: Patterns for which a suppressed delivery means that the work is done.
-_marks_what_is_done = _semantics(Semantics.EFFECTIVELY_ONCE)
+#: Patterns for which a suppressed delivery shows that the operation is completed.
+_stores_completion = _semantics(Semantics.EFFECTIVELY_ONCE)
 
 #: Ended without an effect, and the books were not read since: the tasks that ``ledger.settling.settle`` selects.
 UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
@@ -136,7 +138,7 @@ _again = Q(deliveries__gte=2) | Q(executions__gte=2)
 _lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(books="") & ~Q(_called_off)
 # Without books, executions are judged. How far an execution came before its process died is unknown.
 _never_run = Q(executions=0) & Q(Exact(_code, 8))
-_done_by_another = Q(suppressed__gt=0) & _marks_what_is_done
+_done_by_another = Q(suppressed__gt=0) & _stores_completion
 _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
 #: Few rows, and the ones people search for. ``dashboard.filters`` repeats it for the partial index.
 AGAIN = Q(executions__gte=2) | Q(effects__gte=2) | Q(suppressed__gt=0) | Q(deferred__gt=0)
@@ -159,7 +161,7 @@ class Tally(ReadOnly):
     operation = models.CharField(max_length=255)
     pattern = models.CharField(max_length=40, blank=True)
     run = models.CharField(max_length=120, blank=True)
-    books = models.CharField(max_length=40, blank=True, help_text="Who outside counts its effects; empty: nobody.")
+    books = models.CharField(max_length=40, blank=True, help_text="The books that count its effects; empty: none.")
     publications = models.IntegerField(default=0)
     deliveries = models.IntegerField(default=0)
     executions = models.IntegerField(default=0)
@@ -169,29 +171,29 @@ class Tally(ReadOnly):
     fenced = models.IntegerField(default=0)
     quarantined = models.IntegerField(default=0)
     failed = models.IntegerField(default=0)
-    returned = models.IntegerField(default=0, help_text="Executions that came to their end without an error.")
-    abandoned = models.IntegerField(default=0, help_text="Executions that were killed and acknowledged all the same.")
-    faults = models.IntegerField(default=0, help_text="Faults that landed on it.")
-    ended = models.IntegerField(default=0, help_text="Deliveries that came to an end of their own.")
-    settled = models.IntegerField(default=0, help_text="The books were read after all was quiet.")
+    returned = models.IntegerField(default=0, help_text="Executions that ended without an error.")
+    abandoned = models.IntegerField(
+        default=0, help_text="Executions that were killed, with their message acknowledged."
+    )
+    faults = models.IntegerField(default=0, help_text="Faults that were injected into it.")
+    ended = models.IntegerField(default=0, help_text="Deliveries that ended, in any way but a kill.")
+    settled = models.IntegerField(default=0, help_text="The books were read after it had ended.")
     state = models.BigIntegerField(
-        default=0, help_text="Microseconds since the epoch times 16, plus what it is since then."
+        default=0, help_text="Microseconds since the epoch times 16, plus the code of the state since then."
     )
-    first_at = models.DateTimeField(
-        help_text="The earliest moment of the first batch that told of it; never set again."
-    )
+    first_at = models.DateTimeField(help_text="The earliest event of the first batch about it; never changed.")
     last_at = models.DateTimeField()
     verdict = models.GeneratedField(
         expression=Case(
             When(Q(effects__gte=2) | Q(books="", returned__gte=2), then=Value(Verdict.DUPLICATED.value)),
             When(~_quiet, then=Value(Verdict.UNRESOLVED.value)),
-            # If main was killed before it recorded a delivery, only the second execution shows it.
+            # If the main process was killed before it recorded a delivery, only the second execution shows the redelivery.
             When((Q(effects=1) | Q(books="", returned=1)) & _again, then=Value(Verdict.RECOVERED.value)),
             When(Q(effects=1) | Q(books="", returned=1), then=Value(Verdict.OK.value)),
             When(Q(quarantined__gt=0), then=Value(Verdict.PARKED.value)),
             When(Q(_called_off), then=Value(Verdict.DROPPED.value)),
             When(_lost | _cut_short, then=Value(Verdict.LOST.value)),
-            # It ended by itself: with its own error, or because the work was already done.
+            # It ended with its own error, or because the operation was already completed.
             When(Q(books="") & _again, then=Value(Verdict.RECOVERED.value)),
             When(Q(books=""), then=Value(Verdict.OK.value)),
             default=Value(Verdict.UNRESOLVED.value),
@@ -201,9 +203,10 @@ class Tally(ReadOnly):
     )
     broken = models.GeneratedField(
         expression=Case(
-            When(_semantics(Semantics.AT_MOST_ONCE) & (Q(effects__gte=2) | Q(executions__gte=2)), then=Value(True)),
-            When(_semantics(Semantics.AT_LEAST_ONCE) & (_lost | _cut_short), then=Value(True)),
-            When(_semantics(Semantics.EFFECTIVELY_ONCE) & (_lost | _cut_short | Q(effects__gte=2)), then=Value(True)),
+            # The numbers come first: they decide for nearly every row, and cost less to compare than texts.
+            When((Q(effects__gte=2) | Q(executions__gte=2)) & _semantics(Semantics.AT_MOST_ONCE), then=Value(True)),
+            When((_lost | _cut_short) & _semantics(Semantics.AT_LEAST_ONCE), then=Value(True)),
+            When((_lost | _cut_short | Q(effects__gte=2)) & _semantics(Semantics.EFFECTIVELY_ONCE), then=Value(True)),
             default=Value(False),
         ),
         output_field=models.BooleanField(),
@@ -212,9 +215,9 @@ class Tally(ReadOnly):
     )
     outcome = models.GeneratedField(
         expression=Case(
-            # A suppressed copy shows that the work is done. It may be one of several copies, so it overrides no final state.
+            # A suppressed copy shows that the operation is completed. It may be one of several, so it overrides no final state.
             When(Q(suppressed__gt=0, state=0) | _done_by_another & Q(In(_code, [1, 2, 3])), then=Value("succeeded")),
-            *(When(Exact(_code, code), then=Value(outcome.value)) for code, outcome in OUTCOMES.items()),
+            *(When(Exact(_code, code), then=Value(OUTCOMES[code].value)) for code in _LIKELIEST_FIRST),
             default=Value(Outcome.WAITING.value),
         ),
         output_field=models.CharField(max_length=12, choices=Outcome.choices),
@@ -225,10 +228,12 @@ class Tally(ReadOnly):
         app_label = "tasks_demo"
         verbose_name = "task ID"
         verbose_name_plural = "task IDs"
+        default_permissions = ("view",)
+        permissions = [("publish_job", "Can publish jobs"), ("run_again", "Can run failed jobs again")]
         ordering = [F("first_at").desc(), "task_id"]
-        # A tally is updated several times in a job's life, and SQLite rewrites every index on a column that is SET or
-        # computed from one. So no index holds last_at, and those on verdict and outcome leave out what every job passes through:
-        # with all rows in them a job cost a quarter more processor time (docs/decisions/0042).
+        # A tally is updated several times in a job's life, and SQLite rewrites every index on a column that is SET or computed
+        # from one. So there is no index on last_at, and those on verdict and outcome leave out the values that every job passes
+        # through: with all rows in them a job cost a quarter more CPU time (docs/decisions/0042).
         # Of two equally suitable indexes SQLite uses the one created last, so the most selective come last.
         indexes = [
             models.Index(fields=["operation"], name="tally_operation", opclasses=["varchar_pattern_ops"]),

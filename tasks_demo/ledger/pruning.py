@@ -26,9 +26,9 @@ from tasks_demo.ledger.rollups import refold
 __all__ = ["Pruned", "prune", "unsupported"]
 #: Tallies and events per transaction. One transaction holds SQLite's write lock for about ten milliseconds.
 TALLIES_AT_ONCE, EVENTS_AT_ONCE = 200, 1000
-#: Maximum pause between two transactions, seconds, so that other writers get their turn.
+#: Maximum pause between two transactions, seconds.
 PAUSE_SECONDS = 0.1
-#: Entries of each book that are kept, whatever their age: readers read the last ones again.
+#: The newest entries of each book that are kept at any age, because readers read them again.
 NEWEST_KEPT = 200
 #: The job has ended, according to Celery.
 ENDED = Q(outcome__in=[Outcome.SUCCEEDED, Outcome.FAILED, Outcome.EXPIRED, Outcome.REVOKED, Outcome.REJECTED])
@@ -50,10 +50,10 @@ def prune(
     dry_run: bool = False,
     progress: Callable[[Pruned], None] = lambda pruned: None,
 ) -> Pruned:
-    """Delete what ended before this time. Do not call it inside a transaction.
+    """Delete jobs that ended before this time. Do not call it inside a transaction.
 
-    ``parked``: given task IDs that were parked, returns those that nobody has decided about; they are kept. ``dry_run``: only
-    count. ``progress``: called after each transaction. Raises the database's errors; what was committed before the error stays
+    ``parked``: given task IDs that were parked, returns those without a decision; they are kept. ``dry_run``: only count.
+    ``progress``: called after each transaction. Raises the database's errors; rows that were deleted before the error stay
     deleted, and the next call continues.
     """
     pruned = Pruned()
@@ -84,11 +84,9 @@ def _tallies(
         elif task_ids:
             with _transaction() as cursor:
                 # Check again: a copy may have arrived since the query.
-                gone = _delete(cursor, "tasks_demo_tally", "task_id", task_ids, "AND last_at < %s", _adapted(before))
-                pruned.tallies += len(gone)
-                events = _delete(
-                    cursor, "tasks_demo_event", "task_id", [str(one) for one in gone], "AND kind <> %s", EFFECT
-                )
+                deleted = _delete(cursor, "tasks_demo_tally", "task_id", task_ids, "AND last_at < %s", _adapted(before))
+                pruned.tallies += len(deleted)
+                events = _delete(cursor, "tasks_demo_event", "task_id", deleted, "AND kind <> %s", EFFECT)
                 pruned.events += len(events)
         progress(pruned)
 
@@ -113,14 +111,14 @@ def _left_over(before: datetime, dry_run: bool, pruned: Pruned, progress: Any) -
             continue
         with _transaction(alone=True) as cursor:
             for some, column in ((ids, "task_id"), (effects, "operation")):
-                tally_s = f"SELECT 1 FROM tasks_demo_tally AS t WHERE t.{column} = tasks_demo_event.{column}"  # noqa: S608
-                gone = _delete(cursor, "tasks_demo_event", "id", some, f"AND NOT EXISTS ({tally_s})")
-                pruned.events += len(gone)
-                _remember(cursor, [sources[one] for one in gone if one in sources])
+                tally = f"SELECT 1 FROM tasks_demo_tally AS t WHERE t.{column} = tasks_demo_event.{column}"  # noqa: S608
+                deleted = _delete(cursor, "tasks_demo_event", "id", some, f"AND NOT EXISTS ({tally})")
+                pruned.events += len(deleted)
+                _store_highest(cursor, [sources[one] for one in deleted if one in sources])
         progress(pruned)
 
 
-def _remember(cursor: Any, sources: Iterable[str]) -> None:
+def _store_highest(cursor: Any, sources: Iterable[str]) -> None:
     """Store in each book's cursor the highest number that was deleted."""
     highest: dict[str, int] = {}
     for source in sources:
@@ -162,7 +160,8 @@ def _adapted(moment: datetime) -> Any:
 
 @contextmanager
 def _transaction(*, alone: bool = False) -> Iterator[Any]:
-    """Run a short transaction, then pause as long as it took, at most PAUSE_SECONDS. On SQLite it begins with the write lock.
+    """Run a short transaction, then pause for as long as it took (at most PAUSE_SECONDS), so that other writers get their turn.
+    On SQLite it begins by taking the write lock.
 
     ``alone``: on PostgreSQL, no tally can be created meanwhile.
     """
@@ -179,6 +178,4 @@ def _transaction(*, alone: bool = False) -> Iterator[Any]:
             with suppress(Error):
                 cursor.execute("ROLLBACK")
             raise
-    time.sleep(
-        min(time.monotonic() - began, PAUSE_SECONDS)
-    )  # as long as it took, so that other writers get half of the time
+    time.sleep(min(time.monotonic() - began, PAUSE_SECONDS))

@@ -38,7 +38,7 @@ class Step:
     worker: str
     pid: int | None
     what: str
-    injected: bool  # a fault that landed
+    injected: bool  # a fault that was injected
     detail: dict[str, Any]
 
 
@@ -57,7 +57,7 @@ class Gaps:
         """What the gaps mean, as one sentence without timestamps."""
         return (
             f"{counted(self.processes, 'process', 'processes')} could not reach the ledger: {counted(self.lost, 'event')} lost, "
-            f"{self.late} written late. A process that was killed meanwhile left no account: counts of that time may be too low"
+            f"{self.late} written late. Processes that were killed meanwhile are not included: counts of that time may be too low"
         )
 
 
@@ -105,8 +105,9 @@ def find(task_id: str) -> Tally | None:
 def timeline(tally: Tally) -> Iterator[Step]:
     """Yield a task's events and its operation's effects in the order of time and cause.
 
-    Timestamps alone do not give this order: a publisher may note its publication after a worker has begun. So events with the
-    same timestamp are in the order of a job's life, and a publication precedes its delivery. Timestamps are shown as recorded.
+    Timestamps alone do not give this order: a publisher may record its publication after a worker has begun the job. So events
+    with the same timestamp are in the order of a job's life, and a publication precedes its delivery. Timestamps are shown as
+    recorded.
     """
     mine = Q(task_id=tally.task_id) | Q(kind=EFFECT, operation=tally.operation)
     events = Event.objects.filter(mine)
@@ -151,12 +152,12 @@ def _what(event: Event) -> str:
     if event.kind == EFFECT:
         name, _, number = str(detail.get("source", "")).partition(":")
         by = "" if event.task_id else ", by an unknown task"
-        said = ", ".join(f"{key} {value}" for key, value in detail.items() if key not in {"source", "open_since"})
+        fields = ", ".join(f"{key} {value}" for key, value in detail.items() if key not in {"source", "open_since"})
         if name == RECORDED:
-            return f"recorded by the task itself{': ' if said else ''}{said}"
-        return f"the {name + chr(39) + 's ' if name else ''}books{f', number {number}' if number else ''}: {said}{by}"
+            return f"recorded by the task itself{': ' if fields else ''}{fields}"
+        return f"the {name + chr(39) + 's ' if name else ''}books{f', number {number}' if number else ''}: {fields}{by}"
     if event.kind == SETTLED:
-        return "all was quiet and the books were read"
+        return "the job had ended and the books were read"
     if event.kind == "received":
         return "delivered again" if detail.get("redelivered") else "delivered"
     return ", ".join(f"{name} {value}" for name, value in detail.items() if name not in {"body", "task"})

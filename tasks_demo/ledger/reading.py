@@ -1,8 +1,8 @@
 """Reads the registered books and appends their new entries to the ledger as effects.
 
-Reading starts at a cursor stored under the book's name and identity, so the cost depends on the number of new entries. Reading
-twice, or from two processes at once, counts nothing twice: the event's source is the book's name, its identity and the entry's
-number.
+Reading starts at a cursor stored under the books' name and identity, so the cost depends on the number of new entries. If books
+are read twice, or by two processes at once, nothing counts twice: an event's source is made of the books' name, their identity
+and the number of the entry.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ from tasks_demo.ledger.store import append_missing
 
 #: Events per transaction, so that other writers get their turn.
 BATCH = 500
-#: Seconds before the read by which a task must have ended to be settled, because clocks differ.
+#: A task is settled only if it ended at least this many seconds before the reading, because clocks differ.
 MARGIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """When a book was last read to its end (``as_of``; None: never), and why it cannot be read (``trouble``) and since when
-    (``since``).
-    """
+    """When books were last read to their end (``as_of``; None: never); why (``trouble``) and since when (``since``) they cannot
+    be read."""
 
     name: str
     as_of: datetime | None = None
@@ -45,9 +44,9 @@ class State:
 
 
 def read_books() -> list[State]:
-    """Read every registered book, and settle the tasks of the books that were read to their end.
+    """Read all registered books, and settle the tasks of the books that were read to their end.
 
-    A book's error is reported in its State. Each book is read in its own thread. A thread that yields no entry for
+    If books fail, their State has the error. Each set of books is read in its own thread. A thread that yields no entry for
     TASKS_DEMO_BOOKS_TIMEOUT_SECONDS is abandoned, and the other books are still read. Raises InvalidSetting, LedgerUnavailable,
     DatabaseError.
     """

@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def record_effect(operation: str | None = None, *, key: str = "", **detail: Any) -> bool:
-    """Record an effect from the body of a task that has no books. Returns whether it is committed; raises nothing except
+    """Record an effect from the body of a task that has no books. Returns whether it is committed. Raises only
     SoftTimeLimitExceeded, which is meant for the body.
 
-    What is **not** guaranteed: that every effect is recorded. A worker that is killed between the effect and this call records
-    none. So a missing record is never called a loss: without books the dashboard judges executions.
+    Does **not** guarantee that every effect is recorded: a worker that is killed between the effect and this call records none.
+    So a missing record is never called a loss: without books the dashboard judges executions.
 
     ``operation``: the operation key, by default that of the current delivery. ``key``: identifies this effect, for example a
     receipt number. An effect recorded twice under one key counts once; without a key each call counts as one effect. ``detail``
@@ -51,7 +51,7 @@ def _record(operation: str | None, key: str, detail: dict[str, Any]) -> bool:
         return False
     if subject and counted_by(subject.books):
         logger.warning(
-            "%s[%s]: record_effect was ignored: the books %r count its effects, and it would count twice.",
+            "%s[%s]: record_effect was ignored, because the books %r count the task's effects and it would count twice.",
             subject.task, subject.task_id, subject.books, extra=job_fields(),
         )  # fmt: skip
         return False

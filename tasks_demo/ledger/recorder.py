@@ -1,15 +1,15 @@
 """Records every point of a task (``core.lifecycle``) as an event of the ledger, and decides which points wait for their commit.
 
-What is **not** guaranteed: SIGKILL loses the events of a delivery that follow its start, up to and including ``returned``, if
-they are not committed yet; while the ledger is unavailable, it loses starts too. So counts of deliveries and ends are lower
-bounds. Counts of executions are exact if the ledger is required, except for a ``started`` whose commit succeeded but whose answer
+Does **not** guarantee that events survive SIGKILL: those of a delivery that follow its start, up to and including ``returned``,
+are lost if they are not committed yet; while the ledger is unavailable, so are starts. So counts of deliveries and ends are lower
+bounds. Counts of executions are exact if the ledger is required, except for a ``started`` whose commit succeeded but whose reply
 was lost: that body does not run.
 
 The start of a body is committed before the body runs. If the commit fails, or takes longer than TASKS_DEMO_LEDGER_WAIT_SECONDS,
-the job goes on, unless it needs the ledger (``needs_ledger`` of its task, or TASKS_DEMO_LEDGER_REQUIRED): then LedgerUnavailable
-is raised and the body does not run. Publishing waits as long. No other point waits; ``EventWriter`` commits it shortly
-afterwards. In a worker's main process no point waits, so that a commit never blocks the event loop.
-``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body at once, in a pool process; the lab uses it.
+the body runs anyway, unless it needs the ledger (``needs_ledger`` of its task, or TASKS_DEMO_LEDGER_REQUIRED): then
+LedgerUnavailable is raised and the body does not run. Publishing waits for at most the same time. No other point waits;
+``EventWriter`` commits it shortly afterwards. In a worker's main process no point waits, so that a commit never blocks the event
+loop. ``TASKS_DEMO_LEDGER_WRITE_THROUGH`` commits every point of the body immediately, in a pool process; the lab uses it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Recorder(EventWriter):
         self.is_main = False
 
     def __call__(self, event: Reached) -> None:
-        """Record one point. Raises LedgerUnavailable for a point that must precede the body if the ledger is required; else
-        nothing.
-        """
+        """Record one point. Raises LedgerUnavailable only for a point that must precede the body, if the ledger is required."""
         if off_in_tests():
             return
         subject = event.subject
@@ -77,7 +75,7 @@ class Recorder(EventWriter):
         )
         point = event.point
         if point is Point.STARTED and not subject.pattern:
-            self.commit_in_time()  # without a pattern Celery runs the body even if an observer raises, so keep its start
+            self.commit_in_time()  # without a pattern Celery runs the body even if an observer raises, so its start is kept
         elif point in MUST_PRECEDE:
             # A start implies the claim, so one commit serves both.
             if point is Point.STARTED or self.write_through:
@@ -94,7 +92,7 @@ class Recorder(EventWriter):
             self.commit_soon()
 
     def effect(self, source: str, operation: str, detail: dict[str, Any]) -> bool:
-        """Record an effect that the running task reports, under its own ``source``. Waits as long as publishing does.
+        """Record an effect that the running task reports, under its own ``source``. Waits for at most wait_seconds.
 
         Returns whether it is committed. If not, it is committed later, unless this process is killed first.
         """
@@ -131,7 +129,7 @@ class Recorder(EventWriter):
 
 recorder = Recorder()
 os.register_at_fork(
-    # The lock on commits is not acquired: the child gets a new one, and the store protects itself.
+    # The lock on commits is not acquired: the child gets a new one, and the store has its own fork handlers.
     before=lambda: recorder._lock.acquire(),
     after_in_parent=lambda: recorder._lock.release(),
     after_in_child=recorder.start_afresh,

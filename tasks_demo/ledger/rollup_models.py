@@ -15,7 +15,7 @@ class Rollup(models.Model):
     pattern = models.CharField(max_length=40, blank=True)
     task_ids = models.IntegerField(default=0)
     published = models.IntegerField(default=0, help_text="Task IDs with a recorded publication.")
-    booked = models.IntegerField(default=0, help_text="Task IDs whose effects somebody counts.")
+    booked = models.IntegerField(default=0, help_text="Task IDs whose effects are counted by books.")
     executions_0 = models.IntegerField(default=0)
     executions_1 = models.IntegerField(default=0)
     executions_2 = models.IntegerField(default=0, help_text="Two or more.")
@@ -43,21 +43,20 @@ class Rollup(models.Model):
 
 
 class RollupState(models.Model):
-    """How far the tallies are folded; one row.
+    """How far the tallies are folded. The table has one row.
 
-    Events up to ``fresh`` were seen once. Those up to ``again`` were seen twice, the second time when no transaction
-    that was open at the first was open any more. Task IDs first seen in a minute after
-    ``back`` were counted.
+    Events up to ``fresh`` were read once. Those up to ``again`` were read twice, the second time after all transactions that were
+    open at the first had ended. Task IDs first seen in a minute after ``back`` are counted.
     """
 
     id = models.IntegerField(primary_key=True, default=1)
     version = models.BigIntegerField(default=0)
     fresh = models.BigIntegerField(default=0)
     again = models.BigIntegerField(default=0)
-    mark = models.BigIntegerField(default=0, help_text="What fresh was at marked.")
+    mark = models.BigIntegerField(default=0, help_text="The value of fresh at the time marked.")
     marked = models.FloatField(default=0.0)
     back = models.BigIntegerField(
-        null=True, help_text="The next minute to count, seconds since the epoch; empty: all were."
+        null=True, help_text="The next minute to count, seconds since the epoch; empty: all are counted."
     )
     folded = models.FloatField(default=0.0, help_text="When the last fold began.")
 
@@ -69,12 +68,12 @@ class RollupState(models.Model):
 
 
 class Backlog(models.Model):
-    """What the ledger knew to be waiting and running in one minute."""
+    """The number of jobs that were waiting and running in one minute, as far as the ledger knew."""
 
     minute = models.BigIntegerField(primary_key=True, help_text="Seconds since the epoch; a multiple of 60.")
     waiting = models.IntegerField()
     running = models.IntegerField()
-    oldest = models.IntegerField(help_text="Seconds for which the oldest of the waiting had waited, to the minute.")
+    oldest = models.IntegerField(help_text="How long the oldest waiting job had waited, seconds, to the minute.")
 
     class Meta:
         app_label = "tasks_demo"

@@ -1,11 +1,12 @@
-"""Counts the task IDs per minute, hour and day, task and pattern, from the tallies; outside the workers and a little at a time.
+"""Counts the task IDs per minute, hour and day, by task and pattern, from the tallies: in small steps, and neither in workers nor
+in page views.
 
-A tally belongs to the minute in which its task ID was first seen, which never changes. New events tell which minutes have
-changed; those are counted anew from the index on ``first_at``. So the order of events does not matter, and counting
-twice is harmless.
+A tally belongs to the minute in which its task ID was first seen, which never changes. New events show which minutes have
+changed; those are counted anew with the index on ``first_at``. So the order of events does not matter, and counting twice is
+harmless.
 
-Identifiers are assigned before a transaction commits, so an event may appear below one that was already seen. Each event is read
-a second time, LAG_SECONDS later. What is **not** guaranteed: that an event counts whose transaction was open for longer.
+IDs are assigned before a transaction commits, so an event may appear with a lower ID than one that was already read. So events
+are read a second time, LAG_SECONDS later. Does **not** guarantee that an event counts if its transaction was open for longer.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.rollup_models import Backlog, Rollup, RollupState
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
-#: Seconds after which no transaction that was open at a first reading is open any more.
+#: Seconds after which all transactions that were open at the first reading are assumed to have ended.
 LAG_SECONDS = 60.0
-#: Task IDs that are older when they are first counted are counted per hour. No page shows minutes of them.
+#: Task IDs that are older than this when they are first counted are counted per hour: no page shows minutes of that age.
 FINE_SECONDS = 25 * HOUR
 #: A span and its start.
 Unit = tuple[int, int]
 #: Maximum number of events that one step reads.
 EVENTS_AT_ONCE = 500
-#: Further behind than this, everything is counted from the tallies: that is faster than reading the events.
+#: If more events than this are unread, everything is counted anew from the tallies, which is faster than reading them.
 MOST_BEHIND = 50_000
-#: Maximum number of minutes or hours of the past that one step counts, and of task IDs after which it counts no further one.
+#: Maximum number of past minutes or hours that one step counts; and the number of task IDs after which it counts no more of them.
 UNITS_AT_ONCE, TASK_IDS_AT_ONCE = 60, 5_000
-#: Parameters of one statement; old SQLite takes 999.
+#: Maximum number of parameters of one statement; old versions of SQLite accept 999.
 _MOST_PARAMETERS = 500
 #: Samples of the backlog are kept for this many seconds.
 BACKLOG_KEPT = 8 * DAY
@@ -62,10 +63,10 @@ COUNTED: dict[str, Q | None] = {
 
 
 def fold(seconds: float = 0.03) -> bool:
-    """Bring the rollups up to date, as far as the time goes. Returns whether they are. Raises DatabaseError.
+    """Update the rollups, for about ``seconds`` and at least one step. Returns whether they are up to date. Raises DatabaseError.
 
-    At least one step is taken: at most EVENTS_AT_ONCE events, or one minute of the past. Processes that fold at the same time do
-    not disturb each other: the step of the slower one is discarded.
+    A step reads at most EVENTS_AT_ONCE events, or counts some minutes of the past. If two processes fold at the same time, the
+    step of the slower one is discarded.
     """
     until = time.monotonic() + seconds
     while not (done := _step()) and time.monotonic() < until:
@@ -74,7 +75,7 @@ def fold(seconds: float = 0.03) -> bool:
 
 
 def refold(before: datetime) -> None:
-    """Forget the counts of task IDs first seen before this time, and count them again: some of them were deleted."""
+    """Delete the counts of task IDs first seen before this time, so that ``fold`` counts them again. Call it after ``prune``."""
     using = alias()
     end = (_of(before) // HOUR + 1) * HOUR
     with transaction.atomic(using=using):
@@ -93,6 +94,11 @@ def refold(before: datetime) -> None:
 def state() -> RollupState | None:
     """Return how far the tallies are folded. Returns None if they never were."""
     return RollupState.objects.using(alias()).first()
+
+
+def missing(known: RollupState | None) -> int:
+    """Return how many events the ledger has got since ``known``. A number that a transaction did not use counts too."""
+    return max(0, _newest_event(alias()) - (known.fresh if known else 0))
 
 
 def totals(span: int = DAY, since: int | None = None) -> list[dict[str, Any]]:
@@ -116,7 +122,7 @@ def series(span: int, since: int, columns: Iterable[str]) -> dict[int, dict[str,
 
 
 def backlog(since: int) -> list[Backlog]:
-    """Return the samples of what waited, from ``since`` on, oldest first."""
+    """Return the samples of waiting jobs from ``since`` on (seconds since the epoch), oldest first."""
     return list(Backlog.objects.using(alias()).filter(minute__gte=since).order_by("minute"))
 
 
@@ -127,7 +133,7 @@ def _step() -> bool:
     restarted = not known.folded or newest - known.fresh > MOST_BEHIND
     if restarted:
         known.fresh = known.mark = newest
-        known.again = max(0, newest - MOST_BEHIND // 25)  # those whose transactions may be open now
+        known.again = max(0, newest - MOST_BEHIND // 25)  # transactions of events before that have surely ended
         known.marked, known.back = now, _earlier(using, None)
     fresh = _after(using, known.fresh, newest)
     second = _after(using, known.again, known.mark) if now - known.marked >= LAG_SECONDS else []
@@ -160,7 +166,7 @@ def _past(using: str, known: RollupState, now: float) -> dict[Unit, list[Rollup]
 
 
 def _unit(using: str, minute: int, now: float) -> Unit:
-    """The minute, or the hour that it is counted in."""
+    """Return the unit in which this minute is counted: the minute itself, or its hour."""
     hour = minute // HOUR * HOUR
     fine = hour >= now - FINE_SECONDS or _within(using, MINUTE, hour, HOUR).exists()
     return (MINUTE, minute) if fine else (HOUR, hour)
@@ -180,7 +186,7 @@ def _after(using: str, number: int, last: int | None) -> list[tuple[int, str, st
 
 
 def _minutes_of(using: str, events: Iterable[tuple[int, str, str, str]]) -> set[int]:
-    """The minutes of the tallies that these events have changed. An effect changes those of its operation."""
+    """Return the minutes of the tallies that these events have changed. An effect changes all tallies of its operation."""
     task_ids: set[str] = set()
     operations: set[str] = set()
     for _, task_id, kind, operation in events:
@@ -208,7 +214,7 @@ def _of(at: Any) -> int:
 
 
 def _earlier(using: str, before: int | None) -> int | None:
-    """The latest minute, before this one, in which a task ID was first seen."""
+    """Return the latest minute before this one in which a task ID was first seen; None if there is none."""
     tallies = Tally.objects.using(using).order_by("-first_at")
     if before is not None:
         tallies = tallies.filter(first_at__lt=clock.moment(before))
@@ -255,7 +261,7 @@ def _summed(using: str, span: int, parts: int, start: int) -> list[Rollup]:
 
 
 def _sample(using: str, minute: int) -> None:
-    """Keep what waits now. What waited in minutes in which nobody folded stays unknown."""
+    """Store the number of jobs that are waiting now. Minutes in which nobody folds have no sample."""
     rows = Rollup.objects.using(using)
     open_now = rows.filter(span=DAY).aggregate(waiting=Sum("waiting"), running=Sum("running"))
     oldest = _oldest_waiting(using)
@@ -271,7 +277,7 @@ def _sample(using: str, minute: int) -> None:
 
 
 def _oldest_waiting(using: str) -> int | None:
-    """The minute in which the oldest of the waiting was first seen; its hour, if only that is known."""
+    """Return the minute in which the oldest waiting job was first seen, or its hour if only that is known."""
     hours = Rollup.objects.using(using).filter(span=HOUR, waiting__gt=0).order_by("start")
     hour = hours.values_list("start", flat=True).first()
     if hour is None:

@@ -43,7 +43,7 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
             .order_by("first_at")[:BATCH]
         )
     else:
-        raise ValueError("settle() needs a moment and books, or a run.")
+        raise ValueError("settle() needs before and books, or run.")
     known = list(quiet.values_list("task_id", flat=True))
     return sum(
         append_missing(lambda part=known[start : start + BATCH]: _settlements(part))  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Commits batches of events and their tallies, one transaction per batch, on the ledger's own connection.
 
-A committed batch survives SIGKILL. What is **not** guaranteed: that it survives a power cut; that depends on the database's
+A committed batch survives SIGKILL. Does **not** guarantee that it survives a power failure: that depends on the database's
 configuration.
 
 The connection is not one of Django's ``connections``. So a task's rollback does not erase events, and Celery's Django fixup,
@@ -23,7 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.core.wording import counted
-from tasks_demo.ledger.batch import Batch, not_stored
+from tasks_demo.ledger.batch import Batch, Moments, not_stored
 from tasks_demo.ledger.database import TALLIES_LOCK, alias, off_in_tests, unsupported
 from tasks_demo.ledger.events import EventData
 
@@ -47,6 +47,7 @@ class Store:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._connection: BaseDatabaseWrapper | None = None
+        self._moments: Moments | None = None
         self._in_doubt = False
         self._patience = 0.0
         #: Set while a thread wants to fork: stop waiting for SQLite's write lock.
@@ -75,7 +76,7 @@ class Store:
                 with suppress(Exception):
                     self.close()
                 raise LedgerUnavailable(
-                    f"The ledger's database did not take {counted(len(events), 'event')}: {str(error).partition(chr(10))[0]}. "
+                    f"The ledger's database did not store {counted(len(events), 'event')}: {str(error).partition(chr(10))[0]}. "
                     "Is it running, writable and migrated (`manage.py migrate`)?"
                 ) from error
         finally:
@@ -83,7 +84,12 @@ class Store:
 
     def can_hang(self) -> bool:
         """Return whether a commit may never return: true for a database server. On SQLite ``patience`` bounds the wait."""
-        return connections[alias()].vendor != "sqlite"
+        return self._home().vendor != "sqlite"
+
+    def sqlite_file(self) -> Any:
+        """Return the name of the SQLite database, or an empty string on a database server."""
+        home = self._home()
+        return home.settings_dict["NAME"] if home.vendor == "sqlite" else ""
 
     def close(self, patience: float | None = None) -> None:
         """Close the connection; the next append opens a new one. Leaves it open if a commit in progress outlasts ``patience``
@@ -100,8 +106,8 @@ class Store:
     def before_fork(self) -> None:
         """Wait until no other thread is inside the database library, and close SQLite. Waits at most FORK_SECONDS on PostgreSQL.
 
-        A child would inherit the library's locked mutexes. It would also inherit SQLite's list of locks and take the parent's for
-        its own; either process could then delete the write-ahead log with the other's later commits
+        A child would inherit the library's locked mutexes. It would also inherit SQLite's list of locks and treat the parent's
+        locks as its own; either process could then delete the write-ahead log with the other's later commits
         (https://www.sqlite.org/howtocorrupt.html, section 2.6). A PostgreSQL commit may never return, but its thread then waits
         for the socket and holds nothing that the child needs.
         """
@@ -122,12 +128,17 @@ class Store:
         if self._connection is not None:
             # Keep a reference: garbage collection would close it and end the parent's session.
             self._inherited.append(self._connection)
-            _let_go_of_the_socket(self._connection)
+            _detach_socket(self._connection)
         self._connection = None
         self.lock = threading.RLock()
 
+    def _home(self) -> BaseDatabaseWrapper:
+        return self._connection or connections[alias()]
+
     def _open(self) -> BaseDatabaseWrapper:
         if self._connection is None:
+            if why := unsupported():
+                raise LedgerUnavailable(why)
             self._connection = connections.create_connection(alias())
             self._connection.settings_dict = _bounded(self._connection)
             self._connection.inc_thread_sharing()  # guarded by our own lock
@@ -148,11 +159,11 @@ class Store:
         return self._connection
 
     def _append(self, events: Sequence[EventData], patience: float | None) -> None:
-        if why := unsupported():
-            raise LedgerUnavailable(why)
         connection = self._open()
+        if self._moments is None or self._moments.connection is not connection:
+            self._moments = Moments(connection)
         deadline = time.monotonic() + (self._patience if patience is None else min(patience, self._patience))
-        batch = Batch(events, connection)
+        batch = Batch(events, self._moments)
         # Use the driver's cursor: Django's wrappers cost more than the database. Errors are still converted to Django's.
         with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
             if connection.vendor == "sqlite":
@@ -162,7 +173,7 @@ class Store:
             try:
                 new = not_stored(cursor, events, connection.vendor, in_doubt=self._in_doubt)
                 if len(new) < len(events):
-                    batch = Batch(new, connection)
+                    batch = Batch(new, self._moments)
                 batch.write(cursor)
                 if connection.vendor == "sqlite":
                     self._sqlite(cursor, "COMMIT", deadline)
@@ -179,7 +190,7 @@ class Store:
 
         No tally may be created while effects are counted, because neither transaction would see the other's rows. BEGIN and the
         lock are separate statements, because a single statement's snapshot would be older than the lock. It is not a table lock,
-        because VACUUM takes one too. The wait is bounded, because other writers queue behind it.
+        because VACUUM takes one, too. The wait is bounded, because other writers queue behind it.
         """
         bounds = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS * 1000:.0f}ms'; "
         if not self._bounded:
@@ -213,7 +224,7 @@ def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:
     return known
 
 
-def _let_go_of_the_socket(connection: BaseDatabaseWrapper) -> None:
+def _detach_socket(connection: BaseDatabaseWrapper) -> None:
     """Replace the inherited socket with /dev/null.
 
     While a child has the socket open, PostgreSQL does not notice that the parent was killed, and keeps the parent's transaction

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tasks_demo.ledger.events import FAULT, SETTLED, EventData, microseconds
 
-#: The count columns of a tally, in the order of ``sql/keep_tally.sql``, and the kinds that each counts.
+#: The count columns of a tally, in the order of ``sql/update_tally.sql``, and the kinds that each counts.
 COUNTS: dict[str, frozenset[str]] = {
     "publications": frozenset({"published"}),
     "deliveries": frozenset({"received"}),
@@ -43,10 +43,10 @@ STATES: dict[str, int] = {
     "quarantined": 9,
 }
 
-#: The columns that a kind may count in.
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    kind: tuple(column for column, kinds in COUNTS.items() if kind in kinds)
-    for kind in frozenset[str]().union(*COUNTS.values())
+#: The columns that a kind may count in, and their positions in COUNTS.
+_COLUMNS: dict[str, tuple[tuple[int, str], ...]] = {
+    kind: tuple((place, column) for place, (column, kinds) in enumerate(COUNTS.items()) if kind in kinds)
+    for kind in frozenset[str]().union(*COUNTS.values(), STATES)
 }
 
 
@@ -64,7 +64,7 @@ def counts_in(event: EventData, column: str) -> bool:
 def state_of(event: EventData) -> int:
     """Encode the job's new state and its time as one number that orders by time. Returns 0 if the event changes no state.
 
-    The time is from the writer's clock. If the clocks of two hosts differ by more than a retry takes, the order can be wrong.
+    The time is that of the writer's clock. If the clocks of two hosts differ by more than a retry takes, the order can be wrong.
     """
     code = STATES.get(event.kind, 0)
     # A copy that is deferred beside another, or published again by a reconciler, does not change the job's state.
@@ -84,7 +84,8 @@ class TallyDelta:
     books: str = ""
     task: str = ""
     state: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    #: In the order of COUNTS.
+    numbers: list[int] = field(default_factory=lambda: [0] * len(COUNTS))
     first_at: float = float("inf")
     last_at: float = float("-inf")
 
@@ -94,13 +95,20 @@ class TallyDelta:
         self.run = self.run or event.run
         self.books = self.books or event.books
         self.task = self.task or event.task
-        if event.kind in STATES:
-            self.state = max(self.state, state_of(event))
-        for column in _COLUMNS.get(event.kind, ()):
+        if event.kind in STATES and (state := state_of(event)) > self.state:
+            self.state = state
+        for place, column in _COLUMNS[event.kind]:
             if counts_in(event, column):
-                self.counts[column] += 1
-        self.first_at = min(self.first_at, event.at)
-        self.last_at = max(self.last_at, event.at)
+                self.numbers[place] += 1
+        if event.at < self.first_at:
+            self.first_at = event.at
+        if event.at > self.last_at:
+            self.last_at = event.at
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The sums by column."""
+        return dict(zip(COUNTS, self.numbers, strict=True))
 
 
 def fold(events: Iterable[EventData]) -> dict[str, TallyDelta]:
@@ -110,6 +118,9 @@ def fold(events: Iterable[EventData]) -> dict[str, TallyDelta]:
     """
     deltas: dict[str, TallyDelta] = {}
     for event in events:
-        if event.task_id and (event.kind in _COLUMNS or event.kind in STATES):
-            deltas.setdefault(event.task_id, TallyDelta(event.task_id)).add(event)
+        if event.task_id and event.kind in _COLUMNS:
+            delta = deltas.get(event.task_id)
+            if delta is None:
+                delta = deltas[event.task_id] = TallyDelta(event.task_id)
+            delta.add(event)
     return deltas

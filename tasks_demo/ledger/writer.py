@@ -1,6 +1,6 @@
 """Keeps events in memory and commits them in batches from a background thread.
 
-What is **not** guaranteed: SIGKILL loses events that are not committed yet. A process that ends while the database is
+Does **not** guarantee that events survive SIGKILL before they are committed. A process that exits while the database is
 unavailable logs the number of events that it loses.
 
 A batch is committed BATCH_SECONDS after its first event, or earlier if a caller waits for the commit. After a failed commit no
@@ -28,7 +28,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import LedgerUnavailable
-from tasks_demo.ledger.database import alias
+from tasks_demo.core.wording import counted
 from tasks_demo.ledger.events import GAP, EventData
 from tasks_demo.ledger.gap import Gap
 from tasks_demo.ledger.store import store
@@ -97,9 +97,9 @@ class EventWriter:
     def flush(self, announced: EventData | None = None) -> bool:
         """Commit all events in memory. Raises LedgerUnavailable on failure.
 
-        After a failure the events are kept, except ``announced``: what it announces will not happen. Returns False if the commit
-        was postponed because an open transaction of this thread holds the SQLite file. The background thread retries kept and
-        postponed events.
+        After a failure the events are kept, except ``announced``: the body whose start it announces will not run. Returns False
+        if the commit was postponed because an open transaction of this thread holds the SQLite file. The background thread
+        retries kept and postponed events.
         """
         done = False
         try:
@@ -123,7 +123,10 @@ class EventWriter:
     def close(self) -> None:
         """Commit all events in memory, then close the connection. Each step waits at most ``wait_seconds``."""
         if self._unwritten() and not self.commit_in_time(even_if_unavailable=True):
-            logger.error("Events of the ledger lost if this process ends now: %d.", self._unwritten())
+            logger.error(
+                "The ledger's database did not answer: %s of this process not written. Jobs are not affected.",
+                counted(self._unwritten(), "event"),
+            )
         store.close(None if self.patient else self.wait_seconds)
 
     def commit_in_time(self, *, even_if_unavailable: bool = False) -> bool:
@@ -152,7 +155,7 @@ class EventWriter:
         """Have the background thread commit. Does not wait."""
         self._wake.put(None)
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._commit_for_ever, name="ledger", daemon=True)
+            self._thread = threading.Thread(target=self._commit_loop, name="ledger", daemon=True)
             with suppress(RuntimeError):  # the interpreter is shutting down, and ``close`` commits
                 self._thread.start()
 
@@ -164,7 +167,7 @@ class EventWriter:
             if self._gap is None:
                 self._gap = Gap()
                 self._gap.add_late((*self._in_flight, *self._waiting))
-            self._gap.say(why, self._unwritten())
+            self._gap.log(why, self._unwritten())
 
     def _flush(self, announced: EventData | None = None, patience: float | None = None) -> bool:
         # Checked before acquiring the lock: the background thread may hold it while it waits for this thread's transaction.
@@ -185,7 +188,8 @@ class EventWriter:
                 self._in_flight = []
                 if events[-1].kind == GAP:
                     logger.warning(
-                        "The ledger is back. Events written late: %(late)d; lost: %(lost)d.", events[-1].detail
+                        "The ledger is available again. Events written late: %(late)d; lost: %(lost)d.",
+                        events[-1].detail,
                     )
         finally:
             self._flushing.release()
@@ -201,7 +205,7 @@ class EventWriter:
             self._in_flight = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
             return self._in_flight
 
-    def _commit_for_ever(self) -> None:
+    def _commit_loop(self) -> None:
         seconds = BATCH_SECONDS
         while True:
             self._wake.get()
@@ -219,7 +223,8 @@ class EventWriter:
             try:
                 done = self.try_flush()
             except Exception:
-                logger.exception("The ledger's thread goes on.")  # an idle process would not start another commit
+                # The thread must survive: in an idle process nothing would start another commit.
+                logger.exception("A commit of the ledger failed unexpectedly; it is retried. Jobs are not affected.")
                 self.commit_soon()
             for request in requests:
                 request.release()
@@ -228,12 +233,12 @@ class EventWriter:
     def _shares_a_file_with_an_open_transaction(self) -> bool:
         # SQLite has one writer, so a commit would wait for this thread's own transaction. The events are committed after the
         # transaction ends, by commit or rollback.
-        home = connections[alias()]
-        if home.vendor != "sqlite":
+        file = store.sqlite_file()
+        if not file:
             return False
         for connection in connections.all(initialized_only=True):
             # Several aliases may name the same file.
-            if _in_transaction(connection) and connection.settings_dict["NAME"] == home.settings_dict["NAME"]:
+            if _in_transaction(connection) and connection.settings_dict["NAME"] == file:
                 self._blocked_by = connection
                 return True
         return False

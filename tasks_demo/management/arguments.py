@@ -1,4 +1,4 @@
-"""Argument types whose errors say what to write, and the exit codes that scripts rely on."""
+"""Argument types whose errors say what to write, and the commands' exit codes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Exit(IntEnum):
     NOT_READY = 4
     INTERNAL = 5
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
 
 
 def whole(what: str, least: int, most: int) -> Callable[[str], int]:

@@ -1,4 +1,4 @@
-"""Plain text output of the commands: tables, in any encoding, with control characters escaped."""
+"""Format the commands' text output: tables, for any encoding, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def table(
     """Yield the rows as lines with aligned columns.
 
     ``right``: columns to align right. ``least``: minimum width per column, characters. ``paint``: takes row, column and padded
-    text, and returns the coloured text. Control characters are escaped, except line ends in the last column, which is wrapped
-    to the terminal's width. In a pipe or a file no line is wrapped or cut, whatever COLUMNS says.
+    text, and returns the coloured text. Control characters are escaped, except newlines in the last column, which is wrapped to
+    the terminal's width. In a pipe or a file no line is wrapped or cut, even if COLUMNS is set.
     """
     cells = [[[escaped(cell)] for cell in row[:-1]] + [list(map(escaped, row[-1].split("\n")))] for row in rows]
     widths = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""Identifies who runs a command, for the records that keep it."""
+"""Identifies the user who runs a command, for the records of decisions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Records stop signals, so that a command can check for them between two steps.
 
-A KeyboardInterrupt can be raised at any line, also in a destructor. Python ignores what a destructor raises, so the Ctrl-C would
+A KeyboardInterrupt can be raised at any line, even in a destructor. Python ignores exceptions in destructors, so the Ctrl-C would
 be lost (seen in ``AsyncResult.__del__``).
 """
 
@@ -16,8 +16,7 @@ from types import FrameType
 def stop_signals(*, insist: bool = False) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in the yielded list, in order, instead of stopping the process.
 
-    The caller must check the list. ``insist``: a second SIGINT raises KeyboardInterrupt, for callers with a step that may never
-    end.
+    The caller must check the list. ``insist``: a second SIGINT raises KeyboardInterrupt, for callers with a step that may hang.
     """
     asked: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The app that counts deliveries for Prometheus in every process that runs Django."""
+"""The Django app that counts deliveries for Prometheus in every process."""
 
 from __future__ import annotations
 

@@ -19,32 +19,34 @@ LABELS = ("task", "pattern")
 #: The task label of messages whose task is not registered here: publishers choose these names, so their number is unbounded.
 UNKNOWN = "(unknown)"
 COUNTERS = {
-    Point.RECEIVED: Counter("tasks_demo_deliveries", "Messages that a worker was handed by the broker.", LABELS),
+    Point.RECEIVED: Counter("tasks_demo_deliveries", "Messages that workers received from the broker.", LABELS),
     Point.STARTED: Counter("tasks_demo_executions", "Bodies that began.", LABELS),
-    Point.SUPPRESSED: Counter("tasks_demo_suppressed", "Deliveries whose work was done already: no body ran.", LABELS),
-    Point.DEFERRED: Counter("tasks_demo_deferred", "Deliveries that were requeued, to come again later.", LABELS),
-    Point.LEASE_LOST: Counter("tasks_demo_lease_lost", "Executions that learnt that their lease was gone.", LABELS),
+    Point.SUPPRESSED: Counter("tasks_demo_suppressed", "Deliveries of completed operations: no body ran.", LABELS),
+    Point.DEFERRED: Counter(
+        "tasks_demo_deferred", "Deliveries that were requeued, to be delivered again later.", LABELS
+    ),
+    Point.LEASE_LOST: Counter("tasks_demo_lease_lost", "Executions that lost their lease.", LABELS),
     Point.QUARANTINED: Counter("tasks_demo_parked", "Messages parked after too many attempts.", LABELS),
 }
-#: Not guaranteed: that an execution whose process is killed is measured. It has no recorded end.
+#: Does **not** measure executions whose process is killed: their end is not recorded.
 SECONDS = Histogram(
-    "tasks_demo_execution_seconds", "From the begin of a body to its end, however it ends.", LABELS,
+    "tasks_demo_execution_seconds", "Time from the start of a body to its end, successful or not.", LABELS,
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600),
 )  # fmt: skip
 LEDGER = Counter(
     "tasks_demo_ledger_not_written",
-    "Events that the ledger did not take when they happened: late, or lost for good.",
+    "Events that the ledger could not write in time: written late, or lost.",
     ["what"],
 )
 _ENDS = frozenset(
     {Point.RETURNED, Point.FAILED, Point.RETRIED, Point.DEFERRED, Point.REJECTED, Point.IGNORED, Point.REPLACED}
 )
-#: Maximum number of running executions whose start is kept, per process. No pool runs this many at once.
+#: Maximum number of running executions whose start time is kept, per process. No pool runs this many at once.
 MOST = 10_000
 
 
 class Counters:
-    """Counts points. Never raises: a metric that cannot be counted must not fail or delay a job."""
+    """Counts points. Never raises: an error here must not fail or delay a job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,9 +78,9 @@ class Counters:
                 began = self._begun.pop(subject.task_id, None)
             if began is not None:
                 SECONDS.labels(*labels).observe(time.monotonic() - began)
-        self._ask_the_ledger()
+        self._count_ledger()
 
-    def _ask_the_ledger(self) -> None:
+    def _count_ledger(self) -> None:
         for what, number in gap.totals.items():
             if (more := number - self._ledger_known.get(what, 0)) > 0:
                 self._ledger_known[what] = number

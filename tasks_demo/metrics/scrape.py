@@ -27,7 +27,7 @@ class Records(Collector):
         up = GaugeMetricFamily("tasks_demo_records_up", "Whether the patterns' tables answered.", labels=["database"])
         age = GaugeMetricFamily(
             "tasks_demo_outbox_age_seconds",
-            "For how long the first message of the outbox has been due.",
+            "How long the first message of the outbox has been due.",
             labels=["database"],
         )
         waiting = GaugeMetricFamily(
@@ -46,8 +46,8 @@ class Records(Collector):
 
 
 def exposition() -> bytes:
-    """Return all metrics in Prometheus' text format. Queries the database. Without PROMETHEUS_MULTIPROC_DIR the counts are those
-    of this process only.
+    """Return all metrics in Prometheus' text format. Queries the database. Without PROMETHEUS_MULTIPROC_DIR only this process's
+    counts are included.
     """
     registry = CollectorRegistry()
     if FOLDER in os.environ:
@@ -58,5 +58,5 @@ def exposition() -> bytes:
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """Serve the metrics from Django, beside or instead of a worker: ``path("metrics", metrics.view)`` in ``urlpatterns``."""
+    """Serve the metrics from Django, with or without a worker: ``path("metrics", metrics.view)`` in ``urlpatterns``."""
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)

@@ -17,7 +17,7 @@ from tasks_demo.core.exceptions import InvalidSetting
 from tasks_demo.metrics.scrape import FOLDER, exposition
 
 logger = logging.getLogger(__name__)
-#: Seconds after which the connection of a silent client is closed.
+#: The connection of a client that sends nothing for this long is closed, seconds.
 PATIENCE = 5.0
 
 
@@ -28,7 +28,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = exposition()
         except Exception:
-            logger.exception("The metrics were not collected.")
+            logger.exception("The metrics could not be collected; this scrape gets a 500.")
             self.send_error(500)
             return
         finally:
@@ -51,7 +51,7 @@ class _Server(ThreadingHTTPServer):
 def _serve(sender: Any = None, **_: Any) -> None:
     """Start the server. On failure logs an error; the worker still starts."""
     if hasattr(sender.pool, "maintain_pool") and FOLDER not in os.environ:
-        _say_what_is_missing()
+        _warn_without_folder()
     try:
         address = settings.METRICS_ADDRESS
         if not address:
@@ -60,18 +60,18 @@ def _serve(sender: Any = None, **_: Any) -> None:
         server = _Server((host, int(port)), _Handler)
     except (OSError, ValueError, OverflowError, InvalidSetting) as error:
         logger.error(
-            "No metrics are served at TASKS_DEMO_METRICS_ADDRESS: %s. Jobs run all the same. Write a free host:port; of several "
-            "workers on a machine one serves for all.", error,
+            "No metrics are served at TASKS_DEMO_METRICS_ADDRESS: %s. Jobs are not affected. Write a free host:port; if a "
+            "machine has several workers, one of them serves the metrics of all.", error,
         )  # fmt: skip
         return
-    # A pool process forked later inherits the socket and would keep the port open after this process has ended.
+    # A pool process that is forked later inherits the socket and would keep the port open after this process has ended.
     os.register_at_fork(after_in_child=server.socket.close)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     logger.info("Metrics are served at http://%s:%d/.", *server.server_address[:2])
 
 
-def _say_what_is_missing() -> None:
+def _warn_without_folder() -> None:
     logger.error(
-        "%s is not set: what pool processes count is not served. Set it, for every process that imports tasks_demo, to a "
+        "%s is not set: the counts of pool processes are not served. Set it, for every process that imports tasks_demo, to a "
         "folder that is emptied when the machine's workers are started.", FOLDER,
     )  # fmt: skip

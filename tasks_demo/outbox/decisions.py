@@ -8,6 +8,7 @@ from __future__ import annotations
 from django.db.models import Q, QuerySet
 
 from tasks_demo.core.clock import Now
+from tasks_demo.outbox.wake import wake_on_commit
 from tasks_demo.records.models import OutboxMessage
 
 ENDED = Q(finished_at__isnull=False)
@@ -29,7 +30,10 @@ def hasten(message: OutboxMessage) -> bool:
     suppress the second copy.
     """
     waiting = _row(message).exclude(ENDED).exclude(HANDED_OVER).exclude(due())
-    return bool(waiting.update(due_at=Now()))
+    hastened = bool(waiting.update(due_at=Now()))
+    if hastened:
+        wake_on_commit(str(message._state.db))
+    return hastened
 
 
 def cancel(message: OutboxMessage, *, by: str) -> bool:

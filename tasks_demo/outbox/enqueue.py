@@ -39,6 +39,7 @@ from tasks_demo.outbox.validation import (
     packed_arguments,
     refuse,
 )
+from tasks_demo.outbox.wake import wake_on_commit
 from tasks_demo.patterns.acks_late import AcksLate
 from tasks_demo.patterns.transactions import transaction_open
 from tasks_demo.records.models import OutboxMessage
@@ -110,6 +111,7 @@ def enqueue(
         raise OutboxRefused(
             f"Task ID {message.task_id} is in the outbox already. Nothing was written; the first message stands."
         ) from error
+    wake_on_commit(alias)
     return message.task_id
 
 

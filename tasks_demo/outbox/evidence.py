@@ -60,6 +60,9 @@ class Held(Enum):
 
     QUEUED = "queued"  # waiting in its queue
     UNACKED = "unacked"  # delivered to a worker and not acknowledged
+    KEPT = (
+        "kept"  # held by a consumer of our own transport, which hands it out again when that one dies; or a dead letter
+    )
     ABSENT = "absent"  # the broker has no copy
     UNKNOWN = "unknown"  # this broker cannot tell
 
@@ -92,7 +95,7 @@ def must_ask_workers(evidence: Evidence) -> bool:
 
 def lost(evidence: Evidence, *, fallback: float) -> bool:
     """Return whether the copy counts as lost. Without evidence it does after ``fallback`` seconds, doubled per publication."""
-    if evidence.broker is Held.QUEUED:
+    if evidence.broker in {Held.QUEUED, Held.KEPT}:
         return False
     if evidence.broker is Held.ABSENT or evidence.begun:
         return evidence.workers is not True

@@ -1,6 +1,8 @@
 """Asks the broker and the workers whether they hold copies that were published and have not begun.
 
-- Redis shows everything: the queue's lists, and the hash of messages delivered and not acknowledged.
+- Redis shows everything: the queue's lists, the hash of messages delivered and not acknowledged, and the dead letters. A message
+  that a consumer of our own transport holds comes back by itself when that consumer dies; of one that stock kombu has delivered
+  that is not known.
 - RabbitMQ tells an AMQP client the number of ready messages and of consumers of a queue. It tells neither which messages these
   are nor how many are unacknowledged. A queue without messages and consumers holds nothing.
 - Other brokers tell nothing.
@@ -17,8 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from kombu.utils.encoding import bytes_to_str
 
 from tasks_demo.outbox.evidence import Held
+from tasks_demo.transport import list_dead_letters
+from tasks_demo.transport.owner import owner_of
 
 #: Maximum time for workers to answer, seconds.
 WORKERS_SECONDS = 1.0
@@ -93,7 +98,14 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
         while (first or cursor) and len(found) < len(wanted):
             first = False
             cursor, values = client.hscan(_prefix(channel) + channel.unacked_key, cursor, count=AT_ONCE)
-            found |= dict.fromkeys(_in(values.values(), wanted), Held.UNACKED)
+            for tag, value in values.items():
+                kept = owner_of(bytes_to_str(tag)) is not None
+                found |= dict.fromkeys(_in([value], wanted), Held.KEPT if kept else Held.UNACKED)
+        # A person decides about these. Read last, because messages move there from the hash.
+        offset = 0
+        while len(found) < len(wanted) and (letters := list_dead_letters(client, _prefix(channel), offset, AT_ONCE)):
+            found |= dict.fromkeys({letter.task_id for letter in letters} & set(wanted.values()), Held.KEPT)
+            offset += AT_ONCE
     return {task_id: found.get(task_id, Held.ABSENT) for task_id in task_ids}
 
 

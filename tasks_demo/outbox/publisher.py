@@ -1,24 +1,39 @@
-"""Publishes messages of an outbox on one connection. The broker confirms each, and each step has a timeout.
+"""Publishes messages of an outbox in batches on one connection. The broker confirms each, and each step has a timeout.
 
-What is **not** guaranteed: that a failed publication left no message in the broker; the answer may have been lost.
+What is **not** guaranteed: that the broker does not have a message whose answer is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from kombu.exceptions import OperationalError as BrokerError
 
+from tasks_demo.core.lifecycle import announce, held_back
+from tasks_demo.outbox.batches import BROKER_SECONDS, Batch, batch_on
 from tasks_demo.outbox.reporting import HEADER
 from tasks_demo.outbox.table import expiry
 from tasks_demo.records.models import OutboxMessage
 
-#: Maximum time for each step of publishing a message, seconds.
-BROKER_SECONDS = 5.0
 #: Options that route a message.
 ROUTE = ("queue", "exchange", "routing_key")
+
+
+@dataclass(slots=True)
+class Answers:
+    """What became of a batch, by row ID. A row that is in neither was not published, or its answer is ``missing``.
+
+    ``confirmed``: the queue and priority of each message that the broker has, as text. ``refused``: the broker certainly does not
+    have it.
+    """
+
+    confirmed: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, Exception] = field(default_factory=dict)
+    missing: Exception | None = None
 
 
 class Publisher:
@@ -36,11 +51,51 @@ class Publisher:
         self._connection: Any = None
         self._router = _Router(app)
 
-    def publish(self, row: OutboxMessage) -> str:
-        """Publish the message. Returns its queue and priority as text.
+    def publish(self, rows: Sequence[OutboxMessage]) -> Answers:
+        """Publish the messages as one batch. Does not raise: errors are in the answers.
 
-        Redis has the message once it answers LPUSH; RabbitMQ once it confirms that a queue has it. Raises whatever the
-        serializer, a router or the transport raises.
+        Redis has a message once it answers LPUSH; RabbitMQ once it confirms that a queue has it.
+        """
+        answers = Answers()
+        sent: dict[int, tuple[str, range]] = {}
+        batch: Batch | None = None
+        with held_back() as points:
+            try:
+                batch = batch_on(self.connection())
+                producer = self._app.amqp.Producer(batch, auto_declare=False)
+                for row in rows:
+                    first = batch.published + 1
+                    try:
+                        queue = self._send(row, producer)
+                    except Exception as error:
+                        of_broker = isinstance(error, (BrokerError, *self.connection().channel_errors))
+                        if self.unreachable(error) or (of_broker and not batch.survives_errors):
+                            raise
+                        answers.refused[row.id] = error
+                    else:
+                        sent[row.id] = queue, range(first, batch.published + 1)
+                batch.finish()
+            except Exception as error:  # noqa: BLE001  (transports may raise anything)
+                answers.missing = self._named(error)
+        if batch is not None:
+            for id, (queue, numbers) in sent.items():
+                refused = [batch.refused[number] for number in numbers if number in batch.refused]
+                if refused:
+                    answers.refused[id] = refused[0]
+                elif batch.unanswered.isdisjoint(numbers):
+                    answers.confirmed[id] = queue
+            with suppress(Exception):
+                batch.close()
+        confirmed = {row.task_id for row in rows if row.id in answers.confirmed}
+        for point in points:
+            if point.subject.task_id in confirmed:
+                announce(point)
+        return answers
+
+    def _send(self, row: OutboxMessage, producer: Any) -> str:
+        """Hand one message to kombu's producer. Returns its queue and priority as text.
+
+        Raises whatever the serializer, a router or the transport raises.
         """
         task = self._app.tasks.get(row.task)
         options = dict(row.options)
@@ -57,14 +112,13 @@ class Publisher:
             args=args,
             kwargs=kwargs,
             task_id=row.task_id,
-            producer=self._producer(),
+            producer=producer,
             router=self._router,
             # No caller waits for the result, so Celery need not subscribe to it. The worker reads the header above.
             ignore_result=True,
             retry=False,
             mandatory=True,
             timeout=BROKER_SECONDS,
-            confirm_timeout=BROKER_SECONDS,
             **options,
         )
         return self._place(row, "" if _has_exchange(row) else self._router.queue)
@@ -96,8 +150,8 @@ class Publisher:
         if self._connection is None:
             self._connection = self._connect(
                 {
-                    "confirm_publish": True,  # RabbitMQ; other transports ignore it
-                    "socket_timeout": BROKER_SECONDS,  # Redis; kombu would wait for ever
+                    "confirm_publish": False,  # it would wait for each confirm; a batch waits for all of its own
+                    "socket_timeout": BROKER_SECONDS,  # Redis; kombu has no limit
                     "socket_connect_timeout": BROKER_SECONDS,
                     # Enough retries to reach a failover host; the relay has its own back-off.
                     "max_retries": 3,
@@ -107,14 +161,21 @@ class Publisher:
             )
         return self._connection
 
-    def _producer(self) -> Any:
-        return self._app.amqp.Producer(self.connection(), auto_declare=False)
-
     def close(self) -> None:
         """Close the connection; the next message opens a new one."""
         if self._connection is not None:
             self._connection.release()
             self._connection = None
+
+    def _named(self, error: Exception) -> Exception:
+        """Return the error as Celery raises it for a publication: the transport's own as the cause of a BrokerError."""
+        if self._connection is None or isinstance(error, BrokerError):
+            return error
+        if not isinstance(error, (*self._connection.connection_errors, *self._connection.channel_errors)):
+            return error
+        named = BrokerError(str(error))
+        named.__cause__ = error
+        return named
 
     def unreachable(self, error: Exception) -> bool:
         """Return whether the error means that the broker did not answer. If not, the broker or Celery refused the message."""

@@ -3,15 +3,17 @@
 What is **not** guaranteed: that a message is published only once. It is published again
 
 - if a relay died, or was stopped for longer than its lease, after the broker accepted the message and before the row was marked;
+- if the broker's answers to up to AT_ONCE messages were lost, with the connection for example;
 - if there is evidence that the message was lost (outbox/evidence.py), which can be wrong;
 - if the worker that began it is dead or counts as dead.
 
     take:    due and unfinished rows ─ due_at += lease ─ COMMIT       SKIP LOCKED on PostgreSQL, the write lock on SQLite
     judge:   never published ▶ publish; begun ▶ does its worker live?; waiting ▶ was it lost?     outbox/reconciler.py
-    publish: each, confirmed by the broker                            no transaction is open and no row is locked meanwhile
-    mark:    published_at, publications + 1 ─ COMMIT                  one statement for the batch
+    publish: together, each confirmed by the broker                   no transaction is open and no row is locked meanwhile
+    mark:    published_at, publications + 1 ─ COMMIT                  one statement, for those that are confirmed
 
-The statements are in outbox/table.py, the broker's side in outbox/publisher.py.
+A relay looks when a commit wakes it (outbox/wake.py), and every ``interval`` seconds. The statements are in outbox/table.py, the
+broker's side in outbox/publisher.py and outbox/batches.py.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -33,12 +35,16 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.lifecycle import job_fields
+from tasks_demo.core.wording import counted
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.reconciler import Reconciler
 from tasks_demo.outbox.table import Table, prune
+from tasks_demo.outbox.wake import WakeUps
 from tasks_demo.records.models import OutboxMessage
 
 logger = logging.getLogger(__name__)
+#: Number of messages handed to the broker, and marked, together.
+AT_ONCE = 100
 #: If this many messages in a row are refused, the relay blames the broker, not the messages.
 REFUSED_IN_A_ROW = 3
 #: Seconds between two deletions of old rows, and the maximum number deleted each time.
@@ -59,6 +65,19 @@ class RelayResult:
     trouble: str = ""
 
 
+@dataclass(slots=True)
+class _Run:
+    """The progress of one batch of due rows."""
+
+    published: int = 0
+    again: int = 0
+    refused: int = 0
+    in_a_row: int = 0  # refused since the last one that was confirmed
+    trouble: str = ""
+    one_by_one: bool = False
+    put_off: list[OutboxMessage] = field(default_factory=list)  # refused because of the broker: due again at once
+
+
 class Relay:
     """Publishes the outbox on the alias ``using``. Not thread-safe. Several relays may share an outbox.
 
@@ -77,8 +96,9 @@ class Relay:
         only: Q | None = None,
         connect: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        """``interval``: pause in seconds when nothing is due. ``only``: the rows to publish; other relays publish the rest.
-        ``connect``: opens a kombu connection with the given transport options, to a broker other than the app's.
+        """``interval``: pause in seconds when nothing is due and no commit wakes the relay. ``only``: the rows to publish; other
+        relays publish the rest. ``connect``: opens a kombu connection with the given transport options, to a broker other than
+        the app's.
 
         Without ``reconcile`` nothing is published again on suspicion: a message is finished once the broker has it, and a message
         that an earlier relay published is finished when it is due again. So all relays of an outbox need the same value.
@@ -90,6 +110,7 @@ class Relay:
         self._batch = batch
         self._interval = interval
         self._reconcile = reconcile
+        self._wake_ups = WakeUps(self._table.using)
         self._unmarked: dict[int, str] = {}  # IDs of rows published and not yet marked, each with its queue
         self._prune_at = 0.0
 
@@ -101,7 +122,9 @@ class Relay:
     def run(self, stop: threading.Event) -> None:
         """Publish until ``stop`` is set. Backs off, with jitter, while the broker or the database does not answer."""
         failures = 0
-        logger.info("Outbox %s: the relay looks every %g s for what is due.", self.using, self._interval)
+        logger.info(
+            "Outbox %s: the relay looks every %g s for what is due, and after commits.", self.using, self._interval
+        )
         try:
             while not stop.is_set():
                 try:
@@ -115,17 +138,19 @@ class Relay:
                     failures += 1
                     pause = _back_off(failures)
                     logger.warning("Outbox %s: %s. Next attempt in %.1f s.", self.using, result.trouble, pause)
+                    stop.wait(pause)
                 else:
                     failures = 0
-                    pause = 0.0 if result.taken == self._batch else self._interval
-                stop.wait(pause)
+                    if result.taken < self._batch:
+                        self._wake_ups.wait(self._interval, stop)
         finally:
+            self._wake_ups.close()
             self.close()
 
     def run_once(self, stop: threading.Event | None = None) -> RelayResult:
         """Publish one batch of due messages. Raises the database's errors; the broker's errors are in the result.
 
-        Once ``stop`` is set, the current message is still published and the rest of the batch is released.
+        Once ``stop`` is set, the messages that are being handed over are still published; the rest of the batch is released.
         """
         self._mark()
         rows, waited = self._table.take(self._batch)
@@ -134,41 +159,80 @@ class Relay:
         wanted, left = self._table.wanted(rows, again=self._reconcile), []
         suspected = [row for row in wanted if self._reconcile and (row.started_by or row.published_at)]
         held = len(rows) - len(wanted)
-        again = refused = in_a_row = 0
-        trouble = ""
+        run = _Run()
         try:
             # New messages first: collecting evidence takes time, and their lease is running.
             left = [row for row in wanted if row not in suspected]
             enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2  # the lease must not expire meanwhile
-            while not trouble and not (stop is not None and stop.is_set()):
+            while not run.trouble and not (stop is not None and stop.is_set()):
                 if not left and suspected:
                     left, held = self._reconciler.lost(suspected), held + len(suspected)
                     held, suspected = held - len(left), []
                     enough = time.monotonic() + settings.OUTBOX_UNSTARTED_SECONDS / 2
                 if not left or time.monotonic() >= enough:
                     break
-                row = left.pop(0)
-                try:
-                    queue = self._publisher.publish(row)
-                except Exception as error:  # noqa: BLE001  (serializers and routers may raise anything; the other messages must go on)
-                    refused += 1
-                    in_a_row += 1
-                    trouble = self._failed(row, error, in_a_row)
-                else:
-                    self._unmarked[row.id] = queue
-                    again += row.publications > 0
-                    in_a_row = 0
+                together = _first(left, 1 if run.one_by_one else AT_ONCE)
+                left = self._hand_over(together, run) + left[len(together) :]
         finally:
-            published = len(self._unmarked)
             self._mark()
-            left += suspected
+            left += suspected + run.put_off
             self._table.release(left)
         logger.log(
             logging.INFO if len(rows) > held else logging.DEBUG,
             "Outbox %s: %d published, %d of them again, %d refused, %d held, %d released; the first had waited %.1f s.",
-            self.using, published, again, refused, held, len(left), waited,
+            self.using, run.published, run.again, run.refused, held, len(left), waited,
         )  # fmt: skip
-        return RelayResult(len(rows), published, again, refused, waited, held, trouble)
+        return RelayResult(len(rows), run.published, run.again, run.refused, waited, held, run.trouble)
+
+    def _hand_over(self, rows: list[OutboxMessage], run: _Run) -> list[OutboxMessage]:
+        """Publish these together. Returns those to publish one by one, because their answers are missing."""
+        answers = self._publisher.publish(rows)
+        self._unmarked |= answers.confirmed
+        run.published += len(answers.confirmed)
+        run.again += sum(row.publications > 0 for row in rows if row.id in answers.confirmed)
+        unsure = [row for row in rows if row.id not in answers.confirmed and row.id not in answers.refused]
+        if unsure and len(rows) == 1 and answers.missing is not None:
+            answers.refused[rows[0].id] = answers.missing
+            unsure = []
+        for row in rows:
+            if row.id in answers.confirmed:
+                run.in_a_row, run.trouble = 0, ""
+            elif row.id in answers.refused:
+                self._refused(row, answers.refused[row.id], run)
+        if answers.missing is not None:
+            self._publisher.close()
+        if not unsure:
+            self._mark()
+            return []
+        # One of them may have ended the connection, and the next batch with it. Publish one by one to find out which.
+        run.one_by_one = True
+        logger.info(
+            "Outbox %s: the broker did not confirm %s (%s). Published one by one now; a second copy of what it has is not run.",
+            self.using, counted(len(unsure), "message"), _described(answers.missing or RuntimeError("no answer")),
+        )  # fmt: skip
+        # A worker that has begun one proves that the broker had it.
+        still = set(self._table.leased(unsure).values_list("id", flat=True))
+        return [row for row in unsure if row.id in still]
+
+    def _refused(self, row: OutboxMessage, error: Exception, run: _Run) -> None:
+        """Postpone this message, unless the broker is to blame for it: then it is due again at once."""
+        if run.in_a_row >= REFUSED_IN_A_ROW:
+            run.put_off.append(row)
+            return
+        run.refused += 1
+        run.in_a_row += 1
+        unreachable = self._publisher.unreachable(error)
+        # Even if the broker is unreachable: a message that makes the broker disconnect must not block the others.
+        self._table.postpone(row, _back_off(row.failures + 1), _described(error))
+        if unreachable:
+            run.trouble = f"the broker does not answer ({_described(error)})"
+            return
+        if run.in_a_row >= REFUSED_IN_A_ROW:
+            run.trouble = f"{run.in_a_row} messages in a row were refused ({_described(error)})"
+        logger.warning(
+            "Outbox %s: %s was not published (%s). It is tried again later.",
+            self.using, row, _described(error), extra=job_fields(task_id=row.task_id),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the connection to the broker. The next message opens a new one."""
@@ -177,22 +241,6 @@ class Relay:
     def _mark(self) -> None:
         self._table.mark(self._unmarked, finished=not self._reconcile)
         self._unmarked.clear()
-
-    def _failed(self, row: OutboxMessage, error: Exception, in_a_row: int) -> str:
-        """Postpone this message. Returns what is wrong with the broker, or "" if only this message was refused."""
-        unreachable = self._publisher.unreachable(error)
-        self.close()
-        # Even if the broker is unreachable: a message that makes the broker disconnect must not block the others.
-        self._table.postpone(row, _back_off(row.failures + 1), _described(error))
-        if unreachable:
-            return f"the broker does not answer ({_described(error)})"
-        logger.warning(
-            "Outbox %s: %s was not published (%s). It is tried again later.",
-            self.using, row, _described(error), extra=job_fields(task_id=row.task_id),
-        )  # fmt: skip
-        return (
-            f"{in_a_row} messages in a row were refused ({_described(error)})" if in_a_row >= REFUSED_IN_A_ROW else ""
-        )
 
     def _prune_now_and_then(self) -> None:
         """Delete messages that finished before the retention period, by this machine's clock."""
@@ -203,6 +251,14 @@ class Relay:
             logger.info("Outbox %s: %d finished messages deleted.", self.using, deleted)
         if deleted < PRUNE_AT_ONCE:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
+
+
+def _first(rows: list[OutboxMessage], most: int) -> list[OutboxMessage]:
+    """Return the first rows that may be handed over together. One that failed before goes alone: it might end the connection."""
+    for number, row in enumerate(rows[:most]):
+        if row.failures:
+            return rows[: max(number, 1)]
+    return rows[:most]
 
 
 def _back_off(times: int) -> float:

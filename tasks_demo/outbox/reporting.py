@@ -13,6 +13,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
+from tasks_demo.core.databases import execute
 from tasks_demo.core.lifecycle import job_fields
 from tasks_demo.leases.process import this_process
 from tasks_demo.patterns.requeue import DEFERRALS, bounded_int
@@ -53,9 +54,7 @@ def changed(alias: str, statement: str, seconds: float, parameters: list[Any]) -
     """Run the statement. Returns the number of rows changed. In it, ``{now}`` is now and ``{later}`` is ``seconds`` from now."""
     connection = connections[alias]
     text = statement.format(now=clock.sql_now(connection), later=clock.sql_now(connection, seconds))
-    with connection.cursor() as cursor:
-        cursor.execute(text, parameters)
-        return int(cursor.rowcount)
+    return execute(alias, text, parameters)[0]
 
 
 def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
@@ -69,7 +68,7 @@ def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
             return ask()
     except (Error, ConnectionDoesNotExist) as error:
         logger.warning(
-            "%s could not be marked %s in the outbox %r (%s: %s). It runs all the same, and may be published again.",
+            "%s could not be marked %s in the outbox %r (%s: %s). The job runs anyway, and may be published again.",
             task_id, what, alias, type(error).__name__, " ".join(str(error).split()), extra=job_fields(task_id=task_id),
         )  # fmt: skip
         return None

@@ -8,12 +8,13 @@ errors.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
 from django.db import Error, connections, router, transaction
-from django.db.models import Case, F, Q, QuerySet, TextField, Value, When
+from django.db.models import Case, CharField, F, Q, QuerySet, TextField, Value, When
 from django.db.models.functions import Coalesce
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -100,15 +101,26 @@ class Table:
         self.leased([row]).update(failures=row.failures + 1, error=error[:2000], due_at=later)
 
     def mark(self, published: dict[int, str], *, finished: bool) -> None:
-        """Mark rows as published. ``published``: row ID → queue. ``finished``: end them too; no worker will report on them."""
+        """Mark rows as published, in one statement. ``published``: row ID → queue.
+
+        ``finished``: end them too, because no worker will report on them.
+        """
         # Keep due_at: a worker may have begun the job and moved it. Keep the error of a row that has ended: it says why.
         error = Case(When(finished_at=None, then=Value("")), default=F("error"), output_field=TextField())
         ended: dict[str, Any] = {"finished_at": Coalesce("finished_at", Now())} if finished else {}
-        for queue in sorted(set(published.values())):
-            ids = [id for id, its in published.items() if its == queue]
-            self.rows().filter(id__in=ids).update(
-                published_at=Now(), publications=F("publications") + 1, failures=0, error=error, queue=queue, **ended
-            )
+        if not published:
+            return
+        ids_of: dict[str, list[int]] = defaultdict(list)
+        for id, queue in published.items():
+            ids_of[queue].append(id)
+        first, *others = sorted(ids_of, key=lambda queue: len(ids_of[queue]), reverse=True)
+        queues: Any = first
+        if others:
+            cases = [When(id__in=ids_of[queue], then=Value(queue)) for queue in others]
+            queues = Case(*cases, default=Value(first), output_field=CharField())
+        self.rows().filter(id__in=list(published)).update(
+            published_at=Now(), publications=F("publications") + 1, failures=0, error=error, queue=queues, **ended
+        )
 
     def wanted(self, rows: list[OutboxMessage], *, again: bool) -> list[OutboxMessage]:
         """Return the rows that may be published; rows in quarantine may not.

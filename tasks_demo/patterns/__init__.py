@@ -1,6 +1,6 @@
-"""The patterns: task base classes, each with a stated delivery promise. One file is one pattern."""
+"""The patterns: task base classes, each with a stated delivery promise and a file of its own."""
 
-from tasks_demo.core import installed  # noqa: F401  (says when ``tasks_demo`` itself is not installed)
+from tasks_demo.core import installed  # noqa: F401  (warns if ``tasks_demo`` itself is not installed)
 from tasks_demo.patterns.acks_early import AcksEarly
 from tasks_demo.patterns.acks_late import AcksLate
 from tasks_demo.patterns.claim_first import ClaimFirst

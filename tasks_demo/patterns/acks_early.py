@@ -5,11 +5,12 @@
 
 Does **not** guarantee:
 
-- That the job runs at all: the message is acknowledged when a pool process accepts it, so a worker that dies after that takes the
-  job with it.
-- That "at most once" is strict: the body may start before the acknowledgement is sent, and a main process killed in between lets
-  the broker deliver the message again (celery/concurrency/prefork.py ``synack=False``, celery/worker/request.py
-  ``on_accepted``). For that guarantee use ``claim_first``.
+- That the job runs at all: the message is acknowledged when a pool process accepts it, so the job is lost if the worker dies
+  after that.
+- That "at most once" is strict: the body may start before the acknowledgement is sent. If the main process is killed in between,
+  the broker delivers the message again (celery/concurrency/prefork.py ``synack=False``, celery/worker/request.py
+  ``on_accepted``). The same follows if a Redis that takes no writes refuses the acknowledgement. For that guarantee use
+  ``claim_first``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """acks_late: at-least-once.
 
     published ─▶ received ─▶ started ─▶ effect ─▶ returned ─▶ acked
-                    ▲            └───── killed in here ─────┐
+                    ▲            └──────── killed ─────────┐
                     └─ redelivered: at once (pool process) or after the visibility timeout (main)
 
 Does **not** guarantee:
 
-- That the job runs only once: a worker killed after the effect and before the acknowledgement has it done again.
+- That the job runs only once: if the worker is killed after the effect and before the acknowledgement, the job runs again.
 - That "at least once" is strict on Redis: see the fetch window in ``late``.
-- That a job which kills its worker is tried for ever: after ``max_attempts`` it is parked and waits for an operator (see
+- That a job which kills its worker is retried indefinitely: after ``max_attempts`` it is parked and waits for an operator (see
   ``attempts``).
 """
 

@@ -1,7 +1,7 @@
-"""The arguments of one call, by name: every spelling of a call has the same operation key and the same digest.
+"""Bind the arguments of a call to names, so that every form of the same call has the same operation key and the same digest.
 
-``charge(17, 5)``, ``charge(order_id=17, amount=5)`` and, where 5 is the default, ``charge(17)`` are one call. The parameters of
-the body are read once, when the task is declared. The digest leaves out arguments that equal their default, so that a new
+``charge(17, 5)``, ``charge(order_id=17, amount=5)`` and, where 5 is the default, ``charge(17)`` are the same call. The parameters
+of the body are read once, when the task is declared. The digest leaves out arguments that equal their default, so that adding a
 parameter with a default changes no stored digest.
 """
 
@@ -33,7 +33,7 @@ class Bound:
     rest_name: str | None = None  # the name of ``*rest``, where the body has it
 
     def digest(self, task: str) -> str:
-        """See ``tasks_demo.core.digest``. Raises ArgumentsNotJson."""
+        """Return the digest of task name and arguments, see ``tasks_demo.core.digest``. Raises ArgumentsNotJson."""
         # A positional-only parameter may share its name with one of **extra.
         named = {f"*{name}" if name in self.extra else name: value for name, value in self.given.items()}
         return digest(task, self.rest, {**named, **self.extra})
@@ -61,7 +61,7 @@ class Parameters:
         return {name: _text(value) for name, value in self._defaults.items()}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
-        """The arguments by name. Raises TypeError for arguments that the body does not take."""
+        """Return the arguments by name. Raises TypeError for arguments that the body does not take."""
         given = dict(zip(self._positional, args, strict=False))
         rest = list(args[len(self._positional) :])
         if rest and self.rest is None:
@@ -95,7 +95,7 @@ class Parameters:
 
 
 def bind(bodies: Sequence[Parameters], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
-    """The arguments of a call by name, as the first of these that takes them. Raises the TypeError of the first if none does."""
+    """Bind the arguments to the first of these signatures that accepts them. Raises the TypeError of the first if none does."""
     refused: TypeError | None = None
     for parameters in bodies:
         try:
@@ -114,7 +114,7 @@ class Operation:
         self.function = function
         try:
             self._parameters: list[Parameter] | None = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):  # builtins may have none
+        except (TypeError, ValueError):  # builtins may have no signature
             self._parameters = None
         kinds = {each.kind for each in self._parameters or ()}
         self._takes_all = self._parameters is None or Parameter.VAR_KEYWORD in kinds
@@ -122,7 +122,7 @@ class Operation:
         self._by_position = self._takes_rest or Parameter.POSITIONAL_ONLY in kinds
 
     def missing(self, body: Parameters) -> str | None:
-        """The first parameter that the function requires and the body does not have; None: it can be called."""
+        """Return the first parameter that the function requires and the body does not have; None if it can be called."""
         known = {*body.names, body.rest}
         if body.extra is not None or body.rest is not None:
             return None
@@ -134,7 +134,7 @@ class Operation:
     def __call__(self, bound: Bound) -> Any:
         """Call the function with each argument by name, defaults included, and ``*rest`` as a tuple named ``rest``.
 
-        A function without ``**`` gets only what it names. Its parameters that the body does not name take the values of
+        A function without ``**`` gets only the arguments that it names. Parameters that the body does not have take the values of
         ``*rest``, one by one. Raises what the function raises.
         """
         values = {**bound.extra, **bound.named}
@@ -156,7 +156,7 @@ class Operation:
                 else:
                     value = each.default if each.kind is Parameter.KEYWORD_ONLY else next(unnamed, each.default)
                 if value is Parameter.empty:
-                    continue  # Python says what is missing
+                    continue  # Python's own error names the missing argument
                 if by_position:
                     positional.append(value)
                 else:
@@ -165,10 +165,10 @@ class Operation:
 
 
 def parameters_of(owner: type) -> tuple[Parameters, ...]:
-    """The parameters of the body of this task class, without ``self``; empty if they cannot be inspected.
+    """Return the parameters of this task class's body, without ``self``; empty if they cannot be inspected.
 
-    Of a decorated body (functools.wraps) those of the wrapped function come first. They do not fit where the decorator passes an
-    argument of its own; then the decorator's parameters do, as in Celery's own check of arguments.
+    For a decorated body (functools.wraps) these are first the parameters of the wrapped function, then those of the decorator,
+    which apply if the decorator passes an argument of its own; Celery checks arguments in the same way.
     """
     body = inspect.getattr_static(owner, "run")
     bound = inspect.isfunction(body)

@@ -1,26 +1,26 @@
-"""Counts the deliveries that began and never ended, and parks a message whose attempts are used up, instead of redelivering it.
+"""Counts deliveries that began and never ended, and parks a message whose attempts are used up instead of running it again.
 
 Part of the late-acknowledging patterns. An attempt is a delivery that got as far as its body. It is counted, and the count
-committed, before the body begins, and taken back when the body ends in any ordinary way (a return, an exception, a retry). So
-only deaths add up: those of the pool process and of the worker's main process alike. A deferral takes back its own attempt only:
-the message is delivered again, and the deaths before still count.
+committed, before the body begins; it is uncounted when the body ends normally (a return, an exception, a retry). So only deaths
+accumulate, of the pool process as well as of the worker's main process. A deferral uncounts only its own attempt: the message is
+delivered again, and earlier deaths still count.
 
-    received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ take back ─▶ acked
+    received ─▶ count ─┬─ admitted ─▶ started ─▶ effect ─▶ returned ─▶ uncount ─▶ acked
                 ▲      │                └─ killed: the count stays, the message is redelivered ─┐
                 └──────┼────────────────────────────────────────────────────────────────────────┘
                        ├─ attempts used up ─▶ parked and uncounted in one transaction, then acked   (quarantined)
-                       └─ parked already ───▶ acked: the parked row is the message               (quarantined)
+                       └─ already parked ───▶ acked: the parked row is the message               (quarantined)
 
-What is **not** guaranteed:
+Does **not** guarantee:
 
-- That only poison messages are parked. A message that shares a worker with one dies with it, and that attempt counts; so do
-  deployments that kill. Nothing is lost by it: a parked message waits for ``requeue``.
+- That only poison messages are parked. When a worker dies, the attempts of all jobs that it was running count, and so do
+  deployments that kill workers. Such messages are not lost: a parked message waits for ``requeue``.
 - That a body which outlives the visibility timeout is not counted again: a copy that still runs has not ended either.
 - That a death after the body counts: if the worker is killed before its acknowledgement arrives, the message is redelivered
   uncounted.
-- An answer for whoever waits on the result: a parked task has neither failed nor succeeded, and its state stays as it was.
-- That a copy which is redelivered after ``requeue`` or ``discard`` is held back: a worker killed between parking and
-  acknowledging has left one in the broker. It runs, counted from the beginning.
+- A result for callers that wait for one: a parked job has neither failed nor succeeded, and its state does not change.
+- That no copy runs after ``requeue`` or ``discard``: a worker that was killed between parking and acknowledging has left a copy
+  in the broker. It is redelivered and runs, and its attempts are counted from zero.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from django.utils import timezone
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
+from tasks_demo.core.databases import execute
 from tasks_demo.core.exceptions import InvalidSetting, RecordsUnavailable
 from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
@@ -51,14 +52,14 @@ logger = logging.getLogger(__name__)
 
 
 class MaxAttemptsSetting:
-    """The class attribute ``max_attempts`` unless a declaration replaces it: TASKS_DEMO_MAX_ATTEMPTS, read at each access."""
+    """The default of ``max_attempts``: TASKS_DEMO_MAX_ATTEMPTS, read at each access. A declaration replaces it."""
 
     def __get__(self, task: object, owner: type | None = None) -> int:
         return int(settings.MAX_ATTEMPTS)
 
 
 _PARKED = "SELECT 1 FROM tasks_demo_records_parked WHERE task_id = %s AND state = 'parked' AND id <> %s"
-# One statement, one commit. It changes and returns nothing if the message is parked or its attempts are used up.
+# One statement and one commit. Changes nothing and returns no row if the message is parked or its attempts are used up.
 _COUNT = f"""
     INSERT INTO tasks_demo_records_attempt (task_id, retries, count, history, last_at)
     SELECT %s, %s, 1, %s, %s
@@ -69,24 +70,36 @@ _COUNT = f"""
     WHERE tasks_demo_records_attempt.count < %s
     RETURNING count
 """  # noqa: S608  (the constant above)
-# Nearly always the attempt is the only one.
-_TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retries = %s AND history = %s"
+#: Parameters: task ID, retries, the attempt's line. It changes nothing unless the attempt is the only one, as nearly always.
+TAKE_BACK = "DELETE FROM tasks_demo_records_attempt WHERE task_id = %s AND retries = %s AND history = %s"
+
+
+class Counted:
+    """The attempt of one delivery, while its body runs. ``key`` None: it is not counted."""
+
+    def __init__(self, alias: str = "", key: tuple[str, int] | None = None, line: str = "") -> None:
+        self.alias, self.key, self.line = alias, key, line
+        #: Taken back in the transaction of the body, which has been committed if the body's end was a return.
+        self.taken_back = False
 
 
 @contextmanager
-def count_attempt(task: Any, body: Any) -> Iterator[None]:
+def count_attempt(task: Any, body: Any) -> Iterator[Counted]:
     """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
-    If the attempts are used up, the message is parked and Unfinished raised, so that Celery acknowledges it and the
-    worker goes on. If the database does not answer, the message is requeued, and the body does not run. Raises TransactionOpen
-    where a rollback could take the count along.
+    A pattern with a transaction around the body may take the attempt back in that transaction (``TAKE_BACK``, ``taken_back``),
+    which saves the second commit.
+
+    If the attempts are used up, the message is parked and Unfinished raised, so that Celery acknowledges it and the worker
+    continues. If the database does not answer, the message is requeued and the body does not run. Raises TransactionOpen where a
+    rollback could erase the count.
     """
     try:
         limit = task.max_attempts
     except InvalidSetting as error:
         defer(task, error)
     if limit is None or not has_message(task.request):
-        yield
+        yield Counted()
         return
     alias = alias_of(task)
     key = (fit_column(task.request.id or ""), bounded_int(task.request.retries, 2**31 - 1))
@@ -95,56 +108,57 @@ def count_attempt(task: Any, body: Any) -> Iterator[None]:
     try:
         admitted = _admit(task, alias, key, line, limit)
     except Error as error:
-        connections[alias].close()  # it may be broken, and Celery keeps it for a thousand tasks
+        connections[alias].close()  # it may be broken, and Celery would reuse it
         defer(task, _unavailable(alias, error))
     if not admitted:
-        why = "it is parked already: this copy is acknowledged and not run"
-        log_delivery(task, logging.INFO, "parked already", why)
+        why = "it is already parked: this copy is acknowledged and not run"
+        log_delivery(task, logging.INFO, "already parked", why)
         reached(Point.QUARANTINED, why=why)
-        raise Unfinished("parked already")
+        raise Unfinished("already parked")
+    counted = Counted(alias, key, line)
     try:
-        yield
+        yield counted
     except MemoryError:
-        raise  # Celery's main process ends itself over it before it acknowledges (worker/request.py): a death like others
+        raise  # counts as a death: Celery's main process exits on it before it acknowledges (worker/request.py)
     except Exception as error:
-        _take_back(alias, key, line, over=body.begun and not _goes_on(error))
+        _uncount(alias, key, line, over=body.begun and not _is_redelivered(error))
         raise
-    # Not after SystemExit and the like: that is how a process ends.
-    _take_back(alias, key, line, over=True)
+    # Not in a finally: SystemExit and the like end the process, which counts as a death.
+    if not counted.taken_back:
+        _uncount(alias, key, line, over=True)
 
 
-def _goes_on(error: Exception) -> bool:
-    """Whether the same message is delivered again, or a copy of it with as many retries."""
+def _is_redelivered(error: Exception) -> bool:
+    """Return whether this message is delivered again, or a copy of it with the same number of retries."""
     return isinstance(error, Unfinished) or (isinstance(error, Reject) and bool(getattr(error, "requeue", False)))
 
 
 def alias_of(task: Any) -> str:
-    """The database that holds the attempts and the parked messages of this task."""
+    """Return the alias of the database that holds the attempts and the parked messages of this task."""
     return str(task.using or router.db_for_write(Attempt))
 
 
 def _line(task: Any) -> str:
-    """This attempt as a line in the history of its message, different from that of every other attempt."""
+    """Return a line for this attempt in the history of its message; no two attempts have the same line."""
     process = str(this_process(task.request.id or ""))
     at = clock.aware(timezone.now()).isoformat()
     return json.dumps({"at": at, "worker": task.request.hostname or "", "pid": os.getpid(), PROCESS: process}) + "\n"
 
 
 def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -> bool:
-    """Count one more attempt. False: it is parked already. Parks it, and raises Unfinished, if its attempts are used up."""
+    """Count one more attempt. Returns False if the message is already parked. If its attempts are used up, parks it and raises
+    Unfinished."""
     request = task.request
     task_id, retries = key
     source = bounded_int((request.headers or {}).get(PARKED), 2**63 - 1)
     moment = connections[alias].ops.adapt_datetimefield_value(timezone.now())
     while True:
-        with connections[alias].cursor() as cursor:
-            cursor.execute(_COUNT, [task_id, retries, line, moment, task_id, source, limit])
-            counts = cursor.fetchall()
-            if counts == [(1,)] and _parked_meanwhile(cursor, alias, task_id, source):
-                cursor.execute(_TAKE_BACK, [*key, line])
-                return False
-            if counts:
-                return True
+        _, counts = execute(alias, _COUNT, [task_id, retries, line, moment, task_id, source, limit])
+        if counts == [(1,)] and _parked_meanwhile(alias, task_id, source):
+            execute(alias, TAKE_BACK, [*key, line])
+            return False
+        if counts:
+            return True
         with transaction.atomic(using=alias):
             held = Parked.objects.using(alias).filter(task_id=task_id, state=Parked.State.PARKED)
             if held.exclude(pk=source).exists():
@@ -155,26 +169,23 @@ def _admit(task: Any, alias: str, key: tuple[str, int], line: str, limit: int) -
                 parked = park(task, attempt, source, alias)
         if attempt is not None:
             announce(task, parked)
-        # Neither parked nor counted: another copy has ended since the count was refused. Count again.
+        # Neither parked nor counted: another copy ended after the count was refused. Count again.
 
 
-def _parked_meanwhile(cursor: Any, alias: str, task_id: str, source: int) -> bool:
-    """Whether it was parked while the count waited: PostgreSQL does not evaluate NOT EXISTS again after waiting for a COMMIT."""
+def _parked_meanwhile(alias: str, task_id: str, source: int) -> bool:
+    """Return whether it was parked while the count waited for a COMMIT: PostgreSQL does not evaluate NOT EXISTS again then."""
     if connections[alias].vendor == "sqlite":
         return False
-    cursor.execute(_PARKED, [task_id, source])
-    return cursor.fetchone() is not None
+    return bool(execute(alias, _PARKED, [task_id, source])[1])
 
 
-def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> None:
-    """Remove this attempt, and if the message is ``over``, those of processes that are known to have ended.
+def _uncount(alias: str, key: tuple[str, int], line: str, *, over: bool) -> None:
+    """Remove this attempt and, if the message is not delivered again (``over``), those of processes known to have ended.
 
-    The attempt of another copy that still runs stays: its death would count.
+    The attempt of a copy that still runs stays, because its death would count.
     """
     try:
-        with connections[alias].cursor() as cursor:
-            cursor.execute(_TAKE_BACK, [*key, line])
-            done = cursor.rowcount > 0
+        done = execute(alias, TAKE_BACK, [*key, line])[0] > 0
         while not done:
             attempt = Attempt.objects.using(alias).filter(task_id=key[0], retries=key[1]).first()
             if attempt is None:
@@ -182,15 +193,13 @@ def _take_back(alias: str, key: tuple[str, int], line: str, *, over: bool) -> No
             others = [other for other in attempt.history.splitlines(keepends=True) if other != line]
             left = [other for other in others if not (over and _ended(other))]
             same = Attempt.objects.using(alias).filter(pk=attempt.pk, history=attempt.history)
-            # False: another copy has begun or ended since. Look again.
+            # False if another copy has begun or ended since; then read the row again.
             done = bool(same.update(history="".join(left), count=len(left)) if left else same.delete()[0])
-    except Exception as error:  # noqa: BLE001  (the body has ended: no failure of ours may change how)
+    except Exception as error:  # noqa: BLE001  (the body has ended: a failure here must not change its outcome)
         logger.warning(
-            "The attempt of %s was not taken back and counts as a death: %s",
-            key[0],
-            described(error),
-            extra=job_fields(task_id=key[0]),
-        )
+            "An ended attempt of %s could not be uncounted and counts as a death: %s",
+            key[0], described(error), extra=job_fields(task_id=key[0]),
+        )  # fmt: skip
         with suppress(Exception):
             connections[alias].close()
 

@@ -1,4 +1,4 @@
-"""The base class of all patterns: one way to run a delivery, checked declarations, an operation key, checked publishing."""
+"""The base class of all patterns: it runs deliveries, checks declarations, computes operation keys and checks publications."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     pattern: ClassVar[str] = ""
     #: Options whose value the promise depends on: option -> (the value it must have, why).
     requires: ClassVar[dict[str, tuple[Any, str]]] = {}
-    #: Derives the operation key from the task's arguments, which it is given by name. None, or a None result: the task ID is
-    #: the key. It runs where the job is published; in the worker only for a message without a key, and perhaps in main's event
-    #: loop, which must not block: compute the key from the arguments alone, and query no database.
+    #: Computes the operation key from the task's arguments, which are passed by name. None, or a None result: the task ID is the
+    #: key. It runs where the job is published; for a message without a key it runs in the worker, perhaps in the event loop of
+    #: its main process, which must not block: compute the key from the arguments alone, and query no database.
     operation: ClassVar[Callable[..., str | None] | None] = None
     #: The registered books that count this task's effects ("bank", "shop"), for the ledger's verdict; empty: none.
     books: ClassVar[str] = ""
-    #: Database alias of the pattern's own tables; None: where Django's routers write them.
+    #: Database alias of the pattern's own tables; None: Django's routers decide.
     using: ClassVar[str | None] = None
-    #: Deliveries that began and never ended before the message is parked; None: never. Late acknowledgement only.
+    #: The message is parked after this many deliveries that began and never ended; None: never. Late acknowledgement only.
     max_attempts: ClassVar[int | None] = None
     retry_on_worker_lost = False  # Celery before 5.7 has no such option
 
-    #: True: the body does not run unless its start is recorded. False: it runs, and events that were missed are counted.
+    #: True: the body does not run unless its start is recorded. False: it runs anyway, and the missing events are counted.
     needs_ledger: ClassVar[bool] = False
     #: Which of its task IDs the ledger records: True, False, or a share like 0.01. See ``ledger.sampling``.
     ledger: ClassVar[bool | float] = True
 
     _parameters: ClassVar[tuple[Parameters, ...]] = ()
     _operation: ClassVar[Operation | None] = None
-    #: The ``__call__`` of a base behind the pattern, for example of the app's own task class.
+    #: The ``__call__`` of a base class after the pattern in the MRO, for example of the app's own task class.
     _around: ClassVar[Callable[..., Any] | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -89,9 +89,9 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
 
     @classmethod
     def check_final(cls, settled: bool = False) -> None:
-        """Raise ContradictoryDeclaration if the class, as it is now, breaks the promise of its pattern.
+        """Raise ContradictoryDeclaration if the class, with its current attributes, breaks the promise of its pattern.
 
-        ``settled``: with what the settings have added; among that are limits, which Celery compares when a job is published.
+        ``settled``: Celery has applied the settings. Time limits from settings are not compared here but when a job is published.
         """
         names = (*cls.requires, "max_attempts", "needs_ledger", "ledger", *declarations.TYPES)
         now = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
@@ -101,18 +101,18 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
 
     @classmethod
     def bind(cls, app: Any) -> Any:
-        """As Celery's, which applies the annotations of the settings; they may have changed what was checked before."""
+        """As Celery's, which applies task_annotations; then check the declaration again, because these may have changed it."""
         super().bind(app)
         try:
             cls.check_final(settled=True)
         except ContradictoryDeclaration:
-            app._tasks.pop(cls.name, None)  # code that catches the error must not run it
+            app._tasks.pop(cls.name, None)  # so that the task cannot run even if the caller catches the error
             raise
         return app
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
-        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern, or cannot be."""
+        """Raise ContradictoryDeclaration if an option breaks the promise of this pattern or has an invalid value."""
         cls.check_requires(options)
         declarations.check_types(str(cls.__name__), options)
         declarations.check_attempts(cls, options.get("max_attempts"))
@@ -152,14 +152,14 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     # -- a delivery -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one delivery under the protocol of the pattern. Called as a function, outside a worker: run the body, no more."""
+        """Run one delivery under the protocol of the pattern. When called as a function, outside a worker, just run the body."""
         if self.request.called_directly:
             return self.run_directly(args, kwargs)
         with about(self.subject(args, kwargs, self.request.id or "", self.request.hostname or "")) as subject:
             return self.run_delivery(subject, args, kwargs)
 
     def run_delivery(self, subject: Subject, args: Any, kwargs: Any) -> Any:
-        """The protocol of the pattern around ``execution(self)``. Returns what Celery stores as the result."""
+        """Run the pattern's protocol around ``execution(self)``. Returns what Celery stores as the result."""
         raise NotImplementedError
 
     def run_directly(self, args: Any, kwargs: Any) -> Any:
@@ -167,19 +167,19 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         return self.run_body(*args, **kwargs)
 
     def run_body(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body; the pattern calls this when its protocol allows. To do something around every body, override it and call
-        ``super().run_body(*args, **kwargs)``. A base behind the pattern that has a ``__call__`` of its own is called here."""
+        """Run the body; the pattern calls this when its protocol allows. To wrap every body, override it and call
+        ``super().run_body(*args, **kwargs)``. This calls the ``__call__`` of a base class after the pattern, if there is one."""
         if self._around is not None:
             return self._around(self, *args, **kwargs)
         return self.run(*args, **kwargs)
 
     def drop_continuations(self) -> None:
-        """Remove callbacks, the rest of the chain and the chord from this delivery: they follow the work, and none was done."""
+        """Remove callbacks, the rest of the chain and the chord from this delivery, because its body was not run."""
         request: Any = self.request
         request.callbacks = request.chain = request.chord = None
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's, except that a retry that cannot be published requeues the delivery, where Celery would drop the job
+        """As Celery's, except that the delivery is requeued if the retry cannot be published. Celery would drop the job
         (celery/app/task.py rejects it without requeueing)."""
         try:
             return super().retry(*args, **kwargs)
@@ -202,13 +202,13 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         check_options_of_call(self, options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """As Celery's: ``delay`` after the commit on the default database. A job that could not run is refused at once."""
+        """As Celery's: ``delay`` after the commit on the default database. A job that could not run is refused immediately."""
         self.apply_async_on_commit(args, kwargs)
 
     def apply_async_on_commit(  # type: ignore[override]
         self, args: Any = None, kwargs: Any = None, **options: Any
     ) -> None:
-        """As Celery's: ``apply_async`` after the commit. A job that could not run is refused at once."""
+        """As Celery's: ``apply_async`` after the commit. A job that could not run is refused immediately."""
         check_options_of_call(self, options)
         args, kwargs, options = prepared(self, args, kwargs, options)
         super().apply_async_on_commit(args, kwargs, **options)
@@ -216,12 +216,12 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
     ) -> Any:
-        """As Celery's, except that a job that could not run is refused here, in the caller, and nothing is published.
+        """As Celery's, except that a job that could not run raises here, in the caller, and nothing is published.
 
-        Raises InvalidOperationKey if ``operation`` fails or returns no text, TypeError for arguments that do not fit the body,
-        and ArgumentsNotJson (a kombu EncodeError) for those that the serializer cannot carry.
+        Raises InvalidOperationKey if ``operation`` fails or does not return text, TypeError for arguments that do not fit the
+        body, and ArgumentsNotJson (a kombu EncodeError) for arguments that the serializer does not support.
         """
-        # A copy of the delivery that runs here was not published by the caller.
+        # Retries and deferred copies of the running delivery are exempt: the caller did not write their options.
         if not task_id or task_id != self.request.id:
             check_options_of_call(self, options)
             refuse_in_transaction(self.name)
@@ -230,10 +230,10 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             return super().apply_async(args, kwargs, task_id, *more, **options)
 
     def _refuse_bodies_elsewhere(self, how: str, *_: Any) -> NoReturn:
-        """Celery runs such bodies as functions, inside a task of its own that is acknowledged early."""
+        """Refused: Celery runs such bodies as functions, inside a task of its own that is acknowledged early."""
         raise ContradictoryDeclaration(
-            f"{self.name}: {how}() runs the bodies inside a task of Celery's own, where nothing of the pattern {self.pattern} "
-            "applies: no claim, no count, no late acknowledgement. Nothing was published. Publish each job: "
+            f"{self.name}: {how}() runs the bodies inside one of Celery's own tasks, where the pattern {self.pattern} does not "
+            "apply: no claim, no count, no late acknowledgement. Nothing was published. Publish each job: "
             "group(task.s(each) for each in ...)."
         )
 
@@ -243,20 +243,20 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
 
     @classmethod
     def promised(cls) -> Promise:
-        """The promise of the pattern."""
+        """Return the promise of the pattern."""
         return PROMISES[cls.pattern]
 
     # -- arguments and operation key --------------------------------------------------------------------------------------
 
     def bound(self, args: Any, kwargs: Any) -> Bound:
-        """The arguments of a call by name. Raises TypeError for arguments that the body does not take."""
+        """Return the arguments of a call by name. Raises TypeError for arguments that the body does not take."""
         try:
             return bind(self._parameters, args or (), kwargs or {})
         except TypeError as error:
             raise TypeError(f"{self.name}() {error}") from None
 
     def digest(self, args: Any, kwargs: Any) -> str:
-        """Digest of the task's name and the arguments: the same for every spelling of one call. Raises ArgumentsNotJson."""
+        """Return the digest of task name and arguments, the same for every form of one call. Raises ArgumentsNotJson."""
         try:
             return self.bound(args, kwargs).digest(self.name)
         except TypeError as error:
@@ -265,7 +265,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             return digest(self.name, args or (), kwargs or {})  # the body will refuse them
 
     def operation_key(self, args: Any, kwargs: Any, task_id: str) -> str:
-        """The business identity of this work. Raises InvalidOperationKey, or TypeError for wrong arguments."""
+        """Return the business identity of this work. Raises InvalidOperationKey, or TypeError for arguments that do not fit."""
         if self.operation is None or self._operation is None:
             return task_id
         bound = self.bound(args, kwargs)
@@ -273,16 +273,16 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             key = self._operation(bound)
         except Exception as error:
             raise InvalidOperationKey(
-                f"{self.name}: `operation` has failed for these arguments ({described(error)}), so the job has no "
-                "key. Nothing was published or run. It is called with each argument by name; correct it, or the arguments."
+                f"{self.name}: `operation` failed for these arguments ({described(error)}), so the job has no key. Nothing was "
+                "published or run. The function is called with each argument by name; correct it, or the arguments."
             ) from error
         return task_id if key is None else validate_operation(key)
 
     def subject(self, args: Any, kwargs: Any, task_id: str, worker: str = "") -> Subject:
-        """The subject of this delivery's points. Raises as ``operation_key`` does.
+        """Return the subject of this delivery's points. Raises what ``operation_key`` raises.
 
-        Its key is the one that the publisher sent, if that was computed for these arguments; otherwise it is computed here, once
-        per delivery.
+        Its operation key is the one that the publisher sent, if it was computed for these arguments; otherwise it is computed
+        here, once per delivery.
         """
         if self.operation is None:
             key = task_id
@@ -293,7 +293,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
         return self.subject_named(key, task_id, worker)
 
     def subject_named(self, operation: str, task_id: str, worker: str = "") -> Subject:
-        """As ``subject``, for an operation key that is known."""
+        """As ``subject``, for a known operation key."""
         return Subject(
             task_id, operation, self.pattern, worker, self.books, str(self.name), self.needs_ledger, float(self.ledger)
         )

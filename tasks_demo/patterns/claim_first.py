@@ -1,19 +1,19 @@
 """claim_first: at-most-once, strictly.
 
     received ─▶ acked ─▶ claim (committed) ─┬─ inserted ───▶ started ─▶ effect ─▶ returned
-                                            ├─ there ──────▶ nothing is run, continuations dropped  (suppressed)
+                                            ├─ exists ─────▶ nothing is run, continuations dropped  (suppressed)
                                             ├─ mismatch ───▶ OperationMismatch: other arguments or another task, same key
                                             └─ no answer ──▶ a delayed copy is published            (deferred)
 
 Does **not** guarantee:
 
 - That the job runs at all. A worker killed between the claim and the end of the body leaves a claim that nobody takes over. If
-  the connection is lost while the claim is being committed, the body does not run; the deferred copy runs if the claim is not
-  there, and is suppressed if it is.
-- Anything once claims can vanish: a database restored from a backup, a failover that loses commits, ``prune`` with too short a
-  horizon.
-- That SUCCESS of another task ID that was suppressed (a double click) says how the first one ended: its result is None in every
-  case. A copy of the same task ID stores nothing: the outcome is that of the first delivery.
+  the connection is lost while the claim is being committed, the body does not run; the deferred copy is suppressed if the claim
+  was committed, and runs otherwise.
+- Anything if claims can be lost: a database restored from a backup, a failover that loses commits, ``prune`` with too recent a
+  ``before``.
+- That the SUCCESS of another, suppressed task ID (a double click) says how the first job ended: its result is always None. A copy
+  with the same task ID stores no result: the outcome is that of the first delivery.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim
 
 logger = logging.getLogger(__name__)
-#: Header of a deferred copy whose body has not started although its claim exists: when that claim was made.
+#: Header of a deferred copy whose claim exists although the body has not started: when that claim was made.
 UNBEGUN = "tasks_demo_unbegun"
 
 
@@ -69,16 +69,16 @@ class ClaimFirst(EarlyTask):
                 result = body.run(args, kwargs)
             except Exception as error:
                 if not body.begun and not _undo(claim, alias):
-                    # The copy would find the claim and be suppressed; the header says that its body has not started.
+                    # Without the header the copy would find the claim and be suppressed.
                     defer(self, error, headers={UNBEGUN: claim.claimed_at.isoformat()})
                 raise
             reached(Point.RETURNED)
             return result
 
     def _take_over(self, taken: Claim, claim: Claim, alias: str) -> bool:
-        """Take over the claim of an earlier delivery of this task whose body has not started; False: it is another claim.
+        """Take over the claim of an earlier delivery of this job whose body has not started. Returns False for any other claim.
 
-        Of several copies one succeeds: the row is updated only while it is the one that the header names.
+        Only one of several copies succeeds: the row is updated only if it is still the one that the header names.
         """
         if (self.request.headers or {}).get(UNBEGUN) != taken.claimed_at.isoformat() or taken.task_id != claim.task_id:
             return False
@@ -87,8 +87,8 @@ class ClaimFirst(EarlyTask):
 
 
 def _undo(claim: Claim, alias: str) -> bool:
-    """Delete the claim of a body that has not started; False, and an error in the log, if that fails."""
-    # Exactly the row of this delivery, even if the statement arrives late: not a later one.
+    """Delete the claim of a body that has not started. If that fails, log an error and return False."""
+    # Matches only this delivery's row, so that a statement that arrives late cannot delete a later claim.
     ours = Claim.objects.using(alias).filter(
         pk=claim.pk, task_id=claim.task_id, worker=claim.worker, claimed_at=claim.claimed_at
     )
@@ -96,20 +96,18 @@ def _undo(claim: Claim, alias: str) -> bool:
         ours.delete()
     except Exception as error:  # noqa: BLE001  (the job is deferred in any case)
         logger.error(
-            "The claim on %r could not be deleted: its copy takes it over. %s",
-            claim.operation,
-            described(error),
-            extra=job_fields(operation=claim.operation),
-        )
+            "The claim on %r, whose body has not started, could not be deleted; the deferred copy takes it over. %s",
+            claim.operation, described(error), extra=job_fields(operation=claim.operation),
+        )  # fmt: skip
         connections[alias].close()
         return False
     return True
 
 
 def prune(before: datetime, using: str | None = None) -> int:
-    """Delete the claims made before this moment, 1000 in each commit; return the number deleted.
+    """Delete the claims made before this time, 1000 per commit; return the number deleted.
 
-    A copy that arrives later runs a second time. ``before`` must be older than any copy can be: by
-    TASKS_DEMO_RETENTION_SECONDS, which must exceed every redelivery horizon (visibility timeout, countdown, outage).
+    A copy that arrives after that runs a second time. So ``before`` must be at least TASKS_DEMO_RETENTION_SECONDS ago, and that
+    setting must exceed every redelivery horizon (visibility timeout, countdown, outage).
     """
     return operation_records.prune(Claim, "claimed_at", before, using)

@@ -1,4 +1,5 @@
-"""What is refused when a task is declared, and again when Celery has built it: option names and values, bodies, ``__call__``."""
+"""Refuse invalid declarations: option names and values, bodies, ``__call__``. Runs at the declaration and when Celery has built
+the task."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ from kombu.serialization import dumps
 
 from tasks_demo.core.exceptions import ContradictoryDeclaration
 
-#: Options of Celery's decorator and of its options of execution that are no attributes of its task class.
+#: Options of Celery's decorator, and its execution options, that are not attributes of its task class.
 CELERY = frozenset({
     "name", "bind", "pydantic", "pydantic_strict", "pydantic_context", "pydantic_dump_kwargs", "shared", "filter",
     "lazy", "autoretry_for", "dont_autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max",
     "retry_jitter", "queue", "exchange", "exchange_type", "routing_key", "priority", "expires", "serializer",
     "delivery_mode", "compression", "time_limit", "soft_time_limit", "immediate", "mandatory", "ignore_result",
 })  # fmt: skip
-#: What Celery itself writes into the class that it builds from a function.
+#: Attributes that Celery sets on the class that it builds from a function.
 MADE = frozenset({"app", "name", "run", "_decorated", "_dump_pydantic_arguments", "_decorated_fun", "_app"})
-#: Similarity to a known name from which an unknown one counts as its misspelling.
+#: An unknown name that is at least this similar to a known one counts as a misspelling.
 ALIKE = 0.85
 
 
@@ -76,7 +77,7 @@ def _alias(value: Any) -> bool:
         return isinstance(value, str)
 
 
-#: option -> whether the value can be one, and what to write.
+#: option -> (whether a value is valid, what to write instead).
 TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         (
@@ -89,7 +90,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("default_retry_delay", "retry_backoff_max", "time_limit", "soft_time_limit"), (_seconds, "seconds, from 0")),
     **dict.fromkeys(("autoretry_for", "dont_autoretry_for", "throws"), (_errors, "a tuple of exception classes")),
     **dict.fromkeys(("routing_key", "compression", "exchange_type"), (_text, "text")),
-    "max_retries": (_count, "a whole number from 0, or None for retries without end"),
+    "max_retries": (_count, "a whole number from 0, or None for unlimited retries"),
     "retry_backoff": (lambda value: isinstance(value, bool) or _seconds(value), "True, False, or seconds"),
     "retry_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary"),
     "rate_limit": (_rate, "a number a second, or text like '100/m'"),
@@ -100,19 +101,19 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "expires": (lambda value: _seconds(value) or isinstance(value, datetime), "seconds, or a datetime"),
     "books": (
         lambda value: value == "" or (isinstance(value, str) and value.isidentifier()),
-        "the name of books that TASKS_DEMO_BOOKS registers, a short word",
+        "the name of books registered in TASKS_DEMO_BOOKS, one word",
     ),
     "using": (_alias, "the alias of a database in DATABASES, or None"),
 }  # fmt: skip
 
 
 def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
-    """The known name that this one resembles most."""
+    """Return the known name that is most similar to this one, if any is similar enough."""
     return next(iter(get_close_matches(name, list(known), 1, alike)), None)
 
 
 def refuse_unknown(who: str, base: type, names: Iterable[str]) -> None:
-    """Raise for options that neither Celery nor a base class knows: they would have no effect."""
+    """Raise ContradictoryDeclaration for options that neither Celery nor a base class knows: they would have no effect."""
     for name in names:
         if name in CELERY or name.startswith("__") or hasattr(base, name):
             continue
@@ -120,26 +121,26 @@ def refuse_unknown(who: str, base: type, names: Iterable[str]) -> None:
         raise ContradictoryDeclaration(
             f"{who}: the option {name!r} is not known, and would have no effect. "
             + (f"Did you mean {close!r}? " if close else "")
-            + "For an attribute of your own, write a base class or a mixin that has it, class Mine(Pattern): "
-            f"{name} = None, and declare the task with that."
+            + f"To add an attribute of your own, define it in a base class, class Mine(Pattern): {name} = None, and declare the "
+            "task with that class."
         )
 
 
 def refuse_misspelt(who: str, bases: tuple[type, ...], names: Iterable[str]) -> None:
-    """Raise for an attribute in a class body that looks like a misspelt option. Other names are the class's own."""
+    """Raise ContradictoryDeclaration for a class attribute that looks like a misspelt option. Other names are allowed."""
     for name in names:
         if name.startswith("_") or name in CELERY or any(hasattr(base, name) for base in bases):
             continue
         close = nearest(name, known_names(*bases), ALIKE)
         if close:
             raise ContradictoryDeclaration(
-                f"{who}: the attribute {name!r} is no option and would have no effect. Did you mean {close!r}? If it is an "
-                "attribute of your own, declare it in a mixin, or give it a name that does not look like an option."
+                f"{who}: the attribute {name!r} is not an option and would have no effect. Did you mean {close!r}? If it is an "
+                "attribute of your own, declare it in a mixin, or give it a name that does not resemble an option."
             )
 
 
 def known_names(*bases: type) -> list[str]:
-    """The options that a declaration may have."""
+    """Return the names of the options that a declaration may have."""
     data = (name for base in bases for name in dir(base) if not name.startswith("_"))
     return sorted(
         {*CELERY, "operation", *(name for name in data if not callable(inspect.getattr_static(bases[0], name, None)))}
@@ -147,7 +148,7 @@ def known_names(*bases: type) -> list[str]:
 
 
 def check_types(who: str, options: Mapping[str, Any]) -> None:
-    """Raise for a value that its option cannot have."""
+    """Raise ContradictoryDeclaration for an invalid value of an option."""
     for name, (possible, write) in TYPES.items():
         if name in options and not possible(options[name]):
             value = options[name]
@@ -159,19 +160,19 @@ def check_types(who: str, options: Mapping[str, Any]) -> None:
     soft, hard = options.get("soft_time_limit"), options.get("time_limit")
     if soft and hard and soft >= hard:
         raise ContradictoryDeclaration(
-            f"{who}: soft_time_limit={soft!r} is not below time_limit={hard!r}: the body would be killed before it is asked to "
-            "stop. Write a soft limit well below the hard one."
+            f"{who}: soft_time_limit={soft!r} is not below time_limit={hard!r}: the process would be killed before the body is "
+            "asked to stop. Write a soft limit well below the hard one."
         )
 
 
 def check_attempts(cls: Any, limit: Any) -> None:
-    """Raise for a ``max_attempts`` that is no number of attempts, or that nothing would count."""
+    """Raise ContradictoryDeclaration for a ``max_attempts`` that is not a number of attempts, or of an early pattern."""
     if limit is None:
         return
     if not cls.acks_late:
         raise ContradictoryDeclaration(
             f"{cls.__name__}: max_attempts={limit!r} contradicts the pattern {cls.pattern}: a message that is acknowledged "
-            "before its body runs does not come back, so there is nothing to count. "
+            "before its body runs is not redelivered, so there is nothing to count. "
             "Leave max_attempts out, or use another pattern."
         )
     if type(limit) is not int or limit < 1:
@@ -182,35 +183,37 @@ def check_attempts(cls: Any, limit: Any) -> None:
 
 
 def check_ledger(cls: Any, needed: Any, recorded: Any) -> None:
-    """Raise for a ``ledger`` that is no share, or that leaves out starts which ``needs_ledger`` waits for."""
+    """Raise ContradictoryDeclaration for a ``ledger`` that is not a share, or that contradicts ``needs_ledger``."""
     if not isinstance(recorded, bool | int | float) or not 0 <= recorded <= 1:
         raise ContradictoryDeclaration(
-            f"{cls.__name__}: ledger={recorded!r} is no share. Write True, False, or a number between 0 and 1."
+            f"{cls.__name__}: ledger={recorded!r} is not a share. Write True, False, or a number between 0 and 1."
         )
     if needed and recorded < 1:
         raise ContradictoryDeclaration(
-            f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: a start that is not recorded cannot be "
-            "waited for. Leave one of them out."
+            f"{cls.__name__}: needs_ledger=True contradicts ledger={recorded!r}: the body waits for a record of its start, and "
+            "some task IDs would have none. Leave one of them out."
         )
 
 
 def check_operation(cls: Any) -> None:
-    """Raise for an ``operation`` function that the arguments of the body cannot be given to."""
+    """Raise ContradictoryDeclaration for an ``operation`` function that cannot be called with the body's arguments."""
     if inspect.iscoroutinefunction(cls.operation):
-        raise ContradictoryDeclaration(f"{cls.__name__}: operation is async def and returns no key. Write def.")
+        raise ContradictoryDeclaration(
+            f"{cls.__name__}: operation is async def, so it does not return a key. Write def."
+        )
     missing = [cls._operation.missing(each) for each in cls._parameters]
     if missing and all(missing):
         names = sorted(cls._parameters[0].names)
         close = nearest(missing[0], names)
         raise ContradictoryDeclaration(
-            f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. It is "
-            "called with the body's arguments by their names. "
-            + (f"Did you mean {close!r}?" if close else f"They are {', '.join(names) or 'none'}.")
+            f"{cls.__name__}: operation needs an argument {missing[0]!r}, which the body does not have. The function is called "
+            "with the body's arguments by name. "
+            + (f"Did you mean {close!r}?" if close else f"The body has: {', '.join(names) or 'none'}.")
         )
 
 
 def check_body(who: str, body: Any) -> None:
-    """Raise for a body that returns before it has run: a Celery worker neither awaits nor iterates its result."""
+    """Raise ContradictoryDeclaration for a coroutine or generator body: a worker neither awaits nor iterates its result."""
     while isinstance(body, partial | staticmethod | classmethod):
         body = body.func if isinstance(body, partial) else body.__func__
     call: Any = body if inspect.isroutine(body) else getattr(type(body), "__call__", None)  # noqa: B004
@@ -223,34 +226,36 @@ def check_body(who: str, body: Any) -> None:
         if is_kind(body) or is_kind(call):
             raise ContradictoryDeclaration(
                 f"{who}: the body is {kind}. Calling it runs none of its code, and a Celery worker does not run what it returns: "
-                "the job would count as done. Write def, and asgiref.sync.async_to_sync(f)(...) or asyncio.run(f(...)) in it "
-                "for what is asynchronous; return a list instead of yielding."
+                "the job would count as done. Write def, and call asynchronous code with asgiref.sync.async_to_sync(f)(...) or "
+                "asyncio.run(f(...)); return a list instead of yielding."
             )
 
 
 def check_protocol(cls: type) -> None:
-    """Raise if a base, a mixin, an annotation or the class itself replaces a method that runs the protocol of the pattern."""
+    """Raise ContradictoryDeclaration if a base class, an annotation or the class itself replaces a method that runs the pattern's
+    protocol."""
     for name in ("__call__", "run_delivery"):
         methods = {owner: inspect.unwrap(owner.__dict__[name]) for owner in cls.__mro__ if name in owner.__dict__}
         owner, method = next(each for each in methods.items() if not _calls_another(each[1], name))
         if not str(getattr(method, "__module__", "")).startswith("tasks_demo.patterns."):
             raise ContradictoryDeclaration(
-                f"{cls.__name__}: the {name} of {owner.__module__}.{owner.__qualname__} takes the place of that of "
-                f"the pattern {getattr(cls, 'pattern', '')}. It calls no other {name}, so nothing claims, counts or "
-                "records, and both copies of a job run. Move it to run_body(self, *args, **kwargs), which the pattern calls, "
-                "and call super().run_body(*args, **kwargs) there; or use before_start, on_success, on_failure or "
-                "after_return. A base class with a __call__ of its own comes behind the pattern: class Mine(Pattern, Base)."
+                f"{cls.__name__}: {name} of {owner.__module__}.{owner.__qualname__} replaces {name} of the pattern "
+                f"{getattr(cls, 'pattern', '')} and does not call it. So nothing would be claimed, counted or recorded, and both "
+                "copies of a job would run. Move the code to run_body(self, *args, **kwargs), which the pattern calls, and call "
+                "super().run_body(*args, **kwargs) there; or use before_start, on_success, on_failure or after_return. Put a "
+                "base class that has its own __call__ after the pattern: class Mine(Pattern, Base)."
             )
 
 
 def _calls_another(method: Any, name: str) -> bool:
-    """Whether this method names another one, as in ``super().__call__(...)``. Whether it always calls it cannot be known."""
+    """Return whether this method's code names another one, as in ``super().__call__(...)``. Does not check that it is called."""
     code = getattr(method, "__code__", None)
     return code is not None and name in code.co_names
 
 
 def cooperative(cls: type, above: type) -> Callable[..., Any] | None:
-    """The ``__call__`` of a base behind ``above``, for example of the app's own task class; None: only Celery's."""
+    """Return the ``__call__`` of a base class after ``above`` in the MRO, for example of the app's own task class; None if the
+    first one is Celery's."""
     mro = cls.__mro__
     for owner in mro[mro.index(above) + 1 :]:
         if "__call__" in owner.__dict__:

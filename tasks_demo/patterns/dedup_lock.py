@@ -12,11 +12,11 @@ Does **not** guarantee:
 
 - That the body runs only once. A worker killed between the effect and the completed marker leaves an operation that looks
   unfinished, and the body runs again.
-- A single effect from a receiver that honours neither the operation key (an Idempotency-Key) nor the fence: it can happen twice,
-  and the lab measures how often.
-- On Redis as a broker, that every message comes back: see the fetch window in ``late``.
-- That a job which kills its worker is tried for ever: after ``max_attempts`` it is parked (see ``attempts``) and its lease is
-  released.
+- A single effect at a receiver that honours neither the operation key (an Idempotency-Key) nor the fence: the effect can happen
+  twice, and the lab measures how often.
+- That every message is redelivered, on Redis as the broker: see the fetch window in ``late``.
+- That a job which kills its worker is retried indefinitely: after ``max_attempts`` it is parked (see ``attempts``) and its lease
+  is released.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _lease: ContextVar[Lease | None] = ContextVar("tasks_demo_lease", default=None)
 
 
 def lease() -> Lease:
-    """The lease of the body that is running here: ``lease().check()`` between steps, ``lease().fence`` with each write.
+    """Return the lease of the running body. Call ``lease().check()`` between steps; send ``lease().fence`` with each write.
 
-    In a body that is called as a function, ``charge(17, 5)``, nothing is held: ``check()`` passes, and ``fence`` is 0, lower
-    than that of any holder. Raises NoLease outside the body of a DedupLock task, and in threads other than that of the body.
+    In a body that is called as a function, ``charge(17, 5)``, nothing is held: ``check()`` never raises, and ``fence`` is 0, less
+    than any holder's. Raises NoLease outside the body of a DedupLock task, and in other threads than the body's.
     """
     held = _lease.get()
     if held is None:
@@ -74,19 +74,19 @@ class DedupLock(LateTask):
             me = this_process(subject.task_id)
             reply = leases.claim(subject.operation, arguments, str(me))
             if isinstance(reply, Held) and (holder := parse_process(reply.who)) and holder.gone:
-                # Killed: without this, its lease would have to expire. If the lease has changed hands, this is an ordinary claim.
+                # Its process has ended: take over at once. If the lease has a new holder by now, this is a normal claim.
                 reply = leases.claim(subject.operation, arguments, str(me), reply.fence)
             match reply:
                 case Completed(result=stored, who=who):
                     first = parse_process(who)
                     return suppress(self, results.from_text(stored), first.task_id if first else "")
                 case Held(seconds_left=seconds):
-                    # Not acknowledged and dropped: the holder may be dying. Not deferred for the whole lease either: a retry is
-                    # published just before its lease is released, and would wait for nothing.
+                    # Not dropped: the holder may die. Not deferred for the whole lease: a retry is published just before its
+                    # lease is released, and would wait for too long.
                     defer(self, "held by another worker", at_most=seconds, level=logging.INFO)
                 case Mismatch():
                     raise OperationMismatch(
-                        f"Operation {subject.operation!r} was used before by another task or with other arguments. "
+                        f"Operation {subject.operation!r} was already used by another task or with other arguments. "
                         "Nothing was run. Use a new operation key for new work."
                     )
                 case Claimed():
@@ -96,11 +96,10 @@ class DedupLock(LateTask):
             return result
 
     def replace(self, sig: Any) -> NoReturn:
-        """Refused: it ends the body without a result of its own."""
+        """Refused: it ends the body without a result, so no completed marker could be stored."""
         raise ContradictoryDeclaration(
-            f"{self.name}: self.replace() contradicts the pattern dedup_lock: "
-            "no marker is stored, so a copy would run the body and publish the replacement again. "
-            "Publish the other job after the work, as a link or a chain."
+            f"{self.name}: self.replace() contradicts the pattern dedup_lock: no completed marker would be stored, so a copy "
+            "would run the body and publish the replacement again. Publish the other job after this one, as a link or a chain."
         )
 
     def run_directly(self, args: Any, kwargs: Any) -> Any:
@@ -125,7 +124,7 @@ class DedupLock(LateTask):
                 held = until_completed.enter_context(hold(leases, claimed, cap_seconds))
                 until_completed.enter_context(_as_current(held))
                 until_completed.enter_context(about(replace(subject, fence=claimed.fence)))
-                # Only the holder counts, until its marker is stored.
+                # Only the holder's attempt is counted, and only until its marker is stored.
                 until_completed.enter_context(count_attempt(self, body))
                 reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
                 reached(Point.STARTED)
@@ -134,13 +133,13 @@ class DedupLock(LateTask):
                 reached(Point.LEASE_LOST, fence=claimed.fence, why=str(error))
                 self._release(leases, claimed)
                 if held.capped:
-                    raise  # it ran for longer than allowed: another attempt would, too
-                defer(self, error)  # the new holder does the work, or else this copy
+                    raise  # it ran for longer than the cap, and so would another attempt
+                defer(self, error)  # the new holder completes the operation, or else this copy does
             except WorkerKilled:
                 raise
             except BaseException:
-                # The body did not start, failed or asks for a retry, the message was parked, or this process is about to end:
-                # the next delivery must not wait for the lease to expire.
+                # The body did not start, failed or retries, the message was parked, or this process is exiting: the next delivery
+                # must not wait for the lease to expire.
                 self._release(leases, claimed)
                 raise
             self._complete(leases, claimed, result)
@@ -150,11 +149,11 @@ class DedupLock(LateTask):
         try:
             stored = leases.complete(claimed, results.as_text(self, result))
         except Exception as error:  # noqa: BLE001  (the body has run: a failure here must not fail the job)
-            # Done, but perhaps without a marker: the copy finds either the marker or an operation to run again.
+            # It is unknown whether the marker was stored. The copy is suppressed if it was, and runs the operation again if not.
             defer(self, error)
         if not stored:
             reached(Point.LEASE_LOST, fence=claimed.fence)
-            defer(self, "another worker took the operation over; this copy waits for its result")
+            defer(self, "another worker took over the operation; this copy waits for its result")
         reached(Point.COMPLETED, fence=claimed.fence)
 
     def _release(self, leases: LeaseStore, claimed: Claimed) -> None:
@@ -162,11 +161,9 @@ class DedupLock(LateTask):
             leases.release(claimed)
         except Exception as error:  # noqa: BLE001  (the outcome of the job is decided)
             logger.warning(
-                "The lease on %r could not be released and ends by itself: %s",
-                claimed.operation,
-                described(error),
-                extra=job_fields(operation=claimed.operation, fence=claimed.fence),
-            )
+                "The lease on %r could not be released: copies wait until it expires. %s",
+                claimed.operation, described(error), extra=job_fields(operation=claimed.operation, fence=claimed.fence),
+            )  # fmt: skip
 
 
 @contextmanager

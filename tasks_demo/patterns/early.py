@@ -1,7 +1,7 @@
 """Early acknowledgement: what ``acks_early`` and ``claim_first`` share.
 
-Celery acknowledges the message when a pool process accepts it, before the body runs. A worker that dies after that takes the job
-with it, and nothing may start the body a second time: neither Celery's own retries nor a message that comes back.
+Celery acknowledges the message when a pool process accepts it, before the body runs. If the worker dies after that, the job is
+lost. Nothing may start the body a second time: neither Celery's retries nor a redelivered message.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class EarlyTask(PatternTask):
     retry_on_worker_lost = False
     autoretry_for = ()
     requires = {
-        "acks_late": (False, "it acknowledges before the body runs."),
+        "acks_late": (False, "this pattern acknowledges before the body runs."),
         "reject_on_worker_lost": (False, "the message is already acknowledged when the worker is lost."),
-        "retry_on_worker_lost": (False, "publishing a started job again makes a second execution."),
-        "autoretry_for": (False, "a retry is a second execution; at-most-once has no second."),
+        "retry_on_worker_lost": (False, "publishing a started job again causes a second execution."),
+        "autoretry_for": (False, "a retry is a second execution, which at-most-once excludes."),
     }
 
     def retry(self, *args: Any, **kwargs: Any) -> NoReturn:

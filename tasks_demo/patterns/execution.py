@@ -1,15 +1,15 @@
-"""One execution of a body: a failure before it defers the delivery, and nothing after it fails the job.
+"""One execution of a body: a failure before the body defers the delivery, and a failure after it does not fail the job.
 
-    with execution(self) as body:            # a failure of any class defers the delivery ...
+    with execution(self) as body:            # any error up to the start of the body defers the delivery
         ...                                  # claim, count
         reached(Point.STARTED)
-        result = body.run(args, kwargs)      # ... until the body starts: its errors fail the job
-        ...                                  # no soft time limit is raised here any more
+        result = body.run(args, kwargs)      # errors of the body fail the job
+        ...                                  # soft time limits are no longer raised
 
-A BaseException from a body (``asyncio.CancelledError``, ``GeneratorExit``, one of the user's) fails the job as BodyStopped:
-Celery ends such a job only in its prefork pool, and there without ``on_failure`` (celery/concurrency/base.py ``apply_target``).
-Errors that end the process are raised unchanged. An error that a body raises while its process is being terminated does not
-fail the job: Celery sees a lost worker and requeues the message.
+A BaseException from a body (``asyncio.CancelledError``, ``GeneratorExit``, one of the user's) fails the job as BodyStopped.
+Without this Celery would end such a job in its prefork pool only, and without ``on_failure`` (celery/concurrency/base.py
+``apply_target``). Errors that end the process are raised unchanged. An error that a body raises while its process is being
+terminated does not fail the job: Celery sees a lost worker and requeues the message.
 
 Does **not** guarantee that a deferred delivery of an early-acknowledging pattern survives if no copy of it can be published (see
 ``requeue.requeue_original``).
@@ -45,16 +45,16 @@ from tasks_demo.core.lifecycle import described
 from tasks_demo.patterns.requeue import defer
 from tasks_demo.patterns.suppression import known_outcome, suppressed
 
-#: Errors that fail the job at once, since running it later would end the same; and those that Celery itself handles.
+#: Errors that fail the job at once, because a later delivery would fail in the same way; and those that Celery itself handles.
 _FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
 
 
 class WorkerKilled(BaseException):
-    """Raised by tasks_demo.testing to simulate SIGKILL: nothing is cleaned up."""
+    """Raised by tasks_demo.testing to simulate SIGKILL. The patterns clean nothing up."""
 
 
 class Execution:
-    """Runs the body; ``begun`` says whether it has started."""
+    """Runs the body. ``begun``: whether it has started."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
@@ -62,8 +62,8 @@ class Execution:
         self.begun = False
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """Run the body and raise what it raises, except: BodyNotRun for a result that still has to be run, BodyStopped for a
-        BaseException, SystemExit while the process is being terminated."""
+        """Run the body and raise what it raises, with these exceptions: BodyNotRun if it returns a coroutine or generator,
+        BodyStopped for a BaseException, SystemExit while the process is being terminated."""
         self.begun = True
         try:
             return finished(self._task, self._task.run_body(*args, **kwargs))
@@ -77,13 +77,13 @@ class Execution:
             if self._task.request.is_eager or ends_process(error):
                 raise
             raise BodyStopped(
-                f"{self._task.name}: the body was ended by {described(error)}, which is no Exception. The job has failed."
+                f"{self._task.name}: the body was ended by {described(error)}, which is not an Exception. The job has failed."
             ) from error
         finally:
             self._ignore_soft_limit()
 
     def _ignore_soft_limit(self) -> None:
-        # A soft limit asks a body to stop. Raised between an effect and its record, it would fail a job that is done.
+        # A soft limit asks the body to stop. Raised after the body, it would fail a job whose effect has happened.
         if threading.current_thread() is threading.main_thread():
             handler = signal.getsignal(signal.SIGUSR1)
             if handler is soft_timeout_sighandler:
@@ -97,26 +97,26 @@ class Execution:
 
 
 def ends_process(error: BaseException | None) -> bool:
-    """Whether this error ends the process or greenlet that runs the body, and so says nothing about the job."""
+    """Return whether this error ends the process or greenlet that runs the body, so that it is not an outcome of the job."""
     if type(error).__module__.partition(".")[0] in {"gevent", "greenlet", "eventlet"}:
-        return True  # a time limit, or the pool itself
+        return True  # raised by a time limit or by the pool
     if not isinstance(error, SystemExit | KeyboardInterrupt):
         return isinstance(error, WorkerKilled)
-    # It ends a pool process. Elsewhere Celery and Python raise these in the main thread only, except sys.exit() in a body.
+    # They end a pool process. In other pools only the main thread gets them, except SystemExit from a sys.exit() in the body.
     in_main = threading.current_thread() is threading.main_thread()
     return current_process().name != "MainProcess" or (in_main and type(error) is not SystemExit)
 
 
 def finished(task: Any, result: Any) -> Any:
-    """The result. Raises BodyNotRun for a coroutine, a generator or the like, which nothing here awaits or iterates."""
+    """Return the result. Raises BodyNotRun for a coroutine, generator or the like, which a worker neither awaits nor iterates."""
     if not (inspect.isawaitable(result) or isinstance(result, GeneratorType | AsyncGeneratorType | map | filter)):
         return result
     if hasattr(result, "close"):
         result.close()  # or Python warns that it was never awaited
     raise BodyNotRun(
-        f"{task.name}: the body returned a {type(result).__name__}, which nobody runs in a Celery worker: its "
-        "work is not done, and no marker says that it is. Write def, and asgiref.sync.async_to_sync(f)(...) in it for what is "
-        "asynchronous; return a list instead of a generator."
+        f"{task.name}: the body returned a {type(result).__name__}, which a Celery worker does not run: the work is not done, "
+        "and no completed marker is stored. Write def, and call asynchronous code with asgiref.sync.async_to_sync(f)(...); "
+        "return a list instead of a generator."
     )
 
 
@@ -126,12 +126,12 @@ def _ignored(*_: object) -> None:
 
 @contextmanager
 def execution(task: Any) -> Iterator[Execution]:
-    """The context of one execution. Raises Unfinished or Reject after a failure before the body, else what the body raises."""
+    """Run one execution of ``task``. Raises Unfinished or Reject after a failure before the body, else what the body raises."""
     body = Execution(task)
     try:
         yield body
     except OperationMismatch as error:
-        # A message with the ID of a task that has ended must not change its outcome to FAILURE.
+        # A message that reuses the task ID of an ended job must not change that job's outcome to FAILURE.
         if not body.begun and known_outcome(task) in states.READY_STATES:
             raise suppressed(task, f"its outcome stands, although {error}") from error
         raise
@@ -140,7 +140,7 @@ def execution(task: Any) -> Iterator[Execution]:
     except Exception as error:
         if body.begun:
             raise
-        # UnsupportedDatabase: only other settings can end it.
+        # An ERROR for UnsupportedDatabase, which only a change of settings can end.
         defer(task, error, level=logging.ERROR if isinstance(error, UnsupportedDatabase) else logging.WARNING)
     finally:
         body.close()

@@ -1,10 +1,10 @@
-"""Fence writes in one's own database: a stale holder of a lease cannot write after a later one has.
+"""Fence writes to your own database: a stale holder of a lease cannot write after a later holder has written.
 
     with fenced():                       # inside the body of a DedupLock task
         Order.objects.filter(...).update(state="paid")
 
-Does **not** guarantee that a write happens once: what a stale holder wrote *before* the later one stays. For an effect that must
-happen once, use ``inbox``.
+Does **not** guarantee that a write happens once: what a stale holder wrote *before* the later holder stays. For an effect that
+must happen once, use ``inbox``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks_demo.core.lifecycle import Point, reached
 from tasks_demo.patterns.dedup_lock import lease
 from tasks_demo.records.models import Fence
 
-# The row stays locked until the transaction ends: a later holder waits for this one and sees what it wrote.
+# The row stays locked until the transaction ends, so a later holder waits for this one and sees its writes.
 _ADVANCE = """
     INSERT INTO tasks_demo_records_fence (operation, token, at) VALUES (%s, %s, %s)
     ON CONFLICT (operation) DO UPDATE SET token = excluded.token, at = excluded.at
@@ -32,7 +32,7 @@ _ADVANCE = """
 
 @contextmanager
 def fenced(using: str | None = None) -> Iterator[None]:
-    """A transaction in which only the latest holder of the lease can write. Costs one more statement.
+    """Open a transaction in which only the latest holder of the lease can write. Costs one more statement.
 
     ``using``: alias of the database. Raises Fenced if a later holder has written, and NoLease outside the body of a DedupLock
     task; nothing is changed then. In a body that is called as a function it is a plain transaction.
@@ -42,7 +42,8 @@ def fenced(using: str | None = None) -> Iterator[None]:
     alias = using or router.db_for_write(Fence)
     if held.fence and (why := unsupported(alias)):
         raise UnsupportedDatabase(
-            f"fenced() keeps a row beside what it guards: {why}. Nothing was changed. Name another database with using=."
+            f"fenced() stores the fence in the database that it guards: {why}. Nothing was changed. Name another database with "
+            "using=."
         )
     with transaction.atomic(using=alias):
         if not held.fence:  # the body was called as a function
@@ -55,6 +56,6 @@ def fenced(using: str | None = None) -> Iterator[None]:
         if not advanced:
             reached(Point.FENCED, fence=held.fence)
             raise Fenced(
-                f"A later holder of {held.claimed.operation!r} has written in {alias!r} already. Nothing was changed."
+                f"A later holder of {held.claimed.operation!r} has already written to {alias!r}. Nothing was changed."
             )
         yield

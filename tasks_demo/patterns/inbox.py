@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
 from django.db import DatabaseError, Error, OperationalError, connections, router, transaction
 from django.utils import timezone
 
+from tasks_demo.core.databases import execute
 from tasks_demo.core.exceptions import (
     ContradictoryDeclaration,
     OtherDatabaseUsed,
@@ -37,7 +38,7 @@ from tasks_demo.core.exceptions import (
 )
 from tasks_demo.core.lifecycle import Point, Subject, described, reached
 from tasks_demo.patterns import operation_records, results, transactions
-from tasks_demo.patterns.attempts import count_attempt
+from tasks_demo.patterns.attempts import TAKE_BACK, Counted, count_attempt
 from tasks_demo.patterns.execution import Execution, execution
 from tasks_demo.patterns.late import LateTask
 from tasks_demo.patterns.requeue import defer
@@ -57,9 +58,11 @@ class Inbox(LateTask):
         entry = operation_records.new_row(InboxEntry, subject, self.digest(args, kwargs), "completed_at")
         with execution(self) as body:
             transactions.outside_transactions(self, alias)
-            with count_attempt(self, body):  # in separate commits before and after the transaction
+            with count_attempt(
+                self, body
+            ) as attempt:  # in a commit of its own, and taken back in the one of the effect
                 try:
-                    done, result = self._in_one_transaction(body, alias, entry, args, kwargs)
+                    done, result = self._in_one_transaction(body, alias, entry, args, kwargs, attempt)
                 except (RecordsUnavailable, Error) as error:
                     if body.begun and not _database_failed(error):
                         raise
@@ -81,7 +84,7 @@ class Inbox(LateTask):
         )
 
     def _in_one_transaction(
-        self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any
+        self, body: Execution, alias: str, entry: InboxEntry, args: Any, kwargs: Any, attempt: Counted
     ) -> tuple[InboxEntry | None, Any]:
         """The entry that existed before, or None and the result of the body."""
         with transaction.atomic(using=alias, durable=True):
@@ -93,24 +96,47 @@ class Inbox(LateTask):
             with only_database(alias), unbroken(self, alias):
                 result = body.run(args, kwargs)
             try:
-                _complete(entry, alias, results.as_text(self, result))
+                same = _complete(entry, alias, results.as_text(self, result), attempt)
             except Error as error:
+                if _aborted(error):
+                    raise _broken(self, alias, str(error).partition("\n")[0]) from error
                 raise RecordsUnavailable(
                     f"The database {alias!r} did not take the result of operation {entry.operation!r} ({described(error)}). "
                     "All is rolled back, the effect too; the message is requeued."
                 ) from error
+            if not same:
+                raise _broken(self, alias, "it was committed or rolled back by hand")
         return None, result
 
 
-def _complete(entry: InboxEntry, alias: str, result: str | None) -> None:
-    # Written out: Django takes longer to build this statement than SQLite to run it.
+#: Stores the result and takes the attempt back, in one round trip. It changes nothing in another transaction than the entry's.
+_COMPLETE_ON_POSTGRESQL = f"""
+    WITH mine AS (SELECT operation FROM tasks_demo_records_inboxentry WHERE operation = %s AND pg_current_xact_id()::text = %s),
+    taken_back AS ({TAKE_BACK} AND EXISTS (SELECT FROM mine) RETURNING 1)
+    UPDATE tasks_demo_records_inboxentry SET result = %s, completed_at = %s WHERE operation IN (SELECT operation FROM mine)
+    RETURNING EXISTS (SELECT FROM taken_back)
+"""  # noqa: S608  (a constant)
+_COMPLETE = "UPDATE tasks_demo_records_inboxentry SET result = %s, completed_at = %s WHERE operation = %s"
+
+
+def _complete(entry: InboxEntry, alias: str, result: str | None, attempt: Counted) -> bool:
+    """Store the result. Returns whether this is still the transaction of the entry.
+
+    Written out, because Django takes longer to build these statements than the database to run them.
+    """
     connection = connections[alias]
     moment = connection.ops.adapt_datetimefield_value(timezone.now())
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE tasks_demo_records_inboxentry SET result = %s, completed_at = %s WHERE operation = %s",
-            [result, moment, entry.operation],
-        )
+    counted = (*attempt.key, attempt.line) if attempt.key is not None and attempt.alias == alias else None
+    if connection.vendor == "postgresql":
+        mine = [entry.operation, entry.transaction_id]
+        parameters = [*mine, *(counted or ("", -1, "")), result, moment]
+        _, found = execute(alias, _COMPLETE_ON_POSTGRESQL, parameters)
+        attempt.taken_back = found == [(True,)]
+        return bool(found)
+    execute(alias, _COMPLETE, [result, moment, entry.operation])
+    if counted is not None:
+        attempt.taken_back = execute(alias, TAKE_BACK, counted)[0] > 0
+    return True
 
 
 @contextmanager
@@ -124,36 +150,50 @@ def only_database(alias: str) -> Iterator[None]:
             f"{alias!r}, pass what must be read as an argument, or use the pattern dedup_lock."
         )
 
-    with ExitStack() as stack:
-        for connection in connections.all():
-            if connection.alias != alias:
-                stack.enter_context(connection.execute_wrapper(refuse))
+    others = [connection for connection in connections.all() if connection.alias != alias]
+    for connection in others:
+        connection.execute_wrappers.append(refuse)
+    try:
         yield
+    finally:
+        for connection in others:
+            connection.execute_wrappers.remove(refuse)
 
 
 @contextmanager
 def unbroken(task: Any, alias: str) -> Iterator[None]:
     """Raise TransactionBroken if the body has ended or broken the transaction that it ran in.
 
-    A savepoint lives exactly as long as its transaction, however that ends.
+    On SQLite a savepoint tells: it lives exactly as long as its transaction. On PostgreSQL, where it would cost two round trips,
+    ``_complete`` compares the transaction's ID.
     """
     connection = connections[alias]
-    savepoint = connection.savepoint()
+    with_savepoint = connection.vendor == "sqlite"
+    if with_savepoint:
+        execute(alias, "SAVEPOINT the_body", ())
     yield
-    why = "it was marked for rollback or its connection was closed" if connection.needs_rollback else ""
-    if not why:
+    if connection.needs_rollback:
+        raise _broken(task, alias, "it was marked for rollback or its connection was closed")
+    if with_savepoint:
         try:
-            connection.savepoint_commit(str(savepoint))
+            execute(alias, "RELEASE SAVEPOINT the_body", ())
         except DatabaseError as error:
             if _database_failed(error):
                 raise
-            why = str(error).partition("\n")[0]
-    if why:
-        raise TransactionBroken(
-            f"{task.name}: the body returned, but the transaction on {alias!r} is not the one it was given ({why}). What is "
-            "not committed is rolled back; what the body committed by hand stays, without a result. Leave COMMIT, ROLLBACK and "
-            "set_rollback() to the pattern: raise an error to undo, and use atomic() around what may fail."
-        )
+            raise _broken(task, alias, str(error).partition("\n")[0]) from error
+
+
+def _broken(task: Any, alias: str, why: str) -> TransactionBroken:
+    return TransactionBroken(
+        f"{task.name}: the body returned, but the transaction on {alias!r} is not the one it was given ({why}). What is "
+        "not committed is rolled back; what the body committed by hand stays, without a result. Leave COMMIT, ROLLBACK and "
+        "set_rollback() to the pattern: raise an error to undo, and use atomic() around what may fail."
+    )
+
+
+def _aborted(error: Exception) -> bool:
+    """Whether PostgreSQL refuses further statements, because the body caught the error of an earlier one."""
+    return getattr(error.__cause__, "sqlstate", None) == "25P02"
 
 
 def _database_failed(error: Exception) -> bool:

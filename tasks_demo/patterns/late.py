@@ -1,11 +1,11 @@
 """Late acknowledgement: what ``acks_late``, ``dedup_lock`` and ``inbox`` share.
 
-The worker acknowledges the message when the body has returned or failed. A worker that dies before that leaves it in the broker,
-which delivers it again: at once if a pool process died, after the visibility timeout (Redis) or the end of the connection
-(RabbitMQ) if the whole worker did. A job that kills its worker ``max_attempts`` times is parked (see ``attempts``).
+The worker acknowledges the message when the body has returned or failed. If the worker dies before that, the broker delivers the
+message again: at once if a pool process died; after the visibility timeout (Redis) or the end of the connection (RabbitMQ) if the
+whole worker did. A job that kills its worker ``max_attempts`` times is parked (see ``attempts``).
 
-Does **not** guarantee, on Redis, that every message comes back: a main process killed between fetching a message and recording
-it as unacknowledged loses it (kombu/transport/redis.py ``_brpop_read``, ``QoS.append``).
+Does **not** guarantee, on Redis, that every message is redelivered: one is lost if the main process is killed between popping it
+and recording it as unacknowledged, the "fetch window" (kombu/transport/redis.py ``_brpop_read``, ``QoS.append``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The message header with the operation key: computed once by the publisher, carried along by every copy.
+"""The message header with the operation key: computed once by the publisher, kept by every copy.
 
-It holds the key and the beginning of the digest of the arguments that it was computed for. Retries and deferred copies keep it,
-so that a key with the date in it does not change at midnight. A copy with other arguments, or a message to which another job's
-headers were given, gets a key of its own.
+It contains the key and a prefix of the digest of the arguments for which it was computed. Retries and deferred copies keep it, so
+that a key that contains the date does not change at midnight. For other arguments, for example when another job's headers were
+passed on, the key is computed anew.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from tasks_demo.core.exceptions import InvalidOperationKey
 from tasks_demo.leases.keys import validate_operation
 
-#: ``<beginning of the digest>:<operation key>``; an empty key stands for the task ID.
+#: ``<digest prefix>:<operation key>``; an empty key stands for the task ID.
 HEADER = "tasks_demo_operation"
-#: Hexadecimal digits of the digest.
+#: Length of the digest prefix, in hexadecimal digits.
 DIGITS = 16
 #: Attribute of a request that caches the key of its delivery.
 _CACHE = "_tasks_demo_operation"
 
 
 def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dict[str, str]:
-    """The header for a message with these arguments; the one in ``headers`` if it was computed for them."""
+    """Return the header for these arguments: the one in ``headers`` if it was computed for them, else a new one."""
     beginning = task.digest(args, kwargs)[:DIGITS]
     sent = sent_operation(headers)
     if sent is None or not headers[HEADER].startswith(beginning):
@@ -31,9 +31,9 @@ def header(task: Any, args: Any, kwargs: Any, headers: Mapping[str, Any]) -> dic
 
 
 def sent_operation(headers: Mapping[str, Any] | None) -> str | None:
-    """The key that the publisher sent, "" for the task ID; None: nothing valid was sent.
+    """Return the key that the publisher sent, "" for the task ID, or None if no valid key was sent.
 
-    Does not check which arguments it was computed for.
+    Does not check for which arguments it was computed.
     """
     sent = (headers or {}).get(HEADER)
     if not isinstance(sent, str) or sent[DIGITS : DIGITS + 1] != ":":
@@ -46,7 +46,7 @@ def sent_operation(headers: Mapping[str, Any] | None) -> str | None:
 
 
 def operation_of_delivery(task: Any, args: Any, kwargs: Any) -> str:
-    """The operation key of the delivery that runs here: the one sent for these arguments, or else computed, once."""
+    """Return the operation key of the running delivery: the one sent for these arguments, or else computed, once."""
     request = task.request
     call = (list(args), dict(kwargs))
     known = getattr(request, _CACHE, None)

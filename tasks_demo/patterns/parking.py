@@ -1,7 +1,7 @@
-"""Parks a message whose attempts are used up: stores it as a row, with all that is needed to publish it again.
+"""Parks a message whose attempts are used up: stores it as a row, with everything needed to publish it again.
 
-What is decided about a parked message is in ``tasks_demo.quarantine.decisions``. What is **not** guaranteed: that every message
-can be published again. One that no serializer can carry is stored for people to read.
+``tasks_demo.quarantine.decisions`` requeues and discards parked messages. Does **not** guarantee that every message can be
+published again: one that no serializer supports is stored as readable text only.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PROCESS = "process"
 
 
 def park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
-    """Store the message as a row and delete its attempts, in the caller's transaction. ``source``: the parked row of which this
-    delivery is a copy, or 0."""
+    """Store the message as a row and delete its attempts, in the caller's transaction. ``source``: the ID of the parked row that
+    this delivery was requeued from, or 0."""
     subject = current()
     history = [json.loads(line) for line in attempt.history.splitlines()]
     for attempt_made in history:
@@ -47,7 +47,7 @@ def park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
         parked_at=timezone.now(),
         **_packed(task),
     )
-    # This copy proves that its row was requeued, even if the process that did so died before marking it.
+    # This copy proves that the source row was requeued, even if the process that requeued it died before marking the row.
     Parked.objects.using(alias).filter(pk=source, state=Parked.State.PARKED).update(state=Parked.State.REQUEUED)
     parked.save(using=alias, force_insert=True)
     attempt.delete(using=alias)
@@ -55,7 +55,7 @@ def park(task: Any, attempt: Attempt, source: int, alias: str) -> Parked:
 
 
 def announce(task: Any, parked: Parked) -> NoReturn:
-    """Log and report, after the commit, that the message was parked. Raises Unfinished, so that Celery acknowledges it."""
+    """Log and announce, after the commit, that the message was parked. Raises Unfinished, so that Celery acknowledges it."""
     log_delivery(
         task, logging.ERROR, "parked", "parked as number %d: %s See it in the admin or with `manage.py quarantine`.",
         parked.pk, parked.reason,
@@ -65,15 +65,15 @@ def announce(task: Any, parked: Parked) -> NoReturn:
 
 
 def _packed(task: Any) -> dict[str, str]:
-    """The message as Celery would publish it for a retry, written by the task's serializer or another accepted one.
+    """Return the message as Celery would publish it for a retry, in the format of the task's serializer or another accepted one.
 
-    What no serializer can carry is stored for people to read, and cannot be requeued.
+    A message that no serializer supports is stored as readable text and cannot be requeued.
     """
     request = task.request
-    # Without the headers that the broker and we added to this copy.
+    # Leave out the headers that the broker and this package added to this copy.
     added = {"redelivered", DEFERRALS, PARKED}
     headers = {name: value for name, value in (request.headers or {}).items() if name not in added}
-    # No eta: it was due when it began. No expiry: whoever requeues it wants it to run.
+    # No ETA, because it was due when it began; no expiry, because whoever requeues it wants it to run.
     copy = task.signature_from_request(request, headers=headers, expires=None)
     copy["options"].pop("redelivered", None)
     data, kind, encoding = repr(dict(copy)).encode("ascii", "backslashreplace").decode(), "text/plain", "utf-8"
@@ -83,15 +83,13 @@ def _packed(task: Any) -> dict[str, str]:
             break
     else:
         logger.error(
-            "%s[%s] is parked, but no serializer can carry it: it cannot be requeued.",
-            task.name,
-            request.id,
-            extra=job_fields(task_id=request.id),
-        )
+            "%s[%s] is parked, but no serializer supports its arguments: it cannot be requeued.",
+            task.name, request.id, extra=job_fields(task_id=request.id),
+        )  # fmt: skip
     return {"message": data, "content_type": kind, "content_encoding": encoding}
 
 
 def message_of(parked: Parked) -> Signature:
-    """The parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serializer raises."""
+    """Return the parked message: its ``args``, ``kwargs`` and ``options``. Raises what the serializer raises."""
     content = unpacked(parked.message, parked.content_type, parked.content_encoding, current_app.conf.accept_content)
     return Signature.from_dict(content, app=current_app)

@@ -1,4 +1,4 @@
-"""What is checked and added when a job is published: options, limits, arguments, and the header with the operation key."""
+"""Check options, limits and arguments when a job is published, and add the header with the operation key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks_demo.patterns.operation_header import header
 
 logger = logging.getLogger(__name__)
 _reported: set[str] = set()
-#: Options of a declaration; with a call they would have no effect.
+#: Options of a declaration. In a call they would have no effect.
 DECLARED = frozenset({
     "operation", "books", "using", "max_attempts", "needs_ledger", "ledger", "acks_late", "reject_on_worker_lost",
     "retry_on_worker_lost", "autoretry_for", "acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout",
@@ -29,14 +29,14 @@ OF_A_CALL = frozenset({
     "headers", "time_limit", "soft_time_limit", "retry", "retry_policy", "link", "link_error", "shadow",
     "ignore_result", "task_id", "producer", "connection", "chain", "chord", "group_id", "reply_to",
 })  # fmt: skip
-#: Those that hold the signatures of continuations.
+#: Options of a call that contain signatures of continuations.
 CONTINUATIONS = ("chain", "link", "link_error", "chord")
-#: Where Celery's canvas primitives keep the signatures that they consist of.
+#: The kwargs in which Celery's canvas primitives keep their member signatures.
 MEMBERS = {"chain": ("tasks",), "group": ("tasks",), "chord": ("header", "body")}
 
 
 def prepared(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """The arguments and options to publish, with the operation header. Raises as ``task.apply_async`` does."""
+    """Return the arguments and options to publish, with the operation header. Raises what ``task.apply_async`` raises."""
     args, kwargs = arguments(task, args, kwargs, options)
     if task.operation is None:
         return args, kwargs, options
@@ -46,7 +46,7 @@ def prepared(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tupl
 
 @contextmanager
 def encodable(task: Any, options: Mapping[str, Any]) -> Iterator[None]:
-    """Raise kombu's EncodeError as ArgumentsNotJson, with what to pass instead."""
+    """Turn kombu's EncodeError into ArgumentsNotJson, which says what to pass instead."""
     try:
         yield
     except EncodeError as error:
@@ -54,13 +54,13 @@ def encodable(task: Any, options: Mapping[str, Any]) -> Iterator[None]:
             raise
         serializer = options.get("serializer") or task.serializer
         raise ArgumentsNotJson(
-            f"{task.name}: the serializer {serializer!r} cannot carry this job ({error}). Nothing was published. "
+            f"{task.name}: the serializer {serializer!r} does not support the arguments ({error}). Nothing was published. "
             "Pass text, numbers, dates, lists and dictionaries, and an id instead of an object."
         ) from error
 
 
 def arguments(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The arguments as Celery publishes them, of any task. Raises TypeError for those that the body does not take."""
+    """Return the arguments as Celery publishes them, for any task. Raises TypeError for those that the body does not take."""
     if task.typing:
         if hasattr(task, "__header__"):  # Celery's own check and message; it has none for task classes
             task.__header__(*(args or ()), **(kwargs or {}))
@@ -72,14 +72,14 @@ def arguments(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> 
     return args, kwargs
 
 
-@lru_cache(maxsize=256)  # comparing names in every publication would take a third of its time
+@lru_cache(maxsize=256)  # comparing names anew would take a third of the time of each publication
 def _meant(name: str) -> str | None:
-    """The known option that this name seems to be a misspelling of."""
+    """Return the known option of which this name seems to be a misspelling."""
     return nearest(name, OF_A_CALL, 0.85)
 
 
 def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
-    """Raise ContradictoryDeclaration for options, of the call or set on the task, that break the promise or have no effect."""
+    """Raise ContradictoryDeclaration for options of the call or the task that break the promise or would have no effect."""
     task.check_requires({name: options.get(name, getattr(task, name, None)) for name in task.requires})
     check_limits(task, options)
     for name, value in options.items():
@@ -96,7 +96,7 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
 
 
 def check_limits(task: Any, options: Mapping[str, Any]) -> None:
-    """Raise ContradictoryDeclaration if soft and hard time limit, each of the call or else of the task, exclude each other."""
+    """Raise ContradictoryDeclaration if the soft time limit (of the call, or else of the task) is not below the hard one."""
     given = {name: options[name] for name in ("time_limit", "soft_time_limit") if options.get(name) is not None}
     if given:
         of_the_task = {name: getattr(task, name, None) for name in ("time_limit", "soft_time_limit")}
@@ -105,7 +105,7 @@ def check_limits(task: Any, options: Mapping[str, Any]) -> None:
 
 @signals.before_task_publish.connect(weak=False, dispatch_uid="tasks_demo.expires")
 def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
-    """Warn, once per task, of what ``apply_async`` refuses: ``send_task`` consults no task class."""
+    """Warn, once per task, about an ``expires`` that ``apply_async`` would refuse: ``send_task`` does not ask the task class."""
     if (headers or {}).get("expires") is None or sender in _reported:
         return
     requires = getattr(current_app.tasks.get(sender), "requires", None) or {}
@@ -118,7 +118,7 @@ def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
 
 
 def _check_continuations(app: Any, signatures: Any) -> None:
-    """The same for continuations: a chain is published step by step, by workers, where refusing would be too late."""
+    """Check the options of continuations, too: workers publish a chain step by step, where refusing would be too late."""
     for each in _listed(signatures):
         if not isinstance(each, Mapping):
             continue

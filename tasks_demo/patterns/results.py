@@ -1,4 +1,4 @@
-"""Results: as JSON text that is stored for duplicates, and as Celery's result backend stores them for whoever asks.
+"""Store results: as JSON text for duplicates, and in Celery's result backend for callers.
 
 A result that cannot be stored neither fails nor loses the job.
 """
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def as_text(task: Any, result: Any) -> str | None:
-    """The result as JSON; None, and a warning, if it is not JSON or larger than TASKS_DEMO_RESULT_MAX_BYTES.
+    """Return the result as JSON text; None, with a warning, if it is not JSON or larger than TASKS_DEMO_RESULT_MAX_BYTES.
 
-    Never raises: the work is done, and its completed marker must be stored.
+    Never raises: the body has returned, and its completed marker must be stored.
     """
     try:
         text: str = json.dumps(result)
@@ -31,24 +31,24 @@ def as_text(task: Any, result: Any) -> str | None:
         if size <= most:
             return text
         why = f"has {size} bytes of JSON, more than TASKS_DEMO_RESULT_MAX_BYTES ({most})"
-    except Exception as error:  # noqa: BLE001  (a result has methods of the user's)
+    except Exception as error:  # noqa: BLE001  (encoding may call the user's code)
         why = (
             f"could not be measured: {error}"
             if isinstance(error, InvalidSetting)
             else f"is not JSON ({described(error)})"
         )
     logger.warning(
-        "%s[%s]: the result, a %s, is not kept with its operation: it %s. The operation is completed; a duplicate of it will "
-        "get None.", task.name, task.request.id, type(result).__name__, why, extra=job_fields(task_id=task.request.id),
+        "%s[%s]: the result, a %s, is not stored with its operation: it %s. The operation is completed; duplicates get None.",
+        task.name, task.request.id, type(result).__name__, why, extra=job_fields(task_id=task.request.id),
     )  # fmt: skip
     return None
 
 
 def from_text(text: str | None) -> Any:
-    """The stored result; None if there is none or, with a warning, if it cannot be read. Never raises."""
+    """Return the stored result; None if there is none or, with a warning, if it cannot be read. Never raises."""
     try:
         return None if text is None else json.loads(text)
-    except Exception as error:  # noqa: BLE001  (the work is done, whatever became of its result)
+    except Exception as error:  # noqa: BLE001  (the operation is completed, even without its result)
         logger.warning(
             "The stored result of a completed operation cannot be read; its duplicate gets None: %r",
             error,
@@ -60,11 +60,11 @@ def from_text(text: str | None) -> Any:
 class LenientBackend:
     """A result backend that tolerates failures to store SUCCESS and STARTED.
 
-    Celery marks a job as failed if its result cannot be stored, although it is done, and drops one whose STARTED cannot be
-    stored, although it has not started (celery/app/trace.py). A result that cannot be encoded is stored as None; for a member
-    of a chord Celery's EncodeError is raised, because the chord's body would be given that None.
+    Celery marks a job as failed if its result cannot be stored, although its body has returned, and drops a job if STARTED cannot
+    be stored, although its body has not run (celery/app/trace.py). A result that cannot be encoded is stored as None; for a
+    member of a chord Celery's EncodeError is raised, because the chord's body would receive that None.
 
-    Does **not** guarantee an answer to callers that wait for the result while the backend is down.
+    Does **not** guarantee a result to callers that wait for one while the backend is down.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -85,10 +85,10 @@ class LenientBackend:
             limited_log(
                 logger, logging.ERROR, ("result", type(error).__name__),
                 "[%s]: the job is done, but its result, a %s, cannot be encoded for the result backend: %s. Its state is %s, and "
-                "whoever asks for the result gets None. Return what result_serializer carries, or set ignore_result=True.",
+                "callers get None as the result. Return a value that result_serializer supports, or set ignore_result=True.",
                 task_id, type(result).__name__, described(error), state, extra=job_fields(task_id=task_id),
             )  # fmt: skip
-        except Exception as error:  # noqa: BLE001  (whatever it is, the body has returned)
+        except Exception as error:  # noqa: BLE001  (no failure of the backend may fail a job whose body has returned)
             _not_stored(task_id, state, error)
             return None
         return self.mark_as_done(task_id, None, request, store_result, state)
@@ -106,6 +106,6 @@ class LenientBackend:
 def _not_stored(task_id: str, state: str, error: Exception) -> None:
     limited_log(
         logger, logging.ERROR, ("result backend", state, type(error).__name__),
-        "[%s]: the result backend did not store %s: %s. The job goes on; whoever waits for its result gets none.",
+        "[%s]: the result backend did not store %s: %s. The job is not affected, but callers do not see this state.",
         task_id, state, described(error), extra=job_fields(task_id=task_id),
     )  # fmt: skip

@@ -1,14 +1,13 @@
-"""Suppress a delivery whose operation another delivery has done: the body is not run, and no outcome is changed.
+"""Suppress a delivery whose operation was completed by another delivery: the body is not run, and no stored outcome is changed.
 
 - If its task ID has a final outcome in Celery's result backend, nothing is stored and no continuation is started (Suppressed).
-- If it has none and the operation is completed, the stored result is its outcome, and continuations are started, because the
-first
-  delivery may have been killed before it did. A copy of the task that completed the operation is deferred once before that: the
-  first delivery may be about to store its outcome.
+- If it has none, the operation's stored result becomes its outcome, and continuations are started, because the first delivery may
+  have been killed before it started them. A copy with the task ID that completed the operation is deferred once before that,
+  because the first delivery may be about to store its outcome.
 
-Does **not** guarantee that continuations start once where there is no evidence (results ignored, no result backend, ``rpc://``)
-or where the first delivery was killed between starting them and storing SUCCESS. They then start again, under the same task
-IDs.
+Does **not** guarantee that continuations start only once where there is no evidence (results ignored, no result backend,
+``rpc://``), or where the first delivery was killed between starting them and storing SUCCESS. They then start again, under the
+same task IDs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ WAITED = "tasks_demo_waited"
 
 
 def outcome(task: Any) -> str | None:
-    """The state of this task ID in the result backend; None: unknown. Raises what the backend raises."""
+    """Return the state of this task ID in the result backend; None if unknown. Raises what the backend raises."""
     backend = task.backend
     ignored = task.request.ignore_result or task.ignore_result
     if task.request.is_eager or ignored or not getattr(backend, "persistent", False):
@@ -48,11 +47,11 @@ def known_outcome(task: Any) -> str | None:
 def suppress(task: Any, result: Any, first: str) -> Any:
     """Return ``result`` as the outcome of a copy of a completed operation. ``first``: the task ID that completed it.
 
-    Raises Suppressed if this task ID has an outcome already, and Unfinished (deferred) if it may be about to get one.
+    Raises Suppressed if this task ID already has an outcome, and Unfinished (deferred) if one may be about to be stored.
     """
     state = outcome(task)
     if state in states.READY_STATES:
-        raise suppressed(task, f"its operation is completed, and its outcome ({state}) stands")
+        raise suppressed(task, f"its operation is completed, and its outcome ({state}) is unchanged")
     if state is not None and first == task.request.id and WAITED not in (task.request.headers or {}):
         defer(task, "completed, its outcome is not stored yet", headers={WAITED: True}, level=logging.INFO)
     suppressed(task, "its operation is completed: the stored result is its outcome")
@@ -60,7 +59,7 @@ def suppress(task: Any, result: Any, first: str) -> Any:
 
 
 def suppressed(task: Any, why: str) -> Suppressed:
-    """Announce and log the suppression; returns the exception to raise if nothing is to be stored."""
+    """Announce and log the suppression. Returns the exception to raise if no result is to be stored."""
     log_delivery(task, logging.INFO, "suppressed", "the body was not run: %s", why)
     reached(Point.SUPPRESSED)
     return Suppressed(why)

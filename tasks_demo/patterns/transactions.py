@@ -1,9 +1,9 @@
-"""Open transactions: where no body may start, and where publishing is reported or refused.
+"""Detect open transactions: bodies that need records do not start in one, and publishing in one is reported or refused.
 
 A job that is published inside a transaction may run before the commit, or after a rollback.
 
-What is **not** detected: a transaction that was opened with SQL of one's own. Celery logs what a signal handler raises and goes
-on, so with ``TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"`` only tasks with a pattern are refused; for others an ERROR is logged.
+Does **not** detect a transaction that was opened with raw SQL. Does **not** refuse to publish tasks without a pattern when
+``TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"``, because Celery ignores errors of signal handlers; an ERROR is logged for them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from tasks_demo.core.exceptions import InvalidSetting, PublishedInTransaction, T
 from tasks_demo.patterns.requeue import DEFERRALS, PARKED
 
 logger = logging.getLogger(__name__)
-#: Packages between the code that publishes and this module.
+#: Modules that may be on the stack between the publishing code and this module.
 BETWEEN = ("celery.", "kombu.", "vine.", "tasks_demo.patterns.", "functools", "contextlib", "django.utils.functional")
-#: Headers of copies that we publish ourselves: deferred deliveries, and those that the relay or an operator publishes.
+#: Headers of copies that this package publishes: deferred deliveries, and messages from the relay or the quarantine.
 OURS = (DEFERRALS, PARKED, "tasks_demo_outbox")
-#: Maximum number of reported places that are remembered.
+#: Maximum number of reported call sites to remember.
 MOST = 10_000
 _reported: set[tuple[str, int, str]] = set()
 
 
 def transaction_open(alias: str) -> bool:
-    """Whether a transaction is open on this alias.
+    """Return whether a transaction is open on this alias.
 
-    The one that Django's TestCase opens around each test does not count: to the code under test it stands for the database
-    itself, as it does for ``atomic(durable=True)``.
+    The transaction that Django's TestCase opens around each test does not count, as with ``atomic(durable=True)``.
     """
     connection = connections[alias]
-    # Without autocommit a transaction is always open, seen or not.
+    # Without autocommit any statement opens a transaction.
     if not connection.settings_dict["AUTOCOMMIT"]:
         return True
     if connection.in_atomic_block:
@@ -47,13 +46,13 @@ def transaction_open(alias: str) -> bool:
 
 
 def outside_transactions(task: Any, alias: str) -> None:
-    """Raise TransactionOpen if a transaction is open on this alias: its rollback would take the row with it.
+    """Raise TransactionOpen if a transaction is open on this alias, because its rollback would erase the pattern's row.
 
-    Raises UnsupportedDatabase where no row can be kept at all.
+    Raises UnsupportedDatabase if the database cannot have the pattern's tables.
     """
     if why := unsupported(alias):
         raise UnsupportedDatabase(
-            f"The records of the pattern {task.pattern} cannot be kept: {why}. The body was not run. Send the app "
+            f"The records of the pattern {task.pattern} cannot be stored: {why}. The body was not run. Route the app "
             "tasks_demo_records to another database with a router or using=..., or use a pattern without records (W018)."
         )
     if transaction_open(alias):
@@ -73,7 +72,7 @@ def refuse_in_transaction(task: str) -> None:
 def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
     alias = _open_alias()
     headers = headers or {}
-    # A retry is a copy of what was published before.
+    # A retry is a copy of a job that was checked when it was published.
     if not alias or headers.get("retries") or any(name in headers for name in OURS):
         return
     mode = _mode()
@@ -95,7 +94,7 @@ def _mode() -> str:
 
 
 def _open_alias() -> str:
-    """The alias of a database on which a transaction is open, or ""."""
+    """Return the alias of a database on which a transaction is open, or ""."""
     return next((each.alias for each in connections.all(initialized_only=True) if transaction_open(each.alias)), "")
 
 

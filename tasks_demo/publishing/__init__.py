@@ -1,1 +1,1 @@
-"""Jobs that people publish by hand: which tasks they may choose, what they type, and a failed job that is to run again."""
+"""Jobs published by hand: which tasks are allowed, how input is parsed, and how a failed job is run again."""

@@ -1,7 +1,7 @@
 """Runs a failed job again: a new job with the same arguments and the same operation key, under a new task ID.
 
-The ledger keeps no arguments. They are known from the outbox row or the parked message of the job, as long as these are kept.
-What is **not** guaranteed: that the body runs. A pattern that knows the operation as done suppresses it, which is its promise.
+The ledger does not store arguments. They come from the job's outbox row or parked message, for as long as these are kept. Does
+**not** guarantee that the body runs: if the operation is completed, its pattern suppresses the job, as it promises.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ KEPT = ("queue", "exchange", "routing_key", "priority", "serializer", "compressi
 
 
 def jobs_again(failed: Iterable[tuple[str, str]]) -> dict[str, Job | str]:
-    """Return the new job for each task ID, or why there can be none. ``failed``: task IDs and names of tasks.
+    """Return for each task ID the new job, or why there can be none. ``failed``: pairs of task ID and task name.
 
-    Two queries per database. Changes nothing, and contacts no broker.
+    Makes two queries per database. Changes nothing, and does not contact the broker.
     """
     names = dict(failed)
     places: dict[str, list[str]] = {}
@@ -47,14 +47,14 @@ def jobs_again(failed: Iterable[tuple[str, str]]) -> dict[str, Job | str]:
                 row.task_id: row for row in Parked.objects.using(alias).filter(task_id__in=task_ids).order_by("id")
             }
             rows |= {row.task_id: row for row in OutboxMessage.objects.using(alias).filter(task_id__in=task_ids)}
-        except Error:  # that database does not answer or has no such tables: nothing is known from there
+        except Error:  # the database does not answer or does not have these tables
             connections[alias].close()
     return {task_id: _job(task_id, registered(name), rows.get(task_id)) for task_id, name in names.items()}
 
 
 def _job(task_id: str, task: Any, row: OutboxMessage | Parked | None) -> Job | str:
     if row is None:
-        return "its arguments are not known: neither the outbox nor the quarantine has it"
+        return "its arguments are unknown: neither the outbox nor the quarantine has the job"
     if task is None or row.task != task.name:
         return "its task is not registered here"
     try:
@@ -65,7 +65,7 @@ def _job(task_id: str, task: Any, row: OutboxMessage | Parked | None) -> Job | s
             (args, kwargs), options = row.call(current_app), row.options
         return _with_its_key(task_id, task, args, kwargs, options)
     except DeliveryError as error:
-        return f"no job can be made of it: {error}"
+        return f"it cannot be published again: {error}"
     except Exception as error:  # noqa: BLE001  (deserialization may raise anything)
         return f"its arguments cannot be read ({described(error)})"
 
@@ -76,7 +76,7 @@ def _with_its_key(task_id: str, task: Any, args: list[Any], kwargs: dict[str, An
         return Job(task, args, kwargs, "", kept)
     if task.operation is None:
         if isinstance(task, (ClaimFirst, DedupLock, Inbox)):
-            return "its operation key is its task ID, so a new job would be another operation"
+            return "its operation key is its task ID, so a new job would be a different operation"
         return Job(task, args, kwargs, "", kept)
     key = sent_operation(options.get("headers"))
     if key is None:

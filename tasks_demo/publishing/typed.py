@@ -1,4 +1,4 @@
-"""A job from what a person has typed: arguments as JSON, and an operation key. Each mistake gets a sentence with the remedy."""
+"""Parse a job from text input: arguments as JSON, and an operation key. Each error message says what to write instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks_demo.publishing.allowed import publishable, registered
 
 #: Maximum size of the arguments, bytes.
 MOST_BYTES = 65_536
-#: Types of annotations that are checked, in words of JSON.
+#: Annotated types that are checked, and their names in JSON terms.
 WORDS: dict[Any, str] = {
     str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object",
     types.NoneType: "null",
@@ -31,7 +31,7 @@ WORDS: dict[Any, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that can be published. ``operation``: its operation key; empty: its task ID, or the task has none."""
+    """A job that can be published. ``operation``: its operation key; empty: the task ID."""
 
     task: Any
     args: list[Any]
@@ -43,11 +43,11 @@ class Job:
 def job_of(name: str, text: str, operation: str = "", *, twice: bool = False) -> Job:
     """Return the job. ``text``: a JSON object of arguments by name, or a JSON list of arguments by position.
 
-    With ``twice`` and no key the job gets one, so that two publications are one operation. Raises PublicationRefused.
+    With ``twice`` and without a key a key is generated, so that both publications are one operation. Raises PublicationRefused.
     """
     task = registered(name) if name in publishable() else None
     if task is None:
-        _refuse("this task may not be published here. The setting TASKS_DEMO_PUBLISHABLE lists those that may")
+        _refuse("this task may not be published here. The setting TASKS_DEMO_PUBLISHABLE lists the allowed tasks")
     content = _parsed(text)
     args, kwargs = (content, {}) if isinstance(content, list) else ([], content)
     try:
@@ -64,7 +64,7 @@ def job_of(name: str, text: str, operation: str = "", *, twice: bool = False) ->
 
 def signature_of(task: Any) -> str:
     """Return the parameters of the body as Python writes them, in at most 500 characters."""
-    for eval_str in (True, False):  # an annotation may name what is imported for type checkers only
+    for eval_str in (True, False):  # an annotation may refer to a name that is imported for type checkers only
         try:
             return str(inspect.signature(task.run, eval_str=eval_str))[:500]
         except Exception:  # noqa: BLE001, S112  (annotations are code)
@@ -73,7 +73,7 @@ def signature_of(task: Any) -> str:
 
 
 def example(task: Any) -> str:
-    """Return the required arguments as JSON to fill in."""
+    """Return a JSON template with the required arguments."""
     values: dict[Any, Any] = {int: 1, float: 1.0, bool: False, list: [], dict: {}}
     hints = _hints(task)
     try:
@@ -110,22 +110,22 @@ def _parsed(text: str) -> Any:
     except json.JSONDecodeError as error:
         _refuse(f"the arguments are not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except (ValueError, RecursionError) as error:
-        _refuse(f"the arguments are not JSON that can be sent: {described(error)}")
+        _refuse(f"the arguments are not valid JSON: {described(error)}")
     if not isinstance(content, (list, dict)):
-        _refuse('the arguments must be a JSON object of names and values, as {"order": 17}, or a JSON list')
+        _refuse('the arguments must be a JSON object of names and values, like {"order": 17}, or a JSON list')
     _check_values(content)
     return content
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"JSON has no {name}")
 
 
 def _check_values(value: Any) -> None:
     match value:
         case str():
             if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-                _refuse("a text holds a NUL or half a surrogate pair, which not every database and serializer takes")
+                _refuse("a text contains NUL or a lone surrogate, which not every database and serializer accepts")
         case float() if not math.isfinite(value):
             _refuse("a number is too large")
         case list():
@@ -140,7 +140,7 @@ def _check_values(value: Any) -> None:
 def _hints(task: Any) -> Mapping[str, Any]:
     try:
         return typing.get_type_hints(task.run)
-    except Exception:  # noqa: BLE001  (an annotation may name what is imported for type checkers only)
+    except Exception:  # noqa: BLE001  (an annotation may refer to a name that is imported for type checkers only)
         return {}
 
 
@@ -148,17 +148,17 @@ def _check_types(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
     hints = _hints(task)
     try:
         bound = inspect.signature(task.run).bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):  # judged before, and by a decorator's own parameters
+    except (TypeError, ValueError):  # ``arguments`` has accepted them, by the parameters of a decorator
         return
     for name, value in bound.items():
         allowed = _allowed(hints.get(name))
         if allowed and not any(_fits(value, kind) for kind in allowed):
             words = " or ".join(WORDS[kind] for kind in allowed)
-            _refuse(f"{name} must be {words}, and not {WORDS[type(value)]}")
+            _refuse(f"{name} must be {words}, not {WORDS[type(value)]}")
 
 
 def _allowed(hint: Any) -> list[Any]:
-    """Return the types that an annotation allows; none: it is not checked."""
+    """Return the types that an annotation allows; empty if the annotation is not checked."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     found = [typing.get_origin(kind) or kind for kind in kinds]
     return found if all(kind in WORDS for kind in found) else []

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from amqp.exceptions import ChannelError
 from celery import current_app
 from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
-from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed
+from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed, Unroutable
+from tasks_demo.outbox.batches import Batch
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.patterns.requeue import PARKED
 from tasks_demo.records.models import Decision, Parked
@@ -26,13 +28,17 @@ BROKER_SECONDS = 5.0
 
 
 @contextmanager
-def bounded_broker() -> Iterator[Any]:
-    """A connection to the broker that confirms publications, each step within BROKER_SECONDS. Raises the transport's errors."""
-    # RabbitMQ confirms only with confirm_publish, Redis by its reply. Without a timeout kombu waits for Redis for ever.
+def confirming_producer() -> Iterator[Any]:
+    """A producer whose publications the broker confirms, each step within BROKER_SECONDS. Raises the transport's errors.
+
+    With ``mandatory=True`` a message that no queue takes is refused: RabbitMQ raises a channel error, other brokers Unroutable.
+    """
+    # RabbitMQ confirms only with confirm_publish, Redis by its reply. Without a timeout kombu waits for Redis indefinitely.
     options = {"confirm_publish": True, "socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
     with current_app.connection_for_write(transport_options=options) as broker:
         broker.ensure_connection(max_retries=1, interval_start=0)
-        yield broker
+        channel: Any = Batch(broker.default_channel)
+        yield current_app.amqp.Producer(channel, auto_declare=False)
 
 
 def requeue(parked: Parked, *, by: str, why: str) -> bool:
@@ -45,19 +51,26 @@ def requeue(parked: Parked, *, by: str, why: str) -> bool:
         copy = message_of(parked)
         copy["options"]["headers"] = {**(copy["options"].get("headers") or {}), PARKED: parked.pk}
         # Connect before the row is locked: a broker that does not answer takes seconds to time out.
-        with bounded_broker() as broker, transaction.atomic(using=parked._state.db):
+        with confirming_producer() as producer, transaction.atomic(using=parked._state.db):
             if not _decided(parked, Parked.State.REQUEUED, "requeue", by, why):
                 return False
-            copy.apply_async(connection=broker, retry=False, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS)
+            copy.apply_async(
+                producer=producer, retry=False, mandatory=True, timeout=BROKER_SECONDS, confirm_timeout=BROKER_SECONDS
+            )
     except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: the result backend gave up
         raise EnvironmentNotReady(
             f"{parked} was not published again: the broker did not accept it ({_reason(error)}). It is still parked and nothing "
             "was changed. Start the broker, or make it writable, and try again."
         ) from error
+    except (Unroutable, ChannelError) as error:
+        raise RequeueFailed(
+            f"{parked} was not published again: no queue takes it ({_reason(error)}). It is still parked and nothing was "
+            "changed. Start a worker that consumes its queue, and try again."
+        ) from error
     except (KombuError, TypeError, ValueError, LookupError) as error:
         raise RequeueFailed(
-            f"{parked} was not published again: no message can be made of it ({_reason(error)}). It is still parked and nothing "
-            "was changed. Does its task still take these arguments, and is its serializer still in accept_content?"
+            f"{parked} was not published again: it cannot be turned into a message ({_reason(error)}). It is still parked and "
+            "nothing was changed. Does its task still take these arguments, and is its serializer still in accept_content?"
         ) from error
     return True
 

@@ -1,1 +1,1 @@
-"""The tables of the patterns, an application of their own: install it in the database of your business data."""
+"""The tables of the patterns, as a separate Django app. They belong in the database of your business data."""

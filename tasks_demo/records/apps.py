@@ -12,4 +12,4 @@ class RecordsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from tasks_demo.core import installed  # noqa: F401  (says when ``tasks_demo`` itself is not installed)
+        from tasks_demo.core import installed  # noqa: F401  (warns if ``tasks_demo`` itself is not installed)

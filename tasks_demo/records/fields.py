@@ -1,4 +1,4 @@
-"""Columns that store what strangers chose: JSON that must not be normalised, and texts of any length."""
+"""Columns for untrusted content: JSON that must not be normalised, and text of any length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from django.db import models
 
 
 class JSONText(models.JSONField):
-    """JSON kept as text: PostgreSQL's jsonb returns 1e16 as an int and -0.0 as 0.0, which is another digest.
+    """JSON stored as text: PostgreSQL's jsonb returns 1e16 as an int and -0.0 as 0.0, which would change the digest.
 
-    Queries cannot look inside.
+    Queries cannot use its content.
     """
 
     def get_internal_type(self) -> str:
@@ -23,7 +23,7 @@ class JSONText(models.JSONField):
 
 
 def fit_column(text: str) -> str:
-    """The text, or its digest if it does not fit into 255 printable characters: publishers choose task IDs."""
+    """Return the text, or its digest if it is not 1 to 255 printable characters: task IDs come from publishers."""
     if len(text) <= 255 and text.isprintable():
         return text
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

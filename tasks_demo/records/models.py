@@ -1,7 +1,7 @@
 """The tables of the patterns, the outbox and the quarantine.
 
-They belong in the database of the business data: ``inbox`` and ``outbox`` commit their row together with it. Each names its
-``app_label``: without it Django would assign them to ``tasks_demo`` in a project that has not installed ``tasks_demo.records``.
+They belong in the database of the business data: ``inbox`` and ``outbox`` commit their row together with it. Each model has an
+``app_label``; without it Django would assign them to ``tasks_demo`` in a project that has not installed ``tasks_demo.records``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from tasks_demo.records.serialised import unpacked
 
 
 class Claim(models.Model):
-    """claim_first: the delivery that inserts the row runs the body; no later one ever does."""
+    """claim_first: the delivery that inserts the row runs the body; no later delivery does."""
 
     operation = models.CharField(max_length=255, primary_key=True)
     task_id = models.CharField(max_length=255)
-    digest = models.CharField(max_length=64, help_text="Of the arguments, to tell a repetition from a mistake.")
+    digest = models.CharField(max_length=64, help_text="Of the arguments: the same key with others is a mistake.")
     worker = models.CharField(max_length=255, blank=True)
     claimed_at = models.DateTimeField(db_index=True)
+    transaction_id = ""  # no column: of the INSERT, on PostgreSQL
 
     class Meta:
         app_label = "tasks_demo_records"
@@ -53,6 +54,7 @@ class InboxEntry(models.Model):
     digest = models.CharField(max_length=64)
     result = models.TextField(null=True, help_text="JSON; null: none was stored.")
     completed_at = models.DateTimeField(db_index=True)
+    transaction_id = ""  # no column: of the INSERT, on PostgreSQL
 
     class Meta:
         app_label = "tasks_demo_records"
@@ -68,7 +70,7 @@ class OutboxMessage(models.Model):
     id = models.BigAutoField(primary_key=True)
     task_id = models.CharField("task ID", max_length=255, unique=True)
     task = models.CharField(max_length=255, help_text="The registered name.")
-    arguments = models.TextField(default="[[], {}]", help_text="Positional and keyword arguments, serialised.")
+    arguments = models.TextField(default="[[], {}]", help_text="Positional and keyword arguments, serialized.")
     content_type = models.CharField(max_length=100, default="application/json", help_text="Of the arguments.")
     content_encoding = models.CharField(
         max_length=40, default="utf-8", help_text="Of the arguments; binary: as base64."
@@ -76,23 +78,23 @@ class OutboxMessage(models.Model):
     options = models.JSONField(default=dict, help_text="Queue, priority, headers and so on, as for apply_async.")
     created_at = models.DateTimeField()
     due_at = models.DateTimeField(help_text="When it is published, for the first time or again, unless it has ended.")
-    publications = models.IntegerField(default=0, help_text="Hand-overs that the broker confirmed.")
-    failures = models.IntegerField(default=0, help_text="Attempts to publish that failed since the last hand-over.")
+    publications = models.IntegerField(default=0, help_text="Publications that the broker confirmed.")
+    failures = models.IntegerField(default=0, help_text="Failed attempts to publish since the last confirmed one.")
     error = models.TextField(blank=True, help_text="Of the last failed attempt, or why it ended without running.")
-    queue = models.CharField(max_length=255, default="", blank=True, help_text="Where it went, and at which priority.")
+    queue = models.CharField(max_length=255, default="", blank=True, help_text="The queue, and the priority.")
     published_at = models.DateTimeField(
         null=True,
-        help_text="The last confirmed hand-over; of a retry or a deferral, when its copy is due; null: none yet.",
+        help_text="The last confirmed publication; for a retry or deferral, when its copy is due; null: none yet.",
     )
-    started_at = models.DateTimeField(null=True, help_text="A worker began it, last.")
+    started_at = models.DateTimeField(null=True, help_text="When a worker last began it.")
     started_by = models.CharField(
-        max_length=255, default="", blank=True, help_text="The process that works on it: machine, pid, start, worker."
+        max_length=255, default="", blank=True, help_text="The process that runs it: machine, pid, start, worker."
     )
-    seen_at = models.DateTimeField(null=True, help_text="That process said, last, that it works on it.")
+    seen_at = models.DateTimeField(null=True, help_text="When that process last reported that it is running it.")
     generation = models.IntegerField(
-        default=-1, help_text="Retries and deferrals of the copy that began last; -1: any may."
+        default=-1, help_text="Retries and deferrals of the copy that last began; -1: any copy may begin."
     )
-    finished_at = models.DateTimeField(null=True, help_text="It has ended: it is never published again.")
+    finished_at = models.DateTimeField(null=True, help_text="When it ended; it is never published again.")
     _call: tuple[list[Any], dict[str, Any]] | None = None
 
     class Meta:
@@ -108,7 +110,7 @@ class OutboxMessage(models.Model):
         ]
 
     def call(self, app: Any) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments. Raises ContentDisallowed for what neither is JSON nor accepted by this Celery app."""
+        """Return positional and keyword arguments. Raises ContentDisallowed unless they are JSON or in accept_content."""
         if self._call is None:
             accept = ["json", *app.conf.accept_content]
             args, kwargs = unpacked(self.arguments, self.content_type, self.content_encoding, accept)
@@ -120,10 +122,10 @@ class OutboxMessage(models.Model):
 
 
 class Attempt(models.Model):
-    """quarantine: how often this message was begun and never ended. Deleted when it ends."""
+    """quarantine: the number of deliveries of a message that began and never ended. Deleted when the job ends."""
 
     task_id = models.CharField(max_length=255)
-    # A retry is published before the body that asked for it ends, so the two are counted separately.
+    # A retry is published before the body that requested it ends, so the two are counted separately.
     retries = models.IntegerField(default=0)
     count = models.IntegerField()
     history = models.TextField(help_text="A line of JSON per attempt: when, which worker, which process.")
@@ -139,7 +141,7 @@ class Attempt(models.Model):
 
 
 class Parked(models.Model):
-    """quarantine: a message that is no longer delivered, with all that is needed to publish it again."""
+    """quarantine: a message that is no longer delivered, with everything needed to publish it again."""
 
     class State(models.TextChoices):
         PARKED = "parked", "parked"
@@ -152,7 +154,7 @@ class Parked(models.Model):
     task = models.CharField(max_length=255, help_text="The registered name.")
     pattern = models.CharField(max_length=40, blank=True)
     # Text, not JSON: PostgreSQL's JSON columns reject NUL, which an argument may contain.
-    message = models.TextField(help_text="Arguments, queue, priority, headers: all that a copy needs, serialised.")
+    message = models.TextField(help_text="Arguments, queue, priority, headers: all that a copy needs, serialized.")
     content_type = models.CharField(max_length=100, help_text="Of the message.")
     content_encoding = models.CharField(max_length=40, help_text="Of the message; binary: as base64.")
     attempts = models.IntegerField()
@@ -200,16 +202,16 @@ class Decision(models.Model):
 
 
 class ForgottenOperation(models.Model):
-    """Who deleted what the patterns had recorded of an operation, when and why. Committed before anything is deleted."""
+    """Who deleted the patterns' records of an operation, when and why. Committed before anything is deleted."""
 
     id = models.BigAutoField(primary_key=True)
     operation = models.CharField(max_length=255, db_index=True)
-    task = models.CharField(max_length=255, blank=True, help_text="The task it was restricted to; empty: all.")
+    task = models.CharField(max_length=255, blank=True, help_text="The task to which it was restricted; empty: all.")
     by = models.CharField(max_length=255, help_text="The admin's user name, or the system user of the command.")
     why = models.TextField()
     at = models.DateTimeField()
-    removed = JSONText(default=list, help_text="Of each store: what it knew.")
-    outcome = models.TextField(help_text="'begun': whoever did it was stopped before it could say more.")
+    removed = JSONText(default=list, help_text="The deleted records, by store.")
+    outcome = models.TextField(help_text="How it ended; 'begun': the process was killed before it could record that.")
 
     class Meta:
         app_label = "tasks_demo_records"

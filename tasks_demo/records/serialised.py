@@ -1,7 +1,6 @@
-"""The content of a message as text for a column, written by kombu as Celery writes it, so that it is restored unchanged.
+"""Convert the content of a message to text for a column and back, with kombu's serializers, so that it is restored unchanged.
 
-kombu's JSON is ASCII, and escapes what a text column refuses (NUL, half surrogate pairs); bytes of other serializers become
-base64.
+kombu's JSON is ASCII and escapes what a text column refuses (NUL, lone surrogates); bytes of other serializers become base64.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from kombu import serialization
 
 
 def packed(content: Any, serializer: str) -> tuple[str, str, str]:
-    """The content as text, its content type and its encoding. Raises EncodeError, and SerializerNotInstalled."""
+    """Return the content as text, its content type and its encoding. Raises EncodeError and SerializerNotInstalled."""
     kind, encoding, data = serialization.dumps(content, serializer=serializer)
     if isinstance(data, bytes):
         data = base64.b64encode(data).decode()
@@ -21,6 +20,6 @@ def packed(content: Any, serializer: str) -> tuple[str, str, str]:
 
 
 def unpacked(text: str, kind: str, encoding: str, accept: Any) -> Any:
-    """The content again. ``accept``: names or content types; anything else raises ContentDisallowed. Raises DecodeError, too."""
+    """Return the content. ``accept``: names or content types; others raise ContentDisallowed. Raises DecodeError."""
     data: str | bytes = base64.b64decode(text) if encoding == "binary" else text
     return serialization.loads(data, kind, encoding, accept=serialization.prepare_accept_content(accept))

@@ -1,4 +1,4 @@
-"""Functions with which a test delivers messages and inspects the deliveries."""
+"""Functions that deliver messages in a test and inspect the deliveries."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class State(StrEnum):
 
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"  # see ``Delivered.error``
-    SUPPRESSED = "SUPPRESSED"  # the work was already done: the body was not run
+    SUPPRESSED = "SUPPRESSED"  # the operation was already completed: the body was not run
     DEFERRED = "DEFERRED"  # requeued: deliver it again; see ``Delivered.why``
     PARKED = "PARKED"  # in quarantine
-    KILLED = "KILLED"  # its worker died, as the test requested
+    KILLED = "KILLED"  # its worker was killed, as the test requested
     IGNORED = "IGNORED"  # by Celery's Ignore
     REJECTED = "REJECTED"  # by Celery's Reject
 
@@ -80,10 +80,11 @@ class Deliveries:
         headers: Mapping[str, Any] | None = None,
         kill: Kill | None = None,
     ) -> Delivered:
-        """Deliver a new message of this task, as a broker does. Unlike with ``delay()``, it can be deferred, counted and parked.
+        """Deliver a new message of this task, as a broker does. Unlike a job from ``delay()``, it can be deferred, counted and
+        parked.
 
-        ``kill``: "before_body" or "after_body": the worker dies there. The job's errors are returned, not raised. An error for
-        which a worker would requeue the message is raised (no Redis, no table, a database that this test may not use).
+        ``kill``: "before_body" or "after_body", where the worker is killed. Errors of the job are returned, not raised. An error
+        for which a worker would requeue the message is raised (no Redis, no table, a database that this test may not use).
         """
         message = Message(task.name, args, kwargs or {}, task_id or str(uuid.uuid4()), headers or {})
         return self._deliver(message.through_its_serializer(), redelivered=False, kill=kill)
@@ -95,16 +96,17 @@ class Deliveries:
         """
         if task_id not in self._messages:
             raise LookupError(
-                f"No message {task_id!r} was delivered in this test. Known are {sorted(self._messages) or 'none'}; "
-                "what waits in the outbox is delivered by drain_outbox()."
+                f"No message {task_id!r} was delivered in this test. Delivered were: {sorted(self._messages) or 'none'}. "
+                "drain_outbox() delivers the messages in the outbox."
             )
         return self._deliver(self._messages[task_id], redelivered=True, kill=kill)
 
     def drain_outbox(self, *, future: bool = False, using: str | None = None) -> list[Delivered]:
-        """Deliver what is due in the outbox, and what those jobs enqueue, until nothing is due. Returns the deliveries in order.
+        """Deliver the due messages of the outbox, and those that their jobs enqueue, until none is due. Returns the deliveries in
+        order.
 
-        ``future``: also deliver messages with a countdown or an eta, at once. ``using``: the outbox's database alias. Raises the
-        error that kept a row from being delivered, and with CELERY_TASK_EAGER_PROPAGATES the first error of a job.
+        ``future``: also deliver messages with a countdown or an ETA, immediately. ``using``: the outbox's database alias. Raises
+        the error that prevented a row from being delivered, and with CELERY_TASK_EAGER_PROPAGATES the first error of a job.
         """
         from tasks_demo.testing.outbox import drain
 
@@ -119,12 +121,12 @@ class Deliveries:
         return [event.point for event in self._reached if event.subject.task_id == task_id]
 
     def skip_time(self, seconds: float) -> None:
-        """Age leases and markers by this many seconds at once. What a killed worker held is free once its lease has expired.
+        """Age leases and completed markers by this many seconds, so that a killed worker's lease expires.
 
         Works only for leases in memory. Raises RuntimeError with a Redis, which has its own clock.
         """
         if settings.REDIS_URL != URL:
-            raise RuntimeError("skip_time() needs leases in memory; those of a Redis end by its clock.")
+            raise RuntimeError("skip_time() needs leases in memory; leases in Redis expire by its clock.")
         MEMORY.skip(seconds)
 
     def _deliver(self, message: Message, *, redelivered: bool, kill: Kill | None = None) -> Delivered:
@@ -139,7 +141,7 @@ class Deliveries:
                 why = str(events[points.index(point)].detail.get("why", ""))
         cause = result.__cause__ if isinstance(result, BaseException) else None
         if state is State.DEFERRED and cause is not None and not isinstance(cause, LeaseLost):
-            raise cause  # not the job's fault; if it were returned, a test would go on as if the message had been delivered
+            raise cause  # an infrastructure error: if it were returned, the test would continue as if the message was delivered
         if isinstance(result, BaseException):
             error = result if state is State.FAILURE else None
             result = None
@@ -170,8 +172,8 @@ _current: list[Deliveries] = []
 def isolated(redis_url: str = URL) -> Iterator[Deliveries]:
     """Isolate a test: eager mode, private leases and markers, and a record of what is delivered.
 
-    ``redis_url``: memory, or the address of a Redis to test with. Its keys have their own prefix and are kept for an hour, or
-    LEASE_SECONDS if that is longer.
+    ``redis_url``: memory, or the address of a Redis to test with. Its keys have a prefix of this test and are kept for an hour,
+    or LEASE_SECONDS if that is longer.
     """
     ours: dict[str, Any] = {
         "TASKS_DEMO_REDIS_URL": redis_url,
@@ -200,7 +202,7 @@ def isolated(redis_url: str = URL) -> Iterator[Deliveries]:
 def _here() -> Deliveries:
     if not _current:
         raise RuntimeError(
-            "This works inside an isolated test only: mix in DeliveryTestMixin (a setUp of your own calls super().setUp()), "
+            "This works only in an isolated test: mix in DeliveryTestMixin (your own setUp must call super().setUp()), "
             'write pytest_plugins = ["tasks_demo.testing.pytest"] into conftest.py, or use `with isolated():`.'
         )
     return _current[-1]

@@ -1,4 +1,4 @@
-"""A message, and its delivery or redelivery to a task in this process, as from a broker."""
+"""A message, and its delivery or redelivery to a task in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kombu import serialization
 from tasks_demo.outbox import claims
 from tasks_demo.patterns.execution import WorkerKilled
 
-#: Where a delivery is killed: before the body begins, or after the body has ended and before anything is recorded.
+#: Where a delivery is killed: before the body begins, or after the body has ended and before its end is recorded.
 Kill = Literal["before_body", "after_body"]
 
 
@@ -37,7 +37,7 @@ class Message:
     errbacks: Any = None
 
     def through_its_serializer(self) -> Message:
-        """Return the message as it comes out of the broker. Raises EncodeError for arguments that cannot be serialized."""
+        """Return the message as it would arrive from a broker. Raises EncodeError for arguments that cannot be serialized."""
         task: Any = current_app.tasks[self.task]
         name = task.serializer or current_app.conf.task_serializer
         kind, encoding, data = serialization.dumps([list(self.args), dict(self.kwargs)], serializer=name)
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> Outcome:
-    """Run the task as a worker runs it for a message, synchronously. A retry runs at once, without its countdown."""
+    """Run the task synchronously, as a worker runs it for a message. A retry runs immediately, without its countdown."""
     task: Any = current_app.tasks[message.task]
     claims.hook(type(task))  # as a worker does when it starts
     request = {
@@ -67,7 +67,7 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
         "headers": dict(message.headers),
         "callbacks": message.callbacks,
         "errbacks": message.errbacks,
-        # An eager call lacks "redelivered"; with it, the patterns see a message that can be redelivered.
+        # Eager calls have no "redelivered"; its presence shows the patterns that there is a message to redeliver.
         "delivery_info": {
             "is_eager": True,
             "exchange": "",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celery import current_app
 from django.db.models.functions import Now
 
-from tasks_demo.outbox.publisher import Publisher
+from tasks_demo.outbox.publisher import Answers, Publisher
 from tasks_demo.outbox.reconciler import Reconciler
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
@@ -34,16 +35,22 @@ class ToTasks(Publisher):
         self.errors: list[Exception] = []
         self._deliveries = deliveries
 
-    def publish(self, row: OutboxMessage) -> str:
-        headers = {**row.options.get("headers", {}), HEADER: self._using}
-        message = Message(row.task, *row.call(self._app), row.task_id, headers)
-        try:
-            delivered = self._deliveries._deliver(message.through_its_serializer(), redelivered=row.publications > 0)
-        except Exception as error:
-            self.errors.append(error)  # not a broker's answer, so the test raises it
-            raise
-        self.delivered.append(delivered)
-        return self.place(row)
+    def publish(self, rows: Sequence[OutboxMessage]) -> Answers:
+        answers = Answers()
+        for row in rows:
+            headers = {**row.options.get("headers", {}), HEADER: self._using}
+            try:
+                message = Message(row.task, *row.call(self._app), row.task_id, headers)
+                delivered = self._deliveries._deliver(
+                    message.through_its_serializer(), redelivered=row.publications > 0
+                )
+                answers.confirmed[row.id] = self.place(row)
+            except Exception as error:  # noqa: BLE001  (kept, because the test raises it)
+                self.errors.append(error)
+                answers.refused[row.id] = error
+            else:
+                self.delivered.append(delivered)
+        return answers
 
 
 class DrainingRelay(Relay):
@@ -58,7 +65,7 @@ class DrainingRelay(Relay):
 def drain(deliveries: Deliveries, using: str | None, future: bool) -> list[Delivered]:
     """Deliver messages until none is due. ``future``: make messages not yet published due first.
 
-    Raises the error that kept a row from being delivered, else, if ``task_eager_propagates``, the first error of a job.
+    Raises the error that prevented a row from being delivered, else, if ``task_eager_propagates``, the first error of a job.
     """
     relay = DrainingRelay(deliveries, using)
     while not relay.tasks.errors:

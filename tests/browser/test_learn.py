@@ -10,12 +10,13 @@ from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.lab.learn.screen import as_file
+from tests.browser.logging_in import log_in
 from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
-def test_a_guess_is_judged_and_the_history_is_played_by_keyboard(
+def test_guess_is_judged_and_the_history_is_played_by_keyboard(
     browser: Browser,  # noqa: F811
     live_server: LiveServer,
 ) -> None:
@@ -29,9 +30,7 @@ def test_a_guess_is_judged_and_the_history_is_played_by_keyboard(
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto("/admin/login/?next=/admin/tasks_demo/")
-    page.get_by_label("Username").fill("reader")
-    page.get_by_label("Password").fill("of this test")
-    page.get_by_role("button", name="Log in").click()
+    log_in(page, "reader")
     page.get_by_role("link", name="Learn").click()
 
     page.get_by_role("link", name="Kill acks_late at effect_done").press("Enter")
@@ -64,7 +63,7 @@ def test_a_guess_is_judged_and_the_history_is_played_by_keyboard(
     context.close()
 
 
-def test_the_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     file = tmp_path / "learn.html"
     file.write_text(as_file())
     context = browser.new_context(java_script_enabled=False)

@@ -14,6 +14,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.ledger.models import Event
+from tests.browser.logging_in import log_in
 from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
 from tests.support import STATE, Home, Worker, databases_of_tests, until
 
@@ -33,7 +34,7 @@ def killed_job(home: Home, redis_url: str, bank_url: str, settings: Settings) ->
         yield sent.id
 
 
-def test_the_drawing_shows_both_executions_and_the_one_without_an_end(
+def test_drawing_shows_both_executions_and_the_one_without_an_end(
     killed_job: str,
     browser: Browser,  # noqa: F811
     live_server: LiveServer,
@@ -44,9 +45,7 @@ def test_the_drawing_shows_both_executions_and_the_one_without_an_end(
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(f"/admin/login/?next=/admin/tasks_demo/tally/{killed_job}/change/")
-    page.get_by_label("Username").fill("admin")
-    page.get_by_label("Password").fill("of this test")
-    page.get_by_role("button", name="Log in").click()
+    log_in(page)
     drawing = page.get_by_role("img", name="The life of this job")
     expect(drawing).to_be_visible()
     expect(drawing.locator(".bar-execution")).to_have_count(2)
@@ -54,6 +53,7 @@ def test_the_drawing_shows_both_executions_and_the_one_without_an_end(
     expect(drawing.locator("g.mark > text", has_text="received again")).to_have_count(1)
     expect(page.locator(".moments .line")).to_have_count(Event.objects.filter(task_id=killed_job).count())
     box = page.locator(".swimlanes")
+    page.wait_for_load_state("load")  # with its style sheets
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     box.focus()

@@ -50,3 +50,15 @@ class RecordsElsewhere:
         return "records" if model._meta.app_label == "tasks_demo_records" else None
 
     db_for_write = db_for_read
+
+
+class FailsForAWhile:
+    """Raises for as long as ``failing`` is set."""
+
+    failing = True
+
+    def db_for_read(self, model: Any, **hints: Any) -> None:
+        if self.failing:
+            raise LookupError("no shard for this model")
+
+    db_for_write = db_for_read

@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, made_once, scratch_database, until
+from tests import forks
+from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, made_once, scratch_database
 
 SHOP = PROJECT / "examples" / "bookshop"
 #: The queues that its settings route jobs to.
@@ -34,16 +36,7 @@ QUEUES = ("bookshop", "bookshop-mail")
 class ShopWorker(Worker):
     """``celery -A bookshop worker``."""
 
-    options: tuple[str, ...] = ()
-
-    def start(self) -> None:
-        from tasks_demo.demo.stack.processes import spawn
-
-        command = [sys.executable, "-m", "celery", "-A", "bookshop", "worker", "--loglevel=INFO", "--without-mingle"]
-        command += ["--without-gossip", f"--hostname=w{uuid.uuid4().hex[:6]}@t", *self.options]
-        self._process = spawn(command, log=self.log, env=self._env, cwd=SHOP)
-        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
-        assert self.alive(), self.log.read_text(errors="replace")[-3000:]
+    app, cwd = "bookshop", SHOP
 
     @property
     def said(self) -> str:
@@ -76,32 +69,32 @@ class Console:
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + CONSOLE], cwd=SHOP, env=dict(env), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        ours, theirs = socket.socketpair()
+        with theirs:
+            streams = [theirs.fileno(), theirs.fileno(), 2]
+            self._process = forks.start(["-c", PRELUDE + CONSOLE], cwd=SHOP, env=env, streams=streams)
+        self._socket, self._answers = ours, ours.makefile()
 
     def run(self, program: str, timeout: float) -> Finished:
         """Run a program until it exits; kill it and fail if it takes too long."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         out, err = (self._folder / f"{kind}-{uuid.uuid4().hex[:6]}" for kind in ("out", "err"))
-        self._process.stdin.write(json.dumps([program, str(out), str(err)]) + "\n")
-        self._process.stdin.flush()
-        ended = select.select([self._process.stdout], [], [], timeout)[0]
+        self._socket.sendall(json.dumps([program, str(out), str(err)]).encode() + b"\n")
+        ended = select.select([self._socket], [], [], timeout)[0]
         if not ended:
             self.close()
         said = [path.read_text(errors="replace") if path.exists() else "" for path in (out, err)]
         assert ended, f"not finished within {timeout:g} s; it had said:\n{said[0]}\n{said[1]}"
-        code = self._process.stdout.readline()
+        code = self._answers.readline()
         assert code, f"the interpreter has ended: {self._process.wait(10)}"
         return Finished(int(code), *said)
 
     def close(self) -> None:
         """SIGKILL the interpreter and any program that still runs."""
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+            self._process.wait(10)
+        self._answers.close()
+        self._socket.close()
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ class Stranger:
 
     def manage(self, *arguments: str, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run its ``manage.py`` until it exits."""
-        return self._run("manage.py", *arguments, settings=settings, timeout=timeout)
+        return self.home.run("manage.py", *arguments, env=self.env(settings), cwd=SHOP, timeout=timeout)
 
     def python(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run a program with Django set up and the project's models and tasks imported."""
@@ -131,11 +124,8 @@ class Stranger:
 
     def program(self, code: str, *, settings: Mapping[str, Any] | None = None, timeout: float = 60.0) -> Finished:
         """Run a program in the project's folder, with nothing imported."""
-        return self._run("-c", code, settings=settings, timeout=timeout)
-
-    def _run(self, *arguments: str, settings: Mapping[str, Any] | None, timeout: float) -> Finished:
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", code], cwd=SHOP, env=self.env(settings), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         return finish(process, timeout)
@@ -157,17 +147,15 @@ class Stranger:
         """An ordinary worker; prefork with two processes unless ``options`` say otherwise."""
         log = self.folder / f"worker-{uuid.uuid4().hex[:6]}.log"
         worker = ShopWorker(self.home, log, {"BOOKSHOP_SETTINGS": repr(dict(settings))} if settings else {})
-        worker.options = ("-Q", queues, "--concurrency=2", *options)
+        worker.options = ("-Q", queues, *options)
         with worker:
             yield worker
 
     @contextlib.contextmanager
     def running(self, *arguments: str, settings: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Keep a ``manage.py`` command running, such as ``relay``; SIGTERM it afterwards."""
-        from tasks_demo.demo.stack.processes import spawn
-
         log = self.folder / f"{arguments[0]}-{uuid.uuid4().hex[:6]}.log"
-        process = spawn([sys.executable, "manage.py", *arguments], log=log, env=self.env(settings), cwd=SHOP)
+        process = forks.spawn(["manage.py", *arguments], log=log, env=self.env(settings), cwd=SHOP)
         try:
             yield process
         finally:

@@ -82,5 +82,7 @@ def test_missing_extra_is_named_in_one_sentence(stranger: Stranger, app: str, ex
     done = stranger.program(_without_extras(stranger) + "import bookshop, django\n" + installed + "django.setup()\n")
     last = done.err.strip().splitlines()[-1]
     assert done.code == 1
-    assert last.startswith(f"django.core.exceptions.ImproperlyConfigured: {app} needs what is not installed here (")
+    assert last.startswith(
+        f"django.core.exceptions.ImproperlyConfigured: {app} needs packages that are not installed here ("
+    )
     assert last.endswith(f"). Run: pip install 'celery-delivery-semantics[{extra}]'")

@@ -33,7 +33,7 @@ class OnceTest(DeliveryTestMixin, TestCase):
 
 
 class TwiceTest(DeliveryTestMixin, TestCase):
-    """A job that may be done twice is: whoever asserts one effect is told."""
+    """A job that may be done twice is: an assertion of one effect fails."""
 
     def test_the_search_index(self) -> None:
         redeliver(tasks.index.delay("17").id)

@@ -15,9 +15,9 @@ from tasks_demo.checks.setup import Setup
 
 
 class Finding(NamedTuple):
-    """What is unsafe, what to write instead, and the task; no task: the app. Level ERROR: it cannot work at all."""
+    """What is unsafe, what to write instead, and the task (empty: it concerns the app). Level ERROR: jobs cannot run at all."""
 
-    said: str
+    what: str
     hint: str
     task: str = ""
     level: int = WARNING

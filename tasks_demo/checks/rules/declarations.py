@@ -15,7 +15,7 @@ from tasks_demo.patterns.base import PatternTask
 
 
 @rule("W014")
-def is_not_what_was_declared(setup: Setup) -> Iterator[Finding]:
+def changed_after_declaration(setup: Setup) -> Iterator[Finding]:
     for task in setup.tasks:
         if not isinstance(task, PatternTask):
             continue
@@ -26,14 +26,14 @@ def is_not_what_was_declared(setup: Setup) -> Iterator[Finding]:
                 task.check_requires({"autoretry_for": (Exception,)} if "autoretry_for" in task.requires else {})
         except ContradictoryDeclaration as error:
             yield Finding(
-                f"what it is now is not what was checked when it was declared. {error}",
-                "Correct the annotation, the setting or the line that changes it after its declaration.",
+                f"it was changed after its declaration was checked. {error}",
+                "Correct the annotation, the setting or the line of code that changes it.",
                 task.name,
             )
 
 
 @rule("W015")
-def takes_away_what_the_app_gives(setup: Setup) -> Iterator[Finding]:
+def bypasses_app_task_class(setup: Setup) -> Iterator[Finding]:
     given = setup.app.Task
     own = {
         name
@@ -53,8 +53,8 @@ def takes_away_what_the_app_gives(setup: Setup) -> Iterator[Finding]:
             yield Finding(
                 f"the app's own task class {base.__module__}.{base.__qualname__} has {', '.join(sorted(own))}, which the "
                 "pattern does not inherit.",
-                f"Write a base of your own, class Mine({_pattern(task).__name__}, {base.__qualname__}): abstract = True, and "
-                "declare the task with it. Its __call__ is then called around the body.",
+                f"Write a base class of your own, class Mine({_pattern(task).__name__}, {base.__qualname__}): abstract = True, "
+                "and declare the task with it. The pattern then calls its __call__ around the body.",
                 task.name,
             )
 
@@ -64,7 +64,7 @@ def _pattern(task: PatternTask) -> type:
 
 
 @rule("W016")
-def is_scheduled_with_what_is_refused(setup: Setup) -> Iterator[Finding]:
+def scheduled_with_refused_options(setup: Setup) -> Iterator[Finding]:
     tasks = {task.name: task for task in setup.tasks if isinstance(task, PatternTask)}
     for name, field in schedule_of(setup.app):
         task = tasks.get(str(field("task")))
@@ -76,6 +76,6 @@ def is_scheduled_with_what_is_refused(setup: Setup) -> Iterator[Finding]:
         except ContradictoryDeclaration as error:
             yield Finding(
                 f"beat entry {name!r} has options that the pattern refuses, so beat cannot send it: {error}",
-                f"Take the option out of the entry {name!r}, or use another pattern.",
+                f"Remove the option from the entry {name!r}, or use another pattern.",
                 task.name,
             )

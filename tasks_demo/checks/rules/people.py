@@ -16,7 +16,7 @@ from tasks_demo.core.exceptions import InvalidSetting
 
 @rule("W026")
 def publishable_tasks(setup: Setup) -> Iterator[Finding]:
-    """TASKS_DEMO_PUBLISHABLE or TASKS_DEMO_MASKED is no list of names, names no task, or allows every task."""
+    """TASKS_DEMO_PUBLISHABLE or TASKS_DEMO_MASKED is not a list of names, matches no task, or allows every task."""
     current: Any = current_app
     if setup.app is not current._get_current_object():
         return  # people publish through the project's current app
@@ -28,7 +28,7 @@ def publishable_tasks(setup: Setup) -> Iterator[Finding]:
     for pattern in patterns:
         if fnmatchcase("celery.backend_cleanup", pattern):
             yield Finding(
-                f"TASKS_DEMO_PUBLISHABLE has {pattern!r}, which allows Celery's own tasks too.",
+                f"TASKS_DEMO_PUBLISHABLE has {pattern!r}, which also allows Celery's own tasks.",
                 "Write the names of tasks, or a glob with a prefix such as 'shop.*'.",
             )
         elif not any(fnmatchcase(name, pattern) for name in setup.app.tasks):

@@ -13,11 +13,11 @@ from tasks_demo.core.versions import CELERY, DJANGO
 
 
 @rule("W025")
-def version_that_nobody_has_tested(setup: Setup) -> Iterator[Finding]:
-    """The installed version of Celery or Django is not one that our tests run on."""
+def untested_version(setup: Setup) -> Iterator[Finding]:
+    """The installed version of Celery or Django is not one that the tests of tasks_demo run on."""
     for name, version, tested in (("Celery", celery.__version__, CELERY), ("Django", django.__version__, DJANGO)):
         if ".".join(version.split(".")[:2]) not in tested:
             yield Finding(
                 f"{name} {version} is installed; tasks_demo is tested on {', '.join(tested)}. Its promises may not hold.",
-                "Install one of these, or run `make matrix` of tasks_demo with yours.",
+                "Install one of these versions, or run tasks_demo's tests with yours (`make matrix`).",
             )

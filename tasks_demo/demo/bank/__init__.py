@@ -1,1 +1,1 @@
-"""A small payment service with a database of its own. Nothing but ``bank.client`` may be imported elsewhere."""
+"""A small payment service with its own database. Other packages may import ``bank.client`` only."""

@@ -1,10 +1,10 @@
-"""The app of the bank's tables."""
+"""The Django app with the bank's tables."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
 
-#: Both the label of the app and the alias of its database.
+#: The label of the app, and the alias of its database.
 BANK = "bank"
 
 

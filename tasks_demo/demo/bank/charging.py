@@ -1,13 +1,13 @@
-"""Make debits: the transactions, and the promise behind an idempotency key.
+"""Make debits: their transactions, and the promise of an idempotency key.
 
-With a key: the key is claimed in a committed transaction of its own, so that others see it in flight; then the
-debit and the key's response commit together. A process that dies in between leaves a key in flight, which the next
-request with that key takes over: nothing was charged under it. That stays true while two banks share a database by
-mistake: the response is only written by the owner of the claim, so a claim that was taken over rolls its debit back.
+With a key: the key is first claimed in a separate, committed transaction, so that others see it in flight; then the debit and the
+key's response are committed together. A process that dies in between leaves a key in flight under which nothing was charged; the
+next request with that key takes it over. This holds even if two banks share a database by mistake: only the owner of the claim
+writes the response, so the debit of an owner that was replaced is rolled back.
 
-With a fencing token: the highest token under which a reference was charged, or its debit replayed, is kept in the same
-transaction. A lower one is refused, whatever its key, even if it asks for a replay. A refused request leaves nothing
-behind: neither its token nor its key. A request without a token is not checked.
+With a fencing token: the highest token under which a reference was charged, or its debit replayed, is stored in the same
+transaction. A lower token is refused with any key, even if the request would be a replay. A refused request stores neither its
+token nor its key. A request without a token is not checked.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tasks_demo.demo.bank.apps import BANK
 from tasks_demo.demo.bank.models import Debit, FencingToken, IdempotencyKey, Identity
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence, Unavailable, Unconfirmed
 
-#: How long a transaction waits for others before it is answered with 503. Seconds; below the caller's timeout.
+#: Maximum time that a transaction waits for others before the response is 503. Seconds; below the caller's timeout.
 BUSY_SECONDS = 3.0
-#: This process, as the owner of keys in flight.
+#: Identifies this process as the owner of keys in flight.
 OWNER = secrets.token_hex(16)
 #: Number of the PostgreSQL advisory lock under which debits are numbered.
 _NUMBERING = 7_231_400_117
 
 _UNUSABLE = (OperationalError, InternalError, InterfaceError)
 
-# SQLite has one writer: waiting here costs less than its busy handler, which sleeps.
+# SQLite has one writer; waiting for this lock costs less than its busy handler, which sleeps.
 _writer = threading.Lock()
-#: Fingerprints of the keys that a thread of this process works on.
+#: Fingerprints of the keys that threads of this process are working on.
 _working: dict[str, str] = {}
 _working_lock = threading.Lock()
 
@@ -56,8 +56,8 @@ class DebitRequest:
 def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -> tuple[dict[str, Any], bool]:
     """Make the debit; with a key, at most once for that key. Returns it as JSON, and whether it is a replay.
 
-    Raises InFlight (409), StaleFence (412), KeyReused (422), Unavailable (503: nothing was charged), Unconfirmed (504:
-    not known).
+    Raises InFlight (409), StaleFence (412), KeyReused (422), Unavailable (503: nothing was charged), Unconfirmed (504: it is
+    unknown whether the debit was made).
     """
     _refuse_stale(asked)
     if key is None:
@@ -65,7 +65,7 @@ def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -
         with _writing():
             return _debit(asked, None), False
     with _only_thread(key, fingerprint) as alone:
-        # Not alone: another thread works on it, or is only replaying its response.
+        # Not alone: another thread is working on the key, or replaying its response.
         record = _claim(key, fingerprint) if alone else _look_up(key)
         if record is not None and record.response is not None:
             return _replay(record, record.response, fingerprint, asked), True
@@ -79,7 +79,7 @@ def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -
                 if not mine.update(response=debit):
                     raise InFlight
         except IntegrityError as error:
-            # Another bank took the key over and has made its debit already: ours was rolled back.
+            # Another bank took over the key and has already made the debit: ours was rolled back.
             raise InFlight from error
         except StaleFence:
             # A newer holder was served while this one waited.
@@ -90,7 +90,7 @@ def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -
 
 
 def identity() -> str:
-    """Return the identity of this database, made on first use."""
+    """Return the identity of this database, which is created on first use."""
     with reading():
         found = Identity.objects.first()
     if found is None:
@@ -100,7 +100,7 @@ def identity() -> str:
 
 
 def check_writable() -> None:
-    """Write nothing, but in a way that needs everything a debit needs. Raises Unavailable."""
+    """Execute an UPDATE that changes no row, to check that debits can be written. Raises Unavailable."""
     with _writing():
         IdempotencyKey.objects.filter(pk=0).update(owner=OWNER)
 
@@ -116,7 +116,7 @@ def _replay(record: IdempotencyKey, response: dict[str, Any], fingerprint: str, 
 
 @contextmanager
 def _only_thread(key: str, fingerprint: str) -> Iterator[bool]:
-    """Tell whether no other thread works on the key. One in flight that no thread of its owner works on was abandoned."""
+    """Yield whether no other thread of this process works on the key. A key in flight without such a thread was abandoned."""
     with _working_lock:
         alone = key not in _working
         other = _working.setdefault(key, fingerprint)
@@ -136,12 +136,12 @@ def _look_up(key: str) -> IdempotencyKey | None:
 
 
 def _claim(key: str, fingerprint: str) -> IdempotencyKey:
-    """Return the key's row, committed in flight with us as its owner, or with its response."""
+    """Return the key's row: either in flight, committed with this process as its owner, or with its response."""
     try:
         with _writing():
             return IdempotencyKey.objects.create(key=key, fingerprint=fingerprint, owner=OWNER)
     except IntegrityError:
-        # Known already: read it in a transaction of its own, the first one was rolled back.
+        # The key exists; read it in a new transaction, because the first one was rolled back.
         pass
     with _writing():
         record = IdempotencyKey.objects.get(key=key)
@@ -155,7 +155,7 @@ def _claim(key: str, fingerprint: str) -> IdempotencyKey:
 
 
 def _refuse_stale(asked: DebitRequest) -> None:
-    """Check before anything is claimed. Only :func:`_advance_fence` is final: a newer token may still overtake this one."""
+    """Refuse a stale token before the key is claimed. A newer token may still arrive later; :func:`_advance_fence` decides."""
     if asked.fence is None:
         return
     with reading():
@@ -165,7 +165,7 @@ def _refuse_stale(asked: DebitRequest) -> None:
 
 
 def _advance_fence(asked: DebitRequest) -> None:
-    """Keep the token, or raise StaleFence. Locks the reference until the transaction ends; on SQLite, everything."""
+    """Store the token, or raise StaleFence. Locks the reference until the transaction ends; on SQLite, the whole database."""
     if asked.fence is None:
         return
     locked = FencingToken.objects.select_for_update()
@@ -181,7 +181,7 @@ def _debit(asked: DebitRequest, record: IdempotencyKey | None) -> dict[str, Any]
     _advance_fence(asked)
     connection = connections[BANK]
     if connection.vendor == "postgresql":
-        # Numbers then become visible in their order: a reader that pages by number misses none.
+        # Makes numbers visible in order, so that a reader that pages by number misses none.
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_NUMBERING])
     debit = Debit.objects.create(
@@ -192,7 +192,7 @@ def _debit(asked: DebitRequest, record: IdempotencyKey | None) -> dict[str, Any]
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn a database that does not answer into Unavailable."""
+    """Raise Unavailable if the database does not answer."""
     try:
         yield
     except _UNUSABLE as error:
@@ -201,7 +201,7 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Run one transaction. Not guaranteed: anything on a disk that loses what it confirmed."""
+    """Run one transaction. Does not guarantee durability on a disk that loses acknowledged writes."""
     sqlite = connections[BANK].vendor == "sqlite"
     if sqlite and not _writer.acquire(timeout=BUSY_SECONDS):
         raise Unavailable("database is busy")
@@ -211,7 +211,7 @@ def _writing() -> Iterator[None]:
             yield
             at_commit = True
     except _UNUSABLE as error:
-        # SQLite reports a failed COMMIT itself, and it was rolled back; a server may have committed unheard.
+        # A failed COMMIT on SQLite was rolled back; a server may have committed although its reply was lost.
         if at_commit and not sqlite:
             raise Unconfirmed(_why(error)) from error
         raise Unavailable(_why(error)) from error

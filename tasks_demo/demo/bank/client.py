@@ -1,7 +1,7 @@
 """The bank's client: the only module of the bank that others may import.
 
-It never retries a debit: after a lost response nobody knows whether it was made, so repeating it is the caller's
-decision, and safe only with an idempotency key.
+It never retries a debit: after a lost response it is unknown whether the debit was made, so retrying is the caller's decision,
+and safe only with an idempotency key.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class BankUnavailable(BankError):
 
     def __init__(self, message: str | None = None, certain_not_charged: bool = False) -> None:
         super().__init__(message)
-        # Both are arguments: Celery stores an error as its class and arguments, and rebuilds it where it is read.
+        # Both must be in args: Celery stores an error as its class and args, and rebuilds it where it is read.
         self.args = (*self.args, certain_not_charged)
 
     @property
     def certain_not_charged(self) -> bool:
-        """True: this request never reached the bank, or the bank itself said that it charged nothing.
+        """Whether this request certainly charged nothing: it never reached the bank, or the bank said so.
 
-        Not guaranteed: that an earlier request for the same debit charged nothing.
+        Does **not** guarantee that an earlier request for the same debit charged nothing.
         """
         return bool(self.args[1])
 
@@ -62,7 +62,7 @@ class BankMismatch(BankRefused):
 
 
 class BankFenced(BankError):
-    """The fencing token is stale: another worker took the operation over. Nothing was charged now. Do not repeat it."""
+    """The fencing token is stale: another worker took over the operation. Nothing was charged now. Do not repeat it."""
 
 
 class BankConflict(BankError):
@@ -91,7 +91,7 @@ class DebitReceipt(Debit):
 class BankClient:
     """Talks to the bank at ``base_url`` over kept-alive connections. Safe across threads and across fork.
 
-    ``timeout_seconds`` bounds the connection and each wait for bytes; a bank that drips its answer can take longer.
+    ``timeout_seconds`` bounds connecting and each wait for bytes; a response that arrives in pieces can take longer.
     Raises ValueError for an address that is not ``http://`` or ``https://``.
     """
 
@@ -119,11 +119,12 @@ class BankClient:
     ) -> DebitReceipt:
         """Charge ``account`` with ``amount`` cents for ``reference``.
 
-        With ``idempotency_key``, at most once for that key, however often it is called. With ``fence``, not after the
-        same reference was charged under a higher one; a fence alone does not deduplicate. ``source`` is only stored.
+        With ``idempotency_key``, at most once for that key, even if called again. With ``fence``, not after the same reference
+        was charged under a higher one; a fence alone does not deduplicate. ``source`` is only stored.
 
-        Raises BankRefused, BankMismatch, BankFenced, BankConflict, or BankUnavailable: then it is unknown whether the
-        debit was made, unless it says ``certain_not_charged``. Repeat it with the same key, or ask ``debits(reference)``.
+        Raises BankRefused, BankMismatch, BankFenced, BankConflict, or BankUnavailable. After BankUnavailable without
+        ``certain_not_charged`` it is unknown whether the debit was made: repeat it with the same key, or ask
+        ``debits(reference)``.
         """
         headers = {"Content-Type": "application/json"}
         try:
@@ -143,7 +144,7 @@ class BankClient:
         )
 
     def debits(self, reference: str | None = None, after: int = 0) -> Iterator[Debit]:
-        """Yield the debits in order of their numbers, those above ``after``, optionally of one reference; page by page.
+        """Yield the debits with numbers above ``after``, in order, optionally of one reference. Reads page by page.
 
         Raises BankUnavailable, BankRefused.
         """
@@ -160,7 +161,7 @@ class BankClient:
             yield from page
 
     def identity(self) -> str:
-        """Return the identity of the bank's database: numbers of debits compare only within one.
+        """Return the identity of the bank's database. Numbers of debits are comparable only within one database.
 
         Asks ``GET /health``: raises BankUnavailable unless the bank and its database answer.
         """
@@ -205,7 +206,7 @@ class BankClient:
     ) -> urllib3.BaseHTTPResponse:
         if self._pid != os.getpid():
             self._open_pool()
-        # A GET may meet a kept-alive connection that the bank has just closed; a POST is not repeated, on purpose.
+        # A GET is retried once, because the bank may just have closed a kept-alive connection; a POST never is.
         retries = urllib3.Retry(1 if method == "GET" else 0, redirect=False, respect_retry_after_header=False)
         try:
             response = self._pool.request(
@@ -231,7 +232,7 @@ class BankClient:
 
 
 def _as_header(key: str) -> str:
-    """The key as a string of RFC 8941. Text beyond ASCII is percent-encoded; a key too long for the bank is hashed."""
+    """Return the key as an RFC 8941 string. Non-ASCII text is percent-encoded; a key too long for the bank is hashed."""
     encoded = quote(key, safe=_PLAIN)
     if len(encoded) > _LONGEST_KEY:
         encoded = "sha256-" + hashlib.sha256(key.encode()).hexdigest()
@@ -247,7 +248,7 @@ def _error(response: urllib3.BaseHTTPResponse) -> BankError:
             problem = found if isinstance(found, dict) else {}
         except ValueError:
             pass
-    detail = problem.get("detail") or "without an explanation"
+    detail = problem.get("detail") or "no details"
     message = f"The bank answered {response.status}: {detail}"
     match response.status:
         case 409:
@@ -267,7 +268,7 @@ def _read(response: urllib3.BaseHTTPResponse, reader: Callable[[Any], T]) -> T:
         return reader(response.json())
     except (ValueError, KeyError, TypeError) as error:
         raise BankUnavailable(
-            f"The answer ({response.status}) is not one of the bank: check BANK_URL. "
+            f"The response ({response.status}) does not come from the bank: check BANK_URL. "
             "It is unknown whether a debit was made."
         ) from error
 

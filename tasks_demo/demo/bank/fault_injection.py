@@ -1,15 +1,15 @@
 """Faults of the bank, for the lab. Off unless the bank was started with ``--faults``.
 
 =================  =====================================================================================
-``lose_response``  the debit is committed, then the connection is reset: the caller never learns of it
+``lose_response``  the debit is committed, then the connection is reset: the caller gets no response
 ``slow``           a debit waits ``delay_ms`` before it is made, or until the fault is replaced or removed;
                    its key is in flight meanwhile
-``refuse``         answered with 503 before anything happens: certainly not charged
+``refuse``         the response is 503 and nothing is charged
 =================  =====================================================================================
 
-A fault has a name and applies to the debits of its references, to each at most so often: several experiments can share
-a bank. A replayed response is never lost or slowed. Faults live in the memory of the bank's process: a bank that is
-started again has none, and their counts are gone.
+A fault has a name and applies to the debits of its references, a limited number of times to each, so that several experiments
+can share a bank. A replayed response is never lost or slowed. Faults are in the memory of the bank's process: after a restart
+there are none, and their counts are lost.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Fault:
         return {"mode": self.mode, "delay_ms": self.delay_ms, "each": self.each, "hits": dict(self.hits)}
 
 
-#: By name; None: faults are off. Replaced as a whole by whoever switches them on or off.
+#: Faults by name; None: fault injection is off.
 faults: dict[str, Fault] | None = None
 _lock = threading.Lock()
 
 
 def replace(name: str, fault: Fault | None) -> Fault | None:
-    """Set the fault of that name, or remove it (None), and let go of the debits that the old one is slowing down.
+    """Set the fault of that name, or remove it (None), and release the debits that the old one is slowing down.
 
-    Returns the old one.
+    Returns the old fault.
     """
     assert faults is not None  # noqa: S101
     with _lock:
@@ -75,14 +75,14 @@ def injected(mode: Mode, reference: str) -> Fault | None:
 
 
 def slow_down(reference: str) -> None:
-    """Wait if that is the fault."""
+    """Wait, if a ``slow`` fault applies to this debit."""
     if fault := injected(Mode.SLOW, reference):
         fault.ended.wait(fault.delay_ms / 1000)
 
 
 def reset(connection: socket.socket) -> None:
-    """Send the caller a RST instead of a response. The server's later write fails as if the caller had hung up."""
+    """Send the caller a RST instead of a response. The server's later write fails as if the caller had disconnected."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Replaced, not closed: the server still holds this descriptor, and closes it when it has seen the failure.
+    # Replaced instead of closed, because the server closes this descriptor itself after the failed write.
     with socket.socket(connection.family, socket.SOCK_STREAM) as spare:
         os.dup2(spare.fileno(), connection.fileno(), inheritable=False)

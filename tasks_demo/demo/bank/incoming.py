@@ -1,4 +1,4 @@
-"""Parse requests strictly: what is not exactly right raises a Problem with a sentence."""
+"""Parse requests strictly. Anything invalid raises a Problem that says what is expected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.http import HttpRequest, UnreadablePostError
 from tasks_demo.demo.bank.models import LARGEST_INTEGER, LONGEST_TEXT
 from tasks_demo.demo.bank.problems import Problem
 
-#: A string of RFC 8941, as draft-ietf-httpapi-idempotency-key-header asks.
+#: An RFC 8941 string, as draft-ietf-httpapi-idempotency-key-header requires.
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 
 
@@ -40,21 +40,21 @@ def text(value: object, name: str, least: int = 1) -> str:
 
 
 def integer(value: object, name: str, least: int, most: int) -> int:
-    """Return ``value`` as an integer within bounds. True and 1.0 are none."""
+    """Return ``value`` if it is an integer within bounds. True and 1.0 are not integers."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise Problem(f"{name} must be a whole number, {least} to {most}.")
     return value
 
 
 def digits(value: str, name: str, least: int, most: int) -> int:
-    """Return the integer that a header or the query string spells."""
+    """Parse the integer in a header or the query string."""
     return integer(int(value) if re.fullmatch("[0-9]{1,19}", value) else None, name, least, most)
 
 
 def query(request: HttpRequest, *allowed: str) -> dict[str, str]:
     """Return the query string. An unknown name is refused: a mistyped filter must not mean "all"."""
     if not request.GET.keys() <= set(allowed) or any(len(values) != 1 for _, values in request.GET.lists()):
-        raise Problem(f"The query may give {', '.join(allowed)}, each once, and nothing else.")
+        raise Problem(f"The query may contain {', '.join(allowed)}, each once, and nothing else.")
     return {name: str(value) for name, value in request.GET.items()}
 
 

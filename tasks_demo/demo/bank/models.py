@@ -11,14 +11,14 @@ from django.utils import timezone
 
 #: Longest name, reference, source or key, in characters.
 LONGEST_TEXT = 255
-#: Largest amount of one debit, in cents: the sum of 900 million such debits still fits into 64 bits.
+#: Largest amount of one debit, in cents. The sum of 900 million such debits still fits into 64 bits.
 LARGEST_AMOUNT = 10_000_000_000
 #: The largest integer that SQLite and PostgreSQL can store.
 LARGEST_INTEGER = 2**63 - 1
 
 
 class Identity(models.Model):
-    """The identity of this database, made once: numbers of debits are not comparable across two databases."""
+    """The identity of this database, created once, because numbers of debits are not comparable across databases."""
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     identity = models.UUIDField(default=uuid.uuid4)
@@ -28,7 +28,7 @@ class Identity(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """An ``Idempotency-Key`` that was used, and the response to it; in flight without one. Keys are never forgotten."""
+    """An ``Idempotency-Key`` that was used, and its response; without a response it is in flight. Keys are never deleted."""
 
     key = models.CharField(max_length=LONGEST_TEXT, unique=True)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request body.")
@@ -37,7 +37,7 @@ class IdempotencyKey(models.Model):
 
 
 class FencingToken(models.Model):
-    """The highest fencing token under which a reference was charged. It never decreases, and is never forgotten."""
+    """The highest fencing token under which a reference was charged. It never decreases and is never deleted."""
 
     reference = models.CharField(max_length=LONGEST_TEXT, unique=True)
     highest = models.BigIntegerField()
@@ -53,7 +53,7 @@ class Debit(models.Model):
     amount = models.BigIntegerField(help_text="Cents, above zero.")
     reference = models.CharField(max_length=LONGEST_TEXT, help_text="What the caller charged for: its operation key.")
     source = models.CharField(max_length=LONGEST_TEXT, blank=True, help_text="The caller's task ID, for information.")
-    # Unique: whatever else goes wrong, one key makes one debit.
+    # Unique, so that one key can never make two debits.
     idempotency = models.OneToOneField(IdempotencyKey, on_delete=models.PROTECT, null=True, related_name="debit")
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -8,7 +8,7 @@ from django.http import JsonResponse
 
 
 class Problem(Exception):
-    """The request was refused. Subclasses say with which status, and fill ``sentence`` with what is given.
+    """The request was refused. Subclasses define the status, and the ``sentence`` that is formatted with the arguments.
 
     ``charged`` is a member of the response: False when this request certainly charged nothing, None when that is unknown.
     """
@@ -50,7 +50,7 @@ class StaleFence(Problem):
     status, kind = 412, "tag:bank.example,2026:stale-fencing-token"
     sentence = (
         "The Fencing-Token {} is stale: this reference was charged under {}. Nothing was charged now. Another worker has "
-        "taken the operation over; leave it to that one."
+        "taken over the operation; do not repeat the request."
     )
 
 
@@ -63,7 +63,7 @@ class Refused(Problem):
     """The fault ``refuse``."""
 
     status = 503
-    sentence = "The bank refuses debits at the moment: nothing was charged. Try again later."
+    sentence = "The bank is refusing debits: nothing was charged. Try again later."
 
 
 class Unavailable(Problem):

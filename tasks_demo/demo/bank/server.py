@@ -1,7 +1,7 @@
-"""Serve the bank: one process, one thread for each connection, with Django's own threaded server.
+"""Serve the bank: one process, one thread per connection, with Django's own threaded server.
 
-SIGTERM ends it as a SIGKILL does, at once: what was confirmed is committed, and a key in flight is taken over by the next
-request with that key. Not guaranteed: a bound on threads or on slow callers, so it is for loopback and closed networks.
+SIGTERM ends it immediately, like SIGKILL: confirmed debits are committed, and the next request with a key in flight takes it
+over. Does **not** limit the number of threads or slow callers, so it is for loopback and closed networks only.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class BankNotReady(Exception):
 
 
 class _Handler(WSGIRequestHandler):
-    # Longer than callers pause between two debits, so that they rarely meet a connection that is just being closed.
+    # Longer than callers pause between two debits, so that they rarely use a connection that is just being closed.
     timeout = 75
-    # Headers and body are written one after the other: the body must not wait for the caller to acknowledge the headers.
+    # Headers and body are written separately; the body must not wait until the caller acknowledges the headers.
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        with contextlib.suppress(OSError):  # the caller hung up or fell silent
+        with contextlib.suppress(OSError):  # the caller disconnected or timed out
             super().handle()
 
     def get_environ(self) -> dict[str, Any]:
@@ -55,10 +55,10 @@ class _Server(ThreadedWSGIServer):
 
 
 def serve(listener: socket.socket, *, with_faults: bool) -> NoReturn:
-    """Serve until a signal: exits with 0 on SIGTERM, 130 on Ctrl-C. Narrows Django's settings to the bank."""
+    """Serve until a signal: exits with 0 on SIGTERM, 130 on Ctrl-C. Restricts Django's settings to the bank."""
     settings.ROOT_URLCONF = "tasks_demo.demo.bank.views"
     settings.MIDDLEWARE = []
-    # A refused debit is an answer, not an event; failures (5xx) stay in the log.
+    # Refused debits (4xx) are normal responses; only failures (5xx) are logged.
     logging.getLogger("django.request").setLevel(logging.ERROR)
     logging.getLogger("django.server").setLevel(logging.CRITICAL)
     fault_injection.faults = {} if with_faults else None
@@ -69,9 +69,9 @@ def serve(listener: socket.socket, *, with_faults: bool) -> NoReturn:
 
 
 def prepare() -> None:
-    """Bring the database up to date and check that it can be written. Raises BankNotReady."""
+    """Migrate the database and check that it can be written. Raises BankNotReady."""
     options = connections.settings[BANK]
-    # Opening SQLite for every request would cost more than the debit itself.
+    # Persistent connections, because opening SQLite for every request would cost more than the debit.
     options.update(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
     if connections[BANK].vendor == "sqlite":
         options["OPTIONS"] = {**options["OPTIONS"], "timeout": charging.BUSY_SECONDS}
@@ -97,7 +97,7 @@ def listen(host: str, port: int) -> socket.socket:
         why = getattr(error, "strerror", None) or str(error)
         raise BankNotReady(
             f"The bank cannot listen on {host} port {port} ({why}): it was not started. "
-            "End what uses the port, or choose another one with --port."
+            "Stop the process that uses the port, or choose another port with --port."
         ) from error
 
 

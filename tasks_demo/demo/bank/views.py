@@ -30,14 +30,14 @@ LARGEST_PAGE = 1000
 
 
 class BankView(View):
-    """A Problem that is raised becomes the response."""
+    """Turns a raised Problem into the response."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             response = super().dispatch(request, *args, **kwargs)
         except Problem as problem:
             response = problem.response()
-        # Without it, the connection could not be kept alive.
+        # Required to keep the connection alive.
         response.headers.setdefault("Content-Length", str(len(response.content)))  # type: ignore[attr-defined]
         return response
 
@@ -56,7 +56,7 @@ class Debits(BankView):
         if fault_injection.injected(Mode.REFUSE, asked.reference):
             raise Refused
         debit, replayed = charging.charge(asked, key, hashlib.sha256(request.body).hexdigest())
-        # Sorted: PostgreSQL does not keep the order of a stored response, and a replay equals the first one byte by byte.
+        # Sorted, so that a replay equals the first response byte by byte: PostgreSQL does not keep the order of keys.
         response = JsonResponse(debit, status=201, json_dumps_params={"sort_keys": True})
         if replayed:
             response["Idempotent-Replayed"] = "true"
@@ -113,11 +113,11 @@ class NamedFault(BankView):
 
     def _shown(self, fault: Fault | None) -> JsonResponse:
         if fault is None:
-            raise NotFound("There is no fault of that name: it was removed, or the bank was started again.")
+            raise NotFound("There is no fault of that name: it was removed, or the bank was restarted.")
         return JsonResponse(fault.as_json())
 
 
-#: All that the bank's process serves: see ``bank.server``.
+#: Everything that the bank's process serves; see ``bank.server``.
 urlpatterns = [
     path("debits", Debits.as_view()),
     path("health", Health.as_view()),

@@ -1,4 +1,4 @@
-"""What invented jobs go through: each life is a sequence of events, with a share of all jobs. No database access.
+"""The histories of invented jobs: each life is a sequence of events, and each story has a share of all jobs. No database access.
 
 The counts of a life come from ``ledger.tallies.fold``, the same function that counts real events, so they cannot disagree.
 """
@@ -30,7 +30,7 @@ TASKS: tuple[tuple[str, str, int, bool], ...] = (
 )
 BOOKS = "bank"
 WORKERS = tuple(f"celery@worker-{host:02}" for host in range(1, 13))
-#: The events of a job without incident, most telling first; one with books has its effect among them.
+#: The events of a job without incident, the most important first; with books its effect is one of them.
 _PLAIN = (
     "started",
     "returned",
@@ -54,7 +54,7 @@ _KILL = {"what": "kill-main", "victim": "main", "landed": True, "why": "", "died
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One event of a life. ``after``: microseconds since its beginning. ``second``: by the worker that took over."""
+    """One event of a life. ``after``: microseconds since the life began. ``second``: reported by the worker that took over."""
 
     kind: str
     after: int
@@ -62,12 +62,12 @@ class Step:
     detail: dict[str, Any] = field(default_factory=dict)
 
     def event(self) -> EventData:
-        """The event of a task ID ``x`` that begins at the epoch."""
+        """Return the event, for a task ID ``x`` whose life begins at the epoch."""
         return EventData(at=self.after / 1e6, kind=self.kind, source="x", task_id="x", detail=self.detail)
 
     @property
     def by_main(self) -> bool | None:
-        """Whether the main process of a worker reported it; None: no worker did."""
+        """Whether a worker's main process reported it; None: no worker did."""
         return None if self.kind in _BY_NOBODY else self.kind in _BY_MAIN
 
 
@@ -79,13 +79,14 @@ class Life:
 
     @cached_property
     def counts(self) -> TallyDelta:
-        """The counts; its state is relative to the beginning."""
+        """The counts of the life. The state's time is relative to the beginning."""
         return fold(step.event() for step in self.steps)["x"]
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The lives of the task IDs of one operation. ``share``: of 10,000 operations. ``with_books``: only, or never, if given."""
+    """The lives of the task IDs of one operation. ``share``: in 10,000 operations. ``with_books``: if given, only tasks with or
+    without books."""
 
     share: int
     lives: tuple[Life, ...]
@@ -99,12 +100,12 @@ class Story:
         return sum(step.kind == EFFECT for life in self.lives for step in life.steps)
 
     def suits(self, pattern: str, books: bool) -> bool:
-        """Whether a task of this pattern can have this story."""
+        """Return whether a task of this pattern can have this story."""
         return (self.patterns is None or pattern in self.patterns) and self.with_books in (None, books)
 
 
 def _life(*kinds: str, apart: int = 12_000, later: int = 3_000_000) -> Life:
-    """A life from kinds, ``apart`` microseconds apart. ``kill``: a landed kill, after which a second worker goes on."""
+    """Build a life from kinds that are ``apart`` microseconds apart. ``kill``: a kill, after which a second worker continues."""
     steps, after, second = [], 0, False
     for kind in kinds:
         detail: dict[str, Any] = {}
@@ -122,7 +123,8 @@ def _life(*kinds: str, apart: int = 12_000, later: int = 3_000_000) -> Life:
 
 
 def stories(events_per_task: int) -> list[Story]:
-    """Return what can happen. A job without incident has ``events_per_task`` events, FEWEST to MOST; others have their own."""
+    """Return all stories. A job without incident has ``events_per_task`` events, FEWEST to MOST; the number of the others is
+    fixed."""
 
     def plain(*must: str) -> Life:
         kinds = {*must, *[kind for kind in _PLAIN if kind not in must][: events_per_task - len(must)]}
@@ -168,10 +170,10 @@ class Job:
 
 
 def jobs(seed: int, events_per_task: int) -> Iterator[Job]:
-    """Yield jobs without end, the same ones for the same seed."""
+    """Yield an infinite sequence of jobs, the same for the same seed."""
     chance = random.Random(f"{seed}:jobs")
     all_of_them = stories(events_per_task)
-    # An effect beside a start and an end takes three events.
+    # A start, an effect and an end need three events.
     kinds = [
         (name, pattern, BOOKS if books else "", _suiting(all_of_them, pattern, books))
         for name, pattern, _, by_bank in TASKS

@@ -1,4 +1,4 @@
-"""Writes invented rows to a ledger, and removes them: by COPY on PostgreSQL, by large transactions on SQLite."""
+"""Writes invented rows to a ledger, and removes them: with COPY on PostgreSQL, with large transactions on SQLite."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tasks_demo.demo.seeding.rows import EVENT_COLUMNS, TALLY_COLUMNS, Invention
 from tasks_demo.ledger import database, rollups
 from tasks_demo.ledger.models import Event, Tally
 
-#: Task IDs per transaction, and event IDs looked at per transaction of a removal.
+#: Task IDs per transaction when loading, and event IDs per transaction when removing.
 TASKS_AT_ONCE, EVENTS_AT_ONCE = 20_000, 50_000
-#: SQLite's page cache meanwhile, kB: the entries of most indexes arrive in no order.
+#: SQLite's page cache while loading, kB. It is large because most indexes are filled in random order.
 _CACHE_KB = 500_000
 
 
 def is_empty(alias: str) -> bool:
-    """Return whether this ledger holds neither a task ID nor an event."""
+    """Return whether this ledger has neither a task ID nor an event."""
     return not Tally.objects.using(alias).exists() and not Event.objects.using(alias).exists()
 
 
 def has_seed(alias: str, seed: int) -> bool:
-    """Return whether this ledger holds the beginning of what this seed invents."""
+    """Return whether this ledger has the first event of this seed."""
     return Event.objects.using(alias).filter(source=f"{prefix(seed)}0").exists()
 
 
 def load(
     alias: str, *, tasks: int, events_per_task: int, seed: int, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Invent and commit ``tasks`` task IDs, in parts, and count the rollups. ``progress``: called with the number committed.
+    """Invent and commit ``tasks`` task IDs, in parts, and update the rollups. ``progress``: called with the number committed.
 
-    If it is interrupted, what was committed stays, and ``remove`` removes it. Raises the database's errors.
+    If it is interrupted, committed task IDs stay, and ``remove`` deletes them. Raises the database's errors.
     """
     connection = connections[alias]
     connection.ensure_connection()
@@ -56,13 +56,13 @@ def load(
 
 
 def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done: None) -> int:
-    """Delete what this seed invented. Returns the number of task IDs. ``progress``: called with the number so far."""
+    """Delete the task IDs and events of this seed. Returns the number of task IDs. ``progress`` gets the number so far."""
     connection = connections[alias]
     first = Event.objects.using(alias).order_by("id").values_list("id", flat=True).first() or 0
     last = Event.objects.using(alias).order_by("-id").values_list("id", flat=True).first() or 0
     done = 0
     with _large_cache(connection):
-        # By ID and not by source: an index on text in the database's own order cannot find a prefix.
+        # By ID, not by source, because an index in the database's collation cannot be used for a prefix.
         for start in range(first, last + 1, EVENTS_AT_ONCE):
             with _transaction(connection) as cursor:
                 ours = f"id >= {start} AND id < {start + EVENTS_AT_ONCE} AND source LIKE '{prefix(seed)}%'"
@@ -79,7 +79,7 @@ def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done:
 
 
 def analyse(alias: str) -> None:
-    """Update the statistics that the database plans with."""
+    """Update the statistics that the database's query planner uses."""
     with connections[alias].cursor() as cursor:
         for model in (Event, Tally):
             cursor.execute(f"ANALYZE {model._meta.db_table}")

@@ -1,4 +1,4 @@
-"""Turns invented jobs into rows of the ledger's two tables. No database access but for the form of a moment."""
+"""Turns invented jobs into rows of the ledger's two tables. Uses the database only to format timestamps."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ TALLY_COLUMNS = (
 #: The period over which jobs are spread, microseconds.
 WEEK = 7 * 86_400 * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: No life takes longer, microseconds: none ends in the future.
+#: Maximum duration of a life, so that none ends in the future, microseconds.
 LONGEST_LIFE = 300_000_000
-#: A worker is restarted, and has other process IDs, after this long; microseconds.
+#: Time after which a worker is restarted and has other process IDs, microseconds.
 _RESTART = 6 * 3_600 * 1_000_000
 
 
 def prefix(seed: int) -> str:
-    """How the source of every event of this seed begins."""
+    """Return the prefix of the source of every event of this seed."""
     return f"seed:{seed}:"
 
 
 @dataclass(slots=True)
 class Rows:
-    """A part of the rows, in the order of the columns."""
+    """Some of the rows; values are in the order of the columns."""
 
     events: list[tuple[Any, ...]] = field(default_factory=list)
     tallies: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 class Invention:
-    """The rows of ``tasks`` task IDs that end ``now`` (microseconds since the epoch). Memory holds one part at a time."""
+    """The rows of ``tasks`` task IDs, the last of which ends ``now`` (microseconds since the epoch). One part at a time is in
+    memory."""
 
     def __init__(self, tasks: int, events_per_task: int, seed: int, now: int, connection: BaseDatabaseWrapper) -> None:
         self.tasks, self.seed, self.now = tasks, seed, now
@@ -54,7 +55,7 @@ class Invention:
         self._source = 0
 
     def parts(self, size: int) -> Iterator[Rows]:
-        """Yield the rows, ``size`` task IDs or a few more at a time."""
+        """Yield the rows in parts of at least ``size`` task IDs."""
         rows, made = Rows(), 0
         while made < self.tasks:
             begun = self.now - LONGEST_LIFE - WEEK + WEEK * made // self.tasks
@@ -75,7 +76,7 @@ class Invention:
             counts = life.counts
             rows.tallies.append(
                 (
-                    task_id, operation, job.pattern, run, job.books, job.task, *(counts.counts[name] for name in COUNTS),
+                    task_id, operation, job.pattern, run, job.books, job.task, *counts.numbers,
                     begun * 16 + counts.state if counts.state else 0,
                     job.story.effects,
                     self._moment(begun + round(counts.first_at * 1e6)),

@@ -1,4 +1,4 @@
-"""The shop's tables: label ``shop``."""
+"""The Django app with the shop's tables."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """What a customer ordered: the business data that an outbox message is committed with."""
+    """An order of a customer: the business data with which an outbox message is committed."""
 
     task_id = models.CharField(max_length=255)
     customer = models.CharField(max_length=64)
@@ -15,7 +15,7 @@ class Order(models.Model):
 
 
 class Booking(models.Model):
-    """One effect of a job in our own database. Nothing is unique: a duplicate shows as a second row."""
+    """One effect of a job in our own database. There is no unique constraint, so that a duplicate is a second row."""
 
     operation = models.CharField(max_length=255, db_index=True)
     task_id = models.CharField(max_length=255)
@@ -25,7 +25,7 @@ class Booking(models.Model):
 
 
 class Identity(models.Model):
-    """The identity of this database: numbers of bookings are not comparable across two databases. One row."""
+    """The identity of this database (one row), because numbers of bookings are not comparable across databases."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     identity = models.CharField(max_length=16)

@@ -1,4 +1,4 @@
-"""Taking an order: the order and the job that charges for it, in one transaction."""
+"""Place an order: commit the order and the job that charges for it in one transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks_demo.demo.shop.models import Order
 def place_order(
     task: Any, kwargs: Mapping[str, Any], *, task_id: str, through_outbox: bool = True, **options: Any
 ) -> None:
-    """Commit an order together with its job, as a web request would. The broker is not asked.
+    """Commit an order together with its job, as a web request would. Does not connect to the broker.
 
     With ``through_outbox=False`` the job is published after the commit: a process that dies in between leaves an order
     without a job. ``kwargs`` are those of the demo's tasks (``customer``, ``amount`` in cents), ``options`` those of

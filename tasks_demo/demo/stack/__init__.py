@@ -1,4 +1,4 @@
-"""The embedded stack: a real Redis and a real bank as child processes, without root, Docker or a service."""
+"""The embedded stack: Redis and the bank as child processes, without root, Docker or a running service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bank as a child process of ours, on a loopback port that the kernel chose."""
+"""The bank as a child process, on a loopback port chosen by the kernel."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ HOST = "127.0.0.1"
 
 
 class EmbeddedBank(EmbeddedServer):
-    """A running bank: the command ``bank`` of this project in a process of its own.
+    """A running bank: the project's command ``bank`` in a child process.
 
-    Its database is the one that its environment names (``BANK_DATABASE_URL``); it migrates that itself.
+    It migrates its database, which its environment names (``BANK_DATABASE_URL``).
 
-    :param log: where its output goes.
-    :param env: added to our environment.
+    :param log: the file for its output.
+    :param env: added to this process's environment.
     :param arguments: further arguments of the command, for example ``["--faults"]``.
 
-    ``kill`` then ``start`` keeps the address. In between, connections are refused. Not guaranteed: that no other process
-    takes the port meanwhile; then ``start`` raises EnvironmentNotReady.
+    ``kill`` and then ``start`` keep the address; in between, connections are refused. Does **not** prevent other processes from
+    taking the port meanwhile; then ``start`` raises EnvironmentNotReady.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class EmbeddedBank(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:PORT``; the port is known once it has been started."""
+        """``http://127.0.0.1:PORT``; the port is known after ``start``."""
         return f"http://{HOST}:{self._port}"
 
     def _spawn(self) -> Process:
-        # Bound here, so that the address is known and taken before the bank exists. Closed here once the bank has its
-        # copy: with ours still open, a dead bank would not refuse connections but let them hang.
+        # Bound here, so that the address is known and reserved before the bank runs. Closed here when the bank has its copy:
+        # while a copy is open here, connections to a dead bank would hang instead of being refused.
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listening.bind((HOST, self._port))
             except OSError as error:
                 raise EnvironmentNotReady(
-                    f"The bank cannot have its port {self._port} back ({error.strerror}): it is down."
+                    f"The bank was not started: its port {self._port} cannot be bound again ({error.strerror})."
                 ) from error
             listening.listen(128)
             self._port = listening.getsockname()[1]
-            # Not by manage.py: only the project knows where that is.
+            # Not manage.py, whose location only the project knows.
             command = [sys.executable, "-m", "django", "bank", "--fd", str(listening.fileno())]
             return spawn(
                 [*command, *self._arguments],
@@ -75,11 +75,11 @@ class EmbeddedBank(EmbeddedServer):
         return healthy(HOST, self._port)
 
 
-def healthy(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Return True if ``GET /health`` answers 200 within about that many seconds."""
+def healthy(host: str, port: int, path: str = "/health", seconds: float = 2.0) -> bool:
+    """Return True if a GET of that path answers 200 within about that many seconds."""
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

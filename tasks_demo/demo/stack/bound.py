@@ -1,8 +1,8 @@
 """Run by path, not imported: ``python -I -S bound.py PARENT_PID COMMAND [ARGUMENT ...]``.
 
-Ask the kernel (Linux) to SIGKILL this process when its parent ends, then exec COMMAND, which the request
-survives. It is a program of its own because code between fork and exec is unsafe when the parent
-has threads. Exit 127: COMMAND cannot be run; 125: the kernel refused.
+Ask the kernel (Linux) to SIGKILL this process when its parent ends, then exec COMMAND, to which the request still applies. This
+is a separate program because running code between fork and exec is unsafe if the parent has threads. Exit 127: COMMAND cannot be
+run; 125: the kernel refused.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ def main() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         print(f"{command[0]}: prctl failed: {os.strerror(ctypes.get_errno())}", file=sys.stderr)  # noqa: T201
         sys.exit(125)
-    # The parent may have died before the request was made; then nobody will send the signal.
+    # If the parent died before the request was made, the kernel will not send the signal.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     try:

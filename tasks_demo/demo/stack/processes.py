@@ -1,15 +1,14 @@
-"""Start child processes that do not outlive us.
+"""Start child processes that do not outlive this process.
 
-``spawn`` starts a command in a session and process group of its own, so that a Ctrl-C in our terminal does not
-reach it: we end it in our own order, with ``Process.stop`` or, at the latest, at exit.
+``spawn`` starts a command in a new session and process group, so that a Ctrl-C in the terminal does not reach it: this process
+ends it in the order that it chooses, with ``Process.stop`` or, at the latest, at exit.
 
-On Linux the kernel kills the child when we die, even of SIGKILL. Not guaranteed:
+On Linux the kernel kills the child when this process dies, even of SIGKILL. Does **not** guarantee:
 
-* that its own children end when the kernel kills it: each server must see to that itself (Celery's pool does;
-  gunicorn's workers notice within a second);
-* any of this on macOS and the BSDs, which have no such signal: there the child ends at our normal exit, on Ctrl-C,
-  SIGTERM and SIGHUP, but survives a SIGKILL or a crash of the interpreter. The lock of ``EmbeddedRedis`` then names
-  who left it.
+* That the child's own children end when the kernel kills it: each server must ensure that itself (Celery's pool does).
+* Any of this on macOS and the BSDs, which have no such signal: there the child ends at this process's normal exit, on Ctrl-C,
+  SIGTERM and SIGHUP, but survives a SIGKILL or a crash of the interpreter. The lock of ``EmbeddedRedis`` then has the pid of the
+  process that started it.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 _BOUND = Path(__file__).with_name("bound.py")
 _LINUX = sys.platform.startswith("linux")
 _POLL_SECONDS = 0.01
-#: After SIGKILL: how long the kernel may take to end a process before we report it. Seconds.
+#: Maximum time for the kernel to end a process after SIGKILL, seconds.
 _REAP_SECONDS = 10.0
 
 _running: set[Process] = set()
 
 
 class Process:
-    """A child of ours. Its identity is ``pid`` together with ``start_time`` (seconds since the epoch)."""
+    """A child process. ``pid`` together with ``start_time`` (seconds since the epoch) identifies it."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
         self._owner = os.getpid()
         self.pid: int = popen.pid
-        # A dead child keeps its entry until it is reaped, and only we reap it: this cannot miss.
+        # Cannot fail: a dead child keeps its entry until it is reaped, and only this object reaps it.
         self.start_time: float = psutil.Process(self.pid).create_time()
         _running.add(self)
 
@@ -61,7 +60,7 @@ class Process:
         return self._popen.returncode
 
     def alive(self) -> bool:
-        """Return True while it runs (stopped by SIGSTOP included). A zombie is dead, and so is one whose pid was reused."""
+        """Return True while it runs, or is stopped by SIGSTOP. A zombie is dead, and so is a process whose pid was reused."""
         if self._ours() and self.returncode is not None:
             return False
         try:
@@ -81,7 +80,7 @@ class Process:
         return True
 
     def _await_end(self, seconds: float | None) -> None:
-        """Return when it has ended, when the time is up, or earlier; the caller checks again."""
+        """Return when it has ended, after the timeout, or earlier; the caller must check again."""
         try:
             watch = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux, an old kernel, or a sandbox that forbids it
@@ -95,28 +94,28 @@ class Process:
     def terminate(self) -> None:
         """Ask it to end (SIGTERM), without waiting.
 
-        Only the group's leader gets it: a Celery main process needs its pool to finish its tasks.
+        Only the group's leader gets the signal: a Celery main process needs its pool to finish its tasks.
         """
         if self._ours() and self.alive():
             os.kill(self.pid, signal.SIGTERM)
 
     def stop(self, seconds: float = 5.0) -> None:
-        """SIGTERM, wait that many seconds, then SIGKILL for whatever is left of the group; reaped afterwards."""
+        """Send SIGTERM, wait that many seconds, then send SIGKILL to what is left of the group, and reap it."""
         if self._ours():
             self.terminate()
             self.wait(seconds)
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the whole group; returns when it is dead and reaped. Idempotent. In a fork of ours: does nothing.
+        """Send SIGKILL to the whole group; return when it is dead and reaped. Idempotent. Does nothing in a forked process.
 
         Raises subprocess.TimeoutExpired if the kernel does not end it within 10 s (a process stuck in a system call).
         """
         if not self._ours():
             return
         if self.returncode is None:
-            # The leader is not reaped yet, so its pid cannot be another group's by now.
-            # macOS answers EPERM for a group that holds only a zombie.
+            # The leader is not reaped yet, so its pid cannot have been reused by another group.
+            # macOS returns EPERM for a group that consists of a zombie only.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._popen.wait(_REAP_SECONDS)
@@ -124,7 +123,7 @@ class Process:
         _running.discard(self)
 
     def _await_group(self) -> None:
-        """Return when the rest of the killed group is dead, too: until then it may hold sockets and files."""
+        """Return when the rest of the killed group is dead, too: until then it may have sockets and files open."""
         deadline = time.monotonic() + _REAP_SECONDS
         while _group_lives(self.pid) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
@@ -144,12 +143,12 @@ def spawn(
 ) -> Process:
     """Start ``argv`` so that it ends when this process ends. Call it from the main thread only.
 
-    The kernel sends the death signal when the *thread* that forked exits, not the process: a child started from a
-    short-lived thread would be killed early. So any other thread gets a RuntimeError.
+    The kernel sends the death signal when the *thread* that forked exits, not the process: a child started from a short-lived
+    thread would be killed early. So calls from other threads raise RuntimeError.
 
-    :param log: file to which stdout and stderr are appended (created with mode 600). Without it they go to ``output``
-        (a file descriptor), or to our stderr: never to our stdout, which belongs to results.
-    :param env: the whole environment of the child; None: ours.
+    :param log: file to which stdout and stderr are appended (created with mode 600). Without it they go to ``output`` (a file
+        descriptor), or to this process's stderr: never to its stdout, which is for results.
+    :param env: the whole environment of the child; None: that of this process.
     :raises EnvironmentNotReady: the command does not exist or is not executable.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -182,13 +181,13 @@ def spawn(
 
 
 def project_environment() -> dict[str, str]:
-    """Return an environment in which ``python -m`` finds the modules and the settings of this process, however it was started."""
+    """Return an environment in which ``python -m`` finds this process's modules and settings."""
     from django.conf import settings
 
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    # Overridden settings (in a test) have no module of their own.
-    module = settings.SETTINGS_MODULE or os.environ["DJANGO_SETTINGS_MODULE"]
-    return {**os.environ, "PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": module}
+    # Overridden settings (in a test) have no module of their own, and those of the lab without a project have none at all.
+    module = getattr(settings, "SETTINGS_MODULE", None) or os.environ.get("DJANGO_SETTINGS_MODULE")
+    return {**os.environ, "PYTHONPATH": paths, **({"DJANGO_SETTINGS_MODULE": module} if module else {})}
 
 
 def stop_all(seconds: float = 5.0) -> None:
@@ -201,12 +200,12 @@ def stop_all(seconds: float = 5.0) -> None:
 
 
 def _dead(process: psutil.Process) -> bool:
-    """Return True for a zombie without threads: while one of its threads is ending, its sockets and files are still open."""
+    """Return True for a zombie without threads: while one of its threads is still ending, its sockets and files are open."""
     return process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} and process.num_threads() <= 1
 
 
 def _group_lives(group: int) -> bool:
-    """Return True if a member of the process group runs. A zombie that waits for init does not."""
+    """Return True if a member of the process group runs. A zombie that is not reaped yet does not run."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -224,7 +223,7 @@ def _open_log(log: Path) -> int:
 
 
 def _exit_on_signals() -> None:
-    """Where the kernel has no death signal: turn SIGTERM and SIGHUP into an exit, so that atexit runs."""
+    """Turn SIGTERM and SIGHUP into an exit, so that atexit runs, on systems whose kernel has no death signal."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -235,7 +234,7 @@ def _exit_on_signals() -> None:
 
 
 def _disown() -> None:
-    """In a fork: the children are our parent's. Without this their destructors would warn that they still run."""
+    """Forget the parent's children, in a forked process. Otherwise their destructors would warn that they still run."""
     for process in _running:
         process._popen.returncode = 0
     _running.clear()

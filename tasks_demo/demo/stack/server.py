@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: a child process that is started, awaited, killed and started again."""
+"""The base class of the embedded servers: a child process that is started, awaited, killed and restarted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EmbeddedServer(ABC):
         return self.process is not None and self.process.alive()
 
     def start(self) -> None:
-        """Start, or start again after ``kill``, and return when the server answers.
+        """Start, or restart after ``kill``, and return when the server answers.
 
         Raises EnvironmentNotReady, with the end of the log, if it does not answer within ``ready_seconds``.
         """
@@ -41,7 +41,7 @@ class EmbeddedServer(ABC):
             self.process.stop()
 
     def kill(self) -> None:
-        """Send SIGKILL, as a crash."""
+        """Send SIGKILL, to simulate a crash."""
         if self.process:
             self.process.kill()
 
@@ -63,7 +63,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Ask the server, for two seconds at most."""
+        """Return whether the server answers within two seconds."""
 
     @abstractmethod
     def __str__(self) -> str: ...
@@ -75,15 +75,14 @@ class EmbeddedServer(ABC):
                 return
             if process.wait(0.01):
                 break
-        what = "did not answer in time" if process.alive() else "ended at once"
+        limit = f"within {self._ready_seconds:g} s"
+        what = f"did not answer {limit}" if process.alive() else "exited before it answered"
         process.kill()
-        raise EnvironmentNotReady(
-            f"{self} {what} (limit {self._ready_seconds:g} s). Last lines of {self.log}:\n{tail(self.log)}"
-        )
+        raise EnvironmentNotReady(f"{self} {what}. Last lines of {self.log}:\n{tail(self.log)}")
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """Return the last lines of a log file, or a remark that there is none."""
+    """Return the last lines of a log file, or ``(no log)``."""
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(empty)"
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""Run the lines of a Procfile side by side, with their output interleaved, until one ends or we are asked to stop.
+"""Run the lines of a Procfile in parallel, with their output interleaved, until one exits or a signal asks to stop. One that is
+killed is started again.
 
-honcho reads the Procfile and prints; the processes are ours (``spawn``), for two reasons: honcho's own manager leaves
-everything running when it is killed, and it stops all at once, so that a worker loses Redis while it finishes a task.
+honcho parses the Procfile and prints. Its process manager is not used, for two reasons: it leaves the processes running when it
+is killed, and it stops all of them at the same time, so that a worker loses Redis while it finishes a task.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.processes import Process, spawn
 
 _TICK_SECONDS = 0.1
+#: A process that is killed sooner after its start, seconds, is not started again: it would be killed in a loop.
+LIVED_SECONDS = 2.0
 
 
 def read_procfile(path: Path, *, without: Sequence[str] = (), variables: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return argument lists by name. No shell runs: words are split as by a shell, and ``$NAME`` comes from ``variables``."""
+    """Return argument lists by name. Words are split as a shell does, but no shell runs; ``variables`` replace ``$NAME``."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -45,7 +48,7 @@ def read_procfile(path: Path, *, without: Sequence[str] = (), variables: Mapping
 
 
 class Formation:
-    """The running processes. ``last`` names those that others need: they are started first and stopped last."""
+    """The running processes. ``last``: names of those that others need, which are started first and stopped last."""
 
     def __init__(
         self, commands: Mapping[str, Sequence[str]], *, last: Sequence[str], cwd: Path, output: IO[str] | None = None
@@ -53,21 +56,33 @@ class Formation:
         self._commands = dict(commands)
         self._last = [name for name in last if name in commands]
         self._cwd = cwd
-        # The virtual environment's programs first: it need not be activated.
+        # The virtual environment's programs come first, so that it need not be activated.
         self._env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self._env["PYTHONUNBUFFERED"] = "1"
         self._printer = Printer(output or sys.stdout, width=max(map(len, [*commands, "system"])))
         self._colours = dict(zip(commands, get_colours(), strict=False))
         self._selector = selectors.DefaultSelector()
         self._processes: dict[str, Process] = {}
+        self._started_at: dict[str, float] = {}
         self._partial: dict[str, bytes] = {}
         self._asked: list[int] = []
 
-    def run(self, ready: Mapping[str, Callable[[], bool]], *, ready_seconds: float = 20.0, grace: float = 15.0) -> int:
-        """Start all, and return when all have ended: 130 after Ctrl-C, 0 after SIGTERM.
+    def run(
+        self,
+        ready: Mapping[str, Callable[[], bool]],
+        *,
+        then: Callable[[], object] = lambda: None,
+        ready_seconds: float = 60.0,
+        grace: float = 15.0,
+    ) -> int:
+        """Start the processes one after the other, call ``then`` when all answer, and return when all have ended.
 
-        If a process ends by itself, the others are stopped, and EnvironmentNotReady names it. On the first signal
-        each has ``grace`` seconds to end; a second signal kills at once.
+        Returns 130 after Ctrl-C, 0 after SIGTERM. A process that has an entry in ``ready`` must answer, within ``ready_seconds``,
+        before the next one is started.
+
+        A process that is killed by a signal, once all answer, is started again, as its supervisor would in production. If a
+        process exits, or is killed within LIVED_SECONDS of its start, the others are stopped, and EnvironmentNotReady names it.
+        After the first signal each has ``grace`` seconds to end; a second signal kills immediately.
         """
         with self._signals():
             try:
@@ -75,9 +90,11 @@ class Formation:
                     self._start(name)
                     if name in ready:
                         self._await(name, ready[name], ready_seconds)
+                if not self._asked:
+                    then()
                 while not self._asked:
                     self._pump()
-                    self._check()
+                    self._check(restart=True)
             finally:
                 self._stop(grace)
                 self._selector.close()
@@ -93,6 +110,7 @@ class Formation:
             self._processes[name] = spawn(self._commands[name], env=self._env, output=theirs, cwd=self._cwd)
         finally:
             os.close(theirs)
+        self._started_at[name] = time.monotonic()
         self._say(f"{name} started (pid {self._processes[name].pid})")
 
     def _await(self, name: str, answers: Callable[[], bool], seconds: float) -> None:
@@ -103,15 +121,20 @@ class Formation:
             if time.monotonic() > deadline:
                 raise EnvironmentNotReady(f"{name} did not answer within {seconds:g} s. Everything was stopped.")
 
-    def _check(self) -> None:
-        for name, process in self._processes.items():
-            if not process.alive():
-                self._drain()
-                process.kill()
+    def _check(self, *, restart: bool = False) -> None:
+        for name, process in list(self._processes.items()):
+            if process.alive() or self._asked:
+                continue
+            self._drain()
+            process.kill()
+            code = process.returncode or 0
+            lived = time.monotonic() - self._started_at[name]
+            if not restart or code >= 0 or lived < LIVED_SECONDS:
                 raise EnvironmentNotReady(
-                    f"{name} ended by itself (code {process.returncode}); its last lines above say why. "
-                    "Everything was stopped."
+                    f"{name} exited unexpectedly (code {code}); its last lines above say why. Everything was stopped."
                 )
+            self._say(f"{name} was killed by {signal.Signals(-code).name} and is started again")
+            self._start(name)
 
     def _stop(self, grace: float) -> None:
         front = [process for name, process in self._processes.items() if name not in self._last]
@@ -135,7 +158,7 @@ class Formation:
             pass
 
     def _pump(self, seconds: float = _TICK_SECONDS) -> bool:
-        """Print the output that has arrived; True if there was some."""
+        """Print the output that has arrived. Returns whether there was any."""
         events = self._selector.select(seconds)
         for key, _ in events:
             name = key.data

@@ -5,24 +5,41 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from celery import current_app
+from django.db.models import Count
+
+from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.tasks import CHARGES
+from tasks_demo.lab import controls
+from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
-from tasks_demo.lab.plan.jobs import jobs_of
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.jobs import Job, jobs_of
+from tasks_demo.lab.plan.own_tasks import Call
 from tasks_demo.lab.plan.timing import visibility_timeout
-from tasks_demo.lab.processes.brokers import RedisLane
+from tasks_demo.lab.processes.brokers import Lane
+from tasks_demo.lab.processes.brokers.troubled import TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.nemesis import FaultReport
-from tasks_demo.ledger.events import FAULT, QUIESCENT, WORKER, EventData
+from tasks_demo.lab.processes.project_tasks import operation_of
+from tasks_demo.lab.verdict.checker import CellResult
+from tasks_demo.ledger.events import EFFECT, FAULT, QUIESCENT, SETTLED, WORKER, EventData
+from tasks_demo.ledger.models import IN_A_RUN, Event
 from tasks_demo.ledger.store import store
 
 
 @dataclass(kw_only=True)
 class CellEnd:
-    """The last event of a cell: what was left to do, and how much was recorded. ``lab.verdict.quiescence`` reads it."""
+    """The last event of a cell: what was left to do, and how much was recorded. ``lab.verdict`` reads it.
+
+    ``cells``: how many the run planned.
+    """
 
     queued: int
     unacked: int
@@ -37,15 +54,19 @@ class CellEnd:
     clicks: int
     duration_s: float
     reason: str
+    semantics: str
+    cells: int = 1
+    judged: str = "books"
+    load: int = 0
     deferred: int = 0
     books_read: bool = False
     events: dict[str, int] = field(default_factory=dict)
 
 
 class CellRun:
-    """A cell with its jobs, its victims (task ID → point) and its own key prefix on the broker. ``folder``: for logs.
+    """A cell with its jobs, its victims (task ID → point) and its own space on the broker (``broker``) and on Redis (``leases``).
 
-    Its events may be written from any thread; they are numbered, so that none is stored twice.
+    ``folder``: for logs. Its events may be written from any thread; they are numbered, so that none is stored twice.
     """
 
     def __init__(self, cell: Cell, run_id: str, environment: Environment, folder: Path) -> None:
@@ -54,14 +75,38 @@ class CellRun:
         self.hex_name = uuid.uuid5(uuid.NAMESPACE_URL, self.name).hex
         self.environment = environment
         self.folder = folder
-        self.task = CHARGES[cell.pattern]
+        self.control = controls.find(cell.pattern) if cell.own is None else None
+        if self.control:
+            controls.prepare(cell.pattern, environment.redis.url)
+        self.task: Any = self.control.task if self.control else None
+        if self.task is None:
+            self.task = current_app.tasks[cell.own.name] if cell.own else CHARGES[cell.pattern]
         self.jobs = jobs_of(cell, self.name)
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
         self.aimed = self.victims if cell.fault.aimable else {}
         self.visibility_timeout = visibility_timeout(cell)
-        self.broker = RedisLane(environment.redis_url, f"lab:{run_id}:{cell.name}:")
-        self._operations = {id_: job.kwargs.get("operation", id_) for job in self.jobs for id_ in job.task_ids}
+        self.leases = environment.redis.lane(cell.name)
+        self.troubled: TroubledRedis | None = None
+        self.broker: Lane
+        if cell.fault.of_broker:
+            place = environment.socket_dir / uuid.uuid4().hex[:8]
+            self.troubled = TroubledRedis(KINDS[cell.broker], place, place.with_suffix(".r"), cell.fault)
+            self.broker = self.troubled.lane
+        else:
+            self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
+        self._operations = {id_: self._operation(job, id_) for job in self.jobs for id_ in job.task_ids}
+        #: The first job of each operation.
+        self.operations = {self._operations[job.task_ids[0]]: job for job in reversed(self.jobs)}
         self._numbers = itertools.count(1)
+        #: What its workers write.
+        self.worker_log = folder / f"{cell.name.replace('/', '-').replace('@', '-')}.log"
+        #: Whether its workers run jobs that are not its own.
+        self.among_others = cell.own is not None or cell.fault is Fault.HOSTILE
+
+    def _operation(self, job: Job, task_id: str) -> str:
+        if self.cell.own is None:
+            return str(job.kwargs.get("operation", task_id))
+        return operation_of(self.task, Call(job.args, job.kwargs), task_id)
 
     def transport_options(self, worker: str = "") -> dict[str, Any]:
         """Return kombu's options for a connection to this cell's queues."""
@@ -77,7 +122,7 @@ class CellRun:
             pattern=self.cell.pattern,
             run=self.name,
             operation=self._operations.get(task_id, task_id),
-            books=self.task.books if task_id else "",
+            books=getattr(self.task, "books", "") if task_id else "",
             task=self.task.name if task_id else "",
             **fields,
         )
@@ -88,6 +133,52 @@ class CellRun:
     def record_worker(self, state: str, *, name: str = "", pid: int | None = None, **detail: Any) -> None:
         """Record that a worker is ``ready`` or has ``exited``."""
         store.append([self.row(WORKER, worker=name, pid=pid, detail={"state": state, **detail})])
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events of this cell in the order in which the ledger committed them, without those of other tasks that its
+        jobs have published."""
+        rows = Event.objects.filter(IN_A_RUN, run=self.name).exclude(kind=SETTLED).order_by("id")
+        for event in rows.iterator(chunk_size=2000):
+            if not self.among_others or not event.task_id or event.task_id in self._operations:
+                yield event
+
+    def judges(self, event: Event) -> bool:
+        """Whether this event counts as an effect, because executions are judged."""
+        return self.cell.own is not None and self.cell.own.judged == "executions" and event.kind == Point.RETURNED
+
+    def count_events(self) -> dict[str, int]:
+        """Return the number of the cell's events by kind."""
+        if not self.among_others:
+            rows = Event.objects.filter(IN_A_RUN, run=self.name).exclude(kind=SETTLED).order_by()
+            return dict(rows.values_list("kind").annotate(count=Count("id")))
+        counts: Counter[str] = Counter()
+        for event in self.events():
+            counts.update([event.kind, EFFECT] if self.judges(event) else [event.kind])
+        return dict(counts)
+
+    def failure(self) -> str:
+        """How a body of the cell's jobs failed; empty: none is known to have failed."""
+        failed = (event for event in self.events() if event.kind == Point.FAILED and not event.detail.get("abandoned"))
+        return next((str(event.detail.get("why", "")) for event in failed), "")
+
+    def is_of(self, result: CellResult) -> bool:
+        """Whether the result is this cell's."""
+        cell = self.cell
+        return (cell.pattern, str(cell.fault), cell.point) == (result.pattern, result.fault, result.point)
+
+    def record_effects(self, counted: Mapping[str, int]) -> None:
+        """Record how often each operation took effect during the run."""
+        store.append(
+            [
+                self.row(
+                    EFFECT,
+                    task_id=self.operations[operation].task_ids[0],
+                    detail={"source": f"own:{operation}:{number}"},
+                )
+                for operation, count in counted.items()
+                for number in range(count)
+            ]
+        )
 
     def record_end(self, end: CellEnd) -> None:
         store.append([self.row(QUIESCENT, detail=asdict(end))])

@@ -11,10 +11,13 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.lab.engine.cell_run import CellEnd, CellRun
 from tasks_demo.lab.engine.draining import drain
+from tasks_demo.lab.engine.errands import Errands
+from tasks_demo.lab.engine.load import Load, own_memory
 from tasks_demo.lab.engine.publishing import Publisher
 from tasks_demo.lab.engine.unaimed_faults import UnaimedFaults
 from tasks_demo.lab.engine.workers import Workers
@@ -43,11 +46,14 @@ class Progress:
 class Lane:
     """Runs one cell. ``stop``: set when the run is interrupted."""
 
-    def __init__(self, run: CellRun, stop: threading.Event, progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, run: CellRun, stop: threading.Event, progress: Callable[[Progress], None], errands: Errands
+    ) -> None:
         self.name = run.name
         self._run = run
         self._stop = stop
         self._progress = progress
+        self._errands = errands
         self._shown = Progress(run.cell, "waiting", left=run.cell.tasks)
 
     def run(self) -> CellEnd:
@@ -62,26 +68,34 @@ class Lane:
             cell.fault,
             run.aimed,
             on_fault=run.record_fault,
-            on_ready=lambda pid: run.record_worker("ready", pid=pid),
-            precondition=self._unmet if timing.acknowledges_early(cell) else None,
-            pause_seconds=timing.TOO_LONG_SECONDS,
+            on_ready=self._worker_is_ready,
+            precondition=self._unmet if cell.early else None,
+            pause_seconds=timing.pause(cell),
         )
         workers = Workers(run, nemesis)
         publisher = Publisher(run, workers, self._stop)
-        unaimed = UnaimedFaults(run)
+        unaimed = UnaimedFaults(run, self._errands)
+
+        def show(left: int) -> None:
+            self._show(left=left, landed=nemesis.landed, **workers.current())
+
+        load = Load(run, nemesis, workers, self._stop, show)
         try:
+            unaimed.inject()
             with publisher.relaying():
-                unaimed.inject()
                 workers.start()
                 self._show(state="running", **workers.current())
-                publisher.publish()
+                load.start()
+                publisher.publish(nemesis.report, load)
+                load.finish()
+                unaimed.inject_into_broker(nemesis, workers, self._stop)
                 reason = drain(
                     workers,
                     run.broker,
                     unfinished=publisher.unfinished,
                     deadline=started + timing.time_limit(cell),
                     stop=self._stop,
-                    progress=lambda left: self._show(left=left, landed=nemesis.landed, **workers.current()),
+                    progress=show,
                 )
             unaimed.report(nemesis)
         finally:
@@ -101,8 +115,11 @@ class Lane:
             seed=cell.seed,
             publisher=cell.publisher,
             clicks=cell.clicks,
+            judged=cell.own.judged if cell.own else "books",
+            load=cell.load,
             duration_s=round(time.monotonic() - started, 3),
-            reason=reason,
+            reason=reason or publisher.hostile.missing,
+            semantics=cell.promise.semantics,
         )
 
     def record_end(self, end: CellEnd) -> None:
@@ -111,18 +128,28 @@ class Lane:
         self._show(state="unknown" if end.reason else "done")
 
     def clean(self) -> None:
-        """Delete what the lane left in Redis."""
-        self._run.broker.purge()
-        self._run.broker.client.close()
+        """Delete what the lane left in Redis and on the broker."""
+        try:
+            for space in (self._run.leases, self._run.broker):
+                space.purge()
+                space.close()
+        finally:
+            if self._run.troubled:
+                self._run.troubled.stop()
+
+    def _worker_is_ready(self, pid: int) -> None:
+        memory: dict[str, Any] = {"memory": own_memory(pid)} if self._run.cell.load else {}
+        self._run.record_worker("ready", pid=pid, **memory)
 
     def _unmet(self, task_id: str, point: str) -> str:
         """What a fault at an early-acknowledged job still waits for, or ""."""
-        if point == Point.ACKING:
-            done = Event.objects.filter(run=self.name, task_id=task_id, kind=Point.EFFECT_DONE).exists()
-            return "" if done else "the body had no effect"
-        if point in BY_MAIN:
+        if point in BY_MAIN - {Point.ACKING} or self._run.cell.fault.victim == "publisher":
             return ""
-        return "the message was not acknowledged" if self._run.broker.holds(task_id) else ""
+        kind, missing = Point.ACKED, "the message was not acknowledged"
+        if point == Point.ACKING:
+            kind = Point.EFFECT_DONE if self._run.cell.own is None else Point.RETURNED
+            missing = "the body had no effect"
+        return "" if Event.objects.filter(run=self.name, task_id=task_id, kind=kind).exists() else missing
 
     def _show(self, **changes: object) -> None:
         self._shown = replace(self._shown, **changes)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kombu.exceptions
@@ -15,8 +15,12 @@ from django.db.models import Q
 from tasks_demo import outbox
 from tasks_demo.demo.shop.models import Order
 from tasks_demo.lab.engine.cell_run import CellRun
+from tasks_demo.lab.engine.hostile_messages import HostileMessages
+from tasks_demo.lab.engine.load import Load
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.jobs import Job
+from tasks_demo.lab.processes.nemesis import FaultReport
 from tasks_demo.lab.processes.specs import Publication
 from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store
@@ -45,12 +49,20 @@ class Publisher:
         self._run = run
         self._workers = workers
         self._stop = stop
+        self.hostile = HostileMessages(run, workers, stop)
         self._headers = {RUN_HEADER: run.name}
         self._rows = Q(**{f"options__headers__{RUN_HEADER}": run.name})
         self._to_outbox = run.cell.publisher == "outbox"
+        self._route: dict[str, Any] = {}
+        if run.broker.queue is not None:
+            current_app.amqp.queues.add(run.broker.queue)
+            self._route = {"queue": run.broker.queue.name}
 
-    def publish(self) -> None:
-        """Publish every job. Raises Stop when the run is interrupted; what was published until then is recorded."""
+    def publish(self, report: Callable[[str, FaultReport], None], load: Load | None = None) -> None:
+        """Publish every job, as fast as ``load`` allows, and ``report`` what became of the hostile messages among them.
+
+        Raises Stop when the run is interrupted; what was published until then is recorded.
+        """
         run, cell = self._run, self._run.cell
         killed = cell.victims if cell.fault is Fault.PUBLISHER_CRASH else {}
         rows: list[EventData] = []
@@ -60,44 +72,61 @@ class Publisher:
             ) as connection:
                 producer = connection.Producer()
                 for index, job in enumerate(run.jobs):
+                    if load is not None:
+                        load.before(index, self._unpublished)
+                    self.hostile.put_before(index, producer)
                     for task_id in job.task_ids:
                         if self._stop.is_set():
                             raise Stop
                         if index in killed:
                             outcome = self._by_killed_publisher(task_id, job.kwargs)
                         elif self._to_outbox:
-                            outcome = self._by_outbox(task_id, job.kwargs)
+                            outcome = self._by_outbox(task_id, job)
                         else:
-                            outcome = self._by_broker(task_id, job.kwargs, producer)
+                            outcome = self._by_broker(task_id, job, producer)
                         self.confirmed += outcome["outcome"] == "ok"
                         rows.append(run.row("published", task_id=task_id, detail=outcome))
                     if len(rows) >= _BATCH or self._to_outbox:
                         store.append(rows)
                         rows = []
+                    if (ended := self.hostile.report_after(index)) is not None:
+                        report(job.task_ids[0], ended)
         finally:
             store.append(rows)
 
-    def _by_broker(self, task_id: str, kwargs: dict[str, Any], producer: Any) -> dict[str, str]:
+    def _by_broker(self, task_id: str, job: Job, producer: Any) -> dict[str, str]:
         try:
             self._run.task.apply_async(
-                kwargs=kwargs, task_id=task_id, producer=producer, ignore_result=True, retry=False
+                job.args,
+                job.kwargs,
+                task_id=task_id,
+                producer=producer,
+                ignore_result=self._run.control is None or not self._run.control.keeps_results,
+                retry=False,
+                **self._route,
             )
         except kombu.exceptions.OperationalError:
             return {"outcome": "info"}
         return {"outcome": "ok"}
 
-    def _by_outbox(self, task_id: str, kwargs: dict[str, Any]) -> dict[str, str]:
+    def _by_outbox(self, task_id: str, job: Job) -> dict[str, str]:
         """The commit of order and message is the hand-over that the customer was promised."""
-        using = router.db_for_write(Order)
+        demo = self._run.cell.own is None
+        using = router.db_for_write(Order if demo else OutboxMessage)
         with transaction.atomic(using=using):
-            Order.objects.create(task_id=task_id, customer=kwargs["customer"], amount=kwargs["amount"])
-            outbox.enqueue(self._run.task, kwargs=kwargs, task_id=task_id, using=using, headers=self._headers)
+            if demo:
+                Order.objects.create(task_id=task_id, customer=job.kwargs["customer"], amount=job.kwargs["amount"])
+            outbox.enqueue(
+                self._run.task, job.args, job.kwargs, task_id=task_id, using=using, headers=self._headers, **self._route
+            )
         return {"outcome": "ok", "by": "commit"}
 
     def _by_killed_publisher(self, task_id: str, kwargs: dict[str, Any]) -> dict[str, str]:
-        """A process commits the order and is killed before it publishes; the commit promised the charge all the same."""
+        """A process commits the order and is killed before it publishes; the commit has promised the charge."""
         cell = self._run.cell
-        self._workers.publish_and_die(Publication(cell.pattern, task_id, kwargs, self._headers, cell.publisher))
+        self._workers.publish_and_die(
+            Publication(cell.pattern, task_id, kwargs, self._headers, cell.publisher, self._route)
+        )
         committed = Order.objects.filter(task_id=task_id).exists()
         return {"outcome": "ok" if committed else "fail", "by": "commit"}
 
@@ -127,6 +156,10 @@ class Publisher:
             relay.run(stop)
         finally:
             connections.close_all()
+
+    def _unpublished(self) -> int:
+        """Number of this lane's outbox messages that the relay has not published."""
+        return OutboxMessage.objects.filter(self._rows, published_at=None).count() if self._to_outbox else 0
 
     def unfinished(self) -> int:
         """Number of this lane's outbox messages that no worker has reported as done; parked ones are not counted."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import threading
 import time
 import uuid
@@ -13,36 +12,40 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import kombu.exceptions
 import redis
+from amqp.exceptions import AMQPError
+from celery import current_app
 from django.conf import settings as django_settings
 from django.db import DatabaseError, connections, router
-from django.db.models import Count
 
 from tasks_demo import ledger
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
-from tasks_demo.demo.bank.client import BankClient, BankError
-from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.engine.cell_run import CellRun
+from tasks_demo.lab.engine.errands import Errands
+from tasks_demo.lab.engine.hostile_messages import where_ended
 from tasks_demo.lab.engine.lane import Lane, Progress
 from tasks_demo.lab.engine.publishing import Stop
-from tasks_demo.lab.plan.cells import WINDOWS, Cell
-from tasks_demo.lab.plan.predictions import Prediction, prediction
+from tasks_demo.lab.engine.witnesses import Unread, witness_of
+from tasks_demo.lab.plan.brokers import KINDS
+from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.outcomes import Prediction
+from tasks_demo.lab.plan.own_advice import advice, predicted
+from tasks_demo.lab.plan.predictions import prediction
 from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS, OVERLAPPING
-from tasks_demo.lab.processes.brokers import without_password
+from tasks_demo.lab.processes.assumed import assume
+from tasks_demo.lab.processes.brokers import queue_settings, without_password
 from tasks_demo.lab.processes.environment import Environment, environment
-from tasks_demo.lab.processes.run_folder import EVENTS, RESULT, run_name, runs_folder
+from tasks_demo.lab.processes.run_folder import EVENTS, RESULT, new_folder, run_name
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict import history
-from tasks_demo.lab.verdict.checker import check
-from tasks_demo.ledger import reading
-from tasks_demo.ledger.events import SETTLED
+from tasks_demo.lab.verdict.checker import CellResult, check
+from tasks_demo.ledger.events import EFFECT, SETTLED
 from tasks_demo.ledger.models import IN_A_RUN, Event
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.settling import settle
@@ -62,6 +65,7 @@ class Outcome:
     folder: Path
     interrupted: bool
     failure: DeliveryError | None = None
+    notes: Sequence[str] = ()
 
 
 class Run:
@@ -75,25 +79,31 @@ class Run:
         broker: str,
         lanes: int,
         name: str = "",
+        command: str = "",
     ) -> None:
-        """``name``: of its folder, which may exist; empty: a new one."""
+        """``broker``: its address; empty: the usual one. ``name``: of its folder, which may exist; empty: a new one.
+        ``command``: what repeats the run, for its reports.
+        """
         self.cells = list(cells)
         self.seed = seed
         self.broker = broker
+        self.command = command
         self.lanes = max(1, min(lanes, len(self.cells)))
         self.started_at = datetime.now(UTC)
         name = name or run_name(self.started_at, seed, uuid.uuid4().hex[:10])
         self.run_id = name[-10:]
-        self.folder = _folder(name)
+        self.folder = new_folder(name)
         self._queue: deque[Cell] = deque()
         self._lock = threading.Lock()
         self._books = threading.Lock()
         self._stop = threading.Event()
+        self._errands = Errands()
         self._failures: list[Exception] = []
+        self._cell_runs: dict[str, CellRun] = {}
         self._watchers: tuple[Callable[[Progress], None], ...] = ()
 
     def execute(self, *watchers: Callable[[Progress], None]) -> Outcome:
-        """Run every cell; ``watchers`` are told of its progress, from the threads of the lanes.
+        """Run every cell; ``watchers`` are called with its progress, from the threads of the lanes.
 
         Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
 
@@ -104,16 +114,25 @@ class Run:
         self._watchers = watchers
         # The lanes record publications themselves, with their outcome: Celery's signal would count them again.
         lifecycle.ignore(recorder)
+        current_app.finalize()
+        assume(current_app)
         for name, value in OUTBOX_SETTINGS.items():
             setattr(django_settings, f"TASKS_DEMO_{name}", value)
-        with contextlib.ExitStack() as armed_again, environment(self.folder, self.broker, self.run_id) as found:
+        current_app.conf.update(queue_settings())
+        current_app.__dict__.pop("amqp", None)  # made of the settings before these
+        kinds = [KINDS[name] for name in dict.fromkeys(cell.broker for cell in self.cells)]
+        demo = any(cell.own is None for cell in self.cells)
+        with (
+            contextlib.ExitStack() as armed_again,
+            environment(self.folder, kinds, self.broker, self.run_id, demo=demo) as found,
+        ):
             armed_again.callback(ledger.arm)
-            alone = [cell for cell in self.cells if _needs_the_shop_to_itself(cell)]
+            alone = [cell for cell in self.cells if _runs_alone(cell)]
             for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
                 if not self._stop.is_set():
                     interrupted = self._side_by_side(cells, lanes, found)
         events = self.folder / EVENTS
-        with events.open("w", encoding="utf-8") as file:
+        with events.open("wb") as file:
             history.write(self.history(), file)
         result = self._report(events, time.monotonic() - started)
         (self.folder / RESULT).write_text(report.as_json(result), encoding="utf-8")
@@ -121,7 +140,8 @@ class Run:
         if unforeseen:
             raise unforeseen[0]  # a defect; what was recorded until then is in the folder
         known = [failure for failure in self._failures if isinstance(failure, DeliveryError)]
-        return Outcome(result, events, self.folder, interrupted, known[0] if known else None)
+        failure = known[0] if known else None
+        return Outcome(result, events, self.folder, interrupted, failure, where_ended(self._cell_runs.values()))
 
     def _side_by_side(self, cells: Sequence[Cell], lanes: int, environment: Environment) -> bool:
         """Run these cells; return whether the run was interrupted."""
@@ -135,7 +155,7 @@ class Run:
                 # With a timeout: a signal that the kernel delivers to another thread does not wake a wait without one. And not
                 # Thread.join, which considers a thread ended when it is interrupted (bpo-45274).
                 while wait(working, SIGNAL_SECONDS).not_done:
-                    pass
+                    self._errands.run()
             except KeyboardInterrupt:
                 self._stop.set()
                 environment.template.close()
@@ -146,8 +166,7 @@ class Run:
         """Yield the whole history, cell by cell, in the order in which the ledger committed it."""
         number = 0
         for cell in self.cells:
-            rows = Event.objects.filter(IN_A_RUN, run=f"{self.run_id}:{cell.name}").exclude(kind=SETTLED).order_by("id")
-            for event in rows.iterator(chunk_size=2000):
+            for event in self._events(cell):
                 number += 1
                 yield history.HistoryEvent(
                     seq=number,
@@ -164,6 +183,19 @@ class Run:
                     detail=event.detail,
                 )
 
+    def _events(self, cell: Cell) -> Iterator[Event]:
+        """Yield a cell's events as they were committed; where executions are judged, with an effect for each that returned."""
+        run = self._cell_runs.get(cell.name)
+        if run is None or not run.among_others:
+            rows = Event.objects.filter(IN_A_RUN, run=f"{self.run_id}:{cell.name}").exclude(kind=SETTLED).order_by("id")
+            yield from rows.iterator(chunk_size=2000)
+            return
+        for event in run.events():
+            yield event
+            if run.judges(event):
+                event.kind, event.detail = EFFECT, {"source": f"execution:{event.pk}"}
+                yield event
+
     def _work(self, environment: Environment) -> None:
         try:
             while not self._stop.is_set():
@@ -174,7 +206,7 @@ class Run:
                 self._run_cell(cell, environment)
         except Stop:
             pass
-        except (redis.RedisError, kombu.exceptions.OperationalError, DatabaseError) as error:
+        except (redis.RedisError, AMQPError, kombu.exceptions.OperationalError, DatabaseError) as error:
             self._fail(
                 EnvironmentNotReady(f"Infrastructure failed in the middle of the run: {type(error).__name__}: {error}.")
             )
@@ -194,44 +226,54 @@ class Run:
             self._stop.set()
 
     def _run_cell(self, cell: Cell, environment: Environment) -> None:
-        lane = Lane(CellRun(cell, self.run_id, environment, self.folder), self._stop, self._tell)
+        run = CellRun(cell, self.run_id, environment, self.folder)
+        witness = witness_of(run)
+        self._cell_runs[cell.name] = run
+        lane = Lane(run, self._stop, self._tell, self._errands)
         try:
+            witness.before(run)
             end = lane.run()
-            with self._books:  # one reader at a time: two would read the same debits twice
+            end.cells = len(self.cells)
+            with self._books:
                 try:
-                    reading.copy("bank", Bank(BankClient(environment.bank_url, 10.0)))
-                    reading.copy("shop", Bookings())
+                    witness.after(run)
                     end.books_read = True
                     if not end.reason:
                         settle(run=lane.name)
-                except BankError as error:
-                    end.reason = end.reason or f"the books could not be read: {error}"
-            seen = Event.objects.filter(IN_A_RUN, run=lane.name).exclude(kind=SETTLED).order_by()
-            end.events = dict(seen.values_list("kind").annotate(count=Count("id")))
+                except Unread as error:
+                    end.reason = end.reason or str(error)
+            end.events = run.count_events()
             lane.record_end(end)
         finally:
-            with contextlib.suppress(redis.RedisError):  # Redis is gone, and the keys with it
+            witness.clean(run)
+            with contextlib.suppress(redis.RedisError, AMQPError, OSError):  # the server is gone, and its keys with it
                 lane.clean()
 
     def _report(self, events: Path, duration: float) -> dict[str, Any]:
-        with events.open(encoding="utf-8") as file:
-            results = check(history.read(file))
-        overrides: dict[tuple[str, str, str], Prediction] = {}
+        with events.open("rb") as file:
+            results = check(history.read(file), {cell.pattern: cell.promise for cell in self.cells})
+        overrides: dict[tuple[str, str, str, str], Prediction] = {}
         for cell in self.cells:
-            known = prediction(cell.pattern, str(cell.fault), cell.point, clicks=cell.clicks, keyless=cell.keyless)
-            if 0 < len(cell.victims) < len(WINDOWS) and not cell.point:
+            if cell.own is not None:
+                overrides[cell.pattern, str(cell.fault), cell.point, cell.broker] = predicted(cell.own)
+                continue
+            known = prediction(
+                cell.pattern, str(cell.fault), cell.point, clicks=cell.clicks, keyless=cell.keyless, broker=cell.broker
+            )
+            if 0 < len(cell.victims) < len(cell.windows) and not cell.point:
                 # A single kill shows one window only: nothing need become visible.
                 known = replace(known, expect=frozenset())
-            overrides[cell.pattern, str(cell.fault), cell.point] = known
+            overrides[cell.pattern, str(cell.fault), cell.point, cell.broker] = known
         return report.build(
-            results,
-            versions=versions(),
+            [self._advised(result) for result in results],
+            versions=report.versions(),
             seed=self.seed,
             started_at=self.started_at,
             duration_s=duration,
             configuration={
                 "run": self.run_id,
-                "broker": without_password(self.broker),
+                "command": self.command,
+                "broker": without_password(self.broker) or " ".join(dict.fromkeys(cell.broker for cell in self.cells)),
                 "database": connections[Event.objects.db].vendor,
                 "lanes": self.lanes,
                 "plan": [cell.as_dict() for cell in self.cells],
@@ -239,24 +281,19 @@ class Run:
             predictions=overrides,
         )
 
+    def _advised(self, result: CellResult) -> CellResult:
+        """The result of a task of the project whose promise broke, with what broke it."""
+        run = next((one for one in self._cell_runs.values() if one.is_of(result)), None)
+        if run is None or run.cell.own is None or result.observed != "broken":
+            return result
+        seen = {what for what in ("lost", "duplicated") if getattr(result, what)}
+        return replace(result, reasons=[*advice(run.cell, seen, run.failure()), *result.reasons])
 
-def _needs_the_shop_to_itself(cell: Cell) -> bool:
-    """Whether the cell keeps a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
+
+def _runs_alone(cell: Cell) -> bool:
+    """Whether the cell must run alone: its effects or its operations are counted in tables that all cells share, or it keeps
+    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
+    if cell.own is not None:
+        return bool(cell.own.effects or cell.own.pattern)
     vendor = connections[router.db_for_write(Booking)].vendor
     return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    found = {name: version(name) for name in ("celery", "kombu", "billiard", "redis", "django")}
-    return {"python": platform.python_version(), **found}
-
-
-def _folder(name: str) -> Path:
-    runs = runs_folder()
-    folder = runs / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    latest = runs / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
-    return folder

@@ -1,30 +1,45 @@
-"""Faults that send no signal: a lost response, a slow body, a double click. Whether they landed is read from their traces."""
+"""Faults that hit no process of a worker: a lost response, a slow body, a double click, trouble of the broker. Whether they
+landed is read from their traces."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
+from collections.abc import Callable
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.lab.engine.cell_run import CellRun
+from tasks_demo.lab.engine.errands import Errands
+from tasks_demo.lab.engine.workers import Workers
+from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
 from tasks_demo.ledger.models import Event
 
 _BANK_SECONDS = 10.0
+#: Maximum time for messages of the outbox to be in the queue, and for a job to have begun, seconds.
+_QUEUED_SECONDS, _BEGUN_SECONDS = 10.0, 30.0
 
 
 class UnaimedFaults:
     """The unaimed fault of a cell; does nothing in other cells."""
 
-    def __init__(self, run: CellRun) -> None:
+    def __init__(self, run: CellRun, errands: Errands) -> None:
         self._run = run
+        self._errands = errands
         self._fault = run.cell.fault
         self._bank = BankClient(run.environment.bank_url, _BANK_SECONDS)
 
     def inject(self) -> None:
-        """Have the bank lose the responses to the victims. Raises EnvironmentNotReady if it does not do that."""
+        """Start a broker that will be killed; have the bank lose the responses to the victims.
+
+        Raises EnvironmentNotReady if one of them does not do that.
+        """
+        if self._run.troubled:
+            self._errands.ask(self._run.troubled.start)
         if self._fault is not Fault.LOST_RESPONSE:
             return
         try:
@@ -40,6 +55,41 @@ class UnaimedFaults:
         if self._fault is Fault.LOST_RESPONSE:
             with contextlib.suppress(BankError):
                 self._bank.remove_fault(self._run.hex_name)
+
+    def inject_into_broker(self, nemesis: Nemesis, workers: Workers, stop: threading.Event) -> None:
+        """Do to the cell's broker what the fault is, when it holds messages; during an outage, start a worker that has ended."""
+        broker = self._run.troubled
+        if broker is None:
+            return
+        self._until(lambda: broker.lane.holdings().queued, _QUEUED_SECONDS, stop)
+        if self._fault.outage:
+            self._until(self._a_job_has_begun, _BEGUN_SECONDS, stop)
+            pid, held, died = broker.pid, broker.lane.holdings(), ""
+            why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
+        elif self._fault is Fault.BROKER_FLUSH:
+            (pid, held), died, why = broker.flush(), "", ""
+        else:
+            (pid, held), died, why = self._errands.ask(broker.kill_and_start), "SIGKILL", ""
+        why = why or ("" if held.queued else "nothing was queued")
+        for task_id in self._run.victims:
+            report = FaultReport(what=str(self._fault), victim="broker", pid=pid, landed=not why, why=why, died=died)
+            nemesis.report(task_id, report)
+
+    def _a_job_has_begun(self) -> bool:
+        return Event.objects.filter(run=self._run.name, kind=Point.STARTED).exists()
+
+    @staticmethod
+    def _until(seen: Callable[[], object], seconds: float, stop: threading.Event) -> None:
+        deadline = time.monotonic() + seconds
+        while not seen() and time.monotonic() < deadline and not stop.wait(0.001):
+            pass
+
+    @staticmethod
+    def _outlast(seconds: float, workers: Workers, stop: threading.Event) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not stop.wait(0.02):
+            if workers.exited.is_set():
+                workers.start()  # as a supervisor does
 
     def report(self, nemesis: Nemesis) -> None:
         """Report for each victim whether the fault landed."""

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks_demo.dashboard.swimlanes import Moment
+from tasks_demo.lab.reports.lives import life
 from tasks_demo.lab.verdict.history import HistoryEvent
 
+MAIN = "kill-main"
+#: Faults beside the kill of a main process of which the page has one case for each pattern that was tried.
+OTHER_FAULTS = ("kill-child", "lost-response", "poison")
 FILE = Path(__file__).with_name("recorded.json.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What became of one job that was killed. ``effects``: what the books of the receiver say of its operation."""
+    """What became of one job that a fault hit. ``effects``: what the books of the receiver say of its operation."""
 
     pattern: str
     fault: str
@@ -31,7 +35,7 @@ class Case:
     @property
     def name(self) -> str:
         """Its name, which is unique in a recording."""
-        return f"{self.pattern}-{self.point}"
+        return f"{self.pattern}-{self.point if self.fault == MAIN else self.fault}"
 
     @property
     def executions(self) -> int:
@@ -43,58 +47,59 @@ class Case:
         """How often the customer was charged."""
         return sum(moment.kind == "effect" for moment in self.moments)
 
+    @property
+    def parked(self) -> bool:
+        """Whether it ended in the quarantine: a person decides, so it is not lost."""
+        return any(moment.kind == "quarantined" for moment in self.moments)
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Cases, and how they were recorded: ``command``, ``recorded`` (the day) and ``versions``."""
+    """Cases, and how they were recorded: ``command``, ``recorded`` (the day) and ``versions``.
+
+    ``others``: cases of OTHER_FAULTS, recorded with ``others_command``.
+    """
 
     command: str
     recorded: str
     versions: dict[str, str]
     cases: tuple[Case, ...]
+    others: tuple[Case, ...] = ()
+    others_command: str = ""
 
 
 def cases_of(events: Iterable[HistoryEvent]) -> list[Case]:
     """Return the case of each cell in which a kill of main landed, in the order of the history."""
     cells: dict[tuple[str, str, str], list[HistoryEvent]] = {}
     for event in events:
-        if event.fault == "kill-main" and event.point:
+        if event.fault == MAIN and event.point:
             cells.setdefault((event.pattern, event.fault, event.point), []).append(event)
     return [case for key, found in cells.items() if (case := _case(key, found))]
 
 
+def others_of(events: Iterable[HistoryEvent]) -> list[Case]:
+    """Return a case of each cell of OTHER_FAULTS: of a job that was hit after its effect, if there is one, else of the first."""
+    cells: dict[tuple[str, str], list[HistoryEvent]] = {}
+    for event in events:
+        if event.fault in OTHER_FAULTS:
+            cells.setdefault((event.pattern, event.fault), []).append(event)
+    found = []
+    for (pattern, fault), its in cells.items():
+        landed = [event for event in its if event.kind == "fault" and event.detail.get("landed") is True]
+        if hit := next(
+            (each for each in landed if each.detail.get("point") == "effect_done"), next(iter(landed), None)
+        ):
+            found.append(_of_victim((pattern, fault, str(hit.detail.get("point", ""))), its, hit))
+    return found
+
+
 def _case(key: tuple[str, str, str], events: list[HistoryEvent]) -> Case | None:
     kill = next((event for event in events if event.kind == "fault" and event.detail.get("landed") is True), None)
-    if kill is None:
-        return None
-    operation = kill.operation or kill.task_id
-    mine = sorted(
-        (
-            each
-            for each in events
-            if each.task_id == kill.task_id or (each.kind == "effect" and each.operation == operation)
-        ),
-        # A publisher notes its publication after the broker has it, so a worker can be earlier.
-        key=lambda each: (each.kind != "published", each.at, each.seq),
-    )
-    start = min(each.at for each in mine)
-    return Case(*key, tuple(_moment(each, start) for each in mine))
+    return None if kill is None else _of_victim(key, events, kill)
 
 
-def _moment(event: HistoryEvent, start: float) -> Moment:
-    detail = event.detail
-    return Moment(
-        after_ms=round((event.at - start) * 1000, 2),
-        kind=event.kind,
-        worker=event.worker.partition("@")[0],
-        pid=event.pid,
-        again=bool(detail.get("redelivered")),
-        landed=event.kind == "fault" and detail.get("landed") is True,
-        victim=str(detail.get("victim", "")),
-        point=str(detail.get("point", "")) if event.kind == "fault" else "",
-        main_pid=detail.get("main_pid"),
-        child_pid=detail.get("child_pid"),
-    )
+def _of_victim(key: tuple[str, str, str], events: list[HistoryEvent], hit: HistoryEvent) -> Case:
+    return Case(*key, life(events, {hit.task_id, hit.operation or hit.task_id}))
 
 
 #: The fields of a moment in the file; those at their default are left out.
@@ -107,20 +112,19 @@ def write(recording: Recording, file: Path = FILE) -> None:
         "command": recording.command,
         "recorded": recording.recorded,
         "versions": recording.versions,
-        "cases": [
-            {
-                "pattern": case.pattern,
-                "fault": case.fault,
-                "point": case.point,
-                "moments": [
-                    {name: value for name in _FIELDS if (value := getattr(each, name)) not in (None, "", False)}
-                    for each in case.moments
-                ],
-            }
-            for case in recording.cases
-        ],
+        "cases": [_written(case) for case in recording.cases],
+        "others": [_written(case) for case in recording.others],
+        "others_command": recording.others_command,
     }
     file.write_bytes(gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0))
+
+
+def _written(case: Case) -> dict[str, Any]:
+    moments = [
+        {name: value for name in _FIELDS if (value := getattr(each, name)) not in (None, "", False)}
+        for each in case.moments
+    ]
+    return {"pattern": case.pattern, "fault": case.fault, "point": case.point, "moments": moments}
 
 
 @cache
@@ -131,13 +135,12 @@ def read(file: Path = FILE) -> Recording:
         document["command"],
         document["recorded"],
         document["versions"],
-        tuple(
-            Case(
-                case["pattern"],
-                case["fault"],
-                case["point"],
-                tuple(Moment(**{"after_ms": 0.0, **moment}) for moment in case["moments"]),
-            )
-            for case in document["cases"]
-        ),
+        tuple(map(_read, document["cases"])),
+        tuple(map(_read, document.get("others", ()))),
+        document.get("others_command", ""),
     )
+
+
+def _read(case: dict[str, Any]) -> Case:
+    moments = tuple(Moment(**{"after_ms": 0.0, **moment}) for moment in case["moments"])
+    return Case(case["pattern"], case["fault"], case["point"], moments)

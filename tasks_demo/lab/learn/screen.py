@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from django.contrib.admin import AdminSite
-from django.contrib.staticfiles import finders
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
 from tasks_demo.dashboard import screens
+from tasks_demo.dashboard.standalone import script, styles
 from tasks_demo.lab.learn.content import content
 from tasks_demo.lab.learn.recording import read
 
@@ -35,14 +34,5 @@ def as_file() -> str:
     """Return the page as one HTML document that loads nothing. Raises OSError."""
     return render_to_string(
         "admin/tasks_demo/learn_file.html",
-        {
-            "body": body(),
-            "style": mark_safe("\n".join(map(_text, STYLES))),  # noqa: S308  (our own files)
-            "script": mark_safe(_text(SCRIPT)),  # noqa: S308
-        },
+        {"body": body(), "style": styles(*STYLES), "script": script(SCRIPT)},
     )
-
-
-def _text(name: str) -> str:
-    found = finders.find(name) or Path(__file__).parents[2] / "static" / name
-    return Path(str(found)).read_text(encoding="utf-8")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tasks_demo.core.lifecycle import BY_MAIN, Point
+from tasks_demo.core.semantics import PROMISES, Promise, Semantics
+from tasks_demo.lab import controls
+from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.own_tasks import BODY, OwnTask
 
 #: Where a fault is injected when no point is given: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
@@ -31,19 +36,27 @@ _MAIN = (Point.FETCHED, Point.RECEIVED, Point.ACKING, Point.ACKED)
 AIMABLE: dict[str, tuple[Point, ...]] = {
     pattern: (*_MAIN[:2], *points, *_MAIN[2:]) for pattern, points in _CHILD.items()
 }
+#: The same for a control, which announces what a job without a claim does.
+_PLAIN = AIMABLE["acks_late"]
+_UNFIT = re.compile(r"[^\w.-]")
 #: Limits of a cell.
-MOST_TASKS, MOST_WORK_MS, MOST_CLICKS = 1_000_000, 60_000, 10
+MOST_TASKS, MOST_WORK_MS, MOST_CLICKS, MOST_LOAD = 1_000_000, 60_000, 10, 100_000
+#: Least work of a job during an outage, so that jobs are left for all of it.
+OUTAGE_WORK_MS = 150
 #: Default number of cells that run side by side; measured on two cores.
 LANES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One pattern under one fault.
+    """One pattern, or one task of the project, under one fault.
 
-    :param victims: number of a job (from 0) → the point at which it is hit. A fault that has no point ignores the point.
+    :param pattern: the pattern; the name of a task of the project, which is then ``own``.
+    :param victims: number of a job (from 0) → the point at which it is hit. A fault that has no point ignores the point. Under
+        load a main process is killed when this job is published.
     :param clicks: task IDs under which each operation is published.
     :param keyless: the jobs of dedup_lock do not pass their operation key to the bank.
+    :param load: jobs that are published per second, at most; 0: one after the other, as fast as it goes.
     """
 
     pattern: str
@@ -56,10 +69,14 @@ class Cell:
     victims: dict[int, Point] = field(default_factory=dict)
     clicks: int = 1
     keyless: bool = False
+    own: OwnTask | None = None
+    load: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.pattern}/{self.fault}" + (f"@{self.point}" if self.point else "")
+        """Its name in the run, of characters that fit into the name of a file or a worker."""
+        on = "" if self.broker == REDIS.name else f".{self.broker}"
+        return f"{_UNFIT.sub('_', self.pattern)}/{self.fault}" + (f"@{self.point}" if self.point else "") + on
 
     @property
     def publisher(self) -> str:
@@ -67,12 +84,38 @@ class Cell:
 
         The effectively-once patterns need the outbox to keep their promise in the fetch window of Redis.
         """
-        closes_window = self.pattern in {"dedup_lock", "inbox"} and self.point in {Point.FETCHED, MIXED}
+        if self.own is not None:
+            return "outbox" if self.own.pattern == "outbox" else "direct"
+        loses = KINDS.get(self.broker, REDIS).loses_fetched
+        may_fetch = self.point in {Point.FETCHED, MIXED} or self.fault is Fault.LOAD
+        closes_window = loses and may_fetch and self.pattern in {"dedup_lock", "inbox"}
         return "outbox" if self.pattern == "outbox" or closes_window else "direct"
+
+    @property
+    def early(self) -> bool:
+        """Whether the message is acknowledged before the body runs."""
+        if self.own is not None:
+            return self.own.early
+        control = controls.find(self.pattern)
+        return control.early if control else PROMISES[self.pattern].semantics is Semantics.AT_MOST_ONCE
+
+    @property
+    def promise(self) -> Promise:
+        """What it is held to."""
+        return self.own.promise if self.own else promise_of(self.pattern)
+
+    @property
+    def windows(self) -> tuple[Point, ...]:
+        """Where its victims are hit when no point is given."""
+        return WINDOWS if self.own is None else BODY
 
     def as_dict(self) -> dict[str, Any]:
         """Return the cell as JSON values, victims in order of their job numbers."""
+        own = {"own": self.own.as_dict()} if self.own else {}
+        load = {"load": self.load} if self.load else {}
         return {
+            **own,
+            **load,
             "pattern": self.pattern,
             "fault": str(self.fault),
             "point": self.point,
@@ -100,35 +143,49 @@ class Cell:
             victims={int(index): Point(point) for index, point in dict(data["victims"]).items()},
             clicks=int(data.get("clicks", 1)),
             keyless=bool(data.get("keyless", False)),
+            own=OwnTask.from_dict(data["own"]) if "own" in data else None,
+            load=int(data.get("load", 0)),
         )
-        if cell.pattern not in AIMABLE:
+        if cell.own is None and cell.pattern not in AIMABLE and controls.find(cell.pattern) is None:
             raise ValueError(f"unknown pattern {cell.pattern!r}")
-        if cell.broker != "redis":
+        if cell.broker not in KINDS:
             raise ValueError(f"unknown broker {cell.broker!r}")
         if not 1 <= cell.tasks <= MOST_TASKS or not 0 <= cell.work_ms <= MOST_WORK_MS:
             raise ValueError(f"tasks {cell.tasks} or work_ms {cell.work_ms} is out of range")
         if not 1 <= cell.clicks <= MOST_CLICKS:
             raise ValueError(f"clicks {cell.clicks} is out of range")
+        if not 0 <= cell.load <= MOST_LOAD or bool(cell.load) != (cell.fault is Fault.LOAD):
+            raise ValueError(f"a load of {cell.load} and the fault {cell.fault} do not go together")
         if not all(0 <= index < cell.tasks for index in cell.victims):
             raise ValueError("a victim is not one of the jobs")
-        if cell.fault.aimable and not set(cell.victims.values()) <= set(AIMABLE[cell.pattern]):
+        if not applies(cell.pattern, cell.fault, cell.own):
+            raise ValueError(f"{cell.fault} cannot happen to {cell.pattern}")
+        if cell.fault.aimable and not set(cell.victims.values()) <= set(points_of(cell.pattern, cell.fault, cell.own)):
             raise ValueError(f"{cell.pattern} never reaches one of the points")
         return cell
 
 
-def applies(pattern: str, fault: Fault) -> bool:
+def applies(pattern: str, fault: Fault, own: OwnTask | None = None) -> bool:
     """Whether the fault can happen to the pattern's demo job. The inbox job calls no bank, so no response can be lost."""
+    if own is not None:
+        return fault in own.faults
     return not (pattern == "inbox" and fault is Fault.LOST_RESPONSE)
 
 
-def points_of(pattern: str, fault: Fault) -> tuple[Point, ...]:
-    """The points at which this fault can be injected into this pattern's jobs.
+def can_happen_on(broker: str, fault: Fault) -> bool:
+    """Whether the lab can inject the fault on this kind of broker: it kills only servers that it has started, which are Redis."""
+    return not fault.of_broker or KINDS[broker].on_redis
+
+
+def points_of(pattern: str, fault: Fault, own: OwnTask | None = None) -> tuple[Point, ...]:
+    """The points at which this fault can be injected into this pattern's jobs, or into those of a task of the project.
 
     At the points of the main process no pool process has the job, so only faults of main can be injected there.
     """
     if not fault.aimable:
         return ()
-    return tuple(point for point in AIMABLE[pattern] if fault.victim != "child" or point not in BY_MAIN)
+    known = own.points if own else AIMABLE.get(pattern, _PLAIN)
+    return tuple(point for point in known if fault.victim != "child" or point not in BY_MAIN)
 
 
 def plan(
@@ -136,38 +193,70 @@ def plan(
     patterns: Sequence[str],
     faults: Sequence[Fault],
     points: Sequence[str],
-    broker: str,
+    brokers: Sequence[str],
     seed: int,
     tasks: int,
     kills: int | None,
     work_ms: int,
     clicks: int = 1,
     keyless: bool = False,
+    own: OwnTask | None = None,
+    load: int = 0,
 ) -> list[Cell]:
-    """Return the cells of a run. ``kills`` None: a tenth of the jobs, at least one.
+    """Return the cells of a run, of the patterns or of ``own``. ``kills`` None: a tenth of the jobs, at least one.
+    ``load``: the rate of cells under load, and of no others.
 
     ``points``: one cell for each, where pattern and fault have it; ``mixed``: one cell with all of them. A fault that cannot
     be injected at a point ignores them.
     """
     cells = []
+    usual = BODY if own else WINDOWS
     for fault in faults:
         for pattern in patterns:
-            if not applies(pattern, fault):
+            if not applies(pattern, fault, own) or bool(load) != (fault is Fault.LOAD):
                 continue
-            aims: list[tuple[str, tuple[Point, ...]]] = [("", WINDOWS)]
+            aims: list[tuple[str, tuple[Point, ...]]] = [("", usual)]
             if fault is Fault.NONE:
                 aims = [("", ())]
             elif fault in {Fault.STOP, Fault.POISON} or not fault.aimable:
-                aims = [("", WINDOWS[:1])]
+                aims = [("", usual[:1])]
             if points and fault.aimable:
-                known = points_of(pattern, fault)
+                known = points_of(pattern, fault, own)
                 aims = [(MIXED, known)] if MIXED in points else []
                 aims += [(str(point), (point,)) for point in known if point in points]
             for name, windows in aims:
-                victims = _victims(f"{seed}:{pattern}:{fault}:{name}", tasks, kills, windows) if windows else {}
+                first = 1 if fault is Fault.HOSTILE else 0
+                last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
+                victims = _victims(f"{seed}:{pattern}:{fault}:{name}", last, kills, windows, first) if windows else {}
+                if fault.of_broker:  # it happens once
+                    victims = dict(list(victims.items())[:1])
+                work = max(work_ms, OUTAGE_WORK_MS) if fault.outage else work_ms
                 without = keyless and pattern == "dedup_lock"
-                cells.append(Cell(pattern, fault, name, broker, seed, tasks, work_ms, victims, clicks, without))
+                cells += [
+                    Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load)
+                    for broker in brokers
+                    if can_happen_on(broker, fault)
+                ]
     return cells
+
+
+def plan_controls(names: Sequence[str], *, broker: str, seed: int, tasks: int, kills: int, work_ms: int) -> list[Cell]:
+    """Return the cells in which these controls say what must be seen. Raises ImportError if a library is missing."""
+    cells = []
+    for name in names:
+        found = controls.find(name)
+        for exposure in found.exposures if found else ():
+            fault, point = Fault(exposure.fault), exposure.point
+            windows = () if fault is Fault.NONE else (Point(point),) if point else WINDOWS[:1]
+            victims = _victims(f"{seed}:{name}:{fault}:{point}", tasks, kills, windows) if windows else {}
+            cells.append(Cell(name, fault, point, broker, seed, tasks, work_ms, victims))
+    return cells
+
+
+def promise_of(pattern: str) -> Promise:
+    """The promise of a pattern, or what the author of a control believes. Raises KeyError."""
+    found = controls.find(pattern)
+    return found.believed if found else PROMISES[pattern]
 
 
 def dump_plan(cells: Sequence[Cell], seed: int) -> str:
@@ -175,9 +264,10 @@ def dump_plan(cells: Sequence[Cell], seed: int) -> str:
     return json.dumps({"seed": seed, "plan": [cell.as_dict() for cell in cells]}, indent=2)
 
 
-def _victims(seed: str, tasks: int, kills: int | None, windows: tuple[Point, ...]) -> dict[int, Point]:
+def _victims(seed: str, tasks: int, kills: int | None, windows: tuple[Point, ...], first: int = 0) -> dict[int, Point]:
+    """``first``: 1 where the first job cannot be a victim, because a victim needs a job before it."""
     chance = random.Random(seed)
     count = max(1, tasks // 10) if kills is None else kills
-    chosen = chance.sample(range(tasks), count)
+    chosen = chance.sample(range(first, tasks), min(count, tasks - first))
     # Every point gets its share, so that a run of a few kills shows both losses and duplicates.
     return {index: windows[number % len(windows)] for number, index in enumerate(chosen)}

@@ -21,6 +21,14 @@ class Fault(StrEnum):
     LOST_RESPONSE = "lost-response"
     DOUBLE_PUBLISH = "double-publish"
     PUBLISHER_CRASH = "publisher-crash"
+    HOSTILE = "hostile"
+    BROKER_KILL_ALWAYS = "broker-kill-always"
+    BROKER_KILL_EVERYSEC = "broker-kill-everysec"
+    BROKER_KILL_OFF = "broker-kill-off"
+    BROKER_FLUSH = "broker-flush"
+    BROKER_FULL = "broker-full"
+    BROKER_READ_ONLY = "broker-read-only"
+    LOAD = "load"
 
     @property
     def victim(self) -> str:
@@ -48,6 +56,21 @@ class Fault(StrEnum):
         }.get(self, signal.SIGKILL)
 
     @property
+    def appendonly(self) -> str:
+        """For a fault that kills the broker: how often Redis writes its append-only file out; "" for all others."""
+        return self.removeprefix("broker-kill-") if self.startswith("broker-kill-") else ""
+
+    @property
+    def of_broker(self) -> bool:
+        """Whether it happens to the broker, once in a cell, and to no process of a worker."""
+        return self.startswith("broker-")
+
+    @property
+    def outage(self) -> bool:
+        """Whether the broker is in trouble for a while, as jobs run, and then goes on with all its data."""
+        return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY}
+
+    @property
     def aimable(self) -> bool:
         """Whether it can be injected at a chosen point of a task's life."""
         return self.victim in {"child", "main", "group"}
@@ -68,4 +91,12 @@ class Fault(StrEnum):
             Fault.LOST_RESPONSE: "the bank books the debit and resets the connection",
             Fault.DOUBLE_PUBLISH: "a double click: two task IDs for one operation",
             Fault.PUBLISHER_CRASH: "the publisher is killed between its commit and its publication",
+            Fault.HOSTILE: "a message that no publisher sends is put before the job: garbage, 50 MB, an unknown task and so on",
+            Fault.BROKER_KILL_ALWAYS: "SIGKILL to the cell's Redis while jobs are queued, and a restart; appendfsync always",
+            Fault.BROKER_KILL_EVERYSEC: "the same with appendfsync everysec",
+            Fault.BROKER_KILL_OFF: "the same without append-only file: what was queued is gone",
+            Fault.BROKER_FLUSH: "FLUSHALL on the cell's Redis while jobs are queued",
+            Fault.BROKER_FULL: "the cell's Redis has no memory left for some seconds while jobs run: it refuses what needs more",
+            Fault.BROKER_READ_ONLY: "the cell's Redis is a replica for some seconds while jobs run, as in a failover",
+            Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",
         }[self]

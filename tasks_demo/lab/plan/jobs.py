@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tasks_demo.lab.controls import RIVALS
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import TOO_LONG_SECONDS
@@ -20,6 +21,7 @@ class Job:
 
     task_ids: tuple[str, ...]
     kwargs: dict[str, Any]
+    args: list[Any] = field(default_factory=list)
 
 
 def jobs_of(cell: Cell, name: str) -> list[Job]:
@@ -32,8 +34,12 @@ def _job(cell: Cell, index: int, namespace: uuid.UUID) -> Job:
     victim = index in cell.victims
     clicks = max(2, cell.clicks) if victim and cell.fault is Fault.DOUBLE_PUBLISH else cell.clicks
     ids = tuple(str(uuid.uuid5(namespace, f"{index}:{click}" if click else str(index))) for click in range(clicks))
+    if cell.own is not None:
+        call = cell.own.call(index)
+        return Job(ids, call.kwargs, call.args)
     kwargs: dict[str, Any] = {
-        "customer": f"customer-{index % 10}",
+        # Some libraries compare arguments, across cells too.
+        "customer": ids[0] if cell.pattern in RIVALS else f"customer-{index % 10}",
         "amount": AMOUNT,
         "work_ms": int(TOO_LONG_SECONDS * 1000) if victim and cell.fault is Fault.SLOW else cell.work_ms,
     }

@@ -2,51 +2,100 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks_demo.core.semantics import PROMISES
-from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, plan, points_of
+from tasks_demo.lab import controls
+from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind, kind_of
+from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, can_happen_on, plan, plan_controls, points_of
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.own_tasks import OwnTask
 
 PATTERNS = list(PROMISES)
-FAULTS = [str(fault) for fault in Fault]
+#: What ``--fault`` names. ``load`` comes with a rate, by ``--load``.
+FAULTS = [str(fault) for fault in Fault if fault is not Fault.LOAD]
 POINTS = list(dict.fromkeys(str(point) for points in AIMABLE.values() for point in points))
 DEFAULT_FAULTS = [str(Fault.NONE), str(Fault.KILL_CHILD), str(Fault.KILL_MAIN)]
 AIMED_FAULTS = DEFAULT_FAULTS[1:]
-TASKS = 100
+TASKS, OWN_TASKS = 100, 20
+#: Of a cell under load: jobs, and jobs for each kill.
+LOAD_TASKS, LOAD_JOBS_PER_KILL = 2000, 200
+#: Jobs and victims in each cell of a control.
+CONTROL_TASKS, CONTROL_KILLS = 6, 2
 #: Options that have no effect beside ``--replay``, and beside ``--plan``.
-OF_A_PLAN = ("pattern", "fault", "point", "tasks", "kills", "work", "clicks", "keyless", "seed")
-OF_A_RUN = ("broker", "lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
+OF_A_PLAN = (
+    *("task", "calls", "effects", "promise", "control", "rival", "pattern", "fault", "point", "tasks", "kills", "work"),
+    *("clicks", "keyless", "load", "seed", "queue"),
+)
+OF_A_RUN = ("lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
+
+#: An option that Django has no name for.
+_WRITTEN = {"calls": "args"}
 
 
 class Refused(ValueError):
     """The options contradict each other, or one of them would have no effect; the message says which and why."""
 
 
-def cells_for(options: Mapping[str, Any], seed: int) -> tuple[list[Cell], list[str]]:
-    """Return the cells, and a sentence for each named combination that was left out. Raises Refused."""
-    patterns, all_patterns = _chosen("--pattern", options["pattern"], PATTERNS, PATTERNS)
-    points, all_points = _chosen("--point", options["point"], POINTS, [])
+def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None) -> tuple[list[Cell], list[str]]:
+    """Return the cells, of the patterns or of ``own``, and a sentence for each named combination that was left out.
+
+    Raises Refused.
+    """
+    load = options.get("load") or 0
+    if load and (given := _given(options, ("task", "control", "rival", "fault", "point", "clicks", "keyless"))):
+        raise Refused(
+            f"{given} would do nothing here: --load kills workers of the demo at random moments. Leave it out."
+        )
+    if own is None and (options.get("control") or options.get("rival")):
+        return _of_controls(options, seed), []
+    if own is None:
+        beside_patterns(options)
+        patterns, all_patterns = _chosen("--pattern", options["pattern"], PATTERNS, PATTERNS)
+    else:
+        beside_task(options, own)
+        patterns, all_patterns = [own.name], True
+    points, all_points = _chosen(
+        "--point", options["point"], [str(point) for point in own.points] if own else POINTS, []
+    )
     usual = AIMED_FAULTS if points else DEFAULT_FAULTS
-    faults, all_faults = _chosen("--fault", options["fault"], FAULTS, usual)
-    tasks, kills = options["tasks"] or TASKS, options["kills"]
+    faults, all_faults = _chosen(
+        "--fault", options["fault"], [str(one) for one in own.faults] if own else FAULTS, usual
+    )
+    if load:
+        faults = [str(Fault.LOAD)]
+    usual_tasks = LOAD_TASKS if load else OWN_TASKS if own else TASKS
+    tasks, kills = options["tasks"] or (own and len(own.calls)) or usual_tasks, options["kills"]
+    if load:
+        kills = kills or max(1, tasks // LOAD_JOBS_PER_KILL)
     if (kills or 0) > tasks:
         raise Refused(f"--kills {kills} is more than --tasks {tasks}: each job is hit at most once.")
+    brokers = _brokers(options)
+    if own and brokers != [REDIS]:
+        raise Refused(f"Tasks of a project are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
+    for name in () if all_faults else faults:
+        if not any(can_happen_on(broker.name, Fault(name)) for broker in brokers):
+            raise Refused(
+                f"{name} would do nothing on {brokers[0].family}: the lab kills only servers that it starts, which are Redis."
+            )
     cells = plan(
         patterns=patterns,
         faults=[Fault(name) for name in faults],
         points=points,
-        broker="redis",
+        brokers=[broker.name for broker in brokers],
         seed=seed,
         tasks=tasks,
         kills=kills,
         work_ms=options["work"] or 0,
         clicks=options["clicks"] or 1,
         keyless=options["keyless"],
+        own=own,
+        load=load,
     )
     impossible = {
-        (pattern, fault, point): why_not(pattern, Fault(fault), point)
+        (pattern, fault, point): why_not(pattern, Fault(fault), point, own)
         for pattern in patterns
         for fault in faults
         for point in points or [""]
@@ -73,10 +122,83 @@ def cells_for(options: Mapping[str, Any], seed: int) -> tuple[list[Cell], list[s
     return cells, [f"Left out: {why}." for why in sorted(missed)]
 
 
+def _of_controls(options: Mapping[str, Any], seed: int) -> list[Cell]:
+    if given := _given(options, ("pattern", "fault", "point", "clicks", "keyless")):
+        raise Refused(
+            f"{given} would do nothing here: each control and rival says itself where it is tried. Leave it out."
+        )
+    names = [
+        *_chosen("--control", options["control"], controls.CONTROLS, [])[0],
+        *_chosen("--rival", options["rival"], controls.RIVALS, [])[0],
+    ]
+    if (brokers := _brokers(options)) != [REDIS]:
+        raise Refused(f"Controls and rivals are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
+    tasks = options["tasks"] or CONTROL_TASKS
+    try:
+        return plan_controls(
+            names,
+            broker=REDIS.name,
+            seed=seed,
+            tasks=tasks,
+            kills=options["kills"] or min(tasks, CONTROL_KILLS),
+            work_ms=options["work"] or 0,
+        )
+    except ImportError as error:
+        raise Refused(f"{error.name} is not installed: pip install -r requirements-rivals.txt.") from error
+
+
+def _brokers(options: Mapping[str, Any]) -> list[BrokerKind]:
+    named = _named_brokers(options) or [REDIS.family]
+    try:
+        found = [kind_of(name, options.get("queue") or "") for name in named]
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if len(found) > 1 and any("://" in name for name in named):
+        raise Refused("--broker takes several names, or one address.")
+    if len(set(found)) < len(found):
+        raise Refused("--broker names the same broker twice.")
+    return found
+
+
+def _named_brokers(options: Mapping[str, Any]) -> list[str]:
+    named = options.get("broker")
+    return [named] if isinstance(named, str) else list(named or ())
+
+
+def address(options: Mapping[str, Any]) -> str:
+    """Return the address that ``--broker`` gives; empty if it names a broker, or none."""
+    return next((name for name in _named_brokers(options) if "://" in name), "")
+
+
+def beside_patterns(options: Mapping[str, Any]) -> None:
+    """Raise Refused for an option that is about a task of the project, where none is named."""
+    if given := _given(options, ("calls", "effects", "promise")):
+        raise Refused(f"{given} would do nothing here: it is about the task that --task names.")
+
+
+def beside_task(options: Mapping[str, Any], own: OwnTask) -> None:
+    """Raise Refused for an option that is about the demo's jobs, and for more jobs than there are calls."""
+    if given := _given(options, ("pattern", "clicks", "keyless")):
+        raise Refused(f"{given} is about the jobs of the demo: leave it out beside --task.")
+    if own.calls and (options["tasks"] or 0) > len(own.calls):
+        raise Refused(f"--tasks {options['tasks']} is more than the {len(own.calls)} lines of {own.file}.")
+
+
 def beside_replay(options: Mapping[str, Any]) -> None:
     """Raise Refused for an option that the replayed plan decides."""
     if given := _given(options, OF_A_PLAN):
         raise Refused(f"--replay brings its own plan: leave {given} out.")
+
+
+def beside_cells(options: Mapping[str, Any], cells: Iterable[Cell]) -> None:
+    """Raise Refused unless the broker that was named is of the kind of these replayed cells."""
+    if not options["broker"]:
+        return
+    families = {kind.family for kind in _brokers({"broker": options["broker"]})}
+    for cell in cells:
+        if KINDS[cell.broker].family not in families:
+            named = " ".join(name.partition("://")[0] for name in _named_brokers(options))
+            raise Refused(f"The plan is for {cell.broker}: --broker {named} is another.")
 
 
 def beside_plan(options: Mapping[str, Any]) -> None:
@@ -85,9 +207,25 @@ def beside_plan(options: Mapping[str, Any]) -> None:
         raise Refused(f"--plan runs nothing, so {given} would do nothing: leave it out.")
 
 
+def command(options: Mapping[str, Any], seed: int) -> str:
+    """The command that runs the same plan again. Instead of an address with a password, it names the kind of broker."""
+    parts = ["python", "manage.py", "experiment"]
+    for name in (*OF_A_PLAN, "broker"):
+        value = seed if name == "seed" else options.get(name)
+        if value is None or value is False:
+            continue
+        if name == "broker":
+            value = [kind_of(one).family if "@" in one else one for one in _named_brokers(options)]
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        parts += [f"--{name}", *map(str, values)]
+    return shlex.join(parts)
+
+
 def _given(options: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(
-        f"--{name.replace('_', '-')}" for name in names if options[name] is not None and options[name] is not False
+        f"--{_WRITTEN.get(name, name.replace('_', '-'))}"
+        for name in names
+        if (value := options.get(name)) is not None and value is not False
     )
 
 
@@ -102,17 +240,20 @@ def _chosen(option: str, given: list[str] | None, everything: list[str], default
     return everything + [MIXED] * (MIXED in named), True
 
 
-def why_not(pattern: str, fault: Fault, point: str) -> tuple[str, tuple[int, ...]]:
+def why_not(pattern: str, fault: Fault, point: str, own: OwnTask | None = None) -> tuple[str, tuple[int, ...]]:
     """Why there is no such cell ("" if there is one), and which of the three do not go together."""
-    if not applies(pattern, fault):
+    if own is not None and fault not in own.faults:
+        why = "it parks nothing, so it would never end" if fault is Fault.POISON else "it is a fault of the demo's jobs"
+        return f"{fault} cannot happen to {pattern}: {why}", (0, 1)
+    if not applies(pattern, fault, own):
         return f"the job of {pattern} calls no bank, so {fault} cannot happen to it", (0, 1)
     if point and not fault.aimable:
-        return f"{fault} cannot be injected at a point", ()  # its cell runs all the same
+        return f"{fault} cannot be injected at a point", ()  # its cell runs anyway
     if point in ("", MIXED):
         return "", ()
-    if point not in AIMABLE[pattern]:
+    if point not in (own.points if own else AIMABLE[pattern]):
         return f"a job of {pattern} never reaches {point}", (0, 2)
-    if point not in points_of(pattern, fault):
+    if point not in points_of(pattern, fault, own):
         return f"at {point} no pool process has the job, so {fault} cannot be injected there", (1, 2)
     return "", ()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 
@@ -13,14 +12,22 @@ from tasks_demo.lab.plan.faults import Fault
 #: worker rejects it after the death of a pool process: an early redelivery would hide a rejection that failed.
 VISIBILITY_AFTER_MAIN = 3.0
 VISIBILITY_AFTER_CHILD = 10.0
+#: A message of 50 MB takes many seconds on a busy machine, and must not be redelivered meanwhile.
+VISIBILITY_AMONG_HOSTILE = 60.0
 #: Faults after which the visibility timeout redelivers the message.
-BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW}
+BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW} | {
+    fault for fault in Fault if fault.of_broker
+}
 #: Faults during which a copy of the victim must find a free pool process.
 OVERLAPPING = {Fault.STOP, Fault.SLOW}
 LEASE_SECONDS = 1.5
+#: How long an outage of the broker lasts.
+OUTAGE_SECONDS = 2.0
 #: Victims of an overlapping fault that a worker has processes for. With more, jobs wait in the worker for longer than the
 #: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab.md).
 MOST_OVERLAPPING = 12
+#: A task of the project may wait in the worker for one job before it, and both may take longer than was said.
+_OWN_WORK = 3
 #: How long a process is stopped, and how long a slow job works: longer than the lease and the visibility timeout, and less
 #: than twice the timeout, or the copy would be redelivered too.
 TOO_LONG_SECONDS = 1.7 * max(VISIBILITY_AFTER_MAIN, LEASE_SECONDS)
@@ -33,6 +40,11 @@ OUTBOX_SETTINGS = {
     "OUTBOX_LEASE_SECONDS": 3.0,
     "OUTBOX_UNFINISHED_SECONDS": 15.0,
 }
+#: A worker under load: its pool processes, and messages that it prefetches for each, as Celery does by default. Beyond so many
+#: jobs in the queue no more are published.
+LOAD_PROCESSES, LOAD_PREFETCH, LOAD_QUEUED = 2, 4, 500
+#: After a hostile message, the next job must be done within this many seconds.
+HOSTILE_SECONDS = 30.0
 #: Seconds: a base, and what each job and each fault may add.
 _LIMIT, _LIMIT_PER_JOB, _LIMIT_PER_FAULT = 60.0, 0.2, 6.0
 #: Seconds, measured on two cores with four cells side by side: the start of a run and of a cell, and what each job and each
@@ -42,30 +54,36 @@ _EXPECTED_FAULT, _EXPECTED_MAIN = 0.2, 0.6
 
 
 def visibility_timeout(cell: Cell) -> float:
-    """Seconds until Redis redelivers an unacknowledged message of this cell."""
-    return VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else VISIBILITY_AFTER_CHILD
+    """Seconds until Redis redelivers an unacknowledged message of this cell: above the work of any job, waiting included."""
+    least = 0.0 if cell.own is None else _OWN_WORK * cell.work_ms / 1000
+    if cell.fault is Fault.HOSTILE:
+        return VISIBILITY_AMONG_HOSTILE
+    return max(VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else VISIBILITY_AFTER_CHILD, least)
+
+
+def pause(cell: Cell) -> float:
+    """Seconds that a process of this cell is stopped: longer than its lease and its visibility timeout."""
+    return 1.7 * max(visibility_timeout(cell), LEASE_SECONDS)
 
 
 def concurrency(cell: Cell) -> int:
-    """Pool processes of a worker: one, or enough for the other jobs while victims are stopped or slow."""
+    """Pool processes of a worker: one, a few under load, or enough for the other jobs while victims are stopped or slow."""
+    if cell.fault is Fault.LOAD:
+        return LOAD_PROCESSES
     return min(len(cell.victims), MOST_OVERLAPPING) + 2 if cell.fault in OVERLAPPING else 1
-
-
-def acknowledges_early(cell: Cell) -> bool:
-    """Whether the message is acknowledged before the body runs."""
-    return PROMISES[cell.pattern].semantics is Semantics.AT_MOST_ONCE
 
 
 def planned_faults(cell: Cell) -> int:
     """Number of faults that the plan asks for. A poison job is killed at every attempt."""
-    attempts = MAX_ATTEMPTS if cell.fault is Fault.POISON and not acknowledges_early(cell) else 1
+    attempts = MAX_ATTEMPTS if cell.fault is Fault.POISON and not cell.early else 1
     return len(cell.victims) * attempts
 
 
 def time_limit(cell: Cell) -> float:
-    """Seconds after which a cell that is not quiescent is ``unknown``."""
+    """Seconds after which a cell that is not quiescent and makes no progress is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
-    return _LIMIT + jobs + _LIMIT_PER_FAULT * planned_faults(cell)
+    each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT
+    return _LIMIT + jobs + each * planned_faults(cell)
 
 
 def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:

@@ -3,9 +3,10 @@
 In the project's tables another relay would publish the lab's jobs, and an ordinary worker would run them. The ledger is
 shared: the dashboard shows experiments beside everything else.
 
-On SQLite the scratch database is a file in the run's folder, on PostgreSQL a schema in the shop's database (faster to create
-than a database). Both are removed when the run ends. A run that is killed cannot remove its own: the next run does. Whether a
-run is alive is known from a lock that ends with its process: on its folder, and an advisory lock in PostgreSQL.
+Where the shop's tables are in PostgreSQL, the scratch database is a schema beside them (faster to create than a database);
+otherwise it is an SQLite file in the run's folder. Both are removed when the run ends. A run that is killed cannot remove its
+own: the next run does. Whether a run is alive is known from a lock that ends with its process: on its folder, and an advisory
+lock in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from django.conf import settings
 from django.core.management import call_command
 from django.db import DatabaseError, connections, router
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.defaults import sqlite_file
+from tasks_demo.demo.routing import add_database
 from tasks_demo.demo.shop.models import Booking
-from tasks_demo.lab.processes.brokers import RedisLane, without_password
+from tasks_demo.lab.processes.brokers import Broker, without_password
 
 #: The alias of the scratch database, in the experiment and in its workers.
 ALIAS = "lab"
@@ -37,16 +39,18 @@ _OURS = f"nspname ~ '^{SCHEMA_PREFIX}[0-9a-f]{{10}}$' AND nspowner = (SELECT oid
 _FOLDER, _LEFTOVERS = "scratch", "leftovers.json"
 
 
-def use_database(place: str) -> None:
-    """Route the apps of the shop and of the patterns to ``place`` in this process: a file, or a schema of PostgreSQL."""
-    known = copy.deepcopy(connections.settings[router.db_for_write(Booking)])
-    if connections[router.db_for_write(Booking)].vendor == "sqlite":
-        known["NAME"] = place
-    else:
-        options = known.setdefault("OPTIONS", {})
-        options["options"] = f"{options.get('options', '')} -c search_path={place}".strip()
-    connections.settings[ALIAS] = known
-    settings.DATABASE_OF_APP = {**settings.DATABASE_OF_APP, **dict.fromkeys(APPS, ALIAS)}
+def use_database(place: str) -> Callable[[], None]:
+    """Route the apps of the shop and of the patterns to ``place`` in this process: a file, or a schema of PostgreSQL.
+
+    Returns what undoes it.
+    """
+    home = router.db_for_write(Booking)
+    if connections[home].vendor == "sqlite":
+        return add_database(ALIAS, sqlite_file(place), APPS)
+    known = copy.deepcopy(connections.settings[home])
+    options = known.setdefault("OPTIONS", {})
+    options["options"] = f"{options.get('options', '')} -c search_path={place}".strip()
+    return add_database(ALIAS, known, APPS)
 
 
 @contextlib.contextmanager
@@ -55,7 +59,7 @@ def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
 
     Raises EnvironmentNotReady.
     """
-    home, routes = router.db_for_write(Booking), settings.DATABASE_OF_APP
+    home = router.db_for_write(Booking)
     vendor = connections[home].vendor
     if vendor not in ("sqlite", "postgresql"):
         raise EnvironmentNotReady(
@@ -66,8 +70,7 @@ def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
         place = str(folder / "shop.sqlite3")
         if vendor == "postgresql":
             place = stack.enter_context(_schema(home, f"{SCHEMA_PREFIX}{run_id}"))
-        use_database(place)
-        stack.callback(_restore, routes)
+        stack.callback(use_database(place))
         try:
             call_command("migrate", database=ALIAS, verbosity=0, interactive=False)
         except DatabaseError as error:
@@ -76,13 +79,6 @@ def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
                 "SHOP_DATABASE_URL to an SQLite file (sqlite:///…) or to a database that you own."
             ) from error
         yield place
-
-
-def _restore(routes: dict[str, str]) -> None:
-    connections[ALIAS].close()
-    del connections[ALIAS]
-    del connections.settings[ALIAS]
-    settings.DATABASE_OF_APP = routes
 
 
 @contextlib.contextmanager
@@ -117,11 +113,11 @@ def _schema(home: str, name: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What else must be removed if the run is killed: a folder of sockets, and the keys with ``prefix`` on a Redis server."""
+    """What else must be removed if the run is killed: a folder of sockets, and what the run has on these servers."""
 
     sockets: str = ""
-    redis: str = ""
-    prefix: str = ""
+    servers: tuple[str, ...] = ()
+    run: str = ""
 
 
 @contextlib.contextmanager
@@ -131,22 +127,26 @@ def scratch_folder(folder: Path, leftovers: Leftovers) -> Iterator[Path]:
         own = folder / _FOLDER
         own.mkdir(mode=0o700)
         try:
-            shown = replace(leftovers, redis=without_password(leftovers.redis))
+            shown = replace(leftovers, servers=tuple(map(without_password, leftovers.servers)))
             (own / _LEFTOVERS).write_text(json.dumps(asdict(shown)), encoding="utf-8")
             yield own
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
 
-def remove_leftovers(runs: Path, redis_url: str) -> None:
-    """Remove what killed runs have left: their files, and their keys if they are on this Redis. Raises redis.RedisError."""
+def remove_leftovers(runs: Path, *servers: Broker) -> None:
+    """Remove what killed runs have left: their files, and what they have on these servers. Raises what ``Broker.remove`` does.
+
+    A run that has something elsewhere too is left to a run that uses the same servers.
+    """
+    known = {without_password(server.url): server for server in servers}
     for own in runs.glob(f"*/{_FOLDER}"):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(own.parent, wait=False):
             left = _read_leftovers(own)
-            if left.redis:
-                if left.redis != without_password(redis_url):
-                    continue  # a run on that server removes them
-                purge(redis_url, left.prefix)
+            if not known.keys() >= set(left.servers):
+                continue
+            for server in left.servers:
+                known[server].remove(left.run)
             if left.sockets:
                 shutil.rmtree(left.sockets, ignore_errors=True)
             shutil.rmtree(own, ignore_errors=True)
@@ -161,15 +161,6 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def purge(redis_url: str, prefix: str) -> None:
-    """Delete every key of a run. Raises redis.RedisError."""
-    lane = RedisLane(redis_url, prefix)
-    try:
-        lane.purge()
-    finally:
-        lane.client.close()
 
 
 def _read_leftovers(own: Path) -> Leftovers:

@@ -1,11 +1,11 @@
-"""What an experiment runs on: databases, Redis, bank and worker template; checked before anything is published."""
+"""What an experiment runs on: databases, Redis, broker, bank and worker template; checked before anything is published."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,80 +20,108 @@ from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.demo.stack.bank import EmbeddedBank
 from tasks_demo.demo.stack.redis import EmbeddedRedis
-from tasks_demo.lab.processes.brokers import RedisLane
-from tasks_demo.lab.processes.databases import Leftovers, purge, remove_leftovers, scratch_database, scratch_folder
+from tasks_demo.lab.plan.brokers import REDIS, BrokerKind
+from tasks_demo.lab.processes.brokers import Broker, connect
+from tasks_demo.lab.processes.brokers.rabbitmq import DEFAULT_URL
+from tasks_demo.lab.processes.brokers.redis import RedisBroker
+from tasks_demo.lab.processes.brokers.reliable import redis_address
+from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_database, scratch_folder
 from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.ledger import database
+from tasks_demo.ledger.models import Event
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What the lanes use. ``socket_dir``: private, and short, because a Unix socket's path holds about 100 bytes."""
+    """What the lanes use. ``redis``: of leases and results; the broker too, where that is on Redis. ``brokers``: by kind.
 
-    redis_url: str
+    ``socket_dir``: private, and short, because a Unix socket's path holds about 100 bytes.
+    """
+
+    redis: RedisBroker
+    brokers: Mapping[str, Broker]
     bank_url: str
     template: TemplateClient
     socket_dir: Path
 
 
 @contextlib.contextmanager
-def environment(folder: Path, broker: str, run_id: str) -> Iterator[Environment]:
+def environment(
+    folder: Path, kinds: Collection[BrokerKind], address: str, run_id: str, *, demo: bool = True
+) -> Iterator[Environment]:
     """Start everything, and stop it again however the run ends. Call from the main thread.
 
-    ``broker``: ``redis`` (the server of REDIS_URL, or else an embedded one) or the address of a Redis server. Raises
-    EnvironmentNotReady with a sentence that says what to do.
+    ``kinds``: the brokers.
+    ``address``: of the only one; empty: REDIS_URL or an embedded server, or on RabbitMQ BROKER_URL or one on this machine.
+    ``demo``: with a bank and a scratch database, for the jobs of the demo; those of the project use the project's databases.
+
+    Raises EnvironmentNotReady with a sentence that says what to do.
     """
-    check_databases()
-    prefix = f"lab:{run_id}:"
-    embedded = broker == "redis" and django_settings.REDIS_IS_EMBEDDED
-    redis_url = "" if embedded else django_settings.REDIS_URL if broker == "redis" else broker
+    check_databases(demo=demo)
+    others = [kind for kind in kinds if not kind.on_redis]
+    given = "" if others else redis_address(address)
+    embedded = not given and django_settings.REDIS_IS_EMBEDDED
+    redis_url = "" if embedded else given or django_settings.REDIS_URL
     with contextlib.ExitStack() as stack:
         socket_dir = Path(tempfile.mkdtemp(prefix="lab-"))
         stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
-        own = stack.enter_context(scratch_folder(folder, Leftovers(str(socket_dir), redis_url, prefix)))
-        if not embedded:
-            stack.callback(
-                _purge, redis_url, prefix
-            )  # after the last worker has ended; each lane has purged its own keys
-        place = stack.enter_context(scratch_database(own, run_id))
+        servers: tuple[Broker, ...] = () if embedded else (connect(REDIS, redis_url, run_id),)
+        brokers = {kind.name: connect(kind, address or rabbitmq_url(), run_id) for kind in others}
+        servers = (*servers, *brokers.values())
+        leftovers = Leftovers(str(socket_dir), tuple(server.url for server in servers), run_id)
+        own = stack.enter_context(scratch_folder(folder, leftovers))
+        for server in servers:  # after the last worker has ended; each lane has purged its own
+            stack.callback(_remove, server, run_id)
+        place = stack.enter_context(scratch_database(own, run_id)) if demo else ""
         # The template first: it imports while the others start.
         template = TemplateClient(folder / "template.log", place)
         stack.callback(template.close)
         bank_url = django_settings.BANK_URL
-        if django_settings.BANK_IS_EMBEDDED:
-            books = {"BANK_DATABASE_URL": f"sqlite:///{own / 'bank.sqlite3'}"}
-            bank_url = stack.enter_context(EmbeddedBank(folder / "bank.log", env=books, arguments=["--faults"])).url
+        if demo and django_settings.BANK_IS_EMBEDDED:
+            arguments = ["--faults", "--database", str(own / "bank.sqlite3")]
+            bank_url = stack.enter_context(EmbeddedBank(folder / "bank.log", arguments=arguments)).url
         if embedded:
             redis_url = stack.enter_context(EmbeddedRedis(own / "redis", socket_dir / "redis.sock")).url
-        lane = RedisLane(redis_url, prefix)
-        lane.check()
-        lane.client.close()
-        remove_leftovers(folder.parent, redis_url)
-        check_bank(bank_url)
+        redis_server = RedisBroker(REDIS, redis_url, run_id)
+        redis_server.prepare()
+        for broker in brokers.values():
+            broker.prepare()
+        brokers |= {kind.name: connect(kind, redis_url, run_id) for kind in kinds if kind.on_redis}
+        remove_leftovers(folder.parent, redis_server, *servers)
+        if demo:
+            check_bank(bank_url)
         template.wait_ready()
-        yield Environment(redis_url, bank_url, template, socket_dir)
+        yield Environment(redis_server, brokers, bank_url, template, socket_dir)
 
 
-def _purge(redis_url: str, prefix: str) -> None:
-    with contextlib.suppress(redis.RedisError):  # the next run removes what stays
-        purge(redis_url, prefix)
+def _remove(server: Broker, run_id: str) -> None:
+    with contextlib.suppress(redis.RedisError, OSError):  # the next run removes what stays
+        server.remove(run_id)
 
 
-def check_databases() -> None:
-    """Raise EnvironmentNotReady unless the databases of the ledger and of the shop answer and are migrated."""
-    for alias in sorted({database.alias(), router.db_for_write(Booking)}):
-        _check_database(alias)
+def rabbitmq_url() -> str:
+    """BROKER_URL if it is RabbitMQ's, else the server of this machine with its usual user."""
+    url = str(django_settings.CELERY_BROKER_URL)
+    return url if url.startswith(("amqp://", "amqps://")) else DEFAULT_URL
 
 
-def _check_database(alias: str) -> None:
+def check_databases(*, demo: bool = True) -> None:
+    """Raise EnvironmentNotReady unless the ledger's database answers and is migrated, and that of the shop answers."""
+    for alias in sorted({database.alias(), *([router.db_for_write(Booking)] if demo else [])}):
+        _check_database(alias, [Event._meta.app_label] if alias == database.alias() else [])
+
+
+def _check_database(alias: str, labels: list[str]) -> None:
     connection = connections[alias]
     try:
         executor = MigrationExecutor(connection)
-        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        leaves = [leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] in labels]
+        missing = executor.migration_plan(leaves)
     except DatabaseError as error:
         why = " ".join(str(error).split()).rstrip(".?")
         raise EnvironmentNotReady(
-            f"The database {alias!r} cannot be used: {why}. Check DATABASE_URL and SHOP_DATABASE_URL, or unset them for SQLite."
+            f"The database {alias!r} cannot be used: {why}. Check DATABASES, or what it is made from "
+            "(DATABASE_URL, SHOP_DATABASE_URL)."
         ) from error
     if missing:
         raise EnvironmentNotReady(

@@ -38,7 +38,11 @@ _GO_ON = b"g"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultReport:
-    """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted."""
+    """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted.
+
+    Under load: the name of the ``worker``; ``queued`` and ``unacked`` messages when it was killed; its own ``memory``, bytes.
+    Of a hostile message: ``message`` is its kind, ``ended`` where it ended, ``seconds`` until the next job was done.
+    """
 
     what: str
     victim: str
@@ -50,6 +54,12 @@ class FaultReport:
     child_pid: int | None = None
     died: str = ""
     seconds: float | None = None
+    message: str = ""
+    ended: str = ""
+    worker: str = ""
+    queued: int | None = None
+    unacked: int | None = None
+    memory: int | None = None
 
 
 class Nemesis:
@@ -78,6 +88,8 @@ class Nemesis:
         self.landed = 0
         self.reached: set[str] = set()
         self.mains: set[int] = set()
+        #: Workers that have consumed.
+        self.ready: set[int] = set()
         self.address = str(socket_path)
         self._on_fault = on_fault
         self._on_ready = on_ready
@@ -133,6 +145,7 @@ class Nemesis:
         message = json.loads(line.makefile("rb").readline())
         if message["what"] == "ready":
             self._on_ready(message["pid"])
+            self.ready.add(message["pid"])
             return
         task_id, point, role = message["task_id"], message["point"], message["role"]
         with self._lock:
@@ -192,6 +205,14 @@ class Nemesis:
                 return self.report(task_id, replace(report, landed=True, died=sign.name))
             line.sendall(_GO_ON)
             return self.report(task_id, replace(report, why=f"no death within {DEATH_SECONDS:.0f} s of the signal"))
+
+    def kill_now(self, main: int) -> str:
+        """SIGKILL a main process, wherever it is, and return when it is dead: why that could not be done, or ""."""
+        if why := self._not_ours(0, main):
+            return why
+        with _pidfd(main) as descriptor:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            return "" if _ended(descriptor) else f"no death within {DEATH_SECONDS:.0f} s of the signal"
 
     def _pause(self, line: socket.socket, task_id: str, report: FaultReport, descriptor: int) -> None:
         """Stop the process, release it from its point meanwhile, and continue it after the pause: it acts too late.

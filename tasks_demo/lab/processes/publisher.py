@@ -22,8 +22,9 @@ def publish(job: Publication, failpoints: Failpoints) -> None:
         Order.objects.create(task_id=job.task_id, customer=job.kwargs["customer"], amount=job.kwargs["amount"])
         transaction.on_commit(lambda: failpoints.wait_at("publisher", job.task_id, "committed"), using=using)
         if job.publisher == "outbox":
-            outbox.enqueue(task, kwargs=job.kwargs, task_id=job.task_id, using=using, headers=job.headers)
+            outbox.enqueue(task, kwargs=job.kwargs, task_id=job.task_id, using=using, headers=job.headers, **job.route)
         else:
             transaction.on_commit(
-                lambda: task.apply_async(kwargs=job.kwargs, task_id=job.task_id, ignore_result=True), using=using
+                lambda: task.apply_async(kwargs=job.kwargs, task_id=job.task_id, ignore_result=True, **job.route),
+                using=using,
             )

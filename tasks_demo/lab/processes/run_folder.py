@@ -21,13 +21,22 @@ _TRIES = 20
 
 def runs_folder() -> Path:
     """Return the folder that holds the folders of all runs."""
-    found: Path = settings.STATE_DIR / "runs"
-    return found
+    return Path(settings.STATE_DIR) / "runs"
 
 
 def run_name(started_at: datetime, seed: int, run_id: str) -> str:
     """Return the name of a run's folder. Names sort by time."""
     return f"{started_at:%Y%m%dT%H%M%S}-seed{seed}-{run_id}"
+
+
+def new_folder(name: str) -> Path:
+    """Make the folder of a run, which may exist, and point the link ``latest`` at it."""
+    folder = runs_folder() / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    latest = folder.with_name("latest")
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(folder.name)
+    return folder
 
 
 def is_run_name(text: str) -> bool:

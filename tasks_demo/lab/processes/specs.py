@@ -8,13 +8,14 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The order and the job of a publisher process. ``publisher``: ``direct`` or ``outbox``."""
+    """The order and the job of a publisher process. ``publisher``: ``direct`` or ``outbox``; ``route``: options of the call."""
 
     pattern: str
     task_id: str
     kwargs: dict[str, Any]
     headers: dict[str, str]
     publisher: str
+    route: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,13 @@ class WorkerSpec:
 
     :param socket: the nemesis's address; a process that reaches a point planned in ``victims`` (task ID → point) waits there.
     :param run: the name of the cell's events in the ledger.
-    :param redis_url: the server of leases and broker; ``key_prefix``: of all their keys.
+    :param redis_url: the server of leases and results; ``key_prefix``: of all their keys.
+    :param broker: the name of the broker's kind; ``held``: a file, see ``brokers.watch``.
     :param settings: ``TASKS_DEMO_*`` settings without their prefix.
     :param main_waits: the main process, too, commits each point when it is reached.
     :param ledger: whether the worker writes events down; ``write_through``: whether each is committed at once.
+    :param control: the control whose jobs it runs; empty: those of the patterns.
+    :param task: the task of the project whose jobs it runs; empty: those of the demo.
     :param imports: further modules with tasks; ``conf``: further settings of Celery.
     """
 
@@ -38,6 +42,8 @@ class WorkerSpec:
     redis_url: str
     key_prefix: str
     lease_seconds: float
+    broker: str = "redis"
+    held: str = ""
     bank_url: str = ""
     run: str = ""
     victims: dict[str, str] = field(default_factory=dict)
@@ -46,6 +52,8 @@ class WorkerSpec:
     main_waits: bool = False
     ledger: bool = True
     write_through: bool = True
+    control: str = ""
+    task: str = ""
     imports: list[str] = field(default_factory=list)
     conf: dict[str, Any] = field(default_factory=dict)
     publication: Publication | None = None

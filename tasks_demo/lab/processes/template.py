@@ -144,11 +144,11 @@ class TemplateClient:
 
 def main(descriptor: int, place: str) -> None:
     """The template process: import, then fork on request until the socket closes."""
-    import django
+    from tasks_demo.lab.processes.setting_up import set_up
 
+    set_up()
     from tasks_demo.lab.processes import worker
 
-    django.setup()
     if place:
         from tasks_demo.lab.processes.databases import use_database
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 
 from tasks_demo.core.lifecycle import Point
+from tasks_demo.lab import controls
+from tasks_demo.lab.processes.assumed import assume
 from tasks_demo.lab.processes.failpoints import Failpoints
 from tasks_demo.lab.processes.specs import WorkerSpec
 
 
 def preload() -> None:
     """Import everything that a worker needs, and open nothing: a fork must not share a connection."""
+    import kombu.transport.pyamqp
     import kombu.transport.redis  # noqa: F401
     from celery import current_app
 
-    import tasks_demo.demo.tasks  # noqa: F401
+    import tasks_demo.demo.tasks
+    import tasks_demo.transport.transport  # noqa: F401
 
     current_app.loader.import_default_modules()
     current_app.finalize()
+    assume(current_app)
 
 
 def run(spec: WorkerSpec, parent: int) -> int:
@@ -32,17 +38,20 @@ def run(spec: WorkerSpec, parent: int) -> int:
     from django.conf import settings
 
     from tasks_demo.core import lifecycle
-    from tasks_demo.lab.processes.main_points import announce_fetched_and_acking
+    from tasks_demo.lab.processes.brokers import watch
+    from tasks_demo.lab.processes.brokers.redis import celery_address
+    from tasks_demo.lab.processes.main_points import announce_acking, announce_acks_of, announce_fetched
     from tasks_demo.lab.processes.publisher import publish
     from tasks_demo.ledger.recorder import recorder
 
     app.conf.update(
         broker_url=spec.broker_url,
         broker_transport_options=spec.transport_options,
-        result_backend=spec.broker_url,
+        result_backend=celery_address(spec.redis_url),
         result_backend_transport_options={"global_keyprefix": spec.key_prefix},
     )
     app.conf.update(spec.conf)
+    app.__dict__.pop("amqp", None)  # made of the settings before these
     for module in spec.imports:
         import_module(module)
     settings.TASKS_DEMO_REDIS_URL = spec.redis_url
@@ -51,6 +60,8 @@ def run(spec: WorkerSpec, parent: int) -> int:
     settings.TASKS_DEMO_BANK_URL = spec.bank_url
     for name, value in spec.settings.items():
         setattr(settings, f"TASKS_DEMO_{name}", value)
+    if spec.control:
+        controls.prepare(spec.control, spec.redis_url)
 
     failpoints = Failpoints(spec.socket, spec.victims)
     lifecycle.ignore(recorder)
@@ -63,12 +74,18 @@ def run(spec: WorkerSpec, parent: int) -> int:
     recorder.main_waits = spec.main_waits
     if spec.ledger:
         lifecycle.observe(recorder)  # the lab needs its history even if TASKS_DEMO_LEDGER is off
-    if {Point.FETCHED, Point.ACKING} & set(spec.victims.values()):
-        announce_fetched_and_acking(spec.name)
+    if spec.task:
+        announce_acks_of(app.tasks[spec.task])
+    in_main = {Point.FETCHED, Point.ACKING} & set(spec.victims.values())
+    watch(spec.broker, spec.held, partial(announce_fetched, spec.name) if in_main else None)
+    if in_main:
+        announce_acking()
     if spec.victims:
         lifecycle.observe(failpoints)
     signals.worker_ready.connect(lambda **_: failpoints.announce_ready(), weak=False)
 
+    for name in ("BROKER_URL", "RESULT_BACKEND"):  # Celery's command line prefers them to what was set here
+        os.environ.pop(name, None)
     try:
         app.worker_main(command_line(spec.name, spec.concurrency))
     except SystemExit as leaving:

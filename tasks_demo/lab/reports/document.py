@@ -1,4 +1,4 @@
-"""The result of an experiment: one JSON document, from which every rendering is made. Pure, but for ``rich``.
+"""The result of an experiment: one JSON document, from which every rendering is made.
 
 The document follows ``experiment-1.schema.json``. :func:`build` makes it; :func:`exit_code` judges it;
 :func:`as_json`, :func:`as_junit`, :func:`as_markdown`, ``as_html`` and ``render`` show it.
@@ -6,22 +6,31 @@ The document follows ``experiment-1.schema.json``. :func:`build` makes it; :func
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks_demo.lab.plan.predictions import Prediction, prediction
-from tasks_demo.lab.reports.html import as_html
+from tasks_demo.core.wording import counted
+from tasks_demo.lab.plan.outcomes import Prediction
+from tasks_demo.lab.plan.predictions import prediction
+from tasks_demo.lab.reports import html
+from tasks_demo.lab.reports.lives import examples
 from tasks_demo.lab.reports.text import carriable, cell_name, reading, render, sentences, table
 from tasks_demo.lab.verdict.checker import CellResult
+from tasks_demo.lab.verdict.history import HistoryError, read
 
 SCHEMA = "experiment/1"
 SCHEMA_FILE = Path(__file__).with_name("experiment-1.schema.json")
 AS_PREDICTED, NOT_AS_PREDICTED, UNKNOWN = 0, 1, 3
+#: What may be observed after each prediction.
+_FORESEEN = {"held": {"held"}, "broken": {"broken"}, "open": {"held", "broken"}}
 
 __all__ = [
     "as_html",
@@ -44,19 +53,16 @@ def build(
     started_at: datetime,
     duration_s: float,
     configuration: Mapping[str, Any],
-    predictions: Mapping[tuple[str, str, str], Prediction] | None = None,
+    predictions: Mapping[tuple[str, str, str, str], Prediction] | None = None,
 ) -> dict[str, Any]:
     """The result document. ``started_at`` must be aware; ``configuration`` must be JSON. Durations are seconds.
 
-    ``predictions`` overrides the table by (pattern, fault, point), for controls and for tests. An experiment without a cell
-    is not as predicted.
+    ``predictions`` overrides the table by (pattern, fault, point, broker), for controls and for tests. An experiment without
+    a cell is not as predicted.
     """
     if started_at.tzinfo is None:
         raise ValueError("started_at has no time zone")
-    judged = [
-        cell(result, (predictions or {}).get((result.pattern, result.fault, result.point)) or _predicted(result))
-        for result in cells
-    ]
+    judged = [cell(result, (predictions or {}).get(_place(result)) or _predicted(result)) for result in cells]
     return {
         "schema": SCHEMA,
         "versions": dict(versions),
@@ -69,8 +75,18 @@ def build(
     }
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {name: version(name) for name in ("celery", "kombu", "billiard", "redis", "django")}
+    return {"python": platform.python_version(), **found}
+
+
+def _place(result: CellResult) -> tuple[str, str, str, str]:
+    return result.pattern, result.fault, result.point, result.broker
+
+
 def _predicted(result: CellResult) -> Prediction:
-    return prediction(result.pattern, result.fault, result.point)
+    return prediction(result.pattern, result.fault, result.point, broker=result.broker)
 
 
 def cell(result: CellResult, predicted: Prediction) -> dict[str, Any]:
@@ -80,11 +96,14 @@ def cell(result: CellResult, predicted: Prediction) -> dict[str, Any]:
     if result.observed != "unknown":
         reasons += [f"predicted to be visible, and was not: {what}" for what in sorted(predicted.expect - visible)]
         reasons += [f"predicted never to be seen, and was: {what}" for what in sorted(predicted.never & visible)]
-    surprise = predicted.expect - visible or predicted.never & visible
+    again = int((result.load or {}).get("unexplained", 0))
+    if again:
+        reasons.append(f"{counted(again, 'second execution')} of jobs that no killed worker held")
+    surprise = predicted.expect - visible or predicted.never & visible or again
     return {
         **vars(result),
         "predicted": predicted.outcome,
-        "as_predicted": result.observed == predicted.outcome and not surprise,
+        "as_predicted": result.observed in _FORESEEN[predicted.outcome] and not surprise,
         "why": predicted.why,
         "reasons": reasons,
     }
@@ -139,6 +158,18 @@ def as_junit(result: Mapping[str, Any]) -> str:
             outcome.text = carriable("\n".join([*one["reasons"], reading(one)]))
     ElementTree.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def as_html(result: Mapping[str, Any], events: Path | None = None) -> str:
+    """One HTML file that loads nothing. ``events``: the history, for the lives of the jobs that the cells name as examples.
+
+    A history that cannot be read any more, or is none, is left out: the result stands without it.
+    """
+    lives = {}
+    if events is not None:
+        with contextlib.suppress(OSError, HistoryError), events.open("rb") as file:
+            lives = examples(read(file), result)
+    return html.as_html(result, lives)
 
 
 def _markdown(text: str) -> str:

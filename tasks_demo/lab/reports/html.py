@@ -1,86 +1,149 @@
-"""The result as one HTML file: no scripts, nothing loaded from anywhere, light and dark."""
+"""The result as one HTML file: a heat map of the cells, and for each its problems, its recovery times and lives of its jobs.
+
+No script, nothing loaded from anywhere, light and dark. ``admin/tasks_demo_lab/report.html`` has the layout.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tasks_demo.lab.reports.text import carriable, cell_name, sentences, table
+from django.template.loader import render_to_string
 
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1c2024;--line:#d0d5da;--none:#b26a00;--once:#1a7f4b;--more:#b3261e}
-@media (prefers-color-scheme:dark){
-:root{--back:#14171a;--text:#e4e7ea;--line:#3a4147;--none:#f0a63c;--once:#4cc38a;--more:#ff7b72}}
-body{background:var(--back);color:var(--text);font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;
-padding:0 1rem}
-table{border-collapse:collapse;width:100%}.scroll{overflow-x:auto}
-th,td{border-bottom:1px solid var(--line);padding:.35rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-.held{color:var(--once)}.broken{color:var(--more)}.unknown{color:var(--none)}
-.none{fill:var(--none)}.once{fill:var(--once)}.more{fill:var(--more)}
-svg{display:block}li{overflow-wrap:anywhere}
-"""
-_BAR, _HEIGHT = 200, 14
+from tasks_demo.core.points import Point
+from tasks_demo.dashboard.standalone import styles
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.reports.lives import Life
+from tasks_demo.lab.reports.text import carriable, cell_name, reading, sentences
+from tasks_demo.lab.verdict.checker import RECOVERY_EDGES
+
+STYLES = ("tasks_demo/dashboard.css", "tasks_demo/swimlanes.css", "tasks_demo_lab/report.css")
+_ORDER = ["", "mixed", *map(str, Point)]
+_SECONDS = [*(f"≤ {edge:g} s" for edge in RECOVERY_EDGES), f"> {RECOVERY_EDGES[-1]:g} s"]
+_ROW, _LONGEST, _LEFT = 18, 340, 70
 
 
-def as_html(result: Mapping[str, Any]) -> str:
-    """The whole document. Everything in the result is escaped."""
-    head, rows = table(result)
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in (*head, "charges"))
-    body = "".join(
-        f"<tr>{_cells(row, cell)}<td>{_picture(cell)}</td></tr>"
-        for cell, row in zip(result["cells"], rows, strict=True)
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a histogram."""
+
+    label: str
+    count: int
+    y: int
+    width: float
+
+    @property
+    def end(self) -> float:
+        """Where its number is written."""
+        return _LEFT + self.width + 6
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Kills by time to recovery. ``label``: the whole in words."""
+
+    label: str
+    bars: list[Bar]
+    height: int
+    width: int = _LEFT + _LONGEST + 60
+    left: int = _LEFT
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """One cell on the heat map and in the list. ``share``: lost or repeated operations, percent, for the depth of its colour."""
+
+    number: int
+    name: str
+    tone: str  # "ok", "allowed", "broken", "surprise", "unknown"
+    text: str
+    share: int
+    said: str
+    cell: Mapping[str, Any]
+    lives: Sequence[Life]
+    recovery: Histogram | None
+
+    @property
+    def bound(self) -> str:
+        """The upper bound on the rate of violations."""
+        return f"{self.cell['bound_95']:.2%}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Patterns by faults and points, on one broker. ``faults``: each with its points."""
+
+    broker: str
+    faults: list[tuple[str, list[str]]]
+    rows: list[tuple[str, list[Square | None]]]
+
+
+def as_html(result: Mapping[str, Any], lives: Mapping[int, Sequence[Life]] | None = None) -> str:
+    """The whole document. ``lives``: of ``lives.examples``; without them the cells show no timelines. Everything is escaped."""
+    squares = [_square(number, cell, (lives or {}).get(number, ())) for number, cell in enumerate(result["cells"])]
+    total = [sum(counts) for counts in zip(*(cell["recoveries"] for cell in result["cells"]), strict=True)]
+    page = render_to_string(
+        "admin/tasks_demo_lab/report.html",
+        {
+            "result": result,
+            "style": styles(*STYLES),
+            "said": sentences(result)[-1],
+            "command": result["configuration"].get("command") or "python manage.py experiment --replay RESULT.json",
+            "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+            "maps": [_map(broker, squares) for broker in dict.fromkeys(cell["broker"] for cell in result["cells"])],
+            "recovery": _histogram(total),
+            "squares": squares,
+            "explained": [(fault, Fault(fault).explained) for fault in _faults(squares) if fault in list(Fault)],
+        },
     )
-    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(result))
-    details = "".join(_detail(cell) for cell in result["cells"])
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    verdict = "as predicted" if result["as_predicted"] else "not as predicted"
-    return carriable(
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Experiment: {verdict}</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>Experiment: {verdict}</h1>"
-        f"<p>Seed {escape(str(result['seed']))}, {result['duration_s']:.1f} s, started {escape(result['started_at'])}. "
-        f"{escape(versions)}</p>"
-        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<h2>In words</h2><ul>{said}</ul><h2>Why</h2>{details}</body>\n</html>\n"
+    return carriable(page)
+
+
+def _square(number: int, cell: Mapping[str, Any], lives: Sequence[Life]) -> Square:
+    total, seen = sum(cell["effects"].values()), cell["lost"] + cell["duplicated"]
+    if cell["observed"] == "unknown":
+        tone, text = "unknown", "unknown"
+    else:
+        tone = "ok" if not seen else "allowed" if cell["observed"] == "held" else "broken"
+        parts = [f"{cell[kind]} {word}" for kind, word in (("lost", "lost"), ("duplicated", "twice")) if cell[kind]]
+        parts += [f"{cell['quarantined']} parked"] if cell["quarantined"] else []
+        text = ", ".join(parts) or "once"
+        tone = tone if cell["as_predicted"] else "surprise"
+    share = min(100, round(100 * seen / total)) if total else 0
+    return Square(
+        number, cell_name(cell), tone, text, share, reading(cell), cell, lives, _histogram(cell["recoveries"])
     )
 
 
-def _cells(row: tuple[str, ...], cell: Mapping[str, Any]) -> str:
-    last = len(row) - 1
-    classes = {last: escape(cell["observed"]), **dict.fromkeys(range(2, 7), "n")}
-    return "".join(
-        f'<td class="{classes[i]}">{escape(text)}</td>' if i in classes else f"<td>{escape(text)}</td>"
-        for i, text in enumerate(row)
-    )
+def _faults(squares: Iterable[Square]) -> list[str]:
+    return list(dict.fromkeys(square.cell["fault"] for square in squares))
 
 
-def _picture(cell: Mapping[str, Any]) -> str:
-    """A bar of the operations charged never, once, and more often."""
-    effects = cell["effects"]
-    total = sum(effects.values())
-    label = escape(f"{effects['0']} never charged, {effects['1']} charged once, {effects['2+']} charged twice or more")
-    colours = {"0": "none", "1": "once", "2+": "more"}
-    # One in a million must still be seen; the longest part makes room for it.
-    widths = {count: max(2.0, _BAR * effects[count] / total) for count in colours if effects[count]}
-    if widths:
-        widths[max(widths, key=widths.__getitem__)] -= sum(widths.values()) - _BAR
-    parts, start = [], 0.0
-    for count, width in widths.items():
-        parts.append(f'<rect class="{colours[count]}" x="{start:.1f}" y="0" width="{width:.1f}" height="{_HEIGHT}"/>')
-        start += width
-    return (
-        f'<svg role="img" width="{_BAR}" height="{_HEIGHT}" viewBox="0 0 {_BAR} {_HEIGHT}" aria-label="{label}">'
-        f"<title>{label}</title>{''.join(parts)}</svg>"
-    )
+def _map(broker: str, squares: Sequence[Square]) -> HeatMap:
+    mine = [square for square in squares if square.cell["broker"] == broker]
+    at = {(square.cell["pattern"], square.cell["fault"], square.cell["point"]): square for square in mine}
+    faults = [(fault, sorted({point for _, own, point in at if own == fault}, key=_place)) for fault in _faults(mine)]
+    rows = [
+        (pattern, [at.get((pattern, fault, point)) for fault, points in faults for point in points])
+        for pattern in dict.fromkeys(square.cell["pattern"] for square in mine)
+    ]
+    return HeatMap(broker, faults, rows)
 
 
-def _detail(cell: Mapping[str, Any]) -> str:
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in cell["reasons"])
-    return (
-        f"<h3>{escape(cell_name(cell))}</h3><p>Predicted {escape(cell['predicted'])}: {escape(cell['why'])} "
-        f"Observed <b>{escape(cell['observed'])}</b>; a violation in at most {cell['bound_95']:.2%} of the trials "
-        f"(95 % bound).</p>" + (f"<ul>{reasons}</ul>" if reasons else "")
-    )
+def _place(point: str) -> tuple[int, str]:
+    return _ORDER.index(point) if point in _ORDER else len(_ORDER), point
+
+
+def _histogram(counts: Sequence[int]) -> Histogram | None:
+    """None without a recovery. The bars of the slowest and of all before it; those beyond are left out."""
+    if not any(counts):
+        return None
+    last = max(place for place, count in enumerate(counts) if count)
+    bars = [
+        Bar(label, count, place * _ROW, round(_LONGEST * count / max(counts), 1))
+        for place, (label, count) in enumerate(zip(_SECONDS, counts, strict=True))
+        if place <= last
+    ]
+    label = ", ".join(f"{bar.count} {bar.label}" for bar in bars if bar.count)
+    return Histogram(label, bars, len(bars) * _ROW)

@@ -28,7 +28,7 @@ HEAD = (
     "promise",
     "verdict",
 )
-_WORDS = {
+WORDS = {
     "at-most-once": "at most once",
     "at-least-once": "at least once",
     "effectively-once": "effectively once",
@@ -46,6 +46,21 @@ _FAULTS = {
     "lost-response": "when the bank's answer was lost",
     "double-publish": "when the customer clicked twice",
     "publisher-crash": "when the publisher died between commit and publication",
+    "hostile": "among hostile messages",
+    "broker-kill-always": "when Redis was killed (append-only file, always)",
+    "broker-kill-everysec": "when Redis was killed (append-only file, every second)",
+    "broker-kill-off": "when Redis was killed (no append-only file)",
+    "broker-flush": "when Redis was emptied",
+    "broker-full": "when the memory of Redis was used up",
+    "broker-read-only": "when Redis took no writes",
+    "load": "when workers were killed under load",
+}
+#: Brokers in a sentence.
+BROKERS = {
+    "redis": "stock Redis",
+    "reliable": "our Redis transport",
+    "rabbitmq-quorum": "RabbitMQ (quorum queues)",
+    "rabbitmq-classic": "RabbitMQ (classic queues)",
 }
 _COLOURS = {"held": "green", "broken": "red", "unknown": "yellow"}
 
@@ -66,20 +81,34 @@ def cell_name(cell: Mapping[str, Any]) -> str:
 
 def table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The head and the rows, all text."""
-    return HEAD, [_row(cell) for cell in result["cells"]]
+    cells = result["cells"]
+    head: tuple[str, ...] = HEAD
+    if any(_is_own(cell) for cell in cells):
+        head = tuple({"pattern": "task", "charges 0/1/2+": "effects 0/1/2+"}.get(title, title) for title in HEAD)
+    return head, [_row(cell, several=several_brokers(result)) for cell in cells]
 
 
-def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
+def several_brokers(result: Mapping[str, Any]) -> bool:
+    """Whether rows and sentences must name the broker of their cell."""
+    return len({cell["broker"] for cell in result["cells"]}) > 1
+
+
+def _is_own(cell: Mapping[str, Any]) -> bool:
+    """Whether the cell ran a task of the project, and not the demo's charges."""
+    return bool(cell["judged"] != "books")
+
+
+def _row(cell: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:
     kills = cell["kills"]
     return (
-        _published_by(cell),
+        _published_by(cell) + (f" on {cell['broker']}" if several else ""),
         cell["fault"] + (f" @{cell['point']}" if cell["point"] else ""),
         f"{kills['landed']}/{kills['planned']}" if kills["planned"] else "–",
         "/".join(str(cell["executions"][count]) for count in ("0", "1", "2+")),
         "/".join(str(cell["effects"][count]) for count in ("0", "1", "2+")),
         str(cell["lost"]),
         str(cell["duplicated"]),
-        _WORDS.get(cell["semantics"], cell["semantics"]),
+        WORDS.get(cell["semantics"], cell["semantics"]),
         verdict(cell),
     )
 
@@ -95,26 +124,45 @@ def verdict(cell: Mapping[str, Any]) -> str:
     return str(cell["observed"]) + ("" if cell["as_predicted"] or cell["observed"] == "unknown" else " (!)")
 
 
-def reading(cell: Mapping[str, Any]) -> str:
-    """Return a sentence about this cell for a reader who has seen nothing else."""
-    pattern, total = _published_by(cell), sum(cell["effects"].values())
+def reading(cell: Mapping[str, Any], *, several: bool = False) -> str:
+    """Return a sentence about this cell for a reader who has seen nothing else. ``several``: it names the broker."""
+    total = sum(cell["effects"].values())
+    pattern = _published_by(cell) + (f" on {BROKERS.get(cell['broker'], cell['broker'])}" if several else "")
     fault = _FAULTS.get(cell["fault"], f"under {cell['fault']}") + (f" at {cell['point']}" if cell["point"] else "")
     if cell["observed"] == "unknown":
         why = cell["reasons"][0] if cell["reasons"] else "evidence is missing"
         return f"{pattern}: it is unknown what happened {fault}: {why}."
     happened = _happened(cell, total)
-    promise = _WORDS.get(cell["semantics"], cell["semantics"])
+    promise = WORDS.get(cell["semantics"], cell["semantics"])
     kept = "held" if cell["observed"] == "held" else "was BROKEN"
     sentence = f"{pattern} {happened} {fault}; its promise ({promise}) {kept}."
+    if cell.get("load"):
+        sentence += under_load(cell)
+    if _is_own(cell) and cell["observed"] == "broken":
+        return f"{sentence} {'; '.join(cell['reasons'][:3])}."
     if not cell["as_predicted"]:
         sentence += f" That was not predicted ({'; '.join(cell['reasons'][:3]) or cell['predicted']})."
     return sentence
+
+
+def under_load(cell: Mapping[str, Any]) -> str:
+    """What is counted of a cell under load only, as a sentence with a space before it."""
+    load, landed = cell["load"], cell["kills"]["landed"]
+    if not landed:
+        return ""
+    low, high = load["lost_per_kill"]
+    return (
+        f" Lost per kill: {cell['lost'] / landed:.3g} (95 %: {low:.2g} to {high:.2g}); with about {load['in_flight']['p50']} in "
+        f"flight, {counted(load['again'], 'second execution')}, of {load['held']} that the killed workers held."
+    )
 
 
 def _happened(cell: Mapping[str, Any], total: int) -> str:
     """What happened to the charges, as a verb phrase: the pattern is the subject."""
     counts = (("lost {}", "lost"), ("made {} twice or more", "duplicated"), ("parked {}", "quarantined"))
     parts = [(words, cell[name]) for words, name in counts if cell[name]]
+    if _is_own(cell):
+        return _happened_to_jobs(cell, total)
     if total == 0:
         return "had no charges to make"
     if not parts:
@@ -134,6 +182,20 @@ def _happened(cell: Mapping[str, Any], total: int) -> str:
     return " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
 
 
+def _happened_to_jobs(cell: Mapping[str, Any], total: int) -> str:
+    """The same for a task of the project, whose effects are not charges."""
+    counts = (("lost {}", "lost"), ("did {} twice or more", "duplicated"), ("parked {}", "quarantined"))
+    parts = [words.format(cell[name]) for words, name in counts if cell[name]]
+    if parts:
+        return f"{' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))} of {counted(total, 'job')}"
+    once = cell["effects"]["1"]
+    return (
+        f"did {'its job' if total == 1 else f'all {total} jobs'} once"
+        if once == total
+        else f"did {once} of {counted(total, 'job')} once"
+    )
+
+
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """One sentence a cell, then one about the whole."""
     cells = result["cells"]
@@ -147,7 +209,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         found = [f"{wrong} {_were(wrong)} not as predicted"] if wrong else []
         found += [f"{unknown} {'is' if unknown == 1 else 'are'} unknown"] if unknown else []
         last = f"Of {counted(len(cells), 'cell')}, {' and '.join(found)}."
-    return [*(reading(cell) for cell in cells), last]
+    return [*(reading(cell, several=several_brokers(result)) for cell in cells), last]
 
 
 def _were(number: int) -> str:

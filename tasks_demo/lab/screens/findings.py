@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import Q
 
 from tasks_demo.core.wording import shown
+from tasks_demo.dashboard.advice import why
 from tasks_demo.dashboard.labels import BROKEN, Badge, badge
 from tasks_demo.dashboard.swimlanes import Drawing, draw
 from tasks_demo.dashboard.task_page import moment
@@ -33,13 +34,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job whose charge was lost or made twice. ``drawing``: its life as swimlanes, for the first few."""
+    """A job whose charge was lost or made twice. ``drawing``: its life as swimlanes, for the first few, and ``why`` in words."""
 
     task_id: str
     cell: str
     badge: Badge
     broken: Badge | None
     drawing: Drawing | None
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +73,17 @@ def findings(result: Mapping[str, Any]) -> Findings:
 def _jobs(runs: list[str]) -> list[Job]:
     wrong = Q(broken=True) | Q(verdict__in=[Tally.Verdict.LOST.value, Tally.Verdict.DUPLICATED.value])
     found = Tally.objects.filter(IN_A_RUN, wrong, run__in=runs).order_by("-broken", "-first_at")[: MOST_JOBS + 1]
-    return [
-        Job(
-            tally.task_id,
-            tally.run.partition(":")[2],
-            badge(tally.verdict, books=tally.books),
-            BROKEN if tally.broken else None,
-            _drawn(tally, number) if number < MOST_DRAWN else None,
-        )
-        for number, tally in enumerate(found)
-    ]
+    return [_job(tally, number) for number, tally in enumerate(found)]
 
 
-def _drawn(tally: Tally, number: int) -> Drawing:
-    return draw(map(moment, timeline(tally)), f"job-{number}", f"The life of {shown(tally.task_id, 80)}")
+def _job(tally: Tally, number: int) -> Job:
+    drawing, said = None, ""
+    if number < MOST_DRAWN:
+        moments = [moment(event) for event in timeline(tally)]
+        drawing = draw(moments, f"job-{number}", f"The life of {shown(tally.task_id, 80)}")
+        said = why(tally, [each.point for each in moments if each.landed])
+    name, broken = tally.run.partition(":")[2], BROKEN if tally.broken else None
+    return Job(tally.task_id, name, badge(tally.verdict, books=tally.books), broken, drawing, said)
 
 
 def _name(cell: Mapping[str, Any]) -> str:

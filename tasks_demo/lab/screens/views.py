@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
@@ -26,10 +27,10 @@ from tasks_demo.lab.screens.starting import MOST_KEPT, NotDone, start, stop
 
 TEMPLATES = "admin/tasks_demo_lab"
 #: Downloads: the end of the file's name, its type, and what makes it of the result.
-REPORTS: dict[str, tuple[str, str, Callable[[dict[str, Any]], str]]] = {
-    "json": ("json", "application/json", document.as_json),
-    "junit": ("xml", "application/xml", document.as_junit),
-    "markdown": ("md", "text/markdown", document.as_markdown),
+REPORTS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], str]]] = {
+    "json": ("json", "application/json", lambda result, _: document.as_json(result)),
+    "junit": ("xml", "application/xml", lambda result, _: document.as_junit(result)),
+    "markdown": ("md", "text/markdown", lambda result, _: document.as_markdown(result)),
     "html": ("html", "text/html", document.as_html),
 }
 
@@ -139,7 +140,7 @@ def download_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) ->
     if kind not in REPORTS or run.result is None:
         raise Http404("This run has left no result.")
     suffix, content_type, write = REPORTS[kind]
-    response = HttpResponse(write(run.result), content_type=f"{content_type}; charset=utf-8")
+    response = HttpResponse(write(run.result, run.folder / EVENTS), content_type=f"{content_type}; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="{run.name}.{suffix}"'
     return response
 

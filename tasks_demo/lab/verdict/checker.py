@@ -18,15 +18,19 @@ A promise bounds the executions of each task ID and the effects of each operatio
 6. otherwise                                                                               -> held
 
 ``python -m tasks_demo.lab.verdict EVENTS.jsonl`` checks a file without Django, Celery or Redis.
+
+Over 300 lines: the rules of one verdict, read together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-from tasks_demo.core.semantics import PROMISES, Bounds, Promise
+from tasks_demo.core.semantics import BY_NAME, PROMISES, Bounds, Promise
 from tasks_demo.core.wording import counted
 from tasks_demo.lab.verdict.evidence import (
     ANY_PUBLICATION,
@@ -37,21 +41,30 @@ from tasks_demo.lab.verdict.evidence import (
     MASK,
     OK,
     Evidence,
+    Kill,
     gather,
 )
-from tasks_demo.lab.verdict.findings import Findings, name
+from tasks_demo.lab.verdict.findings import Findings, name, promised, times
 from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent
 from tasks_demo.lab.verdict.quiescence import quiescence
-from tasks_demo.lab.verdict.statistics import percentile, upper_bound
+from tasks_demo.lab.verdict.statistics import bars, rate_interval, spread, upper_bound
 
 _DELIVERIES, _EXECUTIONS, _EFFECTS = (value.bit_length() - 1 for value in (DELIVERIES, EXECUTIONS, EFFECTS))
 _CONFIRMED, _PERHAPS = MASK * OK, MASK * INFO
 _BREAKS = {"exceeded", "unmet"}
+#: Seconds: recoveries are counted up to each of these, and beyond the last.
+RECOVERY_EDGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+#: How many jobs of each kind a cell names.
+_EXAMPLES = 2
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """The verdict on one cell and its counts. Durations are seconds; ``bound_95``: see :func:`_bound`."""
+    """The verdict on one cell and its counts. Durations are seconds; ``bound_95``: see :func:`_bound`.
+
+    ``recoveries``: kills by time to recovery, see RECOVERY_EDGES. ``examples``: operations that were lost or duplicated, and task
+    IDs that were killed, the first few of each.
+    """
 
     pattern: str
     semantics: str
@@ -74,11 +87,15 @@ class CellResult:
     quarantined: int
     unresolved: int
     recovery_s: dict[str, float | None]
+    recoveries: list[int]
+    examples: dict[str, list[str]]
     duration_s: float
     promise: dict[str, list[int | None]]
     observed: str
     bound_95: float
     reasons: list[str]
+    judged: str = "books"
+    load: dict[str, Any] | None = None
 
 
 def check(events: Iterable[HistoryEvent], promises: Mapping[str, Promise] = PROMISES) -> list[CellResult]:
@@ -91,7 +108,7 @@ def check(events: Iterable[HistoryEvent], promises: Mapping[str, Promise] = PROM
 
 def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> CellResult:
     """The verdict on one cell."""
-    promise = promises.get(evidence.pattern)
+    promise = promises.get(evidence.pattern) or BY_NAME.get((evidence.quiescent or {}).get("semantics", ""))
     if promise is None:
         raise HistoryError(f"no promise is known for pattern {evidence.pattern!r:.80}; known: {', '.join(promises)}")
     found = Findings(evidence.contradictions)
@@ -131,6 +148,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     )
     lost = lost if complete else 0
     settled = complete and not found.contradictions
+    recoveries = [kill.recovery for kill in landed if kill.recovery is not None]
     return CellResult(
         pattern=evidence.pattern,
         semantics=str(promise.semantics),
@@ -152,13 +170,57 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
         fenced=evidence.counts.get("fenced", 0),
         quarantined=len(parked),
         unresolved=0 if settled else sum(effects.values()) - lost - effects["2+"],
-        recovery_s=_spread([kill.recovery for kill in landed if kill.recovery is not None]),
+        recovery_s=spread(recoveries),
+        recoveries=bars(recoveries, RECOVERY_EDGES),
+        examples={
+            "lost": _first(
+                evidence, lambda count, who: bool(count & _CONFIRMED) and not count >> _EFFECTS and who not in parked
+            )
+            if lost
+            else [],
+            "duplicated": _first(evidence, lambda count, _: count >> _EFFECTS > 1) if effects["2+"] else [],
+            "killed": list(dict.fromkeys(kill.task_id for kill in landed if kill.task_id))[:_EXAMPLES],
+        },
         duration_s=end.duration,
         promise={"executions": promise.executions.as_list(), "effects": promise.effects.as_list()},
         observed=observed,
         bound_95=_bound(observed, len(found.violated), len(landed), end.kills, total),
         reasons=reasons,
+        judged=end.judged,
+        load=_under_load(evidence, end.load, landed, lost) if end.load else None,
     )
+
+
+def _under_load(evidence: Evidence, rate: int, kills: list[Kill], lost: int) -> dict[str, Any]:
+    """What is counted of a cell under load, beside what is counted of any cell.
+
+    ``held``: jobs in the hands of the killed workers, over all kills. ``again``: executions of a job beyond its first, and
+    ``unexplained``: those of a job that no killed worker held.
+    """
+    excused = evidence.hands.excused if evidence.hands else {}
+    extra = {who: (count >> _EXECUTIONS) - 1 for who, count in evidence.tasks.items() if count >> _EXECUTIONS > 1}
+    again = sum(extra.values())
+    memory = [size for kill in kills if type(size := kill.detail.get("memory")) is int]
+    ready = evidence.hands.memory if evidence.hands else []
+    seen = {what: [n for kill in kills if type(n := kill.detail.get(what)) is int] for what in ("queued", "unacked")}
+    return {
+        "rate": rate,
+        "in_flight": spread([queued + unacked for queued, unacked in zip(*seen.values(), strict=True)]),
+        "held": sum(kill.held for kill in kills),
+        "again": again,
+        "unexplained": sum(max(0, count - excused.get(who, 0)) for who, count in extra.items()),
+        "lost_per_kill": list(rate_interval(lost, len(kills))) if kills else None,
+        "again_per_kill": list(rate_interval(again, len(kills))) if kills else None,
+        "memory_mb": {
+            name: round(max(sizes) / 2**20, 1) if sizes else None
+            for name, sizes in (("ready", ready), ("killed", memory))
+        },
+    }
+
+
+def _first(evidence: Evidence, wanted: Callable[[int, str], bool]) -> list[str]:
+    """The first few operations that are wanted."""
+    return list(islice((who for who, count in evidence.operations.items() if wanted(count, who)), _EXAMPLES))
 
 
 _Finding = tuple[str, str] | None  # the name of a list in Findings, and a sentence
@@ -170,11 +232,11 @@ def _of_effects(count: int, promise: Promise) -> _Finding:
     if not count & ANY_PUBLICATION:
         return "contradictions", "has an effect in the books, but was never published"
     if bounds.exceeded_by(effects):
-        return "exceeded", f"{effects} effects, {_promised(bounds)}"
+        return "exceeded", f"{effects} effects, {promised(bounds)}"
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "took effect although the broker refused it") if effects else None
     if count & _CONFIRMED and effects not in bounds:
-        return "unmet", f"{_times(effects, 'effect')}, {_promised(bounds)}"
+        return "unmet", f"{times(effects, 'effect')}, {promised(bounds)}"
     return None
 
 
@@ -184,11 +246,11 @@ def _of_executions(count: int, promise: Promise) -> _Finding:
     if not count & ANY_PUBLICATION:
         return ("contradictions", "was executed but never published") if executions else None
     if bounds.exceeded_by(executions):
-        return "exceeded", f"{executions} executions, {_promised(bounds)}"
+        return "exceeded", f"{executions} executions, {promised(bounds)}"
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "was executed although the broker refused it") if executions else None
     if count & _CONFIRMED and executions not in bounds:
-        return "unmet", f"{_times(executions, 'execution')}, {_promised(bounds)}"
+        return "unmet", f"{times(executions, 'execution')}, {promised(bounds)}"
     return None
 
 
@@ -263,19 +325,3 @@ def _bound(observed: str, violations: int, landed: int, planned: int, tasks: int
     """
     trials = landed if planned else tasks
     return 1.0 if observed == "unknown" else upper_bound(min(violations, trials), trials)
-
-
-def _promised(bounds: Bounds) -> str:
-    if bounds.most is None:
-        return f"at least {bounds.least} promised"
-    return f"exactly {bounds.least} promised" if bounds.least == bounds.most else f"at most {bounds.most} promised"
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'' if count <= 1 else 's'}"
-
-
-def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
-    if not seconds:
-        return {"p50": None, "p99": None, "max": None}
-    return {"p50": percentile(seconds, 50), "p99": percentile(seconds, 99), "max": max(seconds)}

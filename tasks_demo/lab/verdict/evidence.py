@@ -1,16 +1,19 @@
 """Gathers the evidence of each cell in one pass over a history. ``checker`` decides what it means.
 
 Pure. A task ID and an operation cost one packed integer each, so that a million fit into a few hundred megabytes.
+Over 300 lines: the loop and the state that it changes are read together, and called for every event.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 from tasks_demo.core.points import BY_MAIN
 from tasks_demo.lab.verdict.findings import Sentences, name
-from tasks_demo.lab.verdict.history import KINDS, POINTS, HistoryError, HistoryEvent
+from tasks_demo.lab.verdict.hands import Hands
+from tasks_demo.lab.verdict.history import POINTS, HistoryError, HistoryEvent
 
 CellKey = tuple[str, str, str, str]
 
@@ -25,7 +28,7 @@ OUTCOMES = {"ok": OK, "info": INFO, "fail": FAIL}
 _BITS = {point: 1 << number for number, point in enumerate(sorted(POINTS))}
 _WEIGHTS = {"received": DELIVERIES, "started": EXECUTIONS}
 _PLANS = {point: (_BITS[point], _WEIGHTS.get(point, 0)) for point in POINTS - {"published"}}
-_STARTED = _BITS["started"]
+_STARTED, _QUARANTINED = _BITS["started"], _BITS["quarantined"]
 _KILLED = 1 << len(_BITS)
 _ENDINGS = (
     "returned",
@@ -41,9 +44,12 @@ _ENDINGS = (
     "quarantined",
 )
 _ENDED = sum(_BITS[point] for point in _ENDINGS)
+#: Announced from a thread of its own, so that another point of the process may be written before it.
+_BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
 #: Faults that kill no process of the history.
-_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash"})
+_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile"})
+_OF_BROKER = "broker-"  # those of the broker
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
 
@@ -51,11 +57,13 @@ _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point
 class Kill:
     """One fault that the nemesis reports for a process that was running ``task_id``."""
 
-    __slots__ = ("at", "landed", "recovery", "task_id", "why")
+    __slots__ = ("at", "detail", "held", "landed", "recovery", "task_id", "why")
 
     def __init__(self, at: float, task_id: str, landed: bool, why: str) -> None:
         self.at, self.task_id, self.landed, self.why = at, task_id, landed, why
         self.recovery: float | None = None
+        self.held = 0  # under load: jobs that were in the hands of the killed worker
+        self.detail: dict[str, Any] = {}
 
 
 class Evidence:
@@ -64,12 +72,14 @@ class Evidence:
     def __init__(self, key: CellKey, at: float) -> None:
         self.pattern, self.fault, self.point, self.broker = key
         self.first_at = self.last_at = at
-        self.counts: dict[str, int] = {}
+        self.counts: defaultdict[str, int] = defaultdict(int)
         self.tasks: dict[str, int] = {}
         self.operations: dict[str, int] = {}
         self.operation_of: dict[str, str] = {}  # only where it is not the task ID itself
         self.sources: set[int | str] = set()
-        self.running: dict[int, list[Any]] = {}  # pid -> [task ID, points reached in this delivery]
+        self.running: dict[
+            int, list[Any]
+        ] = {}  # pid -> [task ID, points reached in this delivery, time of the last one]
         self.kills: list[Kill] = []
         self.awaited: dict[str, list[Kill]] = {}  # victims that have not started again
         self.parked: set[str] = set()  # operations in quarantine: not done, and not lost
@@ -77,10 +87,40 @@ class Evidence:
         self.named_otherwise: list[tuple[str, str]] = []
         self.quiescent: dict[str, Any] | None = None
         self.contradictions = Sentences()
+        self.hands = Hands() if self.fault == "load" else None
+
+    @property
+    def planned_cells(self) -> int:
+        """Number of cells that the run planned, this one among them; 1 if that was not recorded."""
+        planned = (self.quiescent or {}).get("cells")
+        return planned if type(planned) is int else 1
 
     def operation(self, task_id: str) -> str:
         """The operation under which a task was published."""
         return self.operation_of.get(task_id, task_id)
+
+    def witnessed(self, event: HistoryEvent) -> None:
+        """An event that is not a point which a worker announces."""
+        kind = event.kind
+        if kind == "quiescent":
+            self.quiescent = event.detail
+            return
+        self.counts[kind] += 1
+        if kind == "published":
+            self.published(event)
+        elif kind == "effect":
+            self.effect(event)
+        elif kind == "fault":
+            self.faulted(event)
+        elif kind == "worker":
+            # The pid of a dead process may be reused. (A worker's readiness may be recorded late.)
+            if self.hands is not None:
+                self.hands.witnessed(event)
+            state = self.running.get(event.pid) if event.pid is not None else None
+            if state is not None and event.detail.get("state") == "ready" and state[1] & _KILLED:
+                del self.running[event.pid]  # type: ignore[arg-type]
+        else:
+            raise HistoryError(f"event {event.seq}: unknown kind {kind!r:.80}")
 
     def published(self, event: HistoryEvent) -> None:
         task_id, operation = event.task_id, event.operation or event.task_id
@@ -122,7 +162,10 @@ class Evidence:
         if not claimed:
             return
         what, point = str(detail.get("what") or ""), str(detail.get("point") or "")
-        if what in _UNSEEN:
+        if what == "load":
+            self.killed_under_load(kill, event)
+            return
+        if what in _UNSEEN or what.startswith(_OF_BROKER):
             if what != self.fault:
                 self._refute(kill, event, f"it is a {name(what)} in a cell of {name(self.fault)}")
             return
@@ -137,6 +180,16 @@ class Evidence:
         if what not in {"term", "stop", "quit"} and state is not None and isinstance(pid, int):
             state[1] |= _KILLED
             self.killed_in[pid, task_id] = kill
+
+    def killed_under_load(self, kill: Kill, event: HistoryEvent) -> None:
+        pid = event.detail.get("main_pid")
+        if self.hands is None or not isinstance(pid, int) or (problem := self.hands.not_alive(pid)):
+            self._refute(kill, event, problem if self.hands and isinstance(pid, int) else "no load, or no process")
+            return
+        held = self.hands.killed(pid, str(event.detail.get("worker")))
+        kill.held, kill.task_id, kill.detail = len(held), next(iter(held), ""), event.detail
+        for task_id in held:
+            self.awaited.setdefault(task_id, []).append(kill)
 
     def _refute(self, kill: Kill, event: HistoryEvent, problem: str) -> None:
         kill.landed = False
@@ -183,71 +236,92 @@ class Evidence:
         )
         return reached | bit
 
+    def goes_back(self, event: HistoryEvent, state: list[Any], bit: int) -> None:
+        """A process writes its points in order. (In a cell of ``quit`` a signal handler announces points between others.)"""
+        if bit != _BESIDE and self.fault != "quit":
+            self.contradictions.say(
+                f"event {event.seq} ({event.kind} {name(event.task_id)}) of process {event.pid} is "
+                f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"
+            )
+
     def started_again(self, event: HistoryEvent) -> None:
         for kill in self.awaited.pop(event.task_id):
-            kill.recovery = max(0.0, event.at - kill.at)
+            kill.recovery = max(kill.recovery or 0.0, event.at - kill.at)
 
 
 def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
     """The evidence of every cell, in the order of their first events. Cells may be interleaved.
 
-    Raises HistoryError if the numbering has a gap or a repetition, or a kind is unknown.
+    Raises HistoryError if the numbering has a gap or a repetition, or a kind is unknown. A million tasks have ten million events:
+    the loop avoids whatever is not needed for each of them.
     """
     cells: dict[CellKey, Evidence] = {}
-    key: CellKey | None = None
-    expected, before_at = 0, 0.0
-    before: tuple[str, str, int | None] | None = None
+    cell: Evidence | None = None
+    pattern = fault = point = broker = ""
+    number, before_at, before = 0, 0.0, None
     for event in events:
-        seq, at, kind, task_id, pid = event.seq, event.at, event.kind, event.task_id, event.pid
-        here = (event.pattern, event.fault, event.point, event.broker)
-        if here != key:
-            key, before = here, None
-            cell = cells.get(here) or cells.setdefault(here, Evidence(here, at))
-            counts, tasks, running, awaited = cell.counts, cell.tasks, cell.running, cell.awaited
-        if seq != expected:
-            if expected:
-                raise HistoryError(f"seq is {seq} where {expected} must follow: the history has been changed")
-            expected = seq
-        expected += 1
+        if event.seq != number:
+            if number:
+                raise HistoryError(f"seq is {event.seq} where {number} must follow: the history has been changed")
+            number = event.seq
+        number += 1
+        kind, at = event.kind, event.at
+        if (
+            cell is None
+            or event.pattern != pattern
+            or event.fault != fault
+            or event.point != point
+            or event.broker != broker
+        ):
+            if cell is not None:
+                cell.last_at = before_at
+            pattern, fault, point, broker = key = event.pattern, event.fault, event.point, event.broker
+            cell = cells.get(key) or cells.setdefault(key, Evidence(key, at))
+            counts, tasks, running, awaited, before = cell.counts, cell.tasks, cell.running, cell.awaited, None
         if cell.quiescent is not None:
-            cell.contradictions.say(f"event {event.seq} ({kind} {name(task_id)}) comes after the end of its cell")
-        if at == before_at and before == (kind, task_id, pid) and kind not in {"effect", "worker"}:
-            cell.contradictions.say(f"event {event.seq} ({kind} {name(task_id)}) repeats the one before it")
-        before_at, before = at, (kind, task_id, pid)
-        cell.last_at = at
-        if kind == "quiescent":
-            cell.quiescent = event.detail
-            continue
-        counts[kind] = counts.get(kind, 0) + 1
+            cell.contradictions.say(f"event {event.seq} ({kind} {name(event.task_id)}) comes after the end of its cell")
+        if at == before_at and before is not None and _repeats(event, before):
+            cell.contradictions.say(f"event {event.seq} ({kind} {name(event.task_id)}) repeats the one before it")
+        before_at, before = at, event
         plan = _PLANS.get(kind)
-        if plan is not None:
-            bit, weight = plan
-            if weight:
-                tasks[task_id] = tasks.get(task_id, 0) + weight
-            if pid is not None:
-                state = running.get(pid)
-                if state is None:
-                    running[pid] = [task_id, bit]
-                elif state[0] != task_id:
+        if plan is None:
+            cell.witnessed(event)
+            continue
+        counts[kind] += 1
+        bit, weight = plan
+        task_id, pid = event.task_id, event.pid
+        if cell.hands is not None:
+            cell.hands.see(event)
+        if weight:
+            tasks[task_id] = tasks.get(task_id, 0) + weight
+        if pid is not None:
+            state = running.get(pid)
+            if state is None:
+                running[pid] = [task_id, bit, at]
+            else:
+                if at < state[2]:
+                    cell.goes_back(event, state, bit)
+                state[2] = at
+                if state[0] != task_id:
                     state[0], state[1] = task_id, bit
                 elif state[1] & (_ENDED | _KILLED) or state[1] & bit & _STARTED:
                     state[1] = cell.unusual(event, state, bit)
                 else:
                     state[1] |= bit
-            if bit == _STARTED and awaited and task_id in awaited:
-                cell.started_again(event)
-            elif kind == "quarantined":
-                cell.quarantined(event)
-        elif kind == "published":
-            cell.published(event)
-        elif kind == "effect":
-            cell.effect(event)
-        elif kind == "fault":
-            cell.faulted(event)
-        elif kind == "worker":
-            # The pid of a dead process may be reused. (A worker's readiness may be recorded late.)
-            if event.detail.get("state") == "ready" and pid in running and running[pid][1] & _KILLED:
-                del running[pid]
-        elif kind not in KINDS:
-            raise HistoryError(f"event {event.seq}: unknown kind {kind!r:.80}")
+        if bit == _STARTED and awaited and task_id in awaited:
+            cell.started_again(event)
+        elif bit == _QUARANTINED:
+            cell.quarantined(event)
+    if cell is not None:
+        cell.last_at = before_at
     return list(cells.values())
+
+
+def _repeats(event: HistoryEvent, before: HistoryEvent) -> bool:
+    """Whether two events of one instant are the same. Entries in the books and workers may be seen together."""
+    return (
+        event.kind == before.kind
+        and event.task_id == before.task_id
+        and event.pid == before.pid
+        and event.kind not in {"effect", "worker"}
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tasks_demo.core.semantics import Bounds
+
 #: A verdict is explained in at most this many sentences.
 REASONS = 10
 
@@ -53,3 +55,15 @@ def name(text: str) -> str:
     """Return a task ID or an operation for use in a sentence: short and printable, whatever it contains."""
     shown = text if text.isprintable() and text else ascii(text)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def promised(bounds: Bounds) -> str:
+    """What the bounds promise, as words."""
+    if bounds.most is None:
+        return f"at least {bounds.least} promised"
+    return f"exactly {bounds.least} promised" if bounds.least == bounds.most else f"at most {bounds.most} promised"
+
+
+def times(count: int, what: str) -> str:
+    """``no effect``, ``1 effect``, ``2 effects``."""
+    return f"{count or 'no'} {what}{'' if count <= 1 else 's'}"

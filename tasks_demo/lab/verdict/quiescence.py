@@ -9,6 +9,8 @@ from tasks_demo.core.wording import counted
 from tasks_demo.lab.verdict.evidence import Evidence
 from tasks_demo.lab.verdict.findings import Sentences, name
 
+#: What effects were counted from.
+JUDGED = ("books", "effects", "executions")
 _QUIET = ("queued", "unacked", "outbox", "running", "workers", "deferred")
 
 
@@ -19,6 +21,8 @@ class Quiescence:
     seed: int | None
     duration: float
     publisher: str = "direct"
+    judged: str = "books"
+    load: int = 0
 
 
 def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
@@ -53,6 +57,8 @@ def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
         tasks=_count(end, "tasks", missing),
         seed=end["seed"] if type(end.get("seed")) is int else None,
         duration=float(duration) if isinstance(duration, (int, float)) and duration >= 0 else max(0.0, seen),
+        judged=judged if (judged := end.get("judged")) in JUDGED else "books",
+        load=load if type(load := end.get("load")) is int and load >= 0 else 0,
         publisher="outbox" if end.get("publisher") == "outbox" else "direct",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 _TINY = 1e-300
@@ -31,6 +32,36 @@ def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float
             low = middle
         else:
             high = middle
+
+
+def rate_interval(events: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided interval (Garwood) for the number of events per trial, of which one trial may have several.
+
+    0 in n gives 0 to about 3.7/n. It supposes that events come one by one: where one trial causes several, it is too narrow.
+    Raises ValueError on numbers that cannot be counts, and without a trial.
+    """
+    if events < 0 or trials < 1:
+        raise ValueError(f"{events} in {trials} is not a count")
+    tail = (1 - confidence) / 2
+    low = _mean_at(events - 1, 1 - tail) if events else 0.0
+    return low / trials, _mean_at(events, tail) / trials
+
+
+def _mean_at(most: int, probability: float) -> float:
+    """The mean of a Poisson variable that is at most ``most`` with this probability."""
+    low, high = 0.0, most + 10.0 + 10.0 * math.sqrt(most + 1.0)
+    while True:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            return high
+        if _at_most(most, middle) > probability:
+            low = middle
+        else:
+            high = middle
+
+
+def _at_most(most: int, mean: float) -> float:
+    return math.fsum(math.exp(count * math.log(mean) - mean - math.lgamma(count + 1)) for count in range(most + 1))
 
 
 def regularised_beta(x: float, a: float, b: float) -> float:
@@ -75,3 +106,18 @@ def percentile(values: Sequence[float], percent: float) -> float:
         raise ValueError(f"no percentile {percent} of {len(values)} values")
     rank = math.ceil(percent * len(values) / 100)
     return sorted(values)[max(rank, 1) - 1]
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Median, 99th percentile and maximum; None without values."""
+    if not values:
+        return {"p50": None, "p99": None, "max": None}
+    return {"p50": percentile(values, 50), "p99": percentile(values, 99), "max": max(values)}
+
+
+def bars(values: Sequence[float], edges: Sequence[float]) -> list[int]:
+    """How many values are at most each edge and above the one before, and how many are above the last."""
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect_left(edges, value)] += 1
+    return counts

@@ -1,4 +1,4 @@
-"""The lock's scripts. Each file's header documents its key, its arguments and every reply."""
+"""The lease store's Lua scripts. The header of each file documents its key, its arguments and every reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script and the name that Redis gives it."""
+    """A Lua script and the SHA-1 by which Redis knows it."""
 
     name: str
     source: str
@@ -19,6 +19,6 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in ``name.lua``."""
+    """Return the script in ``name.lua``."""
     source = (Path(__file__).parent / f"{name}.lua").read_text(encoding="utf-8")
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

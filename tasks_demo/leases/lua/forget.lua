@@ -1,19 +1,19 @@
--- forget: let an operation be done again. What a person asks for, never a worker.
+-- forget: allow an operation to run again. For operators; workers never call it.
 --
 -- KEYS[1]  the operation's record (see claim.lua)
--- ARGV[1]  fence that the person was shown, or empty: the record had none. Another one means that somebody has claimed since
--- ARGV[2]  state that the person was shown
--- ARGV[3]  '1': also while a lease is held; its holder loses it, and what it writes with its fence from then on is refused
---          where a later holder has written
+-- ARGV[1]  fence that the operator was shown, or empty: the record had none. A different fence means that there was a new claim
+-- ARGV[2]  state that the operator was shown
+-- ARGV[3]  '1': even while a lease is held. Its holder then loses it; receivers that check the fence refuse its writes once a
+--          later holder has written
 -- ARGV[4]  retention, milliseconds
 --
 -- Replies  {'forgotten'}
 --          {'held', ms_left}  a lease is held; nothing was changed
---          {'changed'}        it is not what was shown; nothing was changed
+--          {'changed'}        the record has changed since it was shown; it was left as it is
 --          {'unknown'}        there is no record
 --
--- Marker, result and digest go; fence and attempt stay, so that the next claim gets a greater fence than any before. A record
--- without a fence (damaged, or not ours) is deleted: there, the clock keeps the next fence above the last.
+-- Marker, result and digest are removed; fence and attempt stay, so that the next claim gets a greater fence than any before. A
+-- record without a fence (damaged, or not ours) is deleted; the clock then keeps the next fence above the last.
 
 local record = KEYS[1]
 local shown_fence, shown_state, held_too, retention_ms = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
@@ -45,7 +45,7 @@ if not (tonumber(fence or '') and tonumber(attempt or '')) then
   redis.call('DEL', record)
   return {'forgotten'}
 end
--- PEXPIRE first: a full Redis accepts it, and lets a script that has written finish.
+-- PEXPIRE first: a full Redis accepts it, and does not stop a script that has already written.
 redis.call('PEXPIRE', record, retention_ms)
 redis.call('HDEL', record, 'owner', 'deadline', 'digest', 'result', 'who')
 redis.call('HSET', record, 'state', 'forgotten')

@@ -7,22 +7,23 @@ import sys
 from itertools import groupby
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.doctor import Finding, State, examine
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import carrying_all, table
 
 COLOURS = {State.OK: "SUCCESS", State.WARN: "WARNING", State.FAIL: "ERROR"}
 VERDICTS = {
-    Exit.OK: "Jobs can run, and what is looked at here keeps its promises.",
-    Exit.BROKEN: "Jobs can run, but promises would be broken: see fail.",
-    Exit.NOT_READY: "Not ready: jobs cannot run until what failed is put right.",
+    Exit.OK: "Jobs can run, and nothing was found that breaks a promise.",
+    Exit.BROKEN: "Jobs can run, but promises would be broken: see the rows with fail.",
+    Exit.NOT_READY: "Not ready: jobs cannot run until the rows with fail are corrected.",
 }
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
         "Ask the broker, Redis, the result backend and the databases whether they can keep the promises. "
         "Exit 0: they can, perhaps with warnings. 1: a promise is broken. 4: a part that jobs need cannot be used."
@@ -31,7 +32,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--app", "-A", default="", metavar="APP", help="the Celery app, as for `celery -A`; default: found"
+            "--app", "-A", default="", metavar="APP", help="the Celery app, as for `celery -A`; default: the project's"
         )
         parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
 
@@ -56,17 +57,17 @@ class Command(BaseCommand):
         for part, group in groupby(rows, key=lambda row: row.part):
             its = list(group)
             self.stdout.write(self.style.MIGRATE_HEADING(part))
-            told = [[f"  {row.what}", row.state, row.seen + (f"\n→ {row.fix}" if row.fix else "")] for row in its]
+            cells = [[f"  {row.what}", row.state, row.seen + (f"\n→ {row.fix}" if row.fix else "")] for row in its]
 
             def paint(number: int, column: int, text: str, its: list[Finding] = its) -> str:
                 return getattr(self.style, COLOURS[its[number].state])(text) if column == 1 else text
 
-            for line in table(told, least={0: 19, 1: 4}, paint=paint):
+            for line in table(cells, least={0: 19, 1: 4}, paint=paint):
                 self.stdout.write(line)
         counts = ", ".join(f"{sum(row.state is state for row in rows)} {state}" for state in State)
         verdict = VERDICTS[exit_code(rows)]
         if exit_code(rows) is Exit.OK and any(row.what == "workers" and row.seen.startswith("none") for row in rows):
-            verdict = "Jobs can run once a worker is started; what is looked at here keeps its promises."
+            verdict = "Jobs can run once a worker is started; nothing was found that breaks a promise."
         self.stdout.write(f"{counts}. {verdict}")
 
 

@@ -1,4 +1,4 @@
-"""``manage.py operation``: show what the patterns have recorded of an operation, or make them forget it."""
+"""``manage.py operation``: show the patterns' records of an operation, or delete them so that it can run again."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.people import who
 from tasks_demo.operations import Known, forget, known
 
 #: The ledger's counts that are shown for each task ID.
 COUNTS = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
 #: Maximum number of task IDs from the ledger.
-TOLD = 20
+MOST = 20
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "What the patterns remember of an operation (lock, claim, inbox entry, fence), and what the ledger counted. `forget` "
-        "removes marker, claim and entry, so that the operation can be done again; the fence stays. "
-        "Exit codes: 0 done, 1 nothing known or nothing removed, 2 usage, 4 a store does not answer."
+        "Shows the records of an operation (lease, claim, inbox entry, fence) and the ledger's counts. `forget` deletes marker, "
+        "claim and entry, so that the operation can run again; the fence stays. "
+        "Exit codes: 0 done, 1 nothing found or nothing removed, 2 usage, 4 a store does not answer."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -33,14 +34,16 @@ class Command(BaseCommand):
         parser.add_argument(
             "key", metavar="KEY", help="the operation key, or the task ID if there is none; `--` before a -key"
         )
-        parser.add_argument("--task", default="", metavar="NAME", help="only what the pattern of this task keeps")
+        parser.add_argument("--task", default="", metavar="NAME", help="only the records of this task's pattern")
         parser.add_argument("--json", action="store_true", help="one JSON document")
-        parser.add_argument("--why", default="", metavar="TEXT", help="forget: kept with your name; required")
-        parser.add_argument("--yes", action="store_true", help="forget: do not ask")
+        parser.add_argument(
+            "--why", default="", metavar="TEXT", help="forget: the reason, stored with your name; required"
+        )
+        parser.add_argument("--yes", action="store_true", help="forget: do not ask for confirmation")
         parser.add_argument(
             "--even-if-held",
             action="store_true",
-            help="forget: also while somebody may be doing it; it can be done twice",
+            help="forget: even while a worker may be running it; it can then run twice",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,7 +51,7 @@ class Command(BaseCommand):
         if act == "show" and (options["why"] or options["yes"] or options["even_if_held"]):
             raise CommandError("show takes no --why, --yes or --even-if-held.", returncode=Exit.USAGE)
         if act == "forget" and not options["why"].strip():
-            raise CommandError("forget needs --why TEXT: it is kept with your name.", returncode=Exit.USAGE)
+            raise CommandError("forget needs --why TEXT: the reason is stored with your name.", returncode=Exit.USAGE)
         try:
             found = known(options["key"], options["task"])
         except (InvalidOperationKey, UnknownTask) as error:
@@ -86,7 +89,7 @@ class Command(BaseCommand):
             self.stdout.write(f"  ledger {tally['task_id']}: {counts or 'nothing counted'}")
         if not found.traces and not tallies and not troubles:
             self.stdout.write(
-                "  Nothing is known of it. Is the key complete? It is the operation key, not the task's name."
+                "  Nothing is recorded about it. Is the key complete? It is the operation key, not the task's name."
             )
 
     def _forget(self, found: Known, options: dict[str, Any]) -> None:
@@ -107,16 +110,16 @@ class Command(BaseCommand):
         for trace in [] if options["json"] else removed:
             self.stdout.write(f"Removed: {trace.kind} ({trace.place}), {trace.state}.")
         if len(removed) < len(removable):
-            self.stderr.write("Something has changed since it was shown, and was left. Look again.")
+            self.stderr.write("A record has changed since it was shown and was not removed. Run `show` again.")
         elif not removable:
-            self.stderr.write("There is nothing to remove: no lock, claim or inbox entry knows this operation.")
+            self.stderr.write("There is nothing to remove: no lease, claim or inbox entry exists for this operation.")
         if not removed or len(removed) < len(removable):
             sys.exit(Exit.BROKEN)
 
     def _confirmed(self, operation: str) -> bool:
         if not sys.stdin.isatty():
-            raise CommandError("Nothing was removed. Write --yes to forget it.", returncode=Exit.USAGE)
-        answer = input(f"Forget it? The operation can then be done again. Type yes for {operation!r}: ")
+            raise CommandError("Nothing was removed. Write --yes to forget the operation.", returncode=Exit.USAGE)
+        answer = input(f"Forget it? The operation can then run again. Type yes for {operation!r}: ")
         if answer.strip() != "yes":
             self.stderr.write("Nothing was removed.")
             sys.exit(Exit.BROKEN)
@@ -126,7 +129,7 @@ class Command(BaseCommand):
 def _tallies(operation: str) -> tuple[list[dict[str, Any]], str]:
     """Return the ledger's counts per task ID, latest first, and an error message if the ledger did not answer."""
     try:
-        rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:TOLD]
+        rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:MOST]
         return list(rows.values("task_id", "pattern", "verdict", *COUNTS)), ""
     except Error as error:
         return [], f"The ledger's database did not answer: {str(error).partition(chr(10))[0]}."

@@ -1,4 +1,4 @@
-"""``manage.py prune``: delete records of the patterns that no copy of a message needs any more, and old ledger history."""
+"""``manage.py prune``: delete old records of the patterns and old history of the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import current_app
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error, connections, router
 from django.db.models import Model
 from django.utils.connection import ConnectionDoesNotExist
@@ -18,18 +18,19 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted, named
 from tasks_demo.ledger import pruning
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.outbox.table import prune as prune_outbox
 from tasks_demo.patterns import claim_first, inbox, operation_records
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 
 
 def _fences(before: datetime, using: str) -> int:
-    """Delete fences last advanced before this moment; return the number. A holder suspended since then could write again."""
+    """Delete fences last advanced before this time; return the number. A holder suspended since then could write again."""
     return operation_records.prune(Fence, "at", before, using)
 
 
 def _attempts(before: datetime, using: str) -> int:
-    """Delete attempts of messages not counted since this moment; return the number."""
+    """Delete attempts of messages that were last counted before this time; return the number."""
     return operation_records.prune(Attempt, "last_at", before, using)
 
 
@@ -42,14 +43,14 @@ KINDS: tuple[tuple[tuple[str, str], type[Model], str, Callable[[datetime, str], 
 )
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
         "Deletes claims, inbox entries, ended outbox messages, attempts and fences older than TASKS_DEMO_RETENTION_SECONDS, and "
-        "what ended longer ago than TASKS_DEMO_LEDGER_RETENTION_SECONDS from the ledger, in small commits: run it daily, at any "
-        "time. It looks where Django's routers write them and on every alias that an installed task declares (`using`); name "
-        "others with --using. Parked messages and what was decided about them stay, and in the ledger all that has not ended. "
-        "The age is judged by this machine's clock. Exits with 4 where a database does not answer; what was removed until then "
-        "is gone, and the next run goes on."
+        "from the ledger the jobs that ended longer ago than TASKS_DEMO_LEDGER_RETENTION_SECONDS. Run it daily, at any time: it "
+        "deletes in small commits. It uses the databases that Django's routers name and every alias that an installed task "
+        "declares (`using`); name others with --using. Parked messages, decisions about them, and jobs in the ledger that have "
+        "not ended are kept. Ages are by this machine's clock. Exits with 4 if a database does not answer; rows that were "
+        "deleted before that stay deleted, and the next run continues."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -59,12 +60,12 @@ class Command(BaseCommand):
             choices=sorted(connections),
             default=[],
             metavar="ALIAS",
-            help="look on this database too, where only fenced(using=...) or enqueue(using=...) writes; may be repeated",
+            help="prune this database, too, if only fenced(using=...) or enqueue(using=...) writes to it; may be repeated",
         )
         parser.add_argument(
-            "--only", choices=["patterns", "ledger"], help="the records of the patterns, or the ledger; without it both"
+            "--only", choices=["patterns", "ledger"], help="the patterns' records, or the ledger; default: both"
         )
-        parser.add_argument("--dry-run", action="store_true", help="count what would be removed, and remove nothing")
+        parser.add_argument("--dry-run", action="store_true", help="count what would be removed, without removing it")
 
     def handle(self, *, using: list[str], only: str | None, dry_run: bool, verbosity: int, **options: Any) -> None:
         # Import the tasks as a worker does: only an imported task declares where it writes.
@@ -80,7 +81,7 @@ class Command(BaseCommand):
                 self._prune_ledger(removed, dry_run=dry_run, talkative=verbosity > 1)
         except (Error, ConnectionDoesNotExist) as error:
             raise CommandError(
-                f"The database stopped answering ({' '.join(str(error).split())}). {self._verb} until then: "
+                f"The database stopped answering ({' '.join(str(error).split())}). {self._verb} before that: "
                 f"{', '.join(removed) or 'nothing'}. Start it, run `manage.py migrate`, and run this again.",
                 returncode=Exit.NOT_READY,
             ) from error
@@ -113,7 +114,9 @@ class Command(BaseCommand):
         progress(pruned)
         self._say(removed[at], before)
         if pruned.open:
-            self.stdout.write(f"{pruned.open} older task IDs stay in the ledger: they have not ended, or are parked.")
+            self.stdout.write(
+                f"{pruned.open} older task IDs were kept in the ledger: they have not ended, or are parked."
+            )
 
     def _undecided(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of these task IDs that are still parked."""

@@ -7,20 +7,20 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import Any
 
 from celery import current_app
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error, connections, router
 
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
-from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.core.limited_log import limited_log
 from tasks_demo.ledger.database import unsupported as cannot_be_kept
 from tasks_demo.ledger.reading import read_books
 from tasks_demo.ledger.rollups import fold
 from tasks_demo.management.arguments import Exit, seconds, whole
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.stopping import stop_signals
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.table import overdue
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 FOLD_SECONDS = 0.5
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "Publishes the jobs that the outbox holds, and again those that nobody began or ended. Several may run at once. "
-        "One line a batch on stderr. Exit codes: 0 after SIGTERM or --once, 1 --check found one overdue, 2 usage, 4 database or "
-        "broker not ready, 130 Ctrl-C; the message in hand is published before it ends."
+        "Publishes the jobs in the outbox, and publishes again those that were lost. A commit wakes it. Several may run at once. "
+        "Logs one line per batch on stderr. Exit codes: 0 after SIGTERM or --once, 1 --check found an overdue message, 2 "
+        "usage, 4 database or broker not ready, 130 Ctrl-C. Publications in progress are completed before the relay exits."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -45,15 +45,17 @@ class Command(BaseCommand):
             metavar="S",
             help="publish nothing; exit 1 if a message has been due for more than S seconds",
         )
-        parser.add_argument("--once", action="store_true", help="publish what is due now, and end")
-        parser.add_argument("--batch", type=whole("--batch", 1, 1000), help="messages taken at once, default 100")
-        parser.add_argument("--interval", type=seconds, metavar="S", help="pause when nothing is due, default 0.5 s")
+        parser.add_argument("--once", action="store_true", help="publish the messages that are due now, and exit")
+        parser.add_argument("--batch", type=whole("--batch", 1, 1000), help="messages per batch, default 100")
+        parser.add_argument(
+            "--interval", type=seconds, metavar="S", help="pause between two looks if no commit wakes it, default 0.5 s"
+        )
         parser.add_argument("--using", choices=sorted(connections), metavar="ALIAS", help="database of the outbox")
         parser.add_argument(
             "--no-reconcile",
             action="store_true",
-            help="publish nothing again: a message has ended when the broker has confirmed it; for workers that cannot reach "
-            "the outbox's database. Tell all relays of an outbox the same",
+            help="publish no message again: it is finished when the broker has confirmed it. For workers that cannot reach the "
+            "outbox's database. Use the same for all relays of an outbox",
         )
 
     def handle(
@@ -71,20 +73,21 @@ class Command(BaseCommand):
         ignored = [f"--{name}" for name, value in of_publishing.items() if value]
         if check is not None and ignored:
             raise CommandError(
-                f"--check publishes nothing, so {', '.join(ignored)} would do nothing: leave it out.",
+                f"--check publishes nothing, so {', '.join(ignored)} would have no effect: leave it out.",
                 returncode=Exit.USAGE,
             )
         if once and interval:
             raise CommandError(
-                "--once ends when nothing is due, so --interval would do nothing: leave it out.", returncode=Exit.USAGE
+                "--once exits when nothing is due, so --interval would have no effect: leave it out.",
+                returncode=Exit.USAGE,
             )
         if options["verbosity"]:
-            _tell(logging.getLogger("tasks_demo.outbox.relay"))
+            _show_info(logging.getLogger("tasks_demo.outbox.relay"))
         # Import the tasks as a worker does: only an imported task declares its queue, priority and so on.
         current_app.loader.import_default_modules()
         if why := unsupported(using or router.db_for_write(OutboxMessage)):
             raise CommandError(
-                f"There can be no outbox to relay: {why}. Name its database with --using, or correct the router.",
+                f"There cannot be an outbox: {why}. Name its database with --using, or correct the router.",
                 returncode=Exit.NOT_READY,
             )
         relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)
@@ -93,16 +96,16 @@ class Command(BaseCommand):
             if check is not None:
                 if waited > check:
                     raise CommandError(
-                        f"A message of the outbox on {relay.using!r} has been due for {waited:.0f} s. Nothing is lost. See that "
-                        "`manage.py relay` runs and what it says of the broker.",
+                        f"A message of the outbox on {relay.using!r} has been due for {waited:.0f} s. Nothing is lost. Check "
+                        "that `manage.py relay` is running, and whether it logs errors of the broker.",
                         returncode=Exit.BROKEN,
                     )
                 return
             code = _until_asked(lambda stop: self._once(relay, stop) if once else _run(relay, stop))
         except Error as error:
             raise CommandError(
-                f"The outbox on {relay.using!r} cannot be read ({' '.join(str(error).split())}); its messages wait there. "
-                "Start the database and run `manage.py migrate`.",
+                f"The outbox on {relay.using!r} cannot be read ({' '.join(str(error).split())}). Its messages are kept and not "
+                "published. Start the database and run `manage.py migrate`.",
                 returncode=Exit.NOT_READY,
             ) from error
         sys.exit(code)
@@ -114,8 +117,8 @@ class Command(BaseCommand):
             published += result.published
             if result.trouble:
                 raise CommandError(
-                    f"{published} published, then: {result.trouble}. The rest waits in the outbox. Start the broker, "
-                    "or set REDIS_URL to one that takes writes.",
+                    f"{published} published, then: {result.trouble}. The other messages stay in the outbox. Start the broker, or "
+                    "name one that accepts writes in CELERY_BROKER_URL.",
                     returncode=Exit.NOT_READY,
                 )
             if not result.taken:
@@ -123,8 +126,8 @@ class Command(BaseCommand):
         self.stdout.write(f"{published} published")
 
 
-def _tell(logger: logging.Logger) -> None:
-    """Make the logger's INFO lines appear, also in a project that configures no LOGGING."""
+def _show_info(logger: logging.Logger) -> None:
+    """Show the logger's INFO lines, even in a project that does not configure LOGGING."""
     logger.setLevel(logging.INFO)
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
@@ -133,7 +136,7 @@ def _tell(logger: logging.Logger) -> None:
 
 
 def _run(relay: Relay, stop: threading.Event) -> None:
-    """Run the relay until asked to stop. A second thread reads the registered books and counts for the dashboard."""
+    """Run the relay until asked to stop. A second thread reads the registered books and updates the dashboard's counts."""
     beside = threading.Thread(target=_read_books, args=(stop,), name="books", daemon=True)
     if settings.LEDGER and not cannot_be_kept():
         beside.start()
@@ -141,24 +144,24 @@ def _run(relay: Relay, stop: threading.Event) -> None:
 
 
 def _read_books(stop: threading.Event) -> None:
-    said: dict[str, str] = {}
-    try:
-        while not stop.wait(settings.BOOKS_SECONDS):
-            try:
-                troubles = {state.name: state.trouble for state in read_books()} if settings.BOOKS else {}
-            except (DeliveryError, Error) as error:
-                troubles = {"": str(error).partition("\n")[0]}
+    logged: dict[str, str] = {}
+    while not stop.wait(settings.BOOKS_SECONDS):
+        try:
+            troubles = {state.name: state.trouble for state in read_books()} if settings.BOOKS else {}
             for name, trouble in troubles.items():
-                if trouble and said.get(name) != trouble:
+                if trouble and logged.get(name) != trouble:
                     logger.warning("The books %r cannot be read: %s. Effects may be missing.", name, trouble)
-            said = troubles
-            with suppress(Error):  # the dashboard counts too
-                fold(FOLD_SECONDS)
+            logged = troubles
+            fold(FOLD_SECONDS)
+        except Exception as error:  # noqa: BLE001  (routers, books and drivers may raise anything)
+            limited_log(
+                logger, logging.WARNING, ("books", type(error).__name__),
+                "Reading the books or updating the dashboard's counts failed (%s: %s). It is tried again; "
+                "until then effects may be missing.",
+                type(error).__name__, str(error).partition("\n")[0],
+            )  # fmt: skip
+        finally:
             connections.close_all()
-    except Exception:
-        logger.exception("The books are not read any more until the relay is started again.")
-    finally:
-        connections.close_all()
 
 
 def _until_asked(work: Any) -> int:
@@ -173,7 +176,7 @@ def _until_asked(work: Any) -> int:
 
     with stop_signals() as asked, ThreadPoolExecutor(1) as pool:
         running = pool.submit(run)
-        while wait([running], 0.2).not_done:
+        while wait([running], 0.05).not_done:
             if asked:
                 stop.set()
         running.result()

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from tasks_demo.core import clock
@@ -17,31 +17,32 @@ from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.ledger.reading import read_books
 from tasks_demo.management.arguments import Exit
-from tasks_demo.management.commands.read_books import said
+from tasks_demo.management.base import PackageCommand
+from tasks_demo.management.commands.read_books import trouble_of
 from tasks_demo.management.output import carrying_all, table
 
 #: The counts of a tally that are shown.
 SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
 
 
-class Command(BaseCommand):
-    help = "Show every event of one task ID in order: who ran it, where it was killed, what the books say."
+class Command(PackageCommand):
+    help = "Show every event of one task ID in order: which worker ran it, where it was killed, which effects the books have."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("task_id", help="a task ID, or the beginning of one")
+        parser.add_argument("task_id", help="a task ID, or an unambiguous prefix of one")
         parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
 
     def handle(self, *args: Any, **options: Any) -> None:
         task_id: str = options["task_id"]
         if "\0" in task_id or not task_id.isprintable():
-            raise CommandError("A task ID holds printable characters only.", returncode=Exit.USAGE)
+            raise CommandError("A task ID has printable characters only.", returncode=Exit.USAGE)
         try:
             self._read_books()
             tally = find(task_id)
             if tally is None:
                 raise CommandError(
-                    f"The ledger knows no task ID that is, or alone begins with, {task_id!r}. "
-                    "`manage.py enqueue` and the dashboard show task IDs.",
+                    f"The ledger has no task ID {task_id!r}, and not exactly one that begins with it. The dashboard shows task "
+                    "IDs.",
                     returncode=Exit.BROKEN,
                 )
             self._show(tally, options)
@@ -55,7 +56,7 @@ class Command(BaseCommand):
         try:
             for state in read_books():
                 if state.trouble:
-                    self.stderr.write(said(state))
+                    self.stderr.write(trouble_of(state))
         except (InvalidSetting, LedgerUnavailable) as error:
             self.stderr.write(f"Effects may be missing: {str(error).partition(chr(10))[0]}")
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from tasks_demo.core.wording import counted
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.verify import differences
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import carrying_all
 
 
-class Command(BaseCommand):
-    help = "Check that every tally equals the sum of its events, also while workers run. Exit 1: it does not."
+class Command(PackageCommand):
+    help = "Check that every tally equals the sum of its events. Workers may be running. Exit 1: there are differences."
 
     def handle(self, *args: Any, **options: Any) -> None:
         found = 0

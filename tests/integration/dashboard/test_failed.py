@@ -36,7 +36,7 @@ def records(ledger: None) -> Iterator[None]:
 
 @pytest.fixture
 def keeper(client: Client) -> Client:
-    return somebody(client, "keeper", "view_tally", "change_tally")
+    return somebody(client, "keeper", "view_tally", "run_again")
 
 
 def failed(operation: str = "", task: str = TASK) -> str:
@@ -62,7 +62,7 @@ def again(*first: str) -> list[OutboxMessage]:
     return list(OutboxMessage.objects.exclude(task_id__in=first))
 
 
-def test_a_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) -> None:
+def test_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) -> None:
     one = failed("charge:17")
     assert "possible" in text(keeper.get(PAGE))
     asked = ask(keeper, one)
@@ -82,7 +82,7 @@ def test_a_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) 
     assert len(again(one)) == 1, "a form that is sent twice acts once"
 
 
-def test_a_job_whose_key_is_its_task_id_keeps_it(keeper: Client) -> None:
+def test_job_whose_key_is_its_task_id_keeps_it(keeper: Client) -> None:
     one = failed()
     confirm(keeper, ask(keeper, one))
     (new,) = again(one)
@@ -107,7 +107,7 @@ def test_why_a_job_cannot_be_run_again(keeper: Client) -> None:
     append(life(parked, "published", "received", "failed", task="poison.acks_late"))
     seen = text(keeper.get(PAGE))
     for part in (
-        "its arguments are not known",
+        "its arguments are unknown",
         "another job of its operation is on record as",
         "is not registered here",
     ):
@@ -145,7 +145,7 @@ def test_any_filter_gets_a_page(keeper: Client, query: str) -> None:
     assert keeper.get(f"{PAGE}{query}").status_code == 200
 
 
-def test_the_page_has_a_bounded_number_of_queries(keeper: Client, django_assert_max_num_queries: Any) -> None:
+def test_page_has_a_bounded_number_of_queries(keeper: Client, django_assert_max_num_queries: Any) -> None:
     for number in range(10):
         failed(f"k{number}")
     for alias in {"default", router.db_for_write(OutboxMessage)}:

@@ -63,7 +63,7 @@ def forget(client: Client, key: str, **more: str) -> Any:
     return client.post(LOOK, {"key": key, "mark": mark[1] if mark else "", **more}, follow=True)
 
 
-def test_a_viewer_looks_and_cannot_forget(viewer: Client) -> None:
+def test_viewer_looks_and_cannot_forget(viewer: Client) -> None:
     done(HOSTILE)
     assert "Look at an operation" in text(viewer.get(LIST))
     shown = text(viewer.get(LOOK, {"key": HOSTILE}))
@@ -97,7 +97,7 @@ def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
 
 def test_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
     Claim.objects.create(operation="op", task_id="t", digest="d", worker="w@h", claimed_at=timezone.now())
-    assert "Somebody may be doing it now" in text(forgetter.get(LOOK, {"key": "op"}))
+    assert "A worker may be running it now" in text(forgetter.get(LOOK, {"key": "op"}))
     shown = text(forget(forgetter, "op", why="x"))
     assert "Nothing was removed" in shown
     assert Claim.objects.count() == 1
@@ -133,9 +133,7 @@ def test_odd_questions_get_sentences(query: dict[str, str], said: str, forgetter
     assert "Forget this operation" not in text(response)
 
 
-def test_a_store_that_does_not_answer_is_said_and_nothing_can_be_forgotten(
-    forgetter: Client, settings: Settings
-) -> None:
+def test_store_that_does_not_answer_is_said_and_nothing_can_be_forgotten(forgetter: Client, settings: Settings) -> None:
     done("op")
     settings.TASKS_DEMO_REDIS_URL = "redis://:swordfish@127.0.0.1:1/0"
     shown = text(forgetter.get(LOOK, {"key": "op"}))

@@ -1,4 +1,7 @@
-"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may view, who may decide, and the audit record."""
+"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may view, who may decide, and the audit record.
+
+Over 300 lines: the same decisions by page and by command, for each kind of user.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,7 @@ def test_filter_and_search(viewer: Client) -> None:
     assert found("?q=x%27%3B--") == []
 
 
-def test_the_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
+def test_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
     history = [{"at": "2026-01-02T03:04:05.678901+00:00", "worker": "w1@<b>host</b>", "pid": 1234567}]
     note = {"grüße": "<script>", "nul": "\0", "half": "\ud800"}
     row = lying(history=history, reason="Begun once <and> never ended.", note=note)
@@ -141,11 +144,11 @@ def test_the_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
     assert "Requeue…" not in seen, "a viewer decides nothing"
 
 
-def test_a_message_that_cannot_be_read_is_shown_as_it_is(viewer: Client) -> None:
+def test_message_that_cannot_be_read_is_shown_as_it_is(viewer: Client) -> None:
     assert "The message cannot be read (DecodeError" in text(viewer.get(page(lying(message='{"broken'))))
 
 
-def test_a_page_that_is_not_there(viewer: Client) -> None:
+def test_page_that_is_not_there(viewer: Client) -> None:
     for number in ("0", "x", "99999999999999999999"):
         response = viewer.get(f"{LIST}{number}/change/")
         assert response.headers["Location"] == LIST
@@ -225,7 +228,7 @@ def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Call
     assert "2 messages requeued. Why: because Filter: task=a.b." in said
 
 
-def test_a_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
+def test_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
     row = lying()
     asked = choose(decider, "requeue", row)
     confirm(decider, asked)
@@ -235,7 +238,7 @@ def test_a_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[]
     assert "sent before" in text(decider.get(LIST))
 
 
-def test_a_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Client, queue: Callable[[], int]) -> None:
+def test_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Client, queue: Callable[[], int]) -> None:
     asked = choose(decider, "requeue", lying())
     (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode())
     decider.post(f"{LIST}act/", {"sure": sure[:-1], "why": "x"})
@@ -246,7 +249,7 @@ def test_a_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Clie
     assert (states(), queue()) == (["parked"], 0)
 
 
-def test_a_batch_is_bounded_and_says_what_is_left(
+def test_batch_is_bounded_and_says_what_is_left(
     decider: Client, queue: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acts, "MOST_AT_ONCE", 2)
@@ -300,7 +303,7 @@ def test_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Cli
     )
 
 
-def test_a_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
+def test_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
     decider: Client, queue: Callable[[], int]
 ) -> None:
     asked = choose(decider, "requeue", lying(message="{"), lying())
@@ -309,7 +312,7 @@ def test_a_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
     assert (states(), queue()) == (["parked", "requeued"], 1)
 
 
-def test_a_forged_request_is_refused(decider: Client) -> None:
+def test_forged_request_is_refused(decider: Client) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = decider.cookies
     assert decide(strict, "discard", lying()).status_code == 403
@@ -334,7 +337,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str
 
 
 def test_without_arguments_it_lists_what_waits(run: Run) -> None:
-    assert run() == (0, "No message is parked.\n", "")
+    assert run() == (0, "No message is parked, and there is no dead letter.\n", "")
     waiting, done = lying(task="[red]x[/]"), lying(state="discarded")
     code, out, _ = run()
     assert code == 0
@@ -356,7 +359,7 @@ def test_show_by_the_beginning_of_a_task_id(run: Run) -> None:
     assert fact["history"][0]["pid"] == 7
     code, _, err = run("show", "nothing-like-it")
     assert code == 1
-    assert "No parked message is, or begins, with 'nothing-like-it'" in err
+    assert "No task ID of a parked message equals or begins with 'nothing-like-it'" in err
 
 
 def test_requeue_and_discard(run: Run, queue: Callable[[], int]) -> None:
@@ -398,9 +401,10 @@ def test_with_the_broker_down_the_command_says_so(run: Run) -> None:
     assert states() == ["parked"]
 
 
-def test_the_command_by_itself_and_without_its_tables(home: Home) -> None:
+def test_command_by_itself_and_without_its_tables(home: Home) -> None:
     listed = home.manage("quarantine", "--json")
-    assert (listed.code, json.loads(listed.out)) == (0, [])
+    assert (listed.code, json.loads(listed.out)) == (4, []), "no Redis runs here"
+    assert "did not list or decide its dead letters" in listed.sentence()
     unknown = home.manage("quarantine", "--database", "nowhere")
     assert (unknown.code, unknown.out) == (2, "")
     assert "nowhere" in unknown.sentence()
@@ -413,7 +417,7 @@ def test_the_command_by_itself_and_without_its_tables(home: Home) -> None:
     assert "manage.py migrate" in broken.sentence()
 
 
-def test_the_page_of_a_task_id_leads_to_where_it_is_parked(client: Client, settings: Any) -> None:
+def test_page_of_a_task_id_leads_to_where_it_is_parked(client: Client, settings: Any) -> None:
     settings.TASKS_DEMO_BANK_URL = ""
     row = lying()
     append(life(row.task_id, "published", "received", "quarantined", "acked"))

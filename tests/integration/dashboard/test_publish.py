@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import uuid
@@ -54,7 +55,7 @@ def queue(redis_url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def publisher(client: Client) -> Client:
-    return somebody(client, "publisher", "view_tally", "add_tally")
+    return somebody(client, "publisher", "view_tally", "publish_job")
 
 
 def form(task: str = LATE, arguments: Any = ARGUMENTS, **fields: str) -> dict[str, str]:
@@ -62,7 +63,7 @@ def form(task: str = LATE, arguments: Any = ARGUMENTS, **fields: str) -> dict[st
     return {"task": task, "arguments": typed, "token": uuid.uuid4().hex, **fields}
 
 
-def test_a_job_is_published_and_its_task_id_linked(publisher: Client, queue: Any) -> None:
+def test_job_is_published_and_its_task_id_linked(publisher: Client, queue: Any) -> None:
     assert LATE in text(publisher.get(PAGE))
     assert "customer" in text(publisher.get(f"{PAGE}?task={LATE}"))
     assert (queue(), LogEntry.objects.count()) == ([], 0)
@@ -89,7 +90,7 @@ def test_send_twice_publishes_two_jobs_of_one_operation(publisher: Client, queue
     assert ":by-hand:" in one["tasks_demo_operation"]
 
 
-def test_a_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -> None:
+def test_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -> None:
     sent = form()
     first, second = publisher.post(PAGE, sent), publisher.post(PAGE, sent)
     assert first.headers["Location"] == second.headers["Location"]
@@ -98,7 +99,7 @@ def test_a_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any)
     assert LogEntry.objects.count() == 1
 
 
-def test_the_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
+def test_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
     sent = form()
 
     def post() -> int:
@@ -113,7 +114,7 @@ def test_the_same_form_at_the_same_time_publishes_once(publisher: Client, queue:
     assert (len(queue()), LogEntry.objects.count()) == (1, 1)
 
 
-def test_a_job_of_an_outbox_task_goes_into_the_outbox(publisher: Client, queue: Any) -> None:
+def test_job_of_an_outbox_task_goes_into_the_outbox(publisher: Client, queue: Any) -> None:
     answer = publisher.post(PAGE, form(OUTBOX, twice="on"))
     assert answer.status_code == 302
     rows = OutboxMessage.objects.all()
@@ -124,18 +125,18 @@ def test_a_job_of_an_outbox_task_goes_into_the_outbox(publisher: Client, queue: 
 
 WRONG: dict[str, tuple[Any, str]] = {
     "no json": ("{", "are not JSON: Expecting property name enclosed in double quotes at line 1, column 2"),
-    "nan": ('{"customer": "c", "amount": NaN}', "NaN is not a number of JSON"),
+    "nan": ('{"customer": "c", "amount": NaN}', "JSON has no NaN"),
     "too large a number": ('{"customer": "c", "amount": 1e999}', "a number is too large"),
-    "deep": ("[" * 30_000, "not JSON"),
+    "deep": ("[" * 30_000, "not valid JSON"),
     "a number": ("17", "must be a JSON object"),
-    "nul": ({"customer": "a\0b", "amount": 1}, "a text holds a NUL"),
-    "half": ('{"customer": "\\ud800", "amount": 1}', "half a surrogate pair"),
+    "nul": ({"customer": "a\0b", "amount": 1}, "a text contains NUL"),
+    "half": ('{"customer": "\\ud800", "amount": 1}', "lone surrogate"),
     "missing": ({"customer": "c"}, "missing"),
     "unknown": ({"customer": "c", "amount": 1, "colour": "red"}, "unexpected keyword argument"),
     "too many": (["c", 1, 2, "k", 5, 6], "positional arguments"),
-    "type": ({"customer": "c", "amount": "five"}, "amount must be a whole number, and not text"),
-    "bool": ({"customer": "c", "amount": True}, "amount must be a whole number, and not true or false"),
-    "null": ({"customer": None, "amount": 1}, "customer must be text, and not null"),
+    "type": ({"customer": "c", "amount": "five"}, "amount must be a whole number, not text"),
+    "bool": ({"customer": "c", "amount": True}, "amount must be a whole number, not true or false"),
+    "null": ({"customer": None, "amount": 1}, "customer must be text, not null"),
     "large": ({"customer": "c" * 70_000, "amount": 1}, "and at most 65,536"),
 }
 
@@ -153,7 +154,7 @@ def test_wrong_arguments_are_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("operation", ["k" * 201, "a\nb", "a\0"])
-def test_a_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation: str) -> None:
+def test_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation: str) -> None:
     answer = publisher.post(PAGE, form(operation=operation))
     assert answer.status_code == 400
     assert "An operation key must be" in answer.content.decode() or "operation" in answer.content.decode()
@@ -199,8 +200,20 @@ def test_with_the_broker_down_it_says_so(publisher: Client, queue: Any) -> None:
     finally:
         app.conf.broker_write_url = app.conf.broker_url
     assert answer.status_code == 400
-    assert "The broker did not accept it" in text_of(answer)
+    assert "The broker did not accept the job" in text_of(answer)
     assert "Failed" in LogEntry.objects.get().get_change_message()
+
+
+def test_job_that_no_queue_takes_is_refused(publisher: Client, queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = current_app.tasks[LATE]
+    monkeypatch.setattr(task, "exchange", "nobody", raising=False)
+    monkeypatch.setattr(task, "routing_key", "nowhere", raising=False)
+    monkeypatch.setattr(task, "_exec_options", None)  # Celery reads the two once
+    answer = publisher.post(PAGE, form())
+    assert answer.status_code == 400
+    assert "No queue is bound to exchange 'nobody' with routing key 'nowhere'" in html.unescape(text_of(answer))
+    assert "Nothing was published" in text_of(answer)
+    assert queue() == []
 
 
 def text_of(answer: Any) -> str:

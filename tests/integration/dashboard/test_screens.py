@@ -93,6 +93,7 @@ def test_screens_have_one_bar_and_no_inline_script_or_style(admin_client: Client
     text = response.content.decode()
     assert response.status_code == 200
     assert current(text) == [title]
+    assert "<title>Select" not in text
     assert [entry for _, entry, _ in bar(text)][:2] == ["Overview", "Task IDs"]
     for linked, _, _ in bar(text):
         assert admin_client.get(linked).status_code == 200, linked
@@ -117,7 +118,10 @@ def test_screens_need_their_permission(client: Client) -> None:
     staff = person(client, "view_parked")
     assert staff.get("/admin/tasks_demo/tally/overview/").status_code == 403
     assert staff.get("/admin/tasks_demo/").status_code in {403, 404}
-    assert [title for _, title, _ in bar(staff.get("/admin/tasks_demo_records/parked/").content.decode())] == ["Parked"]
+    assert [title for _, title, _ in bar(staff.get("/admin/tasks_demo_records/parked/").content.decode())] == [
+        "Parked",
+        "Dead letters",
+    ]
 
 
 def test_screens_of_a_viewer_link_nothing_that_is_forbidden(client: Client) -> None:

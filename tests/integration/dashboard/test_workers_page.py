@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from tasks_demo.core import clock
 from tasks_demo.dashboard import broker_state, held_jobs
 from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
 from tasks_demo.dashboard.processes import worker
@@ -30,6 +32,7 @@ HOSTILE = "<b>&'\"\u202e\n" + "x" * 200
 def _nothing_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.TASKS_DEMO_BANK_URL = ""
     monkeypatch.setattr(broker_state, "_last", broker_state.Said())
+    monkeypatch.setattr(held_jobs, "_remembered", OrderedDict())
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_evidence_decides_who_is_dead() -> None:
     assert found.state == "dead"
 
 
-def test_a_job_of_a_killed_worker_that_was_charged_twice(staff: Client) -> None:
+def test_job_of_a_killed_worker_that_was_charged_twice(staff: Client) -> None:
     append(killed("t"), ok("finished"))
     dead = row("w1@test")
     shown = text(staff.get(f"{PAGE}{dead.pk}/"))
@@ -76,7 +79,7 @@ def test_a_job_of_a_killed_worker_that_was_charged_twice(staff: Client) -> None:
     assert dead_with_unresolved_jobs() == []
 
 
-def test_a_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
+def test_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
     append(life("t", "published", "received", "started"))
     first = Event.objects.get(kind="started")
     dead = row("w1@test", held=["t"])
@@ -120,7 +123,7 @@ def test_jobs_that_it_has_finished_do_not_hide_those_that_it_held(
     assert ({fate.task_id for fate in jobs.fates}, jobs.cut) == ({"open", "t5"}, "")
 
 
-def test_the_pages_cost_a_bounded_number_of_queries(
+def test_pages_cost_a_bounded_number_of_queries(
     staff: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     append(*(killed(f"t{number}") for number in range(30)))
@@ -147,7 +150,7 @@ def test_queues_and_who_consumes_them(staff: Client, redis_url: str) -> None:
     assert "<html" not in shown
 
 
-def test_a_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(current_app.conf, "broker_read_url", "redis://:swordfish@10.255.255.1:6379/0")
     monkeypatch.setitem(current_app.conf, "broker_url", "redis://:swordfish@10.255.255.1:6379/0")
     began = time.monotonic()
@@ -162,3 +165,19 @@ def test_who_may_see_it(client: Client) -> None:
     assert [client.get(page).status_code for page in pages] == [302, 302, 302]
     client.force_login(User.objects.create_user("nobody", password="p", is_staff=True))
     assert [client.get(page).status_code for page in pages] == [403, 403, 403]
+
+
+def test_search_of_a_worker_that_reports_no_more_is_remembered(
+    staff: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    append(life("t", "published", "received", "started"))
+    long_ago = clock.moment(time.time() - 2 * held_jobs.SETTLED_SECONDS)
+    dead, just_now = worker(row("w1@test", seen_at=long_ago).pk), worker(row("w2@test", held=["t"]).pk)
+    assert dead
+    assert just_now
+    for found, again in ((dead, 2), (just_now, 4)):
+        for queries in (4, again):
+            with django_assert_num_queries(queries):
+                assert [fate.task_id for fate in held_jobs.held_jobs(found).fates] == ["t"]
+    append(life("later", "published", "received", "started"))
+    assert [fate.task_id for fate in held_jobs.held_jobs(dead).fates] == ["t"], "a dead process writes nothing more"

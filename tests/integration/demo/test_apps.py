@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from tasks_demo.demo.defaults import redis_address, set_defaults
 from tests.integration.stranger import Stranger
 
 
@@ -12,14 +16,10 @@ from tests.integration.stranger import Stranger
     [
         (
             ["tasks_demo.demo"],
-            "tasks_demo.demo needs 'tasks_demo.demo.shop' in INSTALLED_APPS, 'tasks_demo.demo.bank' in",
+            'cannot do without other apps. Add to INSTALLED_APPS: "tasks_demo.demo.shop", "tasks_demo.demo.bank",',
         ),
-        (["tasks_demo.demo"], "the setting STATE_DIR"),
-        (
-            ["tasks_demo.lab"],
-            "tasks_demo.lab kills workers that run the jobs of tasks_demo.demo: add that to INSTALLED_APPS.",
-        ),
-        (["tasks_demo.benchmark"], "tasks_demo.benchmark uses the workers and databases of tasks_demo.lab"),
+        (["tasks_demo.lab"], 'INSTALLED_APPS: "tasks_demo.demo", "tasks_demo.demo.shop", "tasks_demo.demo.bank",'),
+        (["tasks_demo.benchmark"], "tasks_demo.benchmark needs the workers and databases of tasks_demo.lab"),
     ],
 )
 def test_app_alone_is_refused_with_a_sentence(stranger: Stranger, installed: list[str], said: str) -> None:
@@ -29,3 +29,18 @@ def test_app_alone_is_refused_with_a_sentence(stranger: Stranger, installed: lis
     last = done.err.strip().splitlines()[-1]
     assert last.startswith("django.core.exceptions.ImproperlyConfigured: ")
     assert said in last
+
+
+def test_what_a_project_does_not_set_is_embedded_below_its_base_dir(tmp_path: Path) -> None:
+    given = SimpleNamespace(BASE_DIR=tmp_path, BANK_URL="http://bank.example:80")
+    set_defaults(given)
+    assert (tmp_path / ".state", True, False) == (given.STATE_DIR, given.REDIS_IS_EMBEDDED, given.BANK_IS_EMBEDDED)
+    assert redis_address(tmp_path / ".state") == given.REDIS_URL
+    assert given.TASKS_DEMO_BANK_URL == given.BANK_URL == "http://bank.example:80"
+
+
+def test_what_a_project_sets_stays(tmp_path: Path) -> None:
+    given = SimpleNamespace(STATE_DIR=str(tmp_path), REDIS_URL="redis://r/0", TASKS_DEMO_BANK_URL="http://b")
+    set_defaults(given)
+    assert (tmp_path, "redis://r/0", False) == (given.STATE_DIR, given.REDIS_URL, given.REDIS_IS_EMBEDDED)
+    assert (given.BANK_IS_EMBEDDED, given.TASKS_DEMO_BANK_URL) == (True, "http://b")

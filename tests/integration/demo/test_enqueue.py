@@ -100,7 +100,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["acks_late", "--operation", "two\nlines"], "control character (U+000A)"),
     (["acks_late", "--operation", "nul\0"], "control character (U+0000)"),
     (["acks_late", "--operation", "\x1b[31mred"], "control character (U+001B)"),
-    (["acks_late", "--operation", "half \ud800 pair"], "half a surrogate pair (U+D800)"),
+    (["acks_late", "--operation", "half \ud800 pair"], "lone surrogate (U+D800)"),
 ]
 
 
@@ -138,21 +138,23 @@ def refused(done: Finished, *said: str) -> None:
     assert (done.code, done.out) == (4, ""), done
     sentence = done.sentence()
     assert len(sentence.strip().splitlines()) == 1, sentence
-    for text in ("The broker did not take job 1 of 2", "In the queue: no jobs.", *said):
+    for text in ("The broker did not accept job 1 of 2", "In the queue: no jobs.", *said):
         assert text in sentence
 
 
 def test_enqueue_while_redis_is_down(home: Home, short: Path) -> None:
-    refused(home.manage("enqueue", "acks_late", "-n", "2", env={"REDIS_URL": f"unix://{short}/nobody"}), "Start Redis")
+    refused(
+        home.manage("enqueue", "acks_late", "-n", "2", env={"REDIS_URL": f"unix://{short}/nobody"}), "Start the broker"
+    )
 
 
 def test_enqueue_while_redis_takes_no_writes(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
     with queue.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
-        refused(enqueue("acks_late", "-n", "2"), "takes writes")
+        refused(enqueue("acks_late", "-n", "2"), "accept writes")
         client.execute_command("REPLICAOF", "NO", "ONE")
         client.config_set("maxmemory", "1")
-        refused(enqueue("acks_late", "-n", "2"), "takes writes")
+        refused(enqueue("acks_late", "-n", "2"), "accept writes")
         client.config_set("maxmemory", "0")
     assert enqueue("acks_late", "-n", "2").code == 0
     assert len(messages(queue)) == 2

@@ -1,6 +1,8 @@
 """The payment scenario of docs/how-to/payments.md: real worker, real Redis, real bank, and every failure of the bank.
 
 The table and the function come from that page: a wrong cell there fails a test here.
+
+Over 300 lines: the scenario of one page, with the bank that it needs.
 """
 
 from __future__ import annotations

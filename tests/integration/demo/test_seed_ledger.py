@@ -25,6 +25,7 @@ def statistics() -> Iterator[None]:
     yield
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")  # creates the table, if no test has
             cursor.execute("DELETE FROM sqlite_stat1")
             cursor.execute("ANALYZE sqlite_schema")
 
@@ -54,15 +55,16 @@ def everything() -> list[Any]:
 
 
 @pytest.mark.parametrize("events_per_task", range(lives.FEWEST, lives.MOST + 1))
-def test_the_tallies_are_the_fold_of_the_events(events_per_task: int) -> None:
-    seed(tasks=800, events_per_task=events_per_task)
-    assert Tally.objects.count() == 800
+def test_tallies_are_the_fold_of_the_events(events_per_task: int) -> None:
+    seed(tasks=200, events_per_task=events_per_task)
+    assert Tally.objects.count() == 200
     assert list(differences()) == []
-    assert abs(Event.objects.count() / 800 - events_per_task) < 1
+    assert abs(Event.objects.count() / 200 - events_per_task) < 1
 
 
 def test_every_outcome_and_nearly_every_verdict_is_in_the_mix() -> None:
     seed(tasks=5_000)
+    assert list(differences()) == [], "the rare lives too"
     outcomes = set(Tally.objects.values_list("outcome", flat=True))
     assert set(Outcome.values) - outcomes <= {Outcome.RETRYING}
     assert set(Tally.objects.values_list("verdict", flat=True)) == set(Tally.Verdict.values)
@@ -71,7 +73,7 @@ def test_every_outcome_and_nearly_every_verdict_is_in_the_mix() -> None:
     assert Event.objects.filter(kind="fault", detail__landed=True).exists()
 
 
-def test_the_same_seed_invents_the_same() -> None:
+def test_same_seed_invents_the_same() -> None:
     seed(tasks=300, seed=7)
     first = everything()
     assert "Removed 300 task IDs" in seed(remove=True, seed=7)
@@ -80,7 +82,7 @@ def test_the_same_seed_invents_the_same() -> None:
     assert everything() == first
 
 
-def test_a_ledger_that_holds_something_is_refused_unless_asked_for() -> None:
+def test_ledger_that_holds_something_is_refused_unless_asked_for() -> None:
     append(ok("real"))
     with pytest.raises(CommandError, match=r"not empty.*--add") as refused:
         seed(tasks=10)
@@ -95,7 +97,7 @@ def test_a_ledger_that_holds_something_is_refused_unless_asked_for() -> None:
     assert Event.objects.count() == 8
 
 
-def test_a_seed_removes_only_what_it_invented() -> None:
+def test_seed_removes_only_what_it_invented() -> None:
     seed(tasks=50, seed=1)
     seed(tasks=60, seed=11, add=True)
     seed(remove=True, seed=1)
@@ -117,6 +119,6 @@ def test_what_was_committed_before_an_interruption_can_be_removed(monkeypatch: p
     assert not Tally.objects.exists()
 
 
-def test_a_database_without_a_ledger_is_named() -> None:
+def test_database_without_a_ledger_is_named() -> None:
     with pytest.raises(CommandError, match="--database bank"):
         seed(tasks=10, using="bank")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import PROJECT, STATE, Finished, Home, Worker, finish, queued, until
+from tests.support import PROJECT, STATE, Finished, Home, Worker, queued, until
 
 #: The project's own files, with the lines of the README and nothing else of ours.
 FILES = {
@@ -74,16 +71,7 @@ FILES = {
 class StallWorker(Worker):
     """An ordinary worker of that project."""
 
-    folder: Path
-
-    def start(self) -> None:
-        from tasks_demo.demo.stack.processes import spawn
-
-        command = [sys.executable, "-m", "celery", "-A", "celeryapp", "worker", "--concurrency=2", "--loglevel=INFO"]
-        command += ["--without-mingle", "--without-gossip", f"--hostname=w{uuid.uuid4().hex[:6]}@t"]
-        self._process = spawn(command, log=self.log, env=self._env, cwd=self.folder)
-        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
-        assert self.alive(), self.log.read_text(errors="replace")[-3000:]
+    app = "celeryapp"
 
 
 class Stall:
@@ -106,12 +94,7 @@ class Stall:
         )
 
     def run(self, *arguments: str) -> Finished:
-        return finish(
-            subprocess.Popen(
-                [sys.executable, *arguments], cwd=self.folder, env=self.home.env(), stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
+        return self.home.run(*arguments, env=self.home.env(), cwd=self.folder)
 
     def manage(self, *arguments: str) -> Finished:
         return self.run("manage.py", *arguments)
@@ -144,7 +127,7 @@ def test_nothing_is_left_to_migrate_and_no_check_complains(migrated: Callable[..
     assert (done.code, "no issues" in done.out + done.err) == (0, True), done.err
 
 
-def test_the_demo_s_jobs_are_not_among_its_tasks(stall: Stall) -> None:
+def test_demo_s_jobs_are_not_among_its_tasks(stall: Stall) -> None:
     done = stall.python(
         "celeryapp.app.loader.import_default_modules()\n"
         "print(*sorted(n for n in celeryapp.app.tasks if not n.startswith('celery.')))"
@@ -153,9 +136,9 @@ def test_the_demo_s_jobs_are_not_among_its_tasks(stall: Stall) -> None:
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_double_click_is_done_once_and_the_ledger_has_it(stall: Stall) -> None:
+def test_double_click_is_done_once_and_the_ledger_has_it(stall: Stall) -> None:
     worker = StallWorker(stall.home, stall.folder / "worker.log", {})
-    worker.folder = stall.folder
+    worker.cwd = stall.folder
     with worker:
         names = ("charge", "call", "book")
         for _ in range(2):

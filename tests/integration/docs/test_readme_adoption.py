@@ -37,7 +37,7 @@ def _write(folder: Path, files: list[Piece], redis_url: str) -> None:
             file.write("\n" + text)
 
 
-def test_a_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, tmp_path: Path) -> None:
+def test_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "newcomer"
     folder.mkdir()
     env = {name: value for name, value in os.environ.items() if name not in ("DJANGO_SETTINGS_MODULE", "DATABASE_URL")}

@@ -31,6 +31,8 @@ PROJECTS = {
     "docs/how-to/adopt.md": "test_readme_adoption.py",
     "docs/how-to/metrics.md": "../metrics/test_metrics.py",
     "docs/how-to/testing.md": "../testing/test_testing_package.py",
+    "docs/how-to/test-your-own-tasks.md": "../../lab/test_pytest_plugin.py",
+    "docs/tutorial/test-a-task.md": "../../lab/test_pytest_plugin.py",
 }
 #: All other pages run in the bookshop.
 PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
@@ -40,7 +42,7 @@ PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 
 
 @pytest.mark.parametrize("page", sorted({piece.page for piece in EVERYTHING if piece.kind == "console"}))
-def test_a_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
+def test_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
     """The blocks of a page are one session, in a shell, on a separate port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -83,7 +85,7 @@ def test_a_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("page", "by"), PROJECTS.items())
-def test_a_page_with_a_project_of_its_own_is_run_by_its_test(page: str, by: str) -> None:
+def test_page_with_a_project_of_its_own_is_run_by_its_test(page: str, by: str) -> None:
     assert Path(page).name in (Path(__file__).parent / by).read_text(encoding="utf-8")
     blocks = [piece for piece in PYTHON if piece.page == page]
     nameless = [piece.where for piece in blocks if not re.match(r"# [a-z_/]+\.py\b", piece.text)]

@@ -13,11 +13,9 @@ import pytest
 from tasks_demo.doctor.findings import State, address
 from tasks_demo.doctor.redis_server import RedisUser, group
 from tasks_demo.management.arguments import Exit
-from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of, server
+from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, together
-
-__all__ = ["server"]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -111,21 +109,23 @@ def test_connections_name_other_users_of_the_server(server: RedisServer) -> None
         "a.reply.celery.pidbox",
     ]
     with keys(server, *ours):
-        row = rows_of(server)["company"]
+        row = rows_of(server)["other users"]
         assert (row.state, row.seen) == (State.OK, f"no keys of others among {len(ours)}")
     with keys(server, *ours, "cache:1", "cache:2", "other:unacked", "other:_kombu.binding.celery", "tasks_demo:{a}"):
-        row = rows_of(server)["company"]
+        row = rows_of(server)["other users"]
         assert row.state is State.OK
         assert "cache: (2)" in row.seen
         assert "Celery with the prefix other: (2)" in row.seen
-        assert "tasks_demo:" not in rows_of(server, role="leases")["company"].seen
+        assert "tasks_demo:" not in rows_of(server, role="leases")["other users"].seen
     with keys(server, *ours, "_kombu.binding.theirs"):
-        row = rows_of(server)["company"]
+        row = rows_of(server)["other users"]
         assert row.state is State.WARN
         assert "a queue that is not in our settings: theirs" in row.seen
-        assert "the shorter visibility timeout holds for both" in row.seen
+        assert "the shorter visibility timeout applies to both" in row.seen
         assert "global_keyprefix" in row.fix
-        row = rows_of(server, role="results")["company"]  # the broker is elsewhere: no visibility timeout applies here
+        row = rows_of(server, role="results")[
+            "other users"
+        ]  # the broker is elsewhere: no visibility timeout applies here
         assert (row.state, "queues of Celery (" in row.seen) == (State.OK, True), row
 
 
@@ -138,7 +138,7 @@ def test_connections_know_the_apps_own_names_for_kombus_keys(home: Home, server:
         f"app.conf.broker_transport_options = {options!r}\n"
         "app.conf.update(control_exchange='shop', event_exchange='shop-events', event_queue_prefix='shop-ev')\n"
         "from tasks_demo.doctor import examine\n"
-        "print('=>' + json.dumps([row.seen for row in examine() if row.what == 'company']))\n"
+        "print('=>' + json.dumps([row.seen for row in examine() if row.what == 'other users']))\n"
     )
     ours = ["celery", "celery:3", "celery:9", "held", "held_index", "_kombu.binding.shop.pidbox"]
     ours += [
@@ -158,7 +158,7 @@ def test_connections_with_a_name_are_named(server: RedisServer) -> None:
         connection = other.connection_pool.get_connection()
         connection.send_command("CLIENT", "SETNAME", "the-shop")
         connection.read_response()
-        assert rows_of(server)["company"].seen.endswith("named connections: the-shop")
+        assert rows_of(server)["other users"].seen.endswith("named connections: the-shop")
         other.connection_pool.release(connection)
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.doctor.doctor_ground import doctor, not_ready, server
+from tests.integration.doctor.doctor_ground import doctor, not_ready
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, together
-
-__all__ = ["server"]
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,9 @@ from typing import Any
 import pytest
 
 from tasks_demo.doctor.findings import Finding, State, side_by_side
-from tests.integration.doctor.doctor_ground import doctor, server
+from tests.integration.doctor.doctor_ground import doctor
 from tests.integration.servers.redis import RedisServer
-from tests.support import Finished, Home, Worker, until
-
-__all__ = ["server"]
+from tests.support import PROJECT, Finished, Home, Worker, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -23,15 +23,50 @@ def test_doctor_finds_a_safe_stack_well(home: Home, server: RedisServer) -> None
     seen = doctor(home, REDIS_URL=server.url)
     assert seen.code == 0, seen.whole
     assert seen.failed() == set()
-    assert seen.row("broker", "connections")["seen"] == f"redis+socket://{server.socket}"
+    assert seen.row("broker", "connections")["seen"] == f"reliable+socket://{server.socket}"
     assert seen.row("version")["seen"].startswith("Redis ")
     assert seen.row("eviction")["seen"].startswith("noeviction")
     assert "appendfsync everysec" in seen.row("persistence")["seen"]
-    assert seen.row("company")["seen"].startswith("no keys of others")
+    assert seen.row("other users")["seen"].startswith("no keys of others")
     assert seen.row("migrations", "database default")["seen"] == "all applied"
     assert [seen.row(f"writes of {role}")["state"] for role in ("broker", "results", "leases")] == ["ok"] * 3
     # A warning only: the bank is not running here.
     assert seen.row("bank", "connections")["state"] == "warn"
+
+
+def test_doctor_knows_our_own_transport(home: Home, server: RedisServer) -> None:
+    """It asks the Redis behind it, takes the transport's keys for ours, and expects no redelivery after a timeout."""
+    url = f"reliable+socket://{server.socket}"
+    with server.client() as client:
+        client.set("_kombu.claims.watcher", "x")
+        client.hset("unacked", "tag", "x")
+        client.zadd("unacked_index", {"tag": 1})
+    seen = doctor(home, REDIS_URL=server.url, CELERY_BROKER_URL=url)
+    assert seen.code == 0, seen.whole
+    assert seen.row("broker", "connections")["seen"] == url
+    assert seen.row("persistence")["state"] == seen.row("writes of broker")["state"] == "ok"
+    assert seen.row("other users")["seen"].startswith("no keys of others")
+    held = seen.row("unacknowledged", "jobs")
+    assert (held["state"], "visibility" in held["seen"]) == ("ok", False)
+    assert "dead letters" not in {what for _, what in seen.rows}
+    with server.client() as client:
+        client.delete("unacked", "unacked_index")
+        client.rpush("celery", "no message")
+    consume = (
+        "import tasks_demo.transport, kombu, queue\n"
+        f"with kombu.Connection({url!r}) as connection, connection.SimpleQueue('celery') as messages:\n"
+        "    try: messages.get(timeout=1)\n"
+        "    except queue.Empty: pass"
+    )
+    subprocess.run([sys.executable, "-c", consume], check=True, cwd=PROJECT)
+    dead = doctor(home, REDIS_URL=server.url, CELERY_BROKER_URL=url).row("dead letters")
+    assert (dead["state"], dead["seen"].split(" (")[0]) == ("warn", "1 message that no worker runs any more")
+    assert "'celery'" in dead["seen"]
+    assert "manage.py quarantine" in dead["fix"]
+    with server.client() as client:
+        client.config_set("maxmemory", "50mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    assert doctor(home, REDIS_URL=server.url, CELERY_BROKER_URL=url).failed() == {"eviction"}
 
 
 def test_doctor_writes_nothing_that_stays(home: Home, server: RedisServer) -> None:

@@ -64,7 +64,7 @@ def shop(port: int, **options: Any) -> Celery:
     return app
 
 
-def test_the_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
+def test_doctor_with_sentinels_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
     port, watched = sentinel
     app = shop(port, master_name="shop-primary")
     users: list[RedisUser] = []
@@ -85,7 +85,9 @@ def test_the_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
             user.client.connection_pool.disconnect()
 
 
-def test_leases_behind_sentinels_are_asked_for_too(sentinel: tuple[int, int], settings: Settings) -> None:
+def test_doctor_with_sentinels_leases_behind_sentinels_are_asked_for_too(
+    sentinel: tuple[int, int], settings: Settings
+) -> None:
     port, watched = sentinel
     users: list[RedisUser] = []
     settings.TASKS_DEMO_REDIS_URL = f"sentinel://127.0.0.1:{port},127.0.0.1:{port}/0?master=shop-primary"
@@ -103,7 +105,7 @@ def test_leases_behind_sentinels_are_asked_for_too(sentinel: tuple[int, int], se
 @pytest.mark.parametrize(
     ("options", "said"), [({}, "Write master_name in"), ({"master_name": "nope"}, "Correct master_name in")]
 )
-def test_a_wrong_name_is_not_blamed_on_the_password(
+def test_doctor_with_sentinels_wrong_name_is_not_blamed_on_the_password(
     options: dict[str, str], said: str, sentinel: tuple[int, int]
 ) -> None:
     app = shop(sentinel[0], **options)

@@ -8,12 +8,10 @@ from celery import Celery
 from tasks_demo.doctor.connections import broker
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import RedisUser
-from tests.integration.doctor.doctor_ground import doctor, server
+from tests.integration.doctor.doctor_ground import doctor
 from tests.integration.servers.rabbitmq import RabbitServer
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home
-
-__all__ = ["server"]
 
 pytestmark = pytest.mark.timeout(120)
 

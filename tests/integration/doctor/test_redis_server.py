@@ -9,11 +9,9 @@ import pytest
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import OLDEST
-from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of, server
+from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import Home, together
-
-__all__ = ["server"]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,12 +37,12 @@ def test_redis_with_eviction_and_without_persistence_breaks_promises(home: Home,
             State.FAIL,
             "drops leases and completed",
         ),
-        ({"maxmemory-policy": "allkeys-lru"}, "eviction", State.WARN, "without a maxmemory"),
-        ({"appendfsync": "no"}, "persistence", State.WARN, "the kernel had not written"),
-        ({"appendfsync": "always"}, "persistence", State.OK, "costs nothing"),
+        ({"maxmemory-policy": "allkeys-lru"}, "eviction", State.WARN, "but maxmemory is not set"),
+        ({"appendfsync": "no"}, "persistence", State.WARN, "the kernel has not written"),
+        ({"appendfsync": "always"}, "persistence", State.OK, "loses no acknowledged write"),
         ({"appendonly": "no", "save": "60 1"}, "persistence", State.WARN, "snapshots only"),
         ({"appendonly": "no"}, "persistence", State.FAIL, "none"),
-        ({"maxmemory": "nearly full"}, "memory", State.WARN, "soon no job can be sent"),
+        ({"maxmemory": "nearly full"}, "memory", State.WARN, "no job can be published"),
         ({"maxmemory": "100mb"}, "memory", State.OK, "of 100.0 MiB used"),
         ({"maxmemory": "1"}, "writes of broker", State.FAIL, "refused: OutOfMemoryError"),
         ({"min-replicas-to-write": "1"}, "writes of broker", State.FAIL, "NOREPLICAS"),
@@ -108,7 +106,7 @@ def test_redis_without_config_is_examined_by_info(home: Home, server: RedisServe
     assert seen.code == 0, seen.whole
     assert seen.row("eviction")["state"] == "ok"
     assert "appendfsync unknown (CONFIG is refused)" in seen.row("persistence")["seen"]
-    assert "CLIENT LIST is refused" in seen.row("company")["seen"]
+    assert "CLIENT LIST is refused" in seen.row("other users")["seen"]
 
 
 def test_redis_user_who_may_do_little_gets_sentences(home: Home, server: RedisServer) -> None:
@@ -117,6 +115,7 @@ def test_redis_user_who_may_do_little_gets_sentences(home: Home, server: RedisSe
     seen = doctor(home, REDIS_URL=server.url.replace("unix://", "unix://guest:pw@"))
     not_ready(seen)
     assert "INFO is refused" in seen.row("settings")["seen"]
+    assert "unknown: NoPermissionError" in seen.row("dead letters")["seen"]
     assert "ACL SETUSER" in seen.row("writes of broker")["fix"]
 
 

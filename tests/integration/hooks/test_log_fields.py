@@ -15,7 +15,7 @@ FIELDS = ("name", "task_name", "operation", "pattern", "fence", "task_id")
 ABOUT_JOBS = ("patterns", "leases", "hooks", "outbox/claims.py", "outbox/completion.py", "outbox/reporting.py")
 NOT_ABOUT_ONE = (
     "%s", "%s is published with expires=%s", "%s: %s %s",
-    "The ledger did not keep that this worker", "Reporting that this worker",
+    "The ledger did not store this worker's report", "This worker's report failed",
 )  # fmt: skip
 
 

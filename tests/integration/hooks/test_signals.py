@@ -45,7 +45,7 @@ def still_works(worker: Worker) -> None:
     assert worker.alive()
 
 
-def test_a_job_without_any_pattern_of_ours_is_recorded_from_celery_s_signals(worker: Worker) -> None:
+def test_job_without_any_pattern_of_ours_is_recorded_from_celery_s_signals(worker: Worker) -> None:
     sent = current_app.send_task("celery.accumulate", args=[1, 2])
     has(sent.id, "published", "received", "started", "returned")
     assert sent.get(timeout=10) == [1, 2]
@@ -84,14 +84,14 @@ def test_wrong_arguments_of_a_hostile_publisher_fail_visibly(
     client.close()
 
 
-def test_the_worker_is_alive_after_all_that(worker: Worker) -> None:
+def test_worker_is_alive_after_all_that(worker: Worker) -> None:
     for kwargs in ({"nonsense": 1}, {}):
         has(current_app.send_task("tasks_demo.charge_dedup_lock", kwargs=kwargs).id, "failed")
     still_works(worker)
     assert list(differences()) == []
 
 
-def test_a_task_nobody_knows_is_kept_as_text_and_the_worker_goes_on(worker: Worker) -> None:
+def test_task_nobody_knows_is_kept_as_text_and_the_worker_goes_on(worker: Worker) -> None:
     secret = uuid.uuid4().hex
     sent = current_app.send_task("nobody.knows.this", args=["x" * 5000, secret])
     has(sent.id, "rejected")
@@ -107,7 +107,7 @@ def test_a_task_nobody_knows_is_kept_as_text_and_the_worker_goes_on(worker: Work
 @pytest.mark.parametrize(
     "body", [{"no": "task"}, [1, 2], "text", 17, None, {"nul": "\0 \ud800 end"}], ids=lambda body: json.dumps(body)
 )
-def test_a_message_that_is_no_task_is_kept_as_text_and_the_worker_goes_on(
+def test_message_that_is_no_task_is_kept_as_text_and_the_worker_goes_on(
     worker: Worker, redis_url: str, body: object
 ) -> None:
     mark = uuid.uuid4().hex
@@ -124,7 +124,7 @@ def test_a_message_that_is_no_task_is_kept_as_text_and_the_worker_goes_on(
 
 
 @pytest.mark.parametrize("task_id", ["half \ud800 pair", "nul \0 end", "x" * 400, "{}*:", "../../etc"], ids=ascii)
-def test_a_hostile_task_id_does_not_keep_others_out_of_the_ledger(worker: Worker, redis_url: str, task_id: str) -> None:
+def test_hostile_task_id_does_not_keep_others_out_of_the_ledger(worker: Worker, redis_url: str, task_id: str) -> None:
     headers = {"task": "tasks_demo.charge_acks_late", "id": task_id, "lang": "py", "argsrepr": "", "kwargsrepr": ""}
     operation = f"op-{uuid.uuid4()}"
     body = [[], {"customer": "c", "amount": 1, "operation": operation}, {}]

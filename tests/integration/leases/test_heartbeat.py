@@ -1,4 +1,7 @@
-"""The heartbeat on a real Redis: it renews leases, stops renewing them, and reports a loss."""
+"""The heartbeat on a real Redis: it renews leases, stops renewing them, and reports a loss.
+
+Over 300 lines: every test uses the same holder in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,8 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import EMBEDDED, RedisServer, short_folder
+from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import until
-
-__all__ = ["short_folder"]
 
 pytestmark = pytest.mark.timeout(60)
 DIGEST = "d" * 64
@@ -33,9 +34,9 @@ FOR_EVER = 3600.0
 
 
 @pytest.fixture
-def server(short_folder: Path) -> Iterator[RedisServer]:
+def server(short: Path) -> Iterator[RedisServer]:
     # A slow disk sync must not cost a lease.
-    with RedisServer(short_folder, EMBEDDED, "--appendfsync", "everysec") as started:
+    with RedisServer(short, EMBEDDED, "--appendfsync", "everysec") as started:
         yield started
 
 
@@ -65,7 +66,7 @@ def paused(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_held_lease_outlives_its_length_several_times(server: RedisServer) -> None:
+def test_heartbeat_held_lease_outlives_its_length_several_times(server: RedisServer) -> None:
     store = store_at(server, 2.4)
     claim = claimed(store)
     first_end = ends_at(server)
@@ -77,7 +78,7 @@ def test_a_held_lease_outlives_its_length_several_times(server: RedisServer) -> 
         assert isinstance(store.claim("order", DIGEST), Held)
 
 
-def test_it_renews_at_a_third_of_the_length(server: RedisServer) -> None:
+def test_heartbeat_renews_at_a_third_of_the_length(server: RedisServer) -> None:
     store = store_at(server, 6)
     with hold(store, claimed(store), FOR_EVER):
         first = ends_at(server)
@@ -85,14 +86,14 @@ def test_it_renews_at_a_third_of_the_length(server: RedisServer) -> None:
     assert 1.9 <= second - first < 4
 
 
-def test_a_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
+def test_heartbeat_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
     store = store_at(server, 0.3)
     with hold(store, claimed(store), FOR_EVER):
         pass
     until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
 
 
-def test_the_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
+def test_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
     store = store_at(server, 2.4)
     claim = claimed(store)
     with hold(store, claim, cap_seconds=3) as lease:
@@ -112,7 +113,7 @@ def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
             lease.check()
 
 
-def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisServer) -> None:
+def test_heartbeat_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisServer) -> None:
     store = store_at(server, 3)
     with hold(store, claimed(store), FOR_EVER) as lease:
         lease.check()
@@ -122,7 +123,7 @@ def test_a_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisSe
             lease.check()
 
 
-def test_a_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_heartbeat_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     server.client().config_set("appendfsync", "always")  # the server is killed: the record must be on disk
     store = store_at(server, 9)
     with hold(store, claimed(store), FOR_EVER) as lease:
@@ -134,7 +135,7 @@ def test_a_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytes
         lease.check()
 
 
-def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: RedisServer) -> None:
+def test_heartbeat_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: RedisServer) -> None:
     store = store_at(server, 0.6, timeout=0.1)
     patient = store_at(server, 0.6)
     claim = claimed(patient)
@@ -149,14 +150,14 @@ def test_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: 
         assert lease.lost
 
 
-def test_the_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer) -> None:
+def test_heartbeat_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisServer) -> None:
     store = store_at(server, 0.6, timeout=5)
     with hold(store, claimed(store), FOR_EVER) as lease, paused(server.pid):
         # The renewal in progress waits 5 seconds for its reply; check() does not.
         until(lambda: lease.lost, seconds=3)
 
 
-def test_a_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
+def test_heartbeat_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
         slow = store_at(hung, 4.5, timeout=0.3)
         good = store_at(server, 3)
@@ -179,7 +180,7 @@ class Broken(RedisLeaseStore):
         raise ZeroDivisionError("a mistake")
 
 
-def test_a_mistake_in_one_store_costs_its_own_lease_and_no_other(
+def test_heartbeat_mistake_in_one_store_costs_its_own_lease_and_no_other(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken(connect(server.url, 5), "t:", 2.4, 3600)
@@ -196,7 +197,7 @@ def test_a_mistake_in_one_store_costs_its_own_lease_and_no_other(
         kept.check()
 
 
-def test_many_leases_have_one_thread(server: RedisServer) -> None:
+def test_heartbeat_many_leases_have_one_thread(server: RedisServer) -> None:
     store = store_at(server, 2.4)
     held = [hold(store, claimed(store, f"order {number}"), FOR_EVER) for number in range(20)]
     try:
@@ -209,7 +210,7 @@ def test_many_leases_have_one_thread(server: RedisServer) -> None:
             one.close()
 
 
-def test_a_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: RedisServer) -> None:
+def test_heartbeat_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: RedisServer) -> None:
     long, short = store_at(server, 60), store_at(server, 2.4)
     with hold(long, claimed(long, "long"), FOR_EVER):
         until(lambda: "lease-heartbeat" in {thread.name for thread in threading.enumerate()})
@@ -280,7 +281,7 @@ with hold(store, store.claim("order", "d" * 64), 3600) as lease:
 """
 
 
-def test_a_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
+def test_heartbeat_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
     store = store_at(server, 2.4)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
@@ -296,7 +297,7 @@ def test_a_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: 
         assert line(process).startswith("lost")
 
 
-def test_a_stopped_process_knows_even_if_nobody_took_over(server: RedisServer) -> None:
+def test_heartbeat_stopped_process_knows_even_if_nobody_took_over(server: RedisServer) -> None:
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         with paused(process.pid):
@@ -312,7 +313,7 @@ def _redis_now(server: RedisServer) -> float:
     return float(seconds + microseconds / 1e6)
 
 
-def test_a_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
+def test_heartbeat_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
     store = store_at(server, 2.4)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
@@ -354,7 +355,7 @@ say("parent: " + verdict(lease))
 """
 
 
-def test_a_forked_child_inherits_no_lease_and_has_a_heartbeat_of_its_own(server: RedisServer) -> None:
+def test_heartbeat_forked_child_inherits_no_lease_and_has_a_heartbeat_of_its_own(server: RedisServer) -> None:
     with holder(server, FORK) as process:
         assert line(process).startswith("child: lost: The lease on 'parent' is lost: process")
         assert line(process) == "threads: 1"

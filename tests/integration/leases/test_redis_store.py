@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import Any
 
@@ -11,28 +10,19 @@ import pytest
 from tasks_demo.core.exceptions import InvalidOperationKey
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import script
-from tasks_demo.leases.protocol import Claimed, Completed
+from tasks_demo.leases.protocol import Completed
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.servers.redis import RedisServer, shared_redis
+from tests.integration.leases.ground import DIGEST, SHORT, claimed, taken_over
+from tests.integration.servers.redis import RedisServer
 from tests.support import until
 
-__all__ = ["shared_redis"]
-
 pytestmark = pytest.mark.timeout(60)
-_names = itertools.count()
-DIGEST, OTHER = "d" * 64, "e" * 64
-SHORT = 0.05
 
 
 @pytest.fixture
 def client(shared_redis: RedisServer) -> Any:
     return shared_redis.client()
-
-
-@pytest.fixture
-def operation() -> str:
-    return f"order {next(_names)}"
 
 
 @pytest.fixture
@@ -47,29 +37,12 @@ def brief(client: Any) -> RedisLeaseStore:
     return RedisLeaseStore(client, "t:", SHORT, 3600)
 
 
-def claimed(store: RedisLeaseStore, operation: str, digest: str = DIGEST) -> Claimed:
-    reply = store.claim(operation, digest)
-    assert isinstance(reply, Claimed), reply
-    return reply
-
-
-def taken_over(store: RedisLeaseStore, operation: str) -> Claimed:
-    """Claim as soon as the earlier lease has ended in Redis."""
-    return until(lambda: reply if isinstance(reply := store.claim(operation, DIGEST), Claimed) else None)
-
-
-def ask(store: RedisLeaseStore, verb: str, lease: Claimed) -> object:
-    if verb == "renew":
-        return store.renew(lease)
-    return store.complete(lease, "1") if verb == "complete" else store.release(lease)
-
-
 def record(client: Any, operation: str) -> dict[str, str]:
     fields = client.hgetall(record_key("t:", operation))
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
-def test_a_first_claim_is_claimed(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_first_claim_is_claimed(client: Any, store: RedisLeaseStore, operation: str) -> None:
     before = time.monotonic()
     lease = claimed(store, operation)
     after = time.monotonic()
@@ -94,7 +67,9 @@ def redis_ms(client: Any) -> float:
     return float(seconds * 1000 + microseconds / 1000)
 
 
-def test_release_lets_the_next_one_in_and_keeps_the_record(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_release_lets_the_next_one_in_and_keeps_the_record(
+    client: Any, store: RedisLeaseStore, operation: str
+) -> None:
     first = claimed(store, operation)
     assert store.release(first)
     kept = record(client, operation)
@@ -104,7 +79,7 @@ def test_release_lets_the_next_one_in_and_keeps_the_record(client: Any, store: R
     assert second.fence > first.fence
 
 
-def test_the_fence_grows_although_the_clock_of_redis_was_set_back(
+def test_redis_store_fence_grows_although_the_clock_of_redis_was_set_back(
     client: Any, store: RedisLeaseStore, operation: str
 ) -> None:
     # A record written while the clock was an hour ahead.
@@ -114,13 +89,15 @@ def test_the_fence_grows_although_the_clock_of_redis_was_set_back(
     assert claimed(store, operation).fence == ahead + 1
 
 
-def test_the_fence_is_an_exact_integer(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_fence_is_an_exact_integer(client: Any, store: RedisLeaseStore, operation: str) -> None:
     lease = claimed(store, operation)
     assert record(client, operation)["fence"] == str(lease.fence)
     assert abs(lease.fence / 1000 - redis_ms(client)) < 60_000
 
 
-def test_a_renewal_counts_from_before_it_was_sent(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_renewal_counts_from_before_it_was_sent(
+    client: Any, store: RedisLeaseStore, operation: str
+) -> None:
     lease = claimed(store, operation)
     before = time.monotonic()
     deadline = store.renew(lease)
@@ -129,7 +106,7 @@ def test_a_renewal_counts_from_before_it_was_sent(client: Any, store: RedisLease
     assert int(record(client, operation)["deadline"]) > redis_ms(client) + 59_000
 
 
-def test_every_change_sets_the_retention(client: Any, operation: str) -> None:
+def test_redis_store_every_change_sets_the_retention(client: Any, operation: str) -> None:
     key = record_key("t:", operation)
 
     def kept_for(seconds: int) -> bool:
@@ -147,7 +124,7 @@ def test_every_change_sets_the_retention(client: Any, operation: str) -> None:
     assert kept_for(500)
 
 
-def test_claims_that_change_nothing_do_not_prolong_the_retention(
+def test_redis_store_claims_that_change_nothing_do_not_prolong_the_retention(
     client: Any, store: RedisLeaseStore, operation: str
 ) -> None:
     store.complete(claimed(RedisLeaseStore(client, "t:", 60, 100), operation), "1")
@@ -156,7 +133,7 @@ def test_claims_that_change_nothing_do_not_prolong_the_retention(
     assert client.pttl(record_key("t:", operation)) <= 50_000
 
 
-def test_the_same_token_asking_again_gets_the_same_answer(
+def test_redis_store_same_token_asking_again_gets_the_same_answer(
     client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
 ) -> None:
     """As after a lost reply to a claim. This is the only test that calls the script without the store."""
@@ -174,7 +151,9 @@ def test_the_same_token_asking_again_gets_the_same_answer(
 
 
 @pytest.mark.parametrize("operation", ["{}", "}x{", "*", "a:b:c", "é😀", "%7B", " ", "{" * 200])
-def test_hostile_operations_are_records_like_any_other(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_hostile_operations_are_records_like_any_other(
+    client: Any, store: RedisLeaseStore, operation: str
+) -> None:
     client.flushall()
     lease = claimed(store, operation)
     assert len(client.keys("t:op:*")) == 1
@@ -183,14 +162,16 @@ def test_hostile_operations_are_records_like_any_other(client: Any, store: Redis
     assert store.claim(operation, DIGEST) == Completed("1")
 
 
-def test_an_invalid_operation_never_reaches_redis(client: Any, store: RedisLeaseStore) -> None:
+def test_redis_store_invalid_operation_never_reaches_redis(client: Any, store: RedisLeaseStore) -> None:
     client.flushall()
     with pytest.raises(InvalidOperationKey):
         store.claim("a\nb", DIGEST)
     assert client.dbsize() == 0
 
 
-def test_claim_and_complete_are_two_round_trips(shared_redis: RedisServer, client: Any, operation: str) -> None:
+def test_redis_store_claim_and_complete_are_two_round_trips(
+    shared_redis: RedisServer, client: Any, operation: str
+) -> None:
     store = RedisLeaseStore(connect(shared_redis.url, 5), "t:", 60, 3600)
     store.complete(claimed(store, operation + " warm-up"), "1")
     client.config_resetstat()
@@ -202,7 +183,7 @@ def test_claim_and_complete_are_two_round_trips(shared_redis: RedisServer, clien
     assert {name.removeprefix("cmdstat_") for name in calls} <= inside_the_scripts | ours_to_measure
 
 
-def test_a_new_connection_costs_no_round_trip_of_its_own(
+def test_redis_store_new_connection_costs_no_round_trip_of_its_own(
     shared_redis: RedisServer, client: Any, store: RedisLeaseStore, operation: str
 ) -> None:
     claimed(store, operation + " loads the script")
@@ -213,7 +194,7 @@ def test_a_new_connection_costs_no_round_trip_of_its_own(
     assert not [name for name in calls if name.startswith(("cmdstat_hello", "cmdstat_client", "cmdstat_select"))]
 
 
-def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, operation: str) -> None:
+def test_redis_store_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, operation: str) -> None:
     client.script_flush()
     lease = claimed(store, operation)
     client.script_flush()
@@ -225,7 +206,7 @@ def test_a_flushed_script_is_loaded_again(client: Any, store: RedisLeaseStore, o
     assert store.release(claimed(store, operation + "b"))
 
 
-def test_a_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
+def test_redis_store_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
     client: Any, brief: RedisLeaseStore, operation: str
 ) -> None:
     """The token is granted again with a new fence; a worker that relies on the first grant learns that it is lost."""

@@ -24,7 +24,7 @@ def shop() -> Iterator[Stranger]:
             yield project
 
 
-def test_what_was_pruned_is_not_read_again_as_new(shop: Stranger) -> None:
+def test_books_what_was_pruned_is_not_read_again_as_new(shop: Stranger) -> None:
     def after(statements: str) -> int:
         before = f"{EVENTS}{statements}\nassert {READ} == [''], {READ}\n"
         return int(shop.value(COUNT, settings=BOOKS, before=before))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks_demo.ledger.events import EFFECT, SETTLED
+from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, SETTLED
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.store import store
 from tests.integration.ledger.ledger_ground import consistent, row
@@ -29,6 +29,15 @@ def test_tally_takes_the_operation_from_the_worker_not_from_a_publisher_by_name(
     assert Tally.objects.get(task_id="t").operation == "charge:17", "corrected once, never changed"
     assert Tally.objects.get(task_id="u").operation == "u"
     consistent()
+
+
+@pytest.mark.parametrize("kind", sorted(KNOWS_ITS_TASK))
+def test_tally_takes_pattern_and_books_from_the_worker_where_the_publisher_named_none(kind: str) -> None:
+    store.append([row("published", "t", operation="t")])
+    store.append([row(kind, "t", operation="t", pattern="acks_late")])
+    store.append([row(kind, "t", operation="t", pattern="inbox", books="bank")])
+    tally = Tally.objects.get(task_id="t")
+    assert (tally.pattern, tally.books) == ("acks_late", "bank"), "filled in where empty, never changed"
 
 
 P, R, S, RET, E, Z = "published", "received", "started", "returned", EFFECT, SETTLED

@@ -23,7 +23,7 @@ from tasks_demo.demo.ledger_books import Bank, Bookings
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.ledger import reading
 from tasks_demo.ledger import store as store_module
-from tasks_demo.ledger.batch import Batch
+from tasks_demo.ledger.batch import Batch, Moments
 from tasks_demo.ledger.books import Effect
 from tasks_demo.ledger.events import EFFECT, EventData
 from tasks_demo.ledger.models import Event, Tally
@@ -162,7 +162,7 @@ def elsewhere(ledger: None) -> Iterator[Store]:
 @contextmanager
 def half_written(writer: Store, rows: list[EventData]) -> Iterator[Any]:
     """A writer's transaction that stays open for the whole block."""
-    batch = Batch(rows, writer._open())
+    batch = Batch(rows, Moments(writer._open()))
     with closing(writer._open().connection.cursor()) as cursor:
         writer._begin_postgresql(cursor, alone=bool(batch.operations))
         batch.write(cursor)
@@ -202,7 +202,7 @@ ORPHANED = """
 import os, signal, sys, time
 import django; django.setup()
 from tasks_demo.ledger.events import EventData
-from tasks_demo.ledger.batch import Batch
+from tasks_demo.ledger.batch import Batch, Moments
 from tasks_demo.ledger.store import store
 store.append([EventData(at=time.time(), kind="received", source="first", task_id="first")])
 pid = os.fork()
@@ -211,7 +211,7 @@ if pid == 0:
     os._exit(0)
 with store._open().connection.cursor() as cursor:
     store._begin_postgresql(cursor, alone=False)
-    Batch([EventData(at=time.time(), kind="received", source="half", task_id="half")], store._open()).write(cursor)
+    Batch([EventData(at=time.time(), kind="received", source="half", task_id="half")], Moments(store._open())).write(cursor)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -58,7 +58,7 @@ def test_recorder_may_be_called_by_a_signal_handler_while_its_thread_records() -
 def test_recorder_without_its_table_says_so_and_forgets_a_start_that_needs_it() -> None:
     waiting = len(recorder._waiting)
     needing = replace(subject("t"), needs_ledger=True)
-    with about(needing), pytest.raises(StartNotRecorded, match=r"did not take 1 event.*migrate") as caught:
+    with about(needing), pytest.raises(StartNotRecorded, match=r"did not store 1 event.*migrate") as caught:
         reached(Point.STARTED)
     assert "tasks_demo_event" in str(caught.value)
     assert len(recorder._waiting) == waiting, "a start that did not happen must not be written down later"
@@ -96,7 +96,7 @@ def test_recorder_keeps_what_follows_the_body_until_the_database_is_back() -> No
 @pytest.mark.usefixtures("impatient")
 def test_recorder_on_a_locked_database_says_so_and_writes_nothing() -> None:
     def append() -> None:
-        with pytest.raises(LedgerUnavailable, match="did not take 1 event"):
+        with pytest.raises(LedgerUnavailable, match="did not store 1 event"):
             store.append([row("started", "t", "x:1")])
 
     if connection.vendor == "sqlite":

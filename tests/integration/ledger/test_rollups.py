@@ -169,7 +169,7 @@ def test_rollups_that_are_up_to_date_are_only_read() -> None:
     assert [each["sql"] for each in queries if not each["sql"].startswith("SELECT")] == []
 
 
-def test_a_fold_holds_no_lock_while_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollups_fold_holds_no_lock_while_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     append(ok("one"))
     counting = rollups._counted
 

@@ -46,7 +46,7 @@ def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:
         "charged": "ok",
         "nobody counts": "ok",
     }
-    with pytest.raises(ValueError, match="a moment and books, or a run"):
+    with pytest.raises(ValueError, match="before and books, or run"):
         settle()
 
 

@@ -85,7 +85,7 @@ def forgets(capsys: pytest.CaptureFixture[str], key: str, *more: str) -> tuple[i
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-def test_a_marker_is_shown_and_forgotten_and_the_fence_only_grows(
+def test_marker_is_shown_and_forgotten_and_the_fence_only_grows(
     key: str, store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = completed(store, key)
@@ -106,7 +106,7 @@ def test_a_marker_is_shown_and_forgotten_and_the_fence_only_grows(
     assert isinstance(store.claim(key, "other arguments"), Completed)
 
 
-def test_a_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
+def test_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
     holder = claimed(store, "op")
     with pytest.raises(OperationHeld, match="a worker holds its lease for"):
         forget(known("op"), by="me", why="because")
@@ -120,7 +120,7 @@ def test_a_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseSto
     assert claimed(store, "op").fence > holder.fence
 
 
-def test_a_lease_that_has_ended_is_not_held(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lease_that_has_ended_is_not_held(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with connect(redis_url, 5.0) as client:
         short = RedisLeaseStore(client, ours.KEY_PREFIX, 0.05, 60)
         claimed(short, "ended")
@@ -137,11 +137,11 @@ def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None
     assert store.complete(newer, None)
     late, first = ForgottenOperation.objects.all()
     assert late.removed == []
-    assert "had changed meanwhile and was left: dedup_lock in Redis" in late.outcome
+    assert "changed meanwhile, so not removed: dedup_lock in Redis" in late.outcome
     assert first.outcome == "removed"
 
 
-def test_a_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(record_key(ours.KEY_PREFIX, "text"), "no hash")
         client.hset(record_key(ours.KEY_PREFIX, "half"), "state", "claimed")
@@ -151,7 +151,7 @@ def test_a_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, capsys:
             assert isinstance(store.claim(key, "d"), Claimed)
 
 
-def test_the_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: str) -> None:
+def test_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: str) -> None:
     completed(store, "op")
     with connect(redis_url, 5.0) as client:
         key = record_key(ours.KEY_PREFIX, "op")
@@ -164,7 +164,7 @@ def test_the_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: s
 # -- rows ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     old = timezone.now() - timedelta(seconds=ours.LEASE_CAP_SECONDS + 60)
     Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=old)
     InboxEntry.objects.create(operation="op", task_id="t2", digest="d", result="1", completed_at=old)
@@ -185,7 +185,7 @@ def test_a_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixt
     assert {one["task_id"] for one in act.removed} == {"t1", "t2"}
 
 
-def test_a_young_claim_may_still_be_running(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_young_claim_may_still_be_running(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=timezone.now())
     code, _, err = forgets(capsys, "op")
     assert code == 1
@@ -196,7 +196,7 @@ def test_a_young_claim_may_still_be_running(redis_url: str, capsys: pytest.Captu
     assert Claim.objects.count() == 0
 
 
-def test_a_task_restricts_it_to_what_its_pattern_keeps(
+def test_task_restricts_it_to_what_its_pattern_keeps(
     store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     completed(store, "op")
@@ -214,7 +214,7 @@ def test_a_task_restricts_it_to_what_its_pattern_keeps(
 
 def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "show", "never-heard")
-    assert (code, "Nothing is known of it" in out) == (1, True)
+    assert (code, "Nothing is recorded about it" in out) == (1, True)
     code, _, err = forgets(capsys, "never-heard")
     assert (code, "nothing to remove" in err) == (1, True)
     assert ForgottenOperation.objects.count() == 0
@@ -243,7 +243,7 @@ def test_usage_is_code_2(
     assert isinstance(store.claim("op", "d"), Completed)
 
 
-def test_a_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
+def test_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
     settings: Settings, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = timezone.now() - timedelta(days=2)
@@ -259,7 +259,7 @@ def test_a_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
     assert ForgottenOperation.objects.count() == 0
 
 
-def test_the_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     from tasks_demo.core.lifecycle import Point, Subject, reached
     from tasks_demo.ledger.recorder import recorder
 
@@ -273,7 +273,7 @@ def test_the_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixt
 # -- in a project ---------------------------------------------------------------------------------------------------------------
 
 
-def test_an_operation_that_is_forgotten_is_done_again(stranger: Stranger) -> None:
+def test_operation_that_is_forgotten_is_done_again(stranger: Stranger) -> None:
     def charge() -> None:
         assert stranger.python("tasks.charge.delay(order_id='again')").code == 0
 

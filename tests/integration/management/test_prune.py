@@ -69,7 +69,7 @@ def test_prune_command_looks_where_a_task_writes_and_where_it_is_told(
 @pytest.mark.parametrize("alias", ["bank", "nowhere"])
 def test_prune_command_says_that_a_database_cannot_be_pruned(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CHARGES["inbox"], "using", alias)  # without these tables, or not an alias
-    with pytest.raises(CommandError, match=r"stopped answering \(.*\)\. Removed until then: nothing\.") as caught:
+    with pytest.raises(CommandError, match=r"stopped answering \(.*\)\. Removed before that: nothing\.") as caught:
         call_command("prune")
     assert caught.value.returncode == 4
 

@@ -60,9 +60,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, 
     return code, captured.out, captured.err
 
 
-def test_the_table_shows_counts_verdict_and_where_the_kill_fell(
-    killed: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_shows_counts_verdict_and_where_the_kill_fell(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, killed)
     assert (code, err) == (0, "")
     assert "2 deliveries · 2 executions · 2 effects" in out
@@ -138,17 +136,17 @@ def test_json_has_every_event_in_order(killed: str, capsys: pytest.CaptureFixtur
     assert shown["events"] == sorted(shown["events"], key=lambda event: event["at"])
 
 
-def test_the_beginning_of_an_id_is_enough(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beginning_of_an_id_is_enough(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, killed[:6], "--json")
     assert (code, json.loads(out)["task_id"]) == (0, killed)
 
 
 @pytest.mark.usefixtures("killed")
 @pytest.mark.parametrize("text", ["zzz", "", "%", "_", "'; DROP TABLE tasks_demo_event; --", "☃", "x" * 5000])
-def test_an_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, text)
     assert (code, out) == (1, "")
-    assert "The ledger knows no task ID" in err
+    assert "The ledger has no task ID" in err
 
 
 @pytest.mark.usefixtures("ledger")
@@ -177,13 +175,13 @@ def test_missing_migrations_are_code_4(manage: Callable[..., Finished], short: P
     assert "python manage.py migrate" in done.sentence()
 
 
-def test_a_database_that_is_not_there_is_code_4(manage: Callable[..., Finished]) -> None:
+def test_database_that_is_not_there_is_code_4(manage: Callable[..., Finished]) -> None:
     done = manage("timeline", ID, env={"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"})
     assert (done.code, done.out) == (4, "")
     assert "cannot be read" in done.sentence()
 
 
-def test_a_bank_that_is_down_is_a_remark_and_no_error(
+def test_bank_that_is_down_is_a_remark_and_no_error(
     killed: str, settings: DjangoSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings.TASKS_DEMO_BANK_URL = "http://127.0.0.1:1"
@@ -192,7 +190,7 @@ def test_a_bank_that_is_down_is_a_remark_and_no_error(
     assert "Effects may be missing" in err
 
 
-def test_the_real_command(home: Home, bank_url: str) -> None:
+def test_real_command(home: Home, bank_url: str) -> None:
     done = home.manage("timeline", "no-such-task", env={"BANK_URL": bank_url})
     assert (done.code, done.out) == (1, "")
     assert len(done.sentence().strip().splitlines()) == 1

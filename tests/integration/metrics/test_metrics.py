@@ -95,7 +95,8 @@ def test_prefork_worker_without_the_folder_says_what_is_not_served(
     port = free_port()
     with stranger.worker(settings=settings(0, port)) as worker:
         until(
-            lambda: "PROMETHEUS_MULTIPROC_DIR is not set: what pool processes count is not served" in worker.said, "it"
+            lambda: "PROMETHEUS_MULTIPROC_DIR is not set: the counts of pool processes are not served" in worker.said,
+            "the warning",
         )
 
 

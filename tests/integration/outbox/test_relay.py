@@ -1,4 +1,7 @@
-"""The relay and its reconciler in this process, on a real broker that fails in every way. Processes: test_relay_processes."""
+"""The relay and its reconciler in this process, on a real broker that fails in every way. Processes: test_relay_processes.
+
+Over 300 lines: every failure of a broker, seen by one relay on the same table.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +24,7 @@ from django.utils import timezone
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.process import this_process
 from tasks_demo.outbox import enqueue, publisher
+from tasks_demo.outbox.publisher import Answers
 from tasks_demo.outbox.relay import Relay, _back_off
 from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
@@ -43,7 +47,7 @@ def broker(short: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.usefixtures("table")
-def test_what_was_popped_and_dropped_comes_back_under_the_same_id_and_the_wait_doubles(
+def test_reconciler_republishes_a_popped_and_dropped_message_under_its_id_and_doubles_the_wait(
     broker: RedisServer, settings: Any
 ) -> None:
     """Reproduces the fetch window by hand: a worker that dies between BRPOP and its record of the message leaves this state."""
@@ -78,13 +82,13 @@ def published(relay: Relay) -> Any:
 
 
 def after_publishing(relay: Relay, happens: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run this after the relay has published a message and before it marks it."""
+    """Run this after the relay has published a batch and before it marks it."""
     publish = relay._publisher.publish
 
-    def published(message: OutboxMessage) -> str:
-        queue = publish(message)
+    def published(rows: Sequence[OutboxMessage]) -> Answers:
+        answers = publish(rows)
         happens()
-        return queue
+        return answers
 
     monkeypatch.setattr(relay._publisher, "publish", published)
 
@@ -98,7 +102,7 @@ def begun(task_id: str, by: str) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_what_was_begun_is_published_again_when_its_worker_is_dead_and_what_has_ended_is_left_alone(
+def test_reconciler_republishes_what_a_dead_worker_began_and_leaves_what_has_ended(
     broker: RedisServer, settings: Any
 ) -> None:
     alive, dead, silent, ended = (enqueue(JOB, [1]) for _ in range(4))
@@ -121,9 +125,7 @@ def test_what_was_begun_is_published_again_when_its_worker_is_dead_and_what_has_
 
 
 @pytest.mark.usefixtures("table")
-def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long(
-    broker: RedisServer, settings: Any
-) -> None:
+def test_reconciler_never_takes_a_queued_or_held_message_for_lost(broker: RedisServer, settings: Any) -> None:
     queued, fetched, popped = enqueue(JOB, [1], task_id="job-1"), enqueue(JOB, [2]), enqueue(JOB, [3], priority=6)
     side, overtaken = enqueue(JOB, [4], queue="side"), enqueue(JOB, [5], task_id="job-10")
     relay = relay_to(broker.url)
@@ -148,7 +150,7 @@ def test_what_waits_in_its_queue_or_is_held_by_a_worker_is_not_lost_however_long
 
 
 @pytest.mark.usefixtures("table")
-def test_what_quarantine_holds_is_not_published_and_what_it_discarded_has_ended(broker: RedisServer) -> None:
+def test_reconciler_leaves_what_quarantine_holds_and_ends_what_it_discarded(broker: RedisServer) -> None:
     states = {state: enqueue(JOB, [1]) for state in ("parked", "discarded", "requeued")}
     relay = relay_to(broker.url)
     assert relay.run_once().published == 3
@@ -167,7 +169,7 @@ def test_what_quarantine_holds_is_not_published_and_what_it_discarded_has_ended(
 
 
 @pytest.mark.usefixtures("table")
-def test_the_latest_decision_on_a_message_counts(broker: RedisServer) -> None:
+def test_reconciler_follows_the_latest_decision_of_the_quarantine(broker: RedisServer) -> None:
     task_id = enqueue(JOB, [1])
     relay = relay_to(broker.url)
     assert relay.run_once().published == 1
@@ -202,7 +204,7 @@ def parked_once(*states: str, using: str) -> dict[str, str]:
     return sent
 
 
-def test_what_quarantine_holds_is_asked_where_the_task_has_its_tables(
+def test_reconciler_asks_for_parked_messages_where_the_task_has_its_tables(
     broker: RedisServer, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WITH_PATTERN, "using", elsewhere)
@@ -215,7 +217,7 @@ def test_what_quarantine_holds_is_asked_where_the_task_has_its_tables(
 
 
 @pytest.mark.parametrize("alias", ["bank", "nowhere"])
-def test_a_place_that_does_not_say_what_quarantine_holds_stops_nobody_else(
+def test_reconciler_goes_on_if_one_database_does_not_say_what_is_parked(
     table: str, broker: RedisServer, alias: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(WITH_PATTERN, "using", alias)  # without these tables, or not an alias
@@ -231,7 +233,7 @@ def test_a_place_that_does_not_say_what_quarantine_holds_stops_nobody_else(
 
 
 @pytest.mark.usefixtures("table")
-def test_an_expired_message_ends_without_having_been_published(broker: RedisServer) -> None:
+def test_relay_ends_an_expired_message_without_publishing_it(broker: RedisServer) -> None:
     task_id = enqueue(JOB, [1], expires=0)
     result = relay_to(broker.url).run_once()
     assert (result.taken, result.published, result.held) == (1, 0, 1)
@@ -240,7 +242,7 @@ def test_an_expired_message_ends_without_having_been_published(broker: RedisServ
 
 
 @pytest.mark.usefixtures("table")
-def test_without_the_reconciler_nothing_is_published_on_suspicion(broker: RedisServer) -> None:
+def test_relay_without_the_reconciler_publishes_nothing_on_suspicion(broker: RedisServer) -> None:
     task_id = enqueue(JOB, [1])
     assert relay_to(broker.url, reconcile=False).run_once().published == 1
     found = row(task_id)
@@ -252,7 +254,7 @@ def test_without_the_reconciler_nothing_is_published_on_suspicion(broker: RedisS
 
 
 @pytest.mark.usefixtures("table")
-def test_without_the_reconciler_what_was_published_before_ends_when_it_is_due_again(broker: RedisServer) -> None:
+def test_relay_without_the_reconciler_ends_what_was_published_when_it_is_due_again(broker: RedisServer) -> None:
     before, expired, new = enqueue(JOB, [1]), enqueue(JOB, [2], expires=3600), enqueue(JOB, [3], countdown=3600)
     assert relay_to(broker.url).run_once().published == 2
     relay = relay_to(broker.url, reconcile=False)
@@ -267,7 +269,7 @@ def test_without_the_reconciler_what_was_published_before_ends_when_it_is_due_ag
 
 
 @pytest.mark.usefixtures("table")
-def test_without_the_reconciler_the_reason_of_an_end_stays(
+def test_relay_without_the_reconciler_keeps_the_reason_of_an_end(
     broker: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id = enqueue(JOB, [1])
@@ -283,7 +285,7 @@ def test_without_the_reconciler_the_reason_of_an_end_stays(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_refused_message_is_postponed_alone(broker: RedisServer) -> None:
+def test_relay_postpones_a_refused_message_alone(broker: RedisServer) -> None:
     with broker.client() as client:
         client.set("broken", "a queue's key that is no list")
     serializer, key = enqueue(JOB, [1]), enqueue(JOB, [2], queue="broken")
@@ -322,7 +324,7 @@ def roomy(client: Any) -> None:
 
 @pytest.mark.usefixtures("table")
 @pytest.mark.parametrize(("hurt", "heal"), [(read_only, writable), (full, roomy)])
-def test_a_broker_that_refuses_writes_stops_the_batch_and_nothing_is_lost(
+def test_relay_stops_the_batch_at_a_broker_that_refuses_writes_and_loses_nothing(
     broker: RedisServer, hurt: Callable[[Any], None], heal: Callable[[Any], None]
 ) -> None:
     sent = [enqueue(JOB, [number]) for number in range(10)]
@@ -342,7 +344,7 @@ def unpublished() -> int:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_broker_that_is_gone_stops_the_batch_at_once_and_the_rest_is_released(broker: RedisServer) -> None:
+def test_relay_stops_the_batch_at_a_broker_that_is_gone_and_releases_the_rest(broker: RedisServer) -> None:
     sent = [enqueue(JOB, [number]) for number in range(10)]
     broker.kill()
     relay = relay_to(broker.url)
@@ -356,7 +358,9 @@ def test_a_broker_that_is_gone_stops_the_batch_at_once_and_the_rest_is_released(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_broker_that_hangs_is_given_up_within_the_bound(broker: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relay_gives_up_a_broker_that_hangs_within_the_bound(
+    broker: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(publisher, "BROKER_SECONDS", 0.3)
     task_id = enqueue(JOB, [1])
     os.kill(broker.pid, signal.SIGSTOP)
@@ -368,7 +372,7 @@ def test_a_broker_that_hangs_is_given_up_within_the_bound(broker: RedisServer, m
     assert (row(task_id).failures, row(task_id).published_at) == (1, None)
 
 
-def test_the_back_off_doubles_has_jitter_and_a_bound(settings: Any) -> None:
+def test_relay_back_off_doubles_with_jitter_up_to_a_bound(settings: Any) -> None:
     settings.TASKS_DEMO_DEFER_MAX_SECONDS = 30.0
     waits = [_back_off(times) for times in (1, 2, 3, 7, 50, 10**6)]
     for wait, base in zip(waits, (0.5, 1, 2, 30, 30, 30), strict=True):
@@ -377,7 +381,7 @@ def test_the_back_off_doubles_has_jitter_and_a_bound(settings: Any) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_lease_that_expires_releases_the_rest(
+def test_relay_lease_that_expires_releases_the_rest(
     broker: RedisServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 2.0
@@ -388,6 +392,7 @@ def test_a_lease_that_expires_releases_the_rest(
         clock[0] += 1.5
 
     relay = relay_to(broker.url)
+    monkeypatch.setattr("tasks_demo.outbox.relay.AT_ONCE", 1)
     after_publishing(relay, slow, monkeypatch)
     monkeypatch.setattr("tasks_demo.outbox.relay.time.monotonic", lambda: clock[0])
     result = relay.run_once()
@@ -398,7 +403,7 @@ def test_a_lease_that_expires_releases_the_rest(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_relay_prunes_what_finished_before_the_retention(broker: RedisServer, settings: Any) -> None:
+def test_relay_prunes_what_finished_before_the_retention(broker: RedisServer, settings: Any) -> None:
     settings.TASKS_DEMO_RETENTION_SECONDS = 3600.0
     kept, old = enqueue(JOB, [1]), enqueue(JOB, [2])
     OutboxMessage.objects.filter(task_id=kept).update(finished_at=timezone.now())
@@ -412,7 +417,7 @@ def test_a_relay_prunes_what_finished_before_the_retention(broker: RedisServer, 
 
 
 @pytest.mark.usefixtures("table")
-def test_how_long_the_first_has_been_due_is_what_to_watch(broker: RedisServer) -> None:
+def test_relay_age_of_the_first_due_message_is_reported(broker: RedisServer) -> None:
     assert overdue() == 0
     enqueue(JOB, [1], countdown=3600)
     assert overdue() == 0
@@ -436,7 +441,7 @@ def test_how_long_the_first_has_been_due_is_what_to_watch(broker: RedisServer) -
     ],
     ids=" ".join,
 )
-def test_bad_usage_is_refused(arguments: list[str]) -> None:
+def test_relay_command_refuses_bad_usage(arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         call_command("relay", "--once", *arguments)
 
@@ -445,7 +450,7 @@ def test_bad_usage_is_refused(arguments: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbitmq: RabbitServer) -> None:
+def test_relay_on_rabbitmq_marks_what_is_confirmed_and_refuses_what_has_no_queue(rabbitmq: RabbitServer) -> None:
     with queue_name(rabbitmq) as name, kombu.Connection(rabbitmq.url) as connection:
         channel: Any = connection.default_channel
         exchange = f"{name}_x"
@@ -455,7 +460,6 @@ def test_rabbitmq_confirms_what_it_has_and_what_it_cannot_route_is_refused(rabbi
         relay = relay_to(rabbitmq.url)
         result = relay.run_once()
         assert (result.published, result.refused, result.trouble) == (5, 1, "")
-        assert relay._publisher.connection().default_channel.connection.confirm_publish is True
         relay.close()
         assert "NO_ROUTE" in row(nowhere).error
         assert row(nowhere).published_at is None

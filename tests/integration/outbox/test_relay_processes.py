@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import forks
 from tests.integration.outbox.outbox_ground import copies
 from tests.integration.servers.postgres import PostgresServer, own_postgres
 from tests.integration.servers.redis import RedisServer
@@ -56,16 +56,16 @@ class Place:
 
     def python(self, code: str, broker: RedisServer, **env: str) -> int:
         """Run a program that has ``enqueue``; returns its exit code, negative for a signal."""
-        done = self.home.python(PRELUDE + code, env={"REDIS_URL": broker.url, **env})
+        done = self.home.python(PRELUDE + code, env={"REDIS_URL": broker.url, **env}, timeout=120)
         assert done.code <= 0, done.err
         return done.code
 
-    def fill(self, count: int, start: int = 0) -> set[str]:
-        """Commit this many messages in one transaction, as ``enqueue`` would; returns their IDs."""
+    def fill(self, count: int, start: int = 0, task: str = JOB, arguments: str = "[[1], {}]") -> set[str]:
+        """Commit this many messages in one transaction, as ``enqueue`` would, without a signal; returns their IDs."""
         now = "CURRENT_TIMESTAMP" if self.server else "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')"
         numbers = range(start, start + count)
         rows = ",".join(
-            f"('job-{n}', '{JOB}', '[[{n}], {{}}]', 'application/json', 'utf-8', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)"
+            f"('job-{n}', '{task}', '{arguments}', 'application/json', 'utf-8', '{{}}', {now}, {now}, 0, 0, '', '', '', -1)"
             for n in numbers
         )
         columns = "task_id, task, arguments, content_type, content_encoding, options, created_at, due_at"
@@ -79,16 +79,9 @@ class RelayProcess:
 
     def __init__(self, place: Place, broker: RedisServer, *arguments: str, **env: str) -> None:
         self._log = place.home.state / f"relay-{uuid.uuid4().hex[:8]}.log"
-        command = [sys.executable, str(PROJECT / "manage.py"), "relay", "--interval", "0.05", *arguments]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=PROJECT,
-                env=place.home.env({"REDIS_URL": broker.url, **env}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        arguments = ("manage.py", "relay", "--interval", "0.05", *arguments)
+        env = {"REDIS_URL": broker.url, **env}
+        self.process = forks.spawn(arguments, cwd=PROJECT, env=place.home.env(env), log=self._log)
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
@@ -97,7 +90,7 @@ class RelayProcess:
         return sum(int(number) for number in re.findall(r": (\d+) published, ", self.said()))
 
     def await_words(self, words: str) -> None:
-        until(lambda: words in self.said() or self.process.poll() is not None, f"{words!r} from the relay")
+        until(lambda: words in self.said() or not self.process.alive(), f"{words!r} from the relay")
         assert words in self.said(), self.said()
 
     def __enter__(self) -> RelayProcess:
@@ -106,7 +99,6 @@ class RelayProcess:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait(10)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -119,7 +111,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture(autouse=True)
 def _empty(place: Place) -> None:
-    place.sql("DELETE FROM tasks_demo_records_outboxmessage")
+    for table in ("tasks_demo_records_outboxmessage", "tasks_demo_records_inboxentry", "shop_booking"):
+        place.sql(f"DELETE FROM {table}")  # noqa: S608
     for table in ("tasks_demo_event", "tasks_demo_tally"):
         place.sql(f"DELETE FROM {table}", ledger=True)  # noqa: S608
 
@@ -142,7 +135,7 @@ def test_several_relays_at_once_publish_each_message_once(place: Place, broker: 
     assert place.count("publications = 1") == count
 
 
-def test_a_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_before_has_none(
+def test_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_before_has_none(
     place: Place, broker: RedisServer
 ) -> None:
     for committed in (True, False):
@@ -163,37 +156,66 @@ def test_a_publisher_killed_after_its_commit_has_its_job_published_and_one_kille
     assert known == [("outbox", "order-17", 1)]
 
 
-def test_a_relay_killed_between_publishing_and_marking_repeats_only_what_it_held(
+#: Three relays, one after the other; each takes ten rows, hands them over five at a time, and kills itself at one moment.
+DOOMED = """
+from celery import current_app, signals
+from tasks_demo.outbox import relay
+from tasks_demo.outbox.table import Table
+seen, mark = [], Table.mark
+def reached(moment):
+    seen.append(moment)
+    if (moment, seen.count(moment)) == doom: os.kill(os.getpid(), signal.SIGKILL)
+def marking(self, published, **options):
+    if published: reached("sent")
+    mark(self, published, **options)
+    if published: reached("marked")
+def collected(**_): reached("collected")
+signals.before_task_publish.connect(collected)
+Table.mark = marking
+relay.AT_ONCE = 5
+# Import first: the time limit of the batch is half of the lease.
+current_app.loader.import_default_modules()
+for doom in (("collected", 3), ("sent", 2), ("marked", 1)):
+    child = os.fork()
+    if not child:
+        relay.Relay(batch=10).run_once()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, doom
+"""
+
+
+def test_relay_killed_in_a_batch_repeats_only_what_it_had_not_marked_and_nothing_runs_twice(
     place: Place, broker: RedisServer
 ) -> None:
-    sent = place.fill(30)
-    killed = place.python(
-        "from celery import current_app\n"
-        "from tasks_demo.core import lifecycle\n"
-        "from tasks_demo.outbox.relay import Relay\n"
-        "seen = []\n"
-        "def die(event):\n"
-        "    seen.append(event.subject.task_id)\n"
-        "    if len(seen) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "lifecycle.observe(die)\n"
-        "relay = Relay(batch=10)\n"
-        # Import first: the time limit of the batch is half of the wait below.
-        "current_app.loader.import_default_modules()\n"
-        "relay._publisher.connection().ensure_connection()\n"
-        "relay.run_once()",
-        broker,
-        TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="6",
-    )
-    assert killed == -signal.SIGKILL
-    held = {f"job-{number}" for number in range(5)}
-    assert copies(broker.url) == dict.fromkeys(held, 1)
-    assert place.count("published_at IS NULL") == 30, "it was killed before the mark"
-    with RelayProcess(place, broker):
+    sent = place.fill(40, task="tasks_demo.charge_inbox", arguments='[[], {"customer": "c", "amount": 5}]')
+    lease = {"TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": "6"}
+    # Jobs 0-9: killed when three of the first five are collected. 10-19: when the second five are sent. 20-29: when the first
+    # five are marked.
+    assert place.python(DOOMED, broker, **lease) == 0
+    there = {f"job-{number}" for number in range(10, 25)}
+    marked = there - {f"job-{number}" for number in range(15, 20)}
+    assert copies(broker.url) == dict.fromkeys(there, 1)
+    assert place.count("published_at IS NOT NULL") == len(marked)
+    with RelayProcess(place, broker, **lease):
         until(lambda: place.count("published_at IS NULL") == 0, "every publication")
-        assert copies(broker.url) == {task_id: 1 + (task_id in held) for task_id in sent}
+        assert copies(broker.url) == {task_id: 1 + (task_id in there - marked) for task_id in sent}
+        with Worker(place.home, place.home.state / "inbox-worker.log", {"REDIS_URL": broker.url}):
+            until(lambda: place.count("finished_at IS NOT NULL") == 40, "the end of all", 60)
+            until(lambda: queued(broker.url) == 0, "the suppressed copies")
+    assert place.sql("SELECT count(*), count(DISTINCT task_id) FROM shop_booking") == [(40, 40)]
+    assert place.sql("SELECT max(executions), sum(executions) FROM tasks_demo_tally", ledger=True) == [(1, 40)]
 
 
-def test_a_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Place, broker: RedisServer) -> None:
+def test_commit_in_another_process_wakes_a_relay(place: Place, broker: RedisServer) -> None:
+    with RelayProcess(place, broker, "--interval", "60"):
+        for number in range(2):
+            place.python(
+                f"with transaction.atomic(using=shop): enqueue(JOB, [{number}], task_id='woken-{number}')", broker
+            )
+            until(lambda number=number: copies(broker.url)[f"woken-{number}"], "its message")  # type: ignore[misc]
+
+
+def test_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Place, broker: RedisServer) -> None:
     soon = {"TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": "1"}
     first = place.fill(40)
     with RelayProcess(place, broker, **soon) as relay:
@@ -212,7 +234,7 @@ def test_a_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Pla
     assert place.count("publications >= 2") >= 40, "what was lost with the broker was published again"
 
 
-def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer) -> None:
+def test_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer) -> None:
     if place.server is None:
         pytest.skip("SQLite has no server to kill")
     sent = place.fill(400)
@@ -221,9 +243,9 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     arguments = ("--batch", "20", "--no-reconcile")
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
         until(lambda: queued(broker.url) >= 20, "the first batch")
-        relay.process.send_signal(signal.SIGSTOP)  # finding the server's processes takes a while
+        os.kill(relay.process.pid, signal.SIGSTOP)  # finding the server's processes takes a while
         place.server.kill()
-        relay.process.send_signal(signal.SIGCONT)
+        os.kill(relay.process.pid, signal.SIGCONT)
         try:
             relay.await_words("the database does not answer")
             assert queued(broker.url) < 400, "it was killed too late"
@@ -235,18 +257,20 @@ def test_a_database_that_is_killed_loses_nothing(place: Place, broker: RedisServ
     assert sum(found.values()) <= 420, "no more twice than one batch"
 
 
-def test_a_signal_ends_it_after_the_current_message_and_releases_the_rest(place: Place, broker: RedisServer) -> None:
-    sent = place.fill(900)
+def test_signal_ends_it_after_the_messages_in_hand_and_releases_the_rest(place: Place, broker: RedisServer) -> None:
+    sent = place.fill(1000)
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
         before = queued(broker.url)
-        with RelayProcess(place, broker, "--batch", "900") as relay:
+        with RelayProcess(place, broker, "--batch", "1000") as relay:
             until(lambda before=before: queued(broker.url) > before, "the first message")  # type: ignore[misc]
-            relay.process.send_signal(sign)
-            assert relay.process.wait(30) == code
+            os.kill(relay.process.pid, sign)
+            assert relay.process.wait(30)
+            relay.process.kill()  # reaps it
+            assert relay.process.returncode == code
             assert "Traceback" not in relay.said()
         assert place.count("published_at IS NOT NULL") == queued(broker.url)
-    left = 900 - queued(broker.url)
-    assert 0 < left < 900
+    left = 1000 - queued(broker.url)
+    assert 0 < left < 1000
     done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
     assert (done.code, done.out.strip()) == (0, f"{left} published"), "what was released is due at once"
     assert copies(broker.url) == dict.fromkeys(sent, 1)
@@ -260,7 +284,7 @@ def test_what_is_not_there_is_said_in_a_sentence(place: Place, broker: RedisServ
     done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
     assert done.code == 4
     assert "0 published, then: the broker does not answer" in done.sentence()
-    assert "The rest waits in the outbox" in done.err
+    assert "The other messages stay in the outbox" in done.err
     nothing = Home(tmp_path).manage("relay", "--once", env={"REDIS_URL": broker.url})
     assert nothing.code == 4
     assert "cannot be read" in nothing.sentence()

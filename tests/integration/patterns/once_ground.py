@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,18 @@ from celery.result import AsyncResult
 from tasks_demo.leases.redis_client import connect
 from tests.integration.patterns.once_tasks import app
 from tests.integration.servers.postgres import own_postgres
-from tests.support import PROJECT, STATE, Home, Worker, emptied, producer_on, until
+from tests.support import STATE, Home, Worker, emptied, producer_on, until
 
 
 class OnceWorker(Worker):
     """A worker with the jobs of ``once_tasks`` and its own queue."""
 
     queue = "once"
-    module = "tests.integration.patterns.once_tasks"
+    app = "tests.integration.patterns.once_tasks"
 
-    def start(self) -> None:
-        from tasks_demo.demo.stack.processes import spawn
-
-        command = [sys.executable, "-m", "celery", "-A", self.module, "worker", "-Q", self.queue]
-        command += [f"--concurrency={self._concurrency}", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
-        name = f"--hostname=w{uuid.uuid4().hex[:6]}@t"
-        self._process = spawn([*command, name], log=self.log, env=self._env, cwd=PROJECT)
-        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
-        assert self.alive(), self.log.read_text(errors="replace")[-3000:]
+    @property
+    def options(self) -> Sequence[str]:
+        return ("-Q", self.queue)
 
 
 class Ground:
@@ -145,10 +138,3 @@ class Ground:
         """Wait until the worker has received it twice: it was requeued and redelivered."""
         wanted = f"[{task_id}] received"
         until(lambda: self.worker.log.read_text(errors="replace").count(wanted) >= 2, f"another delivery of {task_id}")
-
-
-@contextmanager
-def ground_on(home: Home, redis_url: str, log: Path, *, own_server: bool) -> Iterator[Ground]:
-    """On the suite's ``home``, or on a separate PostgreSQL server that may be killed."""
-    with ExitStack() as stack:
-        yield Ground(stack, home, redis_url, log, own_server)

@@ -245,7 +245,7 @@ def test_attempts_refuse_a_limit_that_is_no_number_of_attempts(base: Any, limit:
 
 
 def test_attempts_have_no_limit_where_nothing_comes_back() -> None:
-    with pytest.raises(ContradictoryDeclaration, match="does not come back"):
+    with pytest.raises(ContradictoryDeclaration, match="is not redelivered"):
         AcksEarly.task(name="never.declared", max_attempts=3)
 
 

@@ -5,7 +5,6 @@ twice.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,21 +15,14 @@ from django.db import connections, router
 from tasks_demo.core.exceptions import OperationMismatch
 from tasks_demo.patterns import claim_first, operation_records
 from tasks_demo.records.models import Claim
-from tests.integration.patterns.once_ground import Ground, OnceWorker, ground_on
+from tests.integration.patterns.once_ground import Ground, OnceWorker
 from tests.integration.patterns.once_tasks import app
-from tests.support import STATE, Home, until
+from tests.support import until
 
 DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
 
 
-@pytest.fixture(scope="module", params=["home", "own-server"])
-def ground(request: pytest.FixtureRequest, home: Home, redis_url: str) -> Iterator[Ground]:
-    log = STATE / f"claims-{request.param}.log"
-    with ground_on(home, redis_url, log, own_server=request.param == "own-server") as made:
-        yield made
-
-
-def test_the_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(ground: Ground) -> None:
+def test_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(ground: Ground) -> None:
     operation, job = ground.fresh()
     first = ground.send("once.claim", **job)
     assert first.get(timeout=30) == {"number": 1}
@@ -41,7 +33,7 @@ def test_the_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(
     assert second.get(timeout=30) is None
     ground.has(second.id, "suppressed", "acked")
     third = ground.send("once.claim", **job, first="x")
-    assert "used before by another task or with other arguments. Nothing was run" in str(
+    assert "already used by another task or with other arguments. Nothing was run" in str(
         third.get(timeout=30, propagate=False)
     )
     assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
@@ -51,11 +43,11 @@ def test_another_task_under_the_same_key_fails_and_is_not_taken_for_done(ground:
     operation, job = ground.fresh()
     ground.send("once.claim", **job).get(timeout=30)
     other = ground.send("once.claim_too", **job)
-    assert "used before by another task" in str(other.get(timeout=30, propagate=False))
+    assert "already used by another task" in str(other.get(timeout=30, propagate=False))
     assert len(ground.ran(operation)) == 1
 
 
-def test_a_suppressed_copy_starts_nothing_that_was_to_follow_the_work(ground: Ground) -> None:
+def test_suppressed_copy_starts_nothing_that_was_to_follow_the_work(ground: Ground) -> None:
     operation, job = ground.fresh()
     follow: Any = app.tasks["once.follow"].s(folder=job["folder"]).set(queue=OnceWorker.queue)
     followed = ground.folder / operation / "followed"
@@ -70,7 +62,7 @@ def test_a_suppressed_copy_starts_nothing_that_was_to_follow_the_work(ground: Gr
     assert followed.read_text() == "{'number': 1}\n"
 
 
-def test_a_duplicate_of_a_running_job_is_suppressed_at_once(ground: Ground) -> None:
+def test_duplicate_of_a_running_job_is_suppressed_at_once(ground: Ground) -> None:
     operation, job = ground.fresh(gate=True)
     first = ground.send("once.claim", **job)
     ground.running(operation)
@@ -81,7 +73,7 @@ def test_a_duplicate_of_a_running_job_is_suppressed_at_once(ground: Ground) -> N
     assert len(ground.ran(operation)) == 1
 
 
-def test_a_pool_process_killed_in_the_body_is_never_followed_by_another_execution(ground: Ground) -> None:
+def test_pool_process_killed_in_the_body_is_never_followed_by_another_execution(ground: Ground) -> None:
     operation, job = ground.fresh(gate=True)
     sent = ground.send("once.claim", **job)
     pid = ground.running(operation)
@@ -96,7 +88,7 @@ def test_a_pool_process_killed_in_the_body_is_never_followed_by_another_executio
     assert ground.ran(operation) == [pid]
 
 
-def test_a_body_that_raised_is_not_run_again(ground: Ground) -> None:
+def test_body_that_raised_is_not_run_again(ground: Ground) -> None:
     operation, job = ground.fresh()
     sent = ground.send("once.claim", **job, first="no luck")
     assert str(sent.get(timeout=30, propagate=False)) == "no luck"

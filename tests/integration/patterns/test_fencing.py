@@ -67,7 +67,7 @@ def amounts(operation: str) -> list[int]:
     return list(Booking.objects.filter(operation=operation).order_by("pk").values_list("amount", flat=True))
 
 
-def test_the_holder_writes_as_often_as_it_likes(store: RedisLeaseStore) -> None:
+def test_fenced_holder_writes_as_often_as_it_likes(store: RedisLeaseStore) -> None:
     operation = str(uuid.uuid4())
     with body(store, claim(store, operation)):
         for amount in (1, 2):
@@ -76,7 +76,9 @@ def test_the_holder_writes_as_often_as_it_likes(store: RedisLeaseStore) -> None:
     assert amounts(operation) == [1, 2]
 
 
-def test_whoever_was_overtaken_while_asleep_writes_nothing_more(store: RedisLeaseStore, brief: RedisLeaseStore) -> None:
+def test_fenced_whoever_was_overtaken_while_asleep_writes_nothing_more(
+    store: RedisLeaseStore, brief: RedisLeaseStore
+) -> None:
     operation, seen = str(uuid.uuid4()), []
 
     def watch(event: Reached) -> None:
@@ -98,7 +100,7 @@ def test_whoever_was_overtaken_while_asleep_writes_nothing_more(store: RedisLeas
     assert Fence.objects.get(pk=operation).token == second.fence
 
 
-def test_a_rollback_gives_the_fence_back(store: RedisLeaseStore, brief: RedisLeaseStore) -> None:
+def test_fenced_rollback_gives_the_fence_back(store: RedisLeaseStore, brief: RedisLeaseStore) -> None:
     operation = str(uuid.uuid4())
     first = claim(brief, operation)
     second = claim(store, operation)
@@ -110,7 +112,7 @@ def test_a_rollback_gives_the_fence_back(store: RedisLeaseStore, brief: RedisLea
     assert amounts(operation) == [1], "nobody with a higher fence has written"
 
 
-def test_a_lease_that_is_known_to_be_lost_is_not_even_tried(brief: RedisLeaseStore) -> None:
+def test_fenced_lease_that_is_known_to_be_lost_is_not_even_tried(brief: RedisLeaseStore) -> None:
     operation = str(uuid.uuid4())
     held = claim(brief, operation)
     until(lambda: time.monotonic() > held.deadline, "the end of the lease")
@@ -120,12 +122,12 @@ def test_a_lease_that_is_known_to_be_lost_is_not_even_tried(brief: RedisLeaseSto
     assert not Fence.objects.filter(pk=operation).exists()
 
 
-def test_outside_a_body_there_is_nothing_to_fence_with() -> None:
+def test_fenced_outside_a_body_there_is_nothing_to_fence_with() -> None:
     with pytest.raises(NoLease, match="inside the body"), fenced():
         pass
 
 
-def test_operations_do_not_fence_each_other(store: RedisLeaseStore, brief: RedisLeaseStore) -> None:
+def test_fenced_operations_do_not_fence_each_other(store: RedisLeaseStore, brief: RedisLeaseStore) -> None:
     one, other = str(uuid.uuid4()), str(uuid.uuid4())
     early: dict[str, Any] = {name: claim(brief, name) for name in (one, other)}
     with body(store, claim(store, one)), fenced():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from django.db import connections, router
 
 from tasks_demo.ledger.models import Event
 from tasks_demo.records.models import Attempt, Decision, Parked
-from tests.support import PROJECT, STATE, Home, Worker, database_url_of_tests, until
+from tests.support import STATE, Home, Worker, database_url_of_tests, until
 
 
 def send(task: str, args: list[Any], kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -28,18 +26,15 @@ class PoisonWorker(Worker):
 
     queues = "celery,side"
 
-    def start(self) -> None:
-        from tasks_demo.demo.stack.processes import spawn
+    may_die = True  # poison that waits in the queue kills at once
 
+    @property
+    def options(self) -> Sequence[str]:
+        return ("-Q", self.queues, "--include", "tests.integration.quarantine.poison")
+
+    def start(self) -> None:
         self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", "project", "worker", "-Q", self.queues]
-        command += ["--include", "tests.integration.quarantine.poison"]
-        command += [f"--concurrency={self._concurrency}", "--loglevel=INFO", "--without-mingle", "--without-gossip"]
-        name = f"--hostname=w{uuid.uuid4().hex[:6]}@t"
-        self._process = spawn([*command, name], log=self.log, env=self._env, cwd=PROJECT)
-        until(lambda: self.ready() or not self.alive(), "the worker's readiness", 60)
-        # It may be dead again: poison waiting in the queue kills at once.
-        assert self.ready(), self.log.read_text(errors="replace")[-3000:]
+        super().start()
 
 
 def environment(redis_url: str, **more: str) -> dict[str, str]:

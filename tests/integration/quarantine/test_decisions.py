@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -194,6 +195,27 @@ def test_requeue_on_a_broker_that_does_not_take_it_leaves_it_parked(
     assert (row.state, row.decisions.count(), nobody()) == ("parked", 0, 0)
     assert requeue(row, by="somebody", why="")
     assert nobody() == 1
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_requeue_to_an_exchange_without_a_queue_leaves_it_parked(broker: str, request: pytest.FixtureRequest) -> None:
+    app = current_app._get_current_object()
+    with ExitStack() as stack:
+        if broker == "rabbitmq":
+            node = request.getfixturevalue("rabbitmq")
+            stack.enter_context(node.without(app.conf.task_default_queue))
+            app.conf.broker_write_url = node.url
+        stack.callback(setattr, app.conf, "broker_write_url", app.conf.broker_url)
+        refuses_to_requeue_what_no_queue_takes()
+
+
+def refuses_to_requeue_what_no_queue_takes() -> None:
+    route = {"exchange": "amq.direct", "routing_key": "nobody-binds-this"}
+    row = lying(message=json.dumps(current_app.signature("poison.acks_late", args=["nowhere"], options=route)))
+    with pytest.raises(RequeueFailed, match=r"no queue takes it .*still parked"):
+        requeue(row, by="somebody", why="")
+    row.refresh_from_db()
+    assert (row.state, row.decisions.count()) == ("parked", 0)
 
 
 @pytest.mark.parametrize(

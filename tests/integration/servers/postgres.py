@@ -22,7 +22,7 @@ import psutil
 import psycopg
 import pytest
 
-from tests.support import until
+from tests.support import ends_with_us, until
 
 
 class PostgresServer:
@@ -44,7 +44,7 @@ class PostgresServer:
         options = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self._folder}")
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._folder / "data", *options],
+                [*ends_with_us("INT"), self._binaries / "postgres", "-D", self._folder / "data", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

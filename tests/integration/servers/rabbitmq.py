@@ -18,14 +18,16 @@ import amqp
 import psutil
 import pytest
 
-from tests.support import until
+from tests.support import ends_with_us, until
 
 
 class RabbitServer:
     """Survives ``kill`` (SIGKILL): durable queues and persistent messages are there after ``start``."""
 
-    def __init__(self, folder: Path, program: str, config: str = "") -> None:
+    def __init__(self, folder: Path, program: str, config: str = "", erlang: str = "") -> None:
+        """``config``: of rabbitmq.conf; ``erlang``: arguments for what cannot be written there."""
         self.folder = folder
+        self._erlang = erlang
         self._program = program
         self.port, self._distribution, self._epmd_port = _free_ports(3)
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
@@ -33,6 +35,22 @@ class RabbitServer:
         (folder / "plugins").write_text("[].")
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+
+    @property
+    def for_rabbitmqctl(self) -> dict[str, str]:
+        """The environment in which ``rabbitmqctl`` finds this node."""
+        return {
+            "PATH": f"{Path(self._program).parent}:/usr/sbin:/usr/bin:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "RABBITMQ_NODENAME": f"t{self.port}@localhost",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+        }
+
+    def vhosts(self) -> set[str]:
+        """The names of its virtual hosts."""
+        command = ["rabbitmqctl", "--quiet", "--no-table-headers", "list_vhosts"]
+        done = subprocess.run(command, env=self.for_rabbitmqctl, check=True, capture_output=True, text=True, timeout=60)
+        return set(done.stdout.split())
 
     def start(self) -> None:
         environment = {
@@ -51,15 +69,19 @@ class RabbitServer:
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             # One scheduler without busy waiting: the node shares two cores with the tests.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 +sbwt none {self._erlang}",
         }
         with open(self.folder / "out", "ab") as out:
             if self._epmd is None:
                 self._epmd = subprocess.Popen(
-                    [str(shutil.which("epmd")), "-port", str(self._epmd_port)], env=environment, stderr=out
+                    [*ends_with_us("KILL"), str(shutil.which("epmd")), "-port", str(self._epmd_port)],
+                    env=environment,
+                    stderr=out,
                 )
-            self._process = subprocess.Popen([self._program], env=environment, stdout=out, stderr=out)
-        until(self._answers, "an answer of RabbitMQ", 60)
+            self._process = subprocess.Popen(
+                [*ends_with_us("TERM"), self._program], env=environment, stdout=out, stderr=out
+            )
+        until(self._answers, "an answer of RabbitMQ", 150)
 
     def kill(self) -> None:
         """SIGKILL the node; it is gone when this returns."""
@@ -79,8 +101,12 @@ class RabbitServer:
 
     @contextlib.contextmanager
     def without(self, *queues: str) -> Iterator[None]:
-        """Delete these queues and their messages afterwards."""
+        """Delete these queues and their messages, now and afterwards. (A queue cannot be declared anew with other arguments.)"""
+        self._delete(*queues)
         yield
+        self._delete(*queues)
+
+    def _delete(self, *queues: str) -> None:
         with amqp.Connection(f"127.0.0.1:{self.port}") as connection:
             for queue in queues:
                 connection.channel().queue_delete(queue)
@@ -98,7 +124,11 @@ class RabbitServer:
         return True
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,10 +166,13 @@ def rabbitmq_program() -> str:
 
 
 @contextlib.contextmanager
-def own_rabbitmq(config: str = "") -> Iterator[RabbitServer]:
-    """A running node with this rabbitmq.conf. It takes about 5 s to start: share it where possible."""
+def own_rabbitmq(config: str = "", erlang: str = "") -> Iterator[RabbitServer]:
+    """A running node, configured like this. It takes about 5 s to start: share it where possible."""
     program = rabbitmq_program()
-    with tempfile.TemporaryDirectory(prefix="rabbit-") as folder, RabbitServer(Path(folder), program, config) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="rabbit-") as folder,
+        RabbitServer(Path(folder), program, config, erlang) as server,
+    ):
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Real redis-servers for tests: the embedded binary, and the system's if there is one. Import the fixtures that you use."""
+"""Real redis-servers for tests: the embedded binary, and the system's if there is one."""
 
 from __future__ import annotations
 
@@ -42,13 +42,6 @@ class RedisServer(EmbeddedRedis):
         super().__exit__(*raised)
 
 
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose path is short enough for a socket in it (sun_path holds 108 bytes)."""
-    with tempfile.TemporaryDirectory(prefix="locks-") as folder:
-        yield Path(folder)
-
-
 @pytest.fixture(scope="session", params=list(BINARIES))
 def shared_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """One server for all tests that do not break it; each test uses its own operations or empties it."""
@@ -60,10 +53,10 @@ def shared_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=list(BINARIES))
-def own_redis(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[RedisServer]:
+def own_redis(request: pytest.FixtureRequest, short: Path) -> Iterator[RedisServer]:
     """A server that the test may break."""
     binary = BINARIES[request.param]
     if binary is None:
         pytest.skip("no redis-server on this system; the embedded one is tested")
-    with RedisServer(short_folder, binary) as server:
+    with RedisServer(short, binary) as server:
         yield server

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -18,11 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.integration.servers.postgres import own_postgres
-from tests.integration.stranger import Stranger, stranger
-from tests.support import PROJECT, STATE, Finished, finish
-
-__all__ = ["stranger"]
+from tests.integration.stranger import Stranger
+from tests.support import PROJECT, STATE, Finished
 
 PAGE = PROJECT / "docs" / "how-to" / "testing.md"
 FILES = {
@@ -75,7 +72,7 @@ FILES = {
             return "nothing"
 
         class One:
-            def test_an_eager_task_and_no_row_of_an_earlier_test(self):
+            def test_eager_task_and_no_row_of_an_earlier_test(self):
                 self.assertEqual(Event.objects.count(), 0)
                 self.assertEqual(Note.objects.count(), 0)
                 with self.assertNumQueries(1):
@@ -88,18 +85,18 @@ FILES = {
                 self.assertEqual(Note.objects.count(), 2)
 
         class InATransaction(One, TestCase):
-            def test_a_lock_that_is_not_there_is_said_at_once(self):
+            def test_lock_that_is_not_there_is_said_at_once(self):
                 self.assertIsInstance(tasks.charge.delay(17).result, NothingToRequeue)
 
-            def test_the_same_once_more(self):
-                self.test_an_eager_task_and_no_row_of_an_earlier_test()
+            def test_same_once_more(self):
+                self.test_eager_task_and_no_row_of_an_earlier_test()
 
         class WithCommits(One, TransactionTestCase):
-            def test_the_same_once_more(self):
-                self.test_an_eager_task_and_no_row_of_an_earlier_test()
+            def test_same_once_more(self):
+                self.test_eager_task_and_no_row_of_an_earlier_test()
 
         class WithoutDatabase(SimpleTestCase):
-            def test_a_task_that_asks_no_database(self):
+            def test_task_that_asks_no_database(self):
                 self.assertEqual(nothing.delay().get(), "nothing")
     """,
 }
@@ -136,13 +133,7 @@ class Shop:
             "SHOP_TEST_NAME": self.test_name,
             **more,
         }
-        return finish(
-            subprocess.Popen(
-                [sys.executable, *arguments], cwd=self.folder, env=env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            ),
-            120,
-        )  # fmt: skip
+        return Finished(*forks.run(arguments, cwd=self.folder, env=env, timeout=120))
 
     def django(self, *arguments: str, **more: str) -> Finished:
         return self.run("-W", "error::ResourceWarning", "manage.py", "test", "--noinput", *arguments, **more)
@@ -169,12 +160,12 @@ def passed(done: Finished, count: int) -> None:
     assert "accessed by other users" not in said
 
 
-def test_a_suite_that_uses_nothing_of_ours_passes_twice_in_any_order(shop: Shop) -> None:
+def test_suite_that_uses_nothing_of_ours_passes_twice_in_any_order(shop: Shop) -> None:
     for order in (["--shuffle"], ["--shuffle", "--reverse", "--parallel", "2"]):
         passed(shop.django("plain", "shop.test_with_django", *order), 6 + 4)
 
 
-def test_the_page_s_suites_pass_with_pytest(shop: Shop) -> None:
+def test_page_s_suites_pass_with_pytest(shop: Shop) -> None:
     if shop.test_name:
         pytest.skip("as in memory")
     order = ["-p", "no:xdist"] if "sqlite" in shop.url else ["-n", "2"]
@@ -229,7 +220,7 @@ def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_
         client.delete(*left)
 
 
-def test_the_example_s_own_suite_passes_twice(stranger: Stranger) -> None:
+def test_example_s_own_suite_passes_twice(stranger: Stranger) -> None:
     """The second time with the ledger in another database, through the project's router."""
     for order in (["--shuffle"], ["--reverse"]):
         passed(stranger.manage("test", "--noinput", *order), 4)

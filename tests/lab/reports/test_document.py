@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tasks_demo.lab.plan.predictions import Prediction
+from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.reports import document as report
 from tests.lab.reports.results import SCHEMA, built, good, story, terminal, valid
 
@@ -74,14 +74,14 @@ def test_healthy_run_that_charges_twice_is_not_as_predicted() -> None:
 
 @pytest.mark.parametrize(("again", "code"), [(False, 0), (True, 1)], ids=["breaks", "holds"])
 def test_control_must_break(again: bool, code: int) -> None:
-    control = {("acks_late", "kill-main", ""): Prediction("broken", "A control.")}
+    control = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A control.")}
     result = built(story("acks_late", "kill-main", again=again).end(), predictions=control)
     valid(result)
     assert report.exit_code(result) == code
 
 
 def test_control_of_which_nothing_is_known_is_unknown() -> None:
-    control = {("acks_late", "kill-main", ""): Prediction("broken", "A control.")}
+    control = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A control.")}
     assert report.exit_code(built(story("acks_late", "kill-main"), predictions=control)) == 3
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tests.lab.reports.results import NASTY, built, from_results, good, story, terminal, valid
+from tests.lab.verdict.histories import numbered, text
 
 
 def test_terminal_tells_a_newcomer_what_happened() -> None:
@@ -134,38 +138,81 @@ def page(result: dict[str, Any]) -> Page:
     return parsed
 
 
-def test_html_draws_each_cell_and_loads_nothing() -> None:
+def test_html_loads_nothing_and_runs_nothing() -> None:
     parsed = page(good())
-    assert len([tag for tag, _ in parsed.tags if tag == "svg"]) == 4
     assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "object"}
-    assert not any(name in {"src", "href"} or name.startswith("on") for _, attrs in parsed.tags for name in attrs)
+    for _, attrs in parsed.tags:
+        assert not any(name == "src" or name.startswith("on") for name in attrs)
+        assert (attrs.get("href") or "#").startswith("#")
     assert not re.search(r"url\(|@import|https?:", report.as_html(good()))
-    assert "prefers-color-scheme:dark" in report.as_html(good())
+    assert "prefers-color-scheme: dark" in report.as_html(good())
     assert "acks_early lost 2 of 10 charges" in parsed.shown
 
 
-def test_html_bars_are_in_proportion() -> None:
-    parsed = page(built(story("acks_early", "kill-main", again=False).end()))
-    bars = [(attrs["class"], attrs["x"], attrs["width"]) for tag, attrs in parsed.tags if tag == "rect"]
-    assert bars == [("none", "0.0", "40.0"), ("once", "40.0", "160.0")]
+def squares(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The cells of the heat map: colour and target."""
+    tags = page(result).tags
+    return [
+        (before[1]["class"] or "", attrs["href"] or "")
+        for before, (tag, attrs) in pairwise(tags)
+        if tag == "a" and before[0] == "td"
+    ]
 
 
-@pytest.mark.parametrize(
-    "effects",
-    [
-        {"0": 0, "1": 0, "2+": 0},
-        {"0": 1, "1": 999_998, "2+": 1},
-        {"0": 999_999, "1": 0, "2+": 1},
-        {"0": 999_998, "1": 1, "2+": 1},
-        {"0": 1, "1": 1, "2+": 999_998},
-    ],
-)
-def test_html_bars_show_the_smallest_share_and_stay_in_the_picture(effects: dict[str, int]) -> None:
-    [result] = check(story("acks_early", "kill-main", again=False).end().events)
-    parsed = page(from_results([CellResult(**{**vars(result), "effects": effects})]))
-    bars = [(float(attrs["x"] or 0), float(attrs["width"] or 0)) for tag, attrs in parsed.tags if tag == "rect"]
-    assert len(bars) == sum(count > 0 for count in effects.values())
-    assert all(width >= 2 and start + width <= 200.05 for start, width in bars)
+def test_html_has_a_heat_map_whose_cells_open_their_details() -> None:
+    result = good()
+    assert squares(result) == [("allowed", "#cell-0"), ("allowed", "#cell-1"), ("ok", "#cell-2"), ("ok", "#cell-3")]
+    tags = page(result).tags
+    assert [attrs["id"] for tag, attrs in tags if (attrs.get("id") or "").startswith("cell-") and tag == "div"] == [
+        f"cell-{number}" for number in range(4)
+    ]
+    wrong = built(story("acks_late", "kill-main", again=False).end(), story("dedup_lock", "none"))
+    assert [tone for tone, _ in squares(wrong)] == ["surprise", "unknown"]
+    control = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A control.")}
+    as_predicted = built(story("acks_late", "kill-main", again=False).end(), predictions=control)
+    assert [tone for tone, _ in squares(as_predicted)] == ["broken"]
+
+
+def test_html_heat_map_orders_points_by_the_life_of_a_task_and_has_one_map_for_each_broker() -> None:
+    [result] = check(story("dedup_lock", "kill-main", charged=1).end().events)
+    cells = [
+        CellResult(**{**vars(result), "point": point, "broker": broker})
+        for broker in ("redis", "rabbitmq")
+        for point in ("acked", "fetched", "effect_done")
+    ]
+    html = report.as_html(from_results(cells))
+    assert len(re.findall("What became of the charges on ", html)) == 2
+    places = [html.index(f'<th scope="col">{point}</th>') for point in ("fetched", "effect_done", "acked")]
+    assert places == sorted(places)
+
+
+def test_html_draws_recovery_as_a_histogram() -> None:
+    result = good()
+    assert result["cells"][2]["recoveries"] == [0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+    pictures = [attrs["aria-label"] for tag, attrs in page(result).tags if tag == "svg" and "aria-label" in attrs]
+    assert pictures == ["4 ≤ 2 s", "2 ≤ 2 s", "2 ≤ 2 s"], "all kills, and two cells whose victims began again"
+
+
+def test_html_shows_the_lives_of_the_jobs_that_are_examples(tmp_path: Path) -> None:
+    stories = [story("acks_early", "kill-main", again=False).end(), story("acks_late", "kill-child", charged=2).end()]
+    events = tmp_path / "events.jsonl"
+    events.write_text(text(numbered([event for one in stories for event in one.events])), encoding="utf-8")
+    html = report.as_html(built(*stories), events)
+    for said in ("Lost: <code>t0</code>", "Lost: <code>t1</code>", "Done twice or more: <code>t1</code>"):
+        assert said in html
+    assert html.count('class="swimlanes"') == 4
+    assert "killed at effect_done" in html
+    assert "Killed: " not in html, "the killed jobs are the lost and the repeated ones"
+    events.unlink()
+    assert report.as_html(built(*stories), events).count('class="swimlanes"') == 0
+
+
+def test_html_says_how_to_run_it_again() -> None:
+    command = "python manage.py experiment --pattern acks_late --seed 7"
+    assert f"<code>{command}</code>" in report.as_html(
+        built(story("acks_late", "none").end(), configuration={"command": command})
+    )
+    assert "--replay" in report.as_html(good())
 
 
 @pytest.mark.parametrize("field", ["pattern", "fault", "point", "broker", "reasons"])

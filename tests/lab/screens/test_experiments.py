@@ -1,4 +1,7 @@
-"""The experiments in the dashboard: who may do what, what a browser cannot do, and real runs from start to end."""
+"""The experiments in the dashboard: who may do what, what a browser cannot do, and real runs from start to end.
+
+Over 300 lines: the screens share the runs that one experiment leaves.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from tasks_demo.demo.bank.client import BankClient
 from tasks_demo.demo.stack.processes import project_environment
 from tasks_demo.lab.processes.run_folder import is_alive, lock
 from tasks_demo.lab.reports import document
@@ -29,6 +33,7 @@ from tasks_demo.lab.screens import starting
 from tasks_demo.lab.screens.starting import NotDone, stop
 from tasks_demo.lab.screens.stored import find, latest
 from tasks_demo.leases.process import child_process
+from tasks_demo.ledger import rollups
 from tasks_demo.ledger.models import Tally
 from tests.lab.reports.results import good
 from tests.lab.screens.ground import NAME, ROOT, laid, person, use
@@ -305,7 +310,10 @@ def poll(admin: Client, name: str, mark: str = "") -> Any:
 
 
 @pytest.mark.timeout(180)
-def test_from_the_start_to_the_verdict(state: Path, admin: Client) -> None:
+def test_from_the_start_to_the_verdict(
+    state: Path, admin: Client, bank_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANK_URL", bank_url)
     name = started(admin, TINY)
     seen = []
 
@@ -331,9 +339,15 @@ def test_from_the_start_to_the_verdict(state: Path, admin: Client) -> None:
     tallies = Tally.objects.filter(run=f"{run.run_id}:acks_late/kill-child")
     counted = Counter("2+" if tally.effects >= 2 else str(tally.effects) for tally in tallies)
     assert {count: counted[count] for count in ("0", "1", "2+")} == cell["effects"]
+    charges = Counter(debit.reference for debit in BankClient(bank_url).debits())
+    asked = Counter(
+        "2+" if charges[each] >= 2 else str(charges[each]) for each in {tally.operation for tally in tallies}
+    )
+    assert {count: asked[count] for count in ("0", "1", "2+")} == cell["effects"], "the bank's books"
     wanted = {f"{what} {count}": cell[what][count] for what in ("executions", "effects") for count in ("0", "1", "2+")}
     wanted |= {"task IDs": 20, "lost": cell["lost"]}
-    until(lambda: of_pattern(admin).items() >= wanted.items(), "the same numbers on the overview")
+    assert rollups.fold(5)
+    assert of_pattern(admin).items() >= wanted.items(), "the same numbers on the overview"
     events = b"".join(admin.get(f"{ROOT}{name}/report/events/").streaming_content)  # type: ignore[attr-defined]
     assert b'"kind":"quiescent"' in events.replace(b": ", b":")
     (entry,) = LogEntry.objects.all()

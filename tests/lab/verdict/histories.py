@@ -111,9 +111,9 @@ def numbered(events: Sequence[HistoryEvent]) -> list[HistoryEvent]:
 
 def text(events: Sequence[HistoryEvent]) -> str:
     """The history as file text."""
-    file = io.StringIO()
+    file = io.BytesIO()
     write(events, file)
-    return file.getvalue()
+    return file.getvalue().decode()
 
 
 def line(**changes: Any) -> str:

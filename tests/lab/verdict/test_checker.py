@@ -18,12 +18,12 @@ from tasks_demo.lab.verdict.history import HistoryEvent
 from tests.lab.verdict.histories import Story, expect, good, healthy, judged, killed, numbered
 
 
-def test_empty() -> None:
+def test_checker_empty() -> None:
     assert check([]) == []
 
 
 @pytest.mark.parametrize("pattern", ["acks_early", "acks_late", "dedup_lock"])
-def test_sane(pattern: str) -> None:
+def test_checker_sane(pattern: str) -> None:
     result = expect(healthy(pattern).end(), "held")
     assert result.executions == result.effects == {"0": 0, "1": 2, "2+": 0}
     assert (result.tasks, result.published, result.kills) == (2, 2, {"planned": 0, "landed": 0})
@@ -32,14 +32,14 @@ def test_sane(pattern: str) -> None:
     assert result.recovery_s == {"p50": None, "p99": None, "max": None}
 
 
-def test_promise_is_shown_as_bounds() -> None:
+def test_checker_promise_is_shown_as_bounds() -> None:
     assert judged(healthy("acks_early").end()).promise == {"executions": [0, 1], "effects": [0, 1]}
     assert judged(healthy("acks_late").end()).promise == {"executions": [1, None], "effects": [1, None]}
     assert judged(healthy("dedup_lock").end()).promise == {"executions": [0, None], "effects": [1, 1]}
     assert judged(healthy("dedup_lock").end()).semantics == "effectively-once"
 
 
-def test_lost_is_allowed_at_most_once() -> None:
+def test_checker_lost_is_allowed_at_most_once() -> None:
     result = expect(killed("acks_early", again=False).end(), "held")
     assert (result.lost, result.duplicated) == (1, 0)
     assert result.effects == {"0": 1, "1": 1, "2+": 0}
@@ -47,60 +47,60 @@ def test_lost_is_allowed_at_most_once() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "dedup_lock"])
-def test_lost_after_a_kill(pattern: str) -> None:
+def test_checker_lost_after_a_kill(pattern: str) -> None:
     result = expect(killed(pattern, again=False).end(), "broken", "a: no effect")
     assert result.lost == 1
 
 
-def test_lost_without_an_execution() -> None:
+def test_checker_lost_without_an_execution() -> None:
     result = expect(healthy().published("c").end(), "broken", "c: no effect, at least 1", "c: no execution, at least 1")
     assert result.executions["0"] == result.effects["0"] == result.lost == 1
 
 
-def test_duplicated_is_allowed_at_least_once() -> None:
+def test_checker_duplicated_is_allowed_at_least_once() -> None:
     result = expect(killed("acks_late", charged=True).end(), "held")
     assert (result.duplicated, result.effects) == (1, {"0": 0, "1": 1, "2+": 1})
     assert result.executions == {"0": 0, "1": 1, "2+": 1}
 
 
-def test_duplicated_is_not_allowed_effectively_once() -> None:
+def test_checker_duplicated_is_not_allowed_effectively_once() -> None:
     result = expect(killed("dedup_lock", charged=True).end(), "broken", "a: 2 effects, exactly 1 promised")
     assert (result.duplicated, result.recovered) == (1, 0)
 
 
-def test_duplicated_is_not_allowed_at_most_once() -> None:
+def test_checker_duplicated_is_not_allowed_at_most_once() -> None:
     expect(killed("acks_early", charged=True).end(), "broken", "a: 2 effects, at most 1", "a: 2 executions, at most 1")
 
 
-def test_two_executions_alone_break_at_most_once() -> None:
+def test_checker_two_executions_alone_break_at_most_once() -> None:
     result = expect(killed("acks_early").end(), "broken", "a: 2 executions, at most 1 promised")
     assert (result.executions["2+"], result.duplicated, result.recovered) == (1, 0, 0)
 
 
-def test_execution_without_an_effect_breaks_at_least_once() -> None:
+def test_checker_execution_without_an_effect_breaks_at_least_once() -> None:
     expect(Story().published("a").ran("a", charged=False).end(), "broken", "a: no effect")
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "dedup_lock"])
-def test_recovered(pattern: str) -> None:
+def test_checker_recovered(pattern: str) -> None:
     result = expect(killed(pattern).end(), "held")
     assert (result.recovered, result.lost, result.duplicated) == (1, 0, 0)
     # The kill is the seventh event, the next start the ninth; a step takes a second.
     assert result.recovery_s == {"p50": 2.0, "p99": 2.0, "max": 2.0}
 
 
-def test_recovery_is_measured_from_a_kill_that_landed() -> None:
+def test_checker_recovery_is_measured_from_a_kill_that_landed() -> None:
     story = killed("acks_late")
     story.delivered("b").begun("b", 30).killed("b", 30, landed=False, why="it was gone").ran("b", 31)
     assert judged(story.end()).recovery_s["max"] == 2.0
 
 
-def test_clock_that_was_set_back_gives_no_negative_recovery() -> None:
+def test_checker_clock_that_was_set_back_gives_no_negative_recovery() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a").say("started", "a", 30, at=1.0)
     assert judged(story.effect("a").end()).recovery_s == {"p50": 0.0, "p99": 0.0, "max": 0.0}
 
 
-def test_other_outcomes_are_counted() -> None:
+def test_checker_other_outcomes_are_counted() -> None:
     story = healthy("dedup_lock")
     for kind, times in (("suppressed", 1), ("deferred", 2), ("fenced", 3), ("quarantined", 4)):
         for pid in range(times):
@@ -110,7 +110,7 @@ def test_other_outcomes_are_counted() -> None:
     assert result.quarantined == 1, "of operations, however often they were parked"
 
 
-def test_two_task_ids_of_one_operation_share_its_effects() -> None:
+def test_checker_two_task_ids_of_one_operation_share_its_effects() -> None:
     story = Story("dedup_lock").published("a", operation="order 17").published("b", operation="order 17")
     story.begun("a", 20).effect("order 17", task_id="a").say("returned", "a", 20)
     story.delivered("b").say("suppressed", "b", 20)
@@ -123,7 +123,7 @@ def test_two_task_ids_of_one_operation_share_its_effects() -> None:
     expect(story.end(), "broken", "order 17: 2 effects")
 
 
-def test_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> None:
+def test_checker_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> None:
     story = healthy("dedup_lock").published("a").delivered("a").say("suppressed", "a", 20)
     result = expect(story.end(), "held")
     assert (result.tasks, result.recovered) == (2, 1)
@@ -131,41 +131,41 @@ def test_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> N
 
 @pytest.mark.parametrize("pattern", ["acks_early", "acks_late", "dedup_lock"])
 @pytest.mark.parametrize("outcome", ["info", "fail"])
-def test_nothing_is_owed_to_an_unconfirmed_publication(pattern: str, outcome: str) -> None:
+def test_checker_nothing_is_owed_to_an_unconfirmed_publication(pattern: str, outcome: str) -> None:
     result = expect(healthy(pattern).published("c", outcome=outcome).end(), "held")
     assert (result.tasks, result.published, result.lost, result.effects["0"]) == (3, 2, 0, 1)
 
 
-def test_unconfirmed_publication_may_have_arrived() -> None:
+def test_checker_unconfirmed_publication_may_have_arrived() -> None:
     expect(Story("dedup_lock").published("a", outcome="info").ran("a").end(), "held")
 
 
-def test_unconfirmed_publication_is_bounded_from_above() -> None:
+def test_checker_unconfirmed_publication_is_bounded_from_above() -> None:
     expect(Story("dedup_lock").published("a", outcome="info").ran("a").ran("a").end(), "broken", "a: 2 effects")
 
 
-def test_confirmation_outweighs_a_failure_of_the_same_task() -> None:
+def test_checker_confirmation_outweighs_a_failure_of_the_same_task() -> None:
     story = Story("acks_late").published("a").published("a", outcome="fail").published("a", outcome="info")
     expect(story.end(), "broken", "a: no effect", "a: no execution")
 
 
-def test_refused_task_that_was_executed() -> None:
+def test_checker_refused_task_that_was_executed() -> None:
     story = Story("acks_early").published("a", outcome="fail").ran("a", charged=False)
     expect(story.end(), "unknown", "a was executed although the broker refused it")
 
 
-def test_refused_task_that_took_effect() -> None:
+def test_checker_refused_task_that_took_effect() -> None:
     story = Story("acks_early").published("a", outcome="fail").ran("a")
     expect(story.end(), "unknown", "a took effect although the broker refused it", "a was executed although")
 
 
 @pytest.mark.parametrize("outcome", [None, "perhaps", 1, [], {}])
-def test_publication_without_an_outcome(outcome: object) -> None:
+def test_checker_publication_without_an_outcome(outcome: object) -> None:
     story = Story().say("published", "a", detail={"outcome": outcome}).ran("a")
     expect(story.end(), "unknown", "the publication of a (event 1) has no outcome")
 
 
-def test_cells_that_run_side_by_side_are_judged_apart() -> None:
+def test_checker_cells_that_run_side_by_side_are_judged_apart() -> None:
     stories = [killed("acks_early", again=False), killed("acks_late", charged=True), killed("dedup_lock"), healthy()]
     apart = [judged(story.end()) for story in stories]
     chance = random.Random(5)
@@ -177,13 +177,13 @@ def test_cells_that_run_side_by_side_are_judged_apart() -> None:
 
 
 @pytest.mark.parametrize("field", ["pattern", "fault", "point", "broker"])
-def test_cell_is_named_by_four_fields(field: str) -> None:
+def test_checker_cell_is_named_by_four_fields(field: str) -> None:
     story = healthy("acks_late").end()
     other = [msgspec.structs.replace(event, **{field: "acks_early"}) for event in story.events]  # type: ignore[arg-type]
     assert len(check(numbered([*story.events, *other]))) == 2
 
 
-def test_bound_is_per_landed_kill_or_per_task() -> None:
+def test_checker_bound_is_per_landed_kill_or_per_task() -> None:
     tasks = [f"t{number}" for number in range(30)]
     story = Story("dedup_lock").published(*tasks)
     for task_id in tasks:
@@ -194,7 +194,7 @@ def test_bound_is_per_landed_kill_or_per_task() -> None:
     assert judged(killed("acks_late").end(queued=1)).bound_95 == 1.0
 
 
-def test_bound_counts_an_operation_once() -> None:
+def test_checker_bound_counts_an_operation_once() -> None:
     # Neither executed nor charged: two sentences, one violation.
     story = Story("acks_late").published("a", operation="order 17")
     tasks = [f"t{number}" for number in range(19)]
@@ -205,7 +205,7 @@ def test_bound_counts_an_operation_once() -> None:
     assert result.bound_95 == pytest.approx(0.2161, abs=5e-5)
 
 
-def test_at_most_ten_reasons() -> None:
+def test_checker_at_most_ten_reasons() -> None:
     result = judged(Story("acks_late").published(*(f"t{number}" for number in range(30))).end())
     assert len(result.reasons) == REASONS
     assert result.reasons[0] == "t0: no effect, at least 1 promised"
@@ -214,14 +214,14 @@ def test_at_most_ten_reasons() -> None:
 
 
 @pytest.mark.parametrize("task_id", ["", "x" * 10_000, "a\nb", "\x1b[31m", "\udc80"])
-def test_odd_task_ids_are_named_safely(task_id: str) -> None:
+def test_checker_odd_task_ids_are_named_safely(task_id: str) -> None:
     [*_, reason] = judged(Story("acks_late").published(task_id).end()).reasons
     assert reason.isprintable()
     assert len(reason) < 200
 
 
 @given(st.lists(st.sampled_from(good()), max_size=30))
-def test_any_selection_of_events_is_judged_and_never_held_unless_whole(events: list[HistoryEvent]) -> None:
+def test_checker_any_selection_of_events_is_judged_and_never_held_unless_whole(events: list[HistoryEvent]) -> None:
     for result in check(numbered(events)):
         assert result.observed != "held"
 
@@ -231,7 +231,7 @@ def test_any_selection_of_events_is_judged_and_never_held_unless_whole(events: l
     charges=st.lists(st.integers(0, 3), min_size=6, max_size=6),
     pattern=st.sampled_from(["acks_early", "acks_late", "dedup_lock"]),
 )
-def test_verdict_is_the_promise(executions: list[int], charges: list[int], pattern: str) -> None:
+def test_checker_verdict_is_the_promise(executions: list[int], charges: list[int], pattern: str) -> None:
     promise = {"acks_early": AT_MOST_ONCE, "acks_late": AT_LEAST_ONCE, "dedup_lock": EFFECTIVELY_ONCE}[pattern]
     story, kept = Story(pattern), True
     effects = [charge if times else 0 for times, charge in zip(executions, charges, strict=False)]
@@ -250,7 +250,7 @@ def test_verdict_is_the_promise(executions: list[int], charges: list[int], patte
     assert sum(result.executions.values()) == sum(result.effects.values()) == len(executions)
 
 
-def test_large_history_streams() -> None:
+def test_checker_large_history_streams() -> None:
     """At most 600 bytes per task, however many events; no event is kept in memory."""
     tasks = 20_000
 

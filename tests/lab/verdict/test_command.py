@@ -25,7 +25,7 @@ from tests.lab.verdict.histories import Story, healthy, killed, numbered, text
     ],
     ids=["held", "broken", "unknown", "empty"],
 )
-def test_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(text(story.events), encoding="utf-8")
     assert main([str(path)]) == code
@@ -36,7 +36,7 @@ def test_exit_code(story: Story, code: int, tmp_path: Path, capsys: pytest.Captu
     assert all(cell["observed"] in shown for cell in cells)
 
 
-def test_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
+def test_command_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     stories = [healthy("acks_early"), killed("acks_late", again=False).end()]
     path.write_text(text(numbered([event for story in stories for event in story.events])), encoding="utf-8")
@@ -44,7 +44,7 @@ def test_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "rubbish", "binary", "naive"])
-def test_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     whole = text(healthy("naive" if damage == "naive" else "acks_late").end().events).encode()
     path.write_bytes({"truncated": whole[:-9], "rubbish": b"hello\n", "binary": b"\xff\x00\n", "naive": whole}[damage])
@@ -55,7 +55,7 @@ def test_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.Cap
     assert "not a history that can be judged" in captured.err
 
 
-def test_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("cannot be read") == 2
@@ -74,7 +74,7 @@ def test_command_needs_no_django(tmp_path: Path) -> None:
         "ours = {name for name in sys.modules if name.startswith('tasks_demo.')}\n"
         "allowed = {'tasks_demo.core', 'tasks_demo.core.semantics', 'tasks_demo.core.points', 'tasks_demo.core.wording',\n"
         "           'tasks_demo.lab', 'tasks_demo.lab.verdict', *('tasks_demo.lab.verdict.' + name for name in\n"
-        "           ('__main__', 'checker', 'evidence', 'findings', 'history', 'quiescence', 'statistics'))}\n"
+        "           ('__main__', 'checker', 'evidence', 'findings', 'hands', 'history', 'quiescence', 'statistics'))}\n"
         "assert ours <= allowed, ours - allowed\n"
         "sys.exit(main(['-', '--json']))\n"
     )

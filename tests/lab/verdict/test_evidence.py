@@ -77,7 +77,7 @@ def test_task_of_two_operations() -> None:
 
 def test_body_that_starts_twice_without_an_end() -> None:
     story = healthy().published("c").begun("c", 22).effect("c")
-    forged = story.say("started", "c", 22, at=1_700_000_016.5)
+    forged = story.say("started", "c", 22, at=1_700_000_030.5)
     expect(forged.end(), "unknown", "process 22 started c twice without ending the first")
 
 

@@ -1,4 +1,7 @@
-"""A table, one row for each cause of a warning: an unsafe configuration and the nearest safe one; and what builds them."""
+"""A table, one row for each cause of a warning: an unsafe configuration and the nearest safe one; and what builds them.
+
+Over 300 lines: one table, whose rows are read side by side.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,10 @@ REDIS = "redis://:secret@127.0.0.1:1/0"
 
 
 AMQP = "amqp://guest@127.0.0.1:1//"
+
+
+#: Our own transport for Redis.
+RELIABLE = f"reliable+{REDIS}"
 
 
 #: A safe RabbitMQ configuration: with publisher confirms.
@@ -154,6 +161,12 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     ),
     (
         "W001",
+        "our own transport for Redis redelivers nothing that a living worker holds",
+        lambda: shop(quarantined(), task_time_limit=900),
+        lambda: shop(quarantined(), task_time_limit=900, broker_url=RELIABLE),
+    ),
+    (
+        "W001",
         "SQS has a default of its own",
         lambda: shop(quarantined(time_limit=1800), broker_url="sqs://", broker_transport_options={}),
         lambda: shop(quarantined(time_limit=1800), broker_url="memory://"),
@@ -203,6 +216,12 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         "a countdown in the beat schedule",
         lambda: shop({}, beat_schedule=beat(900)),
         lambda: shop({}, beat_schedule=beat(899)),
+    ),
+    (
+        "W002",
+        "our own transport for Redis keeps a message for as long as it waits",
+        lambda: shop({}, beat_schedule=beat(7200)),
+        lambda: shop({}, beat_schedule=beat(7200), broker_url=RELIABLE),
     ),
     (
         "W002",
@@ -332,6 +351,12 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
         "Celery's default prefetch",
         lambda: shop(quarantined(), worker_prefetch_multiplier=4),
         lambda: shop(quarantined(soft_time_limit=60), worker_prefetch_multiplier=4),
+    ),
+    (
+        "W008",
+        "our own transport for Redis takes several messages at once, although prefetching is disabled",
+        lambda: shop(quarantined(), broker_url=RELIABLE, worker_prefetch_multiplier=4, worker_disable_prefetch=True),
+        lambda: shop(quarantined(), worker_prefetch_multiplier=4, worker_disable_prefetch=True),
     ),
     (
         "W008",

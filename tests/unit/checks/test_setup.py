@@ -13,6 +13,7 @@ from kombu import Queue
 from pytest_django import Settings
 
 from tasks_demo.checks import judge
+from tasks_demo.checks.setup import is_on_redis
 from tests.unit.checks.configurations import RABBIT, UNLIMITED, bounded_by, every_night, ids, locked, quarantined, shop
 
 
@@ -41,6 +42,25 @@ def test_setup_of_a_worker_has_limits_and_prefetch_of_its_command_line() -> None
     assert ids(app) == ["W001", "W008"]
     assert judge(app, Booted(TaskPool, time_limit=300, soft_time_limit=50)) == []
     assert [message.id for message in judge(app, Booted(TaskPool, 300, prefetch_multiplier=1))] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "on_redis"),
+    [
+        ("redis://h", True),
+        ("rediss://h", True),
+        ("REDIS+socket:///s", True),
+        ("sentinel://h", True),
+        ("reliable+redis://h", True),
+        ("reliable+socket:///s", True),
+        ("reliable+sentinel://h", True),
+        ("amqp://redis", False),
+        ("redis", False),
+        ("", False),
+    ],
+)
+def test_is_on_redis(url: str, *, on_redis: bool) -> None:
+    assert is_on_redis(url) is on_redis
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])

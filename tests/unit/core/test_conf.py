@@ -12,11 +12,11 @@ from tasks_demo.core.conf import settings as ours
 from tasks_demo.core.exceptions import InvalidSetting
 
 
-def test_a_missing_setting_takes_its_default() -> None:
+def test_conf_missing_setting_takes_its_default() -> None:
     assert Settings.__dict__["RESULT_MAX_BYTES"] == ours.RESULT_MAX_BYTES
 
 
-def test_settings_are_read_when_they_are_used(settings: DjangoSettings) -> None:
+def test_conf_settings_are_read_when_they_are_used(settings: DjangoSettings) -> None:
     for value in (3.5, 7.0):
         settings.TASKS_DEMO_LEASE_SECONDS = value
         assert value == ours.LEASE_SECONDS
@@ -34,7 +34,7 @@ def test_settings_are_read_when_they_are_used(settings: DjangoSettings) -> None:
         ("KEY_PREFIX", "7", "7"),
     ],
 )
-def test_text_of_the_environment_becomes_the_right_type(
+def test_conf_text_of_the_environment_becomes_the_right_type(
     settings: DjangoSettings, name: str, given: Any, read: Any
 ) -> None:
     setattr(settings, f"TASKS_DEMO_{name}", given)
@@ -64,7 +64,7 @@ def test_text_of_the_environment_becomes_the_right_type(
         ("REDIS_URL", None),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_name_and_the_value(
+def test_conf_what_cannot_work_is_refused_with_the_name_and_the_value(
     settings: DjangoSettings, name: str, given: Any
 ) -> None:
     setattr(settings, f"TASKS_DEMO_{name}", given)
@@ -73,6 +73,6 @@ def test_what_cannot_work_is_refused_with_the_name_and_the_value(
     assert str(given) in str(caught.value)
 
 
-def test_a_setting_that_does_not_exist_is_an_attribute_error() -> None:
+def test_conf_setting_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError):
         ours.LEASE_SECOND  # noqa: B018

@@ -11,7 +11,19 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import StartNotRecorded
-from tasks_demo.core.lifecycle import Point, Reached, Subject, about, current, ignore, observe, observers, reached
+from tasks_demo.core.lifecycle import (
+    Point,
+    Reached,
+    Subject,
+    about,
+    announce,
+    current,
+    held_back,
+    ignore,
+    observe,
+    observers,
+    reached,
+)
 from tasks_demo.core.limited_log import LimitedLog
 
 SUBJECT = Subject("task-1", "order-1", "acks_late", "w1@t", "bank")
@@ -23,7 +35,7 @@ def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "_observers", ())
 
 
-def test_observers_are_told_in_the_order_in_which_they_were_registered() -> None:
+def test_lifecycle_observers_are_told_in_the_order_in_which_they_were_registered() -> None:
     told: list[tuple[str, Reached]] = []
     observe(lambda event: told.append(("first", event)))
     observe(lambda event: told.append(("second", event)))
@@ -36,7 +48,7 @@ def test_observers_are_told_in_the_order_in_which_they_were_registered() -> None
     assert before <= event.at <= time.time()
 
 
-def test_an_observer_is_told_once_however_often_it_is_registered() -> None:
+def test_lifecycle_observer_is_told_once_however_often_it_is_registered() -> None:
     told: list[Reached] = []
     observe(told.append)
     observe(told.append)
@@ -44,7 +56,7 @@ def test_an_observer_is_told_once_however_often_it_is_registered() -> None:
     assert len(told) == 1
 
 
-def test_an_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_no_error() -> None:
+def test_lifecycle_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_no_error() -> None:
     told: list[Reached] = []
     observe(told.append)
     ignore(told.append)
@@ -54,11 +66,27 @@ def test_an_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_no_error()
     assert observers() == ()
 
 
-def test_outside_a_delivery_nothing_is_announced_so_that_a_body_is_an_ordinary_function() -> None:
+def test_lifecycle_outside_a_delivery_nothing_is_announced_so_that_a_body_is_an_ordinary_function() -> None:
     told: list[Reached] = []
     observe(told.append)
     reached(Point.EFFECT_BEGUN)
     assert told == []
+
+
+def test_publications_are_held_back_until_the_caller_announces_them() -> None:
+    told: list[Reached] = []
+    observe(told.append)
+    job = Subject("id", "op", "outbox")
+    with held_back() as held:
+        reached(Point.PUBLISHED, job, outcome="ok")
+        reached(Point.FAILED, job)
+    assert [event.point for event in told] == [Point.FAILED]
+    announce(held[0])
+    reached(Point.PUBLISHED, job)
+    assert [(event.point, event.detail) for event in told[1:]] == [
+        (Point.PUBLISHED, {"outcome": "ok"}),
+        (Point.PUBLISHED, {}),
+    ]
 
 
 class Mute(Exception):
@@ -81,7 +109,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("point", list(Point))
-def test_an_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_point(
+def test_lifecycle_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_point(
     point: Point, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Reached] = []
@@ -111,7 +139,7 @@ def test_an_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_poi
 
 
 @pytest.mark.parametrize("point", [Point.STARTED, Point.RETURNED])
-def test_what_asks_the_process_to_end_passes(point: Point) -> None:
+def test_lifecycle_what_asks_the_process_to_end_passes(point: Point) -> None:
     def ends(event: Reached) -> None:
         raise SystemExit(3)
 
@@ -120,7 +148,7 @@ def test_what_asks_the_process_to_end_passes(point: Point) -> None:
         reached(point, SUBJECT)
 
 
-def test_a_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:
+def test_lifecycle_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:
     inner = Subject("task-2", "order-2", "acks_late")
     with about(SUBJECT):
         with about(inner):
@@ -129,7 +157,7 @@ def test_a_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:
     assert current() is None
 
 
-def test_threads_have_deliveries_of_their_own() -> None:
+def test_lifecycle_threads_have_deliveries_of_their_own() -> None:
     seen: list[Subject | None] = []
     with about(SUBJECT):
         thread = threading.Thread(target=lambda: seen.append(current()))
@@ -138,7 +166,7 @@ def test_threads_have_deliveries_of_their_own() -> None:
     assert seen == [None]
 
 
-def test_with_no_observer_a_point_costs_next_to_nothing() -> None:
+def test_lifecycle_with_no_observer_a_point_costs_next_to_nothing() -> None:
     """The bound is a hundred times the measured cost: the test fails when a point starts to do work without observers."""
     started = time.perf_counter()
     for _ in range(100_000):
@@ -146,7 +174,7 @@ def test_with_no_observer_a_point_costs_next_to_nothing() -> None:
     assert time.perf_counter() - started < 2.0
 
 
-def test_the_points_of_the_design_are_all_there() -> None:
+def test_lifecycle_points_of_the_design_are_all_there() -> None:
     healthy = [
         "published",
         "received",
@@ -164,7 +192,7 @@ def test_the_points_of_the_design_are_all_there() -> None:
     assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, *dropped}
 
 
-def test_the_lab_s_pure_history_knows_the_same_points() -> None:
+def test_lifecycle_lab_s_pure_history_knows_the_same_points() -> None:
     from tasks_demo.lab.verdict.history import POINTS
 
     assert frozenset(map(str, Point)) == POINTS

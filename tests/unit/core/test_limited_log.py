@@ -13,7 +13,7 @@ from tests.support import until
 logger = logging.getLogger("limited")
 
 
-def test_the_first_lines_are_written_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_limited_log_first_lines_are_written_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
     log = LimitedLog(most=2, seconds=0.2)
     for number in range(7):
         log(logger, logging.WARNING, ("shop.charge", "held"), "job %d", number)
@@ -26,7 +26,9 @@ def test_the_first_lines_are_written_and_the_rest_counted(caplog: pytest.LogCapt
     assert caplog.records[-1].getMessage() == "job 7"
 
 
-def test_without_another_thread_the_count_comes_with_the_next_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_limited_log_without_another_thread_the_count_comes_with_the_next_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log = LimitedLog(most=1, seconds=0.1)
     before = threading.stack_size(1 << 46)  # no thread can start
     try:
@@ -43,5 +45,5 @@ def test_without_another_thread_the_count_comes_with_the_next_line(caplog: pytes
     ]
 
 
-def test_a_line_that_cannot_be_made_disturbs_nobody() -> None:
+def test_limited_log_line_that_cannot_be_made_disturbs_nobody() -> None:
     LimitedLog()(logger, logging.ERROR, [], "an unhashable kind")  # type: ignore[arg-type]

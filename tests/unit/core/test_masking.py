@@ -55,13 +55,13 @@ def test_masked_body_of_a_dropped_message() -> None:
     assert "gASV" not in masked_body("gASVCQAAAAAAAA==")
 
 
-def test_an_invalid_setting_hides_everything(settings: Settings) -> None:
+def test_masking_invalid_setting_hides_everything(settings: Settings) -> None:
     settings.TASKS_DEMO_MASKED = 17
     assert masked({"a": "b"}) == {"a": MASK}
     assert masked_text("a") == MASK
 
 
-def test_the_setting_replaces_the_names(settings: Settings) -> None:
+def test_masking_setting_replaces_the_names(settings: Settings) -> None:
     settings.TASKS_DEMO_MASKED = "customer, iban"
     assert masked({"password": "p", "customer": "c"}) == {"password": "p", "customer": MASK}
     settings.TASKS_DEMO_MASKED = ()
@@ -69,13 +69,13 @@ def test_the_setting_replaces_the_names(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["password" * 20_000, 'token="' * 20_000, "card-" * 30_000 + "=", "\\" * 100_000])
-def test_hostile_texts_take_linear_time(hostile: str) -> None:
+def test_masking_hostile_texts_take_linear_time(hostile: str) -> None:
     began = time.process_time()
     masked_text(hostile)
     assert time.process_time() - began < 2
 
 
-def test_a_value_without_end_is_cut() -> None:
+def test_masking_value_without_end_is_cut() -> None:
     endless: dict[str, Any] = {}
     endless["in"] = endless
     assert MASK in json.dumps(masked(endless))

@@ -17,7 +17,7 @@ from tasks_demo.core.semantics import PROMISES, Bounds, Semantics
     ],
     ids=str,
 )
-def test_bounds_are_inclusive(bounds: Bounds, inside: list[int], outside: list[int]) -> None:
+def test_semantics_bounds_are_inclusive(bounds: Bounds, inside: list[int], outside: list[int]) -> None:
     assert [count for count in (*inside, *outside) if count in bounds] == inside
 
 
@@ -25,7 +25,7 @@ def test_bounds_are_inclusive(bounds: Bounds, inside: list[int], outside: list[i
     ("bounds", "count", "exceeded"),
     [(Bounds(0, 1), 1, False), (Bounds(0, 1), 2, True), (Bounds(1, 1), 0, False), (Bounds(1, None), 10**9, False)],
 )
-def test_only_too_much_is_beyond_repair(bounds: Bounds, count: int, exceeded: bool) -> None:
+def test_semantics_only_too_much_is_beyond_repair(bounds: Bounds, count: int, exceeded: bool) -> None:
     assert bounds.exceeded_by(count) is exceeded
 
 
@@ -38,12 +38,12 @@ def test_only_too_much_is_beyond_repair(bounds: Bounds, count: int, exceeded: bo
         (Bounds(2, 4), "2–4", [2, 4]),
     ],
 )
-def test_bounds_are_written_as_people_write_them(bounds: Bounds, text: str, listed: list[int | None]) -> None:
+def test_semantics_bounds_are_written_as_people_write_them(bounds: Bounds, text: str, listed: list[int | None]) -> None:
     assert str(bounds) == text
     assert bounds.as_list() == listed
 
 
-def test_each_pattern_promises_what_the_design_says() -> None:
+def test_semantics_each_pattern_promises_what_the_design_says() -> None:
     promised = {
         name: (promise.semantics, str(promise.executions), str(promise.effects)) for name, promise in PROMISES.items()
     }
@@ -58,5 +58,5 @@ def test_each_pattern_promises_what_the_design_says() -> None:
     }
 
 
-def test_nobody_claims_exactly_once() -> None:
+def test_semantics_nobody_claims_exactly_once() -> None:
     assert all("exactly" not in semantics for semantics in Semantics)

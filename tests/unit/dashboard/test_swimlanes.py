@@ -41,20 +41,20 @@ def test_lanes_are_in_order_and_executions_are_bars() -> None:
     assert spans(lane(drawing, "w2", "pool").bars, "execution") == [(3025, 3030, "done")]
 
 
-def test_the_broker_has_the_message_until_it_is_acknowledged() -> None:
+def test_broker_has_the_message_until_it_is_acknowledged() -> None:
     bars = lane(draw(KILLED), "broker").bars
     assert spans(bars, "waiting") == [(0, 5, "done")]
     assert spans(bars, "unacked") == [(5, 3020, "done"), (3020, 3032, "done")]
 
 
-def test_a_message_that_was_popped_and_not_recorded_is_nowhere() -> None:
+def test_message_that_was_popped_and_not_recorded_is_nowhere() -> None:
     kill = Moment(9, "fault", pid=100, landed=True, victim="main", point="fetched", main_pid=100)
     drawing = draw([Moment(0, "published"), Moment(8, "fetched", "w1", 100), kill, Moment(99, "settled")])
     assert spans(lane(drawing, "broker").bars, "waiting") == [(0, 8, "done")]
     assert spans(lane(drawing, "broker").bars, "unacked") == []
 
 
-def test_a_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only_its_own() -> None:
+def test_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only_its_own() -> None:
     drawing = draw(KILLED)
     x = next(mark.x for mark in lane(drawing, "w1", "main").marks if mark.tone == "fault")
     assert [each.dead for each in drawing.lanes if each.dead] == [[(x, WIDTH - x)]] * 2
@@ -67,21 +67,21 @@ def test_a_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_on
     assert hit == ["pool process"]
 
 
-def test_a_fault_that_missed_ends_nothing() -> None:
+def test_fault_that_missed_ends_nothing() -> None:
     missed = Moment(20, "fault", "w1", 101, landed=False, victim="child")
     drawing = draw([*KILLED[:5], missed])
     assert not any(each.dead for each in drawing.lanes)
     assert spans(lane(drawing, "w1", "pool").bars, "execution") == [(10, None, "open")]
 
 
-def test_an_end_that_never_came_is_an_open_bar_to_the_edge() -> None:
+def test_end_that_never_came_is_an_open_bar_to_the_edge() -> None:
     drawing = draw(KILLED[:5])
     (bar,) = [each for each in lane(drawing, "w1", "pool").bars if each.tone == "execution"]
     assert (bar.state, bar.x + bar.width) == ("open", WIDTH)
     assert "the end of 1 execution is not on record" in drawing.description
 
 
-def test_an_operation_is_held_until_it_is_completed_or_taken_over() -> None:
+def test_operation_is_held_until_it_is_completed_or_taken_over() -> None:
     claims = lane(
         draw(
             [
@@ -110,7 +110,7 @@ def test_long_gaps_are_folded_and_the_rest_is_to_scale() -> None:
     assert scale.x(5) == (scale.x(0) + scale.x(10)) / 2
 
 
-def test_a_scale_of_nothing_and_of_one_moment_does_not_fail() -> None:
+def test_scale_of_nothing_and_of_one_moment_does_not_fail() -> None:
     assert Scale([], LEFT, RIGHT).x(7) == LEFT
     assert Scale([3, 3], LEFT, RIGHT).x(3) == LEFT
     assert draw([]).description == "No events."
@@ -162,7 +162,7 @@ def test_hostile_text_is_text_and_nothing_is_inline() -> None:
     assert len(svg) < 30_000
 
 
-def test_the_drawing_has_a_title_and_a_description_and_numbers_of_any_locale() -> None:
+def test_drawing_has_a_title_and_a_description_and_numbers_of_any_locale() -> None:
     from django.utils import translation
 
     with translation.override("de"):

@@ -18,6 +18,8 @@ yaml = pytest.importorskip("yaml", reason="PyYAML comes with the development too
 TEXT = (PROJECT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 REQUIRED = re.compile(r"\$\{([A-Z_]+):\?[^}]+\}")
+#: Empty unless it is set.
+OPTIONAL = re.compile(r"\$\{(RABBITMQ_PASSWORD):\+(?:[^${}]|\$\{\1\})*\}")
 VARIABLE = re.compile(r"(?<!\$)\$\{?([A-Za-z_]+)")
 
 every_service = pytest.mark.parametrize("name", sorted(SERVICES))
@@ -35,15 +37,15 @@ def test_compose_service_is_pinned_and_unprivileged(name: str) -> None:
 def test_compose_secrets_come_from_the_environment(name: str) -> None:
     for variable, value in SERVICES[name]["environment"].items():
         if re.search(r"PASSWORD|SECRET|AUTH", variable):
-            assert REQUIRED.fullmatch(value), f"{variable} must be ${{NAME:?what to set}}"
-        if "://" in value and "@" in value:
+            assert REQUIRED.fullmatch(value) or OPTIONAL.fullmatch(value), f"{variable} must be ${{NAME:?what to set}}"
+        if "://" in value and "@" in value and not OPTIONAL.fullmatch(value):
             password = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
             assert REQUIRED.fullmatch(password), f"{variable} holds a literal password"
 
 
 def test_compose_variables_have_no_default_and_the_example_names_them_all() -> None:
     used = set(VARIABLE.findall(TEXT))  # $$NAME is for the container's own shell
-    assert used == set(REQUIRED.findall(TEXT))
+    assert used == set(REQUIRED.findall(TEXT)) | set(OPTIONAL.findall(TEXT))
     example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (PROJECT / ".env.example").read_text(), re.MULTILINE))
     assert example == dict.fromkeys(used, "")
 
@@ -70,19 +72,37 @@ def test_compose_redis_is_durable_and_the_worker_may_finish_its_longest_task(set
 
 @pytest.mark.parametrize("filled", [True, False])
 def test_compose_is_read_by_docker_and_refused_without_its_variables(filled: bool) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
-        pytest.skip("docker compose is not installed")
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        ["docker", "compose", "--env-file", os.devnull, "config", "--format", "json"],  # noqa: S607
-        cwd=PROJECT,
-        env={**kept, **(dict.fromkeys(REQUIRED.findall(TEXT), "8000") if filled else {})},
-        capture_output=True,
-        text=True,
-    )
+    done = _config(**dict.fromkeys(REQUIRED.findall(TEXT), "8000") if filled else {})
     if filled:
         assert done.returncode == 0, done.stderr
-        assert set(json.loads(done.stdout)["services"]) == set(SERVICES)
+        assert set(json.loads(done.stdout)["services"]) == set(SERVICES) - {"rabbitmq"}
     else:
         assert done.returncode != 0
         assert "set " in done.stderr
+
+
+@pytest.mark.parametrize(("password", "address"), [("", ""), ("s3cret", "amqp://tasks_demo:s3cret@rabbitmq:5672//")])
+def test_compose_profile_rabbitmq_carries_the_queue_if_it_has_a_password(password: str, address: str) -> None:
+    done = _config(
+        **dict.fromkeys(REQUIRED.findall(TEXT), "8000"), RABBITMQ_PASSWORD=password, COMPOSE_PROFILES="rabbitmq"
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    assert services["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"] == password
+    for name in ("web", "worker", "relay"):
+        assert services[name]["environment"]["BROKER_URL"] == address
+        assert set(services["rabbitmq"]["networks"]) & set(services[name]["networks"])
+
+
+def _config(**variables: str) -> subprocess.CompletedProcess[str]:
+    """What docker compose makes of the file."""
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
+        pytest.skip("docker compose is not installed")
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        ["docker", "compose", "--env-file", os.devnull, "config", "--format", "json"],  # noqa: S607
+        cwd=PROJECT,
+        env={**kept, **variables},
+        capture_output=True,
+        text=True,
+    )

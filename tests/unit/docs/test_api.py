@@ -26,6 +26,7 @@ def test_api_page_has_a_section_for_each_room_that_exports() -> None:
         "testing",
         "metrics",
         "lab",
+        "transport",
         "core.exceptions",
     }
     assert set(PROMISED) == {f"tasks_demo.{room}" for room in rooms}

@@ -55,7 +55,7 @@ def _parsed(where: str, name: str, arguments: list[str]) -> None:
         place = arguments.index("--database")
         arguments = arguments[:place] + arguments[place + 2 :]
     options = parser.parse_args(arguments)
-    if name == "experiment" and not options.replay:
+    if name == "experiment" and not (options.replay or options.task):
         from tasks_demo.lab.plan.options import cells_for
 
         assert cells_for(vars(options), seed=1)[0], where
@@ -68,6 +68,14 @@ def _known(where: str, words: list[str]) -> None:
     if program.startswith("python") and rest[0] == "-m":
         if rest[1] == "tasks_demo.lab.verdict":
             assert [word for word in rest[2:] if not word.startswith("-")], where
+            return
+        if rest[1] == "tasks_demo.lab":
+            words = rest[2:]
+            if "--app" in words:
+                del words[words.index("--app") : words.index("--app") + 2]
+            _parsed(where, "experiment", words)
+            return
+        if rest[1] == "pytest":
             return
         pytest.fail(f"{where}: what is python -m {rest[1]}?")
     if program.startswith("python") and rest[0].endswith("manage.py"):
@@ -150,7 +158,7 @@ def test_settings_and_pages_that_are_named_exist(path: Path) -> None:
     assert not {link for link in links if not (path.parent / link).exists()}
 
 
-def test_the_pages_of_commands_and_settings_name_every_one() -> None:
+def test_pages_of_commands_and_settings_name_every_one() -> None:
     page = (PROJECT / "docs/reference/commands.md").read_text(encoding="utf-8")
     commands = {path.stem for path in (PROJECT / "tasks_demo").glob("**/management/commands/[a-z]*.py")}
     assert not {name for name in commands if not re.search(rf"`{name}\b", page)}, "docs/reference/commands.md"
@@ -159,7 +167,7 @@ def test_the_pages_of_commands_and_settings_name_every_one() -> None:
     assert not {name for name in settings if f"`TASKS_DEMO_{name}`" not in page}, "docs/reference/settings.md"
 
 
-def test_the_index_links_every_page_and_the_readme_is_short() -> None:
+def test_index_links_every_page_and_the_readme_is_short() -> None:
     index = PROJECT / "docs/README.md"
     linked = set(re.findall(r"\]\(([^)#]+\.md)", index.read_text(encoding="utf-8")))
     listed = {"decisions"}  # the index links the folder
@@ -168,3 +176,15 @@ def test_the_index_links_every_page_and_the_readme_is_short() -> None:
     }
     assert not all_pages - linked - {"README.md"}, "pages that docs/README.md does not link"
     assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize(
+    "workflow", sorted((PROJECT / "examples" / "github-actions").glob("*.yml")), ids=lambda path: path.name
+)
+def test_commands_of_the_workflows_exist_and_take_their_options(workflow: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML comes with the development tools: `make install-dev`")
+    [job] = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    assert sum("experiment" in line for line in lines) == 1
+    for line in lines:
+        _known(workflow.name, shlex.split(line.replace("${{ github.run_number }}", "17")))

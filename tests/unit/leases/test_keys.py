@@ -14,7 +14,7 @@ HOSTILE = ["{}", "}{", "{a}", "*", "a:b", "a b", "%7B", "é", "订单", "😀", 
 
 
 @pytest.mark.parametrize("operation", HOSTILE)
-def test_what_is_allowed_is_returned_unchanged(operation: str) -> None:
+def test_keys_what_is_allowed_is_returned_unchanged(operation: str) -> None:
     assert validate_operation(operation) == operation
 
 
@@ -36,38 +36,38 @@ def test_what_is_allowed_is_returned_unchanged(operation: str) -> None:
         ("a\udfff", "surrogate"),
     ],
 )
-def test_what_is_refused_is_refused_with_a_sentence(key: object, says: str) -> None:
+def test_keys_what_is_refused_is_refused_with_a_sentence(key: object, says: str) -> None:
     with pytest.raises(InvalidOperationKey, match="Nothing was run") as refused:
         validate_operation(key)
     assert says in str(refused.value).replace("surrogate pair", "surrogate")
 
 
-def test_the_longest_key_is_allowed() -> None:
+def test_keys_longest_key_is_allowed() -> None:
     assert validate_operation("é" * 200)
 
 
-def test_the_key_has_the_form_that_the_design_names() -> None:
+def test_keys_key_has_the_form_that_the_design_names() -> None:
     assert record_key("tasks_demo:", "charge:order 17") == "tasks_demo:op:{charge%3Aorder%2017}"
 
 
-def test_the_key_builder_validates() -> None:
+def test_keys_key_builder_validates() -> None:
     with pytest.raises(InvalidOperationKey):
         record_key("p:", "a\nb")
 
 
 @pytest.mark.parametrize("prefix", ["{x}:", "a{", "}"])
-def test_a_prefix_cannot_bring_a_hash_tag_of_its_own(prefix: str) -> None:
+def test_keys_prefix_cannot_bring_a_hash_tag_of_its_own(prefix: str) -> None:
     with pytest.raises(InvalidSetting, match="brace"):
         record_key(prefix, "order")
 
 
-def test_no_two_hostile_operations_share_a_key() -> None:
+def test_keys_no_two_hostile_operations_share_a_key() -> None:
     keys = {record_key("p:", operation) for operation in HOSTILE}
     assert len(keys) == len(HOSTILE)
 
 
 @given(st.text(min_size=1, max_size=200))
-def test_no_operation_can_break_the_one_hash_tag(operation: str) -> None:
+def test_keys_no_operation_can_break_the_one_hash_tag(operation: str) -> None:
     try:
         key = record_key("p:", operation)
     except InvalidOperationKey:
@@ -80,6 +80,6 @@ def test_no_operation_can_break_the_one_hash_tag(operation: str) -> None:
 
 
 @given(st.lists(st.text(alphabet="%7Bb{}:/é", min_size=1, max_size=4), min_size=2, max_size=20, unique=True))
-def test_the_encoding_is_injective(operations: list[str]) -> None:
+def test_keys_encoding_is_injective(operations: list[str]) -> None:
     for one, other in itertools.combinations(operations, 2):
         assert record_key("p:", one) != record_key("p:", other)

@@ -30,7 +30,7 @@ def other() -> Iterator[tuple[subprocess.Popen[str], Process]]:
         made.kill()
 
 
-def test_a_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is_reaped(
+def test_process_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is_reaped(
     other: tuple[subprocess.Popen[str], Process],
 ) -> None:
     process, holder = other
@@ -43,13 +43,13 @@ def test_a_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is
     assert holder.gone
 
 
-def test_a_pid_that_was_used_again_is_somebody_else() -> None:
+def test_process_pid_that_was_used_again_is_somebody_else() -> None:
     me = this_process("t")
     assert not me.gone
     assert replace(me, start=str(int(me.start) - 1)).gone
 
 
-def test_another_machine_start_or_container_is_not_known() -> None:
+def test_process_another_machine_start_or_container_is_not_known() -> None:
     me = replace(this_process("t"), pid=2**22 + 1)
     assert me.gone
     boot, _, namespace = me.where.partition("/")
@@ -58,7 +58,7 @@ def test_another_machine_start_or_container_is_not_known() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
-def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Process]) -> None:
+def test_process_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Process]) -> None:
     _, holder = other
     pid = os.fork()
     if pid == 0:  # pragma: no cover
@@ -69,11 +69,11 @@ def test_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Pr
 
 
 @pytest.mark.parametrize("text", ["", "x", "a 1", "a b c d", "a 1 2", "a 0 2 t", "a -1 2 t", "\0"])
-def test_what_is_no_holder_is_none(text: str) -> None:
+def test_process_what_is_no_holder_is_none(text: str) -> None:
     assert parse_process(text) is None
 
 
 @pytest.mark.parametrize("task_id", ["t", "", "with spaces  in it"])
-def test_a_holder_survives_being_text(task_id: str) -> None:
+def test_process_holder_survives_being_text(task_id: str) -> None:
     me = this_process(task_id)
     assert parse_process(str(me)) == me

@@ -20,7 +20,7 @@ from tasks_demo.leases.redis_client import connect
         ("sentinel://:p@[::1]:5,i?master=m", [("::1", 5), ("i", 26379)], {"password": "p"}),
     ],
 )
-def test_an_address_names_sentinels_the_primary_and_the_database(
+def test_sentinel_address_names_sentinels_the_primary_and_the_database(
     url: str, hosts: list[tuple[str, int]], database: dict[str, Any]
 ) -> None:
     pool: Any = connect(url, 2.0).connection_pool
@@ -52,7 +52,7 @@ def test_sentinels_may_have_a_password_of_their_own() -> None:
         ("sentinel://:hunter2@h/x?master=m", "cannot be used"),
     ],
 )
-def test_what_cannot_work_is_refused_and_no_password_shown(url: str, why: str) -> None:
+def test_sentinel_what_cannot_work_is_refused_and_no_password_shown(url: str, why: str) -> None:
     with pytest.raises(InvalidSetting, match=why) as caught:
         connect(url, 1.0)
     assert "hunter2" not in str(caught.value)

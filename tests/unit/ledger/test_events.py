@@ -39,12 +39,12 @@ class _Mute:
     ],
     ids=["empty", "plain", "names that are no text", "an object", "not in JSON", "a huge number", "endless", "mute"],
 )
-def test_detail_as_json_is_accepted_by_databases(detail: dict[str, Any], kept: dict[str, Any]) -> None:
+def test_events_detail_as_json_is_accepted_by_databases(detail: dict[str, Any], kept: dict[str, Any]) -> None:
     assert json.loads(EventData(at=1.0, kind="failed", source="s", detail=detail).detail_as_json()) == kept
 
 
 @given(st.floats(0, 4e9))
-def test_microseconds_equal_those_of_the_stored_datetime(at: float) -> None:
+def test_events_microseconds_equal_those_of_the_stored_datetime(at: float) -> None:
     stored = datetime.fromtimestamp(at, UTC)
     assert microseconds(at) == microseconds(stored.timestamp())
     assert microseconds(at) == (stored - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)

@@ -25,7 +25,7 @@ RULES = {"shop.noise.*": 0.01, "celery.*": False, "shop.*": True}
         ("", 1.0, 1.0),
     ],
 )
-def test_a_share_is_what_it_says(task: str, declared: float, share: float) -> None:
+def test_sampling_share_is_what_it_says(task: str, declared: float, share: float) -> None:
     sampling = Sampling(RULES)
     ids = [str(uuid.UUID(int=number)) for number in range(20_000)]
     taken = [one for one in ids if sampling.includes(task, declared, one)]
@@ -33,7 +33,7 @@ def test_a_share_is_what_it_says(task: str, declared: float, share: float) -> No
     assert taken == [one for one in ids if Sampling(RULES).includes(task, declared, one)], "every process decides alike"
 
 
-def test_whoever_is_in_a_small_share_is_in_a_larger_one() -> None:
+def test_sampling_whoever_is_in_a_small_share_is_in_a_larger_one() -> None:
     ids = [str(number) for number in range(2000)]
     small = {one for one in ids if Sampling({}).includes("t", 0.1, one)}
     assert small < {one for one in ids if Sampling({}).includes("t", 0.5, one)}
@@ -41,14 +41,14 @@ def test_whoever_is_in_a_small_share_is_in_a_larger_one() -> None:
 
 
 @pytest.mark.parametrize("given", [1.5, -0.1, "much", None, float("nan")])
-def test_what_is_no_share_is_refused(given: Any) -> None:
+def test_sampling_what_is_no_share_is_refused(given: Any) -> None:
     with pytest.raises(InvalidSetting, match=r"TASKS_DEMO_LEDGER_TASKS.*shop"):
         Sampling({"shop.*": given})
     with pytest.raises(ContradictoryDeclaration, match="share"):
         AcksLate.task(ledger=given)
 
 
-def test_a_start_that_is_needed_must_be_recorded() -> None:
+def test_sampling_start_that_is_needed_must_be_recorded() -> None:
     with pytest.raises(ContradictoryDeclaration, match="needs_ledger"):
         AcksLate.task(needs_ledger=True, ledger=0.5)
     AcksLate.task(needs_ledger=True)

@@ -126,19 +126,19 @@ def test_state_of_each_kind(kind: str, detail: dict[str, Any], code: int) -> Non
     assert not code or OUTCOMES[code]
 
 
-def test_keep_tally_sql_has_the_columns_in_the_order_of_counts() -> None:
-    inserted = re.search(r"INSERT INTO tasks_demo_tally AS t \((.*?)\)", statement("keep_tally"), re.S)
+def test_update_tally_sql_has_the_columns_in_the_order_of_counts() -> None:
+    inserted = re.search(r"INSERT INTO tasks_demo_tally AS t \((.*?)\)", statement("update_tally"), re.S)
     assert inserted
     columns = re.sub(r"\s", "", inserted[1]).split(",")
     known = ["task_id", "operation", "pattern", "run", "books", "task"]
     assert columns == [*known, *COUNTS, "state", "effects", "first_at", "last_at"]
 
 
-def test_keep_tally_sql_adds_every_count_to_its_column() -> None:
+def test_update_tally_sql_adds_every_count_to_its_column() -> None:
     fields = {field.name for field in Tally._meta.get_fields()}
     for column in COUNTS:
         assert column in fields
-        assert f"{column} = t.{column} + excluded.{column}" in statement("keep_tally")
+        assert f"{column} = t.{column} + excluded.{column}" in statement("update_tally")
 
 
 def test_statement_strips_comments() -> None:

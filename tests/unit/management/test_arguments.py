@@ -14,7 +14,7 @@ parse = whole("--tasks", 1, 1_000_000)
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("007", 7), ("1000000", 1_000_000), ("+5", 5)])
-def test_a_whole_number_in_range_is_taken(text: str, number: int) -> None:
+def test_whole_number_in_range_is_taken(text: str, number: int) -> None:
     assert parse(text) == number
 
 
@@ -42,12 +42,13 @@ def test_any_text_is_a_number_in_range_or_a_sentence(text: str) -> None:
     assert "--tasks is 1 to 1000000" in said
 
 
-def test_a_number_too_long_for_python_is_a_sentence_too() -> None:
+def test_number_too_long_for_python_is_a_sentence_too() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="--tasks is 1 to 1000000"):
         parse("9" * 5000)
 
 
-def test_the_exit_codes_that_scripts_rely_on() -> None:
+def test_exit_codes_that_scripts_rely_on() -> None:
     assert {code.name: int(code) for code in Exit} == {
         "OK": 0, "BROKEN": 1, "USAGE": 2, "UNKNOWN": 3, "NOT_READY": 4, "INTERNAL": 5, "INTERRUPTED": 130,
+        "OUTPUT_CLOSED": 141,
     }  # fmt: skip

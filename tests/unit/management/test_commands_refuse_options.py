@@ -6,19 +6,19 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 REFUSED = [
-    ("relay", "--check 60 --once", "--check publishes nothing, so --once would do nothing"),
+    ("relay", "--check 60 --once", "--check publishes nothing, so --once would have no effect"),
     ("relay", "--check 60 --batch 100 --interval 0.5 --no-reconcile", "--batch, --interval, --no-reconcile"),
-    ("relay", "--once --interval 0.5", "--interval would do nothing"),
-    ("quarantine", "--why because", "list makes none"),
-    ("quarantine", "list --all --why because", "list makes none"),
-    ("quarantine", "show x --why because", "show makes none"),
+    ("relay", "--once --interval 0.5", "--interval would have no effect"),
+    ("quarantine", "--why because", "list does not make one"),
+    ("quarantine", "list --all --why because", "list does not make one"),
+    ("quarantine", "show x --why because", "show does not make one"),
     ("quarantine", "show x --all", "show takes one or more task IDs"),
     ("quarantine", "list x", "list takes no task ID"),
     ("quarantine", "requeue", "requeue takes one or more task IDs, or --all"),
     ("quarantine", "discard x --all", "discard takes one or more task IDs, or --all"),
-    ("benchmark", "--only kills --rounds 3", "--rounds would do nothing: kills has none"),
-    ("benchmark", "--only recovery kills --rounds 3", "--rounds would do nothing: kills, recovery"),
-    ("benchmark", "--only latency start --tasks 10", "--tasks would do nothing: latency, start"),
+    ("benchmark", "--only kills --rounds 3", "--rounds would have no effect: kills has none"),
+    ("benchmark", "--only recovery kills --rounds 3", "--rounds would have no effect: kills, recovery"),
+    ("benchmark", "--only latency start --tasks 10", "--tasks would have no effect: latency, start"),
     ("bank", "--fd 3 --port 0", "leave out --host and --port"),
     ("bank", "--fd 3 --host 127.0.0.1", "leave out --host and --port"),
 ]

@@ -47,6 +47,8 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(broker=Held.UNACKED, overtaken=True), False),
         (waits(broker=Held.UNACKED), False),
         (waits(broker=Held.UNACKED, idle=True, workers=False), True),
+        # Held by our own transport, or set aside by it: it comes back when its holder dies, or when a person says so.
+        (waits(7 * DAY, broker=Held.KEPT, overtaken=True, idle=True, begun=True, workers=False), False),
         # RabbitMQ: prefetch causes a little overtaking.
         (waits(overtaken=True, workers=True), False),
         (waits(overtaken=True, workers=False), True),
@@ -62,11 +64,11 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(workers=False), False),
     ],
 )  # fmt: skip
-def test_lost_is_what_there_is_evidence_of(evidence: Evidence, is_lost: bool) -> None:
+def test_evidence_lost_is_what_there_is_evidence_of(evidence: Evidence, is_lost: bool) -> None:
     assert lost(evidence, fallback=DAY) is is_lost
 
 
-def test_workers_are_asked_only_where_their_word_decides() -> None:
+def test_evidence_workers_are_asked_only_where_their_word_decides() -> None:
     asked = [
         waits(overtaken=True),
         waits(idle=True),
@@ -77,8 +79,9 @@ def test_workers_are_asked_only_where_their_word_decides() -> None:
         waits(),
         waits(broker=Held.UNACKED),
         waits(broker=Held.QUEUED, overtaken=True),
+        waits(broker=Held.KEPT, overtaken=True, begun=True),
     ]
-    assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 4 + [False] * 3
+    assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 4 + [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_workers_are_asked_only_where_their_word_decides() -> None:
         (State(True, "w", 0), 1, False, True),
     ],
 )
-def test_a_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
+def test_evidence_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
     state: State, generation: int, alive: bool, runs: bool
 ) -> None:
     assert (refusal(state, generation, alive) == "") is runs
@@ -119,11 +122,11 @@ def test_a_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
         (Life.UNKNOWN, 61, False),
     ],
 )
-def test_a_holder_lives_by_its_process_or_by_its_word(life: Life, silent: float, alive: bool) -> None:
+def test_evidence_holder_lives_by_its_process_or_by_its_word(life: Life, silent: float, alive: bool) -> None:
     assert lives(life, silent, lease=60, unfinished=7200) is alive
 
 
-def test_looks_become_rarer_with_age_and_publications_within_bounds() -> None:
+def test_evidence_looks_become_rarer_with_age_and_publications_within_bounds() -> None:
     assert [next_look(age, 1, 60) for age in (0, 60, 600, HOUR, DAY)] == [60, 60, 300, 600, 600]
     assert [next_look(0, publications, 60) for publications in (0, 1, 3, 4, 5)] == [60, 60, 60, 120, 240]
     assert next_look(0, 10**6, 60) == 60 * 2**10

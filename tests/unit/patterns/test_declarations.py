@@ -52,21 +52,23 @@ def _check(caught: pytest.ExceptionInfo[ContradictoryDeclaration], base: type[Pa
 
 
 @pytest.mark.parametrize(("base", "options", "why"), CONTRADICTIONS, ids=_id)
-def test_the_decorator_refuses_at_import(base: type[PatternTask], options: dict[str, Any], why: str) -> None:
+def test_declarations_decorator_refuses_at_import(base: type[PatternTask], options: dict[str, Any], why: str) -> None:
     with pytest.raises(ContradictoryDeclaration, match=why) as caught:
         base.task(name="never.declared", **options)
     _check(caught, base, options)
 
 
 @pytest.mark.parametrize(("base", "options", "why"), CONTRADICTIONS, ids=_id)
-def test_a_class_body_is_refused_at_import(base: type[PatternTask], options: dict[str, Any], why: str) -> None:
+def test_declarations_class_body_is_refused_at_import(
+    base: type[PatternTask], options: dict[str, Any], why: str
+) -> None:
     with pytest.raises(ContradictoryDeclaration, match=why) as caught:
         type("Mine", (base,), dict(options))
     _check(caught, base, options)
 
 
 @pytest.mark.parametrize(("base", "options", "why"), CONTRADICTIONS, ids=_id)
-def test_another_decorator_is_refused_when_celery_builds_the_task(
+def test_declarations_another_decorator_is_refused_when_celery_builds_the_task(
     base: type[PatternTask], options: dict[str, Any], why: str
 ) -> None:
     # A separate, unshared app: a rejected task must not stay registered in the project's.
@@ -79,7 +81,7 @@ def test_another_decorator_is_refused_when_celery_builds_the_task(
 
 @pytest.mark.parametrize("base", PATTERNS, ids=_id)
 @pytest.mark.parametrize("operation", ["charge:{order}", 17, ("a",), ""], ids=repr)
-def test_an_operation_that_is_not_a_function_is_refused(base: type[PatternTask], operation: object) -> None:
+def test_declarations_operation_that_is_not_a_function_is_refused(base: type[PatternTask], operation: object) -> None:
     with pytest.raises(ContradictoryDeclaration, match=r"is not a function\. Write operation=lambda"):
         base.task(operation=operation)
     with pytest.raises(ContradictoryDeclaration, match="operation must be a function of the task's arguments"):
@@ -87,7 +89,7 @@ def test_an_operation_that_is_not_a_function_is_refused(base: type[PatternTask],
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=_id)
-def test_options_that_agree_are_taken(base: type[PatternTask]) -> None:
+def test_declarations_options_that_agree_are_taken(base: type[PatternTask]) -> None:
     app = Celery("fine", set_as_current=False)
     agreeing = {name: () if name == "autoretry_for" else wanted for name, (wanted, _) in base.requires.items()}
     task = app.task(base=base, name="fine.task", shared=False, **agreeing)(nothing)
@@ -98,13 +100,13 @@ def test_options_that_agree_are_taken(base: type[PatternTask]) -> None:
 
 
 @pytest.mark.parametrize("name", ["acks_early", "claim_first"])
-def test_a_retry_in_an_early_pattern_is_refused_and_says_what_to_use(name: str) -> None:
+def test_declarations_retry_in_an_early_pattern_is_refused_and_says_what_to_use(name: str) -> None:
     with pytest.raises(ContradictoryDeclaration, match=rf"self\.retry\(\) contradicts the pattern {name}.*AcksLate"):
         CHARGES[name].retry()
 
 
 @pytest.mark.parametrize("name", list(PROMISES))
-def test_each_pattern_has_its_promise_and_its_demo_job(name: str) -> None:
+def test_declarations_each_pattern_has_its_promise_and_its_demo_job(name: str) -> None:
     task = CHARGES[name]
     assert task.pattern == name
     assert task.promised() == PROMISES[name]
@@ -113,7 +115,7 @@ def test_each_pattern_has_its_promise_and_its_demo_job(name: str) -> None:
     assert (task.acks_late, task.reject_on_worker_lost) == (not early, not early)
 
 
-def test_the_operation_key_comes_from_the_arguments_and_otherwise_is_the_task_id() -> None:
+def test_declarations_operation_key_comes_from_the_arguments_and_otherwise_is_the_task_id() -> None:
     task = CHARGES["acks_late"]
     given = {"customer": "c", "amount": 1}
     assert task.operation_key((), {**given, "operation": "order-17"}, "id-1") == "order-17"
@@ -124,6 +126,6 @@ def test_the_operation_key_comes_from_the_arguments_and_otherwise_is_the_task_id
         task.operation_key((), {"nonsense": 1}, "id-1")
 
 
-def test_a_lease_exists_only_inside_a_dedup_lock_body() -> None:
+def test_declarations_lease_exists_only_inside_a_dedup_lock_body() -> None:
     with pytest.raises(NoLease, match="only inside the body of a DedupLock task"):
         lease()

@@ -46,7 +46,7 @@ def declared(app: Celery, pattern: Any, **options: Any) -> tuple[Any, list[Any]]
 
 @pytest.mark.parametrize("url", ["", NOWHERE], ids=["unset", "down"])
 @pytest.mark.parametrize("propagates", [True, False])
-def test_a_lock_that_does_not_answer_is_an_error_at_once_and_not_a_recursion(
+def test_eager_lock_that_does_not_answer_is_an_error_at_once_and_not_a_recursion(
     app: Celery, settings: DjangoSettings, url: str, propagates: bool
 ) -> None:
     settings.TASKS_DEMO_REDIS_URL = url
@@ -63,7 +63,7 @@ def test_a_lock_that_does_not_answer_is_an_error_at_once_and_not_a_recursion(
 
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
-def test_a_table_that_does_not_answer_is_an_error_at_once(app: Celery, pattern: Any) -> None:
+def test_eager_table_that_does_not_answer_is_an_error_at_once(app: Celery, pattern: Any) -> None:
     task, ran = declared(app, pattern, using="bank")  # the tables are not in that database
     result = task.delay(17)
     assert (result.state, type(result.result), ran) == ("FAILURE", NothingToRequeue, [])
@@ -71,7 +71,7 @@ def test_a_table_that_does_not_answer_is_an_error_at_once(app: Celery, pattern: 
 
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
-def test_the_transaction_around_a_test_is_no_open_transaction(app: Celery, pattern: Any) -> None:
+def test_eager_transaction_around_a_test_is_no_open_transaction(app: Celery, pattern: Any) -> None:
     task, ran = declared(app, pattern, operation=lambda order: f"order {order}")
     assert task.delay(17).state == "SUCCESS"
     assert task.delay(17).state == "SUCCESS"
@@ -80,7 +80,7 @@ def test_the_transaction_around_a_test_is_no_open_transaction(app: Celery, patte
 
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
-def test_a_transaction_of_the_code_under_test_is_open_as_in_production(app: Celery, pattern: Any) -> None:
+def test_eager_transaction_of_the_code_under_test_is_open_as_in_production(app: Celery, pattern: Any) -> None:
     from django.db import router
 
     from tasks_demo.records.models import Claim
@@ -92,7 +92,7 @@ def test_a_transaction_of_the_code_under_test_is_open_as_in_production(app: Cele
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
-def test_autocommit_that_was_switched_off_by_hand_is_an_open_transaction() -> None:
+def test_eager_autocommit_that_was_switched_off_by_hand_is_an_open_transaction() -> None:
     assert not transactions.transaction_open("default")
     transaction.set_autocommit(False, "default")
     try:
@@ -103,7 +103,7 @@ def test_autocommit_that_was_switched_off_by_hand_is_an_open_transaction() -> No
 
 
 @pytest.mark.django_db(databases="__all__")
-def test_the_outbox_refuses_the_wrong_transaction_inside_a_test_too(app: Celery) -> None:
+def test_eager_outbox_refuses_the_wrong_transaction_inside_a_test_too(app: Celery) -> None:
     from django.db import router
 
     from tasks_demo.outbox import enqueue
@@ -117,14 +117,14 @@ def test_the_outbox_refuses_the_wrong_transaction_inside_a_test_too(app: Celery)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.pattern)
-def test_a_direct_call_runs_the_body_and_nothing_else(app: Celery, settings: DjangoSettings, pattern: Any) -> None:
+def test_eager_direct_call_runs_the_body_and_nothing_else(app: Celery, settings: DjangoSettings, pattern: Any) -> None:
     settings.TASKS_DEMO_REDIS_URL = ""
     task, ran = declared(app, pattern)
     assert task(17, 5) == "done (17, 5)"
     assert ran == [(17, 5)]
 
 
-def test_the_documented_check_passes_in_a_direct_call(app: Celery) -> None:
+def test_eager_documented_check_passes_in_a_direct_call(app: Celery) -> None:
     @app.task(shared=False, base=DedupLock, bind=True, name="eager.documented")
     def charge(self: Any, order_id: int) -> tuple[int, bool]:
         lease().check()
@@ -135,7 +135,7 @@ def test_the_documented_check_passes_in_a_direct_call(app: Celery) -> None:
         lease()
 
 
-def test_a_body_called_inside_another_is_under_its_lease(app: Celery) -> None:
+def test_eager_body_called_inside_another_is_under_its_lease(app: Celery) -> None:
     @app.task(shared=False, base=DedupLock, name="eager.inner")
     def inner() -> object:
         return lease()
@@ -147,7 +147,7 @@ def test_a_body_called_inside_another_is_under_its_lease(app: Celery) -> None:
     assert outer()
 
 
-def test_other_threads_have_no_lease_in_a_direct_call_either(app: Celery) -> None:
+def test_eager_other_threads_have_no_lease_in_a_direct_call_either(app: Celery) -> None:
     seen: list[type] = []
 
     def elsewhere() -> None:
@@ -167,7 +167,7 @@ def test_other_threads_have_no_lease_in_a_direct_call_either(app: Celery) -> Non
 
 
 @pytest.mark.django_db(databases="__all__")
-def test_fenced_writes_work_in_a_direct_call_and_leave_no_fence(app: Celery) -> None:
+def test_eager_fenced_writes_work_in_a_direct_call_and_leave_no_fence(app: Celery) -> None:
     @app.task(shared=False, base=DedupLock, name="eager.fenced")
     def body() -> str:
         with fenced():
@@ -177,7 +177,7 @@ def test_fenced_writes_work_in_a_direct_call_and_leave_no_fence(app: Celery) -> 
     assert not Fence.objects.exists()
 
 
-def test_leases_in_memory_are_for_tests_and_eager_mode_only(
+def test_eager_leases_in_memory_are_for_tests_and_eager_mode_only(
     app: Celery, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.TASKS_DEMO_REDIS_URL = "memory://"
@@ -197,7 +197,7 @@ def test_leases_in_memory_are_for_tests_and_eager_mode_only(
         MEMORY.forget("eager:")
 
 
-def test_an_effect_that_a_body_records_asks_no_database_in_a_team_s_test(settings: DjangoSettings) -> None:
+def test_eager_effect_that_a_body_records_asks_no_database_in_a_team_s_test(settings: DjangoSettings) -> None:
     from tasks_demo.ledger import record_effect
 
     settings.TASKS_DEMO_LEDGER_IN_TESTS = False

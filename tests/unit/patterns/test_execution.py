@@ -42,7 +42,7 @@ def _as_in_a_pool_process() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body_has_one_again() -> None:
+def test_execution_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body_has_one_again() -> None:
     with execution(Job()) as body:
         result: Any = body.run((), {})
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -52,7 +52,7 @@ def test_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body_has_one_a
     assert signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler
 
 
-def test_a_body_stopped_by_its_limit_is_left_in_peace_while_it_is_put_away() -> None:
+def test_execution_body_stopped_by_its_limit_is_left_in_peace_while_it_is_put_away() -> None:
     def put_away() -> None:
         with execution(Job(limited=True)) as body:
             try:
@@ -85,7 +85,7 @@ def raises(error: BaseException) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, Odd, SystemExit])
-def test_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_other(kind: type[BaseException]) -> None:
+def test_execution_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_other(kind: type[BaseException]) -> None:
     error = kind("as the test wants it")
     found = ended(Job(ends=raises(error)))
     assert (type(found), found.__cause__) == (BodyStopped, error)
@@ -93,22 +93,22 @@ def test_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_other(kind: 
 
 
 @pytest.mark.parametrize("kind", [WorkerShutdown, WorkerTerminate, KeyboardInterrupt, WorkerKilled])
-def test_what_ends_the_process_stays_what_it_is(kind: type[BaseException]) -> None:
+def test_execution_what_ends_the_process_stays_what_it_is(kind: type[BaseException]) -> None:
     error = kind()
     assert ended(Job(ends=raises(error))) is error
 
 
-def test_in_eager_mode_the_caller_is_told_what_it_was() -> None:
+def test_execution_in_eager_mode_the_caller_is_told_what_it_was() -> None:
     error = Odd()
     assert ended(Job(ends=raises(error), eager=True)) is error
 
 
-def test_outside_the_main_thread_no_interrupt_is_the_process_s() -> None:
+def test_execution_outside_the_main_thread_no_interrupt_is_the_process_s() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert type(pool.submit(ended, Job(ends=raises(KeyboardInterrupt()))).result()) is BodyStopped
 
 
-def test_an_error_on_the_way_out_of_a_terminated_process_is_none_of_the_job_s() -> None:
+def test_execution_error_on_the_way_out_of_a_terminated_process_is_none_of_the_job_s() -> None:
     def ends() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -126,7 +126,7 @@ def test_an_error_on_the_way_out_of_a_terminated_process_is_none_of_the_job_s() 
     assert type(ended(Job(ends=raises(ValueError())))) is ValueError
 
 
-def test_another_handler_of_the_signal_is_not_touched() -> None:
+def test_execution_another_handler_of_the_signal_is_not_touched() -> None:
     came = []
     signal.signal(signal.SIGUSR1, lambda *_: came.append(1))
     with execution(Job()) as body:

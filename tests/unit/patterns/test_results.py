@@ -23,12 +23,12 @@ class Hostile:
 @pytest.mark.parametrize(
     ("result", "why"),
     [
-        ({1, 2}, "a set, is not kept with its operation: it is not JSON (TypeError: "),
-        (Hostile(), "a Hostile, is not kept with its operation: it is not JSON (RuntimeError: not this one)"),
-        ("x" * 99, "a str, is not kept with its operation: it has 101 bytes of JSON, more than TASKS_DEMO_RESULT_MAX_BYTES"),
+        ({1, 2}, "a set, is not stored with its operation: it is not JSON (TypeError: "),
+        (Hostile(), "a Hostile, is not stored with its operation: it is not JSON (RuntimeError: not this one)"),
+        ("x" * 99, "a str, is not stored with its operation: it has 101 bytes of JSON, more than TASKS_DEMO_RESULT_MAX_BYTES"),
     ],
 )  # fmt: skip
-def test_it_says_why(result: Any, why: str, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_says_why(result: Any, why: str, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.TASKS_DEMO_RESULT_MAX_BYTES = 100
     task = job()
     assert as_text(task, result) is None
@@ -36,7 +36,7 @@ def test_it_says_why(result: Any, why: str, settings: Any, caplog: pytest.LogCap
     assert as_text(task, "x" * 98) == f'"{"x" * 98}"'
 
 
-def test_a_setting_that_is_no_size_is_named(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_setting_that_is_no_size_is_named(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.TASKS_DEMO_RESULT_MAX_BYTES = 0
     assert as_text(job(), 1) is None
     assert "could not be measured: TASKS_DEMO_RESULT_MAX_BYTES is 0" in caplog.text

@@ -18,6 +18,6 @@ def test_each_application_has_one_home_and_is_found_nowhere_else() -> None:
         assert [alias for alias in settings.DATABASES if routes.allow_migrate(alias, label)] == [home]
 
 
-def test_the_banks_books_are_alone() -> None:
+def test_banks_books_are_alone() -> None:
     here = {model._meta.app_label for model in apps.get_models() if router.db_for_write(model) == "bank"}
     assert here == {"bank"}

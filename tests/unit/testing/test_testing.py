@@ -1,4 +1,7 @@
-"""``tasks_demo.testing`` in this process: a delivery, a redelivery, a death, a drained outbox, and what each leaves behind."""
+"""``tasks_demo.testing`` in this process: a delivery, a redelivery, a death, a drained outbox, and what each leaves behind.
+
+Over 300 lines: one package, whose functions are tested together.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,7 @@ def declared(pattern: Any, body: Any = None, **options: Any) -> tuple[Any, list[
     return current_app.task(run, shared=False, name=f"testing.{next(_names)}", **options), ran
 
 
-def test_a_job_that_is_published_inside_a_transaction_can_be_refused(
-    here: Deliveries, settings: DjangoSettings
-) -> None:
+def test_job_that_is_published_inside_a_transaction_can_be_refused(here: Deliveries, settings: DjangoSettings) -> None:
     settings.TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"
     task, ran = declared(AcksLate)
     task.delay(1)  # the test's own transaction does not count
@@ -57,7 +58,7 @@ def test_a_job_that_is_published_inside_a_transaction_can_be_refused(
 
 
 def test_who_forgets_to_isolate_is_told_of_set_up() -> None:
-    with pytest.raises(RuntimeError, match=r"calls super\(\)\.setUp\(\)"):
+    with pytest.raises(RuntimeError, match=r"must call super\(\)\.setUp\(\)"):
         executions("x")
 
 
@@ -73,7 +74,7 @@ def test_who_forgets_to_isolate_is_told_of_set_up() -> None:
     ids=lambda value: getattr(value, "pattern", None),
 )
 @pytest.mark.parametrize("first", ["delay", "deliver"])
-def test_a_second_delivery(here: Deliveries, pattern: Any, second: State, runs: int, first: str) -> None:
+def test_second_delivery(here: Deliveries, pattern: Any, second: State, runs: int, first: str) -> None:
     task, ran = declared(pattern)
     task_id = task.delay(17).id if first == "delay" else deliver(task, (17,)).task_id
     again = redeliver(task_id)
@@ -81,7 +82,7 @@ def test_a_second_delivery(here: Deliveries, pattern: Any, second: State, runs: 
     assert set(ran) == {(17,)}
 
 
-def test_the_message_is_the_same_and_marked_as_redelivered(here: Deliveries) -> None:
+def test_message_is_the_same_and_marked_as_redelivered(here: Deliveries) -> None:
     seen: list[Any] = []
 
     def body(self: Any, order: int, note: str = "") -> None:
@@ -94,7 +95,7 @@ def test_the_message_is_the_same_and_marked_as_redelivered(here: Deliveries) -> 
     assert seen == [(17, "x", "one", "a", None), (17, "x", "one", "a", True)]
 
 
-def test_a_retry_follows_at_once(here: Deliveries) -> None:
+def test_retry_follows_at_once(here: Deliveries) -> None:
     def body(self: Any, order: int) -> int:
         if self.request.retries < 2:
             raise self.retry(countdown=3600)
@@ -106,7 +107,7 @@ def test_a_retry_follows_at_once(here: Deliveries) -> None:
     assert redeliver(done.task_id).state is State.SUPPRESSED
 
 
-def test_an_error_is_in_the_answer(here: Deliveries) -> None:
+def test_error_is_in_the_answer(here: Deliveries) -> None:
     def body(order: int) -> None:
         raise ValueError(order)
 
@@ -122,7 +123,7 @@ def test_other_arguments_under_one_key_are_seen(here: Deliveries) -> None:
 
 
 @pytest.mark.parametrize("pattern", LATE, ids=lambda pattern: pattern.pattern)
-def test_a_death_leaves_what_a_death_leaves(here: Deliveries, pattern: Any) -> None:
+def test_death_leaves_what_a_death_leaves(here: Deliveries, pattern: Any) -> None:
     task, ran = declared(pattern, max_attempts=2)
     killed = deliver(task, (17,), kill="before_body")
     assert (killed.state, killed.executions, ran) == (State.KILLED, 1, [])
@@ -147,21 +148,21 @@ def test_what_a_living_worker_holds_is_deferred_until_its_lease_is_over(here: De
 
 
 @pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
-def test_a_table_that_is_not_there_is_raised(here: Deliveries, pattern: Any) -> None:
+def test_table_that_is_not_there_is_raised(here: Deliveries, pattern: Any) -> None:
     task, ran = declared(pattern, using="bank")
     with pytest.raises(DeliveryError, match="migrated"):
         deliver(task, (17,))
     assert ran == []
 
 
-def test_the_body_is_its_own_again_after_a_death(here: Deliveries) -> None:
+def test_body_is_its_own_again_after_a_death(here: Deliveries) -> None:
     task, _ = declared(AcksLate)
     deliver(task, (17,), kill="before_body")
     assert task.delay(18).get() == 1
     assert "run" not in vars(task)
 
 
-def test_an_unknown_message_and_an_unknown_death_are_said(here: Deliveries) -> None:
+def test_unknown_message_and_an_unknown_death_are_said(here: Deliveries) -> None:
     with pytest.raises(LookupError, match="drain_outbox"):
         redeliver("never")
     wrong: Any = "sometime"
@@ -207,7 +208,7 @@ def test_what_is_due_is_delivered_in_order_and_what_it_enqueues_too(here: Delive
 
 
 @pytest.mark.parametrize("pattern", [None, *LATE, ClaimFirst], ids=lambda value: getattr(value, "pattern", "plain"))
-def test_a_finished_job_of_the_outbox_is_suppressed_when_it_comes_again(here: Deliveries, pattern: Any) -> None:
+def test_finished_job_of_the_outbox_is_suppressed_when_it_comes_again(here: Deliveries, pattern: Any) -> None:
     task, ran = declared(pattern)
     task_id = enqueue(task, (17,))
     (drained,) = drain_outbox()
@@ -216,7 +217,7 @@ def test_a_finished_job_of_the_outbox_is_suppressed_when_it_comes_again(here: De
 
 
 @pytest.mark.parametrize("kill", ["before_body", "after_body"])
-def test_a_job_of_the_outbox_whose_worker_died_runs_again_and_then_no_more(here: Deliveries, kill: Any) -> None:
+def test_job_of_the_outbox_whose_worker_died_runs_again_and_then_no_more(here: Deliveries, kill: Any) -> None:
     task, ran = declared(Outbox)
     task_id = enqueue(task, (17,))
     drain_outbox()
@@ -227,7 +228,7 @@ def test_a_job_of_the_outbox_whose_worker_died_runs_again_and_then_no_more(here:
     assert len(ran) == (2 if kill == "before_body" else 3)
 
 
-def test_a_retry_of_the_outbox_runs_and_its_last_copy_is_suppressed(here: Deliveries) -> None:
+def test_retry_of_the_outbox_runs_and_its_last_copy_is_suppressed(here: Deliveries) -> None:
     def body(self: Any, order: int) -> int:
         ran.append(self.request.retries)
         if self.request.retries < 2:
@@ -242,7 +243,7 @@ def test_a_retry_of_the_outbox_runs_and_its_last_copy_is_suppressed(here: Delive
     assert ran == [0, 1, 2]
 
 
-def test_a_body_that_runs_in_a_test_starts_no_thread_for_its_lease(here: Deliveries) -> None:
+def test_body_that_runs_in_a_test_starts_no_thread_for_its_lease(here: Deliveries) -> None:
     enqueue(declared(Outbox, lambda *_: [t.name for t in threading.enumerate()])[0], (17,))
     (drained,) = drain_outbox()
     assert "outbox-leases" not in drained.result
@@ -258,7 +259,7 @@ def test_what_is_due_again_is_delivered_without_asking_a_broker(here: Deliveries
     assert len(ran) == 2
 
 
-def test_a_deferred_row_stays_for_a_later_drain(here: Deliveries) -> None:
+def test_deferred_row_stays_for_a_later_drain(here: Deliveries) -> None:
     task, _ = declared(DedupLock, operation=lambda *_, **__: "one")
     killed = deliver(task, (17,), kill="after_body")
     task_id = enqueue(task, (17,))
@@ -271,7 +272,7 @@ def test_a_deferred_row_stays_for_a_later_drain(here: Deliveries) -> None:
     assert OutboxMessage.objects.get(task_id=task_id).finished_at is not None
 
 
-def test_the_future_is_delivered_when_it_is_asked_for(here: Deliveries) -> None:
+def test_future_is_delivered_when_it_is_asked_for(here: Deliveries) -> None:
     task, ran = declared(Outbox)
     enqueue(task, (1,), countdown=3600)
     enqueue(task, (2,))
@@ -281,7 +282,7 @@ def test_the_future_is_delivered_when_it_is_asked_for(here: Deliveries) -> None:
 
 
 @pytest.mark.parametrize("propagates", [True, False])
-def test_a_failing_job_is_raised_where_eager_errors_are(here: Deliveries, propagates: bool) -> None:
+def test_failing_job_is_raised_where_eager_errors_are(here: Deliveries, propagates: bool) -> None:
     def body(order: int) -> None:
         raise ValueError(order)
 

@@ -1,4 +1,4 @@
-"""``manage.py benchmark``: measures the budgets and compares the arms in one run."""
+"""``manage.py benchmark``: measure the budgets and compare the arms in one run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.benchmark.figures import render
 from tasks_demo.benchmark.run import PARTS, Sizes
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.base import PackageCommand
 
 #: Variables removed from the environment: the benchmark measures the embedded stack with its defaults.
 _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP_DATABASE_URL", "DJANGO_PRODUCTION")
@@ -26,16 +27,17 @@ _LEFT_OUT = ("REDIS_URL", "DATABASE_URL", "BANK_URL", "BANK_DATABASE_URL", "SHOP
 _END_SECONDS = 20.0
 #: The parts that an option applies to.
 MEASURED_IN = {
-    "rounds": {"start", "throughput", "patterns", "latency", "point"},
-    "tasks": {"throughput", "patterns"},
+    "rounds": {"start", "throughput", "patterns", "latency", "transport", "point", "watched"},
+    "tasks": {"throughput", "patterns", "transport", "watched"},
     "task_ids": {"dashboard"},
 }
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
         "Measure the budgets: worker start, kills per second, recovery of a killed job, throughput of the ledger and of "
-        "every pattern, the delay of the outbox, the pages of the dashboard. "
+        "every pattern, the delay of the outbox, the Redis transport beside kombu's, the pages of the dashboard, "
+        "what open dashboards cost a worker. "
         "Everything runs on an embedded Redis and scratch databases. Exit codes: "
         "0 measured (a missed budget is shown, not an error), 2 usage, 4 the machine is not ready, 130 interrupted."
     )
@@ -46,13 +48,15 @@ class Command(BaseCommand):
         parser.add_argument(
             "--json", metavar="FILE", help="write the result document; - for stdout, instead of the table"
         )
-        parser.add_argument("--quick", action="store_true", help="smaller: shows that it works, decides nothing")
+        parser.add_argument(
+            "--quick", action="store_true", help="measure less: to check that it works, not for usable figures"
+        )
         parser.add_argument("--only", choices=PARTS, nargs="+", action="extend", help="measure these parts only")
         parser.add_argument(
-            "--rounds", type=whole("--rounds", 3, 100), help=f"default {default.rounds}; of a point at least 5"
+            "--rounds", type=whole("--rounds", 3, 100), help=f"default {default.rounds}; the part point has at least 5"
         )
         parser.add_argument(
-            "--tasks", type=whole("--tasks", 10, 100_000), help=f"tasks of each round, default {default.tasks}"
+            "--tasks", type=whole("--tasks", 10, 100_000), help=f"tasks per round, default {default.tasks}"
         )
 
         parser.add_argument(
@@ -63,7 +67,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--database",
             metavar="URL",
-            help="with --only dashboard: fill and measure this empty database instead of a scratch file, and empty it again",
+            help="with --only dashboard: fill, measure and empty this empty database instead of a scratch file",
+        )
+
+        parser.add_argument(
+            "--as-it-is",
+            action="store_true",
+            help="with --database: measure the task IDs that are in it (`seed_ledger`), and leave them",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -73,19 +83,22 @@ class Command(BaseCommand):
         for option, parts in MEASURED_IN.items():
             if options[option] and options["only"] and not parts & set(options["only"]):
                 raise CommandError(
-                    f"--{option.replace('_', '-')} would do nothing: "
+                    f"--{option.replace('_', '-')} would have no effect: "
                     f"{', '.join(sorted(set(options['only'])))} has none. Leave it out, or measure "
                     f"one of {', '.join(sorted(parts))}.",
                     returncode=Exit.USAGE,
                 )
         if options["database"] and options["only"] != ["dashboard"]:
-            raise CommandError("--database is for `--only dashboard`, and for nothing else.", returncode=Exit.USAGE)
+            raise CommandError("--database can be used with `--only dashboard` only.", returncode=Exit.USAGE)
+        if options["as_it_is"] and (not options["database"] or options["task_ids"]):
+            raise CommandError("--as-it-is needs --database, and has no --task-ids.", returncode=Exit.USAGE)
         sizes = Sizes.quick() if options["quick"] else Sizes()
         sizes = replace(
             sizes,
             rounds=options["rounds"] or sizes.rounds,
             tasks=options["tasks"] or sizes.tasks,
             task_ids=options["task_ids"] or sizes.task_ids,
+            as_it_is=options["as_it_is"],
             parts=tuple(options["only"] or PARTS),
         )
         signal.signal(signal.SIGTERM, _interrupt)
@@ -93,7 +106,7 @@ class Command(BaseCommand):
             document = self._measured(sizes, options["database"])
         except KeyboardInterrupt:
             raise CommandError(
-                "Interrupted. Everything was ended; nothing is kept.", returncode=Exit.INTERRUPTED
+                "Interrupted. All processes were stopped, and nothing was saved.", returncode=Exit.INTERRUPTED
             ) from None
         except DeliveryError as error:
             raise CommandError(str(error), returncode=Exit.NOT_READY) from error
@@ -115,7 +128,7 @@ class Command(BaseCommand):
             for name, value in project_environment().items()
             if name not in _LEFT_OUT and not name.startswith("TASKS_DEMO_")
         }
-        # TMPDIR too, so that files left by killed workers are deleted with the folder.
+        # TMPDIR, too, so that files left by killed workers are deleted with the folder.
         environment |= {
             "STATE_DIR": str(folder),
             "TMPDIR": str(folder),
@@ -138,8 +151,8 @@ class Command(BaseCommand):
                 raise KeyboardInterrupt
             if process.returncode != 0:
                 raise CommandError(
-                    f"Internal error: the benchmark ended with {process.returncode}. This is a defect; please report it with "
-                    "the lines above.",
+                    f"Internal error: the benchmark exited with {process.returncode}. This is a bug; please report it with the "
+                    "lines above.",
                     returncode=Exit.INTERNAL,
                 )
             document: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))

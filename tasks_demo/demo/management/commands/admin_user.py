@@ -1,4 +1,4 @@
-"""``manage.py admin_user``: make the user ``admin`` of the dashboard, with a generated password."""
+"""``manage.py admin_user``: create the dashboard's user ``admin``, with a generated password."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
+
+from tasks_demo.management.base import PackageCommand
 
 NAME = "admin"
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "Makes the superuser `admin` if it is missing, with a generated password kept in STATE_DIR/admin_password "
-        "(mode 600), and prints address, user and password. --reset makes a new password."
+        "Creates the superuser `admin` if it is missing, with a generated password stored in STATE_DIR/admin_password "
+        "(mode 600), and prints address, user and password. --reset generates a new password."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--reset", action="store_true", help="replace the password by a new one")
+        parser.add_argument("--reset", action="store_true", help="generate a new password")
         parser.add_argument("--address", default="http://127.0.0.1:8000/admin/tasks_demo/", help="address to print")
 
     def handle(self, *args: Any, reset: bool, address: str, **options: Any) -> None:
-        password = ensure_admin(settings.STATE_DIR / "admin_password", reset=reset)
-        self.stdout.write(f"Dashboard: {address}")
-        self.stdout.write(f"User:      {NAME}")
-        shown = password or "(changed since; `manage.py admin_user --reset` makes a new one)"
-        self.stdout.write(f"Password:  {shown}")
+        self.stdout.write(way_in(address, ensure_admin(settings.STATE_DIR / "admin_password", reset=reset)))
+
+
+def way_in(address: str, password: str | None) -> str:
+    """Return address, user and password, as lines to print."""
+    shown = password or "(was changed; `manage.py admin_user --reset` generates a new one)"
+    return f"Dashboard: {address}\nUser:      {NAME}\nPassword:  {shown}"
 
 
 def ensure_admin(kept: Path, *, reset: bool = False) -> str | None:
-    """Return the password of the user ``admin``, made if missing; None if somebody has changed it."""
+    """Return the password of the user ``admin``, who is created if missing; None if the password was changed."""
     user = User.objects.filter(username=NAME).first()
     known = _read(kept)
     if user and not reset:
         return known if known and user.check_password(known) else None
-    # A state folder may serve several databases one after the other: they then share the password.
+    # A state folder may be used with several databases in turn; they then share the password.
     password = known if known and not reset else secrets.token_urlsafe(15)
-    # Written first: after a crash in between, the next call makes the user.
+    # Written first, so that after a crash in between the next call creates the user.
     _write(kept, password)
     if user is None:
         User.objects.create_superuser(NAME, password=password)

@@ -1,4 +1,4 @@
-"""``manage.py bank``: serve the bank until it is told to stop."""
+"""``manage.py bank``: serve the bank until a signal stops it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
+from django.db import connections
 
 from tasks_demo.demo.bank import server
+from tasks_demo.demo.bank.apps import BANK
+from tasks_demo.demo.defaults import sqlite_file
+from tasks_demo.demo.routing import add_database
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.base import PackageCommand
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "Serves the bank, the outside world of the payment scenario, after bringing its own database up to date. "
-        "Prints one line on stdout when it answers. Exit codes: 0 ended by SIGTERM, 2 usage, 4 port taken or database "
+        "Migrates the bank's own database, then serves the bank, the external service of the payment scenario. "
+        "Prints one line on stdout when it is ready. Exit codes: 0 ended by SIGTERM, 2 usage, 4 port in use or database "
         "not writable, 130 Ctrl-C."
     )
-    # They import every view of the project; the bank serves only its own.
+    # They would import every view of the project; the bank serves only its own.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,16 +33,32 @@ class Command(BaseCommand):
             "--port", type=whole("--port", 0, 65535), help="port; 0: any free one (default: from BANK_URL)"
         )
         parser.add_argument("--fd", type=int, help="descriptor of a listening socket inherited from the parent process")
+        parser.add_argument(
+            "--database",
+            metavar="FILE",
+            help="keep the books in this SQLite file (default: the database 'bank' of DATABASES, or else a file in STATE_DIR)",
+        )
         parser.add_argument("--faults", action="store_true", help="let PUT /faults/NAME inject faults")
 
-    def handle(self, *, host: str | None, port: int | None, fd: int | None, faults: bool, **options: Any) -> None:
+    def handle(
+        self,
+        *,
+        host: str | None,
+        port: int | None,
+        fd: int | None,
+        database: str | None,
+        faults: bool,
+        **options: Any,
+    ) -> None:
+        if database or BANK not in connections.settings:
+            add_database(BANK, sqlite_file(database or settings.STATE_DIR / "bank.sqlite3"), [BANK])
         try:
             if fd is None:
                 listener = server.listen(*_address(host, port))
             elif host is None and port is None:
                 listener = server.inherited(fd)
             else:
-                raise ValueError("--fd is a socket that is bound already: leave out --host and --port.")
+                raise ValueError("--fd is a socket that is already bound: leave out --host and --port.")
             server.prepare()
         except ValueError as error:
             raise CommandError(str(error), returncode=Exit.USAGE) from error
@@ -50,7 +71,7 @@ class Command(BaseCommand):
 
 
 def _address(host: str | None, port: int | None) -> tuple[str, int]:
-    """Return what was asked for, completed from BANK_URL. Raises ValueError."""
+    """Return the requested host and port, completed from BANK_URL. Raises ValueError."""
     if host is not None and port is not None:
         return host, port
     url = urlsplit(settings.BANK_URL)

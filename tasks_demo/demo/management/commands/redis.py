@@ -1,4 +1,4 @@
-"""``manage.py redis``: the embedded Redis in the foreground."""
+"""``manage.py redis``: run the embedded Redis in the foreground."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.demo.stack.server import tail
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "Runs the embedded Redis in the foreground until Ctrl-C (exit 130) or SIGTERM (exit 0). Its data stay in "
-        "STATE_DIR/redis. Exit 4: it runs already, or REDIS_URL names another server."
+        "Runs the embedded Redis in the foreground until Ctrl-C (exit 130) or SIGTERM (exit 0). Its data are kept in "
+        "STATE_DIR/redis. Exit 4: it is already running, or REDIS_URL names another server."
     )
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.REDIS_IS_EMBEDDED:
             raise CommandError(
-                "REDIS_URL names a server of its own, so the embedded Redis is not needed and was not started. "
+                "REDIS_URL names another server, so the embedded Redis is not needed and was not started. "
                 "Unset REDIS_URL to use it.",
                 returncode=Exit.NOT_READY,
             )
@@ -41,7 +42,7 @@ class Command(BaseCommand):
                 server.process.wait()
                 server.process.kill()
                 raise CommandError(
-                    f"Redis ended by itself (code {server.process.returncode}). Last lines of {server.log}:\n"
+                    f"Redis exited unexpectedly (code {server.process.returncode}). Last lines of {server.log}:\n"
                     f"{tail(server.log)}",
                     returncode=Exit.NOT_READY,
                 )

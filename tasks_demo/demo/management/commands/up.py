@@ -1,4 +1,4 @@
-"""``manage.py up``: everything on one machine, from the Procfile."""
+"""``manage.py up``: run everything on one machine, from the Procfile."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connections
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.management.commands.admin_user import ensure_admin, way_in
 from tasks_demo.demo.stack.bank import healthy
 from tasks_demo.demo.stack.redis import listening
 from tasks_demo.demo.stack.up import Formation, read_procfile
 from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import carrying_all
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
-        "Migrates, makes sure of an admin user, then runs the Procfile: Redis, bank, worker, relay and web. Ctrl-C ends them "
-        "all (exit 130), SIGTERM too (exit 0). With REDIS_URL or BANK_URL set, that part is not started."
+        "Migrates, creates the admin user if it is missing, then runs the Procfile: Redis, bank, worker, relay and web. Prints "
+        "the dashboard's address when it answers. A part that is killed is started again. Ctrl-C (exit 130) and SIGTERM (exit 0) "
+        "end them all. With REDIS_URL or BANK_URL set, that part is not started."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -33,31 +36,36 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
         without, ready = self._embedded()
-        carrying_all(sys.stdout)  # the parts log in UTF-8, whatever this terminal takes
+        ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
+        carrying_all(sys.stdout)  # the parts log in UTF-8, which this terminal may not support
         try:
-            self._prepare(f"http://127.0.0.1:{port}/admin/tasks_demo/")
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
-            code = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR).run(ready)
+            shown = way_in(f"http://127.0.0.1:{port}/admin/tasks_demo/", self._prepare())
+            formation = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR)
+            code = formation.run(ready, then=lambda: print(shown, file=self.stdout, flush=True))
         except EnvironmentNotReady as error:
             raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
         sys.exit(code)
 
-    def _prepare(self, address: str) -> None:
+    def _prepare(self) -> str | None:
+        """Migrate; return what ``ensure_admin`` does."""
         try:
             for alias in set(settings.DATABASES) - {"bank"}:  # the bank migrates its own
                 call_command("migrate", interactive=False, verbosity=0, database=alias)
-            call_command("admin_user", address=address, stdout=self.stdout)
+            return ensure_admin(settings.STATE_DIR / "admin_password")
         except OperationalError as error:
             raise EnvironmentNotReady(
                 f"The database does not answer ({' '.join(str(error).split())}), so nothing was started. "
                 "Start it, or unset DATABASE_URL to use an SQLite file."
             ) from error
-        connections.close_all()
+        finally:
+            connections.close_all()
 
     def _embedded(self) -> tuple[list[str], dict[str, Callable[[], bool]]]:
-        """Names of the Procfile that are not to be started, and how to tell that the others answer."""
+        """Return the names in the Procfile that must not be started, and a function for each other one that returns whether it
+        answers."""
         without: list[str] = []
         ready: dict[str, Callable[[], bool]] = {}
         bank = urlsplit(settings.BANK_URL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
@@ -11,16 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.core.wording import counted
+from tasks_demo.lab.management.experiment_options import add_options
 from tasks_demo.lab.plan import options as asked
-from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, Cell, dump_plan
+from tasks_demo.lab.plan.cells import LANES, Cell, dump_plan
+from tasks_demo.lab.plan.own_tasks import OwnTask
 from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
-from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 
 if TYPE_CHECKING:
     from tasks_demo.lab.engine.runner import Outcome
@@ -29,64 +33,12 @@ if TYPE_CHECKING:
 WRITTEN = ("json", "junit", "markdown", "html", "events")
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = "Run real workers, kill them at chosen moments, and check every charge against the promise of its pattern."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        what = parser.add_argument_group("what to run")
-        many: dict[str, Any] = {"nargs": "+", "action": "extend"}
-        what.add_argument("--pattern", choices=[*asked.PATTERNS, "all"], **many, help="default: all")
-        what.add_argument(
-            "--fault",
-            choices=[*asked.FAULTS, "all"],
-            **many,
-            help="default: none kill-child kill-main; with --point the latter two",
-        )
-        what.add_argument(
-            "--point",
-            choices=[*asked.POINTS, MIXED, "all"],
-            **many,
-            help="aim every kill at this point, one cell per point; mixed: all points in one cell",
-        )
-        what.add_argument(
-            "--broker", help="redis (the default: REDIS_URL, or an embedded one) or the address of a Redis server"
-        )
-        what.add_argument(
-            "--tasks", type=whole("--tasks", 1, 1_000_000), help=f"operations per cell, default {asked.TASKS}"
-        )
-        what.add_argument(
-            "--kills", type=whole("--kills", 1, 100_000), help="victims per cell, default a tenth of the jobs"
-        )
-        what.add_argument("--work", type=whole("--work", 0, 60_000), metavar="MS", help="work of each job, default 0")
-        what.add_argument("--clicks", type=whole("--clicks", 1, MOST_CLICKS), help="task IDs per operation, default 1")
-        what.add_argument(
-            "--keyless",
-            action="store_true",
-            help="dedup_lock's jobs do not give the bank their key (shows a broken promise)",
-        )
-        what.add_argument(
-            "--seed",
-            type=whole("--seed", 0, 2**63 - 1),
-            help="makes the plan reproducible; default: a random one, printed",
-        )
-        what.add_argument(
-            "--lanes", type=whole("--lanes", 1, 64), help=f"at most so many cells side by side, default {LANES}"
-        )
-        what.add_argument("--plan", action="store_true", help="print the plan as JSON and run nothing")
-        what.add_argument(
-            "--replay", type=Path, metavar="FILE", help="run the plan of an earlier result or --plan again"
-        )
-        what.add_argument(
-            "--run", metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it"
-        )
-        out = parser.add_argument_group("where results go, besides the table on stdout")
-        out.add_argument("--json", metavar="FILE", help="the result document; - for stdout, instead of the table")
-        out.add_argument("--junit", type=Path, metavar="FILE")
-        out.add_argument("--markdown", type=Path, metavar="FILE")
-        out.add_argument("--html", type=Path, metavar="FILE")
-        out.add_argument("--events", type=Path, metavar="FILE", help="the whole history as JSON Lines")
-        out.add_argument("--no-progress", action="store_true", help="no live progress on stderr")
+        add_options(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -122,9 +74,10 @@ class Command(BaseCommand):
         run = Run(
             cells,
             seed=seed,
-            broker=options["broker"] or "redis",
+            broker=asked.address(options),
             lanes=options["lanes"] or LANES,
             name=options["run"] or "",
+            command="" if options["replay"] else asked.command(options, seed),
         )
         with Status(run.folder, cells, run_id=run.run_id, seed=seed, started_at=run.started_at) as status:
             with Screen(cells, live=live, console=console(options, sys.stderr)) as screen:
@@ -137,23 +90,28 @@ class Command(BaseCommand):
         return code
 
     def _cells(self, options: dict[str, Any]) -> tuple[int, list[Cell], list[str]]:
-        broker = options["broker"]
-        if broker not in (None, "redis") and not broker.startswith(("redis://", "rediss://", "unix://")):
-            raise CommandError(
-                f"Unknown broker {broker!r}: write redis, or the address of a Redis server "
-                "(redis://…, rediss://…, unix://…).",
-                returncode=Exit.USAGE,
-            )
         try:
             if options["plan"]:
                 asked.beside_plan(options)
             if options["replay"]:
                 asked.beside_replay(options)
-                return (*self._replayed(options["replay"]), [])
+                seed, cells = self._replayed(options["replay"])
+                asked.beside_cells(options, cells)
+                return seed, cells, []
             seed = random.SystemRandom().randrange(2**32) if options["seed"] is None else options["seed"]
-            return (seed, *asked.cells_for(options, seed))
+            return (seed, *asked.cells_for(options, seed, self._own_task(options)))
         except asked.Refused as error:
             raise CommandError(str(error), returncode=Exit.USAGE) from error
+
+    def _own_task(self, options: dict[str, Any]) -> OwnTask | None:
+        from tasks_demo.lab.processes.project_tasks import Unusable, own_task
+
+        if not options["task"]:
+            return None
+        try:
+            return own_task(options["task"], options["calls"] or "", options["effects"] or "", options["promise"] or "")
+        except Unusable as error:
+            raise CommandError(f"{error} Nothing was run.", returncode=Exit.USAGE) from error
 
     def _replayed(self, path: Path) -> tuple[int, list[Cell]]:
         try:
@@ -208,11 +166,12 @@ class Command(BaseCommand):
             (options["json"], lambda: report.as_json(result)),
             (options["junit"], lambda: report.as_junit(result)),
             (options["markdown"], lambda: report.as_markdown(result)),
-            (options["html"], lambda: report.as_html(result)),
+            (options["html"], lambda: report.as_html(result, outcome.events)),
             (options["events"], lambda: outcome.events.read_text(encoding="utf-8")),
         ]
         if options["json"] != "-":
             report.render(console(options), result)
+            self.stdout.writelines(f"{note}\n" for note in outcome.notes)
         for target, write in writers:
             if target == "-":
                 self.stdout.write(write(), ending="")
@@ -224,6 +183,7 @@ class Command(BaseCommand):
                         f"{target} could not be written: {error.strerror}. The results are kept in {outcome.folder}.",
                         returncode=Exit.INTERNAL,
                     ) from error
+        self._append_summary(result)
         if outcome.interrupted:
             self.stderr.write(f"Interrupted. Everything was ended; what was seen until then is in {outcome.folder}.")
             return Exit.INTERRUPTED
@@ -232,6 +192,16 @@ class Command(BaseCommand):
                 f"{outcome.failure} What was seen until then is in {outcome.folder}.", returncode=Exit.NOT_READY
             )
         return report.exit_code(result)
+
+    def _append_summary(self, result: dict[str, Any]) -> None:
+        """In a job of GitHub Actions, add the result to the job's summary page."""
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            try:
+                with open(summary, "a", encoding="utf-8") as file:
+                    file.write(f"### Experiment\n\n{report.as_markdown(result)}\n")
+            except OSError as error:
+                why = error.strerror
+                self.stderr.write(f"GITHUB_STEP_SUMMARY: {summary} cannot be written ({why}). Nothing else is lost.")
 
 
 def _interrupt(*_: object) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from tasks_demo.core.wording import counted
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.base import PackageCommand
 
 #: How the histories of the page are recorded.
+OTHERS = (
+    "manage.py experiment --pattern acks_early acks_late dedup_lock --fault kill-child lost-response poison --tasks 10 --kills 4 "
+    "--seed {seed}"
+)
 EXPERIMENT = "manage.py experiment --pattern all --point all --tasks 3 --kills 1 --work {work} --seed {seed}"
 
 
-class Command(BaseCommand):
+class Command(PackageCommand):
     help = (
         "Write the page on which a reader kills a worker and sees how often the customer is charged, as one HTML file."
     )
@@ -31,13 +37,22 @@ class Command(BaseCommand):
             metavar=("EVENTS", "RESULT"),
             help=f"take the histories from --events and --json of {EXPERIMENT.format(work=40, seed=9)}",
         )
+        what.add_argument(
+            "--record-others",
+            type=Path,
+            nargs=2,
+            metavar=("EVENTS", "RESULT"),
+            help=f"the same for the other faults, from {OTHERS.format(seed=9)}; what --record has taken stays",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if options["out"]:
                 self._write(options["out"])
-            else:
+            elif options["record"]:
                 self._record(*options["record"])
+            else:
+                self._record_others(*options["record_others"])
         except OSError as error:
             raise CommandError(
                 f"{error.filename}: {error.strerror}. Nothing was written.", returncode=Exit.USAGE
@@ -51,12 +66,13 @@ class Command(BaseCommand):
 
     def _record(self, events: Path, result: Path) -> None:
         from tasks_demo.lab.learn.recording import FILE, Recording, cases_of, write
+        from tasks_demo.lab.learn.recording import read as recorded
         from tasks_demo.lab.verdict.history import HistoryError, read
 
         try:
             document = json.loads(result.read_text(encoding="utf-8"))
             cell = document["cells"][0]
-            with events.open(encoding="utf-8") as file:
+            with events.open("rb") as file:
                 cases = cases_of(read(file))
             work = document["configuration"]["plan"][0]["work_ms"]
             recording = Recording(
@@ -64,6 +80,8 @@ class Command(BaseCommand):
                 document["started_at"][:10],
                 {name: document["versions"][name] for name in ("python", "celery", "kombu", "redis", "django")},
                 tuple(cases),
+                recorded().others,
+                recorded().others_command,
             )
         except (ValueError, KeyError, TypeError, IndexError, HistoryError) as error:
             raise CommandError(
@@ -74,3 +92,22 @@ class Command(BaseCommand):
             raise CommandError("No kill of a main process landed in it. Nothing was written.", returncode=Exit.USAGE)
         write(recording)
         self.stderr.write(f"Wrote {counted(len(cases), 'case')} to {FILE}.\n")
+
+    def _record_others(self, events: Path, result: Path) -> None:
+        from tasks_demo.lab.learn.recording import FILE, others_of, write
+        from tasks_demo.lab.learn.recording import read as recorded
+        from tasks_demo.lab.verdict.history import HistoryError, read
+
+        try:
+            seed = json.loads(result.read_text(encoding="utf-8"))["cells"][0]["seed"]
+            with events.open("rb") as file:
+                others = others_of(read(file))
+        except (ValueError, KeyError, TypeError, IndexError, HistoryError) as error:
+            raise CommandError(
+                f"No history and result of one experiment: {type(error).__name__}: {error}. Nothing was written.",
+                returncode=Exit.USAGE,
+            ) from error
+        if not others:
+            raise CommandError("None of these faults landed in it. Nothing was written.", returncode=Exit.USAGE)
+        write(replace(recorded(), others=tuple(others), others_command=OTHERS.format(seed=seed)))
+        self.stderr.write(f"Wrote {counted(len(others), 'case')} to {FILE}.\n")

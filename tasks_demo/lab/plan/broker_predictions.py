@@ -1,0 +1,37 @@
+"""Predicts what each pattern does when the broker is killed, emptied, or takes no writes for a while. Pure."""
+
+from __future__ import annotations
+
+from tasks_demo.lab.plan.outcomes import LOST, Prediction, predict
+
+
+def killed(pattern: str, kept: bool) -> Prediction:
+    """``kept``: whether the messages outlive it."""
+    if kept:
+        return predict(pattern, "Redis answers when the file has the message, so that a restart finds it.", lost=False)
+    why = "Redis had the messages in memory only, and they are gone."
+    if pattern == "outbox":
+        return predict(
+            pattern, why + " The outbox sees that the broker holds them no more, and publishes again.", lost=False
+        )
+    return predict(pattern, why, lost=True)
+
+
+def in_outage(pattern: str) -> Prediction:
+    """With kombu's stock transport."""
+    why = "Stock kombu takes the answer for a bug, and the worker ends: what it ran and could not acknowledge is delivered again."
+    if pattern == "claim_first":
+        return predict(pattern, f"{why} The durable claim stops the second delivery.", twice=False)
+    if pattern == "acks_early":
+        return Prediction("open", why, never=frozenset({LOST}))
+    if pattern == "acks_late":
+        return predict(pattern, why, lost=False)
+    if pattern == "outbox":
+        return predict(pattern, why + " Its row names the end of the job, and the copy stops.", lost=False, twice=False)
+    return predict(pattern, f"{why} The second finds the operation completed.")
+
+
+def outlasted(pattern: str) -> Prediction:
+    """With our transport."""
+    why = "The worker goes on, and acknowledges what it ran as soon as Redis takes writes."
+    return predict(pattern, why, lost=False, twice=False)

@@ -1,0 +1,86 @@
+"""Says which setting of a task, or which property of the broker, broke its promise, and what closes that window. Pure."""
+
+from __future__ import annotations
+
+from tasks_demo.core.semantics import Semantics
+from tasks_demo.lab.plan.cells import MIXED, Cell
+from tasks_demo.lab.plan.outcomes import DUPLICATED, LOST, Prediction
+from tasks_demo.lab.plan.own_tasks import OwnTask
+
+_KILLS_CHILD = {"kill-child", "poison"}
+_WORDS = {
+    "at-most-once": "at most once",
+    "at-least-once": "at least once",
+    "effectively-once": "effectively once",
+}
+
+
+def predicted(own: OwnTask) -> Prediction:
+    """A task is predicted to keep what it is held to, and why it is held to that."""
+    words = _WORDS[own.semantics]
+    if own.asked:
+        why = f"--promise holds it to {words}."
+    elif own.pattern:
+        why = f"The pattern {own.pattern} promises {words}."
+    elif own.early:
+        why = f"It is acknowledged before its body runs, as Celery ships it: {words}."
+    else:
+        why = f"acks_late=True: it is acknowledged after its body, so {words}."
+    return Prediction("held", why)
+
+
+def advice(cell: Cell, seen: set[str], failed: str = "") -> list[str]:
+    """Sentences about a cell whose promise was broken.
+
+    :param seen: ``lost``, ``duplicated``. ``failed``: how its bodies failed; empty: none did.
+    """
+    own = cell.own
+    if own is None:
+        return []
+    said = [f"bodies failed, and a job that fails is not done: {failed}"] if failed and LOST in seen else []
+    at_least = own.semantics != Semantics.AT_MOST_ONCE
+    if LOST in seen and at_least:
+        said += _of_loss(cell, own)
+    if DUPLICATED in seen and own.semantics != Semantics.AT_LEAST_ONCE:
+        said += _of_duplicates(cell, own)
+    return said
+
+
+def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
+    said = []
+    fetched = cell.fault.victim in {"main", "group"} and cell.point in {"fetched", MIXED}
+    if own.early and own.pattern != "claim_first" and cell.fault.victim:
+        said.append("acks_late is off: the message is acknowledged before the body, so no copy is left when it dies")
+    if not own.early and str(cell.fault) in _KILLS_CHILD and not own.pattern and not _rejects(own):
+        said.append(
+            "reject_on_worker_lost (task_reject_on_worker_lost) is off: Celery acknowledges the message of a pool process "
+            "that was killed. Set it, or use AcksLate, which does"
+        )
+    if fetched:
+        said.append(
+            "at fetched the broker has handed out the message and the worker has not recorded it: with Redis only an outbox "
+            "(tasks_demo.outbox) publishes it again"
+        )
+    return said
+
+
+def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
+    if own.early and cell.point in {"acking", "acked", MIXED}:
+        return [
+            "the acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
+            "ClaimFirst refuses the second delivery"
+        ]
+    if str(cell.fault) == "stop":
+        return [
+            "the body outlived the visibility timeout (broker_transport_options), so a second copy was delivered beside it"
+        ]
+    if not own.early and own.pattern not in {"dedup_lock", "inbox"}:
+        return [
+            "the message is acknowledged after the body (acks_late), so a death in between runs it again. DedupLock or Inbox "
+            "recognise the operation"
+        ]
+    return []
+
+
+def _rejects(own: OwnTask) -> bool:
+    return bool(own.settings.get("reject_on_worker_lost"))

@@ -1,0 +1,116 @@
+"""Every screen in a real browser: axe-core, console, policy, width, and the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, Page, expect
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from tests.browser.every_screen import filled
+from tests.browser.logging_in import log_in
+from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases="__all__"),
+    pytest.mark.usefixtures("ledger", "redis_url"),
+    pytest.mark.timeout(600),
+]
+AXE = Path(__file__).parent / "vendor/axe.min.js"
+#: What axe-core calls serious or critical, by the rules of WCAG 2.2 AA and by good practice. Without preload, for which it would
+#: load the style sheets again in a way that the policy forbids.
+RUN_AXE = """async () => {
+    const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+    const found = await axe.run({preload: false, resultTypes: ['violations'], runOnly: tags});
+    const serious = found.violations.filter(each => ['serious', 'critical'].includes(each.impact));
+    return serious.map(each => [each.id, each.nodes.slice(0, 5).map(node => `${node.target.join(' ')}: ${node.failureSummary}`)]);
+}"""
+#: What a keyboard cannot reach in the order of the page, or where one cannot see that it is there.
+KEYBOARD = """() => {
+    const looks = each => {
+        const style = getComputedStyle(each);
+        return [style.outlineStyle, style.outlineWidth, style.boxShadow, style.borderColor, style.backgroundColor, style.color,
+            style.textDecorationLine].join(' ');
+    };
+    const reachable = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]:not([tabindex="-1"])';
+    const troubles = [], named = each => each.outerHTML.slice(0, 120);
+    for (const each of document.querySelectorAll(reachable)) {
+        if (!each.checkVisibility() || each.disabled) continue;
+        if (each.tabIndex > 0) troubles.push('out of order: ' + named(each));
+        document.activeElement.blur();
+        const before = looks(each);
+        each.focus({focusVisible: true});
+        if (document.activeElement !== each) troubles.push('not reached: ' + named(each));
+        else if (looks(each) === before) troubles.push('focus not seen: ' + named(each));
+    }
+    for (const each of document.querySelectorAll('body *')) {
+        if (getComputedStyle(each).cursor === 'pointer' && !each.closest(`${reachable}, label, svg`))
+            troubles.push('only for a mouse: ' + named(each));
+    }
+    return troubles;
+}"""
+
+
+@pytest.fixture
+def addresses(
+    browser: Browser,  # noqa: F811  (first: Django refuses the ORM beside its event loop until it is there)
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    short: Path,
+    redis_url: str,
+) -> list[str]:
+    return filled(settings, monkeypatch, short)
+
+
+@pytest.fixture(
+    params=[("light", 1280), ("dark", 360)],
+    ids=lambda found: f"{found[0]} and {'narrow' if found[1] < 400 else 'wide'}",
+)
+def said(
+    addresses: list[str],
+    browser: Browser,  # noqa: F811
+    live_server: LiveServer,
+    request: pytest.FixtureRequest,
+) -> Iterator[tuple[Page, list[str]]]:
+    """A page of a logged-in user, and what the browser complained of: the console, answers of 400 and above, violations."""
+    User.objects.create_superuser("admin", password="of this test")
+    scheme, width = request.param
+    context = browser.new_context(
+        base_url=live_server.url, color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900}
+    )
+    context.add_init_script(path=AXE)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(f"{page.url}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
+    page.on("response", lambda got: complaints.append(f"{got.url}: {got.status}") if got.status >= 400 else None)
+    page.goto("/admin/tasks_demo/")
+    log_in(page)
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
+    yield page, complaints
+    context.close()
+
+
+def test_screens_have_no_serious_finding_and_no_message_and_work_by_keyboard(
+    said: tuple[Page, list[str]], addresses: list[str]
+) -> None:
+    page, complaints = said
+    found: dict[str, Any] = {}
+    for address in addresses:
+        page.goto(address)
+        page.wait_for_load_state("load")
+        if page.evaluate("document.documentElement.scrollWidth - innerWidth") > 0:
+            found[address] = "scrolls sideways"
+        if address.startswith("/admin/tasks_demo") and (serious := page.evaluate(RUN_AXE)):
+            found[address] = serious
+        if address.startswith("/admin/tasks_demo") and (troubles := page.evaluate(KEYBOARD)):
+            found[f"{address} by keyboard"] = troubles
+    assert found == {}, "\n".join(f"{where}: {what}" for where, what in found.items())
+    assert complaints == []
+    page.evaluate("document.body.setAttribute('onclick', 'alert(1)')")  # the policy does forbid
+    assert any("Content Security Policy" in text for text in complaints)

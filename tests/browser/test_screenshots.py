@@ -1,0 +1,102 @@
+"""Takes the pictures of docs/images from a real run, if SCREENSHOTS names the folder: ``make screenshots``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from playwright.sync_api import Browser, Page, expect
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from tasks_demo.dashboard.held_jobs import held_jobs
+from tasks_demo.dashboard.processes import DEAD, workers
+from tasks_demo.lab.processes.run_folder import is_alive
+from tasks_demo.ledger import rollups
+from tasks_demo.ledger.models import Tally
+from tests.browser.logging_in import log_in
+from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.lab.screens.ground import ROOT, use
+from tests.support import until
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases="__all__"),
+    pytest.mark.usefixtures("ledger", "redis_url"),
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="make screenshots"),
+]
+#: Maximum size of a picture, bytes.
+MOST_BYTES = 250_000
+CHOICES = {
+    "pattern": ["acks_early", "acks_late", "dedup_lock"],
+    "fault": ["none", "kill-main"],
+    "tasks": "40",
+    "seed": "7",
+}
+TALLY = "/admin/tasks_demo/tally/"
+
+
+@pytest.fixture
+def run(
+    browser: Browser,  # noqa: F811  (first: Django refuses the ORM beside its event loop until it is there)
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    short: Path,
+    bank_url: str,
+) -> str:
+    """The name of an experiment that has ended."""
+    use(settings, monkeypatch, short)
+    monkeypatch.setenv("BANK_URL", bank_url)
+    client = Client()
+    client.force_login(User.objects.create_superuser("admin", password="of this test"))
+    name = client.post(f"{ROOT}start/", CHOICES).headers["Location"].removeprefix(ROOT).rstrip("/")
+    until(lambda: not is_alive(short / "runs" / name), "the end of the experiment", 400)
+    assert rollups.fold(30)
+    return name
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(
+    run: str,
+    browser: Browser,  # noqa: F811
+    live_server: LiveServer,
+    request: pytest.FixtureRequest,
+) -> Iterator[Page]:
+    size = {"width": 1280, "height": 900}
+    context = browser.new_context(
+        base_url=live_server.url, color_scheme=request.param, reduced_motion="reduce", viewport=size
+    )
+    page = context.new_page()
+    page.goto("/admin/tasks_demo/")
+    log_in(page)
+    expect(page.get_by_role("navigation", name="Control room")).to_be_visible()
+    yield page
+    context.close()
+
+
+def test_pictures_are_taken_of_a_real_run(page: Page, run: str, request: pytest.FixtureRequest) -> None:
+    folder, scheme = Path(os.environ["SCREENSHOTS"]), request.node.callspec.params["page"]
+    twice = Tally.objects.filter(pattern="acks_late", effects=2).order_by("first_at").first()
+    assert twice
+    dead = max((each for each in workers()[0] if each.state == DEAD), key=lambda each: len(held_jobs(each).fates))
+    for name, address in (
+        ("overview", "/admin/tasks_demo/"),
+        ("timeline", f"{TALLY}{twice.task_id}/change/"),
+        ("worker", f"{TALLY}workers/{dead.row.pk}/"),
+        ("experiment", f"{ROOT}{run}/"),
+        ("learn", f"{TALLY}learn/"),
+    ):
+        page.goto(address)
+        page.wait_for_load_state("load")
+        if name == "learn":
+            page.get_by_role("link", name="Kill acks_late at effect_done").click()
+            page.locator(".case:visible").get_by_label("once").check()
+            expect(page.locator(".case:visible svg")).to_be_visible()
+            page.locator(".case:visible").evaluate("each => each.scrollIntoView()")
+        file = folder / f"{name}-{scheme}.png"
+        page.screenshot(path=str(file), animations="disabled")
+        assert file.stat().st_size <= MOST_BYTES, file.name

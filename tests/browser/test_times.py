@@ -1,0 +1,91 @@
+"""Times in a real browser: in the zone of the reader, in lists, on pages, in charts and in parts that refresh themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, Page, expect
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from tasks_demo.core import clock
+from tasks_demo.ledger.models import Tally
+from tasks_demo.outbox.enqueue import enqueue
+from tests.browser.logging_in import log_in
+from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.integration.dashboard.worker_rows import row
+from tests.integration.ledger.ledger_rows import append, ok
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases="__all__"),
+    pytest.mark.usefixtures("ledger", "redis_url"),
+]
+#: Twelve hours and three quarters, in summer thirteen: a zone that is read the wrong way round shows.
+ZONE = "Pacific/Chatham"
+#: The text that the server has written in UTC, as the browser must write it.
+EXPECTED = """iso => new Intl.DateTimeFormat('sv-SE', {timeZone: 'Pacific/Chatham', dateStyle: 'short', timeStyle: 'medium'})
+    .format(new Date(iso))"""
+
+
+@pytest.fixture
+def page(
+    browser: Browser,  # noqa: F811
+    live_server: LiveServer,
+    settings: Settings,
+    request: pytest.FixtureRequest,
+) -> Iterator[Page]:
+    settings.TASKS_DEMO_BANK_URL = ""
+    append(ok("fine"))
+    row("w1@test")
+    enqueue("tasks_demo.charge_outbox", kwargs={"customer": "c", "amount": 7}, queue="nobody")
+    User.objects.create_superuser("admin", password="of this test")
+    context = browser.new_context(base_url=live_server.url, timezone_id=ZONE, **getattr(request, "param", {}))
+    page = context.new_page()
+    page.goto("/admin/tasks_demo/tally/")
+    log_in(page)
+    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/tally/")
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tasks_demo/tally/",
+        "tasks_demo/tally/fine/change/",
+        "tasks_demo/tally/workers/",
+        "tasks_demo_records/outboxmessage/",
+    ],
+)
+def test_times_are_in_the_zone_of_the_browser_and_the_page_says_which(page: Page, address: str) -> None:
+    page.goto(f"/admin/{address}")
+    first = page.locator("#content time").first
+    iso = first.get_attribute("datetime")
+    assert iso
+    expect(first).to_contain_text(page.evaluate(EXPECTED, iso))
+    assert "UTC" in (first.get_attribute("title") or "")
+    expect(page.locator("[data-zone]")).to_have_text(f"Times: {ZONE}")
+
+
+def test_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: Page) -> None:
+    page.goto("/admin/tasks_demo/")
+    page.evaluate("htmx.trigger(document.querySelector('[data-live]'), 'live')")
+    point = page.locator("#series-table tbody time").last
+    label = page.evaluate("Chart.getChart(document.querySelector('canvas')).data.labels.at(-1)")
+    assert page.evaluate(EXPECTED, point.get_attribute("datetime"))[5:16] == label
+    append(ok("later"))
+    page.get_by_role("button", name="Read the books and count now").click()
+    page.evaluate("document.querySelector('[data-live]').dataset.liveMark = 'old'")
+    with page.expect_response(lambda got: "overview" in got.url and got.status == 200):
+        page.evaluate("htmx.trigger(document.querySelector('[data-live]'), 'live')")
+    label = page.evaluate("Chart.getChart(document.querySelector('canvas')).data.labels.at(-1)")
+    assert page.evaluate(EXPECTED, point.get_attribute("datetime"))[5:16] == label
+
+
+@pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
+def test_without_a_script_times_are_in_the_zone_of_the_server(page: Page) -> None:
+    at = clock.aware(Tally.objects.get(task_id="fine").first_at)
+    expect(page.locator("#result_list time")).to_have_text(f"{at:%Y-%m-%d %H:%M:%S}")
+    expect(page.locator("[data-zone]")).to_have_text("Times: UTC")

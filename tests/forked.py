@@ -1,0 +1,105 @@
+"""Run by path, not imported: ``python tests/forked.py DESCRIPTOR``. The interpreter that ``tests.forks`` forks.
+
+Requests and answers are JSON, one a packet: ``{"run": [argument, ...], "cwd": ..., "env": ...}`` with three descriptors is
+answered by ``{"pid": ...}``, and ``{"reap": pid}`` by ``{"status": code or null}``. It ends when the socket is closed.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Sequence
+from typing import Any
+
+#: What most programs of the suite import, and nothing that needs Django's settings.
+PRELOADED = [
+    "celery.app.amqp", "celery.app.annotations", "celery.app.control", "celery.app.events", "celery.app.log",
+    "celery.apps.worker", "celery.backends.redis", "celery.bin.celery", "celery.concurrency.asynpool",
+    "celery.concurrency.prefork", "celery.contrib.django.task", "celery.events.state", "celery.fixups.django",
+    "celery.worker.autoscale", "celery.worker.components", "celery.worker.consumer", "celery.worker.consumer.gossip",
+    "celery.worker.loops", "celery.worker.pidbox", "celery.worker.strategy", "django.contrib.admin.views.main",
+    "django.contrib.auth.hashers", "django.core.checks", "django.contrib.messages.storage.fallback",
+    "django.contrib.staticfiles.finders", "django.core.management.commands.check",
+    "django.core.management.commands.migrate", "django.core.servers.basehttp", "django.db.backends.sqlite3.base",
+    "django.db.migrations.executor", "django.forms", "django.template.backends.django", "django.template.loader_tags",
+    "django.views.defaults", "kombu.transport.pyamqp", "kombu.transport.redis", "redis.asyncio", "redis.sentinel",
+    "sqlparse", "yaml", "django.db.backends.postgresql.base", "psycopg", "msgspec", "psutil", "rich", "urllib3",
+    "csp", "whitenoise", "dj_database_url", "zoneinfo",
+]  # fmt: skip
+_MOST_BYTES = 1 << 17
+
+
+def _serve(control: socket.socket) -> dict[str, Any]:
+    """Answer requests; leave with one in the fork that is to run it."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, _MOST_BYTES, 3)
+        if not message:
+            os._exit(0)
+        asked: dict[str, Any] = json.loads(message)
+        if "reap" in asked:
+            pid, status = os.waitpid(asked["reap"], os.WNOHANG)
+            answer = {"status": os.waitstatus_to_exitcode(status) if pid else None}
+        else:
+            parent, pid = os.getpid(), os.fork()
+            if not pid:
+                control.close()
+                _become(asked, descriptors, parent)
+                return asked
+            for descriptor in descriptors:
+                os.close(descriptor)
+            answer = {"pid": pid}
+        control.sendall(json.dumps(answer).encode())
+
+
+def _become(asked: dict[str, Any], descriptors: Sequence[int], parent: int) -> None:
+    """Be as a new interpreter would be before its first line."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+    os.setsid()
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    time.tzset()
+    first, *_ = arguments = asked["run"]
+    where = {"-c": "", "-m": asked["cwd"]}.get(first, os.path.dirname(os.path.abspath(first)))
+    sys.path[:] = [where, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *sys.path[1:]]
+    importlib.invalidate_caches()
+    sys.argv[:] = arguments if first not in ("-c", "-m") else ["-c", *arguments[2:]] if first == "-c" else arguments[1:]
+
+
+def _preload() -> None:
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # an extra that is not installed
+            continue
+    gc.collect()
+    gc.freeze()  # else each fork would look through all of it
+
+
+if __name__ == "__main__":
+    _preload()
+    _asked = _serve(socket.socket(fileno=int(sys.argv[1])))
+    _first, *_rest = _asked["run"]
+    # Here and not in a function, so that the program ends as any program does: its threads, then what it left to atexit.
+    if _first == "-c":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(_rest[0], "<string>", "exec"), sys.modules["__main__"].__dict__)  # noqa: S102
+    elif _first == "-m":
+        runpy.run_module(_rest[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(_first, run_name="__main__")

@@ -1,0 +1,163 @@
+"""``manage.py up``: the whole stack, stopped in every way, and the processes it consists of."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.stack.up import LIVED_SECONDS, Formation
+from tests.support import living, until
+
+ROOT = Path(__file__).resolve().parents[4]
+BOUND_SECONDS = 100.0
+OURS = ("REDIS_URL", "BROKER_URL", "BANK_URL", "DATABASE_URL", "BANK_DATABASE_URL", "DJANGO_PRODUCTION")
+
+
+class Up:
+    """A running ``manage.py up`` and its output."""
+
+    def __init__(self, state: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        self.popen = subprocess.Popen(
+            [sys.executable, "manage.py", "up", "--port", str(self.port)],
+            cwd=ROOT,
+            env={**environment, "STATE_DIR": str(state)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.said: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.said.append(line)
+
+    def wait_for(self, words: str) -> None:
+        try:
+            until(lambda: any(words in line for line in self.said), repr(words), BOUND_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said:\n{''.join(self.said)}") from None
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children(recursive=True)
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._reader.join(BOUND_SECONDS)
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    running = Up(tmp_path)
+    try:
+        running.wait_for("Password:")
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.mark.parametrize(("fatal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
+def test_up_prints_its_address_when_that_answers_and_ends_with_all_its_processes(
+    up: Up, tmp_path: Path, fatal: signal.Signals, code: int
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=BOUND_SECONDS)
+    connection.request("GET", "/admin/login/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    password = (tmp_path / "admin_password").read_text().strip()
+    assert f"Password:  {password}\n" in up.said
+    assert len(password) >= 20
+    assert (tmp_path / "admin_password").stat().st_mode & 0o777 == 0o600
+
+    up.wait_for(" ready.")
+    family = up.family()
+    # Redis and its command, bank, worker and its pool of two, web and its worker.
+    assert len(family) >= 8, family
+    up.popen.send_signal(fatal)
+    assert up.popen.wait(BOUND_SECONDS) == code
+    if fatal is signal.SIGINT:
+        up.wait_for("all stopped")
+        text = "".join(up.said)
+        assert "Warm shutdown" in text
+        assert "Connection" not in text.partition("Warm shutdown")[2], "the worker may finish before Redis goes"
+    until(lambda: not living(family), f"the end of all its processes after {fatal.name}")
+
+
+def test_up_starts_a_killed_worker_again(up: Up) -> None:
+    up.wait_for(" ready.")
+    until(lambda: sum(" ready." in line for line in up.said) == 1, "the first worker")
+    worker = next(each for each in up.family() if "worker" in each.cmdline() and each.ppid() == up.popen.pid)
+    until(lambda: time.time() - worker.create_time() > LIVED_SECONDS, "a worker that is no longer new")
+    worker.kill()
+    up.wait_for("worker was killed by SIGKILL and is started again")
+    until(lambda: sum(" ready." in line for line in up.said) == 2, "the next worker")
+    up.popen.send_signal(signal.SIGTERM)
+    assert up.popen.wait(BOUND_SECONDS) == 0
+
+
+def test_formation_ends_when_one_process_is_killed_again_and_again(tmp_path: Path) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    formation = Formation({"killed": killed}, last=[], cwd=tmp_path, output=io.StringIO())
+    with pytest.raises(EnvironmentNotReady, match=r"killed exited unexpectedly \(code -9\)"):
+        formation.run({})
+
+
+def test_formation_ends_when_one_process_ends(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    commands = {
+        "needed": ["sleep", "300"],
+        "short": [sys.executable, "-c", "print('last words'); raise SystemExit(3)"],
+    }
+    formation = Formation(commands, last=["needed"], cwd=tmp_path, output=shown)
+    with pytest.raises(EnvironmentNotReady, match=r"short exited unexpectedly \(code 3\)"):
+        formation.run({})
+    assert "last words" in shown.getvalue()
+    needed = shown.getvalue().partition("needed started (pid ")[2].partition(")")[0]
+    assert not psutil.pid_exists(int(needed))
+
+
+def test_formation_ends_when_one_process_never_answers(tmp_path: Path) -> None:
+    formation = Formation({"silent": ["sleep", "300"]}, last=[], cwd=tmp_path, output=io.StringIO())
+    with pytest.raises(EnvironmentNotReady, match=r"silent did not answer within 0\.2 s"):
+        formation.run({"silent": lambda: False}, ready_seconds=0.2)
+
+
+def test_formation_with_an_unknown_program_stops_what_it_started(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    formation = Formation({"good": ["sleep", "300"], "bad": ["no-such"]}, last=["good"], cwd=tmp_path, output=shown)
+    with pytest.raises(EnvironmentNotReady, match="no-such is not installed"):
+        formation.run({})
+    assert "all stopped" in shown.getvalue()
+
+
+def test_formation_prints_whole_lines_and_a_last_one_without_newline(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    code = "import sys; sys.stdout.write('one\\ntwo'); sys.exit(1)"
+    with pytest.raises(EnvironmentNotReady):
+        Formation({"short": [sys.executable, "-c", code]}, last=[], cwd=tmp_path, output=shown).run({})
+    lines = [line.partition("| ")[2] for line in shown.getvalue().splitlines() if "short" in line.partition("|")[0]]
+    assert lines == ["one", "two"]

@@ -1,0 +1,194 @@
+"""Check the lease protocol against its invariants on a real Redis, with three workers and a hostile clock and network.
+
+The production store and scripts run; the model supplies the time (see ``protocol_model``). The workers follow the program of
+``dedup_lock`` step by step, so any of them may pause anywhere and continue as a zombie. The same machine then runs against
+protocols with one mistake each. Each of the invariants listed catches the mistake alone:
+
+    renew does not ask who: STALE_TOKEN, BELIEF
+    renew takes back what others have claimed since: STALE_TOKEN, ONE_HOLDER
+    complete does not ask who: STALE_TOKEN, RESULT
+    release does not ask who: STALE_TOKEN, ONE_HOLDER
+    release deletes the record: RETENTION, ATTEMPT
+    the fence is constant: FENCE, STALE_WRITE
+    the fence is in the record only: FENCE
+    the fence is the clock only: FENCE
+    completed before the effect: ONE_EFFECT
+    held is acknowledged and dropped: ONE_EFFECT
+    claim checks, then sets: ONE_HOLDER
+    claim does not know its own token: PROGRESS
+    claim runs again what is completed: FINAL
+    the digest is not compared: DIGEST
+    the attempt is not counted: ATTEMPT
+    the result is not stored: FINAL
+    complete does not prolong the retention: RETENTION
+    expiry by the clock of the worker: ONE_HOLDER, PROGRESS
+    the deadline counts from the reply: BELIEF
+    the deadline is not rounded up: ONE_HOLDER
+    a take-over does not ask whose claim is meant: ONE_HOLDER
+    a claim of the dead is waited for: PROGRESS
+
+Not shown: anything about a request that arrives later than ``LATEST_US`` (test_redis_store.py shows that such a late claim
+gives its first holder nothing), a Redis that loses the record, or a Redis clock that jumps ahead. A search that finds no
+violation does not prove that there is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import Phase
+
+from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.memory_store import Record
+from tasks_demo.leases.protocol import Claimed
+from tests.integration.leases import protocol_machine
+from tests.integration.leases.protocol_machine import client, explore
+from tests.integration.leases.protocol_model import (
+    MODEL_TIME,
+    PREFIX,
+    RETENTION_SECONDS,
+    WORKER_TIME,
+    Invariant,
+    JudgedMemory,
+    Mutant,
+    Violation,
+)
+
+__all__ = ["client"]
+
+
+_FENCE = "fence = string.format('%.0f', math.max((tonumber(fence or '') or 0) + 1, now_us))"
+
+
+_NOT_OWNER = "if state ~= 'claimed' or holder ~= owner or latest ~= fence then"
+
+
+_ROUNDED_UP, _NOT_ROUNDED = "now_ms + 1 + lease_ms", "now_ms + lease_ms"
+
+
+#: Each mistake, with the invariants that each catch it alone.
+MUTANTS: dict[Mutant, tuple[Invariant, ...]] = {
+    Mutant(
+        "a take-over does not ask whose claim is meant",
+        edits=(("claim", "fence ~= gone and", "gone == '' and"),),
+    ): (Invariant.ONE_HOLDER,),
+    Mutant("a claim of the dead is waited for", edits=(("claim", "fence ~= gone and ", ""),)): (Invariant.PROGRESS,),
+    Mutant("renew does not ask who", edits=(("renew", _NOT_OWNER, "if state ~= 'claimed' then"),)): (
+        Invariant.STALE_TOKEN,
+        Invariant.BELIEF,
+    ),
+    Mutant(
+        "renew takes back what others have claimed since",
+        edits=(
+            ("renew", _NOT_OWNER, "if state ~= 'claimed' then"),
+            ("renew", "'HSET', record, 'deadline'", "'HSET', record, 'owner', owner, 'deadline'"),
+        ),
+    ): (Invariant.STALE_TOKEN, Invariant.ONE_HOLDER),
+    Mutant(
+        "complete does not ask who",
+        edits=(("complete", "if holder ~= owner or latest ~= fence or (state", "if (state"),),
+    ): (Invariant.STALE_TOKEN, Invariant.RESULT),
+    Mutant("release does not ask who", edits=(("release", _NOT_OWNER, "if state ~= 'claimed' then"),)): (
+        Invariant.STALE_TOKEN,
+        Invariant.ONE_HOLDER,
+    ),
+    Mutant("the fence is constant", edits=(("claim", _FENCE, "fence = '7'"),)): (
+        Invariant.FENCE,
+        Invariant.STALE_WRITE,
+    ),
+    Mutant(
+        "the fence is in the record only",
+        edits=(("claim", _FENCE, "fence = string.format('%.0f', (tonumber(fence or '') or 0) + 1)"),),
+    ): (Invariant.FENCE,),
+    Mutant("the fence is the clock only", edits=(("claim", _FENCE, "fence = string.format('%.0f', now_us)"),)): (
+        Invariant.FENCE,
+    ),
+    Mutant("completed before the effect", completes_before_the_effect=True): (Invariant.ONE_EFFECT,),
+    Mutant(
+        "release deletes the record",
+        edits=(
+            ("release", "redis.call('HDEL', record, 'owner', 'deadline', 'who')", "redis.call('DEL', record)"),
+            ("release", "redis.call('HSET', record, 'state', 'released')", ""),
+        ),
+    ): (Invariant.RETENTION, Invariant.ATTEMPT),
+    Mutant("held is acknowledged and dropped", drops_what_is_held=True): (Invariant.ONE_EFFECT,),
+    Mutant("claim checks, then sets", checks_then_sets=True): (Invariant.ONE_HOLDER,),
+    Mutant("the result is not stored", edits=(("complete", "if result then", "if false then"),)): (Invariant.FINAL,),
+    Mutant("the digest is not compared", edits=(("claim", "if known_digest ~= digest then", "if false then"),)): (
+        Invariant.DIGEST,
+    ),
+    Mutant("expiry by the clock of the worker", edits=(("claim", MODEL_TIME, WORKER_TIME),)): (
+        Invariant.ONE_HOLDER,
+        Invariant.PROGRESS,
+    ),
+    Mutant("the deadline counts from the reply", counts_from_the_reply=True): (Invariant.BELIEF,),
+    Mutant(
+        "the deadline is not rounded up",
+        edits=(("claim", _ROUNDED_UP, _NOT_ROUNDED), ("renew", _ROUNDED_UP, _NOT_ROUNDED)),
+    ): (Invariant.ONE_HOLDER,),
+    Mutant(
+        "claim does not know its own token",
+        edits=(("claim", "if state == 'claimed' and holder == owner then", "if false then"),),
+    ): (Invariant.PROGRESS,),
+    Mutant("claim runs again what is completed", edits=(("claim", "if state == 'completed' then", "if false then"),)): (
+        Invariant.FINAL,
+    ),
+    Mutant("the attempt is not counted", edits=(("claim", "(tonumber(attempt or '') or 0) + 1", "1"),)): (
+        Invariant.ATTEMPT,
+    ),
+    Mutant(
+        "complete does not prolong the retention",
+        edits=(("complete", "redis.call('PEXPIRE', record, retention_ms)", ""),),
+    ): (Invariant.RETENTION,),
+}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "watched"),
+    [pytest.param(mutant, one, id=f"{mutant}-{one.name}") for mutant, each in MUTANTS.items() for one in each],
+)
+def test_model_catches_a_mistake(client: Any, mutant: Mutant, watched: Invariant) -> None:
+    with pytest.raises(Violation) as caught:
+        explore(client, mutant, {watched}, 1000)
+    assert caught.value.invariant is watched
+    assert client.dbsize() == 0
+
+
+def test_model_catches_the_mistakes_of_the_table_above() -> None:
+    table = [f"{mutant}: {', '.join(one.name for one in each)}" for mutant, each in MUTANTS.items()]
+    stated = [line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    ")]
+    assert sorted(stated) == sorted(table)
+
+
+def test_model_of_the_protocol_keeps_every_invariant(client: Any) -> None:
+    explore(client, Mutant(), frozenset(Invariant), 250, Phase.shrink)
+    assert client.dbsize() == 0
+
+
+def test_model_of_the_store_in_memory_keeps_every_invariant() -> None:
+    explore(None, Mutant(), frozenset(Invariant), 100, Phase.shrink)
+
+
+class _NoOwner(JudgedMemory):
+    def _held_by(self, claimed: Claimed) -> tuple[str, Record | None]:
+        key = record_key(PREFIX, claimed.operation)
+        return key, self.memory.get(key)
+
+
+class _NoRetention(JudgedMemory):
+    def _keep(self, key: str, record: Record) -> None:
+        record.kept_until = record.kept_until or self.memory.now() + RETENTION_SECONDS
+        self.memory.put(key, record)
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "watched"), [(_NoOwner, Invariant.STALE_TOKEN), (_NoRetention, Invariant.RETENTION)]
+)
+def test_model_catches_a_mistake_in_memory_too(
+    monkeypatch: pytest.MonkeyPatch, mistaken: type[JudgedMemory], watched: Invariant
+) -> None:
+    monkeypatch.setattr(protocol_machine, "JudgedMemory", mistaken)
+    with pytest.raises(Violation) as caught:
+        explore(None, Mutant(), {watched}, 1000)
+    assert caught.value.invariant is watched

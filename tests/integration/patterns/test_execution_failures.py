@@ -1,0 +1,366 @@
+"""Failures outside the body: before it, the delivery is requeued and runs later; after it, the job is done regardless.
+
+Over 300 lines: every moment of one execution, on the same workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+
+from tests.integration.patterns.failing_tasks import ERRORS, PATTERNS, app
+from tests.integration.patterns.once_ground import Ground, OnceWorker
+from tests.support import STATE, Home, emptied, until
+
+NAMES = [pattern.pattern for pattern in PATTERNS]
+#: A third of it is far longer than a redelivery takes, and far shorter than the lease.
+LEASE_SECONDS = 30
+CLAIMING = {"claim_first", "dedup_lock"}
+BEFORE = {name: ["claimed", "started"] if name in CLAIMING else ["started"] for name in NAMES}
+AFTER = {name: ["effect_begun", "effect_done", "returned", "received", "acked"] for name in NAMES}
+AFTER["dedup_lock"].append("completed")
+AFTER["inbox"].append("completed")
+
+
+class FailingWorker(OnceWorker):
+    queue = "failing"
+    app = "tests.integration.patterns.failing_tasks"
+
+
+class Failing(Ground):
+    """The environment of ``once_tasks`` with a separate worker."""
+
+    def __init__(self, home: Home, redis_url: str) -> None:
+        self.redis_url, self.home, self.postgres = redis_url, home, None
+        self.vendor = "postgresql" if home.database_url else "sqlite"
+        self.folder = STATE / f"failing-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir()
+        emptied(redis_url)
+        env = {
+            "REDIS_URL": redis_url,
+            "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
+            "TASKS_DEMO_LEASE_SECONDS": str(LEASE_SECONDS),
+            "FAILED_FOLDER": str(self.folder),
+        }
+        self.worker = FailingWorker(home, STATE / "failing.log", env, concurrency=2)
+
+    def job(
+        self, pattern: str, operation: str = "", *, gate: bool = False, **kwargs: Any
+    ) -> tuple[str, AsyncResult[Any]]:
+        """Publish a job that asks for a failure; return the folder with its diary, and its result."""
+        operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
+        folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
+        folder.mkdir()
+        if gate:
+            (folder / "gate").touch()
+        return str(folder), self.send(f"failing.{pattern}", operation=operation, folder=str(folder), **kwargs)
+
+    def attempts(self, task_id: str) -> tuple[int, str]:
+        """Count and history of the attempts of a message."""
+        found = self.query("SELECT count, history FROM tasks_demo_records_attempt WHERE task_id = %s", task_id)
+        return tuple(found[0]) if found else (0, "")
+
+
+@pytest.fixture(scope="module")
+def ground(home: Home, redis_url: str) -> Iterator[Failing]:
+    made = Failing(home, redis_url)
+    with made.worker:
+        yield made
+    made.query("DELETE FROM tasks_demo_records_parked")  # the home is shared
+
+
+def executions(folder: str) -> int:
+    diary = Path(folder) / "ran"
+    return len(diary.read_text().split()) if diary.exists() else 0
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_observer_that_fails_before_the_body_has_the_delivery_requeued(ground: Failing, pattern: str) -> None:
+    jobs = {
+        f"{point} {error}": ground.job(pattern, f"{point} {error}") for point in BEFORE[pattern] for error in ERRORS
+    }
+    results = {why: sent.get(timeout=30, propagate=False) for why, (_, sent) in jobs.items()}
+    assert results == {why: {"number": 1} for why in jobs}
+    assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
+    log = ground.worker.log.read_text(errors="replace")
+    assert all((sent.id, log.count(f"[{sent.id}] received")) == (sent.id, 2) for _, sent in jobs.values())
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_observer_that_fails_after_the_start_fails_no_job_and_loses_none(ground: Failing, pattern: str) -> None:
+    # A soft time limit raised during the body, even in an observer, belongs to the body.
+    jobs = {
+        f"{point} {error}": ground.job(pattern, f"{point} {error}")
+        for point in AFTER[pattern] for error in ERRORS
+        if (point.partition("_")[0], error) != ("effect", "SoftTimeLimitExceeded")
+    }  # fmt: skip
+    results = {why: sent.get(timeout=30, propagate=False) for why, (_, sent) in jobs.items()}
+    assert results == {why: {"number": 1} for why in jobs}
+    assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
+    until(ground.idle, "every job acknowledged")
+    assert ground.worker.alive()
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+@pytest.mark.parametrize("error", ["KeyError", "RecursionError", "MemoryError", "Unspeakable", "Ignore"])
+def test_result_that_cannot_be_made_text_is_none_and_its_job_is_done(ground: Failing, pattern: str, error: str) -> None:
+    folder, sent = ground.job(pattern, result=error)
+    assert (sent.get(timeout=30, propagate=False), sent.state) == (None, "SUCCESS")
+    assert executions(folder) == 1
+    log = ground.worker.log.read_text(errors="replace")
+    assert "its result, a Hostile, cannot be encoded for the result backend" in log
+    assert f"[{sent.id}]: the result backend did not store SUCCESS" not in log
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_after_such_a_result_the_operation_is_completed(ground: Failing, pattern: str) -> None:
+    folder, sent = ground.job(pattern, result="KeyError")
+    sent.get(timeout=30, propagate=False)
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    again = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    assert again.get(timeout=30) is None
+    ground.has(again.id, "suppressed")
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", NAMES)
+def test_without_its_result_store_a_job_is_run_once_and_acknowledged(ground: Failing, pattern: str) -> None:
+    folder, sent = ground.job(f"{pattern}.storeless")
+    ground.has(sent.id, "returned", "acked")
+    assert executions(folder) == 1
+    log = ground.worker.log.read_text(errors="replace")
+    assert f"[{sent.id}] raised" not in log
+    assert f"[{sent.id}] succeeded" in log
+
+
+def test_heartbeat_that_cannot_be_started_releases_the_lease_and_requeues(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", "no threads")
+    assert sent.get(timeout=20) == {"number": 1}
+    ground.has(sent.id, "deferred", "completed")
+    assert executions(folder) == 1
+    assert "can't start new thread" in ground.worker.log.read_text(errors="replace")
+
+
+def test_claim_that_cannot_be_undone_is_taken_over_by_the_copy_and_by_nobody_else(ground: Failing) -> None:
+    operation = f"started OSError {uuid.uuid4().hex[:8]}"
+    name = "durable_claim_kept"
+    if ground.vendor == "sqlite":
+        body = "BEGIN SELECT RAISE(ABORT, 'not today'); END"
+        ground.query(f"CREATE TRIGGER {name} BEFORE DELETE ON tasks_demo_records_claim {body}")
+    else:
+        ground.query(f"CREATE FUNCTION {name}() RETURNS trigger AS $$ BEGIN RAISE 'not today'; END $$ LANGUAGE plpgsql")
+        ground.query(f"CREATE TRIGGER {name} BEFORE DELETE ON tasks_demo_records_claim EXECUTE FUNCTION {name}()")
+    try:
+        folder, sent = ground.job("claim_first", operation)
+        assert sent.get(timeout=20) == {"number": 1}
+        assert executions(folder) == 1
+    finally:
+        ground.query(f"DROP TRIGGER {name}" + ("" if ground.vendor == "sqlite" else " ON tasks_demo_records_claim"))
+    assert "could not be deleted" in ground.worker.log.read_text(errors="replace")
+
+
+def test_lease_whose_holder_was_killed_is_taken_over_as_soon_as_the_message_is_back(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the first execution")
+    victim = int((Path(folder) / "ran").read_text())
+    began = time.monotonic()
+    ground.killed(victim)
+    until(lambda: executions(folder) == 2, "the second execution", 10)
+    took = time.monotonic() - began
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+    assert took < LEASE_SECONDS / 3, f"{took:.1f} s"
+
+
+def test_lease_whose_holder_lives_is_waited_for(ground: Failing) -> None:
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the first execution")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    second = ground.send("failing.dedup_lock", operation=operation, folder=folder)
+    ground.has(second.id, "deferred")
+    os.kill(int((Path(folder) / "ran").read_text()), signal.SIGSTOP)
+    until(lambda: ground.points(second.id).count("deferred") >= 2, "another deferral")
+    assert executions(folder) == 1
+    os.kill(int((Path(folder) / "ran").read_text()), signal.SIGCONT)
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == second.get(timeout=20) == {"number": 1}
+
+
+# -- suppressing a delivery changes no outcome ----------------------------------------------------------------------------------
+
+
+def now(sent: AsyncResult[Any]) -> tuple[str, Any]:
+    """State and result, without the client's cache."""
+    app.backend._cache.clear()
+    fresh: AsyncResult[Any] = AsyncResult(sent.id, app=app)
+    return fresh.state, fresh.result
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(ground: Failing, pattern: str) -> None:
+    folder, first = ground.job(pattern)
+    assert first.get(timeout=20) == {"number": 1}
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    for embed in {"chain": [follow]}, {"callbacks": [follow]}, {"errbacks": [follow]}:
+        ground.send(f"failing.{pattern}", task_id=first.id, embed=embed, operation=operation, folder=folder)
+    until(lambda: ground.points(first.id).count("suppressed") == 3, "all copies suppressed")
+    failed = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    failed.get(timeout=20, propagate=False)
+    ground.send(f"failing.{pattern}", task_id=failed.id, operation=operation, folder=folder)
+    ground.has(failed.id, "suppressed")
+    until(ground.idle, "the ends of the copies")
+    assert now(first) == ("SUCCESS", {"number": 1})
+    assert (now(failed)[0], "already used" in str(now(failed)[1])) == ("FAILURE", True)
+    assert not (Path(folder) / "followed").exists()
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
+def test_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_and_goes_on(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern)
+    first.get(timeout=20)
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    first.forget()  # as if the first had been killed after its marker
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    ground.send(f"failing.{pattern}", task_id=first.id, embed={"chain": [follow]}, operation=operation, folder=folder)
+    until((Path(folder) / "followed").exists, "what follows")
+    until(lambda: now(first) == ("SUCCESS", {"number": 1}), "its outcome")
+    ground.has(first.id, "deferred", "suppressed")  # the first might have been about to store it
+    assert executions(folder) == 1
+
+
+@pytest.mark.parametrize("pattern", ["claim_first", "dedup_lock", "inbox"])
+def test_mismatching_message_with_the_id_of_a_task_that_has_ended_does_not_make_it_a_failure(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern)
+    assert first.get(timeout=20) == {"number": 1}
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    ground.send(f"failing.{pattern}", task_id=first.id, operation=operation, folder=folder, result="KeyError")
+    ground.has(first.id, "suppressed")
+    until(ground.idle, "its end")
+    assert now(first) == ("SUCCESS", {"number": 1})
+    other = ground.send(f"failing.{pattern}", operation=operation, folder=folder, result="KeyError")
+    assert "already used" in str(other.get(timeout=20, propagate=False))
+
+
+def test_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operation(ground: Failing) -> None:
+    folder, first = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the execution")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    second = ground.send("failing.dedup_lock", operation=operation, folder=folder)
+    ground.has(second.id, "deferred")
+    (Path(folder) / "gate").unlink()
+    assert first.get(timeout=20) == second.get(timeout=20) == {"number": 1}
+    about = f"failing.dedup_lock[{second.id}], operation {operation!r}: "
+    held, *_, suppressed = [line for line in ground.worker.log.read_text().splitlines() if about in line]
+    assert "requeued, to be delivered again in" in held
+    assert "held by another worker" in held
+    assert suppressed.endswith("the body was not run: its operation is completed: the stored result is its outcome")
+    assert "INFO" in held
+    assert "INFO" in suppressed
+
+
+def test_requeue_after_a_kill_says_so_in_the_log_with_task_id_and_operation(ground: Failing) -> None:
+    """Celery's own lines name neither: "Process ... exited with 'signal 9'", "Task handler raised error: WorkerLostError"."""
+    folder, sent = ground.job("dedup_lock", gate=True)
+    until(lambda: executions(folder) == 1, "the execution")
+    ground.killed(int((Path(folder) / "ran").read_text()))
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    about = (
+        f"failing.dedup_lock[{sent.id}], operation {operation!r}: requeued: the pool process that ran it has ended ("
+    )
+    (line,) = until(
+        lambda: [line for line in ground.worker.log.read_text().splitlines() if about in line], "the reason in the log"
+    )
+    assert "WARNING/MainProcess" in line
+    assert "signal 9 (SIGKILL)" in line
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+
+
+# -- the quarantine's count -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", ["InATransaction", "WithoutAutocommit"])
+@pytest.mark.parametrize("pattern", sorted({*NAMES} - {"acks_early"}))
+def test_inside_a_transaction_of_somebody_else_nothing_is_run_or_counted(
+    ground: Failing, pattern: str, around: str
+) -> None:
+    folder, sent = ground.job(f"{pattern}.{around}")
+    assert "A rollback would erase the row" in str(sent.get(timeout=20, propagate=False))
+    until(ground.idle, "its acknowledgement")
+    assert executions(folder) == 0
+
+
+@pytest.mark.parametrize("pattern", ["acks_late", "outbox"])
+def test_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_runs(
+    ground: Failing, pattern: str
+) -> None:
+    folder, first = ground.job(pattern, gate=True)
+    until(lambda: executions(folder) == 1, "the first copy")
+    operation = folder.rpartition("/")[2].partition("-")[0]
+    slow = int((Path(folder) / "ran").read_text())
+    ground.send(f"failing.{pattern}", task_id=first.id, operation=operation, folder=folder)
+    until(lambda: executions(folder) == 2, "the second copy")
+    assert ground.attempts(first.id)[0] == 2
+    os.kill(slow, signal.SIGSTOP)
+    try:
+        (Path(folder) / "gate").unlink()
+        until(lambda: ground.points(first.id).count("returned") == 1, "the end of the second copy")
+        _, history = until(lambda: (row := ground.attempts(first.id))[0] == 1 and row, "its attempt taken back")
+        assert f'"pid": {slow},' in history
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    until(lambda: ground.attempts(first.id) == (0, ""), "the other attempt taken back")
+
+
+def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(ground: Failing) -> None:
+    folder, sent = ground.job("acks_late", gate=True)
+    until(lambda: executions(folder) == 1, "the first copy")
+    ground.killed(int((Path(folder) / "ran").read_text()))
+    until(lambda: executions(folder) == 2, "the second copy")
+    assert ground.attempts(sent.id)[0] == 2
+    (Path(folder) / "gate").unlink()
+    assert sent.get(timeout=20) == {"number": 2}
+    until(lambda: ground.attempts(sent.id) == (0, ""), "no attempt left")
+
+
+# -- the hard time limit --------------------------------------------------------------------------------------------------------
+
+#: On SQLite a hanging inbox job holds the write lock: the others would be killed before their bodies.
+LATE = [pattern.pattern for pattern in PATTERNS if pattern.acks_late and pattern.pattern != "inbox"]
+
+
+def test_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_not_run_again(ground: Failing) -> None:
+    jobs = [ground.job(f"{pattern}.acknowledged", gate=True) for pattern in LATE]
+    for folder, sent in jobs:
+        assert "TimeLimitExceeded" in repr(sent.get(timeout=30, propagate=False))
+        ground.has(sent.id, "failed", "acked")
+        assert (executions(folder), ground.points(sent.id).count("failed")) == (1, 1)
+    until(ground.idle, "every job acknowledged")
+
+
+def test_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_used_up(ground: Failing) -> None:
+    jobs = [ground.job(f"{pattern}.requeued", gate=True) for pattern in LATE]
+    for folder, sent in jobs:
+        ground.has(sent.id, "quarantined")
+        # An attempt is counted before its body, and may be killed in between.
+        assert 1 <= executions(folder) <= 2, folder
+        assert ground.points(sent.id).count("failed") == 0
+        assert "deferred" in ground.points(sent.id)
+        assert now(sent)[0] == "PENDING"
+        operation = folder.rpartition("/")[2].partition("-")[0]
+        assert f"[{sent.id}], operation {operation!r}: requeued: its hard time limit" in ground.worker.log.read_text()
+    until(ground.idle, "every job acknowledged")

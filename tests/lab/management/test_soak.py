@@ -1,0 +1,35 @@
+"""``manage.py results --part soak``: in parts that can be interrupted, and with nothing left but its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.lab.reports.test_results import soaked
+from tests.support import PROJECT, Home
+
+pytestmark = pytest.mark.timeout(240)
+#: A soak of 60 jobs for each seed instead of 20,000.
+SMALL = f"""
+import sys
+sys.argv = [{str(PROJECT / "manage.py")!r}]
+from pathlib import Path
+from django.core.management import call_command
+from tasks_demo.lab.management.commands import results
+results.EXPERIMENTS["soak"] = "--load 300 --tasks 60 --kills 1 --work 100"
+call_command("results", part=["soak"], broker="reliable", seeds=2, docs=Path(DOCS))
+"""
+
+
+def test_soak_goes_on_where_it_was_interrupted_and_leaves_only_its_result(home: Home, tmp_path: Path) -> None:
+    measured = home.state / "results"
+    measured.mkdir()
+    (measured / "soak-acks_late-reliable-1.json").write_text(json.dumps(soaked("acks_late")))
+    done = home.python(SMALL.replace("DOCS", repr(str(tmp_path))), timeout=200)
+    assert done.code == 0, done.err
+    assert "soak: 1 of 2 seeds, 2 jobs, 0 lost, 1 fault injected" in done.err
+    assert "| acks_late | at least once | 62 | 2 | 0 |" in (tmp_path / "results.md").read_text()
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["reliable-soak.json.gz"]
+    assert list(measured.iterdir()) == []

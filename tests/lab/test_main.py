@@ -1,0 +1,193 @@
+"""``python -m tasks_demo.lab``: real kills of a Celery app that has no Django (examples/plain_celery)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from celery.exceptions import CDeprecationWarning
+
+from tests.support import PROJECT, STATE, Finished, finish
+
+pytestmark = pytest.mark.timeout(420)
+
+SHOP = PROJECT / "examples" / "plain_celery"
+FEW = ("--tasks", "3", "--kills", "2", "--seed", "5")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The example, with a folder of orders and a state folder of its own."""
+
+    folder: Path
+
+    def lab(self, *arguments: str, app: str = "shop.app:app", env: dict[str, str] | None = None) -> Finished:
+        """Run the lab on it; ``app`` empty: without ``--app``."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "TASKS_DEMO_LEDGER"))
+        }
+        orders = self.folder / "orders"
+        orders.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks_demo.lab", *(["--app", app] if app else []), *arguments],
+            cwd=SHOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**kept, "PYTHONPATH": str(PROJECT), "STATE_DIR": str(self.folder), "SHOP_FOLDER": str(orders), **(env or {})},
+        )  # fmt: skip
+        return finish(process, 300)
+
+    def result(self, *arguments: str, code: int) -> tuple[Finished, dict[str, Any]]:
+        """Run an experiment; return what it said and its result, which follows the schema."""
+        out = self.folder / "out.json"
+        done = self.lab(*FEW, "--json", str(out), *arguments)
+        assert done.code == code, done.err + done.out
+        found: dict[str, Any] = json.loads(out.read_text())
+        schema = PROJECT / "tasks_demo/lab/reports/experiment-1.schema.json"
+        jsonschema.validate(found, json.loads(schema.read_text()))
+        assert all(cell["kills"]["landed"] == cell["kills"]["planned"] > 0 for cell in found["cells"])
+        return done, found
+
+
+@pytest.fixture
+def plain() -> Iterator[Plain]:
+    with tempfile.TemporaryDirectory(prefix="p-", dir=STATE, ignore_cleanup_errors=True) as folder:
+        yield Plain(Path(folder))
+
+
+def test_task_that_is_acknowledged_late_and_its_forgotten_setting(plain: Plain) -> None:
+    events = plain.folder / "events.jsonl"
+    done, result = plain.result(
+        "--task", "shop.charge_late", "--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "kill-child",
+        "--point", "started", "--events", str(events), code=1,
+    )  # fmt: skip
+    (cell,) = result["cells"]
+    assert (cell["judged"], cell["semantics"], cell["observed"]) == ("effects", "at-least-once", "broken")
+    assert (cell["lost"], cell["effects"]) == (2, {"0": 2, "1": 1, "2+": 0})
+    assert "reject_on_worker_lost (task_reject_on_worker_lost) is off" in done.out
+    verdict = subprocess.run(
+        [sys.executable, "-m", "tasks_demo.lab.verdict", str(events)], capture_output=True, text=True, cwd=PROJECT, check=False
+    )  # fmt: skip
+    assert (verdict.returncode, "2 lost" in verdict.stdout) == (1, True), verdict.stderr + verdict.stdout
+    again = plain.lab("--replay", str(plain.folder / "out.json"))
+    assert again.code == 1, again.err
+    assert "lost 2 of 3 jobs" in again.out
+
+
+def test_executions_are_judged_without_effects_and_jobs_that_the_task_publishes_are_not(plain: Plain) -> None:
+    _, result = plain.result(
+        "--task", "shop.charge_surely", "--args", "orders.jsonl", "--fault", "kill-child", "kill-main", "--point", "returned",
+        "acking", code=0,
+    )  # fmt: skip
+    assert [(cell["fault"], cell["point"]) for cell in result["cells"]] == [
+        ("kill-child", "returned"), ("kill-main", "returned"), ("kill-main", "acking"),
+    ]  # fmt: skip
+    for cell in result["cells"]:
+        assert (cell["judged"], cell["observed"], cell["tasks"]) == ("executions", "held", 3)
+        assert (cell["lost"], cell["duplicated"]) == (0, 2), (
+            "an execution that returned and was not acknowledged runs again"
+        )
+
+
+def test_task_as_celery_ships_it_keeps_at_most_once_and_not_what_is_asked(plain: Plain) -> None:
+    task = ("--task", "shop.charge", "--args", "orders.jsonl", "--fault", "kill-child", "--point", "started")
+    _, result = plain.result(*task, code=0)
+    assert (result["cells"][0]["semantics"], result["cells"][0]["lost"]) == ("at-most-once", 2)
+    done, result = plain.result(*task, "--promise", "at-least-once", code=1)
+    assert (result["cells"][0]["semantics"], result["cells"][0]["observed"]) == ("at-least-once", "broken")
+    assert "acks_late is off" in done.out
+
+
+def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknowledgement(plain: Plain) -> None:
+    done, result = plain.result(
+        "--task", "shop.charge", "--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "kill-main", "--point",
+        "acking", "--kills", "1", code=1,
+    )  # fmt: skip
+    assert (result["cells"][0]["semantics"], result["cells"][0]["duplicated"]) == ("at-most-once", 1)
+    assert "ClaimFirst refuses the second delivery" in done.out
+
+
+def test_bodies_that_fail_are_not_done(plain: Plain) -> None:
+    done = plain.lab(
+        *FEW[:2], "--task", "shop.fail", "--args", "orders.jsonl", "--fault", "none", "--promise", "at-least-once"
+    )
+    assert done.code == 1, done.err
+    assert "ValueError: no such order: order-" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "shop.chargee"], "Did you mean shop.charge"),
+        (["--task", "shop.charge", "--args", "{folder}/bad.jsonl"], "bad.jsonl, line 2: "),
+        (["--task", "shop.charge", "--args", "{folder}/wrong.jsonl"], "wrong.jsonl, line 1: shop.charge cannot be called"),
+        (["--task", "shop.charge"], "without --args: shop.charge cannot be called like that"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--effects", "shop.app:nobody"], "cannot be imported"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--point", "claimed"], "never reaches claimed"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--point", "effect_done"], "never reaches effect_done"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "poison"], "it parks nothing"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--tasks", "7"], "more than the 6 lines"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--pattern", "inbox"], "--pattern is about the jobs of the demo"),
+        (["--effects", "shop.app:charges", "--args", "x"], "--args, --effects would do nothing here"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)  # fmt: skip
+def test_what_cannot_be_tried_is_code_2_and_a_sentence(
+    standing: Callable[[list[str]], None],
+    plain: Plain,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (plain.folder / "bad.jsonl").write_text('["a"]\n["b"\n', encoding="utf-8")
+    (plain.folder / "wrong.jsonl").write_text('{"customer": "a"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit) as left:
+        standing([argument.format(folder=plain.folder) for argument in arguments])
+    captured = capsys.readouterr()
+    assert left.value.code == 2
+    assert said in captured.err
+    assert captured.out == ""
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Callable[[list[str]], None]]:
+    """The command in this process, in the example's folder, with the example's app as the current one."""
+    from celery import _state, current_app
+
+    from tasks_demo.lab.management.commands.experiment import Command
+
+    before = current_app._get_current_object()  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SHOP))
+        patch.chdir(SHOP)
+        # Its tasks are shared, and one names its queue: in the process of the tests, apps made later would inherit both.
+        finalizers = set(_state._on_app_finalizers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CDeprecationWarning)
+            app = import_module("shop.app").app
+            app.finalize()
+        _state._on_app_finalizers.intersection_update(finalizers)
+        app.set_current()
+        yield lambda arguments: Command().run_from_argv(["manage.py", "experiment", *arguments])
+        _state._set_current_app(before)
+        _state.set_default_app(before)
+        for name in ("shop", "shop.app"):
+            del sys.modules[name]
+
+
+def test_lab_without_an_app_or_with_one_that_cannot_be_imported(plain: Plain) -> None:
+    nothing, broken = plain.lab("--task", "shop.charge", app=""), plain.lab("--task", "shop.charge", app="shop.nowhere")
+    taskless = plain.lab("--fault", "none")
+    assert (nothing.code, broken.code, taskless.code) == (2, 4, 2)
+    assert "Name a task" in taskless.sentence()
+    assert "Name the Celery app" in nothing.sentence()
+    assert "--app shop.nowhere cannot be imported" in broken.sentence()

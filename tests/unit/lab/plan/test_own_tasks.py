@@ -1,0 +1,129 @@
+"""A task of the project in a plan: its calls, its points, and what broke its promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks_demo.lab.plan.cells import Cell, plan
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.own_advice import advice, predicted
+from tasks_demo.lab.plan.own_tasks import BadCalls, Call, OwnTask, read_calls
+
+
+def own(**given: Any) -> OwnTask:
+    return OwnTask(**{"name": "shop.charge", "semantics": "at-least-once", "early": False, **given})
+
+
+def cell(task: OwnTask, fault: Fault, point: str = "") -> Cell:
+    return Cell(task.name, fault, point, "redis", 1, 4, 0, own=task)
+
+
+def test_calls_are_read_in_their_three_forms(tmp_path: Path) -> None:
+    lines = [
+        ["a", 1],
+        {"order": "b"},
+        {"args": ["c"], "kwargs": {"cents": 2}},
+        {"args": []},
+        {},
+        {"args": 1, "other": 2},
+    ]
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    calls, _ = read_calls(path)
+    assert calls == (
+        Call(["a", 1]), Call([], {"order": "b"}), Call(["c"], {"cents": 2}), Call(), Call(), Call([], {"args": 1, "other": 2}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('["a"]\nnonsense\n', "line 2: Expecting value"),
+        ('["a"]\n\n', "line 2: Expecting value"),
+        ("3\n", "line 1: it is int, and no call"),
+        ('{"args": {}, "kwargs": {}}\n', "line 1: args is an array and kwargs an object"),
+        ("[" * 100_000, "line 1: "),
+        ("", "has no line"),
+        ("\udcff", "is not UTF-8"),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(BadCalls, match=said):
+        read_calls(path)
+
+
+def test_plan_of_a_task_is_read_back_and_refuses_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text('["a"]\n["b"]\n', encoding="utf-8")
+    calls, digest = read_calls(path)
+    (made,) = plan(
+        patterns=["shop.charge"], faults=[Fault.KILL_MAIN], points=["acking"], brokers=["redis"], seed=1, tasks=2, kills=1,
+        work_ms=0, own=own(file=str(path), digest=digest, calls=calls),
+    )  # fmt: skip
+    assert Cell.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+    assert made.own is not None
+    assert "calls" not in made.as_dict()["own"]
+    path.write_text('["a"]\n["c"]\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="no longer the file"):
+        Cell.from_dict(made.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "points"),
+    [
+        ("", "fetched received started returned acking acked"),
+        ("claim_first", "fetched received claimed started returned acking acked"),
+        ("dedup_lock", "fetched received claimed started completed returned acking acked"),
+        ("inbox", "fetched received started completed returned acking acked"),
+    ],
+)
+def test_points_are_those_that_the_task_passes(pattern: str, points: str) -> None:
+    assert " ".join(own(pattern=pattern).points) == points
+
+
+def test_cell_that_cannot_be_is_refused() -> None:
+    made = cell(own(), Fault.KILL_MAIN, "claimed").as_dict() | {"victims": {"0": "claimed"}}
+    with pytest.raises(ValueError, match="never reaches"):
+        Cell.from_dict(made)
+    with pytest.raises(ValueError, match="lost-response cannot happen"):
+        Cell.from_dict(made | {"fault": "lost-response", "victims": {}})
+
+
+@pytest.mark.parametrize(
+    ("task", "fault", "point", "seen", "said"),
+    [
+        (own(settings={"acks_late": True}), Fault.KILL_CHILD, "", "lost", "reject_on_worker_lost"),
+        (own(early=True), Fault.KILL_CHILD, "", "lost", "acks_late is off"),
+        (own(), Fault.KILL_MAIN, "fetched", "lost", "outbox"),
+        (own(semantics="effectively-once"), Fault.KILL_MAIN, "", "duplicated", "DedupLock or Inbox"),
+        (own(semantics="at-most-once", early=True), Fault.KILL_MAIN, "acking", "duplicated", "ClaimFirst"),
+        (own(semantics="effectively-once"), Fault.STOP, "", "duplicated", "visibility timeout"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_advice_names_what_broke_the_promise(task: OwnTask, fault: Fault, point: str, seen: str, said: str) -> None:
+    (sentence,) = advice(cell(task, fault, point), {seen})
+    assert said in sentence
+
+
+def test_advice_is_silent_about_what_the_promise_allows() -> None:
+    assert advice(cell(own(), Fault.KILL_MAIN), {"duplicated"}) == []
+    assert advice(cell(own(semantics="at-most-once", early=True), Fault.KILL_MAIN), {"lost"}) == []
+    rejects = own(settings={"reject_on_worker_lost": True})
+    assert advice(cell(rejects, Fault.KILL_CHILD), {"lost"}, "ValueError: no") == [
+        "bodies failed, and a job that fails is not done: ValueError: no"
+    ]
+
+
+def test_prediction_says_why_it_is_held_to_that() -> None:
+    assert "Celery ships it" in predicted(own(semantics="at-most-once", early=True)).why
+    assert "acks_late=True" in predicted(own()).why
+    assert "pattern inbox" in predicted(own(pattern="inbox", semantics="effectively-once")).why
+    assert "--promise" in predicted(own(asked=True)).why

@@ -1,0 +1,94 @@
+"""The prediction table is complete, gives reasons, and agrees with the promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_demo.core.semantics import PROMISES
+from tasks_demo.lab.plan.brokers import KINDS
+from tasks_demo.lab.plan.cells import applies, points_of
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.outcomes import Prediction
+from tasks_demo.lab.plan.predictions import PREDICTIONS, prediction
+
+FAULTS = [str(fault) for fault in Fault]
+
+
+def allowed(pattern: str) -> set[str]:
+    promise = PROMISES[pattern]
+    return {what for what, count in (("lost", 0), ("duplicated", 2)) if count in promise.effects}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("pattern", list(PROMISES))
+def test_every_cell_has_a_prediction_that_agrees_with_its_promise(pattern: str, fault: str) -> None:
+    if not applies(pattern, Fault(fault)):
+        assert (pattern, fault) not in PREDICTIONS
+        return
+    predicted = PREDICTIONS[pattern, fault]
+    assert len(predicted.why) > 20
+    assert predicted.why.endswith(".")
+    if predicted.outcome == "open":
+        return  # chance decides
+    # Whatever the promise forbids is either predicted never to happen, or predicted to happen and break the promise.
+    assert {"lost", "duplicated"} - allowed(pattern) <= predicted.never | predicted.expect
+    assert (predicted.outcome == "broken") == bool(predicted.expect - allowed(pattern))
+
+
+@pytest.mark.parametrize("fault", ["kill-child", "kill-main", "kill-group"])
+def test_kill_must_show_what_each_configuration_does(fault: str) -> None:
+    for patterns, visible in (
+        (("acks_early", "claim_first"), {"lost"}),
+        (("acks_late", "outbox"), {"duplicated"}),
+        (("dedup_lock", "inbox"), set()),
+    ):
+        assert {PREDICTIONS[pattern, fault].expect for pattern in patterns} == {frozenset(visible)}
+
+
+@pytest.mark.parametrize("pattern", list(PROMISES))
+def test_healthy_run_shows_nothing(pattern: str) -> None:
+    assert PREDICTIONS[pattern, "none"].never == {"lost", "duplicated"}
+
+
+def test_several_clicks_are_several_jobs_unless_somebody_compares() -> None:
+    for pattern in ("acks_early", "acks_late", "outbox"):
+        assert prediction(pattern, "kill-main", clicks=2).expect == {"duplicated"}
+    for pattern in ("claim_first", "dedup_lock", "inbox"):
+        assert prediction(pattern, "kill-main", clicks=2) == prediction(pattern, "kill-main")
+
+
+@pytest.mark.parametrize("pattern", list(PROMISES))
+@pytest.mark.parametrize("fault", ["kill-child", "kill-main"])
+def test_faults_at_all_points_show_what_the_single_points_show(pattern: str, fault: str) -> None:
+    singles = [prediction(pattern, fault, str(point)) for point in points_of(pattern, Fault(fault))]
+    mixed = prediction(pattern, fault, "mixed")
+    assert mixed.expect == frozenset().union(*(single.expect for single in singles))
+    assert mixed.outcome == ("broken" if "broken" in {single.outcome for single in singles} else "held")
+
+
+def test_load_is_open_only_where_a_window_of_milliseconds_breaks_the_promise() -> None:
+    found = {
+        (name, broker)
+        for name in PROMISES
+        for broker in KINDS
+        if prediction(name, "load", broker=broker).outcome == "open"
+    }
+    assert found == {("acks_late", "redis"), *(("acks_early", broker) for broker in KINDS)}
+    assert not any(prediction(name, "load", broker=broker).expect for name in PROMISES for broker in KINDS)
+
+
+def test_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
+    assert prediction("outbox", "broker-kill").outcome == "held"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outcome": "unknown"},
+        {"outcome": "held", "expect": frozenset({"charged"})},
+        {"outcome": "held", "expect": frozenset({"lost"}), "never": frozenset({"lost"})},
+    ],
+)
+def test_prediction_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"prediction|name"):
+        Prediction(why="because", **fields)  # type: ignore[arg-type]
