@@ -50,6 +50,7 @@ class Publisher:
         self._connect = connect or (lambda options: app.connection_for_write(transport_options=options))
         self._connection: Any = None
         self._router = _Router(app)
+        self._priority = app.conf.task_default_priority
 
     def publish(self, rows: Sequence[OutboxMessage]) -> Answers:
         """Publish the messages as one batch. Does not raise: errors are in the answers.
@@ -63,6 +64,7 @@ class Publisher:
             try:
                 batch = batch_on(self.connection())
                 producer = self._app.amqp.Producer(batch, auto_declare=False)
+                producer.maybe_declare = _Declarations(producer)
                 for row in rows:
                     first = batch.published + 1
                     try:
@@ -141,9 +143,7 @@ class Publisher:
     def _place(self, row: OutboxMessage, queue: str) -> str:
         task = self._app.tasks.get(row.task)
         priority = row.options.get("priority", getattr(task, "priority", None))
-        if priority is None:
-            priority = self._app.conf.task_default_priority
-        return f"{queue} at priority {priority or 0}"[:255]
+        return f"{queue} at priority {(self._priority if priority is None else priority) or 0}"[:255]
 
     def connection(self) -> Any:
         """Return the connection to the broker; create it if necessary."""
@@ -184,6 +184,19 @@ class Publisher:
         # kombu counts KeyError as a lost connection to Redis.
         lost = tuple(kind for kind in self._connection.connection_errors if not issubclass(kind, LookupError))
         return error.__cause__ is None or isinstance(error.__cause__, lost)
+
+
+class _Declarations:
+    """kombu's ``Producer.maybe_declare``, once for each queue of a batch: it copies the queue to find out that it is declared."""
+
+    def __init__(self, producer: Any) -> None:
+        self._declare = producer.maybe_declare
+        self._declared: dict[int, Any] = {}  # holds the entities, so that no other one gets the ID
+
+    def __call__(self, entity: Any, *args: Any, **options: Any) -> Any:
+        if id(entity) not in self._declared:
+            self._declare(entity, *args, **options)
+            self._declared[id(entity)] = entity
 
 
 class _Router:
