@@ -61,6 +61,11 @@ class Command(PackageCommand):
             help="of campaign, controls, rivals and soak; default 20",
         )
         parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="FOLDER", help="default: docs")
+        parser.add_argument(
+            "--more",
+            action="store_true",
+            help="of soak and campaign: keep the seeds that --docs has, measure the others, and write each at once",
+        )
         parser.add_argument("--page", action="store_true", help="measure nothing, only write the page")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -68,20 +73,28 @@ class Command(PackageCommand):
         short = []
         if options["pattern"] and options["part"] != ["soak"]:
             raise CommandError("--pattern is about --part soak: leave it out.", returncode=Exit.USAGE)
+        if options["more"] and not set(options["part"]) <= {"soak", "campaign"}:
+            raise CommandError("--more is about --part soak and campaign: leave it out.", returncode=Exit.USAGE)
         for part in () if options["page"] else options["part"]:
             if part == "rivals" and find_spec("celery_once") is None:
                 self.stderr.write("rivals: left out, pip install -r requirements-rivals.txt")
                 continue
             seeds = 1 if part in ONE_SEED else options["seeds"]
             documents: list[dict[str, Any]] = []
-            for done in range(seeds):
-                documents.append(self._measure(part, options, options["seed"] + done))
-                if done + 1 < seeds:
-                    self.stderr.write(progress(part, documents, seeds))
-            short += undetected(documents)
             kept.mkdir(exist_ok=True)
             file = kept / f"{options['name'] or options['broker']}-{part}{SUFFIX}"
-            write(file, beside_other_patterns(file, documents) if part == "soak" else documents)
+            pattern = (options["pattern"] or SOAKED) if part == "soak" else None
+            known = {document["seed"]: document for document in of_pattern(file, pattern)} if options["more"] else {}
+            for seed in range(options["seed"], options["seed"] + seeds):
+                documents.append(known.get(seed) or self._measure(part, options, seed))
+                if options["more"] and seed not in known:
+                    known[seed] = documents[-1]
+                    write(file, beside_other_patterns(file, [known[number] for number in sorted(known)]))
+                if len(documents) < seeds:
+                    self.stderr.write(progress(part, documents, seeds))
+            short += undetected(documents)
+            if not options["more"]:
+                write(file, beside_other_patterns(file, documents) if part == "soak" else documents)
             for file in (settings.STATE_DIR / "results").glob(f"{_name(part, options)}-*.json"):
                 file.unlink()
         (options["docs"] / "results.md").write_text(as_page(read(kept)), encoding="utf-8")
@@ -155,11 +168,16 @@ def _name(part: str, options: dict[str, Any]) -> str:
     return f"{part}{of}-{options['name'] or options['broker']}"
 
 
+def of_pattern(file: Path, pattern: str | None) -> list[dict[str, Any]]:
+    """The documents that the file holds; those of one pattern, if one is named."""
+    known = json.loads(gzip.decompress(file.read_bytes())) if file.exists() else []
+    return [document for document in known if pattern in (None, document["cells"][0]["pattern"])]
+
+
 def beside_other_patterns(file: Path, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """These documents, and those of other patterns that the file holds."""
-    known = json.loads(gzip.decompress(file.read_bytes())) if file.exists() else []
     mine = documents[0]["cells"][0]["pattern"]
-    return [document for document in known if document["cells"][0]["pattern"] != mine] + documents
+    return [document for document in of_pattern(file, None) if document["cells"][0]["pattern"] != mine] + documents
 
 
 def progress(part: str, documents: Sequence[dict[str, Any]], seeds: int) -> str:
