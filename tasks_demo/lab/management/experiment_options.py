@@ -114,4 +114,4 @@ def add_options(parser: CommandParser) -> None:
     out.add_argument("--markdown", type=Path, metavar="FILE")
     out.add_argument("--html", type=Path, metavar="FILE")
     out.add_argument("--events", type=Path, metavar="FILE", help="the whole history as JSON Lines")
-    out.add_argument("--no-progress", action="store_true", help="no live progress on stderr")
+    out.add_argument("--no-progress", action="store_true", help="no progress on stderr")

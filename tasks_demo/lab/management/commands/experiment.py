@@ -70,7 +70,6 @@ class Command(PackageCommand):
         self._check_targets({name: options[name] for name in WRITTEN if options[name] is not None})
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
             signal.signal(number, _interrupt)
-        live = not options["no_progress"] and sys.stderr.isatty()
         run = Run(
             cells,
             seed=seed,
@@ -80,7 +79,7 @@ class Command(PackageCommand):
             command="" if options["replay"] else asked.command(options, seed),
         )
         with Status(run.folder, cells, run_id=run.run_id, seed=seed, started_at=run.started_at) as status:
-            with Screen(cells, live=live, console=console(options, sys.stderr)) as screen:
+            with Screen(cells, quiet=options["no_progress"], console=console(options, sys.stderr)) as screen:
                 for sentence in left_out:
                     screen.say(sentence)
                 screen.say(f"seed {seed} · {counted(len(cells), 'cell')} · logs and history in {run.folder}")
