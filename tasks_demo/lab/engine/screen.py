@@ -14,7 +14,6 @@ from tasks_demo.core.wording import counted
 from tasks_demo.lab.engine.lane import Progress as CellProgress
 from tasks_demo.lab.plan.cells import Cell
 
-
 #: Minimum time between two lines that say how far the run is, seconds.
 LINE_SECONDS = 15.0
 _ENDED = ("done", "unknown")

@@ -34,19 +34,25 @@ from tasks_demo.lab.processes.brokers import Broker, without_password
 ALIAS = "lab"
 #: The apps whose tables are in it.
 APPS = ("shop", "tasks_demo_records")
+#: Maximum time that the experiment itself waits for SQLite's write lock, seconds. Its workers share the file, and processes that
+#: are stopped or slow inside their transactions keep the lock, one after the other.
+LOCK_SECONDS = 120.0
 SCHEMA_PREFIX = "tasks_demo_lab_"
 _OURS = f"nspname ~ '^{SCHEMA_PREFIX}[0-9a-f]{{10}}$' AND nspowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)"  # noqa: S608
 _FOLDER, _LEFTOVERS = "scratch", "leftovers.json"
 
 
-def use_database(place: str) -> Callable[[], None]:
+def use_database(place: str, *, lock_seconds: float = 0.0) -> Callable[[], None]:
     """Route the apps of the shop and of the patterns to ``place`` in this process: a file, or a schema of PostgreSQL.
 
-    Returns what undoes it.
+    ``lock_seconds``: maximum time to wait for SQLite's write lock, if not the project's. Returns what undoes it.
     """
     home = router.db_for_write(Booking)
     if connections[home].vendor == "sqlite":
-        return add_database(ALIAS, sqlite_file(place), APPS)
+        options = sqlite_file(place)
+        if lock_seconds:
+            options["OPTIONS"]["timeout"] = lock_seconds
+        return add_database(ALIAS, options, APPS)
     known = copy.deepcopy(connections.settings[home])
     options = known.setdefault("OPTIONS", {})
     options["options"] = f"{options.get('options', '')} -c search_path={place}".strip()
@@ -70,7 +76,7 @@ def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
         place = str(folder / "shop.sqlite3")
         if vendor == "postgresql":
             place = stack.enter_context(_schema(home, f"{SCHEMA_PREFIX}{run_id}"))
-        stack.callback(use_database(place))
+        stack.callback(use_database(place, lock_seconds=LOCK_SECONDS))
         try:
             call_command("migrate", database=ALIAS, verbosity=0, interactive=False)
         except DatabaseError as error:

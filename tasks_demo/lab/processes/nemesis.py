@@ -24,6 +24,7 @@ from django.db import connections
 
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.stopping import is_stopped, stop
 
 #: Maximum time to wait for a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s
 #: (docs/explanation/lab.md).
@@ -220,12 +221,11 @@ class Nemesis:
         Reported before it continues: afterwards it may be at its next job before the report is written.
         """
         child = report.pid or 0
-        signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
         try:
-            stopped = _is_stopped(child)
+            stopped = stop(child, descriptor)
             line.sendall(_GO_ON)
             self._closing.wait(self._pause_seconds)  # the fault itself
-            landed = stopped and _is_stopped(child)
+            landed = stopped and is_stopped(child)
             why = "" if landed else "the process was not stopped all the time"
             self.report(task_id, replace(report, landed=landed, why=why, seconds=self._pause_seconds))
         finally:
@@ -253,20 +253,6 @@ class Nemesis:
             if self._closing.wait(0.005) or time.monotonic() > deadline:
                 return f"{missing} within {PRECONDITION_SECONDS:.0f} s"
         return ""
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether the process is stopped; SIGSTOP takes a moment to take effect."""
-    deadline = time.monotonic() + 1
-    while True:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-                return True
-        except psutil.NoSuchProcess:
-            return False
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
 
 
 @contextlib.contextmanager

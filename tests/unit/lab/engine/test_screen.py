@@ -16,7 +16,10 @@ from tasks_demo.lab.plan.faults import Fault
 
 @pytest.fixture
 def cells() -> list[Cell]:
-    return [Cell("acks_late", Fault.KILL_MAIN, "fetched", "redis", 1, 4, 0), Cell("inbox", Fault.NONE, "", "redis", 1, 4, 0)]
+    return [
+        Cell("acks_late", Fault.KILL_MAIN, "fetched", "redis", 1, 4, 0),
+        Cell("inbox", Fault.NONE, "", "redis", 1, 4, 0),
+    ]
 
 
 def shown(cells: list[Cell], *, quiet: bool = False) -> list[str]:
