@@ -4,8 +4,8 @@ A killed worker leaves its row. Together with the ledger's events after ``last_e
 died.
 
 Does **not** guarantee that a row is up to date: a report that fails is skipped, and the next one follows after BEAT_SECONDS. A
-worker that was killed before its first report has no row. Messages that the broker's client has prefetched and the worker has not
-read yet are not reported.
+worker that was killed before its first report has no row. What the worker holds
+is what ``holding`` knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -27,6 +26,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.limited_log import limited_log
+from tasks_demo.hooks import holding
 from tasks_demo.leases.process import this_process
 from tasks_demo.ledger.database import alias, off_in_tests, unsupported, written
 from tasks_demo.ledger.events import LONGEST, storable
@@ -103,7 +103,7 @@ class Presence:
     def _report(self, *, ending: bool) -> None:
         # In this order: a job that is received after the list was made has an event after last_event.
         last_event = written(Event).order_by("-id").values_list("id", flat=True).first() or 0
-        held = sorted(set(_held(self._consumer)))
+        held = sorted({storable(task_id)[: LONGEST["task_id"]] for task_id in holding.held(self._consumer)})
         report: dict[str, Any] = {
             "seen_at": Now(),
             "held": held[:MOST_HELD],
@@ -140,37 +140,6 @@ def _release_cursors(error: BaseException) -> None:
     for each in (error, error.__cause__):
         if each is not None:
             traceback.clear_frames(each.__traceback__)
-
-
-def _held(consumer: Any) -> Iterator[str]:
-    """Yield the task IDs of the messages that this worker has and has not finished, as the ledger stores them."""
-    from celery.worker import state  # imported in workers only
-
-    for request in (*_settled_copy(state.reserved_requests), *_waiting(consumer)):
-        yield storable(str(request.id))[: LONGEST["task_id"]]
-
-
-def _waiting(consumer: Any) -> Iterator[Any]:
-    """Yield the requests that wait for their ETA or their rate limit."""
-    from celery.worker.request import Request
-
-    for entry in _settled_copy(consumer.timer.schedule.queue):
-        arguments = getattr(getattr(entry, "entry", None), "args", None)
-        if arguments and isinstance(arguments[0], Request):
-            yield arguments[0]
-    for bucket in _settled_copy(getattr(consumer, "task_buckets", {}).values()):
-        for request, _ in _settled_copy(getattr(bucket, "contents", ())):
-            yield request
-
-
-def _settled_copy(items: Any) -> tuple[Any, ...]:
-    """Copy a collection that the worker's main thread may change meanwhile; empty if it changes too often."""
-    for _ in range(100):
-        try:
-            return tuple(items)
-        except RuntimeError:  # changed during the iteration
-            continue
-    return ()
 
 
 _presence: Presence | None = None

@@ -6,13 +6,14 @@
 - RabbitMQ tells an AMQP client the number of ready messages and of consumers of a queue. It tells neither which messages these
   are nor how many are unacknowledged. A queue without messages and consumers holds nothing.
 - Other brokers tell nothing.
-- Workers that answer remote control know what they hold. The solo pool answers only between two jobs; with
-  ``worker_enable_remote_control = False`` no worker answers.
+- Workers that answer remote control know what they hold, what waits for its ETA or its rate limit included. The solo pool answers
+  only between two jobs; with ``worker_enable_remote_control = False`` no worker answers.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ from tasks_demo.transport.owner import owner_of
 
 #: Maximum time for workers to answer, seconds.
 WORKERS_SECONDS = 1.0
+#: The remote control command that workers answer with those of the given task IDs that they hold (tasks_demo/hooks/holding.py).
+QUERY = "tasks_demo_holds"
+#: For how long a worker that does not know it is not asked again, seconds; and until when, by the worker's name (monotonic).
+FOREIGN_SECONDS = 600.0
+_unasked_until: dict[str, float] = {}
 #: A longer queue is searched only for copies that were overtaken, begun, or are old; and the number of entries read at a time.
 LONG_QUEUE, AT_ONCE = 1000, 500
 
@@ -110,13 +116,33 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
 
 
 def by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
-    """Return the task IDs that workers hold, reserved or running, or None if not all workers answered. Takes WORKERS_SECONDS."""
+    """Return the task IDs that workers hold: reserved, running, waiting for their ETA or their rate limit.
+
+    None if not all workers answered. Takes WORKERS_SECONDS, twice that if workers do not answer.
+    """
     mailbox = app.control.mailbox(connection)
     mailbox._producer_pool = None  # it belongs to the app's connection, but a relay may publish to another broker
-    answers = mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS)
+    answers = _replies(mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS))
     if not answers or (queue is not None and len(answers) < queue.consumers):
         return None
-    return {task_id for answer in answers for tasks in answer.values() for task_id in tasks}
+    found = {task_id for tasks in answers.values() for task_id in tasks}
+    # Celery's command does not know what waits. Workers without tasks_demo log ours as an error, so they are asked rarely.
+    ours = [name for name in answers if _unasked_until.get(name, 0.0) <= time.monotonic()]
+    if ours and (rest := sorted(set(task_ids) - found)):
+        waiting = _replies(mailbox.call(ours, QUERY, {"ids": rest}, timeout=WORKERS_SECONDS))
+        if len(waiting) < len(ours):
+            return None
+        for name, reply in waiting.items():
+            if isinstance(reply, list):
+                found |= set(reply)
+            else:
+                _unasked_until[name] = time.monotonic() + FOREIGN_SECONDS
+    return found
+
+
+def _replies(answers: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """The reply of each worker, by its name."""
+    return {name: reply for answer in answers or () for name, reply in answer.items()}
 
 
 def _in(messages: Any, wanted: dict[bytes, str]) -> set[str]:

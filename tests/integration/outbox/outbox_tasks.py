@@ -48,3 +48,8 @@ def replaced(self: Any) -> None:
 def later(self: Any) -> None:
     if DEFERRALS not in self.request.headers:
         defer(self, "not now")
+
+
+@Outbox.task(name="outbox_tasks.limited", rate_limit="1/h", max_attempts=None)
+def limited() -> None:
+    """Runs once an hour; the next one waits in the worker."""
