@@ -74,8 +74,8 @@ def arguments(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> 
 
 @lru_cache(maxsize=256)  # comparing names anew would take a third of the time of each publication
 def _meant(name: str) -> str | None:
-    """Return the known option of which this name seems to be a misspelling."""
-    return nearest(name, OF_A_CALL, 0.85)
+    """Return the known option, of a call or of a declaration, of which this name seems to be a misspelling."""
+    return nearest(name, OF_A_CALL | DECLARED, 0.85)
 
 
 def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
@@ -88,10 +88,11 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
                 _check_continuations(task.app, value)
             continue
         close = _meant(name)
-        if name in DECLARED or close:
+        if close:
             raise ContradictoryDeclaration(
                 f"{task.name}: the option {name}={value!r} has no effect when a job is published. Nothing was published. "
-                + (f"Did you mean {close!r}?" if close else "Write it where the task is declared.")
+                + ("" if close == name else f"Did you mean {close!r}? ")
+                + ("" if close in OF_A_CALL else "Write it where the task is declared.")
             )
 
 

@@ -278,6 +278,7 @@ def test_limits_of_a_call_that_do_not_go_together_are_refused(task_s: Any, call_
         ({"acks_late": False}, "acks_late"),
         ({"max_attempts": 3}, "declared"),
         ({"expire": 1}, "expires"),
+        ({"opertion": "key"}, "Did you mean .operation.. Write it where the task is declared"),
     ],
 )
 def test_option_that_would_do_nothing_is_refused(options: Any, said: str) -> None:
