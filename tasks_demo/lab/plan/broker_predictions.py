@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from tasks_demo.lab.plan.outcomes import LOST, Prediction, predict
+from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LOST, Prediction, predict
 
 
 def killed(pattern: str, kept: bool) -> Prediction:
-    """``kept``: whether the messages outlive it."""
+    """``kept``: whether the messages outlive it. With kombu's stock transport."""
     if kept:
-        return predict(pattern, "Redis answers when the file has the message, so that a restart finds it.", lost=False)
+        why = (
+            "Redis answers when the file has the message, so that a restart finds it; but one that Redis has popped, and whose "
+            "delivery its end has cut off, is in the file no more and was never received."
+        )
+        if pattern in {*EARLY, "outbox"}:
+            return predict(pattern, why, lost=False if pattern == "outbox" else None)
+        return Prediction("open", why, never=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
     why = "Redis had the messages in memory only, and they are gone."
     if pattern == "outbox":
         return predict(
@@ -29,6 +35,12 @@ def in_outage(pattern: str) -> Prediction:
     if pattern == "outbox":
         return predict(pattern, why + " Its row names the end of the job, and the copy stops.", lost=False, twice=False)
     return predict(pattern, f"{why} The second finds the operation completed.")
+
+
+def restarted(pattern: str) -> Prediction:
+    """Killed, and started again on its file; with our transport."""
+    why = "The claim of a message is in the file: what was not delivered is handed out again when Redis is back."
+    return predict(pattern, why, lost=False)
 
 
 def outlasted(pattern: str) -> Prediction:

@@ -154,6 +154,8 @@ _TOO_LONG = {
     "stop": "The process is stopped for longer than lease and visibility timeout",
     "slow": "The body works for longer than the visibility timeout",
 }
+#: Redis is killed and finds its messages again.
+_KEPT = ("broker-kill-always", "broker-kill-everysec")
 _OUTAGES = [str(fault) for fault in Fault if fault.outage]
 _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "none": _healthy,
@@ -280,6 +282,8 @@ def prediction(
         known = _not_overtaken(pattern, _TOO_LONG[fault])
     if known is not None and fault in _OUTAGES and kind is not REDIS:
         known = broker_predictions.outlasted(pattern)
+    if known is not None and fault in _KEPT and kind is not REDIS:
+        known = broker_predictions.restarted(pattern)
     if known is None:
         return Prediction("held", "Not measured before: a pattern is predicted to keep its promise.")
     return Prediction(known.outcome, known.why, frozenset(), known.never) if point else known

@@ -8,7 +8,7 @@ from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import applies, points_of
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.outcomes import Prediction
+from tasks_demo.lab.plan.outcomes import LOST, Prediction
 from tasks_demo.lab.plan.predictions import PREDICTIONS, prediction
 
 FAULTS = [str(fault) for fault in Fault]
@@ -92,3 +92,12 @@ def test_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
 def test_prediction_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"prediction|name"):
         Prediction(why="because", **fields)  # type: ignore[arg-type]
+
+
+def test_redis_that_finds_its_messages_again_may_lose_the_one_that_it_was_delivering() -> None:
+    for fault in ("broker-kill-always", "broker-kill-everysec"):
+        stock = {name: prediction(name, fault).outcome for name in PROMISES}
+        assert {name for name, outcome in stock.items() if outcome == "open"} == {"acks_late", "dedup_lock", "inbox"}
+        for name in PROMISES:
+            ours = prediction(name, fault, broker="reliable")
+            assert (ours.outcome, LOST in ours.never) == ("held", True)
