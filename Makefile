@@ -96,7 +96,7 @@ results: $(DEVELOPMENT) ## Measure every pattern, control and library on BROKER 
 campaign: $(DEVELOPMENT) ## 10,000 kills of main at all points of four patterns; resumed if interrupted; into docs/results.md. About an hour
 	@$(EMBEDDED) $(PY) manage.py results --part campaign --seeds 25 --broker $(BROKER) $(RESULTS_ARGS)
 
-soak: $(DEVELOPMENT) ## 1,000,000 jobs and 500 random kills of main under load; SOAK_ARGS="--pattern outbox --seeds 10"; resumed; into docs/results.md. An hour or more
+soak: $(DEVELOPMENT) ## 1,000,000 jobs and 500 random kills of main under load; SOAK_ARGS="--pattern outbox --seeds 10"; resumed, on another day with SOAK_ARGS=--more; into docs/results.md. An hour or more
 	@$(EMBEDDED) $(PY) manage.py results --part soak --seeds 50 --broker $(BROKER) $(SOAK_ARGS)
 
 transport-trials: $(DEVELOPMENT) ## Kill, cut off and fail over what the Redis transport stands on; TRIALS="recovery host". About half an hour
