@@ -18,6 +18,8 @@ from tasks_demo.core.semantics import PROMISES, Semantics
 IN_A_RUN = ~Q(run="")
 #: Has not ended, or its books were not read since. A query with this condition can use the partial index on open task IDs.
 OPEN = Q(verdict="unresolved") | Q(outcome="waiting") | Q(outcome="running") | Q(outcome="retrying")
+#: A job whose message the broker may still have. One that its books call lost keeps the outcome "waiting": nothing has ended it.
+STILL_WAITING = Q(outcome="waiting") & ~Q(verdict="lost")
 #: Few rows, and the ones people search for. Queries with these conditions can use the partial indexes on verdicts and outcomes.
 # No IN: SQLite does not compare a list of parameters with the list in an index.
 NOTABLE_VERDICT = ~Q(verdict="ok") & ~Q(verdict="unresolved")

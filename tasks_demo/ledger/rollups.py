@@ -22,7 +22,7 @@ from django.db.models import Count, Max, Q, Sum
 from tasks_demo.core import clock
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.events import EFFECT
-from tasks_demo.ledger.models import Event, Tally
+from tasks_demo.ledger.models import STILL_WAITING, Event, Tally
 from tasks_demo.ledger.rollup_models import Backlog, Rollup, RollupState
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -56,7 +56,8 @@ COUNTED: dict[str, Q | None] = {
     "effects_2": Q(effects__gte=2),
     "suppressed": Q(suppressed__gt=0),
     "deferred": Q(deferred__gt=0),
-    **{name: Q(outcome=name) for name in ("waiting", "running", "retrying", "succeeded", "failed", "parked")},
+    "waiting": STILL_WAITING,
+    **{name: Q(outcome=name) for name in ("running", "retrying", "succeeded", "failed", "parked")},
     "lost": Q(verdict="lost"),
     "broken": Q(broken=True),
 }

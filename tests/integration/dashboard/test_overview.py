@@ -57,6 +57,9 @@ def test_overview_links_each_number_to_exactly_those_task_ids(admin_client: Clie
     append(ok("a", task="shop.charge"), killed("b"), lost("c", task="shop.charge"), killed("d", pattern="dedup_lock"))
     append(life("e", "published", "received", "started", "failed", pattern="", books="", task="shop.mail"))
     append(life("f", "received", "started", task="shop.charge"))
+    append(
+        life("waits", "published", task="shop.mail"), life("never-received", "published", "settled", task="shop.mail")
+    )
     text = shown(admin_client)
     links = re.findall(r'href="(/admin/tasks_demo/tally/\?[^"]*)" aria-label="(\d+) ', text)
     assert len(links) > 10
@@ -66,7 +69,7 @@ def test_overview_links_each_number_to_exactly_those_task_ids(admin_client: Clie
     assert (
         cells(text, "acks_late")["promise broken"]
         == Tally.objects.filter(broken=True, pattern="acks_late").count()
-        == 1
+        == 2
     )
     assert cells(text, "dedup_lock")["effects 2+"] == 1
     assert cells(text, "shop.charge")["task IDs"] == 3
@@ -74,6 +77,7 @@ def test_overview_links_each_number_to_exactly_those_task_ids(admin_client: Clie
         cells(text, "shop.charge")["published"] == Tally.objects.filter(task="shop.charge", publications__gt=0).count()
     )
     assert cells(text, "(no pattern)")["failed"] == 1
+    assert (cells(text, "acks_late")["waiting"], cells(text, "acks_late")["lost"]) == (1, 2)
 
 
 @pytest.mark.parametrize("period", ["hour", "day", "week", "' OR 1=1"])

@@ -34,11 +34,12 @@ def recounted() -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for tally in Tally.objects.all():
         row = found.setdefault((tally.pattern, tally.task), dict.fromkeys(rollups.COUNTED, 0))
+        waits = tally.outcome != "waiting" or tally.verdict != "lost"
         named = [
             "task_ids", f"executions_{min(tally.executions, 2)}", f"effects_{min(tally.effects, 2)}",
             *(name for name in ("suppressed", "deferred", "broken") if getattr(tally, name)),
             *(["published"] if tally.publications else []), *(["booked"] if tally.books else []),
-            *(["lost"] if tally.verdict == "lost" else []), *([tally.outcome] if tally.outcome in row else []),
+            *(["lost"] if tally.verdict == "lost" else []), *([tally.outcome] if tally.outcome in row and waits else []),
         ]  # fmt: skip
         for name in named:
             row[name] += 1
@@ -77,6 +78,18 @@ def test_rollups_equal_a_recount_after_each_fold() -> None:
     assert rollups.totals(rollups.HOUR) == recounted()
     # Those that were old when they were first counted are counted per hour.
     assert 0 < sum(row["task_ids"] for row in rollups.totals(rollups.MINUTE)) < Tally.objects.count()
+
+
+def test_job_that_its_books_call_lost_waits_no_longer() -> None:
+    published, settled = life("never-received", "published", "settled", task="shop.mail")
+    append([published])
+    folded()
+    assert [(row["waiting"], row["lost"]) for row in rollups.totals()] == [(1, 0)]
+    append([settled])
+    folded()
+    assert Tally.objects.get().outcome == "waiting"
+    assert [(row["waiting"], row["lost"]) for row in rollups.totals()] == [(0, 1)]
+    assert rollups.backlog(0)[-1].oldest == 0
 
 
 def test_rollups_of_a_ledger_that_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
