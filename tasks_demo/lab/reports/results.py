@@ -5,6 +5,7 @@ A part is a list of result documents: one for ``matrix`` and ``points``, one for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,15 @@ PARTS = {
     ),
     "rivals": ("Libraries, as their documentation recommends them", "Their versions are in requirements-rivals.txt."),
 }
+_SOAK_HEAD = (
+    "pattern", "held to", "jobs", "kills", "lost", "lost per kill", "second executions", "per kill", "held", "unexplained",
+    "charged twice", "jobs/s, kills/s", "recovery: largest p50, s", "longest, s", "memory of a main, most: ready / killed, MB",
+)  # fmt: skip
+BROKERS = (
+    "The same soak, further down the page, of the same pattern on different brokers: *redis* is kombu's stock transport, "
+    "*reliable* the transport of this project on the same Redis, *rabbitmq* has quorum queues and publisher confirms. Speeds "
+    "are of different days and of machines that did other work too: compare what was lost and what ran again."
+)
 #: The least share of seeds in which a control must be detected.
 LEAST_DETECTED = 0.95
 _ORDER = {str(point): place for place, point in enumerate(Point)}
@@ -52,6 +62,7 @@ def as_page(parts: Mapping[tuple[str, str], Documents]) -> str:
         "What the lab measured, made by `make results` from the results in `docs/results/` and never by hand. "
         "How it measures is in [the lab](explanation/lab.md); the fields are in [the reference](reference/experiment.md).",
     ]
+    lines += _side_by_side({broker: documents for (broker, part), documents in parts.items() if part == "soak"})
     for broker in dict.fromkeys(broker for broker, _ in parts):
         lines += ["", f"## On {broker}"]
         for part, (title, what) in PARTS.items():
@@ -100,7 +111,22 @@ def _campaign(documents: Documents) -> list[str]:
     )
 
 
+def _side_by_side(soaks: Mapping[str, Documents]) -> list[str]:
+    """What the soak of each pattern says of each broker, for those that several brokers had."""
+    rows = sorted((pattern, broker, row) for broker, found in soaks.items() for pattern, row in _soak_rows(found))
+    brokers_of = Counter(pattern for pattern, _, _ in rows)
+    chosen = [(pattern, broker, *row[1:]) for pattern, broker, row in rows if brokers_of[pattern] > 1]
+    if not chosen:
+        return []
+    return ["", "## Brokers side by side", "", BROKERS, "", *_table(("pattern", "broker", *_SOAK_HEAD[1:]), chosen)]
+
+
 def _soak(documents: Documents) -> list[str]:
+    return _table(_SOAK_HEAD, (row for _, row in _soak_rows(documents)))
+
+
+def _soak_rows(documents: Documents) -> list[tuple[str, tuple[str, ...]]]:
+    """Each pattern, and its row."""
     rows = []
     for cells in _grouped(documents).values():
         first = cells[0]
@@ -114,44 +140,26 @@ def _soak(documents: Documents) -> list[str]:
         rows.append(
             (
                 first["pattern"],
-                WORDS.get(first["semantics"], first["semantics"]),
-                *(f"{count:,}" for count in (jobs, kills, lost)),
-                _per_kill(lost, kills),
-                f"{again:,}",
-                _per_kill(again, kills),
-                f"{total(lambda cell: cell['load']['held']):,}",
-                str(total(lambda cell: cell["load"]["unexplained"])),
-                f"{total(lambda cell: cell['duplicated']):,}",
-                f"{jobs / seconds:.0f}, {kills / seconds:.2g}",
-                _greatest(cell["recovery_s"]["p50"] for cell in cells),
-                _greatest(cell["recovery_s"]["max"] for cell in cells),
-                " / ".join(
-                    _greatest(cell["load"]["memory_mb"][when] for cell in cells) for when in ("ready", "killed")
+                (
+                    first["pattern"],
+                    WORDS.get(first["semantics"], first["semantics"]),
+                    *(f"{count:,}" for count in (jobs, kills, lost)),
+                    _per_kill(lost, kills),
+                    f"{again:,}",
+                    _per_kill(again, kills),
+                    f"{total(lambda cell: cell['load']['held']):,}",
+                    str(total(lambda cell: cell["load"]["unexplained"])),
+                    f"{total(lambda cell: cell['duplicated']):,}",
+                    f"{jobs / seconds:.0f}, {kills / seconds:.2g}",
+                    _greatest(cell["recovery_s"]["p50"] for cell in cells),
+                    _greatest(cell["recovery_s"]["max"] for cell in cells),
+                    " / ".join(
+                        _greatest(cell["load"]["memory_mb"][when] for cell in cells) for when in ("ready", "killed")
+                    ),
                 ),
             )
         )
-    head = (
-        *(
-            "pattern",
-            "held to",
-            "jobs",
-            "kills",
-            "lost",
-            "lost per kill",
-            "second executions",
-            "per kill",
-            "held",
-            "unexplained",
-        ),
-        *(
-            "charged twice",
-            "jobs/s, kills/s",
-            "recovery: largest p50, s",
-            "longest, s",
-            "memory of a main, most: ready / killed, MB",
-        ),
-    )
-    return _table(head, rows)
+    return rows
 
 
 def _per_kill(events: int, kills: int) -> str:

@@ -84,6 +84,16 @@ def test_soak_shows_what_is_lost_and_what_runs_again_for_each_kill() -> None:
     assert "1 (0.025 to 5.6)" in as_page({("redis", "soak"): [soaked("acks_late", lost=1)]})
 
 
+def test_soaks_of_one_pattern_on_several_brokers_are_side_by_side() -> None:
+    reliable = [soaked("acks_late"), soaked("inbox")]
+    assert "side by side" not in as_page({("reliable", "soak"): reliable})
+    page = as_page({("redis", "soak"): [soaked("acks_late", lost=1)], ("reliable", "soak"): reliable})
+    compared = page[page.index("## Brokers side by side") : page.index("## On redis")]
+    assert "| acks_late | redis | 2 | 1 | 1 | 1 (0.025 to 5.6) | 0 |" in compared
+    assert "| acks_late | reliable | 2 | 1 | 0 | 0 (0 to 3.7) | 1 |" in compared
+    assert "inbox" not in compared
+
+
 def test_soak_of_one_pattern_leaves_those_of_others_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "reliable-soak.json.gz"
     for pattern in ("acks_late", "inbox", "acks_late"):
