@@ -108,9 +108,17 @@ KINDS: dict[str, str] = {
 }
 
 
-def outcome_badge(outcome: str) -> Badge:
-    """Return the badge of an outcome. An unknown outcome is shown as it is, in the tone of unresolved."""
-    return OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
+def outcome_badge(outcome: str, verdict: str = "") -> Badge:
+    """Return the badge of an outcome. An unknown outcome is shown as it is, in the tone of unresolved.
+
+    A job that is called lost, and whose end nobody has seen, does not wait or run any more.
+    """
+    found = OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
+    if verdict == Tally.Verdict.LOST and outcome in {Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING}:
+        return replace(
+            found, tone="unresolved", word=f"was {found.word}", meaning="the last that is on record before it was lost"
+        )
+    return found
 
 
 def badge(verdict: str, *, books: str = "any") -> Badge:

@@ -186,7 +186,7 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="outcome")
     def outcome_sign(self, tally: Tally) -> SafeString:
-        return _badge(outcome_badge(tally.outcome))
+        return _badge(outcome_badge(tally.outcome, tally.verdict))
 
     @admin.display(description="deliveries")
     def deliveries_n(self, tally: Tally) -> int:

@@ -83,7 +83,7 @@ def task_page(tally: Tally) -> TaskPage:
         why=why(tally, killed_at),
         outcome=outcome(tally),
         better=better(tally, killed_at),
-        outcome_badge=outcome_badge(tally.outcome),
+        outcome_badge=outcome_badge(tally.outcome, tally.verdict),
         drawing=draw(map(moment, steps)),
         phases=arranged,
         kills=kills,

@@ -255,6 +255,13 @@ def test_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(ad
     )
 
 
+def test_job_that_is_lost_neither_waits_nor_runs_any_more(admin_client: Client) -> None:
+    append(lost("killed"), life("never-received", "published", "settled"), life("runs", "received", "started"))
+    words = {task_id: page_of(task_id).outcome_badge.word for task_id in ("killed", "never-received", "runs")}
+    assert words == {"killed": "was running", "never-received": "was waiting", "runs": "running"}
+    assert "was running" in admin_client.get("/admin/tasks_demo/tally/?verdict=lost").text
+
+
 @pytest.mark.parametrize(
     ("pattern", "point", "helps", "outcome"),
     [
