@@ -26,6 +26,7 @@ from tasks_demo.lab.plan.timing import visibility_timeout
 from tasks_demo.lab.processes.brokers import Lane
 from tasks_demo.lab.processes.brokers.troubled import TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
+from tasks_demo.lab.processes.fault_proxy import FaultProxy
 from tasks_demo.lab.processes.nemesis import FaultReport
 from tasks_demo.lab.processes.project_tasks import operation_of
 from tasks_demo.lab.verdict.checker import CellResult
@@ -94,6 +95,11 @@ class CellRun:
             self.broker = self.troubled.lane
         else:
             self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
+        disturbance = next((fault for fault in cell.faults if fault.of_connection), None)
+        #: Between its workers and the broker; None where connections are left alone.
+        self.proxy: FaultProxy | None = None
+        if disturbance:
+            self.proxy = FaultProxy(self.broker.broker_url, environment.socket_dir, disturbance)
         self._operations = {id_: self._operation(job, id_) for job in self.jobs for id_ in job.task_ids}
         #: The first job of each operation.
         self.operations = {self._operations[job.task_ids[0]]: job for job in reversed(self.jobs)}
@@ -111,6 +117,11 @@ class CellRun:
     def transport_options(self, worker: str = "") -> dict[str, Any]:
         """Return kombu's options for a connection to this cell's queues."""
         return self.broker.transport_options(self.visibility_timeout, worker)
+
+    @property
+    def worker_url(self) -> str:
+        """Where its workers find the broker."""
+        return self.proxy.url if self.proxy else self.broker.broker_url
 
     def row(self, kind: str, **fields: Any) -> EventData:
         """Return an event for ``store.append``."""
@@ -164,7 +175,7 @@ class CellRun:
     def is_of(self, result: CellResult) -> bool:
         """Whether the result is this cell's."""
         cell = self.cell
-        return (cell.pattern, str(cell.fault), cell.point) == (result.pattern, result.fault, result.point)
+        return (cell.pattern, cell.fault_name, cell.point) == (result.pattern, result.fault, result.point)
 
     def record_effects(self, counted: Mapping[str, int]) -> None:
         """Record how often each operation took effect during the run."""

@@ -71,6 +71,8 @@ class Lane:
             on_ready=self._worker_is_ready,
             precondition=self._unmet if cell.early else None,
             pause_seconds=timing.pause(cell),
+            proxy=run.proxy,
+            what=cell.fault_name,
         )
         workers = Workers(run, nemesis)
         publisher = Publisher(run, workers, self._stop)
@@ -134,6 +136,8 @@ class Lane:
                 space.purge()
                 space.close()
         finally:
+            if self._run.proxy:
+                self._run.proxy.close()
             if self._run.troubled:
                 self._run.troubled.stop()
 

@@ -172,7 +172,7 @@ class Run:
                     seq=number,
                     at=event.at.timestamp(),
                     pattern=cell.pattern,
-                    fault=str(cell.fault),
+                    fault=cell.fault_name,
                     point=cell.point,
                     broker=cell.broker,
                     kind=event.kind,
@@ -255,15 +255,15 @@ class Run:
         overrides: dict[tuple[str, str, str, str], Prediction] = {}
         for cell in self.cells:
             if cell.own is not None:
-                overrides[cell.pattern, str(cell.fault), cell.point, cell.broker] = predicted(cell.own)
+                overrides[cell.pattern, cell.fault_name, cell.point, cell.broker] = predicted(cell.own)
                 continue
             known = prediction(
-                cell.pattern, str(cell.fault), cell.point, clicks=cell.clicks, keyless=cell.keyless, broker=cell.broker
+                cell.pattern, cell.fault_name, cell.point, clicks=cell.clicks, keyless=cell.keyless, broker=cell.broker
             )
             if 0 < len(cell.victims) < len(cell.windows) and not cell.point:
                 # A single kill shows one window only: nothing need become visible.
                 known = replace(known, expect=frozenset())
-            overrides[cell.pattern, str(cell.fault), cell.point, cell.broker] = known
+            overrides[cell.pattern, cell.fault_name, cell.point, cell.broker] = known
         return report.build(
             [self._advised(result) for result in results],
             versions=report.versions(),

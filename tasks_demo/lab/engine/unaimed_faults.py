@@ -34,12 +34,14 @@ class UnaimedFaults:
         self._bank = BankClient(run.environment.bank_url, _BANK_SECONDS)
 
     def inject(self) -> None:
-        """Start a broker that will be killed; have the bank lose the responses to the victims.
+        """Start a broker that will be killed, or the proxy before it; have the bank lose the responses to the victims.
 
         Raises EnvironmentNotReady if one of them does not do that.
         """
         if self._run.troubled:
             self._errands.ask(self._run.troubled.start)
+        if self._run.proxy:
+            self._run.proxy.start()
         if self._fault is not Fault.LOST_RESPONSE:
             return
         try:

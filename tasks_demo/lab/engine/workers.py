@@ -10,7 +10,8 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.processes.nemesis import DEATH_SECONDS, Nemesis
+from tasks_demo.lab.processes.deaths import DEATH_SECONDS
+from tasks_demo.lab.processes.nemesis import Nemesis
 from tasks_demo.lab.processes.specs import Publication, WorkerSpec
 
 
@@ -59,7 +60,7 @@ class Workers:
             socket=self._nemesis.address,
             victims={task_id: str(point) for task_id, point in run.aimed.items()},
             log=str(run.worker_log),
-            broker_url=run.broker.broker_url,
+            broker_url=run.worker_url,
             transport_options=run.transport_options(name),
             broker=cell.broker,
             held=run.broker.held(name),

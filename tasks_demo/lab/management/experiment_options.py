@@ -22,9 +22,10 @@ def add_options(parser: CommandParser) -> None:
     what.add_argument("--pattern", choices=[*asked.PATTERNS, "all"], **many, help="default: all")
     what.add_argument(
         "--fault",
-        choices=[*asked.FAULTS, "all"],
+        metavar="FAULT",
         **many,
-        help="default: none kill-child kill-main; with --point the latter two",
+        help=f"{', '.join(asked.FAULTS)}; two at the same job: 'kill-main + cut'; or all. Default: none kill-child kill-main; "
+        "with --point the latter two",
     )
     what.add_argument(
         "--point",

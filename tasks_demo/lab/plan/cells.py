@@ -13,6 +13,7 @@ from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.core.semantics import PROMISES, Promise, Semantics
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS
+from tasks_demo.lab.plan.combined import Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import BODY, OwnTask
 
@@ -56,6 +57,7 @@ class Cell:
         load a main process is killed when this job is published.
     :param clicks: task IDs under which each operation is published.
     :param keyless: the jobs of dedup_lock do not pass their operation key to the bank.
+    :param also: a second fault, at the same jobs; NONE: there is none.
     :param load: jobs that are published per second, at most; 0: one after the other, as fast as it goes.
     """
 
@@ -71,12 +73,27 @@ class Cell:
     keyless: bool = False
     own: OwnTask | None = None
     load: int = 0
+    also: Fault = Fault.NONE
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Its fault, and the second one if it has one."""
+        return (self.fault, self.also) if self.also is not Fault.NONE else (self.fault,)
+
+    @property
+    def fault_name(self) -> str:
+        """What ``--fault`` calls it."""
+        return str(Combined(self.fault, self.also) if len(self.faults) > 1 else self.fault)
 
     @property
     def name(self) -> str:
         """Its name in the run, of characters that fit into the name of a file or a worker."""
         on = "" if self.broker == REDIS.name else f".{self.broker}"
-        return f"{_UNFIT.sub('_', self.pattern)}/{self.fault}" + (f"@{self.point}" if self.point else "") + on
+        return (
+            f"{_UNFIT.sub('_', self.pattern)}/{'-and-'.join(self.faults)}"
+            + (f"@{self.point}" if self.point else "")
+            + on
+        )
 
     @property
     def publisher(self) -> str:
@@ -117,7 +134,7 @@ class Cell:
             **own,
             **load,
             "pattern": self.pattern,
-            "fault": str(self.fault),
+            "fault": self.fault_name,
             "point": self.point,
             "broker": self.broker,
             "seed": self.seed,
@@ -132,9 +149,11 @@ class Cell:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Cell:
         """The inverse of ``as_dict``. Raises KeyError, ValueError or TypeError for invalid data."""
+        fault, also = parts(parse(data["fault"]))
         cell = cls(
             pattern=str(data["pattern"]),
-            fault=Fault(data["fault"]),
+            fault=fault,
+            also=also,
             point=str(data["point"]),
             broker=str(data["broker"]),
             seed=int(data["seed"]),
@@ -158,8 +177,8 @@ class Cell:
             raise ValueError(f"a load of {cell.load} and the fault {cell.fault} do not go together")
         if not all(0 <= index < cell.tasks for index in cell.victims):
             raise ValueError("a victim is not one of the jobs")
-        if not applies(cell.pattern, cell.fault, cell.own):
-            raise ValueError(f"{cell.fault} cannot happen to {cell.pattern}")
+        if not all(applies(cell.pattern, one, cell.own) for one in cell.faults):
+            raise ValueError(f"{cell.fault_name} cannot happen to {cell.pattern}")
         if cell.fault.aimable and not set(cell.victims.values()) <= set(points_of(cell.pattern, cell.fault, cell.own)):
             raise ValueError(f"{cell.pattern} never reaches one of the points")
         return cell
@@ -191,7 +210,7 @@ def points_of(pattern: str, fault: Fault, own: OwnTask | None = None) -> tuple[P
 def plan(
     *,
     patterns: Sequence[str],
-    faults: Sequence[Fault],
+    faults: Sequence[Fault | Combined],
     points: Sequence[str],
     brokers: Sequence[str],
     seed: int,
@@ -211,9 +230,10 @@ def plan(
     """
     cells = []
     usual = BODY if own else WINDOWS
-    for fault in faults:
+    for asked in faults:
+        fault, also = parts(asked)
         for pattern in patterns:
-            if not applies(pattern, fault, own) or bool(load) != (fault is Fault.LOAD):
+            if not all(applies(pattern, one, own) for one in (fault, also)) or bool(load) != (fault is Fault.LOAD):
                 continue
             aims: list[tuple[str, tuple[Point, ...]]] = [("", usual)]
             if fault is Fault.NONE:
@@ -227,13 +247,13 @@ def plan(
             for name, windows in aims:
                 first = 1 if fault is Fault.HOSTILE else 0
                 last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
-                victims = _victims(f"{seed}:{pattern}:{fault}:{name}", last, kills, windows, first) if windows else {}
+                victims = _victims(f"{seed}:{pattern}:{asked}:{name}", last, kills, windows, first) if windows else {}
                 if fault.of_broker:  # it happens once
                     victims = dict(list(victims.items())[:1])
                 work = max(work_ms, OUTAGE_WORK_MS) if fault.outage else work_ms
                 without = keyless and pattern == "dedup_lock"
                 cells += [
-                    Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load)
+                    Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load, also)
                     for broker in brokers
                     if can_happen_on(broker, fault)
                 ]

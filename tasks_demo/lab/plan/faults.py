@@ -28,11 +28,14 @@ class Fault(StrEnum):
     BROKER_FLUSH = "broker-flush"
     BROKER_FULL = "broker-full"
     BROKER_READ_ONLY = "broker-read-only"
+    CUT = "cut"
+    DELAY = "delay"
+    BLACK_HOLE = "black-hole"
     LOAD = "load"
 
     @property
     def victim(self) -> str:
-        """The process that gets the signal: "", "child", "main", "group" or "publisher"."""
+        """What is hit: "", the process "child", "main", "group" or "publisher" by a signal, or the "connection"s of a worker."""
         return {
             Fault.KILL_CHILD: "child",
             Fault.STOP: "child",
@@ -42,12 +45,15 @@ class Fault(StrEnum):
             Fault.QUIT: "main",
             Fault.KILL_GROUP: "group",
             Fault.PUBLISHER_CRASH: "publisher",
+            Fault.CUT: "connection",
+            Fault.DELAY: "connection",
+            Fault.BLACK_HOLE: "connection",
         }.get(self, "")
 
     @property
     def signal(self) -> signal.Signals | None:
         """The signal that is sent; None for a fault that sends none."""
-        if not self.victim:
+        if not self.victim or self.of_connection:
             return None
         return {
             Fault.TERM: signal.SIGTERM,
@@ -66,6 +72,11 @@ class Fault(StrEnum):
         return self.startswith("broker-")
 
     @property
+    def of_connection(self) -> bool:
+        """Whether it happens to the connections between a worker and its broker, and to no process."""
+        return self.victim == "connection"
+
+    @property
     def outage(self) -> bool:
         """Whether the broker is in trouble for a while, as jobs run, and then goes on with all its data."""
         return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY}
@@ -73,7 +84,7 @@ class Fault(StrEnum):
     @property
     def aimable(self) -> bool:
         """Whether it can be injected at a chosen point of a task's life."""
-        return self.victim in {"child", "main", "group"}
+        return self.victim in {"child", "main", "group", "connection"}
 
     @property
     def explained(self) -> str:
@@ -98,5 +109,8 @@ class Fault(StrEnum):
             Fault.BROKER_FLUSH: "FLUSHALL on the cell's Redis while jobs are queued",
             Fault.BROKER_FULL: "the cell's Redis has no memory left for some seconds while jobs run: it refuses what needs more",
             Fault.BROKER_READ_ONLY: "the cell's Redis is a replica for some seconds while jobs run, as in a failover",
+            Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
+            Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
+            Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",
             Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",
         }[self]

@@ -32,7 +32,7 @@ def jobs_of(cell: Cell, name: str) -> list[Job]:
 
 def _job(cell: Cell, index: int, namespace: uuid.UUID) -> Job:
     victim = index in cell.victims
-    clicks = max(2, cell.clicks) if victim and cell.fault is Fault.DOUBLE_PUBLISH else cell.clicks
+    clicks = max(2, cell.clicks) if victim and Fault.DOUBLE_PUBLISH in cell.faults else cell.clicks
     ids = tuple(str(uuid.uuid5(namespace, f"{index}:{click}" if click else str(index))) for click in range(clicks))
     if cell.own is not None:
         call = cell.own.call(index)

@@ -10,6 +10,7 @@ from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind, kind_of
 from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, can_happen_on, plan, plan_controls, points_of
+from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import OwnTask
 
@@ -64,8 +65,12 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
     faults, all_faults = _chosen(
         "--fault", options["fault"], [str(one) for one in own.faults] if own else FAULTS, usual
     )
-    if load:
-        faults = [str(Fault.LOAD)]
+    if Fault.LOAD in faults:
+        raise Refused("--fault load needs a rate: write --load RATE instead.")
+    try:
+        faults = [str(Fault.LOAD)] if load else list(dict.fromkeys(str(parse(name)) for name in faults))
+    except ValueError as error:
+        raise Refused(str(error)) from error
     usual_tasks = LOAD_TASKS if load else OWN_TASKS if own else TASKS
     tasks, kills = options["tasks"] or (own and len(own.calls)) or usual_tasks, options["kills"]
     if load:
@@ -76,13 +81,13 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
     if own and brokers != [REDIS]:
         raise Refused(f"Tasks of a project are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
     for name in () if all_faults else faults:
-        if not any(can_happen_on(broker.name, Fault(name)) for broker in brokers):
+        if not any(can_happen_on(broker.name, one) for one in parts(parse(name)) for broker in brokers):
             raise Refused(
                 f"{name} would do nothing on {brokers[0].family}: the lab kills only servers that it starts, which are Redis."
             )
     cells = plan(
         patterns=patterns,
-        faults=[Fault(name) for name in faults],
+        faults=[parse(name) for name in faults],
         points=points,
         brokers=[broker.name for broker in brokers],
         seed=seed,
@@ -95,7 +100,7 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         load=load,
     )
     impossible = {
-        (pattern, fault, point): why_not(pattern, Fault(fault), point, own)
+        (pattern, fault, point): why_not(pattern, parse(fault), point, own)
         for pattern in patterns
         for fault in faults
         for point in points or [""]
@@ -104,7 +109,7 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         raise Refused(f"Nothing to run: {_said(why for why, _ in impossible.values())}.")
     named: list[tuple[str, Sequence[str], Callable[[Cell], str]]] = [
         ("--pattern", [] if all_patterns else patterns, lambda cell: cell.pattern),
-        ("--fault", [] if all_faults else faults, lambda cell: str(cell.fault)),
+        ("--fault", [] if all_faults else faults, lambda cell: cell.fault_name),
         ("--point", [] if all_points else points, lambda cell: cell.point),
     ]
     for place, (option, values, of) in enumerate(named):
@@ -234,14 +239,19 @@ def _chosen(option: str, given: list[str] | None, everything: list[str], default
     named = list(dict.fromkeys(given or ()))
     if "all" not in named:
         return (named, False) if named else (default, True)
-    more = [name for name in named if name not in ("all", MIXED)]
+    beside = [name for name in named if name == MIXED or PLUS.strip() in name]  # "all" does not include them
+    more = [name for name in named if name not in ("all", *beside)]
     if more:
         raise Refused(f"{option} all includes everything: leave {', '.join(more)} out.")
-    return everything + [MIXED] * (MIXED in named), True
+    return everything + beside, True
 
 
-def why_not(pattern: str, fault: Fault, point: str, own: OwnTask | None = None) -> tuple[str, tuple[int, ...]]:
+def why_not(
+    pattern: str, fault: Fault | Combined, point: str, own: OwnTask | None = None
+) -> tuple[str, tuple[int, ...]]:
     """Why there is no such cell ("" if there is one), and which of the three do not go together."""
+    if isinstance(fault, Combined):
+        return max(why_not(pattern, fault.first, point, own), why_not(pattern, fault.also, "", own))
     if own is not None and fault not in own.faults:
         why = "it parks nothing, so it would never end" if fault is Fault.POISON else "it is a fault of the demo's jobs"
         return f"{fault} cannot happen to {pattern}: {why}", (0, 1)

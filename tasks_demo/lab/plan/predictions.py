@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab import controls
-from tasks_demo.lab.plan import broker_predictions
+from tasks_demo.lab.plan import broker_predictions, connection_predictions
 from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind
+from tasks_demo.lab.plan.combined import PLUS, predict_both
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LATE, LOST, ONCE, Prediction, predict
 
@@ -157,6 +158,7 @@ _TOO_LONG = {
 #: Redis is killed and finds its messages again.
 _KEPT = ("broker-kill-always", "broker-kill-everysec")
 _OUTAGES = [str(fault) for fault in Fault if fault.outage]
+_DISTURBANCES = [str(fault) for fault in Fault if fault.of_connection]
 _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "none": _healthy,
     "kill-child": _killed,
@@ -175,6 +177,7 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "broker-kill-off": partial(broker_predictions.killed, kept=False),
     "broker-flush": partial(broker_predictions.killed, kept=False),
     **dict.fromkeys(_OUTAGES, broker_predictions.in_outage),
+    **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
     "load": _under_load,
 }
 
@@ -256,6 +259,12 @@ def prediction(
     """
     if (control := controls.find(pattern)) is not None:
         return _of_control(control, fault, point)
+    if PLUS in fault:
+        one, other = (
+            prediction(pattern, part, point, clicks=clicks, keyless=keyless, broker=broker)
+            for part in fault.split(PLUS)
+        )
+        return predict_both(pattern, one, other)
     kind = KINDS.get(broker, REDIS)
     if clicks > 1 and pattern in {"acks_early", *LATE}:
         return _clicked_twice(pattern)
@@ -277,6 +286,8 @@ def prediction(
             why = "Kills at every point of a task's life: the prediction of each point is in its own cell."
             return predict(pattern, why, lost=LOST in seen or None, twice=DUPLICATED in seen or None)
         return _at_point(pattern, point, kind)
+    if fault in _DISTURBANCES and pattern in PROMISES:
+        return connection_predictions.disturbed(pattern, fault, kind, point)
     known = PREDICTIONS.get((pattern, fault))
     if known is not None and fault in _TOO_LONG and not kind.times_out:
         known = _not_overtaken(pattern, _TOO_LONG[fault])

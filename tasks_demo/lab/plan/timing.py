@@ -15,14 +15,19 @@ VISIBILITY_AFTER_CHILD = 10.0
 #: A message of 50 MB takes many seconds on a busy machine, and must not be redelivered meanwhile.
 VISIBILITY_AMONG_HOSTILE = 60.0
 #: Faults after which the visibility timeout redelivers the message.
-BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW} | {
-    fault for fault in Fault if fault.of_broker
+BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW, Fault.CUT} | {
+    Fault.BLACK_HOLE,
+    *(fault for fault in Fault if fault.of_broker),
 }
 #: Faults during which a copy of the victim must find a free pool process.
 OVERLAPPING = {Fault.STOP, Fault.SLOW}
 LEASE_SECONDS = 1.5
 #: How long an outage of the broker lasts.
 OUTAGE_SECONDS = 2.0
+#: How much later what is delayed arrives, each way, and how long a delay and a black hole last. Longer than a request and its
+#: reply; shorter than the 15 s in which our transport takes a silent worker for dead, and than a lease of stock Redis.
+LATENCY_SECONDS = 2.0
+DISTURBED_SECONDS = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0}
 #: Victims of an overlapping fault that a worker has processes for. With more, jobs wait in the worker for longer than the
 #: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab.md).
 MOST_OVERLAPPING = 12
@@ -58,7 +63,8 @@ def visibility_timeout(cell: Cell) -> float:
     least = 0.0 if cell.own is None else _OWN_WORK * cell.work_ms / 1000
     if cell.fault is Fault.HOSTILE:
         return VISIBILITY_AMONG_HOSTILE
-    return max(VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else VISIBILITY_AFTER_CHILD, least)
+    by_timeout = BY_TIMEOUT.intersection(cell.faults) and Fault.DELAY not in cell.faults
+    return max(VISIBILITY_AFTER_MAIN if by_timeout else VISIBILITY_AFTER_CHILD, least)
 
 
 def pause(cell: Cell) -> float:
@@ -73,6 +79,11 @@ def concurrency(cell: Cell) -> int:
     return min(len(cell.victims), MOST_OVERLAPPING) + 2 if cell.fault in OVERLAPPING else 1
 
 
+def disturbed(cell: Cell) -> float:
+    """Seconds for which each fault of this cell disturbs its connections."""
+    return max(DISTURBED_SECONDS.get(fault, 0.0) for fault in cell.faults)
+
+
 def planned_faults(cell: Cell) -> int:
     """Number of faults that the plan asks for. A poison job is killed at every attempt."""
     attempts = MAX_ATTEMPTS if cell.fault is Fault.POISON and not cell.early else 1
@@ -82,7 +93,7 @@ def planned_faults(cell: Cell) -> int:
 def time_limit(cell: Cell) -> float:
     """Seconds after which a cell that is not quiescent and makes no progress is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
-    each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT
+    each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT + disturbed(cell)
     return _LIMIT + jobs + each * planned_faults(cell)
 
 
@@ -95,7 +106,8 @@ def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:
 def _expected(cell: Cell) -> float:
     jobs = cell.tasks * cell.clicks * (_EXPECTED_JOB + cell.work_ms / 1000)
     faults = planned_faults(cell) * (_EXPECTED_MAIN if cell.fault.victim in {"main", "group"} else _EXPECTED_FAULT)
-    waiting = VISIBILITY_AFTER_MAIN if cell.fault in BY_TIMEOUT else 0.0
+    waiting = VISIBILITY_AFTER_MAIN if BY_TIMEOUT.intersection(cell.faults) else 0.0
+    waiting += disturbed(cell) * len(cell.victims)
     if cell.fault in OVERLAPPING:
         waiting += TOO_LONG_SECONDS * math.ceil(len(cell.victims) / MOST_OVERLAPPING)
     return _EXPECTED_CELL + jobs + faults + waiting

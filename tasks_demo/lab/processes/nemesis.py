@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +23,10 @@ from django.db import connections
 
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.deaths import DEATH_SECONDS, ended, pidfd
+from tasks_demo.lab.processes.fault_proxy import FaultProxy
 from tasks_demo.lab.processes.stopping import is_stopped, stop
 
-#: Maximum time to wait for a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s
-#: (docs/explanation/lab.md).
-DEATH_SECONDS = 45.0
 #: Maximum time to wait for the precondition of a fault (an acknowledgement, an effect), seconds.
 PRECONDITION_SECONDS = 30.0
 #: Maximum time to wait until the template has confirmed that a process is one of ours, seconds.
@@ -42,6 +40,7 @@ class FaultReport:
     """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted.
 
     Under load: the name of the ``worker``; ``queued`` and ``unacked`` messages when it was killed; its own ``memory``, bytes.
+    ``connections``: how many of the cell's workers were open when they were disturbed.
     Of a hostile message: ``message`` is its kind, ``ended`` where it ended, ``seconds`` until the next job was done.
     """
 
@@ -61,6 +60,7 @@ class FaultReport:
     queued: int | None = None
     unacked: int | None = None
     memory: int | None = None
+    connections: int | None = None
 
 
 class Nemesis:
@@ -71,6 +71,8 @@ class Nemesis:
     :param on_ready: called with the pid of every worker that consumes.
     :param precondition: polled with the task ID and the point before the fault: what is still missing, or "".
     :param pause_seconds: how long SIGSTOP lasts.
+    :param proxy: what the workers reach their broker by, where their connections are disturbed.
+    :param what: the name of the fault in reports, where it is combined with another.
     """
 
     def __init__(
@@ -83,8 +85,11 @@ class Nemesis:
         on_ready: Callable[[int], None],
         precondition: Callable[[str, str], str] | None = None,
         pause_seconds: float = 0.0,
+        proxy: FaultProxy | None = None,
+        what: str = "",
     ) -> None:
         self.fault = fault
+        self._what = what or str(fault)
         self.victims = victims
         self.landed = 0
         self.reached: set[str] = set()
@@ -96,6 +101,7 @@ class Nemesis:
         self._on_ready = on_ready
         self._precondition = precondition
         self._pause_seconds = pause_seconds
+        self._proxy = proxy
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._answering: set[threading.Thread] = set()
@@ -172,7 +178,7 @@ class Nemesis:
         """
         fault, sign = self.fault, self.fault.signal
         report = FaultReport(
-            what=str(fault),
+            what=self._what,
             victim=fault.victim,
             point=point,
             pid=child if fault.victim == "child" else main,
@@ -182,14 +188,22 @@ class Nemesis:
         why = self._not_ours(child, main) or self._unmet(task_id, point)
         if fault.victim == "child" and not child:
             why = f"{point} is a point of the main process"
-        if sign is None:
-            why = "this fault sends no signal"
-        if why or sign is None:
+        if sign is None and self._proxy is None:
+            why = why or "this fault sends no signal"
+        if why:
             line.sendall(_GO_ON)
-            return self.report(task_id, replace(report, why=why))
+            self.report(task_id, replace(report, why=why))
+        elif self._proxy is not None:
+            self._disturb(self._proxy, line, task_id, report, sign)
+        elif sign is not None:
+            self._signal(line, task_id, report, sign)
+
+    def _signal(self, line: socket.socket, task_id: str, report: FaultReport, sign: signal.Signals) -> None:
+        """Send the signal to a process of ours, and report its death."""
+        fault, main, child = self.fault, report.main_pid or 0, report.child_pid or 0
         with contextlib.ExitStack() as held:
-            main_fd = held.enter_context(_pidfd(main))
-            child_fd = held.enter_context(_pidfd(child)) if child else main_fd
+            main_fd = held.enter_context(pidfd(main))
+            child_fd = held.enter_context(pidfd(child)) if child else main_fd
             if fault is Fault.STOP:
                 return self._pause(line, task_id, report, child_fd)
             if fault.victim == "group":
@@ -198,22 +212,53 @@ class Nemesis:
                 signal.pidfd_send_signal(child_fd if fault.victim == "child" else main_fd, sign)
             if fault is Fault.TERM:
                 line.sendall(_GO_ON)  # warm: the running body may finish
-                if _ended(main_fd):
+                if ended(main_fd):
                     return self.report(task_id, replace(report, landed=True, died="warm shutdown"))
                 return self.report(task_id, replace(report, why=f"main did not end within {DEATH_SECONDS:.0f} s"))
-            if _ended(child_fd) and (fault.victim == "child" or _ended(main_fd)):
+            if ended(child_fd) and (fault.victim == "child" or ended(main_fd)):
                 # The victim was held at its point until it died: it cannot have gone on.
                 return self.report(task_id, replace(report, landed=True, died=sign.name))
             line.sendall(_GO_ON)
             return self.report(task_id, replace(report, why=f"no death within {DEATH_SECONDS:.0f} s of the signal"))
 
+    def _disturb(
+        self, proxy: FaultProxy, line: socket.socket, task_id: str, report: FaultReport, sign: signal.Signals | None
+    ) -> None:
+        """Disturb the connections while the victim is held; send the signal, if there is one, while they are disturbed.
+
+        Without a signal, what lasts is reported when it has ended: only then it is known whether anything was on its way.
+        """
+        with proxy.turn:
+            number = proxy.begin()
+            report = replace(report, connections=number)
+            if not number:
+                proxy.heal()
+                line.sendall(_GO_ON)
+                self.report(task_id, replace(report, why="no connection of a worker was open"))
+            elif sign is not None:
+                healing = threading.Thread(target=self._heal_in_time, args=(proxy,), name="nemesis-healing")
+                healing.start()  # a warm shutdown may take longer than the disturbance
+                self._signal(line, task_id, report, sign)
+                healing.join()
+            elif not proxy.seconds:
+                self.report(task_id, replace(report, landed=True))
+                line.sendall(_GO_ON)
+            else:
+                line.sendall(_GO_ON)
+                why = self._heal_in_time(proxy)
+                self.report(task_id, replace(report, landed=not why, why=why, seconds=proxy.seconds))
+
+    def _heal_in_time(self, proxy: FaultProxy) -> str:
+        self._closing.wait(proxy.seconds)
+        return proxy.heal()
+
     def kill_now(self, main: int) -> str:
         """SIGKILL a main process, wherever it is, and return when it is dead: why that could not be done, or ""."""
         if why := self._not_ours(0, main):
             return why
-        with _pidfd(main) as descriptor:
+        with pidfd(main) as descriptor:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            return "" if _ended(descriptor) else f"no death within {DEATH_SECONDS:.0f} s of the signal"
+            return "" if ended(descriptor) else f"no death within {DEATH_SECONDS:.0f} s of the signal"
 
     def _pause(self, line: socket.socket, task_id: str, report: FaultReport, descriptor: int) -> None:
         """Stop the process, release it from its point meanwhile, and continue it after the pause: it acts too late.
@@ -253,18 +298,3 @@ class Nemesis:
             if self._closing.wait(0.005) or time.monotonic() > deadline:
                 return f"{missing} within {PRECONDITION_SECONDS:.0f} s"
         return ""
-
-
-@contextlib.contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    descriptor = os.pidfd_open(pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _ended(descriptor: int) -> bool:
-    """Whether the process of this pidfd has ended within the bound. A zombie has."""
-    readable, _, _ = select.select([descriptor], [], [], DEATH_SECONDS)
-    return bool(readable)

@@ -50,6 +50,11 @@ _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "
 #: Faults that kill no process of the history.
 _UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile"})
 _OF_BROKER = "broker-"  # those of the broker
+#: Faults of connections that last: their victim has gone on when they end, and are reported.
+_LASTING = frozenset({"delay", "black-hole"})
+_OF_CONNECTION = _LASTING | {"cut"}
+#: Faults after which the victim goes on.
+_SURVIVED = _OF_CONNECTION | {"term", "stop", "double-publish"}
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
 
@@ -165,19 +170,24 @@ class Evidence:
         if what == "load":
             self.killed_under_load(kill, event)
             return
-        if what in _UNSEEN or what.startswith(_OF_BROKER):
+        parts = set(what.split(" + "))
+        if parts <= _UNSEEN or what.startswith(_OF_BROKER):
             if what != self.fault:
                 self._refute(kill, event, f"it is a {name(what)} in a cell of {name(self.fault)}")
             return
         pid = detail.get("main_pid") if point in BY_MAIN else detail.get("child_pid")
         state = self.running.get(pid) if isinstance(pid, int) else None
         # A warm shutdown and a pause let their victim go on: its later events do not contradict them.
-        problem = self._not_at(state, point, task_id, survives=what in {"term", "stop"})
+        problem = self._not_at(state, point, task_id, survives=parts <= _SURVIVED)
+        if parts & _LASTING and parts <= _UNSEEN | _OF_CONNECTION:
+            problem = "" if state else "that process has done nothing"
+        if parts & _OF_CONNECTION and not detail.get("connections"):
+            problem = "no connection was open"
         if problem:
             self._refute(kill, event, problem)
             return
         self.awaited.setdefault(task_id, []).append(kill)
-        if what not in {"term", "stop", "quit"} and state is not None and isinstance(pid, int):
+        if not parts <= _SURVIVED | {"quit"} and state is not None and isinstance(pid, int):
             state[1] |= _KILLED
             self.killed_in[pid, task_id] = kill
 
@@ -238,7 +248,7 @@ class Evidence:
 
     def goes_back(self, event: HistoryEvent, state: list[Any], bit: int) -> None:
         """A process writes its points in order. (In a cell of ``quit`` a signal handler announces points between others.)"""
-        if bit != _BESIDE and self.fault != "quit":
+        if bit != _BESIDE and "quit" not in self.fault.split(" + "):
             self.contradictions.say(
                 f"event {event.seq} ({event.kind} {name(event.task_id)}) of process {event.pid} is "
                 f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"

@@ -52,7 +52,11 @@ def runs(home: Home) -> Callable[[], set[str]]:
 
 USAGE: list[tuple[list[str], str]] = [
     (["--pattern", "exactly_once"], "invalid choice: 'exactly_once'"),
-    (["--fault", "earthquake"], "invalid choice: 'earthquake'"),
+    (["--fault", "earthquake"], "Unknown fault 'earthquake'"),
+    (["--fault", "kill-main + earthquake"], "Unknown fault 'earthquake'"),
+    (["--fault", "kill-main", "+", "cut"], "Unknown fault '+'"),
+    (["--fault", "cut + cut"], "names one fault twice"),
+    (["--fault", "cut + delay"], "these two cannot be combined"),
     (["--point", "nowhere"], "invalid choice: 'nowhere'"),
     (["--broker", "kafka"], "Unknown broker 'kafka'"),
     (["--broker", "http://127.0.0.1"], "Unknown broker"),

@@ -318,7 +318,7 @@ def test_nemesis_injects_poison_at_every_attempt(short: Path, arena: Callable[..
 def test_nemesis_reports_a_miss_when_the_process_does_not_die(
     short: Path, pair: Pair, arena: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks_demo.lab.processes.nemesis.DEATH_SECONDS", 0.3)
+    monkeypatch.setattr("tasks_demo.lab.processes.deaths.DEATH_SECONDS", 0.3)
     nemesis, reports = arena(Fault.QUIT)
     nemesis.mains.add(pair.main)
     os.kill(pair.main, signal.SIGSTOP)  # a stopped process does not handle SIGQUIT

@@ -66,6 +66,26 @@ def test_faults_at_all_points_show_what_the_single_points_show(pattern: str, fau
     assert mixed.outcome == ("broken" if "broken" in {single.outcome for single in singles} else "held")
 
 
+@pytest.mark.parametrize("fault", [str(fault) for fault in Fault if fault.of_connection])
+def test_disturbed_connection_costs_nothing_on_our_transport_and_a_delay_nowhere(fault: str) -> None:
+    for pattern in PROMISES:
+        for point in ("", "mixed", *points_of(pattern, Fault(fault))):
+            for broker in KINDS:
+                found = prediction(pattern, fault, point, broker=broker)
+                assert not found.expect or (fault != "delay" and broker != "reliable"), (pattern, point, broker)
+                assert found.outcome == "held" or pattern in {"acks_early", "claim_first", "acks_late"}
+        if pattern not in {"dedup_lock", "inbox"}:
+            assert prediction(pattern, fault, broker="reliable").never == {"lost", "duplicated"}
+
+
+def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis_while_its_worker_lives() -> None:
+    for pattern, outcome in (("acks_early", "open"), ("claim_first", "open"), ("acks_late", "broken")):
+        found = prediction(pattern, "black-hole", "fetched")
+        assert (found.outcome, found.expect) == (outcome, {"lost"})
+        assert "lost" not in prediction(pattern, "black-hole", "fetched", broker="rabbitmq-quorum").expect
+    assert "lost" in prediction("outbox", "black-hole", "fetched").never
+
+
 def test_load_is_open_only_where_a_window_of_milliseconds_breaks_the_promise() -> None:
     found = {
         (name, broker)

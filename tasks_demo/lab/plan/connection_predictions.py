@@ -1,0 +1,47 @@
+"""Predicts what each pattern does when the connections of its worker to the broker are cut, delayed or black-holed. Pure."""
+
+from __future__ import annotations
+
+from tasks_demo.core.lifecycle import BY_MAIN
+from tasks_demo.lab.plan.brokers import BrokerKind
+from tasks_demo.lab.plan.outcomes import LOST, ONCE, Prediction, predict
+
+_COPY = "An acknowledgement that was lost brings a copy"
+
+
+def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Prediction:
+    """``fault``: ``cut``, ``delay`` or ``black-hole``; at ``point``, or in the body."""
+    if fault == "delay":
+        why = "Everything arrives, and before any timeout: what is late is neither lost nor repeated."
+        return predict(pattern, why, lost=False, twice=False)
+    if kind.family == "reliable":
+        why = "The worker connects again and sends again what was not answered; its jobs stay its own meanwhile."
+        return predict(pattern, why, lost=False, twice=False)
+    if fault == "black-hole" and kind.loses_fetched and pattern in {"acks_early", "claim_first", "acks_late"}:
+        why = "What records a message that Redis has popped is swallowed, so that the message is gone while its worker lives."
+        if point == "fetched":
+            return Prediction("broken" if pattern == "acks_late" else "open", why, expect=frozenset({LOST}))
+        if point == "mixed":
+            return Prediction("open", why)
+    if pattern == "acks_late":
+        if point:
+            why = "At its own points main is about to say something, and redis-py says it again on a new connection."
+            why = why if point in BY_MAIN else "The body goes on."
+            return predict(pattern, f"{why} {_COPY}, and the body runs again.", lost=False)
+        # With its prefetch of 1 it asks for no other message while it has one.
+        why = "The acknowledgement is not sent on another connection: the message is redelivered, and the body runs again."
+        return predict(pattern, why, lost=False, twice=True)
+    if pattern == "outbox":
+        why = "The message is redelivered; its row names the end of the job, and the copy stops."
+        return predict(pattern, why, lost=False, twice=False)
+    if pattern in ONCE:
+        return predict(
+            pattern, "The message is redelivered; the copy finds the operation done, or waits for its holder."
+        )
+    why, lost = "", None if kind.loses_fetched else False
+    if lost is None:
+        why = "The worker had asked for the next message: what Redis popped for it is gone with the connection. "
+    if pattern == "claim_first":
+        return predict(pattern, f"{why}{_COPY}, which stops at the claim.", lost=lost, twice=False)
+    never = frozenset[str]() if lost is None else frozenset({LOST})
+    return Prediction("open", f"{why}{_COPY}, and the body runs again.", never=never)

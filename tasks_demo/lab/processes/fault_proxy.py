@@ -1,0 +1,186 @@
+"""Stands between the workers of a cell and their broker, and cuts, delays or swallows what passes.
+
+It knows bytes only, so that it serves every broker without TLS. Publishers and relays connect past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, LATENCY_SECONDS
+
+_PORTS = {"redis": 6379, "amqp": 5672}
+_CHUNK = 65536
+#: Maximum time for the proxy's own thread to do what it is told, seconds.
+_ANSWER_SECONDS = 30.0
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+T = TypeVar("T")
+_Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class FaultProxy:
+    """One listener, and a connection to the broker for each one that it accepts; in a thread of its own.
+
+    ``turn``: held by whoever disturbs, because there is one disturbance at a time. ``url``: the broker's address through it;
+    known after ``start``.
+    """
+
+    def __init__(self, url: str, folder: Path, fault: Fault) -> None:
+        """``url``: of the broker, in kombu's form. ``fault``: what ``begin`` does."""
+        self.fault = fault
+        self.url = ""
+        self.seconds = DISTURBED_SECONDS.get(fault, 0.0)
+        self.turn = threading.Lock()
+        self._target = urlsplit(url)
+        if self._target.scheme.endswith("ss") or self._target.scheme == "amqps":
+            raise EnvironmentNotReady(f"{fault} cannot be injected into TLS connections: name a broker without TLS.")
+        self._path = folder / f"{uuid.uuid4().hex[:8]}.p"
+        self._open: dict[object, tuple[_Side, ...]] = {}
+        self._healthy = asyncio.Event()
+        self._healthy.set()
+        #: Bytes that were held back for the full time or swallowed, to the broker and from it.
+        self._stopped = [0, 0]
+
+    @property
+    def _is_socket(self) -> bool:
+        return self._target.scheme.endswith("socket")
+
+    def start(self) -> None:
+        """Listen. A connection that the broker refuses is closed."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._thread.start()
+        self._server = self._do(self._listen())
+
+    async def _listen(self) -> asyncio.Server:
+        old = self._target
+        if self._is_socket:
+            server = await asyncio.start_unix_server(self._serve, str(self._path))
+            self.url = f"{old.scheme}://{quote(str(self._path))}" + (f"?{old.query}" if old.query else "")
+            return server
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        user, at, _ = old.netloc.rpartition("@")
+        self.url = old._replace(netloc=f"{user}{at}127.0.0.1:{server.sockets[0].getsockname()[1]}").geturl()
+        return server
+
+    def begin(self) -> int:
+        """Cut every connection, or delay or swallow from now on what passes; return how many connections are open."""
+        return self._do(self._begin())
+
+    async def _begin(self) -> int:
+        number = len(self._open)
+        self._stopped = [0, 0]
+        if self.fault is Fault.CUT:
+            self._abort()
+        else:
+            self._healthy.clear()
+        return number
+
+    def heal(self) -> str:
+        """Let everything pass again, after a black hole on new connections only; return why nothing was disturbed, or ""."""
+        return self._do(self._heal())
+
+    async def _heal(self) -> str:
+        self._healthy.set()
+        to, back = self._stopped
+        if self.fault is Fault.BLACK_HOLE:
+            self._abort()
+            return "" if to + back else "no byte was on its way"
+        return "" if to and back else "no request and reply was on its way for so long"
+
+    def close(self) -> None:
+        """Close every connection, and end the thread."""
+        if not self.url:
+            return
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
+        self._healthy.set()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one may be connecting
+            self._abort()
+            await asyncio.wait(others, timeout=0.05)
+
+    def _abort(self) -> None:
+        for sides in self._open.values():
+            for _, writer in sides:
+                with contextlib.suppress(OSError):
+                    if not self._is_socket:
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                writer.transport.abort()
+
+    def _do(self, what: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(_ANSWER_SECONDS)
+
+    async def _connect(self) -> _Side:
+        target = self._target
+        if self._is_socket:
+            return await asyncio.open_unix_connection(unquote(target.path))
+        usual = _PORTS[target.scheme.rpartition("+")[2]]
+        return await asyncio.open_connection(target.hostname or "127.0.0.1", target.port or usual)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine = object()
+        parts: list[asyncio.Task[None]] = []
+        try:
+            broker = await self._connect()
+            self._open[mine] = (reader, writer), broker
+            passing = []
+            for way, source, target in ((0, reader, broker[1]), (1, broker[0], writer)):
+                pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+                parts.append(asyncio.ensure_future(self._read(source, pieces, way)))
+                passing.append(asyncio.ensure_future(self._pass(pieces, target, way)))
+            parts += passing
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+            broker[1].close()
+        except OSError:
+            pass
+        finally:
+            for part in parts:
+                part.cancel()
+            self._open.pop(mine, None)
+            writer.close()
+
+    async def _read(self, source: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]], way: int) -> None:
+        """Take what one side says, and when it is due at the other; an empty piece is its end."""
+        with contextlib.suppress(OSError):
+            while piece := await source.read(_CHUNK):
+                if self._healthy.is_set():
+                    pieces.put_nowait((0.0, piece))
+                elif self.fault is Fault.DELAY:
+                    pieces.put_nowait((self._loop.time() + LATENCY_SECONDS, piece))
+                else:
+                    self._stopped[way] += len(piece)
+        if self.fault is Fault.BLACK_HOLE:
+            await self._healthy.wait()  # the other side does not hear of this end
+        pieces.put_nowait((0.0, b""))
+
+    async def _pass(self, pieces: asyncio.Queue[tuple[float, bytes]], target: asyncio.StreamWriter, way: int) -> None:
+        """Say it to the other side when it is due, until the end."""
+        with contextlib.suppress(OSError):
+            while True:
+                due, piece = await pieces.get()
+                if due and (early := due - self._loop.time()) > 0:
+                    try:
+                        await asyncio.wait_for(self._healthy.wait(), early)
+                    except TimeoutError:
+                        self._stopped[way] += len(piece)
+                if not piece:
+                    return
+                target.write(piece)
+                await target.drain()

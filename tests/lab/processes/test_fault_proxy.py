@@ -1,0 +1,108 @@
+"""The proxy between workers and broker: what passes, what is cut, late or swallowed, and that it says when nothing was."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.demo.stack.redis import EmbeddedRedis
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.timing import LATENCY_SECONDS
+from tasks_demo.lab.processes.fault_proxy import FaultProxy
+from tests.support import until
+
+pytestmark = pytest.mark.timeout(120)
+Start = Callable[[Fault], tuple[FaultProxy, "redis.Redis[bytes]"]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
+def behind(server: EmbeddedRedis, tmp_path: Path) -> Iterator[Start]:
+    """Start a proxy before the server, and return it with a client that is connected through it and repeats nothing."""
+    with contextlib.ExitStack() as ending:
+
+        def start(fault: Fault) -> tuple[FaultProxy, redis.Redis[bytes]]:
+            proxy = FaultProxy(f"redis+{server.url.replace('unix', 'socket')}?virtual_host=0", tmp_path, fault)
+            ending.callback(proxy.close)
+            proxy.start()
+            assert proxy.url.endswith("?virtual_host=0")
+            address = proxy.url.replace("redis+socket", "unix").partition("?")[0]
+            client = redis.Redis.from_url(address, retry=None, socket_timeout=10)
+            ending.callback(client.close)
+            client.set("key", b"x" * 300_000)
+            return proxy, client
+
+        yield start
+
+
+def test_proxy_cuts_the_open_connections_and_takes_new_ones(behind: Start) -> None:
+    proxy, client = behind(Fault.CUT)
+    assert client.get("key") == b"x" * 300_000
+    connection = client.connection_pool.get_connection()
+    assert proxy.begin() == 1
+    with pytest.raises(redis.ConnectionError):
+        connection.read_response()
+    client.connection_pool.release(connection)
+    assert client.ping()
+
+
+def test_proxy_without_a_connection_cuts_none(behind: Start) -> None:
+    proxy, client = behind(Fault.CUT)
+    client.close()
+    until(lambda: proxy.begin() == 0, "the end of the connection at the proxy")
+
+
+def test_proxy_delays_each_way_until_it_is_healed_and_loses_nothing(behind: Start) -> None:
+    proxy, client = behind(Fault.DELAY)
+    assert proxy.begin() == 1
+    began = time.monotonic()
+    assert client.get("key") == b"x" * 300_000
+    assert time.monotonic() - began >= 2 * LATENCY_SECONDS
+    assert proxy.heal() == ""
+    began = time.monotonic()
+    client.ping()
+    assert time.monotonic() - began < LATENCY_SECONDS
+
+
+def test_proxy_swallows_what_is_said_and_resets_the_connection_when_it_is_healed(
+    behind: Start, server: EmbeddedRedis
+) -> None:
+    proxy, client = behind(Fault.BLACK_HOLE)
+    connection = client.connection_pool.get_connection()
+    assert proxy.begin() == 1
+    connection.send_command("SET", "key", "swallowed")
+    assert not connection.can_read(timeout=0.3)  # still open, and silent
+    until(lambda: proxy.heal() == "", "the bytes at the proxy")
+    with pytest.raises(redis.ConnectionError):
+        connection.read_response()
+    client.connection_pool.release(connection)
+    assert client.ping()
+    with redis.Redis.from_url(server.url) as direct:
+        assert direct.get("key") == b"x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(Fault.DELAY, "no request and reply was on its way for so long"), (Fault.BLACK_HOLE, "no byte was on its way")],
+)
+def test_proxy_says_that_nothing_was_disturbed(behind: Start, fault: Fault, said: str) -> None:
+    proxy, _ = behind(fault)
+    assert proxy.begin() == 1
+    assert proxy.heal() == said
+
+
+def test_proxy_before_tls_is_refused(tmp_path: Path) -> None:
+    for url in ("rediss://host:6379/0", "reliable+rediss://host:6379/0", "amqps://host//"):
+        with pytest.raises(EnvironmentNotReady, match="name a broker without TLS"):
+            FaultProxy(url, tmp_path, Fault.CUT)
