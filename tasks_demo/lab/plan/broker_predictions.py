@@ -23,17 +23,21 @@ def killed(pattern: str, kept: bool) -> Prediction:
     return predict(pattern, why, lost=True)
 
 
-def in_outage(pattern: str) -> Prediction:
-    """With kombu's stock transport."""
+def in_outage(pattern: str, full: bool) -> Prediction:
+    """With kombu's stock transport. ``full``: Redis has no memory left, and still lets messages be popped."""
     why = "Stock kombu takes the answer for a bug, and the worker ends: what it ran and could not acknowledge is delivered again."
+    if full:
+        why += " A message that it pops and cannot record is lost, as in the fetch window."
     if pattern == "claim_first":
         return predict(pattern, f"{why} The durable claim stops the second delivery.", twice=False)
     if pattern == "acks_early":
-        return Prediction("open", why, never=frozenset({LOST}))
-    if pattern == "acks_late":
-        return predict(pattern, why, lost=False)
+        return Prediction("open", why, never=frozenset() if full else frozenset({LOST}))
     if pattern == "outbox":
         return predict(pattern, why + " Its row names the end of the job, and the copy stops.", lost=False, twice=False)
+    if full:
+        return Prediction("open", why, never=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
+    if pattern == "acks_late":
+        return predict(pattern, why, lost=False)
     return predict(pattern, f"{why} The second finds the operation completed.")
 
 

@@ -114,10 +114,12 @@ def test_prediction_that_makes_no_sense_is_refused(fields: dict[str, object]) ->
         Prediction(why="because", **fields)  # type: ignore[arg-type]
 
 
-def test_redis_that_finds_its_messages_again_may_lose_the_one_that_it_was_delivering() -> None:
-    for fault in ("broker-kill-always", "broker-kill-everysec"):
+def test_redis_may_lose_the_one_message_that_is_popped_and_recorded_nowhere() -> None:
+    for fault in ("broker-kill-always", "broker-kill-everysec", "broker-full"):
         stock = {name: prediction(name, fault).outcome for name in PROMISES}
-        assert {name for name, outcome in stock.items() if outcome == "open"} == {"acks_late", "dedup_lock", "inbox"}
+        assert {name for name, outcome in stock.items() if outcome == "open"} - {"acks_early"} == {
+            "acks_late", "dedup_lock", "inbox",
+        }  # fmt: skip
         for name in PROMISES:
             ours = prediction(name, fault, broker="reliable")
             assert (ours.outcome, LOST in ours.never) == ("held", True)
