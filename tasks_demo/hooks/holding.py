@@ -48,7 +48,7 @@ def _settled_copy(items: Any) -> tuple[Any, ...]:
 
 @signals.worker_init.connect(weak=False, dispatch_uid="tasks_demo.holding")
 def _answer_queries(**_: Any) -> None:
-    """Make this worker answer ``celery inspect tasks_demo_holds ID…``, which relays of the outbox ask."""
+    """Make this worker answer the remote control command that relays of the outbox send."""
     from celery.worker.control import inspect_command
 
     inspect_command(name=QUERY, variadic="ids", signature="[id1 [id2 [... [idN]]]]")(_holds)
