@@ -24,7 +24,8 @@ def killed(pattern: str, kept: bool) -> Prediction:
 
 
 def in_outage(pattern: str, full: bool) -> Prediction:
-    """With kombu's stock transport. ``full``: Redis has no memory left, and still lets messages be popped."""
+    """With kombu's stock transport. ``full``: it has no memory left, or no disk at its next write, and a message can still
+    be popped."""
     why = "Stock kombu takes the answer for a bug, and the worker ends: what it ran and could not acknowledge is delivered again."
     if full:
         why += " A message that it pops and cannot record is lost, as in the fetch window."

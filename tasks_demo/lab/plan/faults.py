@@ -28,6 +28,7 @@ class Fault(StrEnum):
     BROKER_FLUSH = "broker-flush"
     BROKER_FULL = "broker-full"
     BROKER_READ_ONLY = "broker-read-only"
+    BROKER_DISK_FULL = "broker-disk-full"
     CUT = "cut"
     DELAY = "delay"
     BLACK_HOLE = "black-hole"
@@ -79,7 +80,7 @@ class Fault(StrEnum):
     @property
     def outage(self) -> bool:
         """Whether the broker is in trouble for a while, as jobs run, and then goes on with all its data."""
-        return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY}
+        return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY, Fault.BROKER_DISK_FULL}
 
     @property
     def aimable(self) -> bool:
@@ -109,6 +110,7 @@ class Fault(StrEnum):
             Fault.BROKER_FLUSH: "FLUSHALL on the cell's Redis while jobs are queued",
             Fault.BROKER_FULL: "the cell's Redis has no memory left for some seconds while jobs run: it refuses what needs more",
             Fault.BROKER_READ_ONLY: "the cell's Redis is a replica for some seconds while jobs run, as in a failover",
+            Fault.BROKER_DISK_FULL: "the cell's Redis can add nothing to its append-only file for some seconds while jobs run",
             Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
             Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
             Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",

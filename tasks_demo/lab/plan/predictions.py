@@ -176,7 +176,7 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "broker-kill-everysec": partial(broker_predictions.killed, kept=True),
     "broker-kill-off": partial(broker_predictions.killed, kept=False),
     "broker-flush": partial(broker_predictions.killed, kept=False),
-    **{fault: partial(broker_predictions.in_outage, full=fault == Fault.BROKER_FULL) for fault in _OUTAGES},
+    **{fault: partial(broker_predictions.in_outage, full=fault != Fault.BROKER_READ_ONLY) for fault in _OUTAGES},
     **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
     "load": _under_load,
 }

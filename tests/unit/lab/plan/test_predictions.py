@@ -115,7 +115,7 @@ def test_prediction_that_makes_no_sense_is_refused(fields: dict[str, object]) ->
 
 
 def test_redis_may_lose_the_one_message_that_is_popped_and_recorded_nowhere() -> None:
-    for fault in ("broker-kill-always", "broker-kill-everysec", "broker-full"):
+    for fault in ("broker-kill-always", "broker-kill-everysec", "broker-full", "broker-disk-full"):
         stock = {name: prediction(name, fault).outcome for name in PROMISES}
         assert {name for name, outcome in stock.items() if outcome == "open"} - {"acks_early"} == {
             "acks_late", "dedup_lock", "inbox",
