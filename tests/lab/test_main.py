@@ -83,6 +83,16 @@ def test_task_that_is_acknowledged_late_and_its_forgotten_setting(plain: Plain) 
     assert "lost 2 of 3 jobs" in again.out
 
 
+def test_task_that_is_acknowledged_late_loses_a_job_in_a_black_hole_while_its_worker_lives(plain: Plain) -> None:
+    done, result = plain.result(
+        "--task", "shop.charge_late", "--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "black-hole",
+        "--point", "fetched", "--kills", "1", code=1,
+    )  # fmt: skip
+    (cell,) = result["cells"]
+    assert (cell["observed"], cell["lost"], cell["kills"]) == ("broken", 1, {"planned": 1, "landed": 1})
+    assert "the connection ended between Redis popping the message and the worker recording it" in done.out
+
+
 def test_executions_are_judged_without_effects_and_jobs_that_the_task_publishes_are_not(plain: Plain) -> None:
     _, result = plain.result(
         "--task", "shop.charge_surely", "--args", "orders.jsonl", "--fault", "kill-child", "kill-main", "--point", "returned",

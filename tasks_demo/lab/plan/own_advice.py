@@ -48,8 +48,13 @@ def advice(cell: Cell, seen: set[str], failed: str = "") -> list[str]:
 
 def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
     said = []
+    if _disturbed(cell):
+        said.append(
+            "the connection ended between Redis popping the message and the worker recording it. The transport of this package "
+            "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
+        )
     fetched = cell.fault.victim in {"main", "group"} and cell.point in {"fetched", MIXED}
-    if own.early and own.pattern != "claim_first" and cell.fault.victim:
+    if own.early and own.pattern != "claim_first" and cell.fault.victim and not cell.fault.of_connection:
         said.append("acks_late is off: the message is acknowledged before the body, so no copy is left when it dies")
     if not own.early and str(cell.fault) in _KILLS_CHILD and not own.pattern and not _rejects(own):
         said.append(
@@ -65,6 +70,9 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
 
 
 def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
+    if _disturbed(cell) and own.pattern not in {"claim_first", "dedup_lock", "inbox"}:
+        keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
+        return [f"an acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
     if own.early and cell.point in {"acking", "acked", MIXED}:
         return [
             "the acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
@@ -80,6 +88,10 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
             "recognise the operation"
         ]
     return []
+
+
+def _disturbed(cell: Cell) -> bool:
+    return any(fault.of_connection for fault in cell.faults)
 
 
 def _rejects(own: OwnTask) -> bool:

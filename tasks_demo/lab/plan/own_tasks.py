@@ -22,7 +22,10 @@ _CHILD = {
 #: Points of a worker's main process, before and after those: Celery passes them for any task.
 MAIN = ((Point.FETCHED, Point.RECEIVED), (Point.ACKING, Point.ACKED))
 #: Faults that need nothing of the demo. ``poison`` needs a pattern that parks, or it would never end.
-FAULTS = (Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP)
+FAULTS = (
+    *(Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP),
+    *(fault for fault in Fault if fault.of_connection),
+)
 #: Settings of a task that decide about its deliveries, and what Celery ships.
 SETTINGS = {
     "acks_late": False,

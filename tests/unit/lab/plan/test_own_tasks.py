@@ -105,6 +105,10 @@ def test_cell_that_cannot_be_is_refused() -> None:
         (own(semantics="effectively-once"), Fault.KILL_MAIN, "", "duplicated", "DedupLock or Inbox"),
         (own(semantics="at-most-once", early=True), Fault.KILL_MAIN, "acking", "duplicated", "ClaimFirst"),
         (own(semantics="effectively-once"), Fault.STOP, "", "duplicated", "visibility timeout"),
+        (own(), Fault.BLACK_HOLE, "fetched", "lost", "reliable+redis://"),
+        (own(early=True), Fault.CUT, "", "lost", "reliable+redis://"),
+        (own(semantics="effectively-once"), Fault.CUT, "", "duplicated", "DedupLock or Inbox recognise"),
+        (own(semantics="at-most-once", early=True), Fault.BLACK_HOLE, "", "duplicated", "ClaimFirst refuses it"),
     ],
     ids=lambda value: str(value)[:20],
 )
