@@ -89,8 +89,8 @@ def test_soaks_of_one_pattern_on_several_brokers_are_side_by_side() -> None:
     assert "side by side" not in as_page({("reliable", "soak"): reliable})
     page = as_page({("redis", "soak"): [soaked("acks_late", lost=1)], ("reliable", "soak"): reliable})
     compared = page[page.index("## Brokers side by side") : page.index("## On redis")]
-    assert "| acks_late | redis | 2 | 1 | 1 | 1 (0.025 to 5.6) | 0 |" in compared
-    assert "| acks_late | reliable | 2 | 1 | 0 | 0 (0 to 3.7) | 1 |" in compared
+    assert "| acks_late | redis | at least once | 2 | 1 | 1 | 1 (0.025 to 5.6) | 0 |" in compared
+    assert "| acks_late | reliable | at least once | 2 | 1 | 0 | 0 (0 to 3.7) | 1 |" in compared
     assert "inbox" not in compared
 
 
