@@ -68,6 +68,8 @@ class EventWriter:
         #: Held during a commit, so that batches keep their order. Acquired before the other lock.
         self._flushing = threading.RLock()
         self._waiting: deque[EventData] = deque()
+        #: When the first of them was added, monotonic seconds.
+        self._waiting_since = 0.0
         #: The events being committed.
         self._in_flight: list[EventData] = []
         #: Set while the database is unavailable; then no caller waits for a commit.
@@ -83,6 +85,8 @@ class EventWriter:
     def note(self, kind: str, *, at: float, source: str = "", **fields: Any) -> EventData:
         """Add one event to the next batch. Without a ``source``, the event gets the next number of this process."""
         with self._lock:
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
             source = source or f"{self._token}:{next(self._numbers)}"
             event = EventData(at=at, kind=str(kind), source=source, pid=self._pid, run=self.run, **fields)
             self._waiting.append(event)
@@ -209,14 +213,12 @@ class EventWriter:
         seconds = BATCH_SECONDS
         while True:
             self._wake.get()
-            requests = []
-            with suppress(Empty):
-                requests.append(self._commit_requests.get(timeout=seconds))
+            requests = self._requested_within(seconds)
+            if requests is None:
+                continue
             if self._is_still_blocked():
                 self._wake.put(None)
                 continue
-            while not self._wake.empty():
-                self._wake.get()  # one commit serves all requests
             while not self._commit_requests.empty():
                 requests.append(self._commit_requests.get())
             done = False
@@ -230,15 +232,33 @@ class EventWriter:
                 request.release()
             seconds = BATCH_SECONDS if done else min(2 * seconds, LONGEST_PAUSE)
 
+    def _requested_within(self, seconds: float) -> list[Any] | None:
+        """Wait until an event has waited for so long, or until a caller waits for the commit; returns that caller's lock.
+
+        Returns None if nothing is left to commit: in a busy pool process the next start has committed it.
+        """
+        left = seconds
+        while left > 0:
+            with suppress(Empty):
+                return [self._commit_requests.get(timeout=left)]
+            while not self._wake.empty():
+                self._wake.get()  # one commit serves all requests
+            if self._gap is not None:
+                break
+            if not self._waiting:
+                return None
+            left = self._waiting_since + seconds - time.monotonic()
+        return []
+
     def _shares_a_file_with_an_open_transaction(self) -> bool:
         # SQLite has one writer, so a commit would wait for this thread's own transaction. The events are committed after the
         # transaction ends, by commit or rollback.
         file = store.sqlite_file()
         if not file:
             return False
-        for connection in connections.all(initialized_only=True):
-            # Several aliases may name the same file.
-            if _in_transaction(connection) and connection.settings_dict["NAME"] == file:
+        for alias, known in connections.settings.items():
+            # Several aliases may name the same file. The name is compared first: ``connections`` looks each alias up per thread.
+            if known["NAME"] == file and _in_transaction(connection := connections[alias]):
                 self._blocked_by = connection
                 return True
         return False
