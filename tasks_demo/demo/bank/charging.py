@@ -1,9 +1,8 @@
 """Make debits: their transactions, and the promise of an idempotency key.
 
-With a key: the key is first claimed in a separate, committed transaction, so that others see it in flight; then the debit and the
-key's response are committed together. A process that dies in between leaves a key in flight under which nothing was charged; the
-next request with that key takes it over. This holds even if two banks share a database by mistake: only the owner of the claim
-writes the response, so the debit of an owner that was replaced is rolled back.
+With a key: the debit is stored with its key in one transaction, and the database takes each key once. Which keys are in flight is
+in this process's memory, so a process that dies leaves none in flight, and either the debit or nothing. If two banks share a
+database by mistake, one of them makes the debit, and that of the other is rolled back.
 
 With a fencing token: the highest token under which a reference was charged, or its debit replayed, is stored in the same
 transaction. A lower token is refused with any key, even if the request would be a replay. A refused request stores neither its
@@ -12,81 +11,55 @@ token nor its key. A request without a token is not checked.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
+import msgspec
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, connections, transaction
 
 from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.apps import BANK
-from tasks_demo.demo.bank.models import Debit, FencingToken, IdempotencyKey, Identity
+from tasks_demo.demo.bank.incoming import DebitRequest, Headers
+from tasks_demo.demo.bank.models import Debit, FencingToken, Identity
 from tasks_demo.demo.bank.problems import InFlight, KeyReused, StaleFence, Unavailable, Unconfirmed
 
 #: Maximum time that a transaction waits for others before the response is 503. Seconds; below the caller's timeout.
 BUSY_SECONDS = 3.0
-#: Identifies this process as the owner of keys in flight.
-OWNER = secrets.token_hex(16)
-#: Number of the PostgreSQL advisory lock under which debits are numbered.
-_NUMBERING = 7_231_400_117
+#: Number of the PostgreSQL advisory lock under which transactions are written.
+_WRITING = 7_231_400_117
 
 _UNUSABLE = (OperationalError, InternalError, InterfaceError)
 
 # SQLite has one writer; waiting for this lock costs less than its busy handler, which sleeps.
 _writer = threading.Lock()
-#: Fingerprints of the keys that threads of this process are working on.
-_working: dict[str, str] = {}
-_working_lock = threading.Lock()
+#: The debits that threads of this process are making, by key.
+_in_flight: dict[str, DebitRequest] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class DebitRequest:
-    """A debit to make. ``amount`` is in cents, ``source`` the caller's task ID."""
-
-    account: str
-    amount: int
-    reference: str
-    source: str = ""
-    fence: int | None = None
-
-
-def charge(asked: DebitRequest, key: str | None = None, fingerprint: str = "") -> tuple[dict[str, Any], bool]:
-    """Make the debit; with a key, at most once for that key. Returns it as JSON, and whether it is a replay.
+def charge(asked: DebitRequest, headers: Headers) -> tuple[Debit, bool]:
+    """Make the debit; with a key, at most once for that key. Returns it, and whether it is a replay.
 
     Raises InFlight (409), StaleFence (412), KeyReused (422), Unavailable (503: nothing was charged), Unconfirmed (504: it is
     unknown whether the debit was made).
     """
-    _refuse_stale(asked)
-    if key is None:
-        fault_injection.slow_down(asked.reference)
-        with _writing():
-            return _debit(asked, None), False
-    with _only_thread(key, fingerprint) as alone:
-        # Not alone: another thread is working on the key, or replaying its response.
-        record = _claim(key, fingerprint) if alone else _look_up(key)
-        if record is not None and record.response is not None:
-            return _replay(record, record.response, fingerprint, asked), True
-        if record is None or not alone:
+    with reading():
+        _refuse_stale(asked.reference, headers.fence)
+    if headers.key is None:
+        return _make(asked, headers), False
+    with _working_on(headers.key, asked) as alone:
+        if debit := _made_under(headers.key, asked):
+            if headers.fence is not None:
+                with _writing():
+                    _advance_fence(asked.reference, headers.fence)
+            return debit, True
+        if not alone:
             raise InFlight
-        fault_injection.slow_down(asked.reference)
-        mine = IdempotencyKey.objects.filter(pk=record.pk, response__isnull=True, owner=OWNER)
         try:
-            with _writing():
-                debit = _debit(asked, record)
-                if not mine.update(response=debit):
-                    raise InFlight
+            return _make(asked, headers), False
         except IntegrityError as error:
-            # Another bank took over the key and has already made the debit: ours was rolled back.
+            # Another bank on this database made the debit in the meantime.
             raise InFlight from error
-        except StaleFence:
-            # A newer holder was served while this one waited.
-            with _writing():
-                mine.delete()
-            raise
-        return debit, False
 
 
 def identity() -> str:
@@ -102,92 +75,58 @@ def identity() -> str:
 def check_writable() -> None:
     """Execute an UPDATE that changes no row, to check that debits can be written. Raises Unavailable."""
     with _writing():
-        IdempotencyKey.objects.filter(pk=0).update(owner=OWNER)
-
-
-def _replay(record: IdempotencyKey, response: dict[str, Any], fingerprint: str, asked: DebitRequest) -> dict[str, Any]:
-    if record.fingerprint != fingerprint:
-        raise KeyReused
-    if asked.fence is not None:
-        with _writing():
-            _advance_fence(asked)
-    return response
+        Debit.objects.filter(pk=0).update(key=None)
 
 
 @contextmanager
-def _only_thread(key: str, fingerprint: str) -> Iterator[bool]:
-    """Yield whether no other thread of this process works on the key. A key in flight without such a thread was abandoned."""
-    with _working_lock:
-        alone = key not in _working
-        other = _working.setdefault(key, fingerprint)
-    if other != fingerprint:
+def _working_on(key: str, asked: DebitRequest) -> Iterator[bool]:
+    """Yield whether no other thread works on the key. Not alone: another thread makes the debit, or replays its response."""
+    first = _in_flight.setdefault(key, asked)
+    if first != asked:
         raise KeyReused
+    alone = first is asked
     try:
         yield alone
     finally:
         if alone:
-            with _working_lock:
-                del _working[key]
+            del _in_flight[key]
 
 
-def _look_up(key: str) -> IdempotencyKey | None:
+def _made_under(key: str, asked: DebitRequest) -> Debit | None:
     with reading():
-        return IdempotencyKey.objects.filter(key=key).first()
+        debit = Debit.objects.filter(key=key).first()
+    if debit and DebitRequest(debit.account, debit.amount, debit.reference) != asked:
+        raise KeyReused
+    return debit
 
 
-def _claim(key: str, fingerprint: str) -> IdempotencyKey:
-    """Return the key's row: either in flight, committed with this process as its owner, or with its response."""
-    try:
-        with _writing():
-            return IdempotencyKey.objects.create(key=key, fingerprint=fingerprint, owner=OWNER)
-    except IntegrityError:
-        # The key exists; read it in a new transaction, because the first one was rolled back.
-        pass
+def _make(asked: DebitRequest, headers: Headers) -> Debit:
+    fault_injection.slow_down(asked.reference)
     with _writing():
-        record = IdempotencyKey.objects.get(key=key)
-        if record.fingerprint != fingerprint:
-            raise KeyReused
-        if record.response is None and record.owner != OWNER:
-            dead = IdempotencyKey.objects.filter(pk=record.pk, response__isnull=True, owner=record.owner)
-            if not dead.update(owner=OWNER):
-                raise InFlight
-    return record
+        # Checks again, because a newer holder may have been served while this request waited.
+        _advance_fence(asked.reference, headers.fence)
+        return Debit.objects.create(**msgspec.structs.asdict(asked), source=headers.source, key=headers.key)
 
 
-def _refuse_stale(asked: DebitRequest) -> None:
-    """Refuse a stale token before the key is claimed. A newer token may still arrive later; :func:`_advance_fence` decides."""
-    if asked.fence is None:
+def _refuse_stale(reference: str, fence: int | None) -> None:
+    if fence is None:
         return
-    with reading():
-        newer = FencingToken.objects.filter(reference=asked.reference, highest__gt=asked.fence).first()
+    newer = FencingToken.objects.filter(reference=reference, highest__gt=fence).first()
     if newer:
-        raise StaleFence(asked.fence, newer.highest)
+        raise StaleFence(fence, newer.highest)
 
 
-def _advance_fence(asked: DebitRequest) -> None:
-    """Store the token, or raise StaleFence. Locks the reference until the transaction ends; on SQLite, the whole database."""
-    if asked.fence is None:
+def _advance_fence(reference: str, fence: int | None) -> None:
+    """Store the token, or raise StaleFence. Nothing comes in between, because there is one writer at a time."""
+    if fence is None:
         return
-    locked = FencingToken.objects.select_for_update()
-    token, _ = locked.get_or_create(reference=asked.reference, defaults={"highest": asked.fence})
-    if asked.fence < token.highest:
-        raise StaleFence(asked.fence, token.highest)
-    if asked.fence > token.highest:
-        token.highest = asked.fence
-        token.save(update_fields=["highest"])
-
-
-def _debit(asked: DebitRequest, record: IdempotencyKey | None) -> dict[str, Any]:
-    _advance_fence(asked)
-    connection = connections[BANK]
-    if connection.vendor == "postgresql":
-        # Makes numbers visible in order, so that a reader that pages by number misses none.
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_NUMBERING])
-    debit = Debit.objects.create(
-        account=asked.account, amount=asked.amount, reference=asked.reference, source=asked.source, idempotency=record
+    _refuse_stale(reference, fence)
+    FencingToken.objects.bulk_create(
+        [FencingToken(reference=reference, highest=fence)],
+        update_conflicts=True,
+        unique_fields=["reference"],
+        update_fields=["highest"],
     )
-    return debit.as_json()
 
 
 @contextmanager
@@ -201,13 +140,19 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Run one transaction. Does not guarantee durability on a disk that loses acknowledged writes."""
+    """Run one transaction, with no other at the same time, so that the numbers of debits become visible in order.
+
+    A reader that pages by number then misses none. Does not guarantee durability on a disk that loses acknowledged writes.
+    """
     sqlite = connections[BANK].vendor == "sqlite"
     if sqlite and not _writer.acquire(timeout=BUSY_SECONDS):
         raise Unavailable("database is busy")
     at_commit = False
     try:
         with transaction.atomic(using=BANK):
+            if not sqlite:
+                with connections[BANK].cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_WRITING])
             yield
             at_commit = True
     except _UNUSABLE as error:

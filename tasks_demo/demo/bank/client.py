@@ -69,6 +69,10 @@ class BankConflict(BankError):
     """A request with this idempotency key is still being processed. Repeat it later, with the same key."""
 
 
+#: What other statuses below 500 mean is BankRefused.
+_MEANINGS: dict[int, type[BankError]] = {409: BankConflict, 412: BankFenced, 422: BankMismatch}
+
+
 @dataclass(frozen=True, slots=True)
 class Debit:
     """A debit that was made. ``amount`` is in cents, ``created_at`` in seconds since the epoch."""
@@ -136,7 +140,6 @@ class BankClient:
                 headers["Fencing-Token"] = str(fence)
         except UnicodeEncodeError as error:
             raise BankRefused("A lone surrogate cannot be sent to the bank: nothing was charged.") from error
-        # The bank compares bodies byte by byte: the same debit must always be serialized the same way.
         body = json.dumps({"account": account, "amount": amount, "reference": reference}, separators=(",", ":"))
         response = self._request("POST", "/debits", body.encode(), headers, expected=201)
         return _read(
@@ -250,15 +253,8 @@ def _error(response: urllib3.BaseHTTPResponse) -> BankError:
             pass
     detail = problem.get("detail") or "no details"
     message = f"The bank answered {response.status}: {detail}"
-    match response.status:
-        case 409:
-            return BankConflict(message)
-        case 412:
-            return BankFenced(message)
-        case 422:
-            return BankMismatch(message)
-        case status if 400 <= status < 500:
-            return BankRefused(message)
+    if 400 <= response.status < 500:
+        return _MEANINGS.get(response.status, BankRefused)(message)
     # A proxy's 503 proves nothing; only the bank's own says that nothing was charged.
     return BankUnavailable(message, certain_not_charged=problem.get("charged") is False)
 

@@ -18,12 +18,13 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-LONGEST_DELAY_MS = 60_000
-LARGEST_COUNT = 1_000_000
+import msgspec
+from msgspec import Meta
+
+from tasks_demo.demo.bank.incoming import Text
 
 
 class Mode(StrEnum):
@@ -32,12 +33,18 @@ class Mode(StrEnum):
     REFUSE = "refuse"
 
 
-class Fault:
-    """One named fault. ``hits`` counts, per reference, how often it was injected."""
+class Fault(msgspec.Struct, forbid_unknown_fields=True, dict=True):
+    """One named fault, as ``PUT /faults/NAME`` describes it. ``hits`` counts, per reference, how often it was injected."""
 
-    def __init__(self, mode: Mode, references: Iterable[str], each: int = 1, delay_ms: int = 0) -> None:
-        self.mode, self.each, self.delay_ms = mode, each, delay_ms
-        self.hits = dict.fromkeys(references, 0)
+    mode: Mode
+    references: Annotated[list[Text], Meta(min_length=1)]
+    each: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    delay_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+    def __post_init__(self) -> None:
+        if (self.mode is Mode.SLOW) != (self.delay_ms > 0):
+            raise ValueError("delay_ms belongs to the mode slow, and only to it")
+        self.hits = dict.fromkeys(self.references, 0)
         self.ended = threading.Event()
 
     def as_json(self) -> dict[str, Any]:

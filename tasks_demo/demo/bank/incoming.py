@@ -1,83 +1,82 @@
-"""Parse requests strictly. Anything invalid raises a Problem that says what is expected."""
+"""What requests contain, and how it is parsed: strictly. Anything invalid raises a Problem that says what is expected."""
 
 from __future__ import annotations
 
-import json
 import re
-import unicodedata
-from collections.abc import Set as AbstractSet
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
 from urllib.parse import unquote
 
+import msgspec
 from django.http import HttpRequest, UnreadablePostError
+from msgspec import Meta
 
-from tasks_demo.demo.bank.models import LARGEST_INTEGER, LONGEST_TEXT
+from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, LONGEST_TEXT
 from tasks_demo.demo.bank.problems import Problem
 
+T = TypeVar("T")
+
+LARGEST_PAGE = 1000
 #: An RFC 8941 string, as draft-ietf-httpapi-idempotency-key-header requires.
-_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
+_KEY = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])+"')
+#: Without control characters, so that every database can store it.
+Printable = Annotated[str, Meta(max_length=LONGEST_TEXT, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+Text = Annotated[Printable, Meta(min_length=1)]
 
 
-def json_object(request: HttpRequest, required: AbstractSet[str], optional: AbstractSet[str] = frozenset()) -> Any:
-    """Return the body: one JSON object in UTF-8 with these members and no others."""
+class DebitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /debits``: a debit to make. ``amount`` is in cents."""
+
+    account: Text
+    amount: Annotated[int, Meta(ge=1, le=LARGEST_AMOUNT)]
+    reference: Text
+
+
+class Headers(msgspec.Struct, frozen=True):
+    """The headers of ``POST /debits``, each optional. ``source`` is the caller's task ID."""
+
+    key: Text | None = msgspec.field(default=None, name="Idempotency-Key")
+    fence: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)] | None = msgspec.field(default=None, name="Fencing-Token")
+    source: Printable = msgspec.field(default="", name="Task-Id")
+
+
+class Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of ``GET /debits``. An unknown name is refused: a mistyped filter must not mean "all"."""
+
+    reference: Text | None = None
+    after: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)] = 0
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = LARGEST_PAGE
+
+
+def body(request: HttpRequest, kind: type[T]) -> T:
+    with _parsing("body"):
+        return msgspec.json.decode(request.body, type=kind)
+
+
+def query(request: HttpRequest) -> Page:
+    with _parsing("query"):
+        # A name that is given twice becomes a list, which no field accepts.
+        given = {name: values[0] if len(values) == 1 else values for name, values in request.GET.lists()}
+        return msgspec.convert(given, Page, strict=False)
+
+
+def headers(request: HttpRequest) -> Headers:
+    """Return the headers. ``Task-Id`` is sent as percent-encoded UTF-8."""
+    given = dict(request.headers)
+    key = given.get("Idempotency-Key")
+    if key is not None:
+        if not _KEY.fullmatch(key):
+            raise Problem('Idempotency-Key must be one quoted string of printable ASCII, like "order-17".')
+        given["Idempotency-Key"] = re.sub(r"\\(.)", r"\1", key[1:-1])
+    with _parsing("header"):
+        given["Task-Id"] = unquote(given.get("Task-Id", ""), errors="strict")
+        return msgspec.convert(given, Headers, strict=False)
+
+
+@contextmanager
+def _parsing(part: str) -> Iterator[None]:
     try:
-        found = json.loads(request.body.decode())
-    except (ValueError, RecursionError, UnreadablePostError) as error:
-        raise Problem(f"The body is not JSON in UTF-8 ({type(error).__name__}).") from error
-    if not isinstance(found, dict) or not required <= found.keys() <= required | optional:
-        members = ", ".join(sorted(required)) + "".join(f"[, {name}]" for name in sorted(optional))
-        raise Problem(f"The body must be one JSON object with these members: {members}.")
-    return found
-
-
-def text(value: object, name: str, least: int = 1) -> str:
-    """Return ``value`` as text that every database can store: no control characters, no lone surrogates, not too long."""
-    if not isinstance(value, str) or not least <= len(value) <= LONGEST_TEXT:
-        raise Problem(f"{name} must be a string of {least} to {LONGEST_TEXT} characters.")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
-        raise Problem(f"{name} contains a control character or a lone surrogate.")
-    return value
-
-
-def integer(value: object, name: str, least: int, most: int) -> int:
-    """Return ``value`` if it is an integer within bounds. True and 1.0 are not integers."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise Problem(f"{name} must be a whole number, {least} to {most}.")
-    return value
-
-
-def digits(value: str, name: str, least: int, most: int) -> int:
-    """Parse the integer in a header or the query string."""
-    return integer(int(value) if re.fullmatch("[0-9]{1,19}", value) else None, name, least, most)
-
-
-def query(request: HttpRequest, *allowed: str) -> dict[str, str]:
-    """Return the query string. An unknown name is refused: a mistyped filter must not mean "all"."""
-    if not request.GET.keys() <= set(allowed) or any(len(values) != 1 for _, values in request.GET.lists()):
-        raise Problem(f"The query may contain {', '.join(allowed)}, each once, and nothing else.")
-    return {name: str(value) for name, value in request.GET.items()}
-
-
-def idempotency_key(request: HttpRequest) -> str | None:
-    """Return the ``Idempotency-Key``, or None without the header."""
-    value = request.headers.get("Idempotency-Key")
-    if value is None:
-        return None
-    quoted = _KEY.fullmatch(value.strip())
-    if quoted is None:
-        raise Problem('Idempotency-Key must be one quoted string of printable ASCII, like "order-17".')
-    return text(re.sub(r"\\(.)", r"\1", quoted[1]), "Idempotency-Key")
-
-
-def fencing_token(request: HttpRequest) -> int | None:
-    """Return the ``Fencing-Token``, above zero, or None without the header."""
-    value = request.headers.get("Fencing-Token")
-    return None if value is None else digits(value.strip(), "Fencing-Token", 1, LARGEST_INTEGER)
-
-
-def task_id(request: HttpRequest) -> str:
-    """Return the caller's ``Task-Id``, sent as percent-encoded UTF-8; empty without the header."""
-    try:
-        return text(unquote(request.headers.get("Task-Id", ""), errors="strict"), "Task-Id", least=0)
-    except UnicodeDecodeError as error:
-        raise Problem("Task-Id must be percent-encoded UTF-8.") from error
+        yield
+    except (ValueError, UnreadablePostError) as error:
+        raise Problem(f"The {part} of the request is not valid: {error}.") from error

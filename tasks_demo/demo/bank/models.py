@@ -27,15 +27,6 @@ class Identity(models.Model):
         constraints = [models.CheckConstraint(condition=Q(id=1), name="bank_identity_one_row")]
 
 
-class IdempotencyKey(models.Model):
-    """An ``Idempotency-Key`` that was used, and its response; without a response it is in flight. Keys are never deleted."""
-
-    key = models.CharField(max_length=LONGEST_TEXT, unique=True)
-    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request body.")
-    owner = models.CharField(max_length=64, help_text="The bank process that processes it, or did.")
-    response = models.JSONField(null=True, help_text="The response to replay.")
-
-
 class FencingToken(models.Model):
     """The highest fencing token under which a reference was charged. It never decreases and is never deleted."""
 
@@ -53,8 +44,9 @@ class Debit(models.Model):
     amount = models.BigIntegerField(help_text="Cents, above zero.")
     reference = models.CharField(max_length=LONGEST_TEXT, help_text="What the caller charged for: its operation key.")
     source = models.CharField(max_length=LONGEST_TEXT, blank=True, help_text="The caller's task ID, for information.")
-    # Unique, so that one key can never make two debits.
-    idempotency = models.OneToOneField(IdempotencyKey, on_delete=models.PROTECT, null=True, related_name="debit")
+    key = models.CharField(
+        max_length=LONGEST_TEXT, unique=True, null=True, help_text="The idempotency key. Never deleted."
+    )
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

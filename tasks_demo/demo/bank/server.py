@@ -1,7 +1,7 @@
 """Serve the bank: one process, one thread per connection, with Django's own threaded server.
 
-SIGTERM ends it immediately, like SIGKILL: confirmed debits are committed, and the next request with a key in flight takes it
-over. Does **not** limit the number of threads or slow callers, so it is for loopback and closed networks only.
+SIGTERM ends it immediately, like SIGKILL: confirmed debits are committed, and a key that was in flight is free again. Does
+**not** limit the number of threads or slow callers, so it is for loopback and closed networks only.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
@@ -23,10 +22,9 @@ from django.views import View
 
 from tasks_demo.demo.bank import charging, fault_injection, incoming
 from tasks_demo.demo.bank.fault_injection import Fault, Mode
-from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Debit
+from tasks_demo.demo.bank.incoming import DebitRequest
+from tasks_demo.demo.bank.models import Debit
 from tasks_demo.demo.bank.problems import NotFound, Problem, Refused
-
-LARGEST_PAGE = 1000
 
 
 class BankView(View):
@@ -44,20 +42,11 @@ class BankView(View):
 
 class Debits(BankView):
     def post(self, request: HttpRequest) -> JsonResponse:
-        given = incoming.json_object(request, {"account", "amount", "reference"})
-        asked = charging.DebitRequest(
-            account=incoming.text(given["account"], "account"),
-            amount=incoming.integer(given["amount"], "amount", 1, LARGEST_AMOUNT),
-            reference=incoming.text(given["reference"], "reference"),
-            source=incoming.task_id(request),
-            fence=incoming.fencing_token(request),
-        )
-        key = incoming.idempotency_key(request)
+        asked, headers = incoming.body(request, DebitRequest), incoming.headers(request)
         if fault_injection.injected(Mode.REFUSE, asked.reference):
             raise Refused
-        debit, replayed = charging.charge(asked, key, hashlib.sha256(request.body).hexdigest())
-        # Sorted, so that a replay equals the first response byte by byte: PostgreSQL does not keep the order of keys.
-        response = JsonResponse(debit, status=201, json_dumps_params={"sort_keys": True})
+        debit, replayed = charging.charge(asked, headers)
+        response = JsonResponse(debit.as_json(), status=201)
         if replayed:
             response["Idempotent-Replayed"] = "true"
         elif fault_injection.injected(Mode.LOSE_RESPONSE, asked.reference):
@@ -65,16 +54,14 @@ class Debits(BankView):
         return response
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        asked = incoming.query(request, "reference", "after", "limit")
-        after = incoming.digits(asked.get("after", "0"), "after", 0, LARGEST_INTEGER)
-        limit = incoming.digits(asked.get("limit", str(LARGEST_PAGE)), "limit", 1, LARGEST_PAGE)
-        debits = Debit.objects.filter(id__gt=after)
-        if "reference" in asked:
-            debits = debits.filter(reference=incoming.text(asked["reference"], "reference"))
+        page = incoming.query(request)
+        debits = Debit.objects.filter(id__gt=page.after)
+        if page.reference is not None:
+            debits = debits.filter(reference=page.reference)
         with charging.reading():
-            found = list(debits[: limit + 1])
-        following = found[limit - 1].pk if len(found) > limit else None
-        return JsonResponse({"debits": [debit.as_json() for debit in found[:limit]], "next": following})
+            found = list(debits[: page.limit + 1])
+        following = found[page.limit - 1].pk if len(found) > page.limit else None
+        return JsonResponse({"debits": [debit.as_json() for debit in found[: page.limit]], "next": following})
 
 
 class Health(BankView):
@@ -95,19 +82,7 @@ class NamedFault(BankView):
         return self._shown(fault_injection.replace(name, None))
 
     def put(self, request: HttpRequest, name: str) -> JsonResponse:
-        given = incoming.json_object(request, {"mode", "references"}, {"each", "delay_ms"})
-        mode, references = given["mode"], given["references"]
-        if mode not in list(Mode):
-            raise Problem(f"mode must be one of {', '.join(Mode)}.")
-        if not isinstance(references, list) or not references:
-            raise Problem("references must be an array of at least one string.")
-        slow = mode == Mode.SLOW
-        fault = Fault(
-            Mode(mode),
-            [incoming.text(reference, "A reference") for reference in references],
-            incoming.integer(given.get("each", 1), "each", 1, fault_injection.LARGEST_COUNT),
-            incoming.integer(given.get("delay_ms", 0), "delay_ms", int(slow), slow * fault_injection.LONGEST_DELAY_MS),
-        )
+        fault = incoming.body(request, Fault)
         fault_injection.replace(name, fault)
         return self._shown(fault)
 

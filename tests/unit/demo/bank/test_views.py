@@ -13,7 +13,7 @@ import pytest
 from django.test import Client
 
 from tasks_demo.demo.bank import fault_injection
-from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Debit, FencingToken, IdempotencyKey
+from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Debit, FencingToken
 from tests.support import until
 
 pytestmark = [pytest.mark.django_db(databases=["default", "bank"]), pytest.mark.urls("tasks_demo.demo.bank.views")]
@@ -116,7 +116,7 @@ BODIES: dict[str, object] = {
 def test_hostile_body_is_400_charges_nothing_and_does_not_use_the_key_up(client: Client, body: object) -> None:
     assert assert_problem(post(client, body, Idempotency_Key='"k-1"'), 400)["charged"] is False
     assert not Debit.objects.exists()
-    assert not IdempotencyKey.objects.exists()
+    assert "Idempotent-Replayed" not in post(client, Idempotency_Key='"k-1"')
 
 
 def test_body_at_the_limits_is_charged(client: Client) -> None:
@@ -130,7 +130,7 @@ def test_body_at_the_limits_is_charged(client: Client) -> None:
     [
         *(("Idempotency_Key", key) for key in ("", '""', '"', "bare", '"a"b"', '"a", "b"', '"é"', '"a";p=1')),
         ("Idempotency_Key", f'"{"k" * 256}"'),
-        *(("Fencing_Token", token) for token in ("", "0", "-1", "+1", "1.0", "x", "٣", "1,2", "1 2", "9" * 30)),
+        *(("Fencing_Token", token) for token in ("", "0", "-1", "+1", "1.5", "x", "٣", "1,2", "1 2", "9" * 30)),
         ("Fencing_Token", str(LARGEST_INTEGER + 1)),
         *(("Task_Id", source) for source in ("%FF", "%00", "%0A", "s" * 256)),
     ],
@@ -138,14 +138,13 @@ def test_body_at_the_limits_is_charged(client: Client) -> None:
 def test_malformed_header_is_400_and_charges_nothing(client: Client, header: str, value: str) -> None:
     assert_problem(post(client, **{header: value}), 400)
     assert not Debit.objects.exists()
-    assert not IdempotencyKey.objects.exists()
 
 
 def test_stale_fence_is_412_and_charges_nothing(client: Client) -> None:
     assert post(client, Fencing_Token="7", Idempotency_Key='"k-1"').status_code == 201
     problem = assert_problem(post(client, Fencing_Token="6", Idempotency_Key='"k-2"'), 412)
     assert (problem["charged"], problem["type"]) == (False, "tag:bank.example,2026:stale-fencing-token")
-    assert Debit.objects.count() == IdempotencyKey.objects.count() == 1
+    assert Debit.objects.count() == 1
     assert post(client, Fencing_Token="7", Idempotency_Key='"k-1"')["Idempotent-Replayed"] == "true"
 
 
@@ -195,7 +194,7 @@ def test_debits_of_one_reference(client: Client) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        *(f"after={value}" for value in ("", "-1", "x", "1.0", "٣", "%2B1", "9" * 19, "9" * 30, "%00")),
+        *(f"after={value}" for value in ("", "-1", "x", "1.5", "٣", "%2B1", "9" * 19, "9" * 30, "%00")),
         *(f"limit={value}" for value in ("0", "1001", "-1", "x", "")),
         *(f"reference={value}" for value in ("", "%00", "r" * 256)),
         "refrence=order-17",
