@@ -68,7 +68,8 @@ def add_options(parser: CommandParser) -> None:
         metavar="NAME|ADDRESS",
         nargs="+",
         help="redis (the default: REDIS_URL, or an embedded one, by stock kombu), reliable (the same by our own transport), "
-        "rabbitmq (BROKER_URL, or this machine's); several: each cell on each; or one address",
+        "rabbitmq (BROKER_URL, or this machine's), redis-plus (celery-redis-plus, on a Redis 7); several: each cell on each; "
+        "or one address",
     )
     what.add_argument("--queue", choices=QUEUES, help="the type of RabbitMQ's queues, default quorum")
     what.add_argument(

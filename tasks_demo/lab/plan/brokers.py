@@ -12,6 +12,7 @@ class BrokerKind:
     :param family: the value of ``--broker`` that means it; ``schemes``: of its addresses; ``queue``: the value of ``--queue``.
     :param loses_fetched: a message is gone if its worker dies between fetching and recording it.
     :param times_out: a message that stays unacknowledged for the visibility timeout is delivered again, though its worker lives.
+    :param sweep_seconds: how often it looks for the messages of workers that are gone, if that is seldom.
     """
 
     name: str
@@ -20,10 +21,16 @@ class BrokerKind:
     queue: str = ""
     loses_fetched: bool = False
     times_out: bool = False
+    sweep_seconds: float = 0.0
 
     @property
     def on_redis(self) -> bool:
         """Whether the broker is a Redis server, which then holds the leases too."""
+        return self.embedded or self.family == "redis-plus"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the lab can start a server of its own for it: a Redis 6.2."""
         return self.family in {"redis", "reliable"}
 
 
@@ -38,6 +45,8 @@ KINDS = {
         BrokerKind("rabbitmq-quorum", "rabbitmq", _AMQP, "quorum"),
         BrokerKind("rabbitmq-classic", "rabbitmq", _AMQP, "classic"),
         BrokerKind("reliable", "reliable", _RELIABLE),
+        # Its main process moves the timeout of what it holds, so that only a dead worker's messages are delivered again.
+        BrokerKind("redis-plus", "redis-plus", ("redis-plus", "redis-plus+socket"), sweep_seconds=60.0),
     )
 }
 FAMILIES = tuple(dict.fromkeys(kind.family for kind in KINDS.values()))

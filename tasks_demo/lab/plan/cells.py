@@ -192,8 +192,8 @@ def applies(pattern: str, fault: Fault, own: OwnTask | None = None) -> bool:
 
 
 def can_happen_on(broker: str, fault: Fault) -> bool:
-    """Whether the lab can inject the fault on this kind of broker: it kills only servers that it has started, which are Redis."""
-    return not fault.of_broker or KINDS[broker].on_redis
+    """Whether the lab can inject the fault on this kind of broker: it kills only servers that it has started."""
+    return not fault.of_broker or KINDS[broker].embedded
 
 
 def points_of(pattern: str, fault: Fault, own: OwnTask | None = None) -> tuple[Point, ...]:

@@ -82,9 +82,7 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         raise Refused(f"Tasks of a project are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
     for name in () if all_faults else faults:
         if not any(all(can_happen_on(broker.name, one) for one in parts(parse(name))) for broker in brokers):
-            raise Refused(
-                f"{name} would do nothing on {brokers[0].family}: the lab kills only servers that it starts, which are Redis."
-            )
+            raise Refused(f"{name} would do nothing on {brokers[0].family}: the lab kills only servers that it starts.")
     cells = plan(
         patterns=patterns,
         faults=[parse(name) for name in faults],

@@ -195,7 +195,7 @@ _BEFORE_EFFECT = {"claimed", "started", "effect_begun"}
 def _at_point(pattern: str, point: str, broker: BrokerKind) -> Prediction:
     """A SIGKILL exactly there; with early acknowledgement after it was sent, except at ``acking``."""
     if point == "fetched" and not broker.loses_fetched:
-        why = "The broker knows whom it has handed the message to, and delivers it again when that connection is gone."
+        why = "The broker still has a message that it has handed out, and delivers it again when the worker is gone."
         if pattern in EARLY:
             why += " An earlier job, acknowledged and running, dies with its worker."
             return predict(pattern, why, twice=False)

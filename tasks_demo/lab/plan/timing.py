@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 
@@ -94,7 +95,7 @@ def time_limit(cell: Cell) -> float:
     """Seconds after which a cell that is not quiescent and makes no progress is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
     each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT + disturbed(cell)
-    return _LIMIT + jobs + each * planned_faults(cell)
+    return _LIMIT + jobs + (each + KINDS[cell.broker].sweep_seconds) * planned_faults(cell)
 
 
 def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:
@@ -106,7 +107,7 @@ def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:
 def _expected(cell: Cell) -> float:
     jobs = cell.tasks * cell.clicks * (_EXPECTED_JOB + cell.work_ms / 1000)
     faults = planned_faults(cell) * (_EXPECTED_MAIN if cell.fault.victim in {"main", "group"} else _EXPECTED_FAULT)
-    waiting = VISIBILITY_AFTER_MAIN if BY_TIMEOUT.intersection(cell.faults) else 0.0
+    waiting = VISIBILITY_AFTER_MAIN + KINDS[cell.broker].sweep_seconds if BY_TIMEOUT.intersection(cell.faults) else 0.0
     waiting += disturbed(cell) * len(cell.victims)
     if cell.fault in OVERLAPPING:
         waiting += TOO_LONG_SECONDS * math.ceil(len(cell.victims) / MOST_OVERLAPPING)

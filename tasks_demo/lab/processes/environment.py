@@ -21,10 +21,9 @@ from tasks_demo.demo.shop.models import Booking
 from tasks_demo.demo.stack.bank import EmbeddedBank
 from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.lab.plan.brokers import REDIS, BrokerKind
-from tasks_demo.lab.processes.brokers import Broker, connect
+from tasks_demo.lab.processes.brokers import Broker, connect, redis_plus, reliable
 from tasks_demo.lab.processes.brokers.rabbitmq import DEFAULT_URL
 from tasks_demo.lab.processes.brokers.redis import RedisBroker
-from tasks_demo.lab.processes.brokers.reliable import redis_address
 from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_database, scratch_folder
 from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.ledger import database
@@ -59,7 +58,7 @@ def environment(
     """
     check_databases(demo=demo)
     others = [kind for kind in kinds if not kind.on_redis]
-    given = "" if others else redis_address(address)
+    given = "" if others else reliable.redis_address(redis_plus.redis_address(address))
     embedded = not given and django_settings.REDIS_IS_EMBEDDED
     redis_url = "" if embedded else given or django_settings.REDIS_URL
     with contextlib.ExitStack() as stack:
@@ -84,9 +83,9 @@ def environment(
             redis_url = stack.enter_context(EmbeddedRedis(own / "redis", socket_dir / "redis.sock")).url
         redis_server = RedisBroker(REDIS, redis_url, run_id)
         redis_server.prepare()
+        brokers |= {kind.name: connect(kind, redis_url, run_id) for kind in kinds if kind.on_redis}
         for broker in brokers.values():
             broker.prepare()
-        brokers |= {kind.name: connect(kind, redis_url, run_id) for kind in kinds if kind.on_redis}
         remove_leftovers(folder.parent, redis_server, *servers)
         if demo:
             check_bank(bank_url)

@@ -20,7 +20,7 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, LATENCY_SECONDS
 
-_PORTS = {"redis": 6379, "amqp": 5672}
+_PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672}
 _CHUNK = 65536
 #: Maximum time for the proxy's own thread to do what it is told, seconds.
 _ANSWER_SECONDS = 30.0

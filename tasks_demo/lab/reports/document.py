@@ -13,7 +13,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ def build(
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     found = {name: version(name) for name in ("celery", "kombu", "billiard", "redis", "django")}
+    with contextlib.suppress(PackageNotFoundError):
+        found["celery-redis-plus"] = version("celery-redis-plus")
     return {"python": platform.python_version(), **found}
 
 

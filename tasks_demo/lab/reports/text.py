@@ -59,6 +59,7 @@ _FAULTS = {
 BROKERS = {
     "redis": "stock Redis",
     "reliable": "our Redis transport",
+    "redis-plus": "Redis by celery-redis-plus",
     "rabbitmq-quorum": "RabbitMQ (quorum queues)",
     "rabbitmq-classic": "RabbitMQ (classic queues)",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tasks_demo.lab.plan.brokers import KINDS, BrokerKind
-from tasks_demo.lab.processes.brokers import rabbitmq, redis, reliable
+from tasks_demo.lab.processes.brokers import rabbitmq, redis, redis_plus, reliable
 from tasks_demo.lab.processes.brokers.protocol import (
     Broker,
     Holdings,
@@ -23,11 +23,13 @@ _BROKERS: dict[str, Callable[[BrokerKind, str, str], Broker]] = {
     "redis": redis.RedisBroker,
     "rabbitmq": rabbitmq.RabbitBroker,
     "reliable": reliable.ReliableBroker,
+    "redis-plus": redis_plus.RedisPlusBroker,
 }
 _WATCHES: dict[str, Callable[[str, OnFetched | None], None]] = {
     "redis": redis.watch,
     "rabbitmq": rabbitmq.watch,
     "reliable": reliable.watch,
+    "redis-plus": redis_plus.watch,
 }
 
 

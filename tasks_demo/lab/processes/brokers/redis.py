@@ -46,6 +46,8 @@ class RedisLane:
     """A key prefix on a Redis server: queues, unacknowledged messages and locks of one cell, and of no other."""
 
     queue: Queue | None = None
+    #: The command in which an idle worker is blocked.
+    waits_in = "brpop"
 
     def __init__(self, url: str, prefix: str) -> None:
         self.url = url
@@ -95,17 +97,27 @@ class RedisLane:
     def holdings(self, worker: str | None = None) -> Holdings:
         """Messages that wait for a worker and messages that are not acknowledged (those with an ETA included).
 
-        ``moving``: the worker is not blocked in BRPOP, so it may have popped a message that is in neither list. One
+        ``moving``: the worker is not blocked, waiting for messages, so it may have popped a message that is in neither list. One
         transaction: nothing moves between the answers.
         """
         with self.client.pipeline() as together:
-            for name in _LISTS:
-                together.llen(self.prefix + name)
-            together.hlen(f"{self.prefix}unacked")
+            self._ask(together)
             together.client_list(_type="normal")
-            *queued, unacked, clients = together.execute()
-        waiting = {client["name"] for client in clients if client["cmd"] == "brpop" and "b" in client["flags"]}
-        return Holdings(sum(queued), unacked, moving=worker is not None and self.prefix + worker not in waiting)
+            *answers, clients = together.execute()
+        queued, unacked = self._told(answers)
+        waiting = {client["name"] for client in clients if client["cmd"] == self.waits_in and "b" in client["flags"]}
+        return Holdings(queued, unacked, moving=worker is not None and self.prefix + worker not in waiting)
+
+    def _ask(self, together: Any) -> None:
+        """Ask, in this transaction, for what ``_told`` counts."""
+        for name in _LISTS:
+            together.llen(self.prefix + name)
+        together.hlen(f"{self.prefix}unacked")
+
+    def _told(self, answers: list[int]) -> tuple[int, int]:
+        """How many messages are queued, and how many are unacknowledged."""
+        *queued, unacked = answers
+        return sum(queued), unacked
 
     def put(self, text: bytes) -> None:
         """Put this into its queue, as any client of Redis can."""
