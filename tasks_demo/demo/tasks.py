@@ -39,16 +39,21 @@ def _operation(
     return operation
 
 
+def _begin(customer: str, amount: int, work_ms: int) -> str:
+    """Do the job's work before its effect. Returns its operation key."""
+    subject = current()
+    reached(Point.EFFECT_BEGUN)
+    if work_ms:
+        time.sleep(work_ms / 1000)  # the job's own work, not a wait for something
+    # A task that is called as a function has no delivery and no task ID.
+    return subject.operation if subject else f"direct:{customer}:{amount}:{time.time_ns()}"
+
+
 def _charge(
     task: Any, customer: str, amount: int, work_ms: int, *, with_key: bool, fence: int | None = None
 ) -> dict[str, Any]:
     """Debit ``amount`` cents after ``work_ms`` milliseconds of work. Returns the task's result."""
-    subject = current()
-    # A task that is called as a function has no delivery and no task ID.
-    operation = subject.operation if subject else f"direct:{customer}:{amount}:{time.time_ns()}"
-    reached(Point.EFFECT_BEGUN)
-    if work_ms:
-        time.sleep(work_ms / 1000)  # the job's own work, not a wait for something
+    operation = _begin(customer, amount, work_ms)
     try:
         receipt = bank().debit(
             account=customer,
@@ -116,12 +121,8 @@ def charge_inbox(
     self: Any, customer: str, amount: int, work_ms: int = 0, operation: str | None = None
 ) -> dict[str, Any]:
     """Charge a customer once per operation key, in our own database: booking and inbox entry are committed together."""
-    subject = current()
-    reached(Point.EFFECT_BEGUN)
-    if work_ms:
-        time.sleep(work_ms / 1000)  # the job's own work, not a wait for something
     booking = Booking.objects.create(
-        operation=subject.operation if subject else f"direct:{customer}:{amount}:{time.time_ns()}",
+        operation=_begin(customer, amount, work_ms),
         task_id=self.request.id or "",
         customer=customer,
         amount=amount,

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from django.db import connections
 
 from tasks_demo.core.exceptions import InvalidSetting
+from tasks_demo.core.lifecycle import described
 
 #: Maximum time to wait for one reply of a server, seconds.
 PATIENCE = 3.0
@@ -84,9 +85,7 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
 
 def reason(error: BaseException) -> str:
     """Return class and text of an error, or of its cause if it has one, on one line."""
-    cause = error.__cause__ or error
-    text = " ".join(str(cause).split()).rstrip(".")
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+    return described(error.__cause__ or error)
 
 
 def address(url: str) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import redis
 
 from tasks_demo.core.exceptions import LeaseStoreUnavailable
+from tasks_demo.core.lifecycle import described
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.process import Process, parse_process
 
@@ -65,7 +66,7 @@ def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
         answers = pipe.execute(raise_on_error=False)
     except (redis.RedisError, OSError, ValueError) as error:
         raise LeaseStoreUnavailable(
-            f"Redis did not list the leases: {type(error).__name__}: {str(error).rstrip('.')}. Check the server that "
+            f"Redis did not list the leases: {described(error)}. Check the server that "
             "TASKS_DEMO_REDIS_URL names, and try again."
         ) from error
     records = [

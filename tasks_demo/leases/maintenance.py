@@ -9,6 +9,7 @@ from typing import Any, Final
 import redis
 
 from tasks_demo.core.exceptions import LeaseStoreUnavailable
+from tasks_demo.core.lifecycle import described
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import script
 
@@ -83,7 +84,7 @@ def forget(
 
 def _unavailable(what: str, operation: str, error: Exception) -> LeaseStoreUnavailable:
     return LeaseStoreUnavailable(
-        f"Redis did not {what} the record of operation {operation!r}: {type(error).__name__}: {str(error).rstrip('.')}. Check "
+        f"Redis did not {what} the record of operation {operation!r}: {described(error)}. Check "
         "the server that TASKS_DEMO_REDIS_URL names, and try again."
     )
 

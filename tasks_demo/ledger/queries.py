@@ -72,20 +72,16 @@ RECENT = 86400.0
 def gaps(since: datetime, until: datetime | None = None) -> Gaps | None:
     """Sum the gaps that overlap this period, at most the newest MOST_GAPS. Returns None if there are none."""
     latest = Event.objects.filter(_IS_GAP, at__gte=since).order_by("-at").values_list("detail", flat=True)[:MOST_GAPS]
-    those = [each for each in latest if until is None or _moment(each["since"]) <= clock.aware(until)]
+    those = [each for each in latest if until is None or datetime.fromisoformat(each["since"]) <= clock.aware(until)]
     if not those:
         return None
     return Gaps(
         processes=len(those),
-        since=min(_moment(each["since"]) for each in those),
-        until=max(_moment(each["until"]) for each in those),
+        since=min(datetime.fromisoformat(each["since"]) for each in those),
+        until=max(datetime.fromisoformat(each["until"]) for each in those),
         late=sum(int(each["late"]) for each in those),
         lost=sum(int(each["lost"]) for each in those),
     )
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def gaps_of(tally: Tally) -> Gaps | None:

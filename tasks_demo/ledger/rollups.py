@@ -102,11 +102,9 @@ def missing(known: RollupState | None) -> int:
     return max(0, _newest_event(alias()) - (known.fresh if known else 0))
 
 
-def totals(span: int = DAY, since: int | None = None) -> list[dict[str, Any]]:
-    """Sum the counts of each task and pattern; ``since``: seconds since the epoch."""
+def totals(span: int = DAY) -> list[dict[str, Any]]:
+    """Sum the counts of each task and pattern."""
     rows = Rollup.objects.using(alias()).filter(span=span)
-    if since is not None:
-        rows = rows.filter(start__gte=since)
     return [dict(row) for row in rows.values("task", "pattern").annotate(**_SUMS).order_by("pattern", "task")]
 
 
@@ -181,8 +179,8 @@ def _newest_event(using: str) -> int:
     return int(Event.objects.using(using).aggregate(newest=Max("id"))["newest"] or 0)
 
 
-def _after(using: str, number: int, last: int | None) -> list[tuple[int, str, str, str]]:
-    events = Event.objects.using(using).filter(id__gt=number, **({"id__lte": last} if last is not None else {}))
+def _after(using: str, number: int, last: int) -> list[tuple[int, str, str, str]]:
+    events = Event.objects.using(using).filter(id__gt=number, id__lte=last)
     return list(events.order_by("id").values_list("id", "task_id", "kind", "operation")[:EVENTS_AT_ONCE])
 
 
@@ -202,7 +200,7 @@ def _minutes_of(using: str, events: Iterable[tuple[int, str, str, str]]) -> set[
     return found
 
 
-def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def _parts(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[start : start + _MOST_PARAMETERS] for start in range(0, len(values), _MOST_PARAMETERS))
 
 
@@ -250,9 +248,8 @@ def _store(using: str, known: RollupState, counted: dict[Unit, list[Rollup]], no
 
 def _replace(using: str, span: int, rows: dict[int, list[Rollup]]) -> None:
     ours = Rollup.objects.using(using)
-    starts = sorted(rows)
-    for begin in range(0, len(starts), _MOST_PARAMETERS):
-        ours.filter(span=span, start__in=starts[begin : begin + _MOST_PARAMETERS]).delete()
+    for starts in _parts(sorted(rows)):
+        ours.filter(span=span, start__in=starts).delete()
     ours.bulk_create([row for some in rows.values() for row in some])
 
 

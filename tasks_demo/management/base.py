@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import select
 import sys
+from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.management.arguments import Exit
+from tasks_demo.management.output import carrying_all
 
 
 class PackageCommand(BaseCommand):
-    """Ends quietly when nobody reads its output any more, as in ``| head``. What it had not done by then is not done."""
+    """Ends with code 4 where something that it needs is not ready, and quietly when nobody reads its output any more, as in
+    ``| head``. What it had not done by then is not done. Its output may hold any character."""
 
     def run_from_argv(self, argv: list[str]) -> None:
         try:
@@ -22,6 +26,13 @@ class PackageCommand(BaseCommand):
             if not _output_is_closed():
                 raise
             sys.exit(Exit.OUTPUT_CLOSED)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        carrying_all(sys.stdout)
+        try:
+            return super().execute(*args, **options)
+        except EnvironmentNotReady as error:
+            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
 
 
 def _output_is_closed() -> bool:

@@ -34,7 +34,7 @@ from django.utils.timezone import now
 from kombu.exceptions import OperationalError as BrokerError
 
 from tasks_demo.core.conf import settings
-from tasks_demo.core.lifecycle import job_fields
+from tasks_demo.core.lifecycle import described, job_fields
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.reconciler import Reconciler
@@ -269,5 +269,4 @@ def _back_off(times: int) -> float:
 
 
 def _described(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error, BrokerError) and error.__cause__ else error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split()).rstrip('.')}"
+    return described(error.__cause__ if isinstance(error, BrokerError) and error.__cause__ else error)

@@ -24,6 +24,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox.evidence import OPEN, next_look
 from tasks_demo.outbox.reporting import first_look
+from tasks_demo.patterns import operation_records
 from tasks_demo.patterns.attempts import alias_of
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.records.models import OutboxMessage, Parked
@@ -40,15 +41,7 @@ def overdue(using: str | None = None) -> float:
 
 def prune(before: datetime, using: str | None = None, *, most: int | None = None) -> int:
     """Delete messages that finished before this time, 1000 per commit, at most ``most``. Returns the number deleted."""
-    rows = OutboxMessage.objects.using(using or router.db_for_write(OutboxMessage))
-    deleted = 0
-    while most is None or deleted < most:
-        size = 1000 if most is None else min(1000, most - deleted)
-        ids = list(rows.filter(finished_at__lt=before).order_by("finished_at").values_list("id", flat=True)[:size])
-        deleted += rows.filter(id__in=ids).delete()[0]
-        if len(ids) < size:
-            break
-    return deleted
+    return operation_records.prune(OutboxMessage, "finished_at", before, using, most)
 
 
 class Table:

@@ -76,11 +76,17 @@ def _insert(model: type[Model], vendor: str) -> str:
     )
 
 
-def prune(model: type[Model], moment: str, before: datetime, using: str | None) -> int:
-    """Delete the rows whose column ``moment`` is earlier than ``before``, BATCH per commit; return the number deleted."""
+def prune(model: type[Model], moment: str, before: datetime, using: str | None, most: int | None = None) -> int:
+    """Delete the rows whose column ``moment`` is earlier than ``before``, BATCH per commit, at most ``most``; return the number
+    deleted.
+    """
     rows: Any = model._base_manager.using(using or router.db_for_write(model))
+    old = {f"{moment}__lt": before}
     removed = 0
-    while keys := list(rows.filter(**{f"{moment}__lt": before}).order_by(moment).values_list("pk", flat=True)[:BATCH]):
+    while True:
+        size = BATCH if most is None else min(BATCH, most - removed)
+        keys = list(rows.filter(**old).order_by(moment).values_list("pk", flat=True)[:size])
+        if not keys:
+            return removed
         # The condition is repeated so that a row that was claimed anew meanwhile is kept.
-        removed += rows.filter(pk__in=keys, **{f"{moment}__lt": before}).delete()[0]
-    return removed
+        removed += rows.filter(pk__in=keys, **old).delete()[0]

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidSetting, RequeueFailed
+from tasks_demo.core.lifecycle import described
 from tasks_demo.core.masking import masked, masked_call, masked_text
 from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Decision, Parked
@@ -154,10 +155,9 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, InvalidSetting, OSError) as error:
-        cause = error.__cause__ or error
         raise EnvironmentNotReady(
-            f"The broker's Redis did not list or decide its dead letters ({type(cause).__name__}: {str(cause).rstrip('.')}). "
-            "They stay there until somebody decides. Start it, or make it writable, and list them again."
+            f"The broker's Redis did not list or decide its dead letters ({described(error.__cause__ or error)}). They stay "
+            "there until somebody decides. Start it, or make it writable, and list them again."
         ) from error
 
 

@@ -18,6 +18,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, RequeueFailed, Unroutable
+from tasks_demo.core.lifecycle import described
 from tasks_demo.outbox.batches import Batch
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.patterns.requeue import PARKED
@@ -76,8 +77,7 @@ def requeue(parked: Parked, *, by: str, why: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {str(cause).rstrip('.')}"
+    return described(error.__cause__ or error)
 
 
 def discard(parked: Parked, *, by: str, why: str) -> bool:

@@ -81,9 +81,9 @@ class EmbeddedServer(ABC):
         raise EnvironmentNotReady(f"{self} {what}. Last lines of {self.log}:\n{tail(self.log)}")
 
 
-def tail(log: Path, lines: int = 12) -> str:
+def tail(log: Path) -> str:
     """Return the last lines of a log file, or ``(no log)``."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(empty)"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-12:]) or "(empty)"
     except FileNotFoundError:
         return "(no log)"

@@ -13,12 +13,10 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from string import Template
-from types import FrameType
 from typing import IO
 
 from honcho.colour import get_colours
@@ -27,6 +25,7 @@ from honcho.printer import Message, Printer
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.processes import Process, spawn
+from tasks_demo.management.stopping import stop_signals
 
 _TICK_SECONDS = 0.1
 #: A process that is killed sooner after its start, seconds, is not started again: it would be killed in a loop.
@@ -84,7 +83,7 @@ class Formation:
         process exits, or is killed within LIVED_SECONDS of its start, the others are stopped, and EnvironmentNotReady names it.
         After the first signal each has ``grace`` seconds to end; a second signal kills immediately.
         """
-        with self._signals():
+        with stop_signals() as self._asked:
             try:
                 for name in sorted(self._commands, key=lambda name: name not in self._last):
                     self._start(name)
@@ -184,15 +183,3 @@ class Formation:
         # honcho's printer shows local time.
         now = datetime.now().astimezone()
         self._printer.write(Message(type="line", data=text, time=now, name=name, colour=self._colours.get(name)))
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def note(number: int, _frame: FrameType | None) -> None:
-            self._asked.append(number)
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

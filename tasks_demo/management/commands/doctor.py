@@ -7,13 +7,12 @@ import sys
 from itertools import groupby
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
-from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.doctor import Finding, State, examine
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.output import carrying_all, table
+from tasks_demo.management.output import table
 
 COLOURS = {State.OK: "SUCCESS", State.WARN: "WARNING", State.FAIL: "ERROR"}
 VERDICTS = {
@@ -37,10 +36,7 @@ class Command(PackageCommand):
         parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            rows = examine(options["app"])
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
+        rows = examine(options["app"])
         code = exit_code(rows)
         if options["json"]:
             shown = [
@@ -53,7 +49,6 @@ class Command(PackageCommand):
         sys.exit(code)
 
     def _show(self, rows: list[Finding]) -> None:
-        carrying_all(sys.stdout)
         for part, group in groupby(rows, key=lambda row: row.part):
             its = list(group)
             self.stdout.write(self.style.MIGRATE_HEADING(part))

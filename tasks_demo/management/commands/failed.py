@@ -15,7 +15,7 @@ from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.output import carrying_all, table
+from tasks_demo.management.output import table
 from tasks_demo.publishing.failed_jobs import OUTCOMES, impossible, run_again
 
 #: Maximum number of jobs that `list` prints, and that --all acts on.
@@ -69,7 +69,6 @@ class Command(PackageCommand):
         if not rows:
             self.stdout.write("No such job is on record.")
             return
-        carrying_all(sys.stdout)
         cells = [["task ID", "task", "first seen", "run again?"]]
         for row in rows:
             at = f"{clock.aware(row.first_at):%Y-%m-%d %H:%M:%S}"

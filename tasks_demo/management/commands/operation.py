@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error
 
-from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.core.exceptions import InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
@@ -102,8 +102,6 @@ class Command(PackageCommand):
             )
         except OperationHeld as error:
             raise CommandError(f"{error} (--even-if-held)", returncode=Exit.BROKEN) from error
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         if options["json"]:
             document = {"operation": found.operation, "removed": [trace.as_json() for trace in removed]}
             self.stdout.write(json.dumps(document, indent=2))

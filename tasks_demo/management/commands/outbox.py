@@ -15,7 +15,7 @@ from tasks_demo.core.masking import masked_text
 from tasks_demo.core.wording import escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.output import carrying_all, table
+from tasks_demo.management.output import table
 from tasks_demo.management.people import who
 from tasks_demo.outbox.decisions import cancel, hasten
 from tasks_demo.records.models import OutboxMessage
@@ -68,7 +68,6 @@ class Command(PackageCommand):
         if not rows:
             self.stdout.write("No message waits.")
             return
-        carrying_all(sys.stdout)
         rows_shown = [["task ID", "task", "published", "due (UTC)", "error"]]
         for row in rows[:MOST]:
             due = f"{clock.aware(row.due_at).astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from celery import current_app
@@ -23,23 +24,13 @@ from tasks_demo.outbox.table import prune as prune_outbox
 from tasks_demo.patterns import claim_first, inbox, operation_records
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 
-
-def _fences(before: datetime, using: str) -> int:
-    """Delete fences last advanced before this time; return the number. A holder suspended since then could write again."""
-    return operation_records.prune(Fence, "at", before, using)
-
-
-def _attempts(before: datetime, using: str) -> int:
-    """Delete attempts of messages that were last counted before this time; return the number."""
-    return operation_records.prune(Attempt, "last_at", before, using)
-
-
 KINDS: tuple[tuple[tuple[str, str], type[Model], str, Callable[[datetime, str], int]], ...] = (
     (("claim", "claims"), Claim, "claimed_at", claim_first.prune),
     (("inbox entry", "inbox entries"), InboxEntry, "completed_at", inbox.prune),
     (("outbox message", "outbox messages"), OutboxMessage, "finished_at", prune_outbox),
-    (("attempt", "attempts"), Attempt, "last_at", _attempts),
-    (("fence", "fences"), Fence, "at", _fences),
+    (("attempt", "attempts"), Attempt, "last_at", partial(operation_records.prune, Attempt, "last_at")),
+    # A holder that has been suspended since its fence was last advanced could write again.
+    (("fence", "fences"), Fence, "at", partial(operation_records.prune, Fence, "at")),
 )
 
 

@@ -17,7 +17,7 @@ from tasks_demo.core.masking import masked, masked_call
 from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.output import carrying_all, table
+from tasks_demo.management.output import table
 from tasks_demo.management.people import who
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.publishing.allowed import registered
@@ -91,8 +91,6 @@ class Command(PackageCommand):
                     self._show(task_ids, options)
                 else:
                     self._decide(act, task_ids, why=options["why"], as_json=options["json"])
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except DatabaseError as error:
             raise CommandError(
                 f"The database of the parked messages cannot be used: {error}. Check DATABASE_URL and SHOP_DATABASE_URL, "
@@ -113,7 +111,6 @@ class Command(PackageCommand):
             facts = [*map(_facts, rows), *map(_facts_of_letter, letters)]
             self.stdout.write(json.dumps(facts, indent=2))
         elif rows or letters:
-            carrying_all(sys.stdout)
             cells = [["task ID", "task", "attempts", "kept in", "since (UTC), state" if everything else "since (UTC)"]]
             for row in rows:
                 at = _minute(clock.aware(row.parked_at)) + (f" {row.state}" if everything else "")
@@ -132,7 +129,6 @@ class Command(PackageCommand):
         found = [one for text in ids for one in self._known(text)]
         if options["json"]:
             self.stdout.write(json.dumps([_all_facts(one) for one in found], indent=2))
-        carrying_all(sys.stdout)
         for one in [] if options["json"] else found:
             for line in _lines_of_letter(one) if isinstance(one, DeadLetter) else _lines(one):
                 self.stdout.write(escaped(line))

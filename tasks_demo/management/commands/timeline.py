@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -19,7 +18,7 @@ from tasks_demo.ledger.reading import read_books
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.commands.read_books import trouble_of
-from tasks_demo.management.output import carrying_all, table
+from tasks_demo.management.output import table
 
 #: The counts of a tally that are shown.
 SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "faults")
@@ -86,7 +85,6 @@ class Command(PackageCommand):
             }
             self.stdout.write(json.dumps(document, indent=2))
             return
-        carrying_all(sys.stdout)
         title = self.style.MIGRATE_HEADING(escaped(tally.task_id))
         self.stdout.write(f"{title}  {escaped(tally.pattern or 'no pattern')}")
         if tally.task:

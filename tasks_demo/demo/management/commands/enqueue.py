@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey
+from tasks_demo.core.exceptions import InvalidOperationKey
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.core.wording import counted
 from tasks_demo.demo.publishing import publish
@@ -64,8 +64,6 @@ class Command(PackageCommand):
                         )
         except InvalidOperationKey as error:
             raise CommandError(f"--operation: {error} Nothing was published.", returncode=Exit.USAGE) from error
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:  # the second one: it is unknown whether the publication in progress succeeded
             raise CommandError(
                 f"Interrupted. In the queue: {sent} of {counted(count, 'job')}, and perhaps one more.",

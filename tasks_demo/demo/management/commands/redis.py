@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.demo.stack.server import tail
 from tasks_demo.management.arguments import Exit
@@ -46,7 +45,5 @@ class Command(PackageCommand):
                     f"{tail(server.log)}",
                     returncode=Exit.NOT_READY,
                 )
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:
             sys.exit(Exit.INTERRUPTED)

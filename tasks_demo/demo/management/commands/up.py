@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.db import OperationalError, connections
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
@@ -19,7 +19,6 @@ from tasks_demo.demo.stack.redis import listening
 from tasks_demo.demo.stack.up import Formation, read_procfile
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.output import carrying_all
 
 
 class Command(PackageCommand):
@@ -37,14 +36,11 @@ class Command(PackageCommand):
     def handle(self, *args: Any, port: int, **options: Any) -> None:
         without, ready = self._embedded()
         ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
-        carrying_all(sys.stdout)  # the parts log in UTF-8, which this terminal may not support
         try:
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
             shown = way_in(f"http://127.0.0.1:{port}/admin/tasks_demo/", self._prepare())
             formation = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR)
             code = formation.run(ready, then=lambda: print(shown, file=self.stdout, flush=True))
-        except EnvironmentNotReady as error:
-            raise CommandError(str(error), returncode=Exit.NOT_READY) from error
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
         sys.exit(code)
