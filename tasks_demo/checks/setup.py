@@ -22,6 +22,7 @@ from tasks_demo.transport import ALIAS
 
 #: kombu's own Redis transports, by their URL scheme.
 STOCK_REDIS = ("redis", "rediss", "sentinel")
+ON_REDIS = (*STOCK_REDIS, ALIAS)
 #: For each transport that redelivers unacknowledged messages after a time: the default in seconds, the transport option that
 #: sets it, and the service's maximum in seconds (kombu/transport/{redis,SQS/__init__,SLMQ,pgmq,azureservicebus}.py).
 #: RabbitMQ has ``consumer_timeout`` instead. Google's Pub/Sub has no such bound: kombu extends its deadlines. Nor has our own
@@ -132,6 +133,10 @@ class Setup:
         """Return the queue of this task's jobs unless a call names another; None if it cannot be determined."""
         return queue_of(self.app, self.queues, task)
 
+    @property
+    def is_redis(self) -> bool:
+        return self.transport in ON_REDIS
+
     @cached_property
     def is_rabbitmq(self) -> bool:
         return self.transport in RABBITMQ
@@ -232,7 +237,7 @@ def transport_of(url: str) -> str | None:
 
 def is_on_redis(url: str) -> bool:
     """Return whether the broker at this URL is a Redis server, by kombu's transports or by ours."""
-    return transport_of(url) in (*STOCK_REDIS, ALIAS)
+    return transport_of(url) in ON_REDIS
 
 
 def is_quorum(queue: Any) -> bool:

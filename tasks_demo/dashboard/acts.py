@@ -23,6 +23,7 @@ from django.urls import URLPattern, path, reverse
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.dashboard import audit, screens
+from tasks_demo.dashboard.tables import RecordsAdmin
 
 #: Rows that one confirmation acts on, and seconds after which it stops. What is left is acted on when it is asked for again.
 MOST_AT_ONCE, SECONDS = 200, 20.0
@@ -203,18 +204,25 @@ def perform(
         messages.error(request, shown(error, 1000))
 
 
-class Acting:
-    """A mixin for a ModelAdmin: its ``acts``, and the page ``act/`` that carries them out."""
+class ActingAdmin(RecordsAdmin):
+    """A table of the records with ``acts`` on its rows: actions of the list, and the page ``act/`` that carries them out."""
 
     acts: dict[str, Act] = {}
-    opts: Any
-    admin_site: Any
-    media: Any
+    change_list_template = "admin/tasks_demo_records/acting_list.html"
 
     def get_urls(self) -> list[URLPattern]:
         view = screens.outside_transactions(self.admin_site.admin_view(self.act_view))
-        urls: list[URLPattern] = super().get_urls()  # type: ignore[misc]
-        return [path("act/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_act"), *urls]
+        return [path("act/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_act"), *super().get_urls()]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Return an action ``NAME_selected`` for each act that this user may do; it asks for a confirmation."""
+        return {
+            f"{name}_selected": (_asking(name), f"{name}_selected", f"{act.verb} the selected {act.noun}s…")
+            for name, act in self.permitted(request)
+        }
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"acts_offered": self.permitted(request), **(extra_context or {})})
 
     def permitted(self, request: HttpRequest) -> list[tuple[str, Act]]:
         """Return the acts that this user may do, with their names."""
@@ -226,10 +234,7 @@ class Acting:
         if not request.user.has_perm(act.permission):
             raise PermissionDenied
         context = {
-            **self.admin_site.each_context(request),
-            "is_nav_sidebar_enabled": False,
-            "opts": self.opts,
-            "media": self.media,
+            **self.page_context(request, ""),
             "back": self._address("changelist"),
             **confirmation(request, act, name, dry(act, rows), self._address("act"), no_reason=no_reason),
         }
@@ -245,8 +250,7 @@ class Acting:
         if found is None:
             return HttpResponseRedirect(self._address("changelist"))
         act, sure = found
-        table: Any = self
-        rows = table.get_queryset(request).filter(pk__in=sure["ids"])
+        rows = self.get_queryset(request).filter(pk__in=sure["ids"])
         if not why_of(request):
             return self.ask(request, rows, sure["act"], no_reason=True)
         single = sure["ids"][0] if len(sure["ids"]) == 1 else None
@@ -259,3 +263,7 @@ class Acting:
     def _address(self, page: str, *args: Any) -> str:
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{page}"
         return reverse(name, args=args, current_app=self.admin_site.name)
+
+
+def _asking(name: str) -> Callable[[ActingAdmin, HttpRequest, QuerySet[Any]], HttpResponse]:
+    return lambda table, request, rows: table.ask(request, rows, name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks_demo.checks import applications
-from tasks_demo.checks.setup import Setup, is_on_redis
+from tasks_demo.checks.setup import Setup
 from tasks_demo.core.lifecycle import described
 from tasks_demo.outbox.held import Queue, oldest_ids, queue_state
 
@@ -122,12 +122,11 @@ class _Answer:
 
 @contextmanager
 def _connected(app: Any) -> Iterator[Any]:
-    options = dict(app.conf.broker_transport_options or {})
-    url = app.conf.broker_read_url or ""
-    first = str(url[0] if isinstance(url, (list, tuple)) and url else url)
-    if is_on_redis(first):
+    setup = Setup(app, ())
+    options = dict(setup.options)
+    if setup.is_redis:
         options |= {"socket_timeout": REPLY + ANSWERS, "socket_connect_timeout": REPLY}
-    elif first.startswith(("amqp", "pyamqp")):
+    elif setup.is_rabbitmq:
         options |= {"read_timeout": REPLY + ANSWERS, "write_timeout": REPLY}
     with app.connection_for_read(connect_timeout=REPLY, transport_options=options, heartbeat=0) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=REPLY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from django.apps import apps
@@ -15,14 +14,12 @@ from django.urls import reverse
 
 from tasks_demo.core.wording import counted
 from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
-from tasks_demo.dashboard.needs import Need, register
+from tasks_demo.dashboard.needs import Kept, Need, register
 from tasks_demo.dashboard.pages import promise_broken
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.ledger.models import Tally
 
 MOST_COUNTED = 1_000
-#: Seconds for which the result of the system checks is kept: settings change with a restart only.
-CHECKS_KEPT = 300.0
 #: Seconds for which a message of the outbox may be due.
 OVERDUE_SECONDS = 30.0
 
@@ -95,24 +92,25 @@ def dead_workers(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
     return found
 
 
-_checked: tuple[float, Sequence[Need]] | None = None
+#: The result of the system checks, kept for five minutes: settings change with a restart only.
+_checked = Kept[Sequence[Need]](300.0)
 
 
 def checks(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
     """Repeat the warnings of ``manage.py check --tag celery``."""
-    global _checked
-    if _checked is None or time.monotonic() - _checked[0] > CHECKS_KEPT:
-        messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
-        found = [
-            Need(
-                f"{message.id}: {str(message.msg).partition(chr(10))[0][:300]}",
-                str(message.hint or "")[:300],
-                bad=message.is_serious(),
-            )
-            for message in messages
-        ]
-        _checked = (time.monotonic(), found)
-    return _checked[1]
+    return _checked.get(_run_checks)
+
+
+def _run_checks() -> Sequence[Need]:
+    return [
+        Need(
+            f"{message.id}: {str(message.msg).partition(chr(10))[0][:300]}",
+            str(message.hint or "")[:300],
+            bad=message.is_serious(),
+        )
+        for message in run_checks(tags=["celery"])
+        if not message.is_silenced()
+    ]
 
 
 register("broken promises", broken_promises)

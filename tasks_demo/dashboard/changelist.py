@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 from tasks_demo.dashboard import by_worker
 from tasks_demo.dashboard.filters import PARAMETERS
-from tasks_demo.dashboard.keyset import Place, Segment, Tallies, TaskIdPage, count, read_page
+from tasks_demo.dashboard.keyset import Place, Segment, Tallies, count, read_page
 from tasks_demo.dashboard.pages import latest_first, problems_first
 from tasks_demo.dashboard.period import Filter
 from tasks_demo.ledger.models import Tally
@@ -88,11 +88,6 @@ class TaskIdList(ChangeList):
 
     def _link(self, name: str, place: Place | None) -> str:
         return self.get_query_string({name: str(place)}, remove=[AFTER, BEFORE, "p"]) if place else ""
-
-    @property
-    def page_of_task_ids(self) -> TaskIdPage:
-        """The page that is shown."""
-        return self._page
 
     @property
     def first_link(self) -> str:

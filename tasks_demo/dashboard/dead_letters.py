@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from tasks_demo.checks.setup import is_on_redis
+from tasks_demo.checks.setup import Setup
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
@@ -26,8 +25,8 @@ from tasks_demo.transport import DeadLetter
 
 #: Maximum number of dead letters on the page, and of characters of one that are shown.
 MOST_SHOWN, MOST_TEXT = 50, 20_000
-#: Maximum time to wait for one reply of Redis, seconds; and how long the overview repeats what it has seen.
-REPLY, KEPT_SECONDS = 0.5, 10.0
+#: Maximum time to wait for one reply of Redis, seconds.
+REPLY = 0.5
 VIEW = "tasks_demo_records.view_parked"
 UNREADABLE = "no worker can read it"
 
@@ -155,30 +154,29 @@ def _acts(letters: DeadLetters) -> dict[str, Act]:
     }
 
 
-_looked: tuple[float, str, int] | None = None
+#: What the overview has seen, repeated for ten seconds.
+_looked = needs.Kept[int](10.0)
 
 
 def waiting(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:
-    """Tell how many dead letters there are. Asks Redis at most every KEPT_SECONDS; a silent one is told of elsewhere."""
-    global _looked
-    where = str(current_app.conf.broker_read_url)
+    """Tell how many dead letters there are. Asks Redis at most every ten seconds; a silent one is told of elsewhere."""
     if not _is_on_redis():
         return []
-    if _looked is None or _looked[1] != where or time.monotonic() - _looked[0] > KEPT_SECONDS:
-        try:
-            with DeadLetters(REPLY) as letters:
-                count = letters.count()
-        except EnvironmentNotReady:
-            count = 0
-        _looked = (time.monotonic(), where, count)
+    count = _looked.get(_count, place=str(current_app.conf.broker_read_url))
     address = reverse("admin:tasks_demo_dead_letters", current_app=admin_site.name)
-    count = _looked[2]
     return [needs.Need(counted(count, "dead letter"), "Requeue or discard.", address)] if count else []
 
 
+def _count() -> int:
+    try:
+        with DeadLetters(REPLY) as letters:
+            return letters.count()
+    except EnvironmentNotReady:
+        return 0
+
+
 def _is_on_redis() -> bool:
-    url = current_app.conf.broker_read_url or ""
-    return is_on_redis(str(url[0] if isinstance(url, (list, tuple)) and url else url))
+    return Setup(current_app, ()).is_redis
 
 
 needs.register("dead letters", waiting, VIEW)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.ledger.models import Outcome, Tally
 
@@ -16,6 +19,14 @@ class Badge:
     mark: str
     word: str
     meaning: str
+
+
+def badge_element(badge: Badge) -> SafeString:
+    """Return a badge as HTML, as ``admin/tasks_demo/badge.html`` draws it."""
+    return format_html(
+        '<span class="badge badge-{}" title="{}"><span aria-hidden="true">{}</span> {}</span>',
+        badge.tone, badge.meaning, badge.mark, badge.word,
+    )  # fmt: skip
 
 
 VERDICTS: dict[str, Badge] = {

@@ -228,6 +228,6 @@ def _tone(moment: Moment) -> str:
     return "effect" if moment.kind == "effect" else "trouble" if moment.kind in _TROUBLE else ""
 
 
-def _cut(text: str, most: int = 20) -> str:
+def _cut(text: str) -> str:
     line = shown(text, 300)
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= 20 else f"{line[:19]}…"

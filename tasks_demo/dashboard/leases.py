@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,8 +25,6 @@ from tasks_demo.leases.stores import lease_place
 
 #: Maximum time to wait for one reply of Redis, seconds.
 REPLY = 0.5
-#: Seconds for which the overview repeats what it has seen.
-KEPT_SECONDS = 10.0
 EXPIRED = Badge(
     "lost", "✗", "lease expired", "its holder did not complete it and does not renew it: the next delivery takes it"
 )
@@ -70,17 +67,15 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
     return screens.page(request, admin_site, "admin/tasks_demo/leases.html", context)
 
 
-_looked: tuple[float, str, Listing, str] | None = None
+#: What the overview has seen, repeated for ten seconds.
+_looked = needs.Kept[tuple[Listing, str]](10.0)
 
 
 def stuck(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:
-    """Tell how many operations nobody works on although a claim holds them. Asks Redis at most every KEPT_SECONDS."""
-    global _looked
-    where = f"{settings.REDIS_URL} {settings.KEY_PREFIX}"
-    if _looked is None or _looked[1] != where or time.monotonic() - _looked[0] > KEPT_SECONDS:
-        listing, trouble = _listing("") if _can_be_listed() else (Listing(), "")
-        _looked = (time.monotonic(), where, listing, trouble)
-    _, _, listing, trouble = _looked
+    """Tell how many operations nobody works on although a claim holds them. Asks Redis at most every ten seconds."""
+    if not _can_be_listed():
+        return []
+    listing, trouble = _looked.get(lambda: _listing(""), place=f"{settings.REDIS_URL} {settings.KEY_PREFIX}")
     address = reverse("admin:tasks_demo_leases", current_app=admin_site.name)
     if trouble:
         return [needs.Need("Leases cannot be read", trouble, address)]

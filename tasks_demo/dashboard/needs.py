@@ -6,12 +6,15 @@ A function that fails is shown as such: one database that is away must not hide 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,20 @@ class Panel:
 
     template: str
     context: Callable[[HttpRequest, AdminSite], Mapping[str, Any] | None]
+
+
+class Kept(Generic[T]):
+    """Repeats an answer for some seconds, as long as the question is about the same ``place``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._known: tuple[float, str, T] | None = None
+
+    def get(self, ask: Callable[[], T], place: str = "") -> T:
+        now = time.monotonic()
+        if self._known is None or self._known[1] != place or now - self._known[0] > self._seconds:
+            self._known = (now, place, ask())
+        return self._known[2]
 
 
 _finders: dict[str, tuple[Find, str]] = {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import router
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -15,55 +13,26 @@ from django.utils.http import urlencode
 
 from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey, OperationHeld, UnknownTask
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.search import StorableLookups
+from tasks_demo.dashboard.tables import RecordsAdmin
 from tasks_demo.dashboard.times import time_column
 from tasks_demo.operations import Known, forget, known
 from tasks_demo.records.models import ForgottenOperation
-
-if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[ForgottenOperation]
-else:
-    _Admin = admin.ModelAdmin
-
 
 screens.register_list("Operations", ForgottenOperation, place=55)
 
 
 @admin.register(ForgottenOperation)
-class ForgottenOperationAdmin(StorableLookups, _Admin):
+class ForgottenOperationAdmin(RecordsAdmin):
     """Read-only list and page of forgotten operations, and ``look/``, which shows an operation and can forget it."""
 
+    list_title = "Operations"
     list_display = ("operation", "task", "by", time_column("at"), "outcome")
     search_fields = ("operation__startswith",)
     search_help_text = "An operation, or the beginning of one."
     ordering = ("-id",)
     sortable_by = ()
-    list_per_page = 50
-    show_full_result_count = False
     actions = None
     change_list_template = "admin/tasks_demo_records/operation/list.html"
-
-    class Media:
-        css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ForgottenOperation]:
-        # Read from the primary: the page shown right after forgetting must list the operation.
-        return super().get_queryset(request).using(router.db_for_write(ForgottenOperation))
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # The columns need the width, as on the ledger's list.
-        return super().changelist_view(
-            request, {"title": "Operations", "is_nav_sidebar_enabled": False, **(extra_context or {})}
-        )
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: ForgottenOperation | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: ForgottenOperation | None = None) -> bool:
-        return False
 
     def has_forget_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tasks_demo_records.forget_operation")
@@ -95,11 +64,7 @@ class ForgottenOperationAdmin(StorableLookups, _Admin):
                 return self._forget(request, found, task, why)
         removable = [trace for trace in found.traces if trace.removable] if found else []
         context = {
-            **self.admin_site.each_context(request),
-            "is_nav_sidebar_enabled": False,
-            "opts": self.opts,
-            "media": self.media,
-            "title": "Look at an operation",
+            **self.page_context(request, "Look at an operation"),
             "key": key,
             "task": task,
             "found": found,

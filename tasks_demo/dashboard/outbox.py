@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from pprint import pformat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import current_app
 from django.contrib import admin
-from django.db import router
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from tasks_demo.core.masking import masked, masked_call, masked_text
 from tasks_demo.core.wording import shown
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.acts import Act, Acting
-from tasks_demo.dashboard.search import StorableLookups
+from tasks_demo.dashboard.acts import Act, ActingAdmin
 from tasks_demo.dashboard.times import time_column
 from tasks_demo.outbox.decisions import BEGUN, ENDED, HANDED_OVER, cancel, due, hasten
 from tasks_demo.publishing.allowed import registered
 from tasks_demo.records.models import OutboxMessage
-
-if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[OutboxMessage]
-else:
-    _Admin = admin.ModelAdmin
 
 #: Maximum number of characters shown of the arguments, and of an error in the list.
 MOST_SHOWN, MOST_OF_ERROR = 20_000, 120
@@ -58,9 +51,10 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
+class OutboxMessageAdmin(ActingAdmin):
     """The list and the page of messages. No field can be edited."""
 
+    list_title = "Outbox"
     list_display = (
         "task_id",
         "task",
@@ -76,12 +70,8 @@ class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
     search_help_text = "A task ID, or the beginning of one."
     ordering = ("-id",)
     sortable_by = ()
-    list_per_page = 50
     list_max_show_all = 0
-    show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    actions = ("hasten_selected", "cancel_selected")
-    change_list_template = "admin/tasks_demo_records/acting_list.html"
     fields = (
         "task_id", "task", "state", "arguments_shown", "options_shown", "created_at", "due_at", "publications", "failures",
         "error_shown", "queue", "published_at", "started_at", "started_by", "seen_at", "finished_at",
@@ -110,46 +100,6 @@ class OutboxMessageAdmin(Acting, StorableLookups, _Admin):
             {"has ended": ENDED, "a worker has begun it, and nothing here stops a worker": BEGUN},
         ),
     }
-
-    class Media:
-        css = {"all": ("tasks_demo/dashboard.css", "tasks_demo/quarantine.css")}
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxMessage]:
-        # Read from the primary: the list shown right after an act must show what it did.
-        return super().get_queryset(request).using(router.db_for_write(OutboxMessage))
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # The columns need the width, as on the ledger's list.
-        context = {
-            "title": "Outbox",
-            "is_nav_sidebar_enabled": False,
-            "acts_offered": self.permitted(request),
-            **(extra_context or {}),
-        }
-        return super().changelist_view(request, context)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
-        return False
-
-    def has_hasten_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(self.acts["hasten"].permission)
-
-    def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(self.acts["cancel"].permission)
-
-    @admin.action(description="Publish the selected messages now…", permissions=["hasten"])
-    def hasten_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse:
-        return self.ask(request, queryset, "hasten")
-
-    @admin.action(description="Cancel the selected messages…", permissions=["cancel"])
-    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse:
-        return self.ask(request, queryset, "cancel")
 
     @admin.display(description="state")
     def state(self, message: OutboxMessage) -> str:

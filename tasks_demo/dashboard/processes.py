@@ -49,11 +49,6 @@ class Worker:
         return STATES[self.state]
 
     @property
-    def is_over(self) -> bool:
-        """Whether it can hold no job any more, as far as is known."""
-        return self.state in (DEAD, STOPPED)
-
-    @property
     def lived(self) -> timedelta:
         """From its start to its last report."""
         return max((self.row.stopped_at or self.row.seen_at) - self.row.started_at, timedelta())
@@ -64,12 +59,12 @@ class Worker:
         return len(self.row.held) + int(self.row.held_more)
 
 
-def workers(most: int = MOST_SHOWN) -> tuple[list[Worker], bool]:
+def workers() -> tuple[list[Worker], bool]:
     """Return the latest processes: those that have not ended by themselves first. Also returns whether some were left out."""
-    rows = list(_rows().order_by("-id")[: most + 1])
-    found = _judged(rows[:most])
+    rows = list(_rows().order_by("-id")[: MOST_SHOWN + 1])
+    found = _judged(rows[:MOST_SHOWN])
     order = (ALIVE, SILENT, DEAD, STOPPED)
-    return sorted(found, key=lambda worker: order.index(worker.state)), len(rows) > most
+    return sorted(found, key=lambda worker: order.index(worker.state)), len(rows) > MOST_SHOWN
 
 
 def unstopped(most: int) -> list[Worker]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -22,21 +22,17 @@ from tasks_demo.dashboard import export, overview, screens  # noqa: F401  (overv
 from tasks_demo.dashboard.changelist import TaskIdList
 from tasks_demo.dashboard.filters import FILTERS, understood
 from tasks_demo.dashboard.keyset import Tallies
-from tasks_demo.dashboard.labels import BROKEN, Badge, badge, outcome_badge
+from tasks_demo.dashboard.labels import BROKEN, badge, badge_element, outcome_badge
 from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import all_matching, matching
+from tasks_demo.dashboard.tables import ReadOnlyAdmin
 from tasks_demo.dashboard.task_page import loud, task_page
 from tasks_demo.dashboard.times import time_element
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import RECENT, gaps
 from tasks_demo.ledger.reading import read_books
 from tasks_demo.ledger.rollups import fold
-
-if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[Tally]
-else:
-    _Admin = admin.ModelAdmin
 
 #: Maximum time for which the button counts, seconds.
 COUNT_SECONDS = 2.0
@@ -45,7 +41,7 @@ _WIDE = {"is_nav_sidebar_enabled": False}
 
 
 @admin.register(Tally)
-class TallyAdmin(_Admin):
+class TallyAdmin(ReadOnlyAdmin):
     """The list of task IDs, and the page of one task ID."""
 
     list_display = (
@@ -64,22 +60,11 @@ class TallyAdmin(_Admin):
     sortable_by = ()
     search_fields = ("task_id", "operation", "task")
     search_help_text = "A task ID, an operation, the name of a task or of a worker, or the beginning of one."
-    list_per_page = 50
     list_max_show_all = 0
     # The page of a task ID does not need them, and to add them to 50 links takes an eighth of the list's time.
     preserve_filters = False
-    show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     actions = None
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Tally | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Tally | None = None) -> bool:
-        return False
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return TaskIdList
@@ -186,7 +171,7 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="outcome")
     def outcome_sign(self, tally: Tally) -> SafeString:
-        return _badge(outcome_badge(tally.outcome, tally.verdict))
+        return badge_element(outcome_badge(tally.outcome, tally.verdict))
 
     @admin.display(description="deliveries")
     def deliveries_n(self, tally: Tally) -> int:
@@ -206,9 +191,8 @@ class TallyAdmin(_Admin):
 
     @admin.display(description="verdict")
     def sign(self, tally: Tally) -> SafeString:
-        return format_html(
-            "{}{}", _badge(badge(tally.verdict, books=tally.books)), _badge(BROKEN) if tally.broken else ""
-        )
+        verdict = badge_element(badge(tally.verdict, books=tally.books))
+        return format_html("{}{}", verdict, badge_element(BROKEN) if tally.broken else "")
 
     @admin.display(description="last worker, run")
     def where(self, tally: Tally) -> SafeString:
@@ -225,13 +209,3 @@ screens.register_list("Task IDs", Tally, place=20)
 
 def _number(value: int, *, stressed: bool) -> SafeString:
     return format_html('<strong class="loud">{}</strong>' if stressed else "{}", value)
-
-
-def _badge(sign: Badge) -> SafeString:
-    return format_html(
-        '<span class="badge badge-{}" title="{}"><span aria-hidden="true">{}</span> {}</span>',
-        sign.tone,
-        sign.meaning,
-        sign.mark,
-        sign.word,
-    )

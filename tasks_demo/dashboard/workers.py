@@ -15,7 +15,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.wording import counted
 from tasks_demo.dashboard import broker_state, live, screens
 from tasks_demo.dashboard.broker_state import Said
-from tasks_demo.dashboard.held_jobs import MOST_EVENTS, held_jobs
+from tasks_demo.dashboard.held_jobs import held_jobs
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.dashboard.processes import ALIVE, MOST_SHOWN, Worker, worker, workers
 from tasks_demo.dashboard.refresh import freshness
@@ -93,7 +93,6 @@ def worker_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> H
         "jobs": held_jobs(found),
         "ended": _ended(found),
         "freshness": freshness(),
-        "most_events": MOST_EVENTS,
     }
     return screens.page(request, admin_site, "admin/tasks_demo/workers/worker.html", shown)
 

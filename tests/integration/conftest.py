@@ -1,13 +1,15 @@
-"""Fixtures for the example project, shared by all integration tests."""
+"""Fixtures that the integration tests share: the example project, RabbitMQ, Redis, the table of the outbox."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.outbox.outbox_ground import elsewhere, table
+from tests.integration.quarantine.letters import broker_client
 from tests.integration.servers.rabbitmq import rabbitmq
 from tests.integration.stranger import any_broker, stranger
 
-__all__ = ["any_broker", "no_task_elsewhere", "rabbitmq", "stranger"]
+__all__ = ["any_broker", "broker_client", "elsewhere", "no_task_elsewhere", "rabbitmq", "stranger", "table"]
 
 
 @pytest.fixture

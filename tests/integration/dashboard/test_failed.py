@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
-from django.contrib.sessions.models import Session
 from django.db import router
 from django.test import Client
 
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.outbox.enqueue import enqueue
-from tasks_demo.records.models import OutboxMessage, Parked
-from tests.integration.dashboard.test_parked import somebody, text
+from tasks_demo.records.models import OutboxMessage
+from tests.integration.dashboard.pages import confirm, somebody, text
 from tests.integration.ledger.ledger_rows import append, life
 from tests.integration.quarantine.parked_rows import lying
 
@@ -25,13 +21,6 @@ pytestmark = pytest.mark.usefixtures("records")
 
 PAGE = "/admin/tasks_demo/tally/failed/"
 TASK = "tasks_demo.charge_outbox"
-
-
-@pytest.fixture
-def records(ledger: None) -> Iterator[None]:
-    yield
-    for model in (OutboxMessage, Parked, LogEntry, Session, User):
-        model.objects.all().delete()
 
 
 @pytest.fixture
@@ -53,11 +42,6 @@ def ask(client: Client, *task_ids: str, query: str = "", **fields: str) -> Any:
     return client.post(f"{PAGE}{query}", {"task_id": list(task_ids), **fields})
 
 
-def confirm(client: Client, asked: Any, why: str = "the bank is back", query: str = "") -> Any:
-    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode()) or [""]
-    return client.post(f"{PAGE}{query}", {"sure": sure, "why": why})
-
-
 def again(*first: str) -> list[OutboxMessage]:
     return list(OutboxMessage.objects.exclude(task_id__in=first))
 
@@ -68,7 +52,7 @@ def test_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) ->
     asked = ask(keeper, one)
     assert "Run again: 1 job" in text(asked)
     assert again(one) == [], "counting publishes nothing"
-    assert confirm(keeper, asked).headers["Location"] == PAGE
+    assert confirm(keeper, PAGE, asked, "the bank is back").headers["Location"] == PAGE
     (new,) = again(one)
     first = OutboxMessage.objects.get(task_id=one)
     assert (new.task, new.arguments, new.options) == (first.task, first.arguments, first.options)
@@ -78,13 +62,13 @@ def test_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) ->
         f"1 job published again. Why: the bank is back Filter: none. New task IDs: {new.task_id}."
         in entry.change_message
     )
-    confirm(keeper, asked)
+    confirm(keeper, PAGE, asked, "the bank is back")
     assert len(again(one)) == 1, "a form that is sent twice acts once"
 
 
 def test_job_whose_key_is_its_task_id_keeps_it(keeper: Client) -> None:
     one = failed()
-    confirm(keeper, ask(keeper, one))
+    confirm(keeper, PAGE, ask(keeper, one))
     (new,) = again(one)
     assert new.options["headers"]["tasks_demo_operation"].endswith(f":{one}")
 
@@ -93,7 +77,7 @@ def test_all_that_match_the_filter(keeper: Client) -> None:
     ours, other = [failed(f"k{number}") for number in range(3)], failed("other", task="shop.other")
     asked = ask(keeper, query=f"?task={TASK}", all="1")
     assert "Run again: 3 jobs" in text(asked)
-    confirm(keeper, asked, query=f"?task={TASK}")
+    confirm(keeper, f"{PAGE}?task={TASK}", asked)
     assert len(again(*ours, other)) == 3
     assert f"task={TASK}" in LogEntry.objects.get().change_message
 
@@ -122,14 +106,13 @@ def test_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> None:
     one = failed("k")
     asked = ask(keeper, one)
     append(life(str(uuid.uuid4()), "published", "received", "started", "returned", operation="k", task=TASK))
-    confirm(keeper, asked)
+    confirm(keeper, PAGE, asked, "the bank is back")
     assert again(one) == []
     assert "1 left alone, because changed meanwhile" in text(keeper.get(PAGE))
 
 
 def test_who_may_only_look_runs_nothing_again(client: Client) -> None:
     one = failed("k")
-    assert client.get(PAGE).headers["Location"] == f"/admin/login/?next={PAGE}"
     viewer = somebody(client, "viewer", "view_tally")
     assert "chosen ones again" not in text(viewer.get(PAGE))
     assert ask(viewer, one).status_code == 403

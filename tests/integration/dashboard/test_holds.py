@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.db import connections
 from django.test import Client
 from django.utils.timezone import now
@@ -22,24 +20,9 @@ from tests.integration.ledger.ledger_rows import append, life, ok
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases="__all__"),
-    pytest.mark.usefixtures("redis_url", "ledger", "records"),
+    pytest.mark.usefixtures("redis_url", "records"),
 ]
 PAGE = "/admin/tasks_demo/tally/leases/"
-
-
-@pytest.fixture
-def records() -> Iterator[None]:
-    yield
-    for model in (OutboxMessage, Claim):
-        model.objects.all().delete()
-
-
-@pytest.fixture
-def staff(client: Client) -> Client:
-    user = User.objects.create_user("staff", password="p", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename="view_forgottenoperation"))
-    client.force_login(user)
-    return client
 
 
 def section(client: Client, name: str) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from celery import chain, group
 from django.test import Client
-from pytest_django import Settings
 
 from tasks_demo.dashboard import lineage
 from tasks_demo.demo.tasks import CHARGES
@@ -17,11 +16,6 @@ from tests.integration.ledger.ledger_rows import append, event, life, ok
 from tests.support import STATE, Home, Worker, databases_of_tests, until
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
-
-
-@pytest.fixture(autouse=True)
-def _without_bank(settings: Settings) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
 
 
 def charge(pattern: str) -> Any:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
-from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils import timezone
 
 from tasks_demo.outbox.enqueue import enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.dashboard.test_parked import somebody, text
+from tests.integration.dashboard.pages import confirm, somebody, text
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -25,13 +21,6 @@ LIST = "/admin/tasks_demo_records/outboxmessage/"
 TASK = "tasks_demo.charge_outbox"
 HOSTILE = "<script>alert(1)</script>\u202e\n" + "x" * 5000
 QUEUE = "nobody-reads-this"
-
-
-@pytest.fixture
-def records(ledger: None) -> Iterator[None]:
-    yield
-    for model in (OutboxMessage, LogEntry, Session, User):
-        model.objects.all().delete()
 
 
 def waiting(**options: Any) -> OutboxMessage:
@@ -43,8 +32,7 @@ def act(client: Client, name: str, *rows: OutboxMessage, why: str = "because") -
     """The page of confirmation as text, and the answer to its form."""
     data = {"action": f"{name}_selected", "_selected_action": [str(row.pk) for row in rows], "index": "0"}
     asked = client.post(LIST, data)
-    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode()) or [""]
-    return text(asked), client.post(f"{LIST}act/", {"sure": sure, "why": why})
+    return text(asked), confirm(client, f"{LIST}act/", asked, why)
 
 
 @pytest.fixture
@@ -88,9 +76,9 @@ def test_what_is_cancelled_is_not_published(keeper: Client, redis_url: str) -> N
 def test_what_a_worker_begins_between_count_and_confirmation_is_left_alone(keeper: Client) -> None:
     row = waiting()
     data = {"action": "cancel_selected", "_selected_action": [str(row.pk)], "index": "0"}
-    (sure,) = re.findall(r'name="sure" value="([^"]+)"', keeper.post(LIST, data).content.decode())
+    asked = keeper.post(LIST, data)
     OutboxMessage.objects.filter(pk=row.pk).update(started_by="m|1|1|w", started_at=timezone.now())
-    keeper.post(f"{LIST}act/", {"sure": sure, "why": "x"})
+    confirm(keeper, f"{LIST}act/", asked)
     row.refresh_from_db()
     assert row.finished_at is None
     assert "1 left alone, because changed meanwhile" in text(keeper.get(LIST))
@@ -129,3 +117,16 @@ def test_who_may_only_look_publishes_and_cancels_nothing(client: Client) -> None
     assert OutboxMessage.objects.values().get(pk=row.pk) == before
     assert "all that match" not in text(viewer.get(LIST))
     assert LogEntry.objects.count() == 0
+
+
+def test_list_and_page_show_a_message_and_change_nothing(keeper: Client) -> None:
+    row = waiting()
+    for query in ("", "?state=open", f"?q={row.task_id[:8]}"):
+        assert row.task_id in text(keeper.get(LIST + query))
+    assert row.task_id not in text(keeper.get(f"{LIST}?state=ended"))
+    page = f"{LIST}{row.pk}/change/"
+    assert keeper.get(page).status_code == 200
+    assert keeper.get(f"{LIST}add/").status_code == 403
+    assert keeper.post(page, {"task": "x"}).status_code == 403
+    assert keeper.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert OutboxMessage.objects.get().task == TASK

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from celery import current_app
 from django.core.cache import cache
 from django.db import connections
 from django.test import Client
@@ -31,14 +30,15 @@ MOST_QUERIES = {"sqlite": 16, "postgresql": 17}
 
 
 @pytest.fixture(autouse=True)
-def _without_bank(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
+def _without_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.TASKS_DEMO_BOOKS = {}
     settings.TASKS_DEMO_REDIS_URL = ""
     cache.clear()
     # Kept for some time, and so found by other tests of this process: their tasks deserve warnings, their Redis has dead letters.
-    monkeypatch.setattr(built_in_needs, "_checked", (float("inf"), []))
-    monkeypatch.setattr(dead_letters, "_looked", (float("inf"), str(current_app.conf.broker_read_url), 0))
+    monkeypatch.setattr(built_in_needs, "_checked", needs.Kept(0.0))
+    monkeypatch.setattr(built_in_needs, "_run_checks", list)
+    monkeypatch.setattr(dead_letters, "_looked", needs.Kept(0.0))
+    monkeypatch.setattr(dead_letters, "_count", int)
 
 
 def shown(client: Client, query: str = "") -> str:

@@ -1,67 +1,24 @@
-"""/admin/tasks_demo_records/parked/ and ``manage.py quarantine``: who may view, who may decide, and the audit record.
-
-Over 300 lines: the same decisions by page and by command, for each kind of user.
-"""
+"""/admin/tasks_demo_records/parked/: who may view, who may decide, and the audit record."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import current_app
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
-from django.contrib.sessions.models import Session
 from django.test import Client
 
 from tasks_demo.dashboard import acts
-from tasks_demo.leases.redis_client import connect
-from tasks_demo.management.commands.quarantine import Command
-from tasks_demo.records.models import Decision, Parked
+from tasks_demo.records.models import Parked
+from tests.integration.dashboard.pages import confirm, somebody, sure, text
 from tests.integration.ledger.ledger_rows import append, life
-from tests.integration.quarantine.parked_rows import QUEUE, lying
-from tests.support import Home
+from tests.integration.quarantine.parked_rows import QUEUE, lying, states
 
 pytestmark = pytest.mark.usefixtures("records")
 
 LIST = "/admin/tasks_demo_records/parked/"
-
-
-@pytest.fixture
-def records(ledger: None) -> Iterator[None]:
-    """The tables that these tests fill, emptied afterwards; faster than a flush of all databases."""
-    yield
-    for model in (Decision, Parked, LogEntry, Session, User):
-        model.objects.all().delete()
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Callable[[], int]]:
-    """The number of messages in the queue that nobody consumes."""
-    with connect(redis_url, 5.0) as client:
-        yield lambda: int(client.llen(QUEUE))
-        client.delete(QUEUE)
-
-
-@pytest.fixture
-def no_broker() -> Iterator[None]:
-    app = current_app._get_current_object()
-    app.conf.broker_write_url = "redis+socket:///nobody/listens/here.sock"
-    yield
-    app.conf.broker_write_url = app.conf.broker_url
-
-
-Run = Callable[..., tuple[Any, str, str]]
-
-
-def somebody(client: Client, name: str, *permissions: str) -> Client:
-    user = User.objects.create_user(name, password="p", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture
@@ -86,30 +43,10 @@ def choose(client: Client, act: str, *rows: Parked, **more: str) -> Any:
 
 def decide(client: Client, act: str, *rows: Parked, why: str = "because") -> Any:
     """Post the selection, then the form of the page of confirmation."""
-    return confirm(client, choose(client, act, *rows), why)
-
-
-def confirm(client: Client, asked: Any, why: str = "because") -> Any:
-    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode()) or [""]
-    return client.post(f"{LIST}act/", {"sure": sure, "why": why})
-
-
-def text(response: Any) -> str:
-    assert response.status_code == 200, response.status_code
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
-
-
-def states() -> list[str]:
-    return list(Parked.objects.order_by("id").values_list("state", flat=True))
+    return confirm(client, f"{LIST}act/", choose(client, act, *rows), why)
 
 
 # -- viewing ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("address", [LIST, f"{LIST}1/change/"])
-def test_strangers_are_sent_to_the_login_and_staff_needs_the_permission(client: Client, address: str) -> None:
-    assert client.get(address).headers["Location"] == f"/admin/login/?next={address}"
-    assert somebody(client, "clerk", "view_tally").get(address).status_code == 403
 
 
 def test_what_waits_for_a_decision_comes_first(viewer: Client) -> None:
@@ -204,7 +141,7 @@ def test_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callab
     asked = choose(decider, "requeue", *rows)
     assert "Not possible for 2: not parked any more" in text(asked)
     Parked.objects.filter(pk=rows[0].pk).update(state="discarded")
-    confirm(decider, asked)
+    confirm(decider, f"{LIST}act/", asked)
     assert (states(), queue()) == (["discarded", "requeued", "discarded", "requeued"], 1)
     assert "1 message requeued, 1 left alone, because changed meanwhile." in text(decider.get(LIST))
     assert "nothing to discard" in text(choose(decider, "discard", *rows))
@@ -222,7 +159,7 @@ def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Call
     assert "Filter: task = a.b" in text(asked)
     assert (states(), queue(), LogEntry.objects.count()) == (["parked"] * 3, 0, 0), "counting changes nothing"
     lying(task="a.b")
-    assert confirm(decider, asked).headers["Location"] == f"{LIST}?task=a.b"
+    assert confirm(decider, f"{LIST}act/", asked).headers["Location"] == f"{LIST}?task=a.b"
     assert (states(), queue()) == (["requeued", "requeued", "parked", "parked"], 2), "what came later was not counted"
     said = LogEntry.objects.get().get_change_message()
     assert "2 messages requeued. Why: because Filter: task=a.b." in said
@@ -231,20 +168,19 @@ def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Call
 def test_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
     row = lying()
     asked = choose(decider, "requeue", row)
-    confirm(decider, asked)
+    confirm(decider, f"{LIST}act/", asked)
     Parked.objects.filter(pk=row.pk).update(state="parked")  # even then
-    confirm(decider, asked)
+    confirm(decider, f"{LIST}act/", asked)
     assert (queue(), LogEntry.objects.count()) == (1, 1)
     assert "sent before" in text(decider.get(LIST))
 
 
 def test_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Client, queue: Callable[[], int]) -> None:
     asked = choose(decider, "requeue", lying())
-    (sure,) = re.findall(r'name="sure" value="([^"]+)"', asked.content.decode())
-    decider.post(f"{LIST}act/", {"sure": sure[:-1], "why": "x"})
+    decider.post(f"{LIST}act/", {"sure": sure(asked)[:-1], "why": "x"})
     assert "Nothing was done" in text(decider.get(LIST))
     other = somebody(Client(), "other", "view_parked", "requeue_parked")
-    assert other.post(f"{LIST}act/", {"sure": sure, "why": "x"}).status_code == 403
+    assert confirm(other, f"{LIST}act/", asked).status_code == 403
     assert decider.get(f"{LIST}act/").status_code == 405
     assert (states(), queue()) == (["parked"], 0)
 
@@ -256,7 +192,7 @@ def test_batch_is_bounded_and_says_what_is_left(
     rows = [lying() for _ in range(5)]
     asked = all_that_match(decider, "discard", "", rows[0])
     assert "3 more match and are left for the next time" in text(asked)
-    confirm(decider, asked)
+    confirm(decider, f"{LIST}act/", asked)
     assert states() == ["discarded"] * 2 + ["parked"] * 3
     assert "2 messages discarded, 3 left: do it again for these." in text(decider.get(LIST))
 
@@ -272,12 +208,11 @@ def test_each_act_has_a_permission_of_its_own(client: Client) -> None:
     assert states() == ["parked"]
 
 
-def test_arguments_with_declared_names_are_masked(viewer: Client, settings: Any, run: Run) -> None:
+def test_arguments_with_declared_names_are_masked(viewer: Client, settings: Any) -> None:
     note = {"password": "hunter2", "deep": [{"api_key": "hunter2"}], "text": "token=hunter2", "seen": "kept"}
     row = lying(note=note)
     assert "hunter2" not in (seen := text(viewer.get(page(row))))
     assert "kept" in seen
-    assert "hunter2" not in run("show", row.task_id, "--json")[1]
     settings.TASKS_DEMO_MASKED = ["deed"]
     seen = text(viewer.get(page(row)))
     assert ("hunter2" in seen, "nothing" in seen) == (True, False)
@@ -308,7 +243,7 @@ def test_message_that_cannot_be_sent_does_not_keep_the_others_from_it(
 ) -> None:
     asked = choose(decider, "requeue", lying(message="{"), lying())
     assert "Not possible for 1: no message can be made of it (DecodeError)" in text(asked)
-    confirm(decider, asked)
+    confirm(decider, f"{LIST}act/", asked)
     assert (states(), queue()) == (["parked", "requeued"], 1)
 
 
@@ -319,106 +254,7 @@ def test_forged_request_is_refused(decider: Client) -> None:
     assert states() == ["parked"]
 
 
-# -- manage.py quarantine --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
-    def command(*arguments: str) -> tuple[Any, str, str]:
-        code: Any = 0
-        try:
-            Command().run_from_argv(["manage.py", "quarantine", *arguments])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
-
-
-def test_without_arguments_it_lists_what_waits(run: Run) -> None:
-    assert run() == (0, "No message is parked, and there is no dead letter.\n", "")
-    waiting, done = lying(task="[red]x[/]"), lying(state="discarded")
-    code, out, _ = run()
-    assert code == 0
-    assert waiting.task_id in out
-    assert "[red]x[/]" in out
-    assert done.task_id not in out
-    assert done.task_id in run("list", "--all")[1]
-    (fact,) = json.loads(run("list", "--json")[1])
-    assert (fact["task_id"], fact["state"], fact["attempts"]) == (waiting.task_id, "parked", 5)
-
-
-def test_show_by_the_beginning_of_a_task_id(run: Run) -> None:
-    row = lying(note="\ud800", history=[{"at": "2026-01-02T03:04:05+00:00", "worker": "w1@t", "pid": 7}])
-    code, out, _ = run("show", row.task_id[:20])
-    assert code == 0
-    for part in (row.task_id, "begun 2026-01-02T03:04:05+00:00 by w1@t, pid 7", "\\ud800", QUEUE, "of this test"):
-        assert part in out, part
-    (fact,) = json.loads(run("show", row.task_id, "--json")[1])
-    assert fact["history"][0]["pid"] == 7
-    code, _, err = run("show", "nothing-like-it")
-    assert code == 1
-    assert "No task ID of a parked message equals or begins with 'nothing-like-it'" in err
-
-
-def test_requeue_and_discard(run: Run, queue: Callable[[], int]) -> None:
-    first, second = lying(), lying()
-    assert run("requeue", first.task_id, "--why", "fixed") == (0, f"{first.task_id} requeued\n", "")
-    assert queue() == 1
-    code, out, err = run("requeue", first.task_id, second.task_id)
-    assert (code, out) == (1, f"{second.task_id} requeued\n")
-    assert "1 of 2 requeued" in err
-    assert list(first.decisions.values_list("decision", "why")) == [("requeue", "fixed")]
-    third = lying()
-    assert json.loads(run("discard", "--all", "--json")[1]) == {"discarded": [third.task_id]}
-    assert states() == ["requeued", "requeued", "discarded"]
-    assert queue() == 2
-    code, _, err = run("discard", "--all")
-    assert code == 1
-    assert "nothing was done" in err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("requeue",), ("discard",), ("show",), ("list", "x"), ("requeue", "x", "--all"), ("show", "x", "--all"), ("drop",),
-        ("requeue", "x\0"), ("show", "a\nb"),
-    ],
-)  # fmt: skip
-def test_usage(run: Run, arguments: tuple[str, ...]) -> None:
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert err
-
-
-@pytest.mark.usefixtures("no_broker")
-def test_with_the_broker_down_the_command_says_so(run: Run) -> None:
-    lying()
-    code, _, err = run("requeue", "--all")
-    assert code == 4
-    assert "It is still parked and nothing was changed" in err
-    assert states() == ["parked"]
-
-
-def test_command_by_itself_and_without_its_tables(home: Home) -> None:
-    listed = home.manage("quarantine", "--json")
-    assert (listed.code, json.loads(listed.out)) == (4, []), "no Redis runs here"
-    assert "did not list or decide its dead letters" in listed.sentence()
-    unknown = home.manage("quarantine", "--database", "nowhere")
-    assert (unknown.code, unknown.out) == (2, "")
-    assert "nowhere" in unknown.sentence()
-    elsewhere = home.manage("quarantine", "--database", "bank")
-    assert elsewhere.code == 4, "that database has none of these tables"
-    elsewhere.sentence()
-    name = "SHOP_DATABASE_URL"
-    broken = home.manage("quarantine", env={name: f"sqlite:///{home.state / 'empty.sqlite3'}"})
-    assert broken.code == 4
-    assert "manage.py migrate" in broken.sentence()
-
-
-def test_page_of_a_task_id_leads_to_where_it_is_parked(client: Client, settings: Any) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
+def test_page_of_a_task_id_leads_to_where_it_is_parked(client: Client) -> None:
     row = lying()
     append(life(row.task_id, "published", "received", "quarantined", "acked"))
     staff = somebody(client, "both", "view_tally", "view_parked")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin import AdminSite
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import clear_url_caches, path
@@ -18,22 +18,10 @@ from pytest_django import Settings
 from tasks_demo.dashboard import live, screens
 from tasks_demo.dashboard.task_ids import TallyAdmin
 from tasks_demo.ledger.models import Tally
+from tests.integration.dashboard.pages import somebody
 from tests.integration.ledger.ledger_rows import append, lost, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
-
-
-@pytest.fixture(autouse=True)
-def _without_bank(settings: Settings) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
-
-
-def person(client: Client, *permissions: str) -> Client:
-    """A client of a staff user who has these permissions and no other."""
-    user = User.objects.create_user(f"staff-{'-'.join(permissions) or 'none'}", password="p", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client.force_login(user)
-    return client
 
 
 def bar(text: str) -> list[tuple[str, str, bool]]:
@@ -109,13 +97,8 @@ def test_screens_and_every_other_page_of_the_project_forbid_inline_code(admin_cl
     assert "nonce" not in policy
 
 
-def test_screens_ask_the_anonymous_to_log_in(client: Client) -> None:
-    address = "/admin/tasks_demo/tally/overview/"
-    assert client.get(address)["Location"] == f"/admin/login/?next={address}"
-
-
 def test_screens_need_their_permission(client: Client) -> None:
-    staff = person(client, "view_parked")
+    staff = somebody(client, "somebody", "view_parked")
     assert staff.get("/admin/tasks_demo/tally/overview/").status_code == 403
     assert staff.get("/admin/tasks_demo/").status_code in {403, 404}
     assert [title for _, title, _ in bar(staff.get("/admin/tasks_demo_records/parked/").content.decode())] == [
@@ -126,7 +109,7 @@ def test_screens_need_their_permission(client: Client) -> None:
 
 def test_screens_of_a_viewer_link_nothing_that_is_forbidden(client: Client) -> None:
     append(lost("broken"))
-    staff = person(client, "view_tally")
+    staff = somebody(client, "somebody", "view_tally")
     text = staff.get("/admin/tasks_demo/").content.decode()
     assert {"Overview", "Task IDs", "Servers", "Workers"} <= {title for _, title, _ in bar(text)}
     assert {"Parked", "Outbox", "Operations", "Leases"}.isdisjoint(title for _, title, _ in bar(text))
@@ -160,7 +143,7 @@ def test_screens_live_in_an_admin_site_of_another_name_and_prefix(client: Client
 
 
 def test_screens_that_are_switched_off_or_forbidden_do_not_answer(client: Client, extra: Any) -> None:
-    staff = person(client, "view_tally")
+    staff = somebody(client, "somebody", "view_tally")
     assert staff.get("/somewhere/else/tasks_demo/tally/extra/7/").status_code == 403
     client.force_login(User.objects.create_superuser("root", password="p"))
     extra.on = False

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
-from django.contrib.sessions.models import Session
+from django.contrib.auth.models import User
 from django.db import connections, router
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox.enqueue import enqueue
-from tasks_demo.records.models import Decision, ForgottenOperation, OutboxMessage, Parked
+from tasks_demo.records.models import ForgottenOperation, OutboxMessage
+from tests.integration.dashboard.pages import somebody
 from tests.integration.ledger.ledger_rows import append, life
 from tests.integration.quarantine.parked_rows import lying
 from tests.support import Home
@@ -34,9 +34,8 @@ VIEW_ONLY = ("view_tally", "view_parked", "view_outboxmessage", "view_forgotteno
 
 
 @pytest.fixture
-def rows(ledger: None, settings: Any) -> Iterator[dict[str, str]]:
+def rows(records: None) -> dict[str, str]:
     """A hostile row in each of our tables; the number or ID of one for each table."""
-    settings.TASKS_DEMO_BANK_URL = ""
     kwargs = {"customer": HOSTILE.replace("\0", ""), "amount": 1, "operation": "op"}
     task_id = enqueue(TASK, kwargs=kwargs, countdown=3600)
     OutboxMessage.objects.filter(task_id=task_id).update(error=HOSTILE.replace("\0", ""), failures=1)
@@ -47,14 +46,12 @@ def rows(ledger: None, settings: Any) -> Iterator[dict[str, str]]:
     forgotten = ForgottenOperation.objects.create(
         operation=SHORT, task=SHORT, by=SHORT, why=HOSTILE.replace("\0", ""), at=parked.parked_at, outcome=SHORT
     )
-    yield {
+    return {
         "parked": str(parked.pk),
         "outboxmessage": str(OutboxMessage.objects.get(task_id=task_id).pk),
         "forgottenoperation": str(forgotten.pk),
         "tally": task_id,
     }
-    for model in (Decision, Parked, OutboxMessage, ForgottenOperation, LogEntry, Session, User):
-        model.objects.all().delete()
 
 
 def addresses(rows: dict[str, str]) -> list[str]:
@@ -79,14 +76,6 @@ def addresses(rows: dict[str, str]) -> list[str]:
         found.append(re.sub(r"[\^$]|\(\?P<.*?\)", "", route))
     assert len(found) > 20, "the walk finds our URLs"
     return found
-
-
-def staff(name: str, *permissions: str) -> Client:
-    user = User.objects.create_user(name, password="p", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def root() -> Client:
@@ -119,7 +108,7 @@ def test_anonymous_visitors_are_sent_to_the_login(rows: dict[str, str]) -> None:
 
 
 def test_staff_without_a_permission_gets_no_page_and_no_link(rows: dict[str, str], redis_url: str) -> None:
-    client = staff("nobody")
+    client = somebody(Client(), "nobody")
     before = everything(redis_url)
     for address in addresses(rows):
         for answer in (client.get(address), client.post(address)):
@@ -142,7 +131,7 @@ def test_get_changes_nothing(rows: dict[str, str], redis_url: str) -> None:
 
 
 def test_user_who_may_only_look_changes_nothing(rows: dict[str, str], redis_url: str) -> None:
-    client = staff("viewer", *VIEW_ONLY)
+    client = somebody(Client(), "viewer", *VIEW_ONLY)
     before = everything(redis_url)
     actions = ("requeue", "discard", "hasten", "cancel", "again", "forget", "release")
     for address in addresses(rows):

@@ -12,18 +12,12 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from tasks_demo.dashboard.phases import phases
-from tasks_demo.dashboard.swimlanes import duration
 from tasks_demo.dashboard.task_page import TaskPage, task_page
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import timeline
 from tests.integration.ledger.ledger_rows import START, append, event, killed, life, lost, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases=["default"]), pytest.mark.usefixtures("ledger")]
-
-
-@pytest.fixture(autouse=True)
-def _without_bank(settings: Settings) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
 
 
 def page_of(task_id: str) -> TaskPage:
@@ -225,10 +219,6 @@ def test_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:
         response = admin_client.get(f"/admin/tasks_demo/tally/{object_id}/change/", follow=True)
         assert response.status_code == 200, object_id[:20]
         assert "knows no task ID" in response.content.decode(), object_id[:20]
-
-
-def test_durations() -> None:
-    assert (duration(640.4), duration(4700), duration(200_000)) == ("640 ms", "4.7 s", "3 min 20 s")
 
 
 def test_page_asks_a_bounded_number_of_queries(

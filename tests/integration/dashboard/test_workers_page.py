@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from django.contrib.auth.models import Permission, User
 from django.test import Client
-from pytest_django import DjangoAssertNumQueries, Settings
+from pytest_django import DjangoAssertNumQueries
 
 from tasks_demo.core import clock
 from tasks_demo.dashboard import broker_state, held_jobs
@@ -29,18 +28,9 @@ HOSTILE = "<b>&'\"\u202e\n" + "x" * 200
 
 
 @pytest.fixture(autouse=True)
-def _nothing_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.TASKS_DEMO_BANK_URL = ""
+def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_state, "_last", broker_state.Said())
     monkeypatch.setattr(held_jobs, "_remembered", OrderedDict())
-
-
-@pytest.fixture
-def staff(client: Client) -> Client:
-    user = User.objects.create_user("staff", password="p", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename="view_tally"))
-    client.force_login(user)
-    return client
 
 
 def text(response: Any) -> str:
@@ -158,13 +148,6 @@ def test_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch:
     assert time.monotonic() - began < 2.0
     assert "The broker does not tell about its queues. No answer" in shown
     assert "swordfish" not in shown
-
-
-def test_who_may_see_it(client: Client) -> None:
-    pages = (PAGE, f"{PAGE}broker/", f"{PAGE}{row().pk}/")
-    assert [client.get(page).status_code for page in pages] == [302, 302, 302]
-    client.force_login(User.objects.create_user("nobody", password="p", is_staff=True))
-    assert [client.get(page).status_code for page in pages] == [403, 403, 403]
 
 
 def test_search_of_a_worker_that_reports_no_more_is_remembered(

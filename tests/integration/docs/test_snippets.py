@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import pytest
 
 from tests.integration.stranger import Stranger, opened
 from tests.snippets import everything, printed, session
-from tests.support import PROJECT, until
+from tests.support import PROJECT, free_port, until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -44,9 +43,7 @@ PAGES = sorted({piece.page for piece in PYTHON} - PROJECTS.keys())
 @pytest.mark.parametrize("page", sorted({piece.page for piece in EVERYTHING if piece.kind == "console"}))
 def test_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
     """The blocks of a page are one session, in a shell, on a separate port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     steps = [
         step
         for piece in EVERYTHING

@@ -13,7 +13,7 @@ import pytest
 from tasks_demo.doctor.findings import Finding
 from tasks_demo.doctor.redis_server import RedisUser, examine
 from tests.integration.servers.redis import EMBEDDED, RedisServer
-from tests.support import Home
+from tests.support import Finished, Home
 
 #: The embedded server's configuration, which is also the recommended one.
 SOUND = ("--appendfsync", "everysec", "--maxmemory-policy", "noeviction")
@@ -35,7 +35,11 @@ class Seen:
 
 
 def doctor(home: Home, **env: str) -> Seen:
-    done = home.manage("doctor", "--json", env=env)
+    return read(home.manage("doctor", "--json", env=env))
+
+
+def read(done: Finished) -> Seen:
+    """What ``doctor --json`` has printed, which must be in its documented form."""
     assert "Traceback" not in done.err, done.err
     document = json.loads(done.out)  # nothing else is on stdout
     assert document["schema"] == "doctor/1"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +16,27 @@ from pytest_django import Settings
 from tasks_demo.doctor.connections import RedisUser, broker, leases, results
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import examine, group
-from tests.integration.servers.redis import EMBEDDED
-from tests.support import until
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        return int(listening.getsockname()[1])
+from tests.integration.servers.sentinel import ENCODED, PASSWORD, Servers
 
 
 @pytest.fixture(scope="module")
 def sentinel() -> Iterator[tuple[int, int]]:
-    """The ports of a Sentinel and of the primary that it watches as ``shop-primary``."""
-    port, watched = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="sentinel-") as name, ExitStack() as stack:
-        folder = Path(name)
-        options = f"bind 127.0.0.1\ndir {folder}\nlogfile {folder}/log\n"
-        (folder / "primary.conf").write_text(f'port {watched}\nsave ""\n{options}')
-        (folder / "sentinel.conf").write_text(
-            f"port {port}\n{options}sentinel monitor shop-primary 127.0.0.1 {watched} 1\n"
-        )
-        for arguments in (["primary.conf"], ["sentinel.conf", "--sentinel"]):
-            process = subprocess.Popen(
-                [EMBEDDED, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-
-        def names_the_primary() -> bool:
-            try:
-                with redis.Redis(port=port, decode_responses=True) as client:
-                    return bool(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop-primary"))
-            except redis.ConnectionError:
-                return False
-
-        until(names_the_primary)
-        yield port, watched
+    """The ports of a Sentinel and of the primary that it watches."""
+    with tempfile.TemporaryDirectory(prefix="sentinel-") as folder, ExitStack() as stack:
+        servers = Servers(stack, Path(folder))
+        yield servers.sentinel, servers.first
 
 
 def shop(port: int, **options: Any) -> Celery:
-    app = Celery("shop", broker=f"sentinel://:secret@127.0.0.1:{port}", set_as_current=False, fixups=[])
-    app.conf.result_backend = f"sentinel://127.0.0.1:{port}"
-    app.conf.broker_url = f"sentinel://127.0.0.1:{port}"
+    app = Celery("shop", set_as_current=False, fixups=[])
+    app.conf.broker_url = app.conf.result_backend = f"sentinel://:{ENCODED}@127.0.0.1:{port}"
     app.conf.broker_transport_options = app.conf.result_backend_transport_options = options
     return app
 
 
 def test_doctor_with_sentinels_primary_is_named_and_examined(sentinel: tuple[int, int]) -> None:
     port, watched = sentinel
-    app = shop(port, master_name="shop-primary")
+    app = shop(port, master_name="mymaster")
     users: list[RedisUser] = []
     (row,) = broker(app, users)
     assert (row.state, row.seen) == (
@@ -74,12 +44,12 @@ def test_doctor_with_sentinels_primary_is_named_and_examined(sentinel: tuple[int
     )  # fmt: skip
     (row,) = results(app, users)
     assert row.state is State.OK, row
-    direct = RedisUser("leases", redis.Redis("127.0.0.1", watched), "tasks_demo:")
+    direct = RedisUser("leases", redis.Redis("127.0.0.1", watched, password=PASSWORD), "tasks_demo:")
     try:
         assert [[user.role for user in its] for its in group([*users, direct])] == [["broker", "leases"]]
         rows = {row.what: row for row in examine(users, frozenset({"celery"}))}
         assert rows["writes of broker"].state is State.OK
-        assert rows["persistence"].state is State.FAIL  # a row of this primary
+        assert rows["persistence"].seen.startswith("nothing on disk, 1 replica")  # a row of this primary
     finally:
         for user in (*users, direct):
             user.client.connection_pool.disconnect()
@@ -90,7 +60,7 @@ def test_doctor_with_sentinels_leases_behind_sentinels_are_asked_for_too(
 ) -> None:
     port, watched = sentinel
     users: list[RedisUser] = []
-    settings.TASKS_DEMO_REDIS_URL = f"sentinel://127.0.0.1:{port},127.0.0.1:{port}/0?master=shop-primary"
+    settings.TASKS_DEMO_REDIS_URL = f"sentinel://:{ENCODED}@127.0.0.1:{port},127.0.0.1:{port}/0?master=mymaster"
     (row,) = leases(shop(port), users)
     assert row.state is State.OK, row
     assert row.seen.endswith(f"127.0.0.1:{port}, the primary is 127.0.0.1:{watched}")

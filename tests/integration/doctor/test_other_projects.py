@@ -5,7 +5,6 @@ Over 300 lines: one project in a folder, with each of its faults.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.integration.doctor.doctor_ground import read
 from tests.integration.servers.rabbitmq import RabbitServer
 from tests.integration.stranger import Stranger, opened
 from tests.support import PROJECT, Finished, finish, until
@@ -27,16 +27,8 @@ Rows = dict[tuple[str, str], dict[str, str]]
 
 
 def doctor(project: Stranger, settings: dict[str, Any] | None = None) -> tuple[int, Rows]:
-    return read(project.manage("doctor", "--json", settings=settings))
-
-
-def read(done: Finished) -> tuple[int, Rows]:
-    assert "Traceback" not in done.err, done.err
-    document = json.loads(done.out)
-    rows = {(row["part"], row["what"]): row for row in document["rows"]}
-    assert len(rows) == len(document["rows"])
-    assert done.code == document["exit"]
-    return done.code, rows
+    seen = read(project.manage("doctor", "--json", settings=settings))
+    return seen.code, seen.rows
 
 
 def failed(rows: Rows) -> set[tuple[str, str]]:
@@ -307,7 +299,7 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_doctor_finds_a_celery_app_that_nothing_imports(hidden: Any) -> None:
-    _, rows = read(hidden("--json"))
+    rows = read(hidden("--json")).rows
     row = rows["Celery app", "application"]
     assert row["state"] == "warn"
     assert row["seen"].startswith("hidden-shop, found in hidden.celery:app, but commands and web processes")
@@ -316,9 +308,9 @@ def test_doctor_finds_a_celery_app_that_nothing_imports(hidden: Any) -> None:
 
 
 def test_doctor_never_takes_celerys_default_app_for_the_projects(hidden: Any) -> None:
-    code, rows = read(hidden("--json", settings="alone"))
-    assert code == 4
-    row = rows["Celery app", "application"]
+    seen = read(hidden("--json", settings="alone"))
+    assert seen.code == 4
+    row = seen.rows["Celery app", "application"]
     assert row["seen"].startswith(
         "only Celery's default app was found (DJANGO_SETTINGS_MODULE names no package to look in)"
     )
@@ -337,7 +329,7 @@ def test_check_says_which_celery_app_it_has_looked_at(hidden: Any) -> None:
 
 
 def test_doctor_takes_the_celery_app_that_is_named(hidden: Any) -> None:
-    _, rows = read(hidden("--json", "--app", "hidden.celery:app", settings="alone"))
+    rows = read(hidden("--json", "--app", "hidden.celery:app", settings="alone")).rows
     assert rows["Celery app", "application"]["seen"] == "hidden.celery:app: hidden-shop"
     for wrong, said in (("no.such", "No module named"), ("hidden.settings:SECRET_KEY", "not a Celery app")):
         done = hidden("--app", wrong, settings="alone")

@@ -25,11 +25,11 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
+from tests.integration.leases.ground import DIGEST, claimed, taken_over
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import until
 
 pytestmark = pytest.mark.timeout(60)
-DIGEST = "d" * 64
 FOR_EVER = 3600.0
 
 
@@ -42,12 +42,6 @@ def server(short: Path) -> Iterator[RedisServer]:
 
 def store_at(server: RedisServer, lease: float, timeout: float = 5.0) -> RedisLeaseStore:
     return RedisLeaseStore(connect(server.url, timeout), "t:", lease, 3600)
-
-
-def claimed(store: RedisLeaseStore, operation: str = "order") -> Claimed:
-    reply = store.claim(operation, DIGEST)
-    assert isinstance(reply, Claimed), reply
-    return reply
 
 
 def ends_at(server: RedisServer, operation: str = "order") -> float:
@@ -90,7 +84,7 @@ def test_heartbeat_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
     store = store_at(server, 0.3)
     with hold(store, claimed(store), FOR_EVER):
         pass
-    until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
+    taken_over(store, "order")
 
 
 def test_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
@@ -102,7 +96,7 @@ def test_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
         with pytest.raises(LeaseLost, match="cap of 3 s "):
             lease.check()
         # Inside the block: the cap must release the lease, not the end of the block.
-        until(lambda: isinstance(store.claim("order", DIGEST), Claimed))
+        taken_over(store, "order")
 
 
 def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
@@ -288,7 +282,7 @@ def test_heartbeat_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(
         first = ends_at(server)
         until(lambda: ends_at(server) > first + 1)
         with paused(process.pid):
-            mine = until(lambda: reply if isinstance(reply := store.claim("order", DIGEST), Claimed) else None)
+            mine = taken_over(store, "order")
         tell(process)
         assert line(process).startswith("lost: The lease on 'order' is lost")
         # The old holder does not affect the new one after waking.
@@ -321,7 +315,7 @@ def test_heartbeat_killed_process_is_followed_when_its_lease_has_ended(server: R
         assert process.wait() == -signal.SIGKILL
         assert isinstance(store.claim("order", DIGEST), Held)
         end = ends_at(server)
-        mine = until(lambda: reply if isinstance(reply := store.claim("order", DIGEST), Claimed) else None)
+        mine = taken_over(store, "order")
         assert mine.attempt == 2
         assert _redis_now(server) >= end
 

@@ -1,8 +1,7 @@
-"""The four scripts and the store over them, on real servers: every reply, every rule about owner and fence."""
+"""What the lease store writes into Redis, and what it asks of it; ``test_protocol`` covers the replies and their rules."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -42,13 +41,8 @@ def record(client: Any, operation: str) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
-def test_redis_store_first_claim_is_claimed(client: Any, store: RedisLeaseStore, operation: str) -> None:
-    before = time.monotonic()
+def test_redis_store_claim_is_recorded(client: Any, store: RedisLeaseStore, operation: str) -> None:
     lease = claimed(store, operation)
-    after = time.monotonic()
-    assert lease.operation == operation
-    assert lease.attempt == 1
-    assert before + 60 <= lease.deadline <= after + 60
     stored = record(client, operation)
     assert set(stored) == {"state", "owner", "fence", "attempt", "digest", "deadline", "who"}
     assert (stored["state"], stored["owner"], stored["fence"]) == ("claimed", lease.owner, str(lease.fence))
@@ -67,16 +61,11 @@ def redis_ms(client: Any) -> float:
     return float(seconds * 1000 + microseconds / 1000)
 
 
-def test_redis_store_release_lets_the_next_one_in_and_keeps_the_record(
-    client: Any, store: RedisLeaseStore, operation: str
-) -> None:
+def test_redis_store_release_keeps_the_record(client: Any, store: RedisLeaseStore, operation: str) -> None:
     first = claimed(store, operation)
     assert store.release(first)
     kept = record(client, operation)
     assert kept == {"state": "released", "fence": str(first.fence), "attempt": "1", "digest": DIGEST}
-    second = claimed(store, operation)
-    assert second.attempt == 2
-    assert second.fence > first.fence
 
 
 def test_redis_store_fence_grows_although_the_clock_of_redis_was_set_back(
@@ -93,17 +82,6 @@ def test_redis_store_fence_is_an_exact_integer(client: Any, store: RedisLeaseSto
     lease = claimed(store, operation)
     assert record(client, operation)["fence"] == str(lease.fence)
     assert abs(lease.fence / 1000 - redis_ms(client)) < 60_000
-
-
-def test_redis_store_renewal_counts_from_before_it_was_sent(
-    client: Any, store: RedisLeaseStore, operation: str
-) -> None:
-    lease = claimed(store, operation)
-    before = time.monotonic()
-    deadline = store.renew(lease)
-    assert deadline is not None
-    assert before + 60 <= deadline <= time.monotonic() + 60
-    assert int(record(client, operation)["deadline"]) > redis_ms(client) + 59_000
 
 
 def test_redis_store_every_change_sets_the_retention(client: Any, operation: str) -> None:
@@ -124,21 +102,10 @@ def test_redis_store_every_change_sets_the_retention(client: Any, operation: str
     assert kept_for(500)
 
 
-def test_redis_store_claims_that_change_nothing_do_not_prolong_the_retention(
-    client: Any, store: RedisLeaseStore, operation: str
-) -> None:
-    store.complete(claimed(RedisLeaseStore(client, "t:", 60, 100), operation), "1")
-    client.pexpire(record_key("t:", operation), 50_000)
-    store.claim(operation, DIGEST)
-    assert client.pttl(record_key("t:", operation)) <= 50_000
-
-
 def test_redis_store_same_token_asking_again_gets_the_same_answer(
     client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
 ) -> None:
     """As after a lost reply to a claim. This is the only test that calls the script without the store."""
-    from tasks_demo.leases.lua import script
-
     arguments = (record_key("t:", operation), "token", DIGEST, 60_000, 3_600_000, "who", "")
     first = client.eval(script("claim").source, 1, *arguments)
     assert client.eval(script("claim").source, 1, *arguments) == first

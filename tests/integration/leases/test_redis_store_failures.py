@@ -211,13 +211,6 @@ def test_redis_store_deadline_counts_from_before_the_script_was_sent(own_redis: 
     assert sent + 60 <= deadline < sent + 61
 
 
-def test_redis_store_connection_that_redis_closed_is_replaced(own_redis: RedisServer) -> None:
-    store = store_at(own_redis.url)
-    lease = claimed(store)
-    own_redis.client().client_kill_filter(_type="normal", skipme=True)
-    assert store.complete(lease, None)
-
-
 def test_redis_store_records_survive_a_killed_redis_with_an_append_only_file(own_redis: RedisServer) -> None:
     store = store_at(own_redis.url)
     done, running, given_back = (claimed(store, name) for name in ("done", "running", "given back"))
@@ -476,11 +469,3 @@ def test_redis_store_forked_child_has_a_client_of_its_own(shared_redis: RedisSer
         [sys.executable, "-c", FORK, shared_redis.url], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout) == (0, "both completed\n"), done.stderr
-
-
-def test_redis_store_store_is_what_the_protocol_asks_for(own_redis: RedisServer) -> None:
-    from tasks_demo.leases.protocol import LeaseStore
-
-    store: LeaseStore = store_at(own_redis.url)
-    assert store.lease_seconds == 60
-    assert isinstance(own_redis.client(), redis.Redis)

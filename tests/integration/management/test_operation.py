@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -20,9 +19,11 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.operations import forget, known
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry
+from tests.integration.management.conftest import Run
 from tests.integration.stranger import Stranger
 from tests.support import until
 
+COMMAND = "operation"
 pytestmark = [
     pytest.mark.django_db(databases="__all__", transaction=True),
     pytest.mark.usefixtures("ledger", "no_task_elsewhere"),
@@ -62,42 +63,25 @@ def completed(store: RedisLeaseStore, operation: str) -> Claimed:
     return claim
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run the command; return exit code, stdout and stderr."""
-    code = 0
-    try:
-        call_command("operation", *arguments)
-    except CommandError as error:
-        code = error.returncode
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err + str(error)
-    except SystemExit as error:
-        code = int(error.code or 0)
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-
-def forgets(capsys: pytest.CaptureFixture[str], key: str, *more: str) -> tuple[int, str, str]:
-    return run(capsys, "forget", "--why", "the bank lost it", "--yes", *more, "--", key)
+def forgets(run: Run, key: str, *more: str) -> tuple[int, str, str]:
+    return run("forget", "--why", "the bank lost it", "--yes", *more, "--", key)
 
 
 # -- the lock ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-def test_marker_is_shown_and_forgotten_and_the_fence_only_grows(
-    key: str, store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_marker_is_shown_and_forgotten_and_the_fence_only_grows(key: str, store: RedisLeaseStore, run: Run) -> None:
     first = completed(store, key)
     assert isinstance(store.claim(key, "d"), Completed)
-    code, out, _ = run(capsys, "show", "--", key)
+    code, out, _ = run("show", "--", key)
     assert code == 0
     assert out.startswith(f"Operation {key}\n")
     assert "dedup_lock (Redis): completed" in out
     assert f"fence: {first.fence}" in out
     assert first.owner not in out
     assert "debit" not in out, "a result may hold what not everybody should read"
-    code, out, _ = forgets(capsys, key)
+    code, out, _ = forgets(run, key)
     assert (code, out.splitlines()[-1]) == (0, "Removed: dedup_lock (Redis), completed.")
     again = claimed(store, key, "other arguments")  # neither marker nor digest prevents it
     assert again.fence > first.fence
@@ -120,12 +104,12 @@ def test_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore
     assert claimed(store, "op").fence > holder.fence
 
 
-def test_lease_that_has_ended_is_not_held(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lease_that_has_ended_is_not_held(redis_url: str, run: Run) -> None:
     with connect(redis_url, 5.0) as client:
         short = RedisLeaseStore(client, ours.KEY_PREFIX, 0.05, 60)
         claimed(short, "ended")
         until(lambda: not known("ended").traces[0].held, "the end of the lease")
-        assert forgets(capsys, "ended")[0] == 0
+        assert forgets(run, "ended")[0] == 0
 
 
 def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None:
@@ -141,13 +125,13 @@ def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None
     assert first.outcome == "removed"
 
 
-def test_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, run: Run) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(record_key(ours.KEY_PREFIX, "text"), "no hash")
         client.hset(record_key(ours.KEY_PREFIX, "half"), "state", "claimed")
         for key in ("text", "half"):
-            assert run(capsys, "show", key)[0] == 0
-            assert forgets(capsys, key)[0] == 0
+            assert run("show", key)[0] == 0
+            assert forgets(run, key)[0] == 0
             assert isinstance(store.claim(key, "d"), Claimed)
 
 
@@ -164,18 +148,18 @@ def test_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: str) 
 # -- rows ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_claim_an_entry_and_a_fence(redis_url: str, run: Run) -> None:
     old = timezone.now() - timedelta(seconds=ours.LEASE_CAP_SECONDS + 60)
     Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=old)
     InboxEntry.objects.create(operation="op", task_id="t2", digest="d", result="1", completed_at=old)
     Fence.objects.create(operation="op", token=99, at=old)
-    code, out, _ = run(capsys, "show", "op", "--json")
+    code, out, _ = run("show", "op", "--json")
     assert code == 0
     document = json.loads(out)
     assert {(store["kind"], store["state"]) for store in document["stores"]} == {
         ("claim_first", "claimed"), ("inbox", "completed"), ("fence", "stays"),
     }  # fmt: skip
-    code, out, _ = forgets(capsys, "op", "--json")
+    code, out, _ = forgets(run, "op", "--json")
     assert (code, len(json.loads(out)["removed"])) == (0, 2)
     assert (Claim.objects.count(), InboxEntry.objects.count(), Fence.objects.get().token) == (0, 0, 99)
     (act,) = ForgottenOperation.objects.all()
@@ -185,37 +169,35 @@ def test_claim_an_entry_and_a_fence(redis_url: str, capsys: pytest.CaptureFixtur
     assert {one["task_id"] for one in act.removed} == {"t1", "t2"}
 
 
-def test_young_claim_may_still_be_running(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_young_claim_may_still_be_running(redis_url: str, run: Run) -> None:
     Claim.objects.create(operation="op", task_id="t1", digest="d", worker="w@h", claimed_at=timezone.now())
-    code, _, err = forgets(capsys, "op")
+    code, _, err = forgets(run, "op")
     assert code == 1
     assert "Nothing was removed" in err
     assert "--even-if-held" in err
     assert Claim.objects.count() == 1
-    assert forgets(capsys, "op", "--even-if-held")[0] == 0
+    assert forgets(run, "op", "--even-if-held")[0] == 0
     assert Claim.objects.count() == 0
 
 
-def test_task_restricts_it_to_what_its_pattern_keeps(
-    store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_task_restricts_it_to_what_its_pattern_keeps(store: RedisLeaseStore, run: Run) -> None:
     completed(store, "op")
     InboxEntry.objects.create(operation="op", task_id="t2", digest="d", completed_at=timezone.now())
-    assert forgets(capsys, "op", "--task", "tasks_demo.charge_inbox")[0] == 0
+    assert forgets(run, "op", "--task", "tasks_demo.charge_inbox")[0] == 0
     assert InboxEntry.objects.count() == 0
     assert isinstance(store.claim("op", "d"), Completed)
     assert ForgottenOperation.objects.get().task == "tasks_demo.charge_inbox"
-    code, _, err = run(capsys, "show", "op", "--task", "tasks_demo.nope")
+    code, _, err = run("show", "op", "--task", "tasks_demo.nope")
     assert (code, "No task 'tasks_demo.nope'" in err) == (2, True)
 
 
 # -- usage and errors --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "show", "never-heard")
+def test_nothing_known_is_code_1(redis_url: str, run: Run) -> None:
+    code, out, _ = run("show", "never-heard")
     assert (code, "Nothing is recorded about it" in out) == (1, True)
-    code, _, err = forgets(capsys, "never-heard")
+    code, _, err = forgets(run, "never-heard")
     assert (code, "nothing to remove" in err) == (1, True)
     assert ForgottenOperation.objects.count() == 0
 
@@ -234,23 +216,21 @@ def test_nothing_known_is_code_1(redis_url: str, capsys: pytest.CaptureFixture[s
     ],
     ids=str,
 )
-def test_usage_is_code_2(
-    arguments: tuple[str, ...], said: str, store: RedisLeaseStore, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_usage_is_code_2(arguments: tuple[str, ...], said: str, store: RedisLeaseStore, run: Run) -> None:
     completed(store, "op")
-    code, _, err = run(capsys, *arguments)
+    code, _, err = run(*arguments)
     assert (code, said in err) == (2, True), err
     assert isinstance(store.claim("op", "d"), Completed)
 
 
 def test_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
-    settings: Settings, redis_url: str, capsys: pytest.CaptureFixture[str]
+    settings: Settings, redis_url: str, run: Run
 ) -> None:
     old = timezone.now() - timedelta(days=2)
     Claim.objects.create(operation="op", task_id="t1", digest="d", claimed_at=old)
     settings.TASKS_DEMO_REDIS_URL = "redis://:hidden@127.0.0.1:1/0"
     for arguments in (("show", "op"), ("forget", "op", "--why", "x", "--yes")):
-        code, out, err = run(capsys, *arguments)
+        code, out, err = run(*arguments)
         assert code == 4
         assert "claim_first (database" in out  # the parts that answered are shown
         assert "Redis did not show the record" in err
@@ -259,13 +239,13 @@ def test_store_that_does_not_answer_is_code_4_and_nothing_is_removed(
     assert ForgottenOperation.objects.count() == 0
 
 
-def test_ledger_s_counts_are_told(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ledger_s_counts_are_told(redis_url: str, run: Run) -> None:
     from tasks_demo.core.lifecycle import Point, Subject, reached
     from tasks_demo.ledger.recorder import recorder
 
     reached(Point.STARTED, Subject("the-task", "op-of-ledger", "dedup_lock"))
     recorder.try_flush()
-    code, out, _ = run(capsys, "show", "op-of-ledger")
+    code, out, _ = run("show", "op-of-ledger")
     assert code == 0, out
     assert "ledger the-task: 1 executions" in out
 

@@ -11,7 +11,9 @@ from django.utils.timezone import now
 
 from tasks_demo.outbox.enqueue import enqueue
 from tasks_demo.records.models import OutboxMessage
+from tests.integration.management.conftest import Run
 
+COMMAND = "outbox"
 pytestmark = pytest.mark.django_db(databases="__all__")
 TASK = "tasks_demo.charge_outbox"
 
@@ -23,42 +25,32 @@ def waiting(**fields: Any) -> str:
     return task_id
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        call_command("outbox", *arguments)
-    except SystemExit as left:
-        code = int(left.code or 0)
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 def row(task_id: str) -> OutboxMessage:
     return OutboxMessage.objects.get(task_id=task_id)
 
 
-def test_outbox_lists_what_has_not_ended(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys) == (0, "No message waits.\n", "")
+def test_outbox_lists_what_has_not_ended(run: Run) -> None:
+    assert run() == (0, "No message waits.\n", "")
     one, ended = waiting(error="password=swordfish refused"), waiting(finished_at=now())
-    code, out, _ = run(capsys)
+    code, out, _ = run()
     assert (code, one in out, ended in out, "swordfish" in out) == (0, True, False, False)
 
 
-def test_outbox_has_published_now_what_waits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outbox_has_published_now_what_waits(run: Run) -> None:
     one, other, handed = waiting(), waiting(), waiting(published_at=now())
-    code, out, err = run(capsys, "publish", one, handed, "unknown")
+    code, out, err = run("publish", one, handed, "unknown")
     assert (code, out) == (1, f"{one} is due now: a running relay publishes it\n")
     assert f"{handed} is due, was handed over, or has ended: nothing was done." in err
     assert "unknown is not in the outbox." in err
     assert row(one).due_at <= now() < row(other).due_at - timedelta(minutes=50)
 
 
-def test_outbox_cancels_what_no_worker_has_begun(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outbox_cancels_what_no_worker_has_begun(run: Run) -> None:
     one, begun = waiting(), waiting(started_by="w1", started_at=now())
-    assert run(capsys, "cancel", "--all")[0] == 0
+    assert run("cancel", "--all")[0] == 0
     assert (row(one).finished_at is not None, row(begun).finished_at) == (True, None)
     assert row(one).error.startswith("cancelled by ")
-    assert run(capsys, "cancel", one)[0] == 1
+    assert run("cancel", one)[0] == 1
 
 
 @pytest.mark.parametrize("arguments", [("cancel",), ("publish", "x", "--all"), ("list", "x"), ("cancel", "a\0b")])

@@ -15,9 +15,10 @@ from tasks_demo.dashboard.task_page import task_page
 from tasks_demo.ledger.events import EFFECT, FAULT, EventData
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.store import store
-from tasks_demo.management.commands.timeline import Command
+from tests.integration.management.conftest import Run
 from tests.support import Finished, Home
 
+COMMAND = "timeline"
 ID = "0a1b2c3d-0000-4000-8000-000000000001"
 
 
@@ -50,18 +51,8 @@ def killed(ledger: None) -> str:
     return ID
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
-    try:
-        Command().run_from_argv(["manage.py", "timeline", *arguments])
-        code: Any = 0
-    except SystemExit as left:
-        code = left.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_table_shows_counts_verdict_and_where_the_kill_fell(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, killed)
+def test_table_shows_counts_verdict_and_where_the_kill_fell(killed: str, run: Run) -> None:
+    code, out, err = run(killed)
     assert (code, err) == (0, "")
     assert "2 deliveries · 2 executions · 2 effects" in out
     assert "verdict: duplicated" in out
@@ -92,13 +83,11 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\0\r\u202e" + "x" * 1_000_000
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.usefixtures("ledger")
-def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
-    kind: str, detail: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(kind: str, detail: dict[str, Any], run: Run) -> None:
     names = {"worker": "w\x1b[2J@t", "task": "shop.\x1b[31mnope", "operation": "\x1b[2J"}
     begun = EventData(at=1.0, kind="started", source="x:0", task_id=ID, **names)
     store.append([begun, EventData(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])
-    code, out, err = run(capsys, ID)
+    code, out, err = run(ID)
     assert (code, err, len(out) < 10_000) == (0, "", True)
     assert all(line.isprintable() for line in out.splitlines()), ascii(out[:3000])
     told = [
@@ -109,12 +98,12 @@ def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
     ]
     assert [(what.isprintable(), len(what) < 3000) for what in told] == [(True, True)]
     assert "characters in all)" in told[0]
-    _, out, _ = run(capsys, ID, "--json")
+    _, out, _ = run(ID, "--json")
     assert len(out) > 1_000_000, "the evidence itself is whole"
 
 
-def test_json_has_every_event_in_order(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, killed, "--json")
+def test_json_has_every_event_in_order(killed: str, run: Run) -> None:
+    code, out, err = run(killed, "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
     assert (shown["task_id"], shown["verdict"], shown["promise_broken"]) == (ID, "duplicated", False)
@@ -136,15 +125,15 @@ def test_json_has_every_event_in_order(killed: str, capsys: pytest.CaptureFixtur
     assert shown["events"] == sorted(shown["events"], key=lambda event: event["at"])
 
 
-def test_beginning_of_an_id_is_enough(killed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, killed[:6], "--json")
+def test_beginning_of_an_id_is_enough(killed: str, run: Run) -> None:
+    code, out, _ = run(killed[:6], "--json")
     assert (code, json.loads(out)["task_id"]) == (0, killed)
 
 
 @pytest.mark.usefixtures("killed")
 @pytest.mark.parametrize("text", ["zzz", "", "%", "_", "'; DROP TABLE tasks_demo_event; --", "☃", "x" * 5000])
-def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, text)
+def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, run: Run) -> None:
+    code, out, err = run(text)
     assert (code, out) == (1, "")
     assert "The ledger has no task ID" in err
 
@@ -161,10 +150,8 @@ def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, capsys: pytest
     ],
     ids=ascii,
 )
-def test_bad_usage_is_code_2_and_a_sentence(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run(capsys, *arguments)
+def test_bad_usage_is_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+    code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err
 
@@ -181,11 +168,9 @@ def test_database_that_is_not_there_is_code_4(manage: Callable[..., Finished]) -
     assert "cannot be read" in done.sentence()
 
 
-def test_bank_that_is_down_is_a_remark_and_no_error(
-    killed: str, settings: DjangoSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bank_that_is_down_is_a_remark_and_no_error(killed: str, settings: DjangoSettings, run: Run) -> None:
     settings.TASKS_DEMO_BANK_URL = "http://127.0.0.1:1"
-    code, out, err = run(capsys, killed, "--json")
+    code, out, err = run(killed, "--json")
     assert (code, json.loads(out)["effects"]) == (0, 2)
     assert "Effects may be missing" in err
 

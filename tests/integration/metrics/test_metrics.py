@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging.config
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import urllib3
 from tasks_demo.core.lifecycle import Point, Reached, Subject
 from tests.integration.stranger import Stranger
 from tests.snippets import pieces
-from tests.support import PROJECT, until
+from tests.support import PROJECT, free_port, until
 
 PAGE = (PROJECT / "docs/how-to/metrics.md").read_text(encoding="utf-8")
 PIECES = list(pieces(PAGE, "metrics.md"))
@@ -32,12 +31,6 @@ INSTALLED_APPS += [
     "tasks_demo.records",
     "orders",
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings(block: int, port: int = 9808) -> dict[str, Any]:

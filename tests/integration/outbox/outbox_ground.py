@@ -13,10 +13,14 @@ from celery import current_app
 from django.apps import apps
 from django.db import connections, router
 
+from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
-from tests.support import database_url_of_tests
+from tests.support import databases_of_tests
+
+JOB = {"customer": "c", "amount": 5}
+charge = CHARGES["outbox"]
 
 
 def relay_to(url: str, **options: Any) -> Relay:
@@ -60,11 +64,7 @@ def _empty(alias: str) -> None:
 
 def environment(redis_url: str, **more: str) -> dict[str, str]:
     """The environment of a process on the test databases and this Redis."""
-    env = {"DATABASE_URL": database_url_of_tests(), "REDIS_URL": redis_url, **more}
-    alias = router.db_for_write(OutboxMessage)
-    if alias != "default":
-        env["SHOP_DATABASE_URL"] = f"sqlite:///{connections[alias].settings_dict['NAME']}"
-    return env
+    return {**databases_of_tests(), "REDIS_URL": redis_url, **more}
 
 
 def messages(redis_url: str, queue: str = "celery") -> list[dict[str, Any]]:
@@ -85,3 +85,7 @@ def copies(redis_url: str, queue: str = "celery") -> Counter[str]:
 def row(task_id: str) -> OutboxMessage:
     """The message's current row."""
     return OutboxMessage.objects.get(task_id=task_id)
+
+
+def count() -> int:
+    return OutboxMessage.objects.count()

@@ -7,7 +7,6 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import kombu
@@ -21,20 +20,13 @@ from tasks_demo.core.lifecycle import Point, Reached
 from tasks_demo.outbox import batches, enqueue, publisher
 from tasks_demo.outbox.batches import ConfirmedBatch, RedisBatch
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import copies, relay_to, row, table
+from tests.integration.outbox.outbox_ground import copies, relay_to, row
 from tests.integration.servers.rabbitmq import RabbitServer, queue_name
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 
-__all__ = ["table"]
 pytestmark = pytest.mark.usefixtures("table")
 JOB = "celery.accumulate"
-
-
-@pytest.fixture
-def broker(short: Path) -> Iterator[RedisServer]:
-    with RedisServer(short) as server:
-        yield server
 
 
 @pytest.fixture

@@ -17,23 +17,20 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
-from tests.integration.outbox.outbox_ground import elsewhere, messages, relay_to, row, table
-from tests.integration.outbox.outbox_queue import JOB, charge, count, queue
+from tests.integration.outbox.outbox_ground import JOB, charge, count, messages, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import producer_on, until
-
-__all__ = ["elsewhere", "queue", "table"]
 
 pytestmark = pytest.mark.usefixtures("table")
 
 
-def test_enqueue_with_a_commit_is_one_row_and_one_message_under_the_same_id(table: str, queue: RedisServer) -> None:
+def test_enqueue_with_a_commit_is_one_row_and_one_message_under_the_same_id(table: str, broker: RedisServer) -> None:
     with transaction.atomic(using=table):
         task_id = enqueue(charge, kwargs=JOB)
         Order.objects.using(table).create(task_id=task_id, customer="c", amount=5)
-    relay = relay_to(queue.url)
+    relay = relay_to(broker.url)
     assert (relay.run_once().published, relay.run_once().taken) == (1, 0)
-    (message,) = messages(queue.url)
+    (message,) = messages(broker.url)
     assert (message["headers"]["id"], message["headers"]["task"]) == (task_id, "tasks_demo.charge_outbox")
     assert message["content"][:2] == [[], JOB]
     found = row(task_id)
@@ -41,7 +38,7 @@ def test_enqueue_with_a_commit_is_one_row_and_one_message_under_the_same_id(tabl
     assert found.created_at <= (found.published_at or found.created_at) < found.due_at
 
 
-def test_enqueue_is_rolled_back_with_its_transaction(table: str, queue: RedisServer) -> None:
+def test_enqueue_is_rolled_back_with_its_transaction(table: str, broker: RedisServer) -> None:
     def order() -> None:
         with transaction.atomic(using=table):
             enqueue(charge, kwargs=JOB)
@@ -51,20 +48,20 @@ def test_enqueue_is_rolled_back_with_its_transaction(table: str, queue: RedisSer
     with pytest.raises(RuntimeError):
         order()
     assert count() == 0
-    assert relay_to(queue.url).run_once().taken == 0
-    assert messages(queue.url) == []
+    assert relay_to(broker.url).run_once().taken == 0
+    assert messages(broker.url) == []
 
 
 def test_enqueue_outside_a_transaction_is_durable_by_itself() -> None:
     assert row(enqueue("tasks_demo.charge_outbox", kwargs=JOB)).call(current_app)[1] == JOB
 
 
-def test_relay_inside_a_transaction_refuses_to_publish_what_may_be_rolled_back(table: str, queue: RedisServer) -> None:
+def test_relay_inside_a_transaction_refuses_to_publish_what_may_be_rolled_back(table: str, broker: RedisServer) -> None:
     with transaction.atomic(using=table):
         enqueue(charge, kwargs=JOB)
         with pytest.raises(RuntimeError, match="durable"):
-            relay_to(queue.url).run_once()
-    assert messages(queue.url) == []
+            relay_to(broker.url).run_once()
+    assert messages(broker.url) == []
 
 
 def test_enqueue_in_a_transaction_on_another_database_only_is_refused(table: str) -> None:
@@ -89,19 +86,19 @@ def test_enqueue_takes_a_task_id_once_and_the_transaction_lives_on(table: str) -
     assert row("order-17").call(current_app)[1] == JOB
 
 
-def test_enqueue_options_reach_the_broker_as_given_to_apply_async(queue: RedisServer) -> None:
+def test_enqueue_options_reach_the_broker_as_given_to_apply_async(broker: RedisServer) -> None:
     when = datetime.now(UTC) + timedelta(hours=1)
     task_id = enqueue(
         "somewhere.else", (1, [None, True, 1.5, "☃"]), {"a": {"b": ()}},
         queue="side", priority=6, headers={"mine": 1}, expires=when, ignore_result=True,
         time_limit=7, soft_time_limit=3.5, shadow="name", compression="zlib", external=True,
     )  # fmt: skip
-    assert relay_to(queue.url).run_once().published == 1
-    with connect(queue.url, 5.0) as client:
+    assert relay_to(broker.url).run_once().published == 1
+    with connect(broker.url, 5.0) as client:
         (key,) = client.keys("side*")
     assert key.endswith(b"6"), "kombu keeps a list per priority"
     assert row(task_id).queue == "side at priority 6"
-    (message,) = messages(queue.url, key.decode())
+    (message,) = messages(broker.url, key.decode())
     headers = message["headers"]
     wanted = {
         "id": task_id, "task": "somewhere.else", "mine": 1, HEADER: Relay().using, "ignore_result": True,
@@ -114,31 +111,31 @@ def test_enqueue_options_reach_the_broker_as_given_to_apply_async(queue: RedisSe
 NUMBERS = [1e16, -0.0, 1.0, 1e300, 5e-324, 0.1, 2**70, -1, True]
 
 
-def test_enqueue_arguments_arrive_as_a_direct_message_brings_them(queue: RedisServer) -> None:
+def test_enqueue_arguments_arrive_as_a_direct_message_brings_them(broker: RedisServer) -> None:
     enqueue("somewhere.else", NUMBERS, {"deep": [{"b": 1e22, "a": -0.0}]}, queue="kept", external=True)
-    assert relay_to(queue.url).run_once().published == 1
-    with producer_on(queue.url) as producer:
+    assert relay_to(broker.url).run_once().published == 1
+    with producer_on(broker.url) as producer:
         direct: Any = {"args": NUMBERS, "kwargs": {"deep": [{"b": 1e22, "a": -0.0}]}, "queue": "direct"}
         current_app.send_task("somewhere.else", producer=producer, ignore_result=True, **direct)
-    (kept,), (sent,) = messages(queue.url, "kept"), messages(queue.url, "direct")
+    (kept,), (sent,) = messages(broker.url, "kept"), messages(broker.url, "direct")
     assert repr(kept["content"][:2]) == repr(sent["content"][:2])
     assert digest("t", *kept["content"][:2]) == digest("t", *sent["content"][:2])
 
 
-def test_enqueue_with_a_countdown_waits_in_the_outbox(queue: RedisServer) -> None:
+def test_enqueue_with_a_countdown_waits_in_the_outbox(broker: RedisServer) -> None:
     task_id = enqueue(charge, kwargs=JOB, countdown=5)
-    relay = relay_to(queue.url)
+    relay = relay_to(broker.url)
     assert relay.run_once().taken == 0
     until(lambda: relay.run_once().published, "the publication")
     found = row(task_id)
     assert found.published_at is not None
     assert 5 <= (found.published_at - found.created_at).total_seconds() < 15
-    (message,) = messages(queue.url)
+    (message,) = messages(broker.url)
     assert message["headers"]["eta"] is None
 
 
-def test_enqueue_with_an_eta_is_due_then_or_now_if_it_has_passed(queue: RedisServer) -> None:
+def test_enqueue_with_an_eta_is_due_then_or_now_if_it_has_passed(broker: RedisServer) -> None:
     tomorrow = timezone.now() + timedelta(days=1)
     assert row(enqueue(charge, kwargs=JOB, eta=tomorrow)).due_at == tomorrow
     enqueue(charge, kwargs=JOB, eta=timezone.now() - timedelta(days=1))
-    assert relay_to(queue.url).run_once().taken == 1
+    assert relay_to(broker.url).run_once().taken == 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from celery import current_app
 
 from tasks_demo.outbox.evidence import Held
@@ -19,22 +17,14 @@ QUEUE = "held"
 WANTED = ("queued", "delivered", "dead", "gone")
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as connected:
-        connected.flushdb()
-        yield connected
-        connected.flushdb()
-
-
 @pytest.mark.parametrize(
     ("scheme", "delivered"), [("redis+socket://", Held.UNACKED), ("reliable+socket://", Held.KEPT)]
 )
 def test_held_by_a_consumer_comes_back_by_itself_on_our_own_transport_only(
-    client: Any, redis_url: str, scheme: str, delivered: Held
+    broker_client: Any, redis_url: str, scheme: str, delivered: Held
 ) -> None:
     ids = {name: f"{name}-{uuid.uuid4()}" for name in WANTED}
-    dead(client, message(ids["dead"], queue=QUEUE), queue=QUEUE)
+    dead(broker_client, message(ids["dead"], queue=QUEUE), queue=QUEUE)
     address = redis_url.replace("unix://", scheme, 1)
     with current_app.connection_for_write(address) as connection:
         queue = connection.SimpleQueue(QUEUE, queue_opts={"durable": True})

@@ -9,10 +9,10 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import kombu
@@ -28,19 +28,12 @@ from tasks_demo.outbox.publisher import Answers
 from tasks_demo.outbox.relay import Relay, _back_off
 from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
-from tests.integration.outbox.outbox_ground import copies, elsewhere, messages, relay_to, row, table
+from tests.integration.outbox.outbox_ground import copies, messages, relay_to, row
 from tests.integration.servers.rabbitmq import RabbitServer, queue_name
-from tests.integration.servers.redis import RedisServer
+from tests.integration.servers.redis import RedisServer, full, read_only
 from tests.support import until
 
-__all__ = ["elsewhere", "table"]
 JOB = "celery.accumulate"
-
-
-@pytest.fixture
-def broker(short: Path) -> Iterator[RedisServer]:
-    with RedisServer(short) as server:
-        yield server
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------------
@@ -306,35 +299,17 @@ def test_relay_postpones_a_refused_message_alone(broker: RedisServer) -> None:
     assert (row(key).failures, row(key).error) == (0, ""), "a hand-over clears what was said before"
 
 
-def read_only(client: Any) -> None:
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")
-
-
-def writable(client: Any) -> None:
-    client.execute_command("REPLICAOF", "NO", "ONE")
-
-
-def full(client: Any) -> None:
-    client.config_set("maxmemory", "1")
-
-
-def roomy(client: Any) -> None:
-    client.config_set("maxmemory", "0")
-
-
 @pytest.mark.usefixtures("table")
-@pytest.mark.parametrize(("hurt", "heal"), [(read_only, writable), (full, roomy)])
+@pytest.mark.parametrize("refusing", [read_only, full])
 def test_relay_stops_the_batch_at_a_broker_that_refuses_writes_and_loses_nothing(
-    broker: RedisServer, hurt: Callable[[Any], None], heal: Callable[[Any], None]
+    broker: RedisServer, refusing: Callable[[Any], AbstractContextManager[None]]
 ) -> None:
     sent = [enqueue(JOB, [number]) for number in range(10)]
     relay = relay_to(broker.url)
-    with broker.client() as client:
-        hurt(client)
+    with broker.client() as client, refusing(client):
         result = relay.run_once()
-        assert (result.taken, result.published, result.refused) == (10, 0, 3)
-        assert "3 messages in a row were refused" in result.trouble
-        heal(client)
+    assert (result.taken, result.published, result.refused) == (10, 0, 3)
+    assert "3 messages in a row were refused" in result.trouble
     until(lambda: relay.run_once().taken == 0 and not unpublished(), "every publication")
     assert copies(broker.url) == Counter(sent)
 

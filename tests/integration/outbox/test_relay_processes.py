@@ -117,12 +117,6 @@ def _empty(place: Place) -> None:
         place.sql(f"DELETE FROM {table}", ledger=True)  # noqa: S608
 
 
-@pytest.fixture
-def broker(short: Path) -> Iterator[RedisServer]:
-    with RedisServer(short) as server:
-        yield server
-
-
 def test_several_relays_at_once_publish_each_message_once(place: Place, broker: RedisServer) -> None:
     count = 2000 if place.server else 600
     with contextlib.ExitStack() as stack:

@@ -18,11 +18,8 @@ from tasks_demo.outbox import completion, enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import elsewhere, environment, row, table
-from tests.integration.outbox.outbox_queue import JOB, charge
+from tests.integration.outbox.outbox_ground import JOB, charge, environment, row
 from tests.support import STATE, Home, Worker, queued, until
-
-__all__ = ["elsewhere", "table"]
 
 pytestmark = pytest.mark.usefixtures("table")
 

@@ -23,12 +23,9 @@ from tasks_demo.leases.protocol import digest
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.records.models import Parked
-from tests.integration.outbox.outbox_ground import elsewhere, messages, relay_to, row, table
-from tests.integration.outbox.outbox_queue import JOB, charge, count, queue
+from tests.integration.outbox.outbox_ground import JOB, charge, count, messages, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import producer_on
-
-__all__ = ["elsewhere", "queue", "table"]
 
 pytestmark = pytest.mark.usefixtures("table")
 
@@ -142,13 +139,13 @@ CARRIED: list[Any] = [
 ]  # fmt: skip
 
 
-def test_validation_accepts_what_the_serializer_carries(queue: RedisServer) -> None:
+def test_validation_accepts_what_the_serializer_carries(broker: RedisServer) -> None:
     enqueue("somewhere.else", CARRIED, {"when": CARRIED}, queue="kept", external=True)
-    assert relay_to(queue.url).run_once().published == 1
-    with producer_on(queue.url) as producer:
+    assert relay_to(broker.url).run_once().published == 1
+    with producer_on(broker.url) as producer:
         options: Any = {"producer": producer, "ignore_result": True, "queue": "direct"}
         current_app.send_task("somewhere.else", CARRIED, {"when": CARRIED}, **options)
-    (kept,), (sent,) = messages(queue.url, "kept"), messages(queue.url, "direct")
+    (kept,), (sent,) = messages(broker.url, "kept"), messages(broker.url, "direct")
     assert kept["body"] == sent["body"]
     arrived = loads(base64.b64decode(kept["body"]))
     assert digest("t", *arrived[:2]) == digest("t", CARRIED, {"when": CARRIED})
@@ -165,21 +162,21 @@ def accepting(*names: str) -> Iterator[None]:
         conf.accept_content = before
 
 
-def test_validation_accepts_what_a_serializer_of_bytes_carries(queue: RedisServer) -> None:
+def test_validation_accepts_what_a_serializer_of_bytes_carries(broker: RedisServer) -> None:
     with accepting("json", "pickle"):
         task_id = enqueue("somewhere.else", [{1, 2}], {}, serializer="pickle", external=True)
         assert row(task_id).content_encoding == "binary"
-        assert relay_to(queue.url).run_once().published == 1
-    with connect(queue.url, 5.0) as client:
+        assert relay_to(broker.url).run_once().published == 1
+    with connect(broker.url, 5.0) as client:
         (message,) = (json.loads(raw) for raw in client.lrange("celery", 0, -1))
     assert message["content-type"] == "application/x-python-serialize"
     assert pickle.loads(base64.b64decode(message["body"]))[0] == [{1, 2}]  # noqa: S301  (our own)
 
 
-def test_relay_lets_wait_what_it_may_not_read_and_delays_nobody(queue: RedisServer) -> None:
+def test_relay_lets_wait_what_it_may_not_read_and_delays_nobody(broker: RedisServer) -> None:
     with accepting("json", "pickle"):
         enqueue("somewhere.else", serializer="pickle", external=True, task_id="unreadable")
     enqueue("somewhere.else", external=True, task_id="readable")
-    assert relay_to(queue.url).run_once().published == 1
+    assert relay_to(broker.url).run_once().published == 1
     assert "ContentDisallowed" in row("unreadable").error
     assert row("readable").error == ""

@@ -11,11 +11,9 @@ from django.db.models import F
 
 from tasks_demo.outbox import enqueue
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import environment, relay_to, row, table
+from tests.integration.outbox.outbox_ground import environment, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, Worker, until
-
-__all__ = ["table"]
 
 
 class LimitedWorker(Worker):

@@ -19,12 +19,10 @@ from tasks_demo.outbox.decisions import hasten
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.wake import CHANNEL, WakeUps, _Signal
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import copies, relay_to, row, table
-from tests.integration.outbox.outbox_queue import queue
+from tests.integration.outbox.outbox_ground import copies, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 
-__all__ = ["queue", "table"]
 JOB = "celery.accumulate"
 NEVER = threading.Event()
 #: Long enough for a signal, seconds; what is not woken within it is not woken.
@@ -104,15 +102,15 @@ def test_wake_for_a_message_that_a_person_hastens(table: str, ears: WakeUps) -> 
     assert ears.wait(30, NEVER)
 
 
-def test_relay_that_is_woken_publishes_long_before_its_next_look(table: str, queue: RedisServer) -> None:
-    stop, relay = threading.Event(), relay_to(queue.url, interval=3600.0)
+def test_relay_that_is_woken_publishes_long_before_its_next_look(table: str, broker: RedisServer) -> None:
+    stop, relay = threading.Event(), relay_to(broker.url, interval=3600.0)
 
     def customer() -> None:
         try:
             until(lambda: relay._wake_ups._source, "a relay that receives")
             for number in range(3):
                 task_id = enqueue(JOB, [number], task_id=f"woken-{number}")
-                until(lambda task_id=task_id: copies(queue.url)[task_id], "its message")  # type: ignore[misc]
+                until(lambda task_id=task_id: copies(broker.url)[task_id], "its message")  # type: ignore[misc]
         finally:
             stop.set()
             connections.close_all()
@@ -121,11 +119,11 @@ def test_relay_that_is_woken_publishes_long_before_its_next_look(table: str, que
     thread.start()
     relay.run(stop)
     thread.join()
-    assert sum(copies(queue.url).values()) == 3
+    assert sum(copies(broker.url).values()) == 3
 
 
-def test_relay_that_waits_asks_the_database_only_every_interval(table: str, queue: RedisServer) -> None:
-    stop, relay, asked = threading.Event(), relay_to(queue.url, interval=0.5), [0]
+def test_relay_that_waits_asks_the_database_only_every_interval(table: str, broker: RedisServer) -> None:
+    stop, relay, asked = threading.Event(), relay_to(broker.url, interval=0.5), [0]
 
     def count(execute: Callable[..., Any], *statement: Any) -> Any:
         asked[0] += 1

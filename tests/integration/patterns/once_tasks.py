@@ -151,19 +151,3 @@ def follow(before: Any, folder: str) -> None:
     """The next task of a chain."""
     with (Path(folder) / "followed").open("a") as out:
         out.write(f"{before}\n")
-
-
-class Wrapped(ClaimFirst):
-    """Misuse: a transaction around the whole task."""
-
-    abstract = True
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with transaction.atomic(using=router.db_for_write(InboxEntry)):
-            return super().__call__(*args, **kwargs)
-
-
-@Wrapped.task(bind=True, name="once.wrapped", operation=_operation)
-def wrapped(self: Any, *, operation: str, folder: str) -> int:
-    """Must not run."""
-    return _run(folder)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from django.db import connection
 from django.db.models import Sum
 
@@ -30,8 +29,8 @@ from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.reading import copy
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.verify import differences
-from tasks_demo.patterns.dedup_lock import DedupLock
 from tasks_demo.patterns.requeue import DEFERRALS
+from tests.integration.servers.redis import full, read_only
 from tests.support import STATE, Home, Worker, databases_of_tests, producer_on, queued, until
 
 pytestmark = pytest.mark.usefixtures("ledger")
@@ -232,35 +231,15 @@ def ground(home: Home, django_db_setup: None) -> Iterator[Ground]:
         yield Ground(stack, home, folder)
 
 
-def read_only(client: redis.Redis) -> None:
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")
-
-
-def writable(client: redis.Redis) -> None:
-    client.execute_command("REPLICAOF", "NO", "ONE")
-
-
-def full(client: redis.Redis) -> None:
-    client.config_set("maxmemory", "1")
-
-
-def roomy(client: redis.Redis) -> None:
-    client.config_set("maxmemory", "0")
-
-
-@pytest.mark.parametrize(("hurt", "heal"), [(read_only, writable), (full, roomy)])
+@pytest.mark.parametrize("refusing", [read_only, full])
 def test_lock_store_that_takes_no_writes_keeps_the_body_from_running_and_loses_nothing(
-    ground: Ground, hurt: Callable[[redis.Redis], None], heal: Callable[[redis.Redis], None]
+    ground: Ground, refusing: Callable[[Any], AbstractContextManager[None]]
 ) -> None:
-    with connect(ground.locks.url, 5.0) as client:
-        hurt(client)
-        try:
-            task_id = ground.send("dedup_lock")
-            has(task_id, "deferred")
-            assert ground.charges(task_id) == 0
-            assert Tally.objects.get(task_id=task_id).executions == 0
-        finally:
-            heal(client)
+    with connect(ground.locks.url, 5.0) as client, refusing(client):
+        task_id = ground.send("dedup_lock")
+        has(task_id, "deferred")
+        assert ground.charges(task_id) == 0
+        assert Tally.objects.get(task_id=task_id).executions == 0
     has(task_id, "completed", "returned", "acked")
     assert ground.charges(task_id) == 1
     assert Tally.objects.get(task_id=task_id).executions == 1
@@ -369,7 +348,3 @@ def test_called_as_a_function_a_job_is_just_a_function(monkeypatch: pytest.Monke
     recorder.try_flush()
     # Of this process only: a worker of an earlier test may still be recording its last return.
     assert not Event.objects.filter(pid=os.getpid()).exists()
-
-
-def test_lock_s_class_is_what_the_demo_job_uses() -> None:
-    assert isinstance(CHARGES["dedup_lock"], DedupLock)

@@ -116,14 +116,6 @@ def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
     assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
-def test_inside_an_open_transaction_nothing_is_run_and_nothing_is_claimed(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    sent = ground.send("once.wrapped", **job)
-    assert "A rollback would erase the row" in str(sent.get(timeout=30, propagate=False))
-    ground.has(sent.id, "failed")
-    assert (ground.ran(operation), ground.count("tasks_demo_records_claim", operation)) == ([], 0)
-
-
 def test_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
     ground: Ground,
 ) -> None:

@@ -6,7 +6,11 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
+import redis
 
 from tasks_demo.transport.dead_letters import letter
 from tasks_demo.transport.keys import Keys
@@ -15,6 +19,15 @@ from tasks_demo.transport.messages import Item
 #: No worker consumes it.
 QUEUE = "nobody"
 GARBAGE = b"<b>\0\xff\x1b[31m"
+
+
+@pytest.fixture
+def broker_client(redis_url: str) -> Iterator[Any]:
+    """A client of the broker's Redis, which is empty before and afterwards."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
 
 
 def message(task_id: str = "", *, task: str = "poison.acks_late", queue: str = QUEUE, **kwargs: Any) -> bytes:

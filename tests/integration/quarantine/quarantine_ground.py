@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from django.db import connections, router
 
 from tasks_demo.ledger.models import Event
 from tasks_demo.records.models import Attempt, Decision, Parked
-from tests.support import STATE, Home, Worker, database_url_of_tests, until
+from tests.support import STATE, Home, Worker, databases_of_tests, until
 
 
 def send(task: str, args: list[Any], kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -39,8 +38,8 @@ class PoisonWorker(Worker):
 
 def environment(redis_url: str, **more: str) -> dict[str, str]:
     """The environment of a worker on the test databases."""
-    env = {
-        "DATABASE_URL": database_url_of_tests(),
+    return {
+        **databases_of_tests(),
         "REDIS_URL": redis_url,
         "TASKS_DEMO_LEASE_SECONDS": "1",
         "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
@@ -48,10 +47,6 @@ def environment(redis_url: str, **more: str) -> dict[str, str]:
         "POISON_FLAG": str(STATE / "die-after-parking"),
         **more,
     }
-    alias = router.db_for_write(Parked)
-    if alias != "default":
-        env["SHOP_DATABASE_URL"] = f"sqlite:///{connections[alias].settings_dict['NAME']}"
-    return env
 
 
 @pytest.fixture(scope="module")

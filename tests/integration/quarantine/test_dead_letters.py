@@ -1,13 +1,11 @@
-"""The dead letters of the broker, decided like parked messages: what is recorded, and what stays when somebody fails."""
+"""The dead letters of the broker_client, decided like parked messages: what is recorded, and what stays when somebody fails."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from celery import current_app
 from django.db import connections
 from pytest_django import Settings
@@ -25,53 +23,44 @@ __all__ = ["records"]
 pytestmark = pytest.mark.usefixtures("records")
 
 
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushdb()
-        yield client
-        client.config_set("maxmemory", "0")
-        client.flushdb()
-
-
-def test_requeue_puts_it_on_its_queue_and_keeps_who_decided(broker: Any) -> None:
-    dead(broker, message("t1"))
+def test_requeue_puts_it_on_its_queue_and_keeps_who_decided(broker_client: Any) -> None:
+    dead(broker_client, message("t1"))
     with DeadLetters() as letters:
         (letter,) = letters
         assert letters.requeue(letter, by="somebody", why="fixed")
         assert not letters.requeue(letter, by="somebody else", why="")
         assert not letters.discard(letter, by="somebody else", why="")
-    (raw,) = broker.lrange(QUEUE, 0, -1)
+    (raw,) = broker_client.lrange(QUEUE, 0, -1)
     assert (read(raw)["headers"]["id"], deliveries(read(raw))) == ("t1", 0)
     row = Parked.objects.get()
     assert (row.task_id, row.task, row.state, row.attempts) == ("t1", "poison.acks_late", "requeued", 20)
     assert list(row.decisions.values_list("decision", "by", "why")) == [("requeue", "somebody", "fixed")]
-    assert count_dead_letters(broker) == 0
+    assert count_dead_letters(broker_client) == 0
 
 
-def test_discard_keeps_a_copy_among_the_parked_messages(broker: Any) -> None:
+def test_discard_keeps_a_copy_among_the_parked_messages(broker_client: Any) -> None:
     for raw in (message("t1", note="x"), GARBAGE):
-        dead(broker, raw)
+        dead(broker_client, raw)
     with DeadLetters() as letters:
         assert [letters.discard(letter, by="somebody", why="old") for letter in list(letters)] == [True, True]
     garbage, row = Parked.objects.order_by("attempts")
     assert (garbage.state, garbage.message, garbage.task_id[:6]) == ("discarded", ascii(GARBAGE), "claim!")
     assert "\x1b" not in garbage.reason
     assert json.loads(row.message)["kwargs"] == {"note": "x"}
-    assert (count_dead_letters(broker), broker.llen(QUEUE)) == (0, 0)
+    assert (count_dead_letters(broker_client), broker_client.llen(QUEUE)) == (0, 0)
 
 
-def test_requeue_refuses_what_no_worker_can_read(broker: Any) -> None:
-    dead(broker, GARBAGE)
+def test_requeue_refuses_what_no_worker_can_read(broker_client: Any) -> None:
+    dead(broker_client, GARBAGE)
     with DeadLetters() as letters:
         (letter,) = letters
         with pytest.raises(RequeueFailed, match="stays a dead letter"):
             letters.requeue(letter, by="somebody", why="")
-    assert (count_dead_letters(broker), Parked.objects.count()) == (1, 0)
+    assert (count_dead_letters(broker_client), Parked.objects.count()) == (1, 0)
 
 
-def test_several_people_decide_once(broker: Any) -> None:
-    dead(broker, message())
+def test_several_people_decide_once(broker_client: Any) -> None:
+    dead(broker_client, message())
     with DeadLetters() as letters:
         (letter,) = letters
 
@@ -83,25 +72,25 @@ def test_several_people_decide_once(broker: Any) -> None:
             connections.close_all()
 
     assert sorted(together([act] * 6, threads=6)) == [False] * 5 + [True]
-    assert (broker.llen(QUEUE), Parked.objects.count()) == (1, 1)
+    assert (broker_client.llen(QUEUE), Parked.objects.count()) == (1, 1)
 
 
 @pytest.mark.parametrize("act", ["requeue", "discard"])
-def test_refusal_of_redis_leaves_it_where_it_is(broker: Any, act: str) -> None:
-    dead(broker, message())
-    broker.config_set("min-replicas-to-write", "1")
+def test_refusal_of_redis_leaves_it_where_it_is(broker_client: Any, act: str) -> None:
+    dead(broker_client, message())
+    broker_client.config_set("min-replicas-to-write", "1")
     try:
         with DeadLetters() as letters:
             (letter,) = letters
             with pytest.raises(EnvironmentNotReady, match=r"NoReplicas|NOREPLICAS|ResponseError"):
                 getattr(letters, act)(letter, by="somebody", why="")
     finally:
-        broker.config_set("min-replicas-to-write", "0")
-    assert (count_dead_letters(broker), broker.llen(QUEUE), Parked.objects.count()) == (1, 0, 0)
+        broker_client.config_set("min-replicas-to-write", "0")
+    assert (count_dead_letters(broker_client), broker_client.llen(QUEUE), Parked.objects.count()) == (1, 0, 0)
 
 
-def test_find_by_token_task_id_or_its_beginning(broker: Any) -> None:
-    tokens = [dead(broker, message(task_id), at=at + 1) for at, task_id in enumerate(("ab", "abc", "abd"))]
+def test_find_by_token_task_id_or_its_beginning(broker_client: Any) -> None:
+    tokens = [dead(broker_client, message(task_id), at=at + 1) for at, task_id in enumerate(("ab", "abc", "abd"))]
     with DeadLetters() as letters:
         for text, found in (
             (tokens[1], ["abc"]),
@@ -113,9 +102,9 @@ def test_find_by_token_task_id_or_its_beginning(broker: Any) -> None:
             assert [letter.task_id for letter in letters.find(text)] == found, text
 
 
-def test_masked_values_are_not_shown(broker: Any, settings: Settings) -> None:
+def test_masked_values_are_not_shown(broker_client: Any, settings: Settings) -> None:
     settings.TASKS_DEMO_MASKED = ["password"]
-    dead(broker, message(password="swordfish", other=1))
+    dead(broker_client, message(password="swordfish", other=1))
     with DeadLetters() as letters:
         said = parts(next(iter(letters)))
     assert "swordfish" not in str(said)

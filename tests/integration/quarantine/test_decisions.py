@@ -34,6 +34,7 @@ from tests.integration.quarantine.quarantine_ground import (
     send,
     worker,
 )
+from tests.integration.servers import redis
 from tests.support import STATE, together, until
 
 __all__ = ["diary", "records", "worker"]
@@ -160,12 +161,8 @@ def gone(redis_url: str) -> Iterator[None]:
 
 @contextmanager
 def full(redis_url: str) -> Iterator[None]:
-    with connect(redis_url, 5.0) as client:
-        client.config_set("maxmemory", "1")
-        try:
-            yield
-        finally:
-            client.config_set("maxmemory", "0")
+    with connect(redis_url, 5.0) as client, redis.full(client):
+        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ class RedisServer(EmbeddedRedis):
     def __exit__(self, *raised: Any) -> None:
         self.kill()
         super().__exit__(*raised)
+
+
+@contextmanager
+def read_only(client: Any) -> Iterator[None]:
+    """A replica without its primary: every write is refused."""
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def full(client: Any) -> Iterator[None]:
+    """No memory left: every write that needs some is refused."""
+    client.config_set("maxmemory", "1")
+    try:
+        yield
+    finally:
+        client.config_set("maxmemory", "0")
 
 
 @pytest.fixture(scope="session", params=list(BINARIES))

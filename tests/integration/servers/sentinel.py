@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,18 +11,12 @@ import redis
 
 from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.redis import EMBEDDED
-from tests.support import until
+from tests.support import free_port, until
 
 #: Milliseconds until the sentinel calls a primary down; the vote and the promotion come after that.
 DOWN_MS = 500
 PASSWORD = "s/cret:p@ss"
 ENCODED = "s%2Fcret%3Ap%40ss"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Servers:

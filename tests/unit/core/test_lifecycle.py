@@ -174,24 +174,6 @@ def test_lifecycle_with_no_observer_a_point_costs_next_to_nothing() -> None:
     assert time.perf_counter() - started < 2.0
 
 
-def test_lifecycle_points_of_the_design_are_all_there() -> None:
-    healthy = [
-        "published",
-        "received",
-        "claimed",
-        "started",
-        "effect_begun",
-        "effect_done",
-        "completed",
-        "returned",
-        "acked",
-    ]
-    side_roads = ["suppressed", "deferred", "lease_lost", "fenced", "failed", "retried", "quarantined"]
-    windows = ["fetched", "acking"]  # points of the main process that only the lab announces
-    dropped = ["rejected", "ignored", "expired", "revoked", "replaced"]
-    assert {str(point) for point in Point} == {*healthy, *side_roads, *windows, *dropped}
-
-
 def test_lifecycle_lab_s_pure_history_knows_the_same_points() -> None:
     from tasks_demo.lab.verdict.history import POINTS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_demo.core.semantics import PROMISES, Bounds, Semantics
+from tasks_demo.core.semantics import Bounds, Semantics
 
 
 @pytest.mark.parametrize(
@@ -41,21 +41,6 @@ def test_semantics_only_too_much_is_beyond_repair(bounds: Bounds, count: int, ex
 def test_semantics_bounds_are_written_as_people_write_them(bounds: Bounds, text: str, listed: list[int | None]) -> None:
     assert str(bounds) == text
     assert bounds.as_list() == listed
-
-
-def test_semantics_each_pattern_promises_what_the_design_says() -> None:
-    promised = {
-        name: (promise.semantics, str(promise.executions), str(promise.effects)) for name, promise in PROMISES.items()
-    }
-    assert promised == {
-        "acks_early": (Semantics.AT_MOST_ONCE, "≤1", "≤1"),
-        "acks_late": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
-        "claim_first": (Semantics.AT_MOST_ONCE, "≤1", "≤1"),
-        "outbox": (Semantics.AT_LEAST_ONCE, "≥1", "≥1"),
-        # The second task ID of an operation is suppressed and need not execute at all.
-        "dedup_lock": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
-        "inbox": (Semantics.EFFECTIVELY_ONCE, "any number", "=1"),
-    }
 
 
 def test_semantics_nobody_claims_exactly_once() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kombu import serialization
 
 from tasks_demo.core.exceptions import ArgumentsNotJson
-from tasks_demo.leases.protocol import Claimed, Held, digest
+from tasks_demo.leases.protocol import digest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -134,9 +134,3 @@ def test_what_a_serializer_carries_has_the_same_digest_when_it_arrives(serialize
 def test_nesting_too_deep_is_a_clear_error_too() -> None:
     with pytest.raises(ArgumentsNotJson):
         digest("t", [_deep()], {})
-
-
-def test_replies_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Held(1.0).seconds_left = 2.0  # type: ignore[misc]
-    assert Claimed("o", "t", 1, 1, 0.0) == Claimed("o", "t", 1, 1, 0.0)

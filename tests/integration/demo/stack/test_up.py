@@ -6,7 +6,6 @@ import http.client
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ import pytest
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.up import LIVED_SECONDS, Formation
-from tests.support import living, until
+from tests.support import free_port, living, until
 
 ROOT = Path(__file__).resolve().parents[4]
 BOUND_SECONDS = 100.0
@@ -30,9 +29,7 @@ class Up:
     """A running ``manage.py up`` and its output."""
 
     def __init__(self, state: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         environment = {name: value for name, value in os.environ.items() if name not in OURS}
         self.popen = subprocess.Popen(
             [sys.executable, "manage.py", "up", "--port", str(self.port)],
