@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from django.contrib.auth.models import User
 from django.utils.timezone import now
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from tasks_demo.records.models import OutboxMessage
-from tests.browser.logging_in import log_in
+from tests.browser.conftest import Open
 from tests.integration.ledger.ledger_rows import append, killed, life, lost, ok
 from tests.integration.quarantine.parked_rows import lying
-
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        message = f"{CHROMIUM} is missing: install the package chromium to run the browser tests."
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # Playwright's synchronous interface runs an event loop in this thread; Django would refuse the ORM there.
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        expect.set_options(timeout=30_000)
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def page(
-    browser: Browser, live_server: LiveServer, settings: Settings, request: pytest.FixtureRequest
-) -> Iterator[Page]:
-    """A page of a logged-in user, with three tasks in the ledger."""
-    settings.TASKS_DEMO_BANK_URL = ""
+def page(open_page: Open, request: pytest.FixtureRequest) -> Page:
+    """The list of task IDs, with three tasks in the ledger."""
     append(ok("fine"), killed("killed-once", run="r1:acks_late/kill-main"), lost("broken-promise"))
-    User.objects.create_superuser("admin", password="of this test")
-    options = getattr(request, "param", {})
-    context = browser.new_context(base_url=live_server.url, **options)
-    page = context.new_page()
-    page.goto("/admin/tasks_demo/tally/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/tally/")
-    page.wait_for_load_state("load")  # by then the admin's scripts have found their buttons
-    yield page
-    context.close()
+    return open_page("/admin/tasks_demo/tally/", **getattr(request, "param", {}))[0]
 
 
 def test_from_the_list_to_where_the_kill_fell(page: Page) -> None:

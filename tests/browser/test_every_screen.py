@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
 
+from tests.browser.conftest import Open
 from tests.browser.every_screen import filled
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases="__all__"),
@@ -58,11 +54,7 @@ KEYBOARD = """() => {
 
 @pytest.fixture
 def addresses(
-    browser: Browser,  # noqa: F811  (first: Django refuses the ORM beside its event loop until it is there)
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    short: Path,
-    redis_url: str,
+    browser: Browser, settings: Settings, monkeypatch: pytest.MonkeyPatch, short: Path, redis_url: str
 ) -> list[str]:
     return filled(settings, monkeypatch, short)
 
@@ -71,29 +63,10 @@ def addresses(
     params=[("light", 1280), ("dark", 360)],
     ids=lambda found: f"{found[0]} and {'narrow' if found[1] < 400 else 'wide'}",
 )
-def said(
-    addresses: list[str],
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-    request: pytest.FixtureRequest,
-) -> Iterator[tuple[Page, list[str]]]:
-    """A page of a logged-in user, and what the browser complained of: the console, answers of 400 and above, violations."""
-    User.objects.create_superuser("admin", password="of this test")
+def said(addresses: list[str], open_page: Open, request: pytest.FixtureRequest) -> tuple[Page, list[str]]:
     scheme, width = request.param
-    context = browser.new_context(
-        base_url=live_server.url, color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900}
-    )
-    context.add_init_script(path=AXE)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(f"{page.url}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
-    page.on("response", lambda got: complaints.append(f"{got.url}: {got.status}") if got.status >= 400 else None)
-    page.goto("/admin/tasks_demo/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
-    yield page, complaints
-    context.close()
+    size = {"width": width, "height": 900}
+    return open_page("/admin/tasks_demo/", script=AXE, color_scheme=scheme, reduced_motion="reduce", viewport=size)
 
 
 def test_screens_have_no_serious_finding_and_no_message_and_work_by_keyboard(

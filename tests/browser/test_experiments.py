@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.lab.processes.run_folder import is_alive
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import Open
 from tests.lab.screens.ground import ROOT, use
 from tests.support import until
 
@@ -26,26 +23,11 @@ pytestmark = [
 
 
 @pytest.fixture
-def page(
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    short: Path,
-) -> Iterator[Page]:
+def page(open_page: Open, settings: Settings, monkeypatch: pytest.MonkeyPatch, short: Path) -> Iterator[Page]:
     """The list of experiments, in a narrow window, for a user who may start one. Fails if the browser complained."""
     use(settings, monkeypatch, short)
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, viewport={"width": 360, "height": 800})
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(f"{page.url}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
-    page.goto(ROOT)
-    log_in(page)
-    expect(page).to_have_url(live_server.url + ROOT)
+    page, complaints = open_page(ROOT, viewport={"width": 360, "height": 800})
     yield page
-    context.close()
     assert complaints == []
 
 

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
-from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from tasks_demo.ledger import rollups
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import Open
 from tests.integration.ledger.ledger_rows import append, lost, ok
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
 @pytest.fixture
-def said(browser: Browser, live_server: LiveServer, settings: Settings) -> Iterator[tuple[Page, list[str]]]:  # noqa: F811
-    """A page of a logged-in user, and what the browser complained of: the console, answers of 400 and above, violations."""
-    settings.TASKS_DEMO_BANK_URL = ""
+def said(open_page: Open) -> tuple[Page, list[str]]:
     append(ok("fine"), lost("broken"))
     assert rollups.fold(5)
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, color_scheme="dark", viewport={"width": 360, "height": 800})
-    page = context.new_page()
-    complaints: list[str] = []
-
-    def heard(message: ConsoleMessage) -> None:
-        complaints.append(f"{page.url}: {message.text}")
-
-    def answered(response: Response) -> None:
-        if response.status >= 400:
-            complaints.append(f"{response.url}: {response.status}")
-
-    page.on("console", heard)
-    page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
-    page.on("response", answered)
-    page.goto("/admin/tasks_demo/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
-    yield page, complaints
-    context.close()
+    return open_page("/admin/tasks_demo/", color_scheme="dark", viewport={"width": 360, "height": 800})
 
 
 def test_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:

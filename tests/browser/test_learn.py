@@ -7,30 +7,18 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import Permission, User
 from playwright.sync_api import Browser, expect
-from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.lab.learn.screen import as_file
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import PASSWORD, Open
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
-def test_guess_is_judged_and_the_history_is_played_by_keyboard(
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-) -> None:
-    user = User.objects.create_user("reader", password="of this test", is_staff=True)
+def test_guess_is_judged_and_the_history_is_played_by_keyboard(open_page: Open) -> None:
+    user = User.objects.create_user("reader", password=PASSWORD, is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_tally"))
-    context = browser.new_context(
-        base_url=live_server.url, viewport={"width": 360, "height": 800}, reduced_motion="reduce"
-    )
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto("/admin/login/?next=/admin/tasks_demo/")
-    log_in(page, "reader")
+    size = {"width": 360, "height": 800}
+    page, said = open_page("/admin/tasks_demo/", name="reader", viewport=size, reduced_motion="reduce")
     page.get_by_role("link", name="Learn").click()
 
     page.get_by_role("link", name="Kill acks_late at effect_done").press("Enter")
@@ -60,10 +48,9 @@ def test_guess_is_judged_and_the_history_is_played_by_keyboard(
     expect(page.locator(".advice p:visible")).to_contain_text("inbox")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert said == []
-    context.close()
 
 
-def test_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:
     file = tmp_path / "learn.html"
     file.write_text(as_file())
     context = browser.new_context(java_script_enabled=False)

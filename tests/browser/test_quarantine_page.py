@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.records.models import Parked
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser
+from tests.browser.conftest import Open
 from tests.integration.quarantine.parked_rows import QUEUE, lying
 
-__all__ = ["browser"]
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 HISTORY = [
@@ -39,17 +35,9 @@ def poison(redis_url: str) -> Iterator[Parked]:
 
 
 @pytest.fixture
-def page(browser: Browser, live_server: LiveServer, poison: Parked, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(open_page: Open, poison: Parked, request: pytest.FixtureRequest) -> Page:
     """The list, for a user who may decide."""
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, **getattr(request, "param", {}))
-    page = context.new_page()
-    page.goto("/admin/tasks_demo_records/parked/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo_records/parked/")
-    page.wait_for_load_state("load")  # by then the admin's scripts have found their buttons
-    yield page
-    context.close()
+    return open_page("/admin/tasks_demo_records/parked/", **getattr(request, "param", {}))[0]
 
 
 def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, redis_url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,13 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import Browser, Page, expect
 from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.dashboard.held_jobs import held_jobs
 from tasks_demo.dashboard.processes import DEAD, workers
 from tasks_demo.lab.processes.run_folder import is_alive
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.models import Tally
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import Open
 from tests.lab.screens.ground import ROOT, use
 from tests.support import until
 
@@ -41,18 +38,12 @@ TALLY = "/admin/tasks_demo/tally/"
 
 
 @pytest.fixture
-def run(
-    browser: Browser,  # noqa: F811  (first: Django refuses the ORM beside its event loop until it is there)
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    short: Path,
-    bank_url: str,
-) -> str:
+def run(browser: Browser, settings: Settings, monkeypatch: pytest.MonkeyPatch, short: Path, bank_url: str) -> str:
     """The name of an experiment that has ended."""
     use(settings, monkeypatch, short)
     monkeypatch.setenv("BANK_URL", bank_url)
     client = Client()
-    client.force_login(User.objects.create_superuser("admin", password="of this test"))
+    client.force_login(User.objects.create_superuser("starts-it"))
     name = client.post(f"{ROOT}start/", CHOICES).headers["Location"].removeprefix(ROOT).rstrip("/")
     until(lambda: not is_alive(short / "runs" / name), "the end of the experiment", 400)
     assert rollups.fold(30)
@@ -60,22 +51,9 @@ def run(
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(
-    run: str,
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-    request: pytest.FixtureRequest,
-) -> Iterator[Page]:
+def page(run: str, open_page: Open, request: pytest.FixtureRequest) -> Page:
     size = {"width": 1280, "height": 900}
-    context = browser.new_context(
-        base_url=live_server.url, color_scheme=request.param, reduced_motion="reduce", viewport=size
-    )
-    page = context.new_page()
-    page.goto("/admin/tasks_demo/")
-    log_in(page)
-    expect(page.get_by_role("navigation", name="Control room")).to_be_visible()
-    yield page
-    context.close()
+    return open_page("/admin/tasks_demo/", color_scheme=request.param, reduced_motion="reduce", viewport=size)[0]
 
 
 def test_pictures_are_taken_of_a_real_run(page: Page, run: str, request: pytest.FixtureRequest) -> None:

@@ -7,15 +7,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
 
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.ledger.models import Event
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import Open
 from tests.support import STATE, Home, Worker, databases_of_tests, until
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
@@ -34,18 +31,8 @@ def killed_job(home: Home, redis_url: str, bank_url: str, settings: Settings) ->
         yield sent.id
 
 
-def test_drawing_shows_both_executions_and_the_one_without_an_end(
-    killed_job: str,
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-) -> None:
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, viewport={"width": 360, "height": 800})
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.goto(f"/admin/login/?next=/admin/tasks_demo/tally/{killed_job}/change/")
-    log_in(page)
+def test_drawing_shows_both_executions_and_the_one_without_an_end(killed_job: str, open_page: Open) -> None:
+    page, said = open_page(f"/admin/tasks_demo/tally/{killed_job}/change/", viewport={"width": 360, "height": 800})
     drawing = page.get_by_role("img", name="The life of this job")
     expect(drawing).to_be_visible()
     expect(drawing.locator(".bar-execution")).to_have_count(2)
@@ -53,11 +40,9 @@ def test_drawing_shows_both_executions_and_the_one_without_an_end(
     expect(drawing.locator("g.mark > text", has_text="received again")).to_have_count(1)
     expect(page.locator(".moments .line")).to_have_count(Event.objects.filter(task_id=killed_job).count())
     box = page.locator(".swimlanes")
-    page.wait_for_load_state("load")  # with its style sheets
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     box.focus()
     page.keyboard.press("ArrowRight")
     until(lambda: box.evaluate("box => box.scrollLeft > 0"), "scrolling by keyboard")
-    assert [text for text in said if "favicon" not in text] == []
-    context.close()
+    assert said == []

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
-from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from tasks_demo.core import clock
 from tasks_demo.ledger.models import Tally
 from tasks_demo.outbox.enqueue import enqueue
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser  # noqa: F401  (a fixture)
+from tests.browser.conftest import Open
 from tests.integration.dashboard.worker_rows import row
 from tests.integration.ledger.ledger_rows import append, ok
 
@@ -30,24 +24,11 @@ EXPECTED = """iso => new Intl.DateTimeFormat('sv-SE', {timeZone: 'Pacific/Chatha
 
 
 @pytest.fixture
-def page(
-    browser: Browser,  # noqa: F811
-    live_server: LiveServer,
-    settings: Settings,
-    request: pytest.FixtureRequest,
-) -> Iterator[Page]:
-    settings.TASKS_DEMO_BANK_URL = ""
+def page(open_page: Open, request: pytest.FixtureRequest) -> Page:
     append(ok("fine"))
     row("w1@test")
     enqueue("tasks_demo.charge_outbox", kwargs={"customer": "c", "amount": 7}, queue="nobody")
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, timezone_id=ZONE, **getattr(request, "param", {}))
-    page = context.new_page()
-    page.goto("/admin/tasks_demo/tally/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/tally/")
-    yield page
-    context.close()
+    return open_page("/admin/tasks_demo/tally/", timezone_id=ZONE, **getattr(request, "param", {}))[0]
 
 
 @pytest.mark.parametrize(

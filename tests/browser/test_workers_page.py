@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
-from pytest_django import Settings
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from tasks_demo.leases.process import this_process
-from tests.browser.logging_in import log_in
-from tests.browser.test_admin_page import browser
+from tests.browser.conftest import Open
 from tests.integration.dashboard.worker_rows import elsewhere, row
 from tests.integration.ledger.ledger_rows import append, killed, life, ok
 
-__all__ = ["browser"]
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases="__all__"),
     pytest.mark.usefixtures("ledger", "redis_url"),
@@ -24,27 +17,12 @@ pytestmark = [
 
 
 @pytest.fixture
-def said(
-    browser: Browser, live_server: LiveServer, settings: Settings, request: pytest.FixtureRequest
-) -> Iterator[tuple[Page, list[str]]]:
-    """The overview for a user who may see everything, and what the browser complained of."""
-    settings.TASKS_DEMO_BANK_URL = ""
+def said(open_page: Open, request: pytest.FixtureRequest) -> tuple[Page, list[str]]:
     append(ok("finished"), killed("charged-twice"), life("never-run-again", "published", "received", "started"))
     row("w1@test")
     row("w2@test", this_process(""))
     elsewhere("w3@far", 3600)
-    User.objects.create_superuser("admin", password="of this test")
-    context = browser.new_context(base_url=live_server.url, **getattr(request, "param", {}))
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto("/admin/tasks_demo/")
-    log_in(page)
-    expect(page).to_have_url(f"{live_server.url}/admin/tasks_demo/")
-    page.wait_for_load_state("load")
-    yield page, complaints
-    context.close()
+    return open_page("/admin/tasks_demo/", **getattr(request, "param", {}))
 
 
 @pytest.mark.parametrize(
