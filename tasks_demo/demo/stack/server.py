@@ -29,10 +29,19 @@ class EmbeddedServer(ABC):
 
         Raises EnvironmentNotReady, with the end of the log, if it does not answer within ``ready_seconds``.
         """
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """The first half of ``start``, which needs the main thread: the process runs, and may not answer yet."""
         if not self.alive():
             if self.process:
                 self.process.kill()
             self.process = self._spawn()
+
+    def await_ready(self) -> None:
+        """The second half, for any thread."""
+        if self.process:
             self._await(self.process)
 
     def stop(self) -> None:

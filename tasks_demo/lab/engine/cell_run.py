@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from celery import current_app
+from django.db import connections, router
 from django.db.models import Count
 
 from tasks_demo.core.lifecycle import Point
+from tasks_demo.demo.shop.models import Booking
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS
@@ -22,9 +24,9 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
 from tasks_demo.lab.plan.own_tasks import Call
-from tasks_demo.lab.plan.timing import visibility_timeout
+from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes.brokers import Lane
-from tasks_demo.lab.processes.brokers.troubled import TroubledRedis
+from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
 from tasks_demo.lab.processes.nemesis import FaultReport
@@ -87,11 +89,14 @@ class CellRun:
         self.aimed = self.victims if cell.fault.aimable else {}
         self.visibility_timeout = visibility_timeout(cell)
         self.leases = environment.redis.lane(cell.name)
-        self.troubled: TroubledRedis | None = None
+        self.troubled: TroubledBroker | None = None
         self.broker: Lane
         if cell.fault.of_broker:
-            place = environment.socket_dir / uuid.uuid4().hex[:8]
-            self.troubled = TroubledRedis(KINDS[cell.broker], place, place.with_suffix(".r"), cell.fault)
+            kind, place = KINDS[cell.broker], environment.socket_dir / uuid.uuid4().hex[:8]
+            if kind.on_redis:
+                self.troubled = TroubledRedis(kind, place, place.with_suffix(".r"), cell.fault)
+            else:
+                self.troubled = TroubledRabbit(kind, place, cell.name)
             self.broker = self.troubled.lane
         else:
             self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
@@ -193,3 +198,12 @@ class CellRun:
 
     def record_end(self, end: CellEnd) -> None:
         store.append([self.row(QUIESCENT, detail=asdict(end))])
+
+
+def runs_alone(cell: Cell) -> bool:
+    """Whether the cell must run alone: its effects or its operations are counted in tables that all cells share, or it keeps
+    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
+    if cell.own is not None:
+        return bool(cell.own.effects or cell.own.pattern)
+    vendor = connections[router.db_for_write(Booking)].vendor
+    return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING

@@ -20,13 +20,12 @@ import redis
 from amqp.exceptions import AMQPError
 from celery import current_app
 from django.conf import settings as django_settings
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError, connections
 
 from tasks_demo import ledger
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
-from tasks_demo.demo.shop.models import Booking
-from tasks_demo.lab.engine.cell_run import CellRun
+from tasks_demo.lab.engine.cell_run import CellRun, runs_alone
 from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.hostile_messages import where_ended
 from tasks_demo.lab.engine.lane import Lane, Progress
@@ -34,10 +33,11 @@ from tasks_demo.lab.engine.publishing import Stop
 from tasks_demo.lab.engine.witnesses import Unread, witness_of
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.plan.own_advice import advice, predicted
 from tasks_demo.lab.plan.predictions import prediction
-from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS, OVERLAPPING
+from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS
 from tasks_demo.lab.processes.assumed import assume
 from tasks_demo.lab.processes.brokers import queue_settings, without_password
 from tasks_demo.lab.processes.environment import Environment, environment
@@ -120,14 +120,16 @@ class Run:
             setattr(django_settings, f"TASKS_DEMO_{name}", value)
         current_app.conf.update(queue_settings())
         current_app.__dict__.pop("amqp", None)  # made of the settings before these
-        kinds = [KINDS[name] for name in dict.fromkeys(cell.broker for cell in self.cells)]
+        # A node that is killed is the cell's own.
+        shared = dict.fromkeys(cell.broker for cell in self.cells if cell.fault is not Fault.BROKER_KILL)
+        kinds = [KINDS[name] for name in shared]
         demo = any(cell.own is None for cell in self.cells)
         with (
             contextlib.ExitStack() as armed_again,
-            environment(self.folder, kinds, self.broker, self.run_id, demo=demo) as found,
+            environment(self.folder, kinds, self.broker if kinds else "", self.run_id, demo=demo) as found,
         ):
             armed_again.callback(ledger.arm)
-            alone = [cell for cell in self.cells if _runs_alone(cell)]
+            alone = [cell for cell in self.cells if runs_alone(cell)]
             for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
                 if not self._stop.is_set():
                     interrupted = self._side_by_side(cells, lanes, found)
@@ -288,12 +290,3 @@ class Run:
             return result
         seen = {what for what in ("lost", "duplicated") if getattr(result, what)}
         return replace(result, reasons=[*advice(run.cell, seen, run.failure()), *result.reasons])
-
-
-def _runs_alone(cell: Cell) -> bool:
-    """Whether the cell must run alone: its effects or its operations are counted in tables that all cells share, or it keeps
-    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
-    if cell.own is not None:
-        return bool(cell.own.effects or cell.own.pattern)
-    vendor = connections[router.db_for_write(Booking)].vendor
-    return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING

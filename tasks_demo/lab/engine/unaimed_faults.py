@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from amqp.exceptions import AMQPError
+
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.bank.client import BankClient, BankError
@@ -16,6 +18,7 @@ from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRedis
 from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
 from tasks_demo.ledger.models import Event
 
@@ -39,7 +42,7 @@ class UnaimedFaults:
         Raises EnvironmentNotReady if one of them does not do that.
         """
         if self._run.troubled:
-            self._errands.ask(self._run.troubled.start)
+            self._start(self._run.troubled)
         if self._run.proxy:
             self._run.proxy.start()
         if self._fault is not Fault.LOST_RESPONSE:
@@ -64,18 +67,27 @@ class UnaimedFaults:
         if broker is None:
             return
         self._until(lambda: broker.lane.holdings().queued, _QUEUED_SECONDS, stop)
-        if self._fault.outage:
+        died, why = "", ""
+        if self._fault.among_jobs:
             self._until(self._a_job_has_begun, _BEGUN_SECONDS, stop)
-            pid, held, died = broker.pid, broker.lane.holdings(), ""
+        if self._fault.outage and isinstance(broker, TroubledRedis):
+            pid, held = broker.pid, broker.lane.holdings()
             why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
-        elif self._fault is Fault.BROKER_FLUSH:
-            (pid, held), died, why = broker.flush(), "", ""
+        elif self._fault is Fault.BROKER_FLUSH and isinstance(broker, TroubledRedis):
+            pid, held = broker.flush()
         else:
-            (pid, held), died, why = self._errands.ask(broker.kill_and_start), "SIGKILL", ""
+            (pid, held), died = broker.kill(), "SIGKILL"
+            self._start(broker)
+            if self._fault is Fault.BROKER_KILL:  # a queue is back a moment after its node
+                self._until(lambda: _shows_messages(broker, workers.name), _QUEUED_SECONDS, stop)
         why = why or ("" if held.queued else "nothing was queued")
         for task_id in self._run.victims:
             report = FaultReport(what=str(self._fault), victim="broker", pid=pid, landed=not why, why=why, died=died)
             nemesis.report(task_id, report)
+
+    def _start(self, broker: TroubledBroker) -> None:
+        self._errands.ask(broker.launch)
+        broker.await_ready()
 
     def _a_job_has_begun(self) -> bool:
         return Event.objects.filter(run=self._run.name, kind=Point.STARTED).exists()
@@ -119,3 +131,12 @@ class UnaimedFaults:
             elif event.at.timestamp() - started.get(event.pid, event.at.timestamp()) > self._run.visibility_timeout:
                 return True
         return False
+
+
+def _shows_messages(broker: TroubledBroker, worker: str) -> bool:
+    try:
+        held = broker.lane.holdings(worker)
+    except (OSError, AMQPError):
+        broker.lane.disconnect()
+        return False
+    return bool(held.queued or held.unacked)

@@ -191,9 +191,16 @@ def applies(pattern: str, fault: Fault, own: OwnTask | None = None) -> bool:
     return not (pattern == "inbox" and fault is Fault.LOST_RESPONSE)
 
 
-def can_happen_on(broker: str, fault: Fault) -> bool:
-    """Whether the lab can inject the fault on this kind of broker: it kills only servers that it has started."""
-    return not fault.of_broker or KINDS[broker].embedded
+def why_not_on(broker: str, fault: Fault) -> str:
+    """Why the fault cannot be injected on this kind of broker; empty if it can."""
+    kind = KINDS[broker]
+    if not fault.of_broker or (kind.family == "rabbitmq" if fault is Fault.BROKER_KILL else kind.embedded):
+        return ""
+    if kind.embedded:
+        return "on Redis it matters whether there is an append-only file: write broker-kill-always, -everysec or -off"
+    if kind.on_redis:
+        return "the lab kills only servers that it starts"
+    return "it is a fault of Redis: write broker-kill" if fault.appendonly else "it is a fault of Redis"
 
 
 def points_of(pattern: str, fault: Fault, own: OwnTask | None = None) -> tuple[Point, ...]:
@@ -250,12 +257,12 @@ def plan(
                 victims = _victims(f"{seed}:{pattern}:{asked}:{name}", last, kills, windows, first) if windows else {}
                 if fault.of_broker:  # it happens once
                     victims = dict(list(victims.items())[:1])
-                work = max(work_ms, OUTAGE_WORK_MS) if fault.outage else work_ms
+                work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs else work_ms
                 without = keyless and pattern == "dedup_lock"
                 cells += [
                     Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load, also)
                     for broker in brokers
-                    if can_happen_on(broker, fault)
+                    if not why_not_on(broker, fault)
                 ]
     return cells
 

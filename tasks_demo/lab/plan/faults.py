@@ -22,6 +22,7 @@ class Fault(StrEnum):
     DOUBLE_PUBLISH = "double-publish"
     PUBLISHER_CRASH = "publisher-crash"
     HOSTILE = "hostile"
+    BROKER_KILL = "broker-kill"
     BROKER_KILL_ALWAYS = "broker-kill-always"
     BROKER_KILL_EVERYSEC = "broker-kill-everysec"
     BROKER_KILL_OFF = "broker-kill-off"
@@ -83,6 +84,11 @@ class Fault(StrEnum):
         return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY, Fault.BROKER_DISK_FULL}
 
     @property
+    def among_jobs(self) -> bool:
+        """Whether it happens once, when a job runs and others are queued."""
+        return self.outage or self is Fault.BROKER_KILL
+
+    @property
     def aimable(self) -> bool:
         """Whether it can be injected at a chosen point of a task's life."""
         return self.victim in {"child", "main", "group", "connection"}
@@ -104,6 +110,7 @@ class Fault(StrEnum):
             Fault.DOUBLE_PUBLISH: "a double click: two task IDs for one operation",
             Fault.PUBLISHER_CRASH: "the publisher is killed between its commit and its publication",
             Fault.HOSTILE: "a message that no publisher sends is put before the job: garbage, 50 MB, an unknown task and so on",
+            Fault.BROKER_KILL: "SIGKILL to the cell's RabbitMQ node while jobs run and are queued, and a restart",
             Fault.BROKER_KILL_ALWAYS: "SIGKILL to the cell's Redis while jobs are queued, and a restart; appendfsync always",
             Fault.BROKER_KILL_EVERYSEC: "the same with appendfsync everysec",
             Fault.BROKER_KILL_OFF: "the same without append-only file: what was queued is gone",

@@ -9,7 +9,7 @@ from typing import Any
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind, kind_of
-from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, can_happen_on, plan, plan_controls, points_of
+from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, plan, plan_controls, points_of, why_not_on
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import OwnTask
@@ -81,8 +81,11 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
     if own and brokers != [REDIS]:
         raise Refused(f"Tasks of a project are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
     for name in () if all_faults else faults:
-        if not any(all(can_happen_on(broker.name, one) for one in parts(parse(name))) for broker in brokers):
-            raise Refused(f"{name} would do nothing on {brokers[0].family}: the lab kills only servers that it starts.")
+        fault, _ = parts(parse(name))  # the other of two is none of the broker
+        reasons = {broker.family: why_not_on(broker.name, fault) for broker in brokers}
+        if all(reasons.values()):
+            family, why = next(iter(reasons.items()))
+            raise Refused(f"{name} would do nothing on {family}: {why}.")
     cells = plan(
         patterns=patterns,
         faults=[parse(name) for name in faults],

@@ -47,12 +47,14 @@ _FAULTS = {
     "double-publish": "when the customer clicked twice",
     "publisher-crash": "when the publisher died between commit and publication",
     "hostile": "among hostile messages",
+    "broker-kill": "when RabbitMQ was killed",
     "broker-kill-always": "when Redis was killed (append-only file, always)",
     "broker-kill-everysec": "when Redis was killed (append-only file, every second)",
     "broker-kill-off": "when Redis was killed (no append-only file)",
     "broker-flush": "when Redis was emptied",
     "broker-full": "when the memory of Redis was used up",
     "broker-read-only": "when Redis took no writes",
+    "broker-disk-full": "when the disk of Redis was full",
     "load": "when workers were killed under load",
 }
 #: Brokers in a sentence.

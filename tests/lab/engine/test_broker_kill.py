@@ -1,12 +1,17 @@
-"""The cell's own Redis is killed while jobs are queued, and started again on what it has written."""
+"""The cell's own broker is killed while jobs are queued, and started again on what it has written."""
 
 from __future__ import annotations
 
 import json
+import os
 
+import psutil
 import pytest
 
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.servers import possible_here, rabbitmq
 from tests.support import Home
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,8 +36,39 @@ def test_broker_kill_loses_without_the_append_only_file_but_not_through_the_outb
     assert cells["outbox", "broker-kill-off"]["observed"] == "held"
 
 
-def test_broker_kill_on_a_server_that_is_not_the_labs_is_refused(home: Home) -> None:
-    done = home.manage("experiment", "--fault", "broker-kill-off", "--broker", "rabbitmq", "--plan")
-    assert (done.code, done.out) == (2, "")
-    assert "the lab kills only servers that it starts" in done.err
-    assert "broker-kill" not in home.manage("experiment", "--fault", "all", "--broker", "rabbitmq", "--plan").out
+@pytest.mark.parametrize("queue", ["quorum", "classic"])
+def test_killed_rabbitmq_loses_nothing_and_the_outbox_repeats_nothing(home: Home, queue: str) -> None:
+    with_rabbitmq()
+    events = home.state / "events.jsonl"
+    done = home.manage(
+        "experiment", "--fault", "broker-kill", "--pattern", "acks_late", "outbox", "--broker", "rabbitmq", "--queue", queue,
+        "--tasks", str(JOBS), "--seed", "1", "--json", "-", "--events", str(events), timeout=500,
+    )  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    cells = {cell["pattern"]: cell for cell in json.loads(done.out)["cells"]}
+    assert set(cells) == {"acks_late", "outbox"}
+    for cell in cells.values():
+        assert (cell["broker"], cell["kills"]) == (f"rabbitmq-{queue}", {"planned": 1, "landed": 1})
+        assert (cell["lost"], cell["effects"]["0"]) == (0, 0)
+    assert cells["outbox"]["effects"] == {"0": 0, "1": JOBS, "2+": 0}
+    faults = [event for event in map(json.loads, events.read_text().splitlines()) if event["kind"] == "fault"]
+    assert [event["detail"]["died"] for event in faults] == ["SIGKILL"] * 2
+    assert not any(psutil.pid_exists(event["detail"]["pid"]) for event in faults)
+
+
+def test_broker_kill_without_rabbitmq_is_refused_by_name_and_left_out_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "glob", lambda _pattern: [])
+    cells = [Cell("inbox", fault, "", "rabbitmq-quorum", 1, 4, 0) for fault in (Fault.NONE, Fault.BROKER_KILL)]
+    with pytest.raises(EnvironmentNotReady, match="RabbitMQ is not installed on this machine"):
+        possible_here(cells, everything=False)
+    possible, [why] = possible_here(cells, everything=True)
+    assert possible == cells[:1]
+    assert why.startswith("Left out: broker-kill. RabbitMQ is not installed")
+
+
+def with_rabbitmq() -> None:
+    try:
+        rabbitmq.program()
+    except EnvironmentNotReady as error:
+        assert not os.environ.get("CI"), error
+        pytest.skip(str(error))

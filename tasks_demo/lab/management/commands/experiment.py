@@ -60,12 +60,15 @@ class Command(PackageCommand):
         from tasks_demo.lab.engine.runner import Run
         from tasks_demo.lab.engine.screen import Screen
         from tasks_demo.lab.engine.status import Status
+        from tasks_demo.lab.processes.servers import possible_here
 
         seed, cells, left_out = self._cells(options)
         if options["plan"]:
             self.stderr.writelines(f"{sentence}\n" for sentence in left_out)
             self.stdout.write(dump_plan(cells, seed))
             return Exit.OK
+        cells, missing = possible_here(cells, everything="all" in (options["fault"] or ()))
+        left_out += missing
         self._check_name(options["run"])
         self._check_targets({name: options[name] for name in WRITTEN if options[name] is not None})
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored

@@ -203,6 +203,11 @@ class RabbitLane:
         channel.queue_delete(self.queue.name)
         channel.exchange_delete(self.queue.exchange.name)
 
+    def disconnect(self) -> None:
+        """Forget the connection: its server has ended."""
+        self._connection.collect()
+        self._connection = kombu.Connection(self.broker_url, connect_timeout=TIMEOUT)
+
     def close(self) -> None:
         with contextlib.suppress(OSError, AMQPError):
             self._connection.close()

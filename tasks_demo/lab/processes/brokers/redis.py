@@ -132,6 +132,10 @@ class RedisLane:
         for key in self.client.scan_iter(match=f"{self.prefix}*", count=1000):
             self.client.delete(key)
 
+    def disconnect(self) -> None:
+        """Forget the connections: their server has ended."""
+        self.client.connection_pool.disconnect()
+
     def close(self) -> None:
         self.client.close()
 

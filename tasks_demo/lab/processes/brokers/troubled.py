@@ -1,5 +1,5 @@
-"""A Redis of one cell's own, for messages only, that is killed, emptied, or in trouble for a while. Leases and results stay
-elsewhere.
+"""A broker of one cell's own, for messages only: a Redis that is killed, emptied, or in trouble for a while, or a RabbitMQ node that
+is killed. Leases and results stay elsewhere.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import Any
 import redis
 
 from tasks_demo.demo.stack.redis import EmbeddedRedis
+from tasks_demo.demo.stack.server import EmbeddedServer
 from tasks_demo.lab.plan.brokers import BrokerKind
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers.protocol import Holdings
+from tasks_demo.lab.processes.brokers.rabbitmq import RabbitLane
 from tasks_demo.lab.processes.brokers.redis import RedisLane
 from tasks_demo.lab.processes.brokers.reliable import ReliableLane
+from tasks_demo.lab.processes.servers.rabbitmq import RabbitNode
 
 #: Maximum time until Redis refuses writes, seconds.
 _REFUSED_SECONDS = 2.0
@@ -31,33 +34,61 @@ class _Redis(EmbeddedRedis):
         return ["/bin/sh", "-c", """trap '' XFSZ; exec "$0" "$@\"""", *super()._command()]
 
 
-class TroubledRedis:
-    """The server, and the ``fault`` that happens to it.
+class TroubledBroker:
+    """The server of one cell, and what happens to it.
 
-    ``start`` and ``kill_and_start`` must be called from the main thread, because they start a process.
+    ``launch`` must be called from the main thread, because it starts a process.
     """
 
-    def __init__(self, kind: BrokerKind, folder: Path, socket: Path, fault: Fault) -> None:
-        self._server = _Redis(folder, socket, appendonly=fault.appendonly or "everysec")
-        self._fault = fault
-        lanes = {"reliable": ReliableLane}.get(kind.family, RedisLane)
-        self.lane: RedisLane = lanes(f"unix://{socket}", "")
+    lane: RedisLane | RabbitLane
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
 
     @property
     def pid(self) -> int:
         """Of the server; 0 while none runs."""
         return self._server.process.pid if self._server.process else 0
 
-    def start(self) -> None:
-        self._server.start()
+    def launch(self) -> None:
+        """Start the server, or start it again on what it has written."""
+        self._server.launch()
 
-    def kill_and_start(self) -> tuple[int, Holdings]:
-        """SIGKILL the server, start it again on what it has written; return the pid of the killed one, and what it held."""
+    def await_ready(self) -> None:
+        """Return when it answers. Raises EnvironmentNotReady if it does not."""
+        self._server.await_ready()
+
+    def kill(self) -> tuple[int, Holdings]:
+        """SIGKILL the server; return its pid, and what it held."""
         pid, held = self.pid, self.lane.holdings()
         self._server.kill()
-        self._server.start()
-        self.lane.client.connection_pool.disconnect()
+        self.lane.disconnect()
         return pid, held
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+
+class TroubledRabbit(TroubledBroker):
+    """A RabbitMQ node, that is killed."""
+
+    def __init__(self, kind: BrokerKind, folder: Path, cell: str) -> None:
+        """Raises EnvironmentNotReady if RabbitMQ is not installed."""
+        node = RabbitNode(folder)
+        super().__init__(node)
+        self.lane: RabbitLane = RabbitLane(node.url, cell, kind.queue, folder)
+
+
+class TroubledRedis(TroubledBroker):
+    """A Redis server, and the ``fault`` that happens to it."""
+
+    def __init__(self, kind: BrokerKind, folder: Path, socket: Path, fault: Fault) -> None:
+        self._redis = _Redis(folder, socket, appendonly=fault.appendonly or "everysec")
+        super().__init__(self._redis)
+        self._fault = fault
+        lanes = {"reliable": ReliableLane}.get(kind.family, RedisLane)
+        self.lane: RedisLane = lanes(f"unix://{socket}", "")
 
     def flush(self) -> tuple[int, Holdings]:
         """Delete everything; return the server's pid, and what it held."""
@@ -78,7 +109,7 @@ class TroubledRedis:
         if self._fault is Fault.BROKER_DISK_FULL:
             limit = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
             files = [
-                file for file in self._server.folder.rglob("appendonly*") if file.is_file()
+                file for file in self._redis.folder.rglob("appendonly*") if file.is_file()
             ]  # several since Redis 7
             size = max(file.stat().st_size for file in files)
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, limit[1]))
@@ -108,6 +139,3 @@ class TroubledRedis:
             except redis.ResponseError:
                 return True
         return False
-
-    def stop(self) -> None:
-        self._server.stop()

@@ -38,7 +38,9 @@ def test_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
 
 
 def test_every_pattern_meets_every_fault() -> None:
-    everything = {(name, fault) for name in PROMISES for fault in Fault if fault is not Fault.LOAD}
+    # Under load there is a rate; and of a killed RabbitMQ there are no cells on Redis.
+    without = {Fault.LOAD, Fault.BROKER_KILL}
+    everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
     # The inbox job calls no bank: there is no response to lose.
     assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)}
 

@@ -98,7 +98,7 @@ def test_load_is_open_only_where_a_window_of_milliseconds_breaks_the_promise() -
 
 
 def test_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
-    assert prediction("outbox", "broker-kill").outcome == "held"
+    assert prediction("outbox", "earthquake").outcome == "held"
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,11 @@ def test_redis_may_lose_the_one_message_that_is_popped_and_recorded_nowhere() ->
         for name in PROMISES:
             ours = prediction(name, fault, broker="reliable")
             assert (ours.outcome, LOST in ours.never) == ("held", True)
+
+
+def test_killed_rabbitmq_loses_nothing_and_repeats_only_where_nothing_recognises_a_copy() -> None:
+    for name in PROMISES:
+        found = prediction(name, "broker-kill", broker="rabbitmq-quorum")
+        assert LOST in found.never
+        assert ("duplicated" in found.never) == (name not in {"acks_early", "acks_late"})
+        assert found.outcome == ("open" if name == "acks_early" else "held")
