@@ -52,7 +52,7 @@ def _ended(
     running.discard(key_of(alias, request))
     if isinstance(retval, NothingToRequeue):
         return
-    if _is_end(state, retval):
+    if _is_end(task, state, retval):
         if attempt(alias, task_id, "finished", lambda: changed(alias, _FINISH, 0.0, [task_id])) is None:
             running.finish_later((alias, task_id))
         return
@@ -67,13 +67,16 @@ def _ended(
     _report(alias, task_id, mine, **later)
 
 
-def _is_end(state: Any, retval: Any) -> bool:
+def _is_end(task: Any, state: Any, retval: Any) -> bool:
     """Return whether this execution is the last. Without a state, the body raised a BaseException that is not an Exception, and
     Celery stores FAILURE.
     """
     match state:
-        case "SUCCESS" | "FAILURE":
+        case "SUCCESS":
             return True
+        case "FAILURE":
+            # Celery's main process ends on it before it acknowledges (celery/worker/request.py): the message is redelivered.
+            return not (isinstance(retval, MemoryError) and task.acks_late)
         case "IGNORED":  # Ignore was raised by the body, or for a suppressed copy
             return not isinstance(retval, Unfinished)
         case "REJECTED":
