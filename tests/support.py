@@ -364,12 +364,3 @@ def together(works: Sequence[Callable[[], T]], threads: int = 4) -> list[T]:
 
     with ThreadPoolExecutor(threads) as pool:
         return [future.result() for future in [pool.submit(work) for work in works]]
-
-
-def ends_with_us(name: str) -> list[str]:
-    """What starts a command that gets this signal when this process ends, however: a killed test run leaves no server behind.
-
-    The start script of RabbitMQ stops its node at SIGTERM; PostgreSQL ends its clients and stops at SIGINT.
-    """
-    program = shutil.which("setpriv")
-    return [program, "--pdeathsig", name] if program else []

@@ -22,7 +22,7 @@ from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.stack.server import tail
 from tasks_demo.hooks.bootsteps import NoticeChildDeath
 from tasks_demo.lab.processes.brokers import RedisLane
-from tasks_demo.lab.processes.nemesis import FaultReport
+from tasks_demo.lab.processes.fault_report import FaultReport
 
 #: Default interval of a relay, seconds.
 RELAY_INTERVAL = 0.5

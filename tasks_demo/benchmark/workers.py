@@ -24,7 +24,8 @@ from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.demo.stack.server import tail
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import RedisLane
-from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
+from tasks_demo.lab.processes.fault_report import FaultReport
+from tasks_demo.lab.processes.nemesis import Nemesis
 from tasks_demo.lab.processes.specs import WorkerSpec
 from tasks_demo.lab.processes.template import TemplateClient
 from tasks_demo.lab.processes.worker import command_line

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
 from tasks_demo.lab.plan.own_tasks import Call
-from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
+from tasks_demo.lab.plan.timing import JUMP_SECONDS, OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes.brokers import Lane
 from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
-from tasks_demo.lab.processes.nemesis import FaultReport
+from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.lab.processes.project_tasks import operation_of
+from tasks_demo.lab.processes.wall_clock import WallClock
 from tasks_demo.lab.verdict.checker import CellResult
 from tasks_demo.ledger.events import EFFECT, FAULT, QUIESCENT, SETTLED, WORKER, EventData
 from tasks_demo.ledger.models import IN_A_RUN, Event
@@ -105,6 +107,10 @@ class CellRun:
         self.proxy: FaultProxy | None = None
         if disturbance:
             self.proxy = FaultProxy(self.broker.broker_url, environment.socket_dir, disturbance)
+        #: Of its workers; None where it is right.
+        self.clock: WallClock | None = None
+        if cell.fault is Fault.CLOCK_JUMP:
+            self.clock = WallClock(environment.socket_dir / f"{uuid.uuid4().hex[:8]}.t", self._seen_ahead)
         self._operations = {id_: self._operation(job, id_) for job in self.jobs for id_ in job.task_ids}
         #: The first job of each operation.
         self.operations = {self._operations[job.task_ids[0]]: job for job in reversed(self.jobs)}
@@ -118,6 +124,11 @@ class CellRun:
         if self.cell.own is None:
             return str(job.kwargs.get("operation", task_id))
         return operation_of(self.task, Call(job.args, job.kwargs), task_id)
+
+    def _seen_ahead(self) -> bool:
+        """Whether the ledger has an event of this cell from the time to which clocks jump."""
+        ahead = datetime.now(UTC) + timedelta(seconds=JUMP_SECONDS / 2)
+        return Event.objects.filter(run=self.name, at__gt=ahead).exists()
 
     def transport_options(self, worker: str = "") -> dict[str, Any]:
         """Return kombu's options for a connection to this cell's queues."""
@@ -202,8 +213,9 @@ class CellRun:
 
 def runs_alone(cell: Cell) -> bool:
     """Whether the cell must run alone: its effects or its operations are counted in tables that all cells share, or it keeps
-    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile."""
+    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile; or its fault hits what all share."""
     if cell.own is not None:
         return bool(cell.own.effects or cell.own.pattern)
     vendor = connections[router.db_for_write(Booking)].vendor
-    return vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
+    locks = vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
+    return locks or cell.fault is Fault.DATABASE_KILL

@@ -14,7 +14,7 @@ from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.hostile import KINDS, Hostile, hostile
 from tasks_demo.lab.plan.timing import HOSTILE_SECONDS, time_limit
-from tasks_demo.lab.processes.nemesis import FaultReport
+from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.ledger.events import FAULT
 from tasks_demo.ledger.models import Event
 

@@ -71,7 +71,7 @@ class Lane:
             on_ready=self._worker_is_ready,
             precondition=self._unmet if cell.early else None,
             pause_seconds=timing.pause(cell),
-            proxy=run.proxy,
+            disturbance=run.proxy or run.clock,
             what=cell.fault_name,
         )
         workers = Workers(run, nemesis)
@@ -90,7 +90,7 @@ class Lane:
                 load.start()
                 publisher.publish(nemesis.report, load)
                 load.finish()
-                unaimed.inject_into_broker(nemesis, workers, self._stop)
+                unaimed.inject_once(nemesis, workers, self._stop)
                 reason = drain(
                     workers,
                     run.broker,

@@ -14,7 +14,8 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.timing import LOAD_QUEUED
-from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
+from tasks_demo.lab.processes.fault_report import FaultReport
+from tasks_demo.lab.processes.nemesis import Nemesis
 
 #: The moment of a kill is drawn from as many seconds after it is due.
 _AT_RANDOM = 0.05

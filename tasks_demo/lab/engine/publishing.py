@@ -20,7 +20,7 @@ from tasks_demo.lab.engine.load import Load
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job
-from tasks_demo.lab.processes.nemesis import FaultReport
+from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.lab.processes.specs import Publication
 from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.store import store

@@ -123,10 +123,18 @@ class Run:
         # A node that is killed is the cell's own.
         shared = dict.fromkeys(cell.broker for cell in self.cells if cell.fault is not Fault.BROKER_KILL)
         kinds = [KINDS[name] for name in shared]
-        demo = any(cell.own is None for cell in self.cells)
+        demo, faults = any(cell.own is None for cell in self.cells), {cell.fault for cell in self.cells}
         with (
             contextlib.ExitStack() as armed_again,
-            environment(self.folder, kinds, self.broker if kinds else "", self.run_id, demo=demo) as found,
+            environment(
+                self.folder,
+                kinds,
+                self.broker if kinds else "",
+                self.run_id,
+                demo=demo,
+                own_database=Fault.DATABASE_KILL in faults,
+                own_clock=Fault.CLOCK_JUMP in faults,
+            ) as found,
         ):
             armed_again.callback(ledger.arm)
             alone = [cell for cell in self.cells if runs_alone(cell)]

@@ -9,17 +9,22 @@ import time
 from collections.abc import Callable
 
 from amqp.exceptions import AMQPError
+from django.db import connections, router
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.bank.client import BankClient, BankError
+from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.processes.brokers import Holdings
 from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRedis
-from tasks_demo.lab.processes.nemesis import FaultReport, Nemesis
+from tasks_demo.lab.processes.fault_report import FaultReport
+from tasks_demo.lab.processes.nemesis import Nemesis
+from tasks_demo.lab.processes.servers.postgres import PostgresServer
 from tasks_demo.ledger.models import Event
 
 _BANK_SECONDS = 10.0
@@ -61,42 +66,64 @@ class UnaimedFaults:
             with contextlib.suppress(BankError):
                 self._bank.remove_fault(self._run.hex_name)
 
-    def inject_into_broker(self, nemesis: Nemesis, workers: Workers, stop: threading.Event) -> None:
-        """Do to the cell's broker what the fault is, when it holds messages; during an outage, start a worker that has ended."""
-        broker = self._run.troubled
-        if broker is None:
+    def inject_once(self, nemesis: Nemesis, workers: Workers, stop: threading.Event) -> None:
+        """Do to the cell's broker or database what the fault is, when messages are queued. Starts workers that end meanwhile."""
+        if not self._fault.once:
             return
-        self._until(lambda: broker.lane.holdings().queued, _QUEUED_SECONDS, stop)
-        died, why = "", ""
-        if self._fault.among_jobs:
-            self._until(self._a_job_has_begun, _BEGUN_SECONDS, stop)
-        if self._fault.outage and isinstance(broker, TroubledRedis):
-            pid, held = broker.pid, broker.lane.holdings()
-            why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
-        elif self._fault is Fault.BROKER_FLUSH and isinstance(broker, TroubledRedis):
-            pid, held = broker.flush()
-        else:
-            (pid, held), died = broker.kill(), "SIGKILL"
-            self._start(broker)
-            if self._fault is Fault.BROKER_KILL:  # a queue is back a moment after its node
-                self._until(lambda: _shows_messages(broker, workers.name), _QUEUED_SECONDS, stop)
-        why = why or ("" if held.queued else "nothing was queued")
+        lane = self._run.broker
+        self._until(lambda: lane.holdings().queued, _QUEUED_SECONDS, stop)
+        why = ""
+        if self._fault.among_jobs and not self._until(self._a_job_has_begun, _BEGUN_SECONDS, stop):
+            why = "no job had begun"
+        hit = self._kill_database if self._fault is Fault.DATABASE_KILL else self._hit_broker
+        victim = "database" if self._fault is Fault.DATABASE_KILL else "broker"
+        pid, held, died, problem = hit(workers, stop)
+        why = why or problem or ("" if held.queued else "nothing was queued")
         for task_id in self._run.victims:
-            report = FaultReport(what=str(self._fault), victim="broker", pid=pid, landed=not why, why=why, died=died)
+            report = FaultReport(what=str(self._fault), victim=victim, pid=pid, landed=not why, why=why, died=died)
             nemesis.report(task_id, report)
 
-    def _start(self, broker: TroubledBroker) -> None:
-        self._errands.ask(broker.launch)
-        broker.await_ready()
+    def _hit_broker(self, workers: Workers, stop: threading.Event) -> tuple[int, Holdings, str, str]:
+        """Return the server's pid, what it held, the signal that ended it, and why the fault did not happen."""
+        broker = self._run.troubled
+        if isinstance(broker, TroubledRedis) and self._fault.outage:
+            pid, held = broker.pid, broker.lane.holdings()
+            why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
+            return pid, held, "", why
+        if isinstance(broker, TroubledRedis) and self._fault is Fault.BROKER_FLUSH:
+            return *broker.flush(), "", ""
+        if broker is None:
+            raise TypeError("a cell with a fault of its broker has a broker of its own")
+        pid, held = broker.kill()
+        self._start(broker)
+        if self._fault is Fault.BROKER_KILL:  # a queue is back a moment after its node
+            self._until(lambda: _shows_messages(broker, workers.name), _QUEUED_SECONDS, stop)
+        return pid, held, "SIGKILL", ""
+
+    def _kill_database(self, workers: Workers, stop: threading.Event) -> tuple[int, Holdings, str, str]:
+        server = self._run.environment.database
+        if server is None or server.process is None:
+            raise TypeError("a run with a fault of the database has a server of its own")
+        pid, held = server.process.pid, self._run.broker.holdings()
+        server.kill()
+        connections[router.db_for_write(Booking)].close()  # this thread's own
+        self._outlast(timing.OUTAGE_SECONDS, workers, stop)
+        self._start(server)
+        return pid, held, "SIGKILL", ""
+
+    def _start(self, server: TroubledBroker | PostgresServer) -> None:
+        self._errands.ask(server.launch)
+        server.await_ready()
 
     def _a_job_has_begun(self) -> bool:
         return Event.objects.filter(run=self._run.name, kind=Point.STARTED).exists()
 
     @staticmethod
-    def _until(seen: Callable[[], object], seconds: float, stop: threading.Event) -> None:
+    def _until(seen: Callable[[], object], seconds: float, stop: threading.Event) -> bool:
         deadline = time.monotonic() + seconds
-        while not seen() and time.monotonic() < deadline and not stop.wait(0.001):
+        while not (found := bool(seen())) and time.monotonic() < deadline and not stop.wait(0.001):
             pass
+        return found
 
     @staticmethod
     def _outlast(seconds: float, workers: Workers, stop: threading.Event) -> None:

@@ -74,6 +74,7 @@ class Workers:
             # SIGQUIT reports on every job in hand, and would wait in the middle of main's commit for that commit.
             main_waits=cell.fault not in {Fault.QUIT, Fault.LOAD},
             write_through=cell.fault is not Fault.LOAD,
+            clock=str(run.clock.file) if run.clock else "",
             control=cell.pattern if run.control else "",
             task=cell.own.name if cell.own else "",
             settings={"MAX_ATTEMPTS": timing.MAX_ATTEMPTS, **timing.OUTBOX_SETTINGS},

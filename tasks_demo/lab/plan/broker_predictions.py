@@ -25,13 +25,15 @@ def killed(pattern: str, kept: bool) -> Prediction:
 
 def node_killed(pattern: str) -> Prediction:
     """RabbitMQ, with durable queues, persistent messages and confirms."""
-    why = "What RabbitMQ has confirmed is in its files. What was unacknowledged, or whose acknowledgement was not, is delivered again"
+    why = "What RabbitMQ has confirmed is in its files. What it has not seen acknowledged, or not written, is delivered again"
     if pattern == "claim_first":
         return predict(pattern, why + ", and stops at the claim.", lost=False, twice=False)
     if pattern == "acks_early":
         return Prediction("open", why + ", and the body runs again.", never=frozenset({LOST}))
     if pattern == "outbox":
-        return predict(pattern, why + "; its row names the end of the job, and the copy stops.", lost=False, twice=False)
+        return predict(
+            pattern, why + "; its row names the end of the job, and the copy stops.", lost=False, twice=False
+        )
     if pattern == "acks_late":
         return predict(pattern, why + ", and the body runs again.", lost=False)
     return predict(pattern, why + "; the second finds the operation completed, or waits for its holder.")

@@ -255,7 +255,7 @@ def plan(
                 first = 1 if fault is Fault.HOSTILE else 0
                 last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
                 victims = _victims(f"{seed}:{pattern}:{asked}:{name}", last, kills, windows, first) if windows else {}
-                if fault.of_broker:  # it happens once
+                if fault.once:
                     victims = dict(list(victims.items())[:1])
                 work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs else work_ms
                 without = keyless and pattern == "dedup_lock"

@@ -30,17 +30,22 @@ class Fault(StrEnum):
     BROKER_FULL = "broker-full"
     BROKER_READ_ONLY = "broker-read-only"
     BROKER_DISK_FULL = "broker-disk-full"
+    DATABASE_KILL = "database-kill"
     CUT = "cut"
     DELAY = "delay"
     BLACK_HOLE = "black-hole"
+    OUT_OF_MEMORY = "out-of-memory"
+    CLOCK_JUMP = "clock-jump"
     LOAD = "load"
 
     @property
     def victim(self) -> str:
-        """What is hit: "", the process "child", "main", "group" or "publisher" by a signal, or the "connection"s of a worker."""
+        """What is hit: "", the process "child", "main", "group" or "publisher" by a signal, the "connection"s or the "clock" of a
+        worker."""
         return {
             Fault.KILL_CHILD: "child",
             Fault.STOP: "child",
+            Fault.OUT_OF_MEMORY: "child",
             Fault.POISON: "child",
             Fault.KILL_MAIN: "main",
             Fault.TERM: "main",
@@ -50,12 +55,13 @@ class Fault(StrEnum):
             Fault.CUT: "connection",
             Fault.DELAY: "connection",
             Fault.BLACK_HOLE: "connection",
+            Fault.CLOCK_JUMP: "clock",
         }.get(self, "")
 
     @property
     def signal(self) -> signal.Signals | None:
         """The signal that is sent; None for a fault that sends none."""
-        if not self.victim or self.of_connection:
+        if self.victim in {"", "connection", "clock"} or self is Fault.OUT_OF_MEMORY:
             return None
         return {
             Fault.TERM: signal.SIGTERM,
@@ -84,14 +90,19 @@ class Fault(StrEnum):
         return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY, Fault.BROKER_DISK_FULL}
 
     @property
+    def once(self) -> bool:
+        """Whether it happens once in a cell, and at no job of its own."""
+        return self.of_broker or self is Fault.DATABASE_KILL
+
+    @property
     def among_jobs(self) -> bool:
         """Whether it happens once, when a job runs and others are queued."""
-        return self.outage or self is Fault.BROKER_KILL
+        return self.outage or self in {Fault.BROKER_KILL, Fault.DATABASE_KILL}
 
     @property
     def aimable(self) -> bool:
         """Whether it can be injected at a chosen point of a task's life."""
-        return self.victim in {"child", "main", "group", "connection"}
+        return self.victim in {"child", "main", "group", "connection", "clock"}
 
     @property
     def explained(self) -> str:
@@ -118,8 +129,11 @@ class Fault(StrEnum):
             Fault.BROKER_FULL: "the cell's Redis has no memory left for some seconds while jobs run: it refuses what needs more",
             Fault.BROKER_READ_ONLY: "the cell's Redis is a replica for some seconds while jobs run, as in a failover",
             Fault.BROKER_DISK_FULL: "the cell's Redis can add nothing to its append-only file for some seconds while jobs run",
+            Fault.DATABASE_KILL: "SIGKILL to the PostgreSQL server of the jobs' tables while jobs run, and a restart 2 s later",
             Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
             Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
             Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",
+            Fault.OUT_OF_MEMORY: "the pool process gets no more memory (RLIMIT_AS) at its next call: MemoryError",
+            Fault.CLOCK_JUMP: "the worker's wall clock jumps two hours forward, and back 4 s later",
             Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",
         }[self]

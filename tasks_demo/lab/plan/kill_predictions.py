@@ -5,6 +5,8 @@ Pure.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks_demo.lab.plan.brokers import REDIS, BrokerKind
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LATE, LOST, Prediction, predict
 
@@ -24,6 +26,12 @@ def killed(pattern: str) -> Prediction:
         why = "The message is not acknowledged while the body runs: it is redelivered, and what was charged is charged again."
         return predict(pattern, why, lost=False, twice=True)
     return predict(pattern, ONCE_AGAIN[pattern])
+
+
+def out_of_memory(pattern: str) -> Prediction:
+    """A MemoryError in the body, before and after its effect."""
+    why = "Celery's main process ends itself on a MemoryError of a body, before it acknowledges (celery/worker/request.py). "
+    return replace(killed(pattern), why=why + killed(pattern).why)
 
 
 def warm(pattern: str) -> Prediction:

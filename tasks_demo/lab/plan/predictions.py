@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING
 
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab import controls
-from tasks_demo.lab.plan import broker_predictions, connection_predictions, kill_predictions
-from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind
+from tasks_demo.lab.plan import (
+    broker_predictions,
+    clock_predictions,
+    connection_predictions,
+    database_predictions,
+    kill_predictions,
+)
+from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import PLUS, predict_both
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LATE, LOST, ONCE, Prediction, predict
 
 if TYPE_CHECKING:
     from tasks_demo.lab.controls.control import Control
+
 
 def _healthy(pattern: str) -> Prediction:
     return predict(
@@ -121,6 +128,9 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "broker-kill-off": partial(broker_predictions.killed, kept=False),
     "broker-flush": partial(broker_predictions.killed, kept=False),
     **{fault: partial(broker_predictions.in_outage, full=fault != Fault.BROKER_READ_ONLY) for fault in _OUTAGES},
+    "out-of-memory": kill_predictions.out_of_memory,
+    "clock-jump": partial(clock_predictions.jumped, kind=REDIS),
+    "database-kill": database_predictions.killed,
     **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
     "load": kill_predictions.under_load,
 }
@@ -132,6 +142,7 @@ PREDICTIONS: dict[tuple[str, str], Prediction] = {
     for pattern in (*EARLY, *LATE, *ONCE)
     if (pattern, fault) != ("inbox", "lost-response")
 }
+
 
 def _of_control(control: Control, fault: str, point: str) -> Prediction:
     """What its own file says."""
@@ -177,6 +188,8 @@ def prediction(
         return kill_predictions.at_point(pattern, point, kind)
     if fault in _DISTURBANCES and pattern in PROMISES:
         return connection_predictions.disturbed(pattern, fault, kind, point)
+    if fault == Fault.CLOCK_JUMP and pattern in PROMISES:
+        return clock_predictions.jumped(pattern, kind, point)
     known = PREDICTIONS.get((pattern, fault))
     if known is not None and fault in _TOO_LONG and not kind.times_out:
         known = _not_overtaken(pattern, _TOO_LONG[fault])

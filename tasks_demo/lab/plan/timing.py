@@ -18,6 +18,7 @@ VISIBILITY_AMONG_HOSTILE = 60.0
 #: Faults after which the visibility timeout redelivers the message.
 BY_TIMEOUT = {Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.SLOW, Fault.CUT} | {
     Fault.BLACK_HOLE,
+    Fault.OUT_OF_MEMORY,
     *(fault for fault in Fault if fault.of_broker),
 }
 #: Faults during which a copy of the victim must find a free pool process.
@@ -28,7 +29,10 @@ OUTAGE_SECONDS = 2.0
 #: How much later what is delayed arrives, each way, and how long a delay and a black hole last. Longer than a request and its
 #: reply; shorter than the 15 s in which our transport takes a silent worker for dead, and than a lease of stock Redis.
 LATENCY_SECONDS = 2.0
-DISTURBED_SECONDS = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0}
+DISTURBED_SECONDS = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0, Fault.CLOCK_JUMP: 2.0}
+#: How far a clock jumps, longer than any timeout; and for how long a victim is held meanwhile, before it goes on for as long as
+#: above: long enough for its main process to look for what seems to be overdue.
+JUMP_SECONDS, HELD_SECONDS = 7200, 2.0
 #: Victims of an overlapping fault that a worker has processes for. With more, jobs wait in the worker for longer than the
 #: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab.md).
 MOST_OVERLAPPING = 12
@@ -81,8 +85,9 @@ def concurrency(cell: Cell) -> int:
 
 
 def disturbed(cell: Cell) -> float:
-    """Seconds for which each fault of this cell disturbs its connections."""
-    return max(DISTURBED_SECONDS.get(fault, 0.0) for fault in cell.faults)
+    """Seconds for which each fault of this cell disturbs its connections, or its clock."""
+    held = HELD_SECONDS if cell.fault is Fault.CLOCK_JUMP else 0.0
+    return held + max(DISTURBED_SECONDS.get(fault, 0.0) for fault in cell.faults)
 
 
 def planned_faults(cell: Cell) -> int:

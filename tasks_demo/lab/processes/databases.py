@@ -29,6 +29,8 @@ from tasks_demo.demo.defaults import sqlite_file
 from tasks_demo.demo.routing import add_database
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.processes.brokers import Broker, without_password
+from tasks_demo.lab.processes.servers import postgres
+from tasks_demo.lab.processes.servers.postgres import PostgresServer
 
 #: The alias of the scratch database, in the experiment and in its workers.
 ALIAS = "lab"
@@ -43,7 +45,8 @@ _FOLDER, _LEFTOVERS = "scratch", "leftovers.json"
 
 
 def use_database(place: str, *, lock_seconds: float = 0.0) -> Callable[[], None]:
-    """Route the apps of the shop and of the patterns to ``place`` in this process: a file, or a schema of PostgreSQL.
+    """Route the apps of the shop and of the patterns to ``place`` in this process: a file, a schema of the project's PostgreSQL,
+    or the folder of a PostgreSQL server of the lab's own.
 
     ``lock_seconds``: maximum time to wait for SQLite's write lock, if not the project's. Returns what undoes it.
     """
@@ -54,16 +57,26 @@ def use_database(place: str, *, lock_seconds: float = 0.0) -> Callable[[], None]
             options["OPTIONS"]["timeout"] = lock_seconds
         return add_database(ALIAS, options, APPS)
     known = copy.deepcopy(connections.settings[home])
+    if place.startswith("/"):
+        known |= {
+            "HOST": place,
+            "PORT": "",
+            "USER": postgres.USER,
+            "PASSWORD": "",
+            "NAME": postgres.DATABASE,
+            "OPTIONS": {},
+        }
+        return add_database(ALIAS, known, APPS)
     options = known.setdefault("OPTIONS", {})
     options["options"] = f"{options.get('options', '')} -c search_path={place}".strip()
     return add_database(ALIAS, known, APPS)
 
 
 @contextlib.contextmanager
-def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
+def scratch_database(folder: Path, run_id: str, own: PostgresServer | None = None) -> Iterator[str]:
     """Create empty tables and use them; remove them at the end. Yields the place, for ``use_database`` in other processes.
 
-    Raises EnvironmentNotReady.
+    ``own``: a server of the lab's own, for a fault that kills it. Raises EnvironmentNotReady.
     """
     home = router.db_for_write(Booking)
     vendor = connections[home].vendor
@@ -74,7 +87,9 @@ def scratch_database(folder: Path, run_id: str) -> Iterator[str]:
         )
     with contextlib.ExitStack() as stack:
         place = str(folder / "shop.sqlite3")
-        if vendor == "postgresql":
+        if own is not None:
+            place = str(own.folder)
+        elif vendor == "postgresql":
             place = stack.enter_context(_schema(home, f"{SCHEMA_PREFIX}{run_id}"))
         stack.callback(use_database(place, lock_seconds=LOCK_SECONDS))
         try:

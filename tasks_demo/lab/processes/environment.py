@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +26,9 @@ from tasks_demo.lab.processes.brokers import Broker, connect, redis_plus, reliab
 from tasks_demo.lab.processes.brokers.rabbitmq import DEFAULT_URL
 from tasks_demo.lab.processes.brokers.redis import RedisBroker
 from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_database, scratch_folder
+from tasks_demo.lab.processes.servers.postgres import PostgresServer
 from tasks_demo.lab.processes.template import TemplateClient
+from tasks_demo.lab.processes.wall_clock import preloaded
 from tasks_demo.ledger import database
 from tasks_demo.ledger.models import Event
 
@@ -34,6 +37,7 @@ from tasks_demo.ledger.models import Event
 class Environment:
     """What the lanes use. ``redis``: of leases and results; the broker too, where that is on Redis. ``brokers``: by kind.
 
+    ``database``: a server of the lab's own for what the jobs write, which it may kill; None: the project's, or a file.
     ``socket_dir``: private, and short, because a Unix socket's path holds about 100 bytes.
     """
 
@@ -42,17 +46,27 @@ class Environment:
     bank_url: str
     template: TemplateClient
     socket_dir: Path
+    database: PostgresServer | None = None
 
 
 @contextlib.contextmanager
 def environment(
-    folder: Path, kinds: Collection[BrokerKind], address: str, run_id: str, *, demo: bool = True
+    folder: Path,
+    kinds: Collection[BrokerKind],
+    address: str,
+    run_id: str,
+    *,
+    demo: bool = True,
+    own_database: bool = False,
+    own_clock: bool = False,
 ) -> Iterator[Environment]:
     """Start everything, and stop it again however the run ends. Call from the main thread.
 
     ``kinds``: the brokers.
     ``address``: of the only one; empty: REDIS_URL or an embedded server, or on RabbitMQ BROKER_URL or one on this machine.
     ``demo``: with a bank and a scratch database, for the jobs of the demo; those of the project use the project's databases.
+    ``own_database``: the scratch database is on a PostgreSQL server of the lab's own.
+    ``own_clock``: the clock of a worker can be moved.
 
     Raises EnvironmentNotReady with a sentence that says what to do.
     """
@@ -71,9 +85,10 @@ def environment(
         own = stack.enter_context(scratch_folder(folder, leftovers))
         for server in servers:  # after the last worker has ended; each lane has purged its own
             stack.callback(_remove, server, run_id)
-        place = stack.enter_context(scratch_database(own, run_id)) if demo else ""
+        database_server = stack.enter_context(_postgres(socket_dir)) if own_database else None
+        place = stack.enter_context(scratch_database(own, run_id, database_server)) if demo else ""
         # The template first: it imports while the others start.
-        template = TemplateClient(folder / "template.log", place)
+        template = TemplateClient(folder / "template.log", place, preloaded() if own_clock else None)
         stack.callback(template.close)
         bank_url = django_settings.BANK_URL
         if demo and django_settings.BANK_IS_EMBEDDED:
@@ -90,7 +105,13 @@ def environment(
         if demo:
             check_bank(bank_url)
         template.wait_ready()
-        yield Environment(redis_server, brokers, bank_url, template, socket_dir)
+        yield Environment(redis_server, brokers, bank_url, template, socket_dir, database_server)
+
+
+def _postgres(socket_dir: Path) -> PostgresServer:
+    if os.geteuid() == 0:
+        socket_dir.chmod(0o711)  # its user must get through
+    return PostgresServer(socket_dir / "pg")
 
 
 def _remove(server: Broker, run_id: str) -> None:

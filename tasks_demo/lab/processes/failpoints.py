@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
+import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from tasks_demo.core import lifecycle
 from tasks_demo.core.lifecycle import BY_MAIN, Reached
+
+#: What the nemesis answers, and what a victim says to it when its allocation has failed, or has not.
+GO_ON, NO_MEMORY, FAILED, ALLOCATED = b"g", b"m", b"!", b"-"
+#: More than any free memory that a process holds.
+_MUCH = 1 << 30
 
 
 class Failpoints:
@@ -32,8 +42,47 @@ class Failpoints:
         self._send(wait=False, what="ready")
 
     def _send(self, *, wait: bool, **message: Any) -> None:
-        with socket.socket(socket.AF_UNIX) as line:
+        line = socket.socket(socket.AF_UNIX)
+        try:
             line.connect(self.path)
             line.sendall(json.dumps({"pid": os.getpid(), "parent": os.getppid(), **message}).encode() + b"\n")
-            if wait:
+            if wait and line.recv(1) == NO_MEMORY:
+                _fail_at_the_next_call(line)
+                return
+        except BaseException:
+            line.close()
+            raise
+        line.close()
+
+
+def _fail_at_the_next_call(line: socket.socket) -> None:
+    """Let the next function that this thread calls outside of the announcement meet a limit on memory: it raises MemoryError.
+
+    An error of an observer would be logged, and not be the job's.
+    """
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        if event != "call" or frame.f_globals.get("__name__") in {__name__, lifecycle.__name__}:
+            return
+        sys.setprofile(None)
+        with line:
+            try:
+                _allocate_above_the_limit()
+            except MemoryError:
+                line.sendall(FAILED)
                 line.recv(1)
+                raise
+            line.sendall(ALLOCATED)
+            line.recv(1)
+
+    sys.setprofile(look)
+
+
+def _allocate_above_the_limit() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used, limits[1]))
+    try:
+        bytearray(_MUCH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -34,8 +34,10 @@ class FaultProxy:
     """One listener, and a connection to the broker for each one that it accepts; in a thread of its own.
 
     ``turn``: held by whoever disturbs, because there is one disturbance at a time. ``url``: the broker's address through it;
-    known after ``start``.
+    known after ``start``. ``held_seconds``: nobody is held while connections are disturbed.
     """
+
+    held_seconds = 0.0
 
     def __init__(self, url: str, folder: Path, fault: Fault) -> None:
         """``url``: of the broker, in kombu's form. ``fault``: what ``begin`` does."""

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,43 +24,16 @@ from django.db import connections
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.deaths import DEATH_SECONDS, ended, pidfd
+from tasks_demo.lab.processes.failpoints import FAILED, GO_ON, NO_MEMORY
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
+from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.lab.processes.stopping import is_stopped, stop
+from tasks_demo.lab.processes.wall_clock import WallClock
 
 #: Maximum time to wait for the precondition of a fault (an acknowledgement, an effect), seconds.
 PRECONDITION_SECONDS = 30.0
 #: Maximum time to wait until the template has confirmed that a process is one of ours, seconds.
 KNOWN_SECONDS = 30.0
-
-_GO_ON = b"g"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultReport:
-    """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted.
-
-    Under load: the name of the ``worker``; ``queued`` and ``unacked`` messages when it was killed; its own ``memory``, bytes.
-    ``connections``: how many of the cell's workers were open when they were disturbed.
-    Of a hostile message: ``message`` is its kind, ``ended`` where it ended, ``seconds`` until the next job was done.
-    """
-
-    what: str
-    victim: str
-    landed: bool = False
-    why: str = ""
-    point: str = ""
-    pid: int | None = None
-    main_pid: int | None = None
-    child_pid: int | None = None
-    died: str = ""
-    seconds: float | None = None
-    message: str = ""
-    ended: str = ""
-    worker: str = ""
-    queued: int | None = None
-    unacked: int | None = None
-    memory: int | None = None
-    connections: int | None = None
 
 
 class Nemesis:
@@ -71,7 +44,7 @@ class Nemesis:
     :param on_ready: called with the pid of every worker that consumes.
     :param precondition: polled with the task ID and the point before the fault: what is still missing, or "".
     :param pause_seconds: how long SIGSTOP lasts.
-    :param proxy: what the workers reach their broker by, where their connections are disturbed.
+    :param disturbance: the proxy before the broker or the wall clock of the worker, where that is what the fault disturbs.
     :param what: the name of the fault in reports, where it is combined with another.
     """
 
@@ -85,7 +58,7 @@ class Nemesis:
         on_ready: Callable[[int], None],
         precondition: Callable[[str, str], str] | None = None,
         pause_seconds: float = 0.0,
-        proxy: FaultProxy | None = None,
+        disturbance: FaultProxy | WallClock | None = None,
         what: str = "",
     ) -> None:
         self.fault = fault
@@ -101,7 +74,7 @@ class Nemesis:
         self._on_ready = on_ready
         self._precondition = precondition
         self._pause_seconds = pause_seconds
-        self._proxy = proxy
+        self._disturbance = disturbance
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._answering: set[threading.Thread] = set()
@@ -158,7 +131,7 @@ class Nemesis:
         with self._lock:
             planned = self.victims.get(task_id) == point or role == "publisher"
             if not planned or (task_id in self.reached and self.fault is not Fault.POISON):
-                line.sendall(_GO_ON)  # each victim is hit once; its second delivery goes on
+                line.sendall(GO_ON)  # each victim is hit once; its second delivery goes on
                 return
             self.reached.add(task_id)
         child, main = (message["pid"], message["parent"]) if role == "child" else (0, message["pid"])
@@ -188,15 +161,17 @@ class Nemesis:
         why = self._not_ours(child, main) or self._unmet(task_id, point)
         if fault.victim == "child" and not child:
             why = f"{point} is a point of the main process"
-        if sign is None and self._proxy is None:
+        if sign is None and self._disturbance is None and fault is not Fault.OUT_OF_MEMORY:
             why = why or "this fault sends no signal"
         if why:
-            line.sendall(_GO_ON)
+            line.sendall(GO_ON)
             self.report(task_id, replace(report, why=why))
-        elif self._proxy is not None:
-            self._disturb(self._proxy, line, task_id, report, sign)
+        elif self._disturbance is not None:
+            self._disturb(self._disturbance, line, task_id, report, sign)
         elif sign is not None:
             self._signal(line, task_id, report, sign)
+        else:
+            self._exhaust(line, task_id, report)
 
     def _signal(self, line: socket.socket, task_id: str, report: FaultReport, sign: signal.Signals) -> None:
         """Send the signal to a process of ours, and report its death."""
@@ -211,46 +186,59 @@ class Nemesis:
             else:
                 signal.pidfd_send_signal(child_fd if fault.victim == "child" else main_fd, sign)
             if fault is Fault.TERM:
-                line.sendall(_GO_ON)  # warm: the running body may finish
+                line.sendall(GO_ON)  # warm: the running body may finish
                 if ended(main_fd):
                     return self.report(task_id, replace(report, landed=True, died="warm shutdown"))
                 return self.report(task_id, replace(report, why=f"main did not end within {DEATH_SECONDS:.0f} s"))
             if ended(child_fd) and (fault.victim == "child" or ended(main_fd)):
                 # The victim was held at its point until it died: it cannot have gone on.
                 return self.report(task_id, replace(report, landed=True, died=sign.name))
-            line.sendall(_GO_ON)
+            line.sendall(GO_ON)
             return self.report(task_id, replace(report, why=f"no death within {DEATH_SECONDS:.0f} s of the signal"))
 
-    def _disturb(
-        self, proxy: FaultProxy, line: socket.socket, task_id: str, report: FaultReport, sign: signal.Signals | None
-    ) -> None:
-        """Disturb the connections while the victim is held; send the signal, if there is one, while they are disturbed.
+    def _exhaust(self, line: socket.socket, task_id: str, report: FaultReport) -> None:
+        """Have an allocation of the victim fail, and report it before the victim deals with that."""
+        line.sendall(NO_MEMORY)
+        failed = line.recv(1) == FAILED
+        self.report(task_id, replace(report, landed=failed, why="" if failed else "the memory was enough"))
+        line.sendall(GO_ON)
 
-        Without a signal, what lasts is reported when it has ended: only then it is known whether anything was on its way.
+    def _disturb(
+        self,
+        what: FaultProxy | WallClock,
+        line: socket.socket,
+        task_id: str,
+        report: FaultReport,
+        sign: signal.Signals | None,
+    ) -> None:
+        """Disturb connections or clock while the victim is held; send the signal, if there is one, while they are disturbed.
+
+        Without a signal, what lasts is reported when it has ended: only then it is known whether anybody noticed.
         """
-        with proxy.turn:
-            number = proxy.begin()
-            report = replace(report, connections=number)
+        with what.turn:
+            number = what.begin()
+            report = replace(report, connections=number if isinstance(what, FaultProxy) else None)
             if not number:
-                proxy.heal()
-                line.sendall(_GO_ON)
+                what.heal()
+                line.sendall(GO_ON)
                 self.report(task_id, replace(report, why="no connection of a worker was open"))
             elif sign is not None:
-                healing = threading.Thread(target=self._heal_in_time, args=(proxy,), name="nemesis-healing")
+                healing = threading.Thread(target=self._heal_in_time, args=(what,), name="nemesis-healing")
                 healing.start()  # a warm shutdown may take longer than the disturbance
                 self._signal(line, task_id, report, sign)
                 healing.join()
-            elif not proxy.seconds:
+            elif not what.seconds:
                 self.report(task_id, replace(report, landed=True))
-                line.sendall(_GO_ON)
+                line.sendall(GO_ON)
             else:
-                line.sendall(_GO_ON)
-                why = self._heal_in_time(proxy)
-                self.report(task_id, replace(report, landed=not why, why=why, seconds=proxy.seconds))
+                self._closing.wait(what.held_seconds)
+                line.sendall(GO_ON)
+                why = self._heal_in_time(what)
+                self.report(task_id, replace(report, landed=not why, why=why, seconds=what.held_seconds + what.seconds))
 
-    def _heal_in_time(self, proxy: FaultProxy) -> str:
-        self._closing.wait(proxy.seconds)
-        return proxy.heal()
+    def _heal_in_time(self, what: FaultProxy | WallClock) -> str:
+        self._closing.wait(what.seconds)
+        return what.heal()
 
     def kill_now(self, main: int) -> str:
         """SIGKILL a main process, wherever it is, and return when it is dead: why that could not be done, or ""."""
@@ -268,7 +256,7 @@ class Nemesis:
         child = report.pid or 0
         try:
             stopped = stop(child, descriptor)
-            line.sendall(_GO_ON)
+            line.sendall(GO_ON)
             self._closing.wait(self._pause_seconds)  # the fault itself
             landed = stopped and is_stopped(child)
             why = "" if landed else "the process was not stopped all the time"

@@ -29,6 +29,7 @@ class WorkerSpec:
     :param settings: ``TASKS_DEMO_*`` settings without their prefix.
     :param main_waits: the main process, too, commits each point when it is reached.
     :param ledger: whether the worker writes events down; ``write_through``: whether each is committed at once.
+    :param clock: the file of its wall clock, see ``wall_clock``; empty: it is right.
     :param control: the control whose jobs it runs; empty: those of the patterns.
     :param task: the task of the project whose jobs it runs; empty: those of the demo.
     :param imports: further modules with tasks; ``conf``: further settings of Celery.
@@ -52,6 +53,7 @@ class WorkerSpec:
     main_waits: bool = False
     ledger: bool = True
     write_through: bool = True
+    clock: str = ""
     control: str = ""
     task: str = ""
     imports: list[str] = field(default_factory=list)

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -32,8 +32,9 @@ REPLY_SECONDS = 60.0
 class TemplateClient:
     """The lab's side. Start it from the main thread: its death signal follows the thread that started it."""
 
-    def __init__(self, log: Path, place: str = "") -> None:
-        """``place``: the scratch database of this run, see ``use_database``; empty: the project's own tables."""
+    def __init__(self, log: Path, place: str = "", variables: Mapping[str, str] | None = None) -> None:
+        """``place``: the scratch database of this run, see ``use_database``; empty: the project's own tables. ``variables``: of
+        its environment, beside those of this process."""
         from tasks_demo.demo.stack.processes import project_environment, spawn
 
         ours, theirs = socket.socketpair()
@@ -42,7 +43,7 @@ class TemplateClient:
                 [sys.executable, "-m", "tasks_demo.lab.processes.template", str(theirs.fileno()), place],
                 log=log,
                 pass_fds=(theirs.fileno(),),
-                env=project_environment(),
+                env={**project_environment(), **(variables or {})},
             )
         self._socket = ours
         self._log = log

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab import controls
+from tasks_demo.lab.processes import wall_clock
 from tasks_demo.lab.processes.assumed import assume
 from tasks_demo.lab.processes.failpoints import Failpoints
 from tasks_demo.lab.processes.specs import WorkerSpec
@@ -32,6 +33,8 @@ def run(spec: WorkerSpec, parent: int) -> int:
     os.setsid()
     _die_with(parent)
     _log_to(spec.log)
+    if spec.clock:
+        wall_clock.follow(spec.clock)
 
     from celery import current_app as app
     from celery import signals

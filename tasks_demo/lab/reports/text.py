@@ -55,6 +55,9 @@ _FAULTS = {
     "broker-full": "when the memory of Redis was used up",
     "broker-read-only": "when Redis took no writes",
     "broker-disk-full": "when the disk of Redis was full",
+    "database-kill": "when PostgreSQL was killed",
+    "out-of-memory": "when the process ran out of memory",
+    "clock-jump": "when the worker's clock jumped",
     "load": "when workers were killed under load",
 }
 #: Brokers in a sentence.

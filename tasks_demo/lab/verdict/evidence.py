@@ -48,13 +48,14 @@ _ENDED = sum(_BITS[point] for point in _ENDINGS)
 _BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
 #: Faults that kill no process of the history.
-_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile"})
+_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"})
 _OF_BROKER = "broker-"  # those of the broker
-#: Faults of connections that last: their victim has gone on when they end, and are reported.
-_LASTING = frozenset({"delay", "black-hole"})
-_OF_CONNECTION = _LASTING | {"cut"}
+_CLOCK = "clock-jump"
+#: Faults that last: their victim has gone on when they end, and are reported.
+_LASTING = frozenset({"delay", "black-hole", _CLOCK})
+_OF_CONNECTION = frozenset({"delay", "black-hole", "cut"})
 #: Faults after which the victim goes on.
-_SURVIVED = _OF_CONNECTION | {"term", "stop", "double-publish"}
+_SURVIVED = _LASTING | {"cut", "term", "stop", "double-publish", "out-of-memory"}
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
 
@@ -179,14 +180,15 @@ class Evidence:
         state = self.running.get(pid) if isinstance(pid, int) else None
         # A warm shutdown and a pause let their victim go on: its later events do not contradict them.
         problem = self._not_at(state, point, task_id, survives=parts <= _SURVIVED)
-        if parts & _LASTING and parts <= _UNSEEN | _OF_CONNECTION:
+        if parts & _LASTING and parts <= _UNSEEN | _LASTING | _OF_CONNECTION:
             problem = "" if state else "that process has done nothing"
         if parts & _OF_CONNECTION and not detail.get("connections"):
             problem = "no connection was open"
         if problem:
             self._refute(kill, event, problem)
             return
-        self.awaited.setdefault(task_id, []).append(kill)
+        if _CLOCK not in parts:  # its worker's times cannot be compared with ours
+            self.awaited.setdefault(task_id, []).append(kill)
         if not parts <= _SURVIVED | {"quit"} and state is not None and isinstance(pid, int):
             state[1] |= _KILLED
             self.killed_in[pid, task_id] = kill
@@ -247,8 +249,9 @@ class Evidence:
         return reached | bit
 
     def goes_back(self, event: HistoryEvent, state: list[Any], bit: int) -> None:
-        """A process writes its points in order. (In a cell of ``quit`` a signal handler announces points between others.)"""
-        if bit != _BESIDE and "quit" not in self.fault.split(" + "):
+        """A process writes its points in order. (In a cell of ``quit`` a signal handler announces points between others, and in
+        one of ``clock-jump`` the clock is set back.)"""
+        if bit != _BESIDE and not {"quit", _CLOCK} & set(self.fault.split(" + ")):
             self.contradictions.say(
                 f"event {event.seq} ({event.kind} {name(event.task_id)}) of process {event.pid} is "
                 f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"

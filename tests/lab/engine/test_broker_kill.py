@@ -11,7 +11,8 @@ import pytest
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.processes.servers import possible_here, rabbitmq
+from tasks_demo.lab.processes.possible import possible_here
+from tasks_demo.lab.processes.servers import rabbitmq
 from tests.support import Home
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,5 +71,6 @@ def with_rabbitmq() -> None:
     try:
         rabbitmq.program()
     except EnvironmentNotReady as error:
-        assert not os.environ.get("CI"), error
+        if os.environ.get("CI"):
+            raise
         pytest.skip(str(error))

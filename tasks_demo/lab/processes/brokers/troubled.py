@@ -1,5 +1,5 @@
-"""A broker of one cell's own, for messages only: a Redis that is killed, emptied, or in trouble for a while, or a RabbitMQ node that
-is killed. Leases and results stay elsewhere.
+"""A broker of one cell's own, for messages only: a Redis that is killed, emptied, or in trouble for a while, or a RabbitMQ node
+that is killed. Leases and results stay elsewhere.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class TroubledBroker:
 
     def stop(self) -> None:
         self._server.stop()
-
 
 
 class TroubledRabbit(TroubledBroker):

@@ -1,7 +1,7 @@
 """A RabbitMQ node of the lab's own, which it may kill: on loopback ports, with an epmd and a folder of its own.
 
-Durable queues and persistent messages survive ``kill`` (SIGKILL). Power failures are not tested. Nothing is downloaded: the server
-must be installed.
+Durable queues and persistent messages survive ``kill`` (SIGKILL). Power failures are not tested. Nothing is downloaded: the
+server must be installed.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def program() -> str:
     if not found or shutil.which("epmd", path=f"{_SYSTEM_PATH}:{os.environ['PATH']}") is None:
         raise EnvironmentNotReady(
             "RabbitMQ is not installed on this machine, and the lab kills only a node that it has started itself. Install it "
-            "(Debian: apt-get install rabbitmq-server), or leave this fault out. Nothing was run."
+            "(Debian: apt-get install rabbitmq-server), or leave this fault out."
         )
     return found[-1]
 

@@ -131,3 +131,17 @@ def test_killed_rabbitmq_loses_nothing_and_repeats_only_where_nothing_recognises
         assert LOST in found.never
         assert ("duplicated" in found.never) == (name not in {"acks_early", "acks_late"})
         assert found.outcome == ("open" if name == "acks_early" else "held")
+
+
+def test_killed_database_loses_no_job_that_must_be_done() -> None:
+    for name, promise in PROMISES.items():
+        found = prediction(name, "database-kill")
+        assert found.outcome == "held"
+        assert LOST in found.never or not promise.effects.least
+
+
+def test_clock_that_jumps_repeats_jobs_only_where_a_worker_s_clock_decides_what_is_overdue() -> None:
+    for name in PROMISES:
+        assert prediction(name, "clock-jump", broker="reliable").never == {"lost", "duplicated"}
+        assert prediction(name, "clock-jump", broker="rabbitmq-quorum").never == {"lost", "duplicated"}
+        assert ("duplicated" in prediction(name, "clock-jump").never) == (name not in {"acks_early", "acks_late"})

@@ -1,0 +1,84 @@
+"""Moves the wall clock of a cell's worker forward and back, by libfaketime. Monotonic clocks and the lab's own clock go on."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from glob import glob
+from pathlib import Path
+
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.plan.faults import Fault
+from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, HELD_SECONDS, JUMP_SECONDS
+
+
+class WallClock:
+    """The clock that all processes of a cell's worker share: a file that libfaketime reads whenever they ask for the time.
+
+    ``turn``: held by whoever moves it. ``held_seconds``: for so long its victim stays at its point, and for ``seconds`` it goes
+    on in the wrong time.
+    """
+
+    held_seconds, seconds = HELD_SECONDS, DISTURBED_SECONDS[Fault.CLOCK_JUMP]
+
+    def __init__(self, file: Path, seen: Callable[[], bool]) -> None:
+        """``seen``: whether a worker has been seen to be in the wrong time."""
+        self.file = file
+        self.turn = threading.Lock()
+        self._seen = seen
+        self._set(0)
+
+    def begin(self) -> int:
+        """Move it forward."""
+        self._set(JUMP_SECONDS)
+        return 1
+
+    def heal(self) -> str:
+        """Move it back to the right time; return why nobody can have noticed, or ""."""
+        self._set(0)
+        return "" if self._seen() else "no event of the worker is from the wrong time"
+
+    def _set(self, ahead: int) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(f"+{ahead}\n", encoding="ascii")
+        new.replace(self.file)  # never half of it
+
+
+def preloaded() -> dict[str, str]:
+    """The variables of a process that has libfaketime and the right time, until it follows a file."""
+    return {
+        "LD_PRELOAD": " ".join(filter(None, [library(), os.environ.get("LD_PRELOAD", "")])),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+def follow(file: str) -> None:
+    """Have this process and its children read the time from ``file``, of a ``WallClock``, from now on."""
+    os.environ["FAKETIME_TIMESTAMP_FILE"] = file
+    # libfaketime 0.9.10 refuses what time.sleep asks the kernel for (clock_nanosleep until a monotonic time: EINVAL).
+    plain = time.sleep
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get("sleep") is plain:
+            module.sleep = _sleep  # type: ignore[attr-defined]
+
+
+def _sleep(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
+def library() -> str:
+    """libfaketime of this machine. Raises EnvironmentNotReady if there is none."""
+    found = sorted(glob("/usr/lib/*/faketime/libfaketime.so.1"))
+    if not found:
+        raise EnvironmentNotReady(
+            "libfaketime is not installed on this machine, and the lab moves the clock of its own workers only. Install it "
+            "(Debian: apt-get install faketime), or leave this fault out."
+        )
+    return found[-1]
