@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks_demo.core.points import Point
 from tasks_demo.core.wording import counted
+from tasks_demo.lab.reports.outside import outside
 from tasks_demo.lab.reports.text import WORDS
 from tasks_demo.lab.verdict.statistics import rate_interval, upper_bound
 
@@ -43,9 +44,12 @@ _SOAK_HEAD = (
     "charged twice", "jobs/s, kills/s", "recovery: largest p50, s", "longest, s", "memory of a main, most: ready / killed, MB",
 )  # fmt: skip
 BROKERS = (
-    "The same soak, further down the page, of the same pattern on different brokers: *redis* is kombu's stock transport, "
-    "*reliable* the transport of this project on the same Redis, *rabbitmq* has quorum queues and publisher confirms. Speeds "
-    "are of different days and of machines that did other work too: compare what was lost and what ran again."
+    "The same soak, further down the page, of the same pattern on different brokers: *redis* is kombu's stock "
+    "transport, *reliable* the transport of this project on the same Redis, *rabbitmq* has quorum queues and publisher "
+    "confirms, and *redis-plus* is celery-redis-plus on a Redis 7, its workers on Python 3.13. The lab sets a "
+    "visibility timeout of 10 s for *redis* (by default 3,600 s) and *redis-plus* (by default 300 s; it looks for what "
+    "is due every 60 s, and when a worker starts); the other two have none. Speeds are of different days and of "
+    "machines that did other work too: compare what was lost and what ran again."
 )
 #: The least share of seeds in which a control must be detected.
 LEAST_DETECTED = 0.95
@@ -54,8 +58,8 @@ _ORDER = {str(point): place for place, point in enumerate(Point)}
 Documents = Sequence[Mapping[str, Any]]
 
 
-def as_page(parts: Mapping[tuple[str, str], Documents]) -> str:
-    """The Markdown page. ``parts``: (broker, part) → its documents."""
+def as_page(parts: Mapping[tuple[str, str], Documents], measured: Documents = ()) -> str:
+    """The Markdown page. ``parts``: (broker, part) → its documents; ``measured``: see ``outside``."""
     lines = [
         "# Results",
         "",
@@ -70,6 +74,7 @@ def as_page(parts: Mapping[tuple[str, str], Documents]) -> str:
             if documents:
                 table = _TABLES.get(part, _by_seed)(documents)
                 lines += ["", f"### {title}", "", what, "", *table, "", _made(documents)]
+    lines += outside(measured, _table)
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks_demo.lab.management.commands.results import beside_other_patterns, progress, read, write
+from tasks_demo.lab.management.commands.results import beside_other_patterns, outside, progress, read, write
 from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.reports.results import as_page, undetected
 from tests.lab.reports.results import built, good, story
@@ -16,7 +16,9 @@ CONTROL = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A cont
 
 
 def test_page_in_the_docs_is_made_from_the_results_in_the_docs() -> None:
-    assert (PROJECT / "docs/results.md").read_text(encoding="utf-8") == as_page(read(PROJECT / "docs/results"))
+    assert (PROJECT / "docs/results.md").read_text(encoding="utf-8") == as_page(
+        read(PROJECT / "docs/results"), outside(PROJECT / "docs/results")
+    )
 
 
 def test_results_that_are_kept_are_read_and_give_the_same_bytes(tmp_path: Path) -> None:
@@ -116,3 +118,14 @@ def test_control_that_holds_in_more_than_a_twentieth_of_the_seeds_is_named() -> 
     blind = built(story("acks_late", "kill-main").end(), predictions=CONTROL)
     assert undetected([seen] * 19 + [blind]) == []
     assert undetected([seen] * 18 + [blind] * 2) == ["acks_late, kill-main: as predicted in 18 of 20 seeds"]
+
+
+def test_page_says_of_each_library_why_the_lab_cannot_run_it_and_what_its_own_program_measured() -> None:
+    seed = {"seed": 1, "jobs": 3000, "kills": 15, "lost": 1, "held": 9, "charged_twice": 2, "jobs_per_s": 18}
+    page = as_page({}, [seed | {"versions": {"relier": "0.1.7"}}, seed | {"seed": 2, "lost": 0}])
+    for library in ("relier 0.1.7", "potatoq 26.1a8", "django-celery-outbox 0.4.3"):
+        assert f"| {library} | " in page
+    assert "| 1 | 3,000 | 15 | 1 | 9 | 2 | 18 |" in page
+    assert "| all | 6,000 | 30 | 1 | 18 | 4 |  |" in page
+    assert "Per kill, 2 seeds, intervals two-sided, 95 % (Garwood): lost 0.0333 (0.00084 to 0.19), held" in page
+    assert "relier under kills" not in as_page({})

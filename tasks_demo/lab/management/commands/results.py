@@ -97,7 +97,7 @@ class Command(PackageCommand):
                 write(file, beside_other_patterns(file, documents) if part == "soak" else documents)
             for file in (settings.STATE_DIR / "results").glob(f"{_name(part, options)}-*.json"):
                 file.unlink()
-        (options["docs"] / "results.md").write_text(as_page(read(kept)), encoding="utf-8")
+        (options["docs"] / "results.md").write_text(as_page(read(kept), outside(kept)), encoding="utf-8")
         for sentence in short:
             self.stderr.write(sentence)
         sys.exit(Exit.BROKEN if short else Exit.OK)
@@ -199,6 +199,12 @@ def write(file: Path, documents: list[dict[str, Any]]) -> None:
     """Keep the documents. The same documents give the same bytes."""
     text = json.dumps(documents, separators=(",", ":"), sort_keys=True)
     file.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def outside(folder: Path) -> list[dict[str, Any]]:
+    """What the program for relier printed: one line for each seed."""
+    file = folder / "relier.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def read(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
