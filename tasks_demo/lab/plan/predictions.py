@@ -190,6 +190,10 @@ def prediction(
         return connection_predictions.disturbed(pattern, fault, kind, point)
     if fault == Fault.CLOCK_JUMP and pattern in PROMISES:
         return clock_predictions.jumped(pattern, kind, point)
+    if (fault, point) == (Fault.OUT_OF_MEMORY, "started") and pattern in EARLY:
+        return Prediction(
+            "open", "The start is recorded and the body has not begun: the delivery is deferred, and starts again."
+        )
     known = PREDICTIONS.get((pattern, fault))
     if known is not None and fault in _TOO_LONG and not kind.times_out:
         known = _not_overtaken(pattern, _TOO_LONG[fault])

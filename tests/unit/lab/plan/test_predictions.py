@@ -145,3 +145,11 @@ def test_clock_that_jumps_repeats_jobs_only_where_a_worker_s_clock_decides_what_
         assert prediction(name, "clock-jump", broker="reliable").never == {"lost", "duplicated"}
         assert prediction(name, "clock-jump", broker="rabbitmq-quorum").never == {"lost", "duplicated"}
         assert ("duplicated" in prediction(name, "clock-jump").never) == (name not in {"acks_early", "acks_late"})
+
+
+def test_memory_error_is_predicted_like_the_death_of_the_worker_except_before_the_body() -> None:
+    for name in PROMISES:
+        assert prediction(name, "out-of-memory").expect == prediction(name, "kill-main").expect
+        assert (prediction(name, "out-of-memory", "started").outcome == "open") == (
+            name in {"acks_early", "claim_first"}
+        )
