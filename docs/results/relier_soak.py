@@ -94,6 +94,7 @@ def main(seed: int, jobs: int, kills: int) -> dict[str, Any]:
         missing = {task for task, job in task_ids.items() if job not in charged}
         return {
             "seed": seed, "jobs": jobs, "kills": landed, "lost": len(missing - held), "held": len(missing & held),
+            "held_started": sum(broker.exists(f"celery-task-meta-{task}") for task in missing & held),
             "lost_before_start": sum(not broker.exists(f"celery-task-meta-{task}") for task in missing - held),
             "charged_twice": sum(int(times) > 1 for times in charged.values()),
             "dead_letters": len(list(broker.scan_iter("rl:dlq:*"))), "jobs_per_s": round(jobs / seconds),

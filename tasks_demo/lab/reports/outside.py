@@ -36,16 +36,17 @@ _PROGRAM = (
     "its resurrector, `rl_task(idempotent=True, hard_timeout=30)`, a Redis with an append-only file and without "
     "eviction, as its README recommends; about 500 jobs in the queue; SIGKILL of one worker, main and pool processes, "
     "at random moments, beside the other. *held*: not run when nothing had happened for 90 s, and still among the "
-    "messages that kombu holds as unacknowledged. relier writes a job down when its body begins; what a killed worker "
-    "had fetched and not begun comes back after kombu's visibility timeout, which relier leaves at its default of an "
-    "hour. *lost*: not run, and not among those. The result is stored after the body, so that a job that is killed "
-    "between its effect and that is run again."
+    "messages that kombu holds as unacknowledged. relier writes a job down when its body begins; what it has not "
+    "written down comes back after kombu's visibility timeout, which relier leaves at its default of an hour. "
+    "*Started*: by Celery's own record. *lost*: not run, and not among those. The result is stored after the body, so "
+    "that a job that is killed between its effect and that is run again."
 )
 _COLUMNS: tuple[tuple[str, str], ...] = (
     ("jobs", "jobs"),
     ("kills", "kills"),
     ("lost", "lost"),
     ("held", "held for an hour"),
+    ("held_started", "of these started"),
     ("charged_twice", "charged twice"),
 )
 
@@ -57,11 +58,15 @@ def outside(measured: Sequence[Mapping[str, Any]], table: Table) -> list[str]:
     lines = ["", "## Libraries that the lab's worker cannot run", "", *table(("library", "why not"), WHY)]
     if not measured:
         return lines
-    rows = [(str(one["seed"]), *(f"{one[key]:,}" for key, _ in _COLUMNS), str(one["jobs_per_s"])) for one in measured]
-    total = {key: sum(one[key] for one in measured) for key, _ in _COLUMNS}
-    rows.append(("all", *(f"{total[key]:,}" for key, _ in _COLUMNS), ""))
+    rows = [
+        (str(one["seed"]), *(f"{one[key]:,}" if key in one else "–" for key, _ in _COLUMNS), str(one["jobs_per_s"]))
+        for one in measured
+    ]
+    total = {key: sum(one.get(key, 0) for one in measured) for key, _ in _COLUMNS}
+    known = {key for key, _ in _COLUMNS if all(key in one for one in measured)}
+    rows.append(("all", *(f"{total[key]:,}" if key in known else "–" for key, _ in _COLUMNS), ""))
     rates = []
-    for key, name in _COLUMNS[2:]:
+    for key, name in [column for column in _COLUMNS[2:] if column[0] in known]:
         low, high = rate_interval(total[key], total["kills"])
         rates.append(f"{name} {total[key] / total['kills']:.3g} ({low:.2g} to {high:.2g})")
     versions = ", ".join(f"{name} {version}" for name, version in measured[0]["versions"].items())

@@ -122,10 +122,12 @@ def test_control_that_holds_in_more_than_a_twentieth_of_the_seeds_is_named() -> 
 
 def test_page_says_of_each_library_why_the_lab_cannot_run_it_and_what_its_own_program_measured() -> None:
     seed = {"seed": 1, "jobs": 3000, "kills": 15, "lost": 1, "held": 9, "charged_twice": 2, "jobs_per_s": 18}
-    page = as_page({}, [seed | {"versions": {"relier": "0.1.7"}}, seed | {"seed": 2, "lost": 0}])
+    first = seed | {"held_started": 2, "versions": {"relier": "0.1.7"}}
+    page = as_page({}, [first, seed | {"seed": 2, "lost": 0}])
     for library in ("relier 0.1.7", "potatoq 26.1a8", "django-celery-outbox 0.4.3"):
         assert f"| {library} | " in page
-    assert "| 1 | 3,000 | 15 | 1 | 9 | 2 | 18 |" in page
-    assert "| all | 6,000 | 30 | 1 | 18 | 4 |  |" in page
+    assert "| 1 | 3,000 | 15 | 1 | 9 | 2 | 2 | 18 |" in page
+    assert "| 2 | 3,000 | 15 | 0 | 9 | – | 2 | 18 |" in page
+    assert "| all | 6,000 | 30 | 1 | 18 | – | 4 |  |" in page
     assert "Per kill, 2 seeds, intervals two-sided, 95 % (Garwood): lost 0.0333 (0.00084 to 0.19), held" in page
     assert "relier under kills" not in as_page({})
