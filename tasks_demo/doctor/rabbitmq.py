@@ -1,6 +1,6 @@
 """Examines RabbitMQ over AMQP: its version, and whether its queues match our declarations.
 
-Does not see policies or consumer_timeout, which AMQP does not report; the rows name the command that shows them.
+Does not see policies or the value of consumer_timeout, which AMQP does not report; the rows name the command that shows them.
 """
 
 from __future__ import annotations

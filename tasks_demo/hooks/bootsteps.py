@@ -10,14 +10,14 @@ __all__ = ["NoticeChildDeath"]
 
 
 class NoticeChildDeath(bootsteps.StartStopStep):
-    """Notices the death of a pool process within a quarter of a second.
+    """Notices that a pool process was killed within a quarter of a second: it has the pool look for dead processes that often.
 
-    Without it Celery sometimes notices only at the pool's 5 s timer (celery/concurrency/asynpool.py ``timers``); until then the
-    message of the dead process is not requeued.
+    Without it Celery sometimes looks only at the pool's 5 s timer (celery/concurrency/asynpool.py ``timers``); until then the
+    message of the dead process is not requeued. What happens then is in ``hooks.request``.
     """
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Hub")
-    #: Seconds between two checks; each calls waitpid once per pool process.
+    #: Seconds between two checks; in each, billiard's pool calls waitpid once per process.
     interval = 0.25
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:

@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from tasks_demo.core import clock
 from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, EventData, microseconds
 from tasks_demo.ledger.sql import statement
-from tasks_demo.ledger.tallies import TallyDelta, fold
+from tasks_demo.ledger.tallies import TallyDelta, sum_events
 
 #: Rows per statement. A statement may have 32,766 parameters on SQLite and 65,535 on PostgreSQL.
 ROWS_A_STATEMENT = 100
@@ -27,7 +27,7 @@ class Batch:
         moments.clear()
         self._events = [_values(event, moments) for event in events]
         # Sorted, so that two batches cannot deadlock.
-        self._tallies = [_tally(delta, moments) for _, delta in sorted(fold(events).items())]
+        self._tallies = [_tally(delta, moments) for _, delta in sorted(sum_events(events).items())]
         self._known_to_worker = sorted(
             {
                 (event.task_id, event.operation, event.pattern, event.books)

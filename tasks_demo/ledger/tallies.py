@@ -111,7 +111,7 @@ class TallyDelta:
         return dict(zip(COUNTS, self.numbers, strict=True))
 
 
-def fold(events: Iterable[EventData]) -> dict[str, TallyDelta]:
+def sum_events(events: Iterable[EventData]) -> dict[str, TallyDelta]:
     """Sum events by task ID. Does not count effects: they belong to operations (``sql/count_effects.sql``).
 
     Skips events that change neither a count nor the state, because updating a tally costs more than appending an event.

@@ -1,4 +1,4 @@
-"""Checks ``tallies == fold(events)``: recounts everything from the events and compares."""
+"""Checks ``tallies == sum_events(events)``: recounts everything from the events and compares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db import Error, connections
 from tasks_demo.core import clock
 from tasks_demo.ledger.events import EFFECT, EventData
 from tasks_demo.ledger.models import Event, Tally
-from tasks_demo.ledger.tallies import COUNTS, fold
+from tasks_demo.ledger.tallies import COUNTS, sum_events
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _rows(task_id: str) -> Iterator[EventData]:
 
 
 def differences() -> Iterator[str]:
-    """Yield one sentence per difference between a tally and the fold of its events. Yields nothing if all agree.
+    """Yield one sentence per difference between a tally and the sum of its events. Yields nothing if all agree.
 
     Workers may keep writing: everything is read from one snapshot. Do not call it inside a transaction. Memory holds the events
     of one task at a time, and one count per operation that has an effect.
@@ -60,7 +60,7 @@ def _differences() -> Iterator[str]:
         effects[operation] += 1
     for tally in Tally.objects.order_by("task_id").iterator():
         rows = list(_rows(tally.task_id))
-        summed = fold(rows).get(tally.task_id)
+        summed = sum_events(rows).get(tally.task_id)
         if summed is None:
             yield f"{tally.task_id}: a tally without a single event."
             continue

@@ -1,6 +1,6 @@
 """The histories of invented jobs: each life is a sequence of events, and each story has a share of all jobs. No database access.
 
-The counts of a life come from ``ledger.tallies.fold``, the same function that counts real events, so they cannot disagree.
+The counts of a life come from ``ledger.tallies.sum_events``, the same function that counts real events, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED, EventData
-from tasks_demo.ledger.tallies import TallyDelta, fold
+from tasks_demo.ledger.tallies import TallyDelta, sum_events
 
 #: Task names, each with its pattern, its share, and whether the bank counts its effects.
 TASKS: tuple[tuple[str, str, int, bool], ...] = (
@@ -80,7 +80,7 @@ class Life:
     @cached_property
     def counts(self) -> TallyDelta:
         """The counts of the life. The state's time is relative to the beginning."""
-        return fold(step.event() for step in self.steps)["x"]
+        return sum_events(step.event() for step in self.steps)["x"]
 
 
 @dataclass(frozen=True, slots=True)

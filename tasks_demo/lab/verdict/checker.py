@@ -107,7 +107,7 @@ def check(events: Iterable[HistoryEvent], promises: Mapping[str, Promise] = PROM
 
 
 def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> CellResult:
-    """The verdict on one cell."""
+    """Decide whether the promise held in one cell, from what was seen (the order of the rules: ``Findings.verdict``)."""
     promise = promises.get(evidence.pattern) or BY_NAME.get((evidence.quiescent or {}).get("semantics", ""))
     if promise is None:
         raise HistoryError(f"no promise is known for pattern {evidence.pattern!r:.80}; known: {', '.join(promises)}")

@@ -17,7 +17,7 @@ from tasks_demo.management.people import who
 from tasks_demo.operations import Known, forget, known
 
 #: The ledger's counts that are shown for each task ID.
-COUNTS = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
+SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
 #: Maximum number of task IDs from the ledger.
 MOST = 20
 
@@ -85,7 +85,7 @@ class Command(PackageCommand):
             if trace.held:
                 self.stdout.write(f"    may be running: {trace.held}")
         for tally in tallies:
-            counts = ", ".join(f"{tally[name]} {name}" for name in COUNTS if tally[name])
+            counts = ", ".join(f"{tally[name]} {name}" for name in SHOWN if tally[name])
             self.stdout.write(f"  ledger {tally['task_id']}: {counts or 'nothing counted'}")
         if not found.traces and not tallies and not troubles:
             self.stdout.write(
@@ -128,6 +128,6 @@ def _tallies(operation: str) -> tuple[list[dict[str, Any]], str]:
     """Return the ledger's counts per task ID, latest first, and an error message if the ledger did not answer."""
     try:
         rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:MOST]
-        return list(rows.values("task_id", "pattern", "verdict", *COUNTS)), ""
+        return list(rows.values("task_id", "pattern", "verdict", *SHOWN)), ""
     except Error as error:
         return [], f"The ledger's database did not answer: {str(error).partition(chr(10))[0]}."

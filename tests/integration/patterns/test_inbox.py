@@ -67,7 +67,7 @@ def test_if_the_first_rolls_back_the_waiting_duplicate_runs(ground: Ground) -> N
 
 
 def waits(ground: Ground) -> None:
-    """Wait until the duplicate waits: for the row on PostgreSQL. On SQLite the only sign is that its body has not begun."""
+    """Wait until the duplicate waits for the row. Only PostgreSQL shows that; on SQLite it may not have come that far."""
     if ground.vendor == "postgresql":
         text = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%records_inbox%'"
         until(lambda: ground.query(text), "the waiting INSERT")

@@ -13,7 +13,7 @@ from tasks_demo.core.lifecycle import Point
 from tasks_demo.ledger.events import EFFECT, FAULT, SETTLED, EventData
 from tasks_demo.ledger.models import OUTCOMES, Tally
 from tasks_demo.ledger.sql import statement
-from tasks_demo.ledger.tallies import COUNTS, counts_in, fold, state_of
+from tasks_demo.ledger.tallies import COUNTS, counts_in, state_of, sum_events
 
 
 def event(kind: str, task_id: str = "t", at: float = 1.0, **fields: Any) -> EventData:
@@ -61,22 +61,22 @@ def test_counts_in_is_tested_for_every_point() -> None:
 
 @pytest.mark.parametrize(("outcome", "count"), [("ok", 1), ("fail", 0), ("info", 0)])
 def test_fold_counts_only_confirmed_publications(outcome: str, count: int) -> None:
-    assert fold([event("published", detail={"outcome": outcome})])["t"].counts["publications"] == count
+    assert sum_events([event("published", detail={"outcome": outcome})])["t"].counts["publications"] == count
 
 
 @pytest.mark.parametrize(("detail", "count"), [({"landed": True}, 1), ({"landed": False}, 0), ({}, 0)])
 def test_fold_counts_only_injected_faults(detail: dict[str, Any], count: int) -> None:
-    assert fold([event(FAULT, detail=detail)])["t"].counts["faults"] == count
+    assert sum_events([event(FAULT, detail=detail)])["t"].counts["faults"] == count
 
 
 def test_fold_ignores_effects_and_events_without_a_task() -> None:
-    assert fold([event(EFFECT), event("rejected", task_id="")]) == {}
+    assert sum_events([event(EFFECT), event("rejected", task_id="")]) == {}
 
 
 def test_fold_takes_the_operation_of_the_first_event_that_has_one() -> None:
-    summed = fold([event("received"), event("started", operation="o1", pattern="p"), event("acked", operation="o2")])[
-        "t"
-    ]
+    summed = sum_events(
+        [event("received"), event("started", operation="o1", pattern="p"), event("acked", operation="o2")]
+    )["t"]
     assert (summed.operation, summed.pattern) == ("o1", "p")
 
 
@@ -93,7 +93,7 @@ batches = st.lists(
 
 @given(batches, st.integers(0, 30))
 def test_fold_of_batches_adds_up_to_the_fold_of_all(events: list[EventData], cut: int) -> None:
-    whole, head, tail = fold(events), fold(events[:cut]), fold(events[cut:])
+    whole, head, tail = sum_events(events), sum_events(events[:cut]), sum_events(events[cut:])
     assert whole.keys() == head.keys() | tail.keys()
     for task_id, summed in whole.items():
         parts = [part[task_id] for part in (head, tail) if task_id in part]
@@ -108,7 +108,7 @@ def test_fold_of_batches_adds_up_to_the_fold_of_all(events: list[EventData], cut
     ("detail", "counted"), [({"abandoned": True}, 1), ({"why": "ValueError"}, 0), ({"abandoned": False}, 0)]
 )
 def test_fold_counts_only_killed_executions_as_abandoned(detail: dict[str, Any], counted: int) -> None:
-    summed = fold([event("failed", detail=detail)])["t"]
+    summed = sum_events([event("failed", detail=detail)])["t"]
     assert (summed.counts["failed"], summed.counts["abandoned"]) == (1, counted)
 
 
