@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks_demo.core.semantics import PROMISES, Semantics
-from tasks_demo.ledger.models import Tally
+from tasks_demo.ledger.models import Outcome, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +104,20 @@ def _without_a_kill(tally: Tally) -> str:
         return "More than one task ID of its operation had an effect: nothing compared them."
     if tally.effects > 1 or tally.returned > 1:
         return "It ran again after its effect: it was delivered again, or it retried because it did not know of the effect."
+    if tally.verdict == Tally.Verdict.LOST and tally.outcome == Outcome.FAILED:
+        return "Its body failed with its own error, which ends a job: nothing runs it again but a retry of the task, or a person."
     if tally.verdict == Tally.Verdict.LOST:
         return "Its message is gone and no execution of it came to an effect. No fault of the lab is on record."
     return ""
 
 
 def better(tally: Tally, killed_at: Sequence[str]) -> Better | None:
-    """Return what would have prevented the loss or the repetition. None if there was neither, or the end is not known."""
+    """Return what would have prevented the loss or the repetition. None if there was neither, or the end is not known, or the
+    body failed with its own error, which no pattern prevents.
+    """
     if tally.verdict == Tally.Verdict.DUPLICATED:
         found = Better(_but(tally, "dedup_lock", "inbox"), "it would have had exactly one effect")
-    elif tally.verdict != Tally.Verdict.LOST:
+    elif tally.verdict != Tally.Verdict.LOST or (tally.outcome == Outcome.FAILED and not killed_at):
         return None
     elif tally.pattern in _EARLY and killed_at[:1] != ["fetched"]:
         found = Better(_but(tally, "acks_late", "dedup_lock", "inbox"), "it would have been delivered again")

@@ -107,7 +107,10 @@ def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
     if not every:
         return []
     not_ended = (Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING)
-    open_ = set(Tally.objects.filter(task_id__in=every, outcome__in=not_ended).values_list("task_id", flat=True))
+    rows = Tally.objects.filter(task_id__in=every, outcome__in=not_ended).exclude(
+        verdict__in=[Tally.Verdict.LOST, Tally.Verdict.OK]
+    )
+    open_ = set(rows.values_list("task_id", flat=True))
     for worker in workers:
         many = len(open_.intersection(candidates[worker.row.pk]))
         if many:

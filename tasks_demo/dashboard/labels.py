@@ -122,12 +122,16 @@ KINDS: dict[str, str] = {
 def outcome_badge(outcome: str, verdict: str = "") -> Badge:
     """Return the badge of an outcome. An unknown outcome is shown as it is, in the tone of unresolved.
 
-    A job that is called lost, and whose end nobody has seen, does not wait or run any more.
+    A job whose end nobody has seen does not wait or run any more once it is called lost, or ok: its process was killed.
     """
     found = OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
-    if verdict == Tally.Verdict.LOST and outcome in {Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING}:
+    if verdict in {Tally.Verdict.LOST, Tally.Verdict.OK} and outcome in {
+        Outcome.WAITING,
+        Outcome.RUNNING,
+        Outcome.RETRYING,
+    }:
         return replace(
-            found, tone="unresolved", word=f"was {found.word}", meaning="the last that is on record before it was lost"
+            found, tone="unresolved", word=f"was {found.word}", meaning="the last on record; its process was killed"
         )
     return found
 

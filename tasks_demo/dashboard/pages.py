@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from tasks_demo.dashboard.keyset import Segment, Tallies
-from tasks_demo.ledger.models import NOTABLE_OUTCOME, NOTABLE_VERDICT, OPEN, STILL_WAITING, Outcome, Tally
+from tasks_demo.ledger.models import (
+    NOTABLE_OUTCOME,
+    NOTABLE_VERDICT,
+    OPEN,
+    STILL_RUNNING,
+    STILL_WAITING,
+    Outcome,
+    Tally,
+)
 
 OPEN_OUTCOMES = frozenset({Outcome.WAITING.value, Outcome.RUNNING.value, Outcome.RETRYING.value})
 
@@ -26,12 +34,14 @@ def of_verdict(tallies: Tallies, verdict: str) -> Tallies:
 def of_outcome(tallies: Tallies, outcome: str) -> Tallies:
     """Return the tallies with this outcome, by the partial index that holds it. None holds ``succeeded``.
 
-    What is called lost does not wait.
+    What is called lost neither waits nor runs.
     """
     if outcome == Outcome.SUCCEEDED:
         return tallies.filter(outcome=outcome)
     if outcome == Outcome.WAITING:
         return tallies.filter(OPEN, STILL_WAITING)
+    if outcome == Outcome.RUNNING:
+        return tallies.filter(OPEN, STILL_RUNNING)
     return tallies.filter(OPEN if outcome in OPEN_OUTCOMES else NOTABLE_OUTCOME, outcome=outcome)
 
 

@@ -20,6 +20,8 @@ IN_A_RUN = ~Q(run="")
 OPEN = Q(verdict="unresolved") | Q(outcome="waiting") | Q(outcome="running") | Q(outcome="retrying")
 #: A job whose message the broker may still have. One that its books call lost keeps the outcome "waiting": nothing has ended it.
 STILL_WAITING = Q(outcome="waiting") & ~Q(verdict="lost")
+#: A job whose process was killed has no end on record. Once the books were read, it is lost, or was done before.
+STILL_RUNNING = Q(outcome="running") & ~Q(verdict__in=["lost", "ok"])
 #: Few rows, and the ones people search for. Queries with these conditions can use the partial indexes on verdicts and outcomes.
 # No IN: SQLite does not compare a list of parameters with the list in an index.
 NOTABLE_VERDICT = ~Q(verdict="ok") & ~Q(verdict="unresolved")

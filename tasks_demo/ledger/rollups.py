@@ -22,7 +22,7 @@ from django.db.models import Count, Max, Q, Sum
 from tasks_demo.core import clock
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.events import EFFECT
-from tasks_demo.ledger.models import STILL_WAITING, Event, Tally
+from tasks_demo.ledger.models import STILL_RUNNING, STILL_WAITING, Event, Tally
 from tasks_demo.ledger.rollup_models import Backlog, Rollup, RollupState
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -57,7 +57,8 @@ COUNTED: dict[str, Q | None] = {
     "suppressed": Q(suppressed__gt=0),
     "deferred": Q(deferred__gt=0),
     "waiting": STILL_WAITING,
-    **{name: Q(outcome=name) for name in ("running", "retrying", "succeeded", "failed", "parked")},
+    "running": STILL_RUNNING,
+    **{name: Q(outcome=name) for name in ("retrying", "succeeded", "failed", "parked")},
     "lost": Q(verdict="lost"),
     "broken": Q(broken=True),
 }

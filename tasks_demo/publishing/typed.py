@@ -73,7 +73,7 @@ def signature_of(task: Any) -> str:
 
 
 def example(task: Any) -> str:
-    """Return a JSON template with the required arguments."""
+    """Return a JSON template with the required arguments. Texts are the argument's name and a number: many bodies refuse ""."""
     values: dict[Any, Any] = {int: 1, float: 1.0, bool: False, list: [], dict: {}}
     hints = _hints(task)
     try:
@@ -82,7 +82,8 @@ def example(task: Any) -> str:
         return "{}"
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     required = [each.name for each in parameters if each.kind in named and each.default is each.empty]
-    return json.dumps({name: values.get(hints.get(name), "") for name in required}, indent=2)
+    filled = {name: f"{name}-1" if hints.get(name) is str else values.get(hints.get(name), "") for name in required}
+    return json.dumps(filled, indent=2)
 
 
 def with_key(task: Any, args: list[Any], kwargs: dict[str, Any], key: str) -> dict[str, Any]:

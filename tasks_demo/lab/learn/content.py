@@ -13,20 +13,29 @@ from tasks_demo.dashboard.labels import KINDS
 from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw, duration
 from tasks_demo.lab.learn.recording import Case, Recording
 
-#: The line of code at each point, the same for every pattern. Points that are missing here have none of the project's code.
+#: The line of code at each point. Points that are missing here have none of the project's code.
 CODE = {
     "published": "charge.delay(customer, 1999)",
     "fetched": "message = redis.pop(queue)",
     "received": "worker.take(message)",
     "claimed": "pattern.claim(operation)",
     "started": "def charge(customer, amount):",
-    "effect_begun": "bank.debit(customer, amount, key)",
+    "effect_begun": "bank.debit(customer, amount)",
     "effect": "(at the bank) balance -= amount",
     "effect_done": "receipt = bank's response",
     "completed": "pattern.mark_completed(operation)",
     "returned": "return receipt",
     "acking": "worker.acknowledge(message)",
     "suppressed": "return  # done before",
+}
+#: What differs by pattern: only dedup_lock sends the bank a key to compare, and inbox does not ask the bank.
+CODE_OF: dict[str, dict[str, str]] = {
+    "dedup_lock": {"effect_begun": "bank.debit(customer, amount, key, fence)"},
+    "inbox": {
+        "effect_begun": "Booking.objects.create(customer, amount)",
+        "effect": "(in our database) the booking is committed",
+        "effect_done": "(not committed yet)",
+    },
 }
 #: The other faults, in words.
 OTHER_HITS = {
@@ -237,6 +246,7 @@ def _poison(case: Case) -> str:
 
 def _steps(case: Case, drawing: Drawing) -> list[Step]:
     xs = {id(mark.moment): mark.x for lane in drawing.lanes for mark in lane.marks}
+    code = CODE | CODE_OF.get(case.pattern, {})
     steps: list[Step] = []
     executions = effects = 0
     for number, moment in enumerate(case.moments, start=1):
@@ -251,7 +261,7 @@ def _steps(case: Case, drawing: Drawing) -> list[Step]:
                 kind=moment.kind if not kill else "SIGKILL" if moment.victim else "no answer",
                 where=moment.worker or {"published": "publisher", "effect": "bank"}.get(moment.kind, ""),
                 meaning=_fault(moment) if kill else KINDS.get(moment.kind, ""),
-                code="" if kill else CODE.get(moment.kind, ""),
+                code="" if kill else code.get(moment.kind, ""),
                 executions=executions,
                 effects=effects,
                 kill=kill,

@@ -56,7 +56,7 @@ def form(task: str = LATE, arguments: Any = ARGUMENTS, **fields: str) -> dict[st
 
 def test_job_is_published_and_its_task_id_linked(publisher: Client, queue: Any) -> None:
     assert LATE in text(publisher.get(PAGE))
-    assert "customer" in text(publisher.get(f"{PAGE}?task={LATE}"))
+    assert "&quot;customer-1&quot;" in publisher.get(f"{PAGE}?task={LATE}").text, "a template that the bank accepts"
     assert (queue(), LogEntry.objects.count()) == ([], 0)
     answer = publisher.post(PAGE, form(operation="charge:17"))
     assert answer.status_code == 302

@@ -11,6 +11,7 @@ import pytest
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.dashboard.phases import phases
 from tasks_demo.dashboard.task_page import TaskPage, task_page
 from tasks_demo.ledger.models import Tally
@@ -246,10 +247,19 @@ def test_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(ad
 
 
 def test_job_that_is_lost_neither_waits_nor_runs_any_more(admin_client: Client) -> None:
-    append(lost("killed"), life("never-received", "published", "settled"), life("runs", "received", "started"))
-    words = {task_id: page_of(task_id).outcome_badge.word for task_id in ("killed", "never-received", "runs")}
-    assert words == {"killed": "was running", "never-received": "was waiting", "runs": "running"}
+    done = life("done", "published", "received", "started", "effect", "settled", pattern="acks_early")
+    append(lost("killed"), life("never-received", "published", "settled"), life("runs", "received", "started"), done)
+    words = {task_id: page_of(task_id).outcome_badge.word for task_id in ("killed", "never-received", "runs", "done")}
+    assert words == {"killed": "was running", "never-received": "was waiting", "runs": "running", "done": "was running"}
+    assert {row.task_id for row in of_outcome(Tally.objects.all(), "running")} == {"runs"}
     assert "was running" in admin_client.get("/admin/tasks_demo/tally/?verdict=lost").text
+
+
+def test_body_that_failed_with_its_own_error_is_not_called_a_lost_message(admin_client: Client) -> None:
+    append(life("t", "published", "received", "started", "failed", "acked", "settled"))
+    assert "Its body failed with its own error" in page_of("t").why
+    assert page_of("t").better is None
+    assert "Its message is gone" not in admin_client.get("/admin/tasks_demo/tally/t/change/").text
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_job_of_a_killed_worker_that_was_charged_twice(staff: Client) -> None:
     assert dead_with_unresolved_jobs() == []
 
 
+def test_dead_worker_whose_job_is_done_needs_nobody() -> None:
+    done = life("done", "published", "received", "started", "effect", "settled", pattern="acks_early")
+    append(life("open", "published", "received", "started"), done)
+    row("w1@test", held=["done", "open"])
+    assert [many for _, many in dead_with_unresolved_jobs()] == [1]
+
+
 def test_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
     append(life("t", "published", "received", "started"))
     first = Event.objects.get(kind="started")

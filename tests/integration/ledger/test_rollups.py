@@ -34,7 +34,8 @@ def recounted() -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for tally in Tally.objects.all():
         row = found.setdefault((tally.pattern, tally.task), dict.fromkeys(rollups.COUNTED, 0))
-        waits = tally.outcome != "waiting" or tally.verdict != "lost"
+        over = {"waiting": ["lost"], "running": ["lost", "ok"]}
+        waits = tally.verdict not in over.get(tally.outcome, [])
         named = [
             "task_ids", f"executions_{min(tally.executions, 2)}", f"effects_{min(tally.effects, 2)}",
             *(name for name in ("suppressed", "deferred", "broken") if getattr(tally, name)),
@@ -60,6 +61,7 @@ def everything(number: int) -> list[Any]:
         killed(f"killed-{number}"),
         killed(f"broken-{number}", pattern="dedup_lock"),
         lost(f"lost-{number}", task="shop.mail"),
+        life(f"done-{number}", "published", "received", "started", "effect", "settled", pattern="acks_early"),
         life(f"waits-{number}", "published", task="shop.mail"),
         life(f"runs-{number}", "published", "received", "started", pattern="", books=""),
         life(f"failed-{number}", "published", "received", "started", "failed", pattern="acks_early"),
@@ -90,6 +92,18 @@ def test_job_that_its_books_call_lost_waits_no_longer() -> None:
     assert Tally.objects.get().outcome == "waiting"
     assert [(row["waiting"], row["lost"]) for row in rollups.totals()] == [(0, 1)]
     assert rollups.backlog(0)[-1].oldest == 0
+
+
+def test_job_whose_process_was_killed_runs_no_longer_once_its_books_were_read() -> None:
+    *running, settled = life("t", "published", "received", "started", "effect", "settled", pattern="acks_early")
+    append(running)
+    folded()
+    assert [(row["running"], row["effects_1"]) for row in rollups.totals()] == [(1, 1)]
+    append([settled])
+    folded()
+    tally = Tally.objects.get()
+    assert (tally.outcome, tally.verdict) == ("running", "ok")
+    assert [(row["running"], row["effects_1"]) for row in rollups.totals()] == [(0, 1)]
 
 
 def test_rollups_of_a_ledger_that_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
