@@ -9,11 +9,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from tasks_demo.core.wording import shown as printable
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, confirmation, dry, opened, perform, why_of
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.pages import of_outcome
-from tasks_demo.ledger.models import Tally
+from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.publishing.failed_jobs import OUTCOMES as CHOICES
 from tasks_demo.publishing.failed_jobs import impossible, run_again
 
@@ -57,10 +58,10 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
         }
         return screens.page(request, admin_site, "admin/tasks_demo/failed_act.html", context)
     shown = list(tallies.order_by("-first_at", "task_id")[: MOST_SHOWN + 1])
-    reasons = impossible(shown[:MOST_SHOWN])
+    reasons, errors = impossible(shown[:MOST_SHOWN]), _errors([tally.pk for tally in shown[:MOST_SHOWN]])
     context = {
         "title": "Failed",
-        "rows": [(tally, reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
+        "rows": [(tally, errors.get(tally.pk, ""), reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
         "cut": len(shown) > MOST_SHOWN,
         "most": MOST_SHOWN,
         "possible": any(tally.pk not in reasons for tally in shown[:MOST_SHOWN]),
@@ -78,6 +79,14 @@ def _those(outcome: str, task: str) -> Tallies:
     if not task:
         return tallies
     return tallies.none() if "\0" in task or len(task) > 255 else tallies.filter(task=task)
+
+
+def _errors(task_ids: list[str]) -> dict[str, str]:
+    """Return why each failed or was rejected the last time, as far as the ledger knows."""
+    ends = Event.objects.filter(task_id__in=task_ids, kind__in=("failed", "rejected")).order_by("task_id", "id")
+    return {
+        task_id: printable(detail.get("why") or "", 200) for task_id, detail in ends.values_list("task_id", "detail")
+    }
 
 
 def _act(made: list[str]) -> Act:

@@ -23,6 +23,12 @@ from tasks_demo.ledger.rollup_models import RollupState
 
 #: Counts that are older than this, in seconds, while the ledger has newer events, are called old.
 OLD_SECONDS = 60.0
+#: Screens that are useful while the ledger is empty, and what they do.
+FIRST_STEPS = {
+    "learn": "See what a kill does to a job, and why acks_late charges twice: played back from real runs.",
+    "experiments": "Kill workers yourself, and see what was charged.",
+    "publish": "Publish a job, once or twice.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Overview:
     period: str
     points: list[Point]
     address: str
+    #: Title, address and purpose of what to do while the ledger is empty.
+    first_steps: list[tuple[str, str, str]]
     periods: tuple[str, ...] = tuple(PERIODS)
     lines: tuple[str, ...] = tuple(LINES.values())
 
@@ -71,7 +79,17 @@ def _drawn(request: HttpRequest, admin_site: AdminSite, state: _State) -> Overvi
         period=period,
         points=points(period),
         address=f"{reverse('admin:tasks_demo_overview', current_app=admin_site.name)}?period={period}",
+        first_steps=[] if table or state.missing else _first_steps(request, admin_site),
     )
+
+
+def _first_steps(request: HttpRequest, admin_site: AdminSite) -> list[tuple[str, str, str]]:
+    known = {screen.name: screen for screen in screens.registered() if screen.seen_by(request)}
+    return [
+        (known[name].title, reverse(f"admin:tasks_demo_{name}", current_app=admin_site.name), purpose)
+        for name, purpose in FIRST_STEPS.items()
+        if name in known
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def test_guess_is_judged_and_the_history_is_played_by_keyboard(open_page: Open) 
     while "killed" not in (case.locator("tr.now").get_attribute("class") or ""):
         following.press("Enter")
     expect(case.locator(".counters")).to_contain_text("charges: 1, executions: 1")
+    expect(case.locator(".step")).to_contain_text("SIGKILL")
+    expect(page.locator(".picker a[aria-current]")).to_have_attribute("aria-label", "Kill acks_late at effect_done")
     assert case.locator("g.mark.later").count() > 0
 
     question = page.locator(".quiz .question").first

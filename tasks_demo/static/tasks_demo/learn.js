@@ -44,6 +44,8 @@
         row.classList.toggle("later", number > at);
         row.classList.toggle("now", number === at && !last);
       });
+      const [, event, , code] = [...rows[at].cells].map(cell => cell.textContent.trim());
+      answer.querySelector(".step").textContent = "Step " + (at + 1) + " of " + rows.length + ": " + event + (code && "  " + code);
       answer.querySelector(".starts").textContent = rows[at].cells[4].textContent;
       answer.querySelector(".charges").textContent = rows[at].cells[5].textContent;
     }
@@ -76,6 +78,16 @@
     show(at);
   }
 
+  function marked() {
+    for (const link of document.querySelectorAll(".picker a, .others a")) {
+      if (link.hash !== location.hash) link.removeAttribute("aria-current");
+      else {
+        link.setAttribute("aria-current", "true");
+        link.classList.add("seen");
+      }
+    }
+  }
+
   document.addEventListener("change", event => {
     const question = event.target.closest(".question");
     if (!question) return;
@@ -90,4 +102,6 @@
   };
   addEventListener("hashchange", focus);
   focus();
+  addEventListener("hashchange", marked);
+  marked();
 })();

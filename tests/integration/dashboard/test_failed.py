@@ -14,7 +14,7 @@ from tasks_demo.ledger.recorder import recorder
 from tasks_demo.outbox.enqueue import enqueue
 from tasks_demo.records.models import OutboxMessage
 from tests.integration.dashboard.pages import confirm, somebody, text
-from tests.integration.ledger.ledger_rows import append, life
+from tests.integration.ledger.ledger_rows import append, event, life
 from tests.integration.quarantine.parked_rows import lying
 
 pytestmark = pytest.mark.usefixtures("records")
@@ -64,6 +64,17 @@ def test_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) ->
     )
     confirm(keeper, PAGE, asked, "the bank is back")
     assert len(again(one)) == 1, "a form that is sent twice acts once"
+
+
+def test_why_it_failed_is_in_the_list(keeper: Client) -> None:
+    one = failed("k")
+    same: dict[str, Any] = {"task_id": one, "operation": "k", "pattern": "acks_late"}
+    append([event("failed", 90, **same, detail={"why": "an earlier error"})])
+    assert "an earlier error" in keeper.get(PAGE).text
+    append([event("failed", 99, **same, detail={"why": "BankRefused: 400: <b>no such account</b>"})])
+    page = keeper.get(PAGE).text
+    assert "BankRefused: 400: &lt;b&gt;no such account&lt;/b&gt;" in page
+    assert "an earlier error" not in page
 
 
 def test_job_whose_key_is_its_task_id_keeps_it(keeper: Client) -> None:

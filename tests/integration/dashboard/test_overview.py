@@ -17,6 +17,7 @@ from tasks_demo.ledger import rollups
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.models import Tally
 from tasks_demo.records.models import OutboxMessage, Parked
+from tests.integration.dashboard.pages import somebody
 from tests.integration.dashboard.worker_rows import row
 from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
 from tests.integration.quarantine.parked_rows import lying
@@ -174,6 +175,20 @@ def test_overview_says_that_its_counts_are_old_until_somebody_counts(
     monkeypatch.setattr(overview, "OLD_SECONDS", 0.0)
     append(ok("c"))
     assert re.search(r"They lack the \d+ events since\.", admin_client.get(PAGE).content.decode())
+
+
+def test_overview_of_an_empty_ledger_begins_with_what_the_user_may_do_first(client: Client) -> None:
+    def first(text: str) -> str:
+        return text.partition('class="first-steps"')[2].partition("</section>")[0]
+
+    viewed = shown(somebody(client, "looks", "view_tally"))
+    assert "The ledger has no task ID yet" in first(viewed)
+    assert "/learn/" in first(viewed)
+    assert "/publish/" not in first(viewed)
+    assert "Over time" not in viewed
+    assert "/publish/" in first(shown(somebody(client, "publishes", "view_tally", "publish_job")))
+    append(ok("a"))
+    assert (first(shown(client)), "Over time" in shown(client)) == ("", True)
 
 
 def test_overview_survives_a_part_that_fails(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
