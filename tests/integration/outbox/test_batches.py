@@ -195,8 +195,7 @@ def test_rabbitmq_that_does_not_answer_in_time_marks_nothing(
     rabbitmq: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node is stopped before the batch is sent, and goes on when the relay has given up."""
-    assert rabbitmq._process is not None
-    node = psutil.Process(rabbitmq._process.pid)
+    node = psutil.Process(rabbitmq.process.pid)
     nodes = [node, *node.children(recursive=True)]
     publish, finish, sizes = ConfirmedBatch.basic_publish, ConfirmedBatch.finish, []
 
