@@ -19,7 +19,7 @@ def test_guess_is_judged_and_the_history_is_played_by_keyboard(open_page: Open) 
     user.user_permissions.add(Permission.objects.get(codename="view_tally"))
     size = {"width": 360, "height": 800}
     page, said = open_page("/admin/tasks_demo/", name="reader", viewport=size, reduced_motion="reduce")
-    page.get_by_role("link", name="Learn").click()
+    page.get_by_role("navigation", name="Control room").get_by_role("link", name="Learn").click()
 
     page.get_by_role("link", name="Kill acks_late at effect_done").press("Enter")
     case = page.locator(".case:visible")
