@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,13 @@ Run = Callable[..., tuple[Any, str, str]]
 def run(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the module's ``COMMAND``; returns its exit code, and what it wrote to standard output and standard error."""
     name = request.module.COMMAND
-    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's own transaction goes on
+    close_all, ours = connections.close_all, threading.get_ident()
+
+    def close_those_of_other_threads() -> None:
+        if threading.get_ident() != ours:  # the test's own transaction goes on
+            close_all()
+
+    monkeypatch.setattr(connections, "close_all", close_those_of_other_threads)
 
     def command(*arguments: str) -> tuple[Any, str, str]:
         code: Any = 0
