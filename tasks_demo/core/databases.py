@@ -5,15 +5,12 @@ Does **not** check the server's version or whether the tables exist (``manage.py
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
 from typing import Any
 
 from django.db import connections
-
-from tasks_demo.core.sqlite_lock import retried
 
 #: ``vendor`` of the supported Django backends.
 VENDORS = frozenset({"sqlite", "postgresql"})
@@ -43,23 +40,8 @@ def execute(alias: str, statement: str, parameters: Sequence[Any]) -> tuple[int,
     text = _with_question_marks(statement) if connection.vendor == "sqlite" else statement
     # Closed even if a traceback keeps it: an open cursor keeps a closed SQLite connection, and its write lock, alive.
     with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
-        if connection.vendor == "sqlite" and not connection.in_atomic_block:
-            _when_unlocked(connection, cursor, text, parameters)
-        else:
-            cursor.execute(text, parameters)
+        cursor.execute(text, parameters)
         return cursor.rowcount, cursor.fetchall() if cursor.description else []
-
-
-def _when_unlocked(connection: Any, cursor: Any, text: str, parameters: Sequence[Any]) -> None:
-    # The connection is the project's: its own waiting time is the limit, and is restored.
-    cursor.execute("PRAGMA busy_timeout")
-    milliseconds = cursor.fetchone()[0]
-    cursor.execute("PRAGMA busy_timeout = 0")
-    try:
-        retried(lambda: cursor.execute(text, parameters), time.monotonic() + milliseconds / 1000)
-    finally:
-        # With a cursor of its own: this one has the statement's rows.
-        connection.connection.execute(f"PRAGMA busy_timeout = {milliseconds}").close()
 
 
 @cache

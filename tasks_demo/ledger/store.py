@@ -11,6 +11,7 @@ one.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core.exceptions import LedgerUnavailable
-from tasks_demo.core.sqlite_lock import retried
 from tasks_demo.core.wording import counted
 from tasks_demo.ledger.batch import Batch, Moments, not_stored
 from tasks_demo.ledger.database import TALLIES_LOCK, alias, off_in_tests, unsupported
@@ -30,6 +30,8 @@ from tasks_demo.ledger.events import EventData
 #: Size, in pages, of SQLite's write-ahead log at which a commit checkpoints it: 16 MB of 4 kB pages instead of 4 MB.
 #: Batches rewrite the same pages, so rarer checkpoints copy fewer of them.
 CHECKPOINT_PAGES = 4000
+#: Seconds between two requests for SQLite's write lock.
+BUSY_SECONDS = 0.0005
 #: PostgreSQL timeouts, seconds: for a lock, if the project sets none; and for an idle transaction whose process was stopped
 #: (SIGSTOP), because all others may be waiting for it.
 LOCK_SECONDS, IDLE_SECONDS = 20, 10
@@ -147,7 +149,7 @@ class Store:
                     cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                     cursor.execute("PRAGMA busy_timeout")
                     self._patience = cursor.fetchone()[0] / 1000
-                    cursor.execute("PRAGMA busy_timeout = 0")  # see core.sqlite_lock
+                    cursor.execute("PRAGMA busy_timeout = 0")  # see _sqlite
                     # Debian's SQLite overwrites deleted content by default; here that would be index entries of kept rows.
                     cursor.execute("PRAGMA secure_delete = 0")
             else:
@@ -196,12 +198,20 @@ class Store:
         cursor.execute(f"BEGIN; {bounds}SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({TALLIES_LOCK})")
 
     def _sqlite(self, cursor: Any, statement: str, deadline: float) -> None:
-        """Execute BEGIN IMMEDIATE or COMMIT, waiting for the lock until ``deadline`` (monotonic seconds).
+        """Execute BEGIN IMMEDIATE or COMMIT, retrying every BUSY_SECONDS until ``deadline`` (monotonic seconds).
 
         BEGIN IMMEDIATE takes the write lock: a transaction that reads first may fail to become a writer later. Without WAL a
-        commit also waits for readers.
+        commit also waits for readers. SQLite's own busy handler is not used: it waits 1, 2, 5, 10 … ms, longer than a batch holds
+        the lock, so pool processes would sleep while the file is free.
         """
-        retried(lambda: cursor.execute(statement), deadline, given_up=lambda: self._forking)
+        while True:
+            try:
+                cursor.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline or self._forking:
+                    raise
+            time.sleep(BUSY_SECONDS)  # SQLite does not notify waiters
 
 
 def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:
