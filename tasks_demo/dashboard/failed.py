@@ -20,6 +20,8 @@ from tasks_demo.publishing.failed_jobs import impossible, run_again
 
 #: Maximum number of jobs on the page.
 MOST_SHOWN = 50
+#: Maximum number of failures read for their errors, latest first: a task ID that is used again may have any number.
+MOST_READ = 1000
 PERMISSION = "tasks_demo.run_again"
 
 
@@ -83,10 +85,11 @@ def _those(outcome: str, task: str) -> Tallies:
 
 def _errors(task_ids: list[str]) -> dict[str, str]:
     """Return why each failed or was rejected the last time, as far as the ledger knows."""
-    ends = Event.objects.filter(task_id__in=task_ids, kind__in=("failed", "rejected")).order_by("task_id", "id")
-    return {
-        task_id: printable(detail.get("why") or "", 200) for task_id, detail in ends.values_list("task_id", "detail")
-    }
+    ends = Event.objects.filter(task_id__in=task_ids, kind__in=("failed", "rejected")).order_by("-id")
+    found: dict[str, str] = {}
+    for task_id, detail in ends.values_list("task_id", "detail")[:MOST_READ]:
+        found.setdefault(task_id, printable(detail.get("why") or "", 200))
+    return found
 
 
 def _act(made: list[str]) -> Act:

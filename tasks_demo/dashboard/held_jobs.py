@@ -15,7 +15,7 @@ from datetime import timedelta
 from tasks_demo.dashboard.fates import ENDS, Fate, Holder, fate
 from tasks_demo.dashboard.processes import ALIVE, DEAD, SILENT, Worker, unstopped
 from tasks_demo.hooks.presence import BEAT_SECONDS
-from tasks_demo.ledger.models import Event, Outcome, Tally
+from tasks_demo.ledger.models import ENDED_UNSEEN, Event, Outcome, Tally
 
 #: Events after a worker's last report that are searched for its own.
 MOST_EVENTS = 25_000
@@ -107,9 +107,7 @@ def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
     if not every:
         return []
     not_ended = (Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING)
-    rows = Tally.objects.filter(task_id__in=every, outcome__in=not_ended).exclude(
-        verdict__in=[Tally.Verdict.LOST, Tally.Verdict.OK]
-    )
+    rows = Tally.objects.filter(task_id__in=every, outcome__in=not_ended).exclude(ENDED_UNSEEN)
     open_ = set(rows.values_list("task_id", flat=True))
     for worker in workers:
         many = len(open_.intersection(candidates[worker.row.pk]))

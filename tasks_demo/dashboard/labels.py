@@ -122,16 +122,13 @@ KINDS: dict[str, str] = {
 def outcome_badge(outcome: str, verdict: str = "") -> Badge:
     """Return the badge of an outcome. An unknown outcome is shown as it is, in the tone of unresolved.
 
-    A job whose end nobody has seen does not wait or run any more once it is called lost, or ok: its process was killed.
+    A job whose end nobody has seen does not wait or run any more once its books call it lost; nor does it run if it is ok.
     """
     found = OUTCOMES.get(outcome) or Badge("unresolved", "?", outcome, "")
-    if verdict in {Tally.Verdict.LOST, Tally.Verdict.OK} and outcome in {
-        Outcome.WAITING,
-        Outcome.RUNNING,
-        Outcome.RETRYING,
-    }:
+    lost = verdict == Tally.Verdict.LOST and outcome in {Outcome.WAITING, Outcome.RUNNING, Outcome.RETRYING}
+    if lost or (verdict == Tally.Verdict.OK and outcome == Outcome.RUNNING):
         return replace(
-            found, tone="unresolved", word=f"was {found.word}", meaning="the last on record; its process was killed"
+            found, tone="unresolved", word=f"was {found.word}", meaning="the last on record; no end was seen"
         )
     return found
 

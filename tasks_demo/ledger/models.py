@@ -20,8 +20,10 @@ IN_A_RUN = ~Q(run="")
 OPEN = Q(verdict="unresolved") | Q(outcome="waiting") | Q(outcome="running") | Q(outcome="retrying")
 #: A job whose message the broker may still have. One that its books call lost keeps the outcome "waiting": nothing has ended it.
 STILL_WAITING = Q(outcome="waiting") & ~Q(verdict="lost")
-#: A job whose process was killed has no end on record. Once the books were read, it is lost, or was done before.
-STILL_RUNNING = Q(outcome="running") & ~Q(verdict__in=["lost", "ok"])
+#: No end is on record, and none will be: its books call it lost, or its process was killed after the effect. (A job that waits
+#: and is ok may have been requeued by a person.)
+ENDED_UNSEEN = Q(verdict="lost") | Q(verdict="ok", outcome="running")
+STILL_RUNNING = Q(outcome="running") & ~ENDED_UNSEEN
 #: Few rows, and the ones people search for. Queries with these conditions can use the partial indexes on verdicts and outcomes.
 # No IN: SQLite does not compare a list of parameters with the list in an index.
 NOTABLE_VERDICT = ~Q(verdict="ok") & ~Q(verdict="unresolved")

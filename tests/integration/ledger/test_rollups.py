@@ -12,6 +12,7 @@ from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from tasks_demo.core import clock
+from tasks_demo.dashboard.labels import outcome_badge
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.models import Event, Tally
@@ -104,6 +105,16 @@ def test_job_whose_process_was_killed_runs_no_longer_once_its_books_were_read() 
     tally = Tally.objects.get()
     assert (tally.outcome, tally.verdict) == ("running", "ok")
     assert [(row["running"], row["effects_1"]) for row in rollups.totals()] == [(0, 1)]
+
+
+def test_job_that_a_person_requeued_waits_though_its_verdict_is_ok() -> None:
+    again = event("published", 90, task_id="t", operation="t", detail={"requeued": True})
+    append([*life("t", "received", "rejected", pattern="", books=""), again])
+    folded()
+    tally = Tally.objects.get()
+    assert (tally.outcome, tally.verdict) == ("waiting", "ok")
+    assert outcome_badge(tally.outcome, tally.verdict).word == "waiting"
+    assert [row["waiting"] for row in rollups.totals()] == [1]
 
 
 def test_rollups_of_a_ledger_that_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:

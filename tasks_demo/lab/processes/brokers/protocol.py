@@ -83,6 +83,17 @@ class Broker(Protocol):
 OnFetched = Callable[[Mapping[str, Any]], None]
 
 
+def before_recording(qos: Any, fetched: OnFetched) -> None:
+    """Call ``fetched`` before a transport's ``qos.append`` records a message that its worker has got."""
+    record = qos.append
+
+    def append(self: Any, message: Any, delivery_tag: Any) -> None:
+        fetched(message.headers)
+        record(self, message, delivery_tag)
+
+    qos.append = append
+
+
 def queue_settings(name: str = "celery", exchange_type: str = "direct", queue_type: str = "classic") -> dict[str, Any]:
     """Celery's settings for one queue, whatever queues the project declares."""
     return {

@@ -10,7 +10,14 @@ from kombu import Queue
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.brokers import BrokerKind
-from tasks_demo.lab.processes.brokers.protocol import TIMEOUT, Holdings, OnFetched, queue_settings, without_password
+from tasks_demo.lab.processes.brokers.protocol import (
+    TIMEOUT,
+    Holdings,
+    OnFetched,
+    before_recording,
+    queue_settings,
+    without_password,
+)
 from tasks_demo.leases.redis_client import connect
 
 #: kombu keeps one list per priority step (kombu/transport/redis.py PRIORITY_STEPS, sep).
@@ -149,12 +156,5 @@ def watch(_held: str, fetched: OnFetched | None) -> None:
     """Call ``fetched`` where kombu has popped a message, and Redis does not know yet who has it (``QoS.append``)."""
     from kombu.transport.redis import QoS
 
-    if fetched is None:
-        return
-    record = QoS.append
-
-    def append(self: Any, message: Any, delivery_tag: Any) -> None:
-        fetched(message.headers)
-        record(self, message, delivery_tag)
-
-    QoS.append = append  # type: ignore[method-assign]
+    if fetched is not None:
+        before_recording(QoS, fetched)

@@ -17,7 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.brokers import BrokerKind
-from tasks_demo.lab.processes.brokers.protocol import OnFetched, without_password
+from tasks_demo.lab.processes.brokers.protocol import OnFetched, before_recording, without_password
 from tasks_demo.lab.processes.brokers.redis import RedisBroker, RedisLane
 
 ALIAS = "redis-plus"
@@ -101,12 +101,5 @@ def watch(_held: str, fetched: OnFetched | None) -> None:
     """Call ``fetched`` where a message has been handed over, and Celery has not seen it."""
     from celery_redis_plus.transport import QoS
 
-    if fetched is None:
-        return
-    record = QoS.append
-
-    def append(self: Any, message: Any, delivery_tag: str) -> None:
-        fetched(message.headers)
-        record(self, message, delivery_tag)
-
-    QoS.append = append
+    if fetched is not None:
+        before_recording(QoS, fetched)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks_demo.lab.plan.brokers import BrokerKind
-from tasks_demo.lab.processes.brokers.protocol import OnFetched
+from tasks_demo.lab.processes.brokers.protocol import OnFetched, before_recording
 from tasks_demo.lab.processes.brokers.redis import RedisBroker, RedisLane
 from tasks_demo.transport import ALIAS
 
@@ -46,12 +46,5 @@ def watch(_held: str, fetched: OnFetched | None) -> None:
     """Call ``fetched`` where the reply of a claim has been read, and Celery has not seen the message."""
     from tasks_demo.transport.qos import QoS
 
-    if fetched is None:
-        return
-    record = QoS.append
-
-    def append(self: QoS, message: Any, delivery_tag: str) -> None:
-        fetched(message.headers)
-        record(self, message, delivery_tag)
-
-    QoS.append = append  # type: ignore[method-assign]
+    if fetched is not None:
+        before_recording(QoS, fetched)
