@@ -53,12 +53,39 @@ class WorkerKilled(BaseException):
     """Raised by tasks_demo.testing to simulate SIGKILL. The patterns clean nothing up."""
 
 
+class _SoftLimits:
+    """Ignores a soft time limit that arrives after the body. A soft limit asks the body to stop; raised after it, it would fail
+    a job whose effect has happened. Only a prefork pool has them, and it runs bodies in the main thread of its processes.
+
+    The handler stays installed: changing it twice a job cost more than all else that this class does.
+    """
+
+    def __init__(self) -> None:
+        self.ignored = False
+
+    def install(self) -> None:
+        """Replace billiard's handler, if this process still has it."""
+        if threading.current_thread() is threading.main_thread() and (
+            signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler
+        ):
+            self.ignored = False  # what a forked process inherits says nothing about its own bodies
+            signal.signal(signal.SIGUSR1, self._handle)
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        if not self.ignored:
+            soft_timeout_sighandler(signum, frame)
+
+
+_soft_limits = _SoftLimits()
+
+
 class Execution:
     """Runs the body. ``begun``: whether it has started."""
 
     def __init__(self, task: Any) -> None:
+        _soft_limits.install()
         self._task = task
-        self._handler: Any = None
+        self._ignored_before = _soft_limits.ignored
         self.begun = False
 
     def run(self, args: Any, kwargs: Any) -> Any:
@@ -80,20 +107,11 @@ class Execution:
                 f"{self._task.name}: the body was ended by {described(error)}, which is not an Exception. The job has failed."
             ) from error
         finally:
-            self._ignore_soft_limit()
-
-    def _ignore_soft_limit(self) -> None:
-        # A soft limit asks the body to stop. Raised after the body, it would fail a job whose effect has happened.
-        if threading.current_thread() is threading.main_thread():
-            handler = signal.getsignal(signal.SIGUSR1)
-            if handler is soft_timeout_sighandler:
-                signal.signal(signal.SIGUSR1, _ignored)
-                self._handler = handler
+            _soft_limits.ignored = True
 
     def close(self) -> None:
-        """Restore soft time limits for the next body."""
-        if self._handler is not None:
-            signal.signal(signal.SIGUSR1, self._handler)
+        """Restore soft time limits for the next body, or for the body that this one was run from."""
+        _soft_limits.ignored = self._ignored_before
 
 
 def ends_process(error: BaseException | None) -> bool:
@@ -118,10 +136,6 @@ def finished(task: Any, result: Any) -> Any:
         "and no completed marker is stored. Write def, and call asynchronous code with asgiref.sync.async_to_sync(f)(...); "
         "return a list instead of a generator."
     )
-
-
-def _ignored(*_: object) -> None:
-    """Handler of a soft time limit that arrives after the body."""
 
 
 @contextmanager

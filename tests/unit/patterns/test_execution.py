@@ -49,7 +49,40 @@ def test_execution_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body
     assert result == "done"
     with pytest.raises(SoftTimeLimitExceeded), execution(Job(limited=True)) as body:
         body.run((), {})
-    assert signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler
+    with pytest.raises(SoftTimeLimitExceeded):  # the body of a task without a pattern, in the same process
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_execution_within_a_body_leaves_the_soft_time_limit_as_it_was_there() -> None:
+    def inner() -> str:
+        with execution(Job()) as body:
+            body.run((), {})
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return "not reached"
+
+    with pytest.raises(SoftTimeLimitExceeded), execution(Job(ends=inner)) as outer:
+        outer.run((), {})
+    with execution(Job()) as outer:
+        outer.run((), {})
+        with execution(Job()) as after:  # an eager callback, say
+            after.run((), {})
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_execution_in_a_pool_process_forked_after_a_body_has_a_soft_time_limit() -> None:
+    with execution(Job()) as body:
+        body.run((), {})
+        if (pid := os.fork()) == 0:
+            status = 1
+            try:
+                signal.signal(signal.SIGUSR1, soft_timeout_sighandler)  # as billiard does in each of its processes
+                with execution(Job(limited=True)) as inherited:
+                    inherited.run((), {})
+            except SoftTimeLimitExceeded:
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_execution_body_stopped_by_its_limit_is_left_in_peace_while_it_is_put_away() -> None:
