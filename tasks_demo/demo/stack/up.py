@@ -28,6 +28,8 @@ from tasks_demo.demo.stack.processes import Process, spawn
 from tasks_demo.management.stopping import stop_signals
 
 _TICK_SECONDS = 0.1
+#: Before ``then`` is called, nothing is printed for SILENCE_SECONDS, or SETTLE_SECONDS have passed.
+SILENCE_SECONDS, SETTLE_SECONDS = 0.5, 20.0
 #: A process that is killed sooner after its start, seconds, is not started again: it would be killed in a loop.
 LIVED_SECONDS = 2.0
 
@@ -71,13 +73,15 @@ class Formation:
         ready: Mapping[str, Callable[[], bool]],
         *,
         then: Callable[[], object] = lambda: None,
+        settled: Callable[[], bool] = lambda: True,
         ready_seconds: float = 60.0,
         grace: float = 15.0,
     ) -> int:
         """Start the processes one after the other, call ``then`` when all answer, and return when all have ended.
 
-        Returns 130 after Ctrl-C, 0 after SIGTERM. A process that has an entry in ``ready`` must answer, within ``ready_seconds``,
-        before the next one is started.
+        ``then`` waits for ``settled``, and for the end of what the processes print when they start, but not for long. Returns 130
+        after Ctrl-C, 0 after SIGTERM. A process that has an entry in ``ready`` must answer, within ``ready_seconds``, before the
+        next one is started.
 
         A process that is killed by a signal, once all answer, is started again, as its supervisor would in production. If a
         process exits, or is killed within LIVED_SECONDS of its start, the others are stopped, and EnvironmentNotReady names it.
@@ -89,6 +93,7 @@ class Formation:
                     self._start(name)
                     if name in ready:
                         self._await(name, ready[name], ready_seconds)
+                self._settle(settled)
                 if not self._asked:
                     then()
                 while not self._asked:
@@ -119,6 +124,13 @@ class Formation:
             self._check()
             if time.monotonic() > deadline:
                 raise EnvironmentNotReady(f"{name} did not answer within {seconds:g} s. Everything was stopped.")
+
+    def _settle(self, settled: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        quiet = False
+        while not self._asked and not (quiet and settled()) and time.monotonic() < deadline:
+            quiet = not self._pump(SILENCE_SECONDS)
+            self._check(restart=True)
 
     def _check(self, *, restart: bool = False) -> None:
         for name, process in list(self._processes.items()):

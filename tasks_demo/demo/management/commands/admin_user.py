@@ -14,6 +14,8 @@ from django.core.management.base import CommandParser
 from tasks_demo.management.base import PackageCommand
 
 NAME = "admin"
+#: Where ``manage.py up`` serves the dashboard, unless it is given another port.
+ADDRESS = "http://127.0.0.1:8000/admin/tasks_demo/"
 
 
 class Command(PackageCommand):
@@ -24,7 +26,7 @@ class Command(PackageCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--reset", action="store_true", help="generate a new password")
-        parser.add_argument("--address", default="http://127.0.0.1:8000/admin/tasks_demo/", help="address to print")
+        parser.add_argument("--address", default=ADDRESS, help="address to print")
 
     def handle(self, *args: Any, reset: bool, address: str, **options: Any) -> None:
         self.stdout.write(way_in(address, ensure_admin(settings.STATE_DIR / "admin_password", reset=reset)))

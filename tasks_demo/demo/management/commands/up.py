@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandParser
-from django.db import OperationalError, connections
+from django.db import DatabaseError, OperationalError, connections
 
+from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.demo.management.commands.admin_user import ensure_admin, way_in
+from tasks_demo.demo.management.commands.admin_user import ADDRESS, ensure_admin, way_in
 from tasks_demo.demo.stack.bank import healthy
 from tasks_demo.demo.stack.redis import listening
 from tasks_demo.demo.stack.up import Formation, read_procfile
+from tasks_demo.ledger.worker_process import WorkerProcess
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.base import PackageCommand
 
@@ -24,8 +29,9 @@ from tasks_demo.management.base import PackageCommand
 class Command(PackageCommand):
     help = (
         "Migrates, creates the admin user if it is missing, then runs the Procfile: Redis, bank, worker, relay and web. Prints "
-        "the dashboard's address when it answers. A part that is killed is started again. Ctrl-C (exit 130) and SIGTERM (exit 0) "
-        "end them all. With REDIS_URL or BANK_URL set, that part is not started."
+        "the dashboard's address, user and password when all is running; `manage.py admin_user` prints them again. A part that "
+        "is killed is started again. Ctrl-C (exit 130) and SIGTERM (exit 0) end them all. With REDIS_URL or BANK_URL set, that "
+        "part is not started."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -38,9 +44,20 @@ class Command(PackageCommand):
         ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
         try:
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
-            shown = way_in(f"http://127.0.0.1:{port}/admin/tasks_demo/", self._prepare())
+            address = f"http://127.0.0.1:{port}/admin/tasks_demo/"
+            shown = way_in(address, self._prepare())
+            again = ["manage.py", "admin_user", *(["--address", address] if address != ADDRESS else [])]
             formation = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR)
-            code = formation.run(ready, then=lambda: print(shown, file=self.stdout, flush=True))
+            code = formation.run(
+                ready,
+                settled=_worker_has_reported(time.time()) if "worker" in commands else lambda: True,
+                then=lambda: print(
+                    f"\nAll is running.\n\n{shown}\n\nThe log of all processes goes on below. Ctrl-C ends them. "
+                    f"To see these lines again, in another terminal: {_python()} {shlex.join(again)}\n",
+                    file=self.stdout,
+                    flush=True,
+                ),
+            )
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
         sys.exit(code)
@@ -74,3 +91,24 @@ class Command(PackageCommand):
         else:
             without.append("bank")
         return without, ready
+
+
+def _worker_has_reported(since: float) -> Callable[[], bool]:
+    """Return a function that tells whether a worker that started since then has reported to the ledger."""
+    later = WorkerProcess.objects.filter(started_at__gte=clock.moment(since), stopped_at=None)
+
+    def has_reported() -> bool:
+        try:
+            return later.exists()
+        except DatabaseError:
+            return False  # it is busy; the caller does not wait for long
+        finally:
+            connections.close_all()
+
+    return has_reported
+
+
+def _python() -> str:
+    """Return what to type for this interpreter: its path from the project's folder if it is in it."""
+    here = Path(sys.executable)
+    return str(here.relative_to(settings.BASE_DIR)) if here.is_relative_to(settings.BASE_DIR) else "python"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -102,6 +103,27 @@ def test_up_prints_its_address_when_that_answers_and_ends_with_all_its_processes
         assert "Warm shutdown" in text
         assert "Connection" not in text.partition("Warm shutdown")[2], "the worker may finish before Redis goes"
     until(lambda: not living(family), f"the end of all its processes after {fatal.name}")
+
+
+def test_up_prints_how_to_log_in_as_its_last_lines_when_all_is_running(up: Up, tmp_path: Path) -> None:
+    until(lambda: any("admin_user" in line for line in up.said), "the end of what it prints")
+    said = list(up.said)
+    block = next(number for number, line in enumerate(said) if "All is running" in line)
+    before = "".join(said[:block])
+    assert " ready." in before, "the worker's start is above it"
+    assert "Password:" not in before
+    assert not [line for line in said[block:] if "|" in line], "the log does not interrupt it"
+    # The last of the lines is a command that prints them again.
+    again = shlex.split(next(line for line in said[block:] if "admin_user" in line).partition("terminal: ")[2])
+    environment = {name: value for name, value in os.environ.items() if name not in OURS}
+    shown = subprocess.run(
+        again, cwd=ROOT, env={**environment, "STATE_DIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout in "".join(said[block:])
+    assert (tmp_path / "admin_password").read_text().strip() in shown.stdout
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "admin_password"]
+    password = (tmp_path / "admin_password").read_bytes().strip()
+    assert not [path for path in written if password in path.read_bytes()]
 
 
 def test_up_starts_a_killed_worker_again(up: Up) -> None:
