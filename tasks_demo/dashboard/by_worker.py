@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import connections
-from django.db.models import BooleanField, Exists, OuterRef
+from django.db.models import BooleanField, Exists, OuterRef, QuerySet
 from django.db.models.expressions import RawSQL
 
 from tasks_demo.dashboard.keyset import Tallies
@@ -14,8 +15,6 @@ from tasks_demo.ledger.models import Event, Tally
 #: A literal, not a parameter: SQLite uses the partial index on starts only if it can see the value.
 _STARTED = RawSQL("kind = 'started'", (), output_field=BooleanField())
 
-#: Maximum number of task IDs of one worker, the latest ones.
-MOST_OF_A_WORKER = 1_000
 #: Maximum number of names that a list of distinct names looks at, and of events per task ID.
 MOST_NAMES, MOST_EVENTS = 500, 100
 
@@ -26,10 +25,24 @@ def workers_of(task_ids: Sequence[str]) -> dict[str, str]:
     return dict(events.values_list("task_id", "worker")[: MOST_EVENTS * max(1, len(task_ids))])
 
 
-def started_by(worker: str, most: int = MOST_OF_A_WORKER) -> tuple[list[str], bool]:
-    """Return the task IDs of the latest ``most`` starts by this worker, and whether it started more."""
-    starts = Event.objects.filter(_STARTED, worker=worker).order_by("-at").values_list("task_id", flat=True)
-    found = list(starts[: most + 1])
+def started_by(workers: Sequence[str], most: int) -> tuple[list[str], bool]:
+    """Return the task IDs of the latest ``most`` starts by these workers, and whether they started more."""
+    return latest_of(Event.objects.filter(_STARTED), "worker", workers, "at", most)
+
+
+def latest_of(rows: QuerySet[Any], column: str, names: Sequence[str], moment: str, most: int) -> tuple[list[str], bool]:
+    """Return the task IDs of the latest ``most`` rows that have one of these names, and whether there are more.
+
+    An index on both columns serves it: nothing older than the latest of the names' moments that are ``most`` back is read.
+    """
+    rows = rows.order_by(f"-{moment}")
+    if len(names) == 1:
+        rows = rows.filter(**{column: names[0]})  # not IN, for which SQLite would sort all of them
+    else:
+        each = (rows.filter(**{column: name}).values_list(moment, flat=True)[most : most + 1] for name in names)
+        ends = [at for some in each for at in some]
+        rows = rows.filter(**{f"{column}__in": names, **({f"{moment}__gte": max(ends)} if ends else {})})
+    found = list(rows.values_list("task_id", flat=True)[: most + 1])
     return list(dict.fromkeys(found[:most])), len(found) > most
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -11,8 +12,8 @@ from django.http import HttpRequest
 
 from tasks_demo.dashboard import by_worker
 from tasks_demo.dashboard.filters import PARAMETERS
-from tasks_demo.dashboard.keyset import Place, Segment, Tallies, count, read_page
-from tasks_demo.dashboard.pages import latest_first, problems_first
+from tasks_demo.dashboard.keyset import Part, Place, Tallies, count, read_page
+from tasks_demo.dashboard.pages import few, latest_first, problems_first
 from tasks_demo.dashboard.period import Filter
 from tasks_demo.ledger.models import Tally
 
@@ -54,27 +55,27 @@ class TaskIdList(ChangeList):
         self.stopped = page.stopped
         self.result_list = page.rows
         self.result_count, self.more = len(page.rows), page.next is not None
-        if self.is_first_page and self.more and all(segment.leading is None for segment in segments):
-            self.result_count, self.more = count(segments)
+        if self.is_first_page and self.more and (counted := count(segments)):
+            self.result_count, self.more = counted
         self.full_result_count = self.result_count  # so that the search box shows no separate count
         workers = by_worker.workers_of([tally.task_id for tally in page.rows])
         for tally in page.rows:
             tally.last_worker = workers.get(tally.task_id, "")  # type: ignore[attr-defined]  # for a column of the list
 
-    def segments(self) -> list[Segment]:
+    def segments(self) -> Sequence[Part]:
         """Return what is paged through, and what an index yields of it."""
         tallies: Tallies = self.queryset
         active = self.active_filters()
-        few = bool(self.query) or any(spec.few for spec in active)
+        if self.query or any(spec.few for spec in active):
+            return few(tallies, problems=self.problems_first)
         if self.problems_first:
-            return problems_first(tallies, narrowed=bool(active) and not few, few=few)
+            return problems_first(tallies, narrowed=bool(active))
         if (
-            few
-            or not active
+            not active
             or (len(active) == 1 and active[0].indexed and not active[0].shares)
             or _both_in_one_index(active)
         ):
-            return latest_first(tallies, few=few)
+            return latest_first(tallies)
         everything = Tally.objects.all()
         for spec in cast(list[Filter], self.filter_specs):
             if spec.on_time:

@@ -23,8 +23,8 @@ from tasks_demo.ledger.models import IN_A_RUN, OPEN, Outcome, Tally
 NO_PATTERN = "-"
 #: The condition of the index ``tally_again``, as SQLite must see it: with its numbers, not with parameters.
 _AGAIN = RawSQL("(executions >= 2 OR effects >= 2 OR suppressed > 0 OR deferred > 0)", (), output_field=BooleanField())
-#: Maximum number of workers that the filter offers.
-MOST_WORKERS = 30
+#: Maximum number of workers that the filter offers, and of task IDs that it finds, the latest ones.
+MOST_WORKERS, MOST_OF_A_WORKER = 30, 1_000
 
 
 def seen(request: HttpRequest) -> Latest | None:
@@ -252,7 +252,7 @@ class WorkerFilter(Filter):
             return tallies.none()
         if getattr(self._request, "all_of_them", False):
             return by_worker.ever_started_by(tallies, value)
-        task_ids, cut = by_worker.started_by(value)
+        task_ids, cut = by_worker.started_by([value], MOST_OF_A_WORKER)
         self._request.cut = cut or getattr(self._request, "cut", False)  # type: ignore[attr-defined]
         return tallies.filter(task_id__in=task_ids)
 

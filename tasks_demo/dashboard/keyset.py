@@ -4,14 +4,15 @@ The list is a sequence of segments, each in the order of time, latest first. *La
 several: broken promises, then duplicated, lost, parked, unresolved, dropped, and the rest.
 
 If no index serves all filters together, a page looks at WINDOW task IDs that the best index yields, and says so if it may not
-have found all.
+have found all. What a search or a worker finds is few: it is read once, and sorted and counted here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from django.db.models import Q, QuerySet
 
@@ -63,17 +64,19 @@ class Place:
         exact = Q(first_at__lt=self.at) | Q(first_at=self.at, task_id__gt=self.task_id)
         return tallies.filter(exact if self.task_id else Q(first_at__lt=self.at), first_at__lte=self.at)
 
+    def leads_to(self, at: datetime, task_id: str, *, backward: bool) -> bool:
+        """Return whether ``following`` has this one."""
+        if at != self.at:
+            return at > self.at if backward else at < self.at
+        return bool(self.task_id) and (task_id < self.task_id if backward else task_id > self.task_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the list. ``leading``: what an index yields of it; ``tallies``: those that all filters let through.
-
-    ``few``: no more than a search finds, so that they are sorted as a whole.
-    """
+    """A part of the list. ``leading``: what an index yields of it; ``tallies``: those that all filters let through."""
 
     tallies: Tallies
     leading: Tallies | None = None
-    few: bool = False
 
     def read(self, place: Place | None, most: int, *, backward: bool) -> tuple[list[Tally], datetime | None]:
         """Return up to ``most`` from this place on, and the moment where it stopped looking before it had found them."""
@@ -87,13 +90,35 @@ class Segment:
         elif place is not None:
             tallies = place.following(tallies, backward=backward)
         ordered = tallies.order_by(*(("first_at", "-task_id") if backward else ("-first_at", "task_id")))
-        if self.few:
-            # Without a LIMIT, which PostgreSQL takes for a reason to walk through the table in the order of time.
-            task_ids = list(ordered.values_list("task_id", flat=True))[:most]
-            known = Tally.objects.in_bulk(task_ids)
-            return [known[task_id] for task_id in task_ids if task_id in known], None
         found = list(ordered[:most])
         return found, stopped if len(found) < most else None
+
+    def count(self, most: int) -> int:
+        """Count up to ``most``. Slow if there is a ``leading``."""
+        return self.tallies.order_by()[:most].count()
+
+
+class Found:
+    """A part of the list of which all task IDs are known."""
+
+    def __init__(self, known: Iterable[tuple[str, datetime]]) -> None:
+        by_name = sorted(known)
+        self._known = sorted(by_name, key=lambda one: one[1], reverse=True)
+
+    def read(self, place: Place | None, most: int, *, backward: bool) -> tuple[list[Tally], None]:
+        """Return up to ``most`` from this place on."""
+        ordered = reversed(self._known) if backward else iter(self._known)
+        wanted = (task_id for task_id, at in ordered if place is None or place.leads_to(at, task_id, backward=backward))
+        task_ids = list(islice(wanted, most))
+        tallies = Tally.objects.in_bulk(task_ids)
+        return [tallies[task_id] for task_id in task_ids if task_id in tallies], None
+
+    def count(self, most: int) -> int:
+        """Return how many there are, at most ``most``."""
+        return min(most, len(self._known))
+
+
+Part = Segment | Found
 
 
 def _end_of_window(leading: Tallies, *, backward: bool) -> datetime | None:
@@ -111,7 +136,7 @@ class TaskIdPage:
     stopped: datetime | None
 
 
-def read_page(segments: Sequence[Segment], size: int, *, after: Place | None, before: Place | None) -> TaskIdPage:
+def read_page(segments: Sequence[Part], size: int, *, after: Place | None, before: Place | None) -> TaskIdPage:
     """Read the page after a place, before a place, or else the first one."""
     backward = before is not None
     start = before or after
@@ -145,11 +170,13 @@ def _place(numbered: tuple[int, Tally]) -> Place:
     return Place(number, tally.first_at, tally.task_id)
 
 
-def count(segments: Sequence[Segment]) -> tuple[int, bool]:
-    """Count all segments up to MOST_COUNTED. Returns also whether there are more."""
+def count(segments: Sequence[Part]) -> tuple[int, bool] | None:
+    """Count all segments up to MOST_COUNTED. Returns also whether there are more; or None if no index serves one of them."""
+    if any(isinstance(segment, Segment) and segment.leading is not None for segment in segments):
+        return None
     total = 0
     for segment in segments:
-        total += segment.tallies.order_by()[: MOST_COUNTED + 1 - total].count()
+        total += segment.count(MOST_COUNTED + 1 - total)
         if total > MOST_COUNTED:
             return MOST_COUNTED, True
     return total, False

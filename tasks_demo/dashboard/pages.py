@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tasks_demo.dashboard.keyset import Segment, Tallies
+from datetime import datetime
+
+from tasks_demo.dashboard.keyset import Found, Segment, Tallies
 from tasks_demo.ledger.models import (
     NOTABLE_OUTCOME,
     NOTABLE_VERDICT,
@@ -13,6 +15,12 @@ from tasks_demo.ledger.models import (
     Tally,
 )
 
+_VERDICT = Tally.Verdict
+#: What is not a broken promise, the worst first.
+_WORST_FIRST = (
+    _VERDICT.DUPLICATED, _VERDICT.LOST, _VERDICT.PARKED, _VERDICT.UNRESOLVED, _VERDICT.DROPPED, _VERDICT.RECOVERED, _VERDICT.OK,
+)  # fmt: skip
+_BROKEN = "broken"
 OPEN_OUTCOMES = frozenset({Outcome.WAITING.value, Outcome.RUNNING.value, Outcome.RETRYING.value})
 
 
@@ -45,22 +53,32 @@ def of_outcome(tallies: Tallies, outcome: str) -> Tallies:
     return tallies.filter(OPEN if outcome in OPEN_OUTCOMES else NOTABLE_OUTCOME, outcome=outcome)
 
 
-def latest_first(tallies: Tallies, leading: Tallies | None = None, *, few: bool = False) -> list[Segment]:
-    """Return the one segment of all. ``leading`` and ``few``: see ``Segment``."""
-    return [Segment(tallies, leading, few)]
+def latest_first(tallies: Tallies, leading: Tallies | None = None) -> list[Segment]:
+    """Return the one segment of all. ``leading``: see ``Segment``."""
+    return [Segment(tallies, leading)]
 
 
-def problems_first(tallies: Tallies, *, narrowed: bool = False, few: bool = False) -> list[Segment]:
+def problems_first(tallies: Tallies, *, narrowed: bool = False) -> list[Segment]:
     """Split the task IDs into disjoint segments, worst first. ``narrowed``: other filters are in ``tallies``."""
-    worst_first = ("DUPLICATED", "LOST", "PARKED", "UNRESOLVED", "DROPPED", "RECOVERED", "OK")
     everything = Tally.objects.all()
-    segments = [Segment(promise_broken(tallies), promise_broken(everything) if narrowed else None, few)]
-    for name in worst_first:
-        verdict = Tally.Verdict[name]
+    segments = [Segment(promise_broken(tallies), promise_broken(everything) if narrowed else None)]
+    for verdict in _WORST_FIRST:
         leading = None
         if verdict == Tally.Verdict.UNRESOLVED:
             leading = everything.filter(OPEN)
         elif narrowed:
             leading = everything if verdict == Tally.Verdict.OK else of_verdict(everything, verdict)
-        segments.append(Segment(of_verdict(tallies.filter(broken=False), verdict), None if few else leading, few))
+        segments.append(Segment(of_verdict(tallies.filter(broken=False), verdict), leading))
     return segments
+
+
+def few(tallies: Tallies, *, problems: bool) -> list[Found]:
+    """Read all of these, which must be few, and return the segments of either order."""
+    # Without ORDER BY and LIMIT, which PostgreSQL takes for a reason to walk through the table in the order of time.
+    known = list(tallies.order_by().values_list("task_id", "first_at", "broken", "verdict"))
+    if not problems:
+        return [Found((task_id, at) for task_id, at, _, _ in known)]
+    parts: dict[str, list[tuple[str, datetime]]] = {name: [] for name in (_BROKEN, *_WORST_FIRST)}
+    for task_id, at, broken, verdict in known:
+        parts[_BROKEN if broken else verdict].append((task_id, at))
+    return [Found(part) for part in parts.values()]

@@ -14,7 +14,7 @@ from tasks_demo.dashboard import by_worker
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.ledger.models import Event, Tally
 
-#: Maximum number of matches by task ID, by operation, per task name and per worker; and maximum number of such names.
+#: Maximum number of matches by task ID, by operation, by task names and by workers; and maximum number of such names.
 MOST_FOUND = 500
 MOST_NAMES = 10
 #: Maximum length of a term. A longer one matches nothing.
@@ -34,10 +34,10 @@ def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
     for column in ("task_id", "operation"):
         cut |= _add(found, Tally.objects.filter(_begins(column, term)).order_by().values_list("task_id", flat=True))
     tasks, workers = _names(by_worker.task_names(), term), _names(by_worker.worker_names(), term)
-    for name in tasks[:MOST_NAMES]:
-        cut |= _add(found, Tally.objects.filter(task=name).order_by("-first_at").values_list("task_id", flat=True))
-    for name in workers[:MOST_NAMES]:
-        some, more = by_worker.started_by(name, MOST_FOUND)
+    for some, more in (
+        by_worker.latest_of(Tally.objects.all(), "task", tasks[:MOST_NAMES], "first_at", MOST_FOUND),
+        by_worker.started_by(workers[:MOST_NAMES], MOST_FOUND),
+    ):
         found += some
         cut |= more
     return tallies.filter(task_id__in=sorted(set(found))), cut or max(len(tasks), len(workers)) > MOST_NAMES

@@ -14,7 +14,7 @@ import pytest
 from django.http import StreamingHttpResponse
 from django.test import Client
 
-from tasks_demo.dashboard import by_worker, export, search
+from tasks_demo.dashboard import export, filters, search
 from tasks_demo.ledger.models import Tally
 from tests.integration.ledger.ledger_rows import append, killed, lost, ok
 
@@ -51,7 +51,7 @@ def test_both_forms_hold_what_is_filtered_latest_first(admin_client: Client) -> 
 
 def test_it_is_not_cut_where_the_page_is(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MOST_FOUND", 2)
-    monkeypatch.setattr(by_worker, "MOST_OF_A_WORKER", 2)
+    monkeypatch.setattr(filters, "MOST_OF_A_WORKER", 2)
     monkeypatch.setattr(export, "CHUNK", 3)
     append(*(ok(f"t{n:02}") for n in range(10)))
     expected = [f"t{n:02}" for n in range(10)]

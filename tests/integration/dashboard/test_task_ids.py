@@ -18,6 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from tasks_demo.core import clock
 from tasks_demo.dashboard import keyset, search
 from tasks_demo.dashboard.filters import RunFilter
+from tasks_demo.ledger.events import EventData
 from tasks_demo.ledger.models import Tally
 from tests.integration.dashboard.pages import text
 from tests.integration.ledger.ledger_rows import START, append, event, killed, life, lost, ok
@@ -145,14 +146,15 @@ def test_latest_come_first_unless_problems_are_asked_for(staff: Client) -> None:
     assert first[5:] == ["fine"]
 
 
-def test_problems_first_pages_through_all_without_gap_or_repetition(staff: Client) -> None:
+@pytest.mark.parametrize("also", ["", "&q=w1", "&worker=w1@test"])
+def test_problems_first_pages_through_all_without_gap_or_repetition(staff: Client, also: str) -> None:
     append(*(killed(f"t{n:03}") for n in range(30)), *(ok(f"o{n:03}") for n in range(75)))
-    pages = list(walked(staff, "?first=problems"))
+    pages = list(walked(staff, "?first=problems" + also))
     seen = [task_id for page in pages for task_id in page]
     assert [len(page) for page in pages] == [50, 50, 5]
     assert len(set(seen)) == 105
     assert {task_id[0] for task_id in seen[:30]} == {"t"}
-    assert list(walked(staff, "?first=problems", back=True)) == pages
+    assert list(walked(staff, "?first=problems" + also, back=True)) == pages
 
 
 def test_switch_keeps_the_filters(staff: Client) -> None:
@@ -239,6 +241,36 @@ def test_search_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPat
     assert "More task IDs match" in text(staff.get(LIST + "?q=a"))
 
 
+def _published(task: str, number: int, after: int, worker: str = "") -> list[EventData]:
+    kind = "started" if worker else "published"
+    return [event(kind, after + n, task_id=f"id-{task}{worker}{n}", task=task, worker=worker) for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("term", "latest"),
+    [("x.", {"id-x.b2", "id-x.b3", "id-x.b4"}), ("w@", {"id-yw@28", "id-yw@27", "id-yw@26"})],
+)
+def test_search_of_several_names_finds_the_latest_of_all(
+    staff: Client, monkeypatch: pytest.MonkeyPatch, term: str, latest: set[str]
+) -> None:
+    monkeypatch.setattr(search, "MOST_FOUND", 3)
+    append(_published("x.a", 5, 0), _published("x.b", 5, 1000), _published("x.c", 2, 500))
+    append(_published("y", 2, 700, "w@1"), _published("y", 9, 800, "w@2"), _published("y", 5, 0, "w@3"))
+    assert set(shown(staff, f"?q={term}")) == latest
+    assert "More task IDs match" in text(staff.get(LIST + f"?q={term}"))
+
+
+@pytest.mark.parametrize("query", ["q=t", "q=x.", "q=w1", "worker=w1@test", "q=x.&effects=1", "q=x.&worker=w1@test"])
+@pytest.mark.parametrize("order", ["", "&first=problems"])
+def test_what_is_found_is_read_once(staff: Client, query: str, order: str) -> None:
+    append(*(ok(f"t{n:02}", task="x.y") for n in range(60)))
+    with CaptureQueriesContext(connection) as captured:
+        assert len(shown(staff, f"?{query}{order}")) == 50
+    # Once those that were found, with the filters, and once the rows of the page.
+    tallies = [entry["sql"] for entry in captured if 'tasks_demo_tally"."task_id" IN' in entry["sql"]]
+    assert len(tallies) == 2
+
+
 def test_counting_stops_and_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     append(*(ok(f"t{n:02}") for n in range(60)))
     assert " 60 task IDs " in text(staff.get(LIST))
@@ -246,11 +278,14 @@ def test_counting_stops_and_says_so(staff: Client, monkeypatch: pytest.MonkeyPat
     assert "more than 55 task IDs" in text(staff.get(LIST))
 
 
-def test_pages_have_no_gap_or_repetition_in_either_direction(staff: Client) -> None:
+@pytest.mark.parametrize("query", ["?", "?q=t", "?worker=w1@test"])
+def test_pages_have_no_gap_or_repetition_in_either_direction(staff: Client, query: str) -> None:
     append(*(ok(f"t{n:03}") for n in range(110)))  # of one moment, so that only the task ID orders them
-    pages = list(walked(staff, "?"))
+    pages = list(walked(staff, query))
     assert [task_id for page in pages for task_id in page] == [f"t{n:03}" for n in range(110)]
-    assert list(walked(staff, "?", back=True)) == pages
+    assert list(walked(staff, query, back=True)) == pages
+    first = staff.get(LIST + query).context["cl"]
+    assert (first.result_count, first.more) == (110, False)
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -304,8 +339,8 @@ def test_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
 EVERY_KIND = (
     "", "first=problems", "verdict=lost", "verdict=ok", "promise=broken", "promise=kept", "pattern=acks_late", "q=t1", "run=x",
     "executions=0", "executions=2%2B", "effects=1", "suppressed=1", "deferred=1&pattern=acks_late", "worker=w1@test", "q=w1",
-    "task=x&outcome=failed&since=7d&until=1m", "outcome=succeeded&effects=2%2B", "first=problems&pattern=inbox",
-    "after=0:1795420989967231:x&executions=0", "before=0:1795420989967231:x&task=x",
+    "q=t&first=problems", "task=x&outcome=failed&since=7d&until=1m", "outcome=succeeded&effects=2%2B",
+    "first=problems&pattern=inbox", "after=0:1795420989967231:x&executions=0", "before=0:1795420989967231:x&task=x",
 )  # fmt: skip
 
 
