@@ -14,7 +14,7 @@ import pytest
 from tasks_demo.doctor.findings import Finding, State, side_by_side
 from tests.integration.doctor.doctor_ground import doctor
 from tests.integration.servers.redis import RedisServer
-from tests.support import PROJECT, Finished, Home, Worker, until
+from tests.support import PROJECT, Home, Worker, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -122,11 +122,6 @@ def test_doctor_part_that_hangs_or_crashes_hides_no_other() -> None:
     ]  # fmt: skip
     assert rows[0].seen == "no answer within 0.2 s"
     assert rows[1].seen == "ZeroDivisionError: a driver's own"
-
-
-def test_doctor_usage(home: Home) -> None:
-    done: Finished = home.manage("doctor", "--surprise")
-    assert (done.code, done.out) == (2, "")
 
 
 def test_worker_logs_the_warnings_that_celery_discards(home: Home, redis_url: str, short: Path) -> None:

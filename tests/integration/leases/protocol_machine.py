@@ -53,20 +53,11 @@ from tests.integration.leases.protocol_model import (
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 
 T = TypeVar("T")
-
-
 SEED = 1
-
-
 WORKERS = 3
-
-
 #: How far each worker's clock is ahead; the last worker is the one that runs at the end.
 SKEWS_US = (0, LEASE_US * 2, -LEASE_US * 2, 0)
-
-
 DIGEST, OTHER = "d" * 64, "e" * 64
-
 
 WAITS_US = (
     1,
@@ -346,8 +337,6 @@ def some(things: Sequence[T], number: int) -> T:
 
 
 numbers = st.sampled_from(range(12))
-
-
 links = st.sampled_from(LINKS)
 
 

@@ -78,30 +78,6 @@ def test_redis_store_fence_grows_although_the_clock_of_redis_was_set_back(
     assert claimed(store, operation).fence == ahead + 1
 
 
-def test_redis_store_fence_is_an_exact_integer(client: Any, store: RedisLeaseStore, operation: str) -> None:
-    lease = claimed(store, operation)
-    assert record(client, operation)["fence"] == str(lease.fence)
-    assert abs(lease.fence / 1000 - redis_ms(client)) < 60_000
-
-
-def test_redis_store_every_change_sets_the_retention(client: Any, operation: str) -> None:
-    key = record_key("t:", operation)
-
-    def kept_for(seconds: int) -> bool:
-        return bool(seconds - 5 < client.pttl(key) / 1000 <= seconds)
-
-    lease = claimed(RedisLeaseStore(client, "t:", 60, 100), operation)
-    assert kept_for(100)
-    RedisLeaseStore(client, "t:", 60, 200).renew(lease)
-    assert kept_for(200)
-    RedisLeaseStore(client, "t:", 60, 300).release(lease)
-    assert kept_for(300)
-    lease = claimed(RedisLeaseStore(client, "t:", 60, 400), operation)
-    assert kept_for(400)
-    RedisLeaseStore(client, "t:", 60, 500).complete(lease, None)
-    assert kept_for(500)
-
-
 def test_redis_store_same_token_asking_again_gets_the_same_answer(
     client: Any, store: RedisLeaseStore, brief: RedisLeaseStore, operation: str
 ) -> None:

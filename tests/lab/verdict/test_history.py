@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.verdict import history
 from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent, read
 from tests.lab.verdict.histories import Story, line, text
@@ -41,11 +40,6 @@ events = st.builds(
 
 def read_text(written: str) -> list[HistoryEvent]:
     return list(read(io.BytesIO(written.encode())))
-
-
-def test_kinds_are_the_points_of_a_life_and_four_witnesses() -> None:
-    assert set(Point) == history.POINTS
-    assert {"effect", "fault", "worker", "quiescent"} == history.KINDS - history.POINTS
 
 
 @given(event=events)

@@ -22,26 +22,15 @@ from tasks_demo.outbox import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox
 
 Build = Callable[[], Celery]
-
-
 #: Nothing listens there: a check that connects fails.
 REDIS = "redis://:secret@127.0.0.1:1/0"
-
-
 AMQP = "amqp://guest@127.0.0.1:1//"
-
-
 #: Our own transport for Redis.
 RELIABLE = f"reliable+{REDIS}"
-
-
 #: A safe RabbitMQ configuration: with publisher confirms.
 RABBIT: dict[str, Any] = {"broker_url": AMQP, "broker_transport_options": {"confirm_publish": True}}
-
-
 #: A queue that counts deliveries and dead-letters messages delivered too often.
 COUNTED = {"x-queue-type": "quorum", "x-delivery-limit": 5, "x-dead-letter-exchange": "dead"}
-
 
 SOUND = {
     "broker_url": REDIS,
@@ -51,7 +40,6 @@ SOUND = {
     "broker_transport_options": {"visibility_timeout": 900},
     "worker_prefetch_multiplier": 1,
 }
-
 
 LATE: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}
 
@@ -131,8 +119,6 @@ class OwnPrefork(TaskPool):
 
 
 UNLIMITED: dict[str, Any] = {"task_time_limit": None, "task_soft_time_limit": None}
-
-
 #: One row per cause: an unsafe configuration, and the nearest safe one.
 CAUSES: list[tuple[str, str, Build, Build]] = [
     (

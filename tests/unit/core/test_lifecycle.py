@@ -172,9 +172,3 @@ def test_lifecycle_with_no_observer_a_point_costs_next_to_nothing() -> None:
     for _ in range(100_000):
         reached(Point.STARTED, SUBJECT)
     assert time.perf_counter() - started < 2.0
-
-
-def test_lifecycle_lab_s_pure_history_knows_the_same_points() -> None:
-    from tasks_demo.lab.verdict.history import POINTS
-
-    assert frozenset(map(str, Point)) == POINTS

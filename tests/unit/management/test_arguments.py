@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_demo.management.arguments import Exit, whole
+from tasks_demo.management.arguments import whole
 
 parse = whole("--tasks", 1, 1_000_000)
 
@@ -45,10 +45,3 @@ def test_any_text_is_a_number_in_range_or_a_sentence(text: str) -> None:
 def test_number_too_long_for_python_is_a_sentence_too() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="--tasks is 1 to 1000000"):
         parse("9" * 5000)
-
-
-def test_exit_codes_that_scripts_rely_on() -> None:
-    assert {code.name: int(code) for code in Exit} == {
-        "OK": 0, "BROKEN": 1, "USAGE": 2, "UNKNOWN": 3, "NOT_READY": 4, "INTERNAL": 5, "INTERRUPTED": 130,
-        "OUTPUT_CLOSED": 141,
-    }  # fmt: skip

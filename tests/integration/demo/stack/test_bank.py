@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,32 +33,12 @@ def test_embedded_bank_answers_on_a_loopback_port_with_its_own_database(bank: Em
     assert "Bank listening on" in bank.log.read_text()
 
 
-def test_embedded_bank_refuses_after_a_kill_and_starts_at_the_same_address(bank: EmbeddedBank) -> None:
-    address = bank.url
-    bank.kill()
-    assert not bank.alive()
-    with (
-        closing(http.client.HTTPConnection(HOST, port(bank), timeout=5)) as connection,
-        pytest.raises(ConnectionRefusedError),
-    ):
-        connection.request("GET", "/health")
-    bank.start()
-    assert bank.url == address
-    assert healthy(HOST, port(bank))
-
-
 def test_embedded_bank_ends_with_the_block(tmp_path: Path) -> None:
     with EmbeddedBank(tmp_path / "bank.log", env=own(tmp_path)) as bank:
         process = bank.process
     assert process is not None
     assert process.returncode == 0
     assert not healthy(HOST, port(bank), seconds=0.5)
-
-
-def test_embedded_banks_have_an_address_each(bank: EmbeddedBank, tmp_path: Path) -> None:
-    with EmbeddedBank(tmp_path / "second.log", env=own(tmp_path / "second")) as second:
-        assert second.url != bank.url
-        assert healthy(HOST, port(second))
 
 
 def test_embedded_bank_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:

@@ -41,29 +41,10 @@ def test_debit_amount_below_one_is_refused_by_the_database(amount: int) -> None:
 
 
 @in_bank
-def test_key_that_another_thread_works_on_is_in_flight() -> None:
-    with elsewhere("k"):
-        with pytest.raises(InFlight):
-            charge(key="k")
-        with pytest.raises(KeyReused):
-            charge(OTHER_AMOUNT, "k")
-    assert not charge(key="k")[1]
-
-
-@in_bank
 def test_key_that_is_only_being_replayed_is_not_in_flight() -> None:
     charge(key="k")
     with elsewhere("k"):
         assert charge(key="k")[1]
-
-
-@in_bank
-@pytest.mark.parametrize("key", [None, "another"])
-def test_fence_that_is_lower_is_refused_and_leaves_nothing(key: str | None) -> None:
-    charge(key="k", fence=5)
-    with pytest.raises(StaleFence):
-        charge(key=key, fence=4)
-    assert Debit.objects.get().key == "k"
 
 
 @in_bank
@@ -115,21 +96,6 @@ def test_fence_does_not_advance_with_a_refused_request() -> None:
     with elsewhere("busy"), pytest.raises(InFlight):
         charge(key="busy", fence=9)
     assert FencingToken.objects.get().highest == 5
-
-
-@in_bank
-@pytest.mark.parametrize("key", [None, "slow"])
-def test_fence_that_is_overtaken_inside_the_bank_is_refused(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
-    """The token is checked again in the transaction of the debit."""
-
-    def overtaken(reference: str) -> None:
-        monkeypatch.undo()
-        charge(key="other", fence=6)
-
-    monkeypatch.setattr(charging.fault_injection, "slow_down", overtaken)
-    with pytest.raises(StaleFence):
-        charge(key=key, fence=5)
-    assert Debit.objects.get().key == "other"
 
 
 @in_bank

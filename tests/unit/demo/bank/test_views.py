@@ -6,7 +6,6 @@ Over 300 lines: one HTTP interface, with the same client.
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from django.test import Client
 
 from tasks_demo.demo.bank import fault_injection
 from tasks_demo.demo.bank.models import LARGEST_AMOUNT, LARGEST_INTEGER, Debit, FencingToken
-from tests.support import until
 
 pytestmark = [pytest.mark.django_db(databases=["default", "bank"]), pytest.mark.urls("tasks_demo.demo.bank.views")]
 
@@ -222,27 +220,6 @@ def test_faults_are_off_unless_switched_on(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("_with_faults")
-def test_fault_is_injected_for_its_references_and_each_as_often_as_told(client: Client) -> None:
-    assert put_fault(client, "mine", mode="refuse", references=["a", "b"], each=2).status_code == 200
-    responses = [
-        post(client, {**GOOD, "reference": reference}, Idempotency_Key=f'"{reference}"') for reference in "acaa"
-    ]
-    assert [response.status_code for response in responses] == [503, 201, 503, 201]
-    assert assert_problem(responses[0], 503)["charged"] is False
-    assert hits(client, "mine") == {"a": 2, "b": 0}
-
-
-@pytest.mark.usefixtures("_with_faults")
-def test_faults_of_different_names_leave_each_other_alone(client: Client) -> None:
-    put_fault(client, "one", mode="refuse", references=["a"])
-    put_fault(client, "two", mode="refuse", references=["a", "b"])
-    assert json.loads(client.delete("/faults/one").content)["hits"] == {"a": 0}
-    assert_problem(client.delete("/faults/one"), 404)
-    assert [post(client, {**GOOD, "reference": "a"}).status_code for _ in range(2)] == [503, 201]
-    assert hits(client, "two") == {"a": 1, "b": 0}
-
-
-@pytest.mark.usefixtures("_with_faults")
 def test_fault_is_replaced_under_its_name_and_slows_no_replay(client: Client) -> None:
     put_fault(client, "mine", mode="refuse", references=["order-17"])
     post(client)
@@ -256,21 +233,6 @@ def test_fault_is_replaced_under_its_name_and_slows_no_replay(client: Client) ->
     for _ in range(2):
         post(client, Idempotency_Key='"k-1"')
     assert hits(client, "mine") == {"order-17": 1}
-
-
-@pytest.mark.usefixtures("_with_faults")
-@pytest.mark.parametrize("end", ["removed", "replaced"])
-def test_slow_debit_goes_on_when_its_fault_ends(client: Client, end: str) -> None:
-    put_fault(client, "mine", mode="slow", delay_ms=60_000, references=["order-17"])
-    debit = threading.Thread(target=fault_injection.slow_down, args=["order-17"])
-    debit.start()
-    until(lambda: (fault_injection.faults or {})["mine"].hits == {"order-17": 1}, "the fault")
-    if end == "removed":
-        client.delete("/faults/mine")
-    else:
-        put_fault(client, "mine", mode="refuse", references=["order-17"])
-    debit.join(10)
-    assert not debit.is_alive()
 
 
 @pytest.mark.usefixtures("_with_faults")
