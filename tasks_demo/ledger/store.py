@@ -10,11 +10,13 @@ one.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
@@ -99,7 +101,7 @@ class Store:
             try:
                 connection, self._connection = self._connection, None
                 if connection is not None:
-                    connection.close()
+                    _outside_event_loops(connection.close)
             finally:
                 self.lock.release()
 
@@ -143,20 +145,21 @@ class Store:
             self._connection.settings_dict = _bounded(self._connection)
             self._connection.inc_thread_sharing()  # guarded by our own lock
         if self._connection.connection is None:
-            self._connection.ensure_connection()
-            if self._connection.vendor == "sqlite":
-                with self._connection.cursor() as cursor:
-                    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                    cursor.execute("PRAGMA busy_timeout")
-                    self._patience = cursor.fetchone()[0] / 1000
-                    cursor.execute("PRAGMA busy_timeout = 0")  # see _sqlite
-                    # Debian's SQLite overwrites deleted content by default; here that would be index entries of kept rows.
-                    cursor.execute("PRAGMA secure_delete = 0")
-            else:
-                with self._connection.cursor() as cursor:
-                    cursor.execute("SHOW lock_timeout")
-                    self._bounded = cursor.fetchone()[0] != "0"
+            _outside_event_loops(self._connect, self._connection)
         return self._connection
+
+    def _connect(self, connection: BaseDatabaseWrapper) -> None:
+        with connection.cursor() as cursor:
+            if connection.vendor == "sqlite":
+                cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                cursor.execute("PRAGMA busy_timeout")
+                self._patience = cursor.fetchone()[0] / 1000
+                cursor.execute("PRAGMA busy_timeout = 0")  # see _sqlite
+                # Debian's SQLite overwrites deleted content by default; here that would be index entries of kept rows.
+                cursor.execute("PRAGMA secure_delete = 0")
+            else:
+                cursor.execute("SHOW lock_timeout")
+                self._bounded = cursor.fetchone()[0] != "0"
 
     def _append(self, events: Sequence[EventData], patience: float | None) -> None:
         connection = self._open()
@@ -212,6 +215,18 @@ class Store:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline or self._forking:
                     raise
             time.sleep(BUSY_SECONDS)  # SQLite does not notify waiters
+
+
+def _outside_event_loops(function: Callable[..., Any], *args: Any) -> None:
+    """Call the function, in another thread if an event loop runs in this one, as in an async view that calls ``delay()``: Django
+    neither opens nor closes a connection there."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        function(*args)
+        return
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(function, *args).result()
 
 
 def _bounded(connection: BaseDatabaseWrapper) -> dict[str, Any]:

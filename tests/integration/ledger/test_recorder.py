@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -52,6 +53,31 @@ def test_recorder_may_be_called_by_a_signal_handler_while_its_thread_records() -
     assert not thread.is_alive()
     recorder.flush()
     assert Tally.objects.get().ended == 1
+
+
+def test_recorder_records_what_a_coroutine_publishes_also_if_it_opens_the_connection() -> None:
+    async def view(task_id: str) -> None:
+        reached(Point.PUBLISHED, subject(task_id))
+
+    for task_id in ("opens", "reuses"):
+        asyncio.run(view(task_id))
+    recorder.flush()
+    assert list(Event.objects.order_by("id").values_list("task_id", "kind")) == [
+        ("opens", Point.PUBLISHED),
+        ("reuses", Point.PUBLISHED),
+    ]
+
+
+def test_store_can_be_closed_by_a_coroutine() -> None:
+    async def view() -> None:
+        store.close()
+
+    reached(Point.PUBLISHED, subject("t"))
+    recorder.flush()
+    inner = store._connection
+    assert inner is not None
+    asyncio.run(view())
+    assert inner.connection is None
 
 
 @pytest.mark.usefixtures("without_table")
