@@ -32,7 +32,14 @@ def redis_socket(state_dir: Path) -> Path:
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"tasks-demo-{os.getuid()}-{digest}" / "redis.sock"
+    return short_temporary_folder() / f"tasks-demo-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def short_temporary_folder() -> Path:
+    """Return the temporary folder for folders of sockets: /tmp if TMPDIR is so long that the path of a socket in it would be
+    too long."""
+    folder = tempfile.gettempdir()
+    return Path(folder if len(os.fsencode(folder)) <= LONGEST_SOCKET_PATH // 2 else "/tmp")  # noqa: S108  (mode 700 below it)
 
 
 def redis_address(state_dir: Path) -> str:

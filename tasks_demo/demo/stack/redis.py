@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.demo.defaults import LONGEST_SOCKET_PATH
+from tasks_demo.demo.defaults import LONGEST_SOCKET_PATH, short_temporary_folder
 from tasks_demo.demo.stack.processes import Process, spawn
 from tasks_demo.demo.stack.server import EmbeddedServer
 
@@ -48,7 +48,7 @@ class EmbeddedRedis(EmbeddedServer):
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             if socket:
                 raise EnvironmentNotReady(
-                    f"The socket path {socket} is longer than {LONGEST_SOCKET_PATH} bytes; choose a shorter STATE_DIR."
+                    f"The socket path {socket} is longer than {LONGEST_SOCKET_PATH} bytes; choose a shorter one."
                 )
             self.socket = Path()
 
@@ -63,7 +63,7 @@ class EmbeddedRedis(EmbeddedServer):
     def _spawn(self) -> Process:
         lock = self._claim_folder()
         if not self.socket.name:
-            self._temporary = Path(tempfile.mkdtemp(prefix="tasks-demo-redis-"))
+            self._temporary = Path(tempfile.mkdtemp(prefix="tasks-demo-redis-", dir=short_temporary_folder()))
             self.socket = self._temporary / "redis.sock"
         self._claim_socket()
         # The server inherits the lock, so that the folder stays locked if the server outlives this process.

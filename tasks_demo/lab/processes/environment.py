@@ -18,6 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted
 from tasks_demo.demo.bank.client import BankClient, BankError
+from tasks_demo.demo.defaults import short_temporary_folder
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.demo.stack.bank import EmbeddedBank
 from tasks_demo.demo.stack.redis import EmbeddedRedis
@@ -76,7 +77,7 @@ def environment(
     embedded = not given and django_settings.REDIS_IS_EMBEDDED
     redis_url = "" if embedded else given or django_settings.REDIS_URL
     with contextlib.ExitStack() as stack:
-        socket_dir = Path(tempfile.mkdtemp(prefix="lab-"))
+        socket_dir = Path(tempfile.mkdtemp(prefix="lab-", dir=short_temporary_folder()))
         stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
         servers: tuple[Broker, ...] = () if embedded else (connect(REDIS, redis_url, run_id),)
         brokers = {kind.name: connect(kind, address or rabbitmq_url(), run_id) for kind in others}

@@ -215,6 +215,13 @@ def refused(done: Finished, *said: str) -> None:
         assert text in done.sentence(), done.err
 
 
+def test_experiment_runs_where_the_path_of_a_socket_in_tmpdir_would_be_too_long(home: Home, tmp_path: Path) -> None:
+    deep = tmp_path / ("long" * 30)
+    deep.mkdir()
+    done = home.manage("experiment", *TINY, env={"TMPDIR": str(deep)})
+    assert done.code == 0, done.err
+
+
 def test_redis_that_is_not_ready_is_code_4_before_anything_is_published(home: Home, short: Path) -> None:
     (short / "ro").mkdir()
     (short / "full").mkdir()

@@ -17,6 +17,7 @@ from django.core.management.base import CommandError, CommandParser
 from tasks_demo.benchmark.figures import render
 from tasks_demo.benchmark.run import PARTS, Sizes
 from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.demo.defaults import short_temporary_folder
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit, whole
 from tasks_demo.management.base import PackageCommand
@@ -122,7 +123,7 @@ class Command(PackageCommand):
         """Run the benchmark in a separate process whose STATE_DIR is a temporary folder."""
         from tasks_demo.demo.stack.processes import project_environment, spawn
 
-        folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir=short_temporary_folder()))
         environment = {
             name: value
             for name, value in project_environment().items()

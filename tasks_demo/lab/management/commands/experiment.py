@@ -24,7 +24,7 @@ from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
 from tasks_demo.management.arguments import Exit
-from tasks_demo.management.base import PackageCommand
+from tasks_demo.management.base import PackageCommand, output_failed
 
 if TYPE_CHECKING:
     from tasks_demo.lab.engine.runner import Outcome
@@ -50,6 +50,8 @@ class Command(PackageCommand):
         except (CommandError, SystemExit):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and output_failed(error):
+                raise
             traceback.print_exc()
             raise CommandError(
                 f"Internal error: {type(error).__name__}: {error}. This is a defect; please report it with the lines above.",

@@ -55,7 +55,7 @@ class Command(PackageCommand):
                 self._record_others(*options["record_others"])
         except OSError as error:
             raise CommandError(
-                f"{error.filename}: {error.strerror}. Nothing was written.", returncode=Exit.USAGE
+                f"{error.filename or options['out']}: {error.strerror}. Nothing was written.", returncode=Exit.USAGE
             ) from error
 
     def _write(self, out: Path) -> None:
