@@ -80,6 +80,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
             for body in (inspect.getattr_static(cls, "run"), cls.__dict__.get("_decorated_fun")):
                 declarations.check_body(str(cls.__name__), body)
             cls._parameters = parameters_of(cls)
+            declarations.publish_as_errback(cls)
         around = declarations.cooperative(cls, PatternTask)
         cls._around = staticmethod(around) if around else None
         if cls.operation is not None:

@@ -231,6 +231,17 @@ def check_body(who: str, body: Any) -> None:
             )
 
 
+def publish_as_errback(cls: Any) -> None:
+    """Make Celery publish the task when it is an errback (``link_error``), as it does with ``bind=True``.
+
+    Otherwise it calls one of two or more arguments as a function, in the process of the job that failed
+    (celery/backends/base.py ``_call_task_errbacks``): nothing would be claimed, counted or recorded.
+    """
+    header = cls.__dict__.get("__header__")
+    if isinstance(header, staticmethod) and not isinstance(header.__func__, partial):
+        cls.__header__ = staticmethod(partial(header.__func__))
+
+
 def check_protocol(cls: type) -> None:
     """Raise ContradictoryDeclaration if a base class, an annotation or the class itself replaces a method that runs the pattern's
     protocol."""

@@ -85,7 +85,7 @@ def check_options_of_call(task: Any, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in OF_A_CALL or name in (options.get("stamped_headers") or ()):
             if name in CONTINUATIONS and value:
-                _check_continuations(task.app, value)
+                _check_continuations(task.app, value, name == "link_error")
             continue
         close = _meant(name)
         if close:
@@ -118,7 +118,7 @@ def _published(sender: Any = None, headers: Any = None, **_: Any) -> None:
         )  # fmt: skip
 
 
-def _check_continuations(app: Any, signatures: Any) -> None:
+def _check_continuations(app: Any, signatures: Any, as_errbacks: bool = False) -> None:
     """Check the options of continuations, too: workers publish a chain step by step, where refusing would be too late."""
     for each in _listed(signatures):
         if not isinstance(each, Mapping):
@@ -128,12 +128,26 @@ def _check_continuations(app: Any, signatures: Any) -> None:
         if hasattr(task, "requires"):
             task.check_requires({name: options[name] for name in task.requires if name in options})
             check_limits(task, options)
+            if as_errbacks:
+                _check_errback(task, each)
         elif each.get("subtask_type") in MEMBERS:
             later = [inside.get(name) for name in MEMBERS[each["subtask_type"]]]
             _check_continuations(app, [signature for found in later if found for signature in _listed(found)])
-        _check_continuations(
-            app, [signature for name in CONTINUATIONS if options.get(name) for signature in _listed(options[name])]
-        )
+        for name in CONTINUATIONS:
+            if options.get(name):
+                _check_continuations(app, options[name], name == "link_error")
+
+
+def _check_errback(task: Any, errback: Mapping[str, Any]) -> None:
+    given = errback.get("args") or ()
+    try:
+        task.bound(given if errback.get("immutable") else ("the failed task's ID", *given), errback.get("kwargs") or {})
+    except TypeError as error:
+        raise ContradictoryDeclaration(
+            f"As link_error, {error}. Nothing was published. An errback with a pattern is published as a job of its own, with "
+            "the ID of the failed task as its first argument. Let it take that one, or pass arguments of your own with .si(...). "
+            "Only a task without a pattern gets (request, exc, traceback)."
+        ) from error
 
 
 def _listed(signatures: Any) -> Any:

@@ -76,6 +76,21 @@ def test_arguments_body_that_nobody_ran_is_a_failure_each_time(shop: Stranger, w
     assert "never awaited" not in worker.said
 
 
+def test_arguments_errback_with_several_arguments_is_a_job_of_its_own(shop: Stranger, worker: ShopWorker) -> None:
+    before = (
+        "from celery import chord, group\nfrom tasks_demo.ledger.models import Tally\n"
+        "back = tasks.ship_to.si('back', 3)\n"
+        "failing = [tasks.fail.apply_async(['one'], link_error=back), group([tasks.fail.s('two')]).on_error(back).delay()[0]]\n"
+        "[call.get(timeout=30, propagate=False) for call in failing]\n"
+        "import time; until = time.monotonic() + 20\n"
+        "jobs = Tally.objects.filter(task='orders.ship_to', operation='ship:back')\n"
+        "while time.monotonic() < until and [job.outcome for job in jobs.all()] != ['succeeded'] * 2: time.sleep(0.05)"
+    )
+    counts = "[[job.outcome for job in jobs.all()], sum(job.executions for job in jobs.all())]"
+    assert shop.value(counts, before=before) == [["succeeded"] * 2, 1]
+    assert shop.payments("back") == 1
+
+
 def test_arguments_job_published_in_the_transaction_of_an_inbox_is_named(shop: Stranger, worker: ShopWorker) -> None:
     assert shop.python("tasks.book_and_notify.delay(1).get(timeout=30)").code == 0
     until(lambda: "orders.count_view is published at " in worker.said, "the warning")

@@ -246,6 +246,25 @@ def test_expiry_at_the_call_is_refused(base: Any) -> None:
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=ident)
+def test_errback_that_would_not_get_its_arguments_is_refused(base: Any) -> None:
+    def as_celery_documents(request: Any, exc: Exception, traceback: Any) -> None: ...
+
+    task = declared(as_celery_documents, base)
+    errback = task.s()
+    for publish in (
+        lambda: task.apply_async((1, 2, 3), link_error=errback),
+        lambda: task.apply_async((1, 2, 3), link=task.si(1, 2, 3).on_error(errback)),
+        lambda: chain(task.si(1, 2, 3), task.si(1, 2, 3)).on_error(errback).delay(),
+    ):
+        with pytest.raises(
+            ContradictoryDeclaration, match=r"As link_error, final.task\(\) missing the required argument"
+        ):
+            publish()
+    task.apply_async((1, 2, 3), link_error=task.si(1, 2, 3))
+    task.apply_async((1, 2, 3), link_error=[task.s(exc=2, traceback=3), task.s(2, 3)])
+
+
+@pytest.mark.parametrize("base", PATTERNS, ids=ident)
 @pytest.mark.parametrize("how", [lambda t: t.map([1]), lambda t: t.starmap([(1,)]), lambda t: t.chunks([(1,)], 1)])
 def test_bodies_inside_a_task_of_celery_s_own_are_refused(base: Any, how: Any) -> None:
     with pytest.raises(ContradictoryDeclaration, match=f"where the pattern {base.pattern} does not apply"):
