@@ -39,6 +39,13 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def filled(text: str) -> str:
+    """Refuse an empty value for argparse, such as a shell makes of a variable that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
+    return text
+
+
 def seconds(text: str) -> float:
     """Parse a pause for argparse: 0.01 to 60 seconds."""
     try:

@@ -12,7 +12,7 @@ from tasks_demo.lab import controls
 from tasks_demo.lab.plan import options as asked
 from tasks_demo.lab.plan.brokers import QUEUES
 from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, MOST_LOAD
-from tasks_demo.management.arguments import whole
+from tasks_demo.management.arguments import filled, whole
 
 
 def add_options(parser: CommandParser) -> None:
@@ -33,15 +33,17 @@ def add_options(parser: CommandParser) -> None:
         **many,
         help="aim every kill at this point, one cell per point; mixed: all points in one cell",
     )
-    what.add_argument("--task", metavar="NAME", help="try this task of the project, instead of the demo's")
+    what.add_argument("--task", type=filled, metavar="NAME", help="try this task of the project, instead of the demo's")
     what.add_argument(
         "--args",
         dest="calls",
+        type=filled,
         metavar="FILE",
         help="with --task: its jobs, one a line: an array of arguments, or an object of them",
     )
     what.add_argument(
         "--effects",
+        type=filled,
         metavar="MODULE:CALLABLE",
         help="with --task: called with the arguments of a job, returns how often it took effect; "
         "default: executions that returned are judged",
@@ -65,6 +67,7 @@ def add_options(parser: CommandParser) -> None:
     )
     what.add_argument(
         "--broker",
+        type=filled,
         metavar="NAME|ADDRESS",
         nargs="+",
         help="redis (the default: REDIS_URL, or an embedded one, by stock kombu), reliable (the same by our own transport), "
@@ -108,7 +111,7 @@ def add_options(parser: CommandParser) -> None:
     what.add_argument("--plan", action="store_true", help="print the plan as JSON and run nothing")
     what.add_argument("--replay", type=Path, metavar="FILE", help="run the plan of an earlier result or --plan again")
     what.add_argument(
-        "--run", metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it"
+        "--run", type=filled, metavar="NAME", help="the name of its folder below STATE_DIR/runs; the dashboard gives it"
     )
     out = parser.add_argument_group("where results go, besides the table on stdout")
     out.add_argument("--json", metavar="FILE", help="the result document; - for stdout, instead of the table")

@@ -35,6 +35,9 @@ SETTINGS = {
 }
 
 
+_WRITE = "an array of arguments, or an object, in a line of its own for each job, as `jq -c '.[]'` writes it"
+
+
 class BadCalls(ValueError):
     """The file of calls cannot be used: the message names the line and what is wrong with it."""
 
@@ -113,11 +116,12 @@ class OwnTask:
 def read_calls(path: Path) -> tuple[tuple[Call, ...], str]:
     """Return the calls in a file of JSON Lines, and the file's digest. Raises BadCalls.
 
-    A line is an array (the arguments), an object (the keyword arguments), or ``{"args": […], "kwargs": {…}}``.
+    A line is an array (the arguments), an object (the keyword arguments), or ``{"args": […], "kwargs": {…}}``. Empty lines are no
+    jobs.
     """
     try:
         content = path.read_bytes()
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").split("\n")  # splitlines also splits at U+2028, which JSON has in strings
     except OSError as error:
         raise BadCalls(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -125,9 +129,11 @@ def read_calls(path: Path) -> tuple[tuple[Call, ...], str]:
     calls = []
     for number, line in enumerate(lines, 1):
         try:
-            calls.append(as_call(json.loads(line)))
+            if line.strip():
+                calls.append(as_call(json.loads(line)))
         except (ValueError, RecursionError) as error:
-            raise BadCalls(f"{path}, line {number}: {error}. Write an array of arguments, or an object.") from error
+            why = f"{error.msg} at its character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+            raise BadCalls(f"{path}, line {number}: {why}. Write {_WRITE}.") from error
     if not calls:
         raise BadCalls(f"{path} has no line, so there is no job.")
     return tuple(calls), hashlib.sha256(content).hexdigest()[:16]

@@ -39,15 +39,24 @@ def test_calls_are_read_in_their_three_forms(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_calls_are_read_as_editors_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes('\ufeff["a"]\r\n\r\n["b\u2028\u0085\x7f"]\n \n["c"]'.encode())
+    calls, _ = read_calls(path)
+    assert calls == (Call(["a"]), Call(["b\u2028\x85\x7f"]), Call(["c"]))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('["a"]\nnonsense\n', "line 2: Expecting value"),
-        ('["a"]\n\n', "line 2: Expecting value"),
+        ('["a"]\n\nnonsense\n', "line 3: Expecting value at its character 1. Write"),
+        ('["a"], ["b"]\n', "line 1: Extra data at its character 6. Write"),
+        ("[\n  [1],\n  [2]\n]\n", r"line 1: .* a line of its own for each job, as `jq -c '\.\[\]'` writes it"),
         ("3\n", "line 1: it is int, and no call"),
         ('{"args": {}, "kwargs": {}}\n', "line 1: args is an array and kwargs an object"),
         ("[" * 100_000, "line 1: "),
         ("", "has no line"),
+        ("\ufeff\r\n\n", "has no line"),
         ("\udcff", "is not UTF-8"),
     ],
     ids=lambda value: ascii(value)[:30],
