@@ -24,6 +24,7 @@ from typing import Any
 
 from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, trade_off
 from tasks_demo.core.exceptions import DeliveryError
+from tasks_demo.management.arguments import Exit
 
 #: The parts that ``--only`` can select.
 PARTS = (
@@ -38,7 +39,6 @@ PARTS = (
     "dashboard",
     "watched",
 )
-NOT_READY, INTERRUPTED = 4, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +228,12 @@ def _nothing(point: object) -> None:
     """Do nothing: the cheapest possible call."""
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(sizes: str, result: str) -> int:
     """Migrate the scratch databases, measure, and write the document. Returns the exit code."""
     import django
     from django.core.management import call_command
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     live = sys.stderr.isatty()
 
     def say(text: str) -> None:
@@ -255,11 +251,11 @@ def main(sizes: str, result: str) -> int:
             call_command("migrate", database=alias, verbosity=0, interactive=False)
         document = measure(Sizes(**json.loads(sizes)), settings.STATE_DIR, say)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Exit.INTERRUPTED
     except DeliveryError as error:
         say("")
         sys.stderr.write(f"{error}\n")
-        return NOT_READY
+        return Exit.NOT_READY
     say("")
     Path(result).write_text(json.dumps(document, indent=2), encoding="utf-8")
     return 0
