@@ -138,8 +138,7 @@ def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
         if isinstance(task, PatternTask):
             # defer adds up to 10 % jitter.
             yield settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task
-    tasks = {task.name: task for task in setup.tasks}
-    for name, field in schedule_of(setup.app):
+    for name, field, task in schedule_of(setup.app, setup.tasks):
         delay = float((field("options") or {}).get("countdown") or 0)
         if delay:
-            yield delay, f"the countdown of beat entry {name!r}", tasks.get(str(field("task")))
+            yield delay, f"the countdown of beat entry {name!r}", task
