@@ -10,13 +10,15 @@ from django.db.models import Q
 
 from tasks_demo.core.wording import shown
 from tasks_demo.dashboard.advice import why
-from tasks_demo.dashboard.labels import BROKEN, Badge, badge
+from tasks_demo.dashboard.labels import BROKEN, Badge, verdict_badge
 from tasks_demo.dashboard.swimlanes import Drawing, draw
 from tasks_demo.dashboard.task_page import moment
-from tasks_demo.lab.reports.text import reading, sentences, table
+from tasks_demo.lab.reports.text import reading, sentences, several_brokers, table
 from tasks_demo.ledger.models import IN_A_RUN, Tally
 from tasks_demo.ledger.queries import timeline
 
+#: A result of no more cells has a sentence about each of them; a larger one about those that are not as predicted.
+MOST_READ = 8
 #: Jobs on the page, those with a broken promise first; and how many of them are drawn.
 MOST_JOBS, MOST_DRAWN = 12, 2
 
@@ -46,12 +48,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``problems``: a sentence per cell that is not as predicted; ``cut``: there are more jobs than shown."""
+    """``readings``: a sentence about each cell, or about those not as predicted; ``cut``: there are more jobs than shown."""
 
     head: tuple[str, ...]
     rows: list[Row]
     said: str
-    problems: list[str]
+    readings: list[str]
     jobs: list[Job]
     cut: bool
 
@@ -65,9 +67,10 @@ def findings(result: Mapping[str, Any]) -> Findings:
         Row(text, cell["observed"], cell["as_predicted"], f"{run}:{_name(cell)}", cell["why"])
         for cell, text in zip(cells, texts, strict=True)
     ]
-    problems = [reading(cell) for cell in cells if not cell["as_predicted"]]
+    several = several_brokers(result)
+    readings = [reading(cell, several=several) for cell in cells if len(cells) <= MOST_READ or not cell["as_predicted"]]
     jobs = _jobs([row.ledger for row in rows])
-    return Findings(head, rows, sentences(result)[-1], problems, jobs[:MOST_JOBS], len(jobs) > MOST_JOBS)
+    return Findings(head, rows, sentences(result)[-1], readings, jobs[:MOST_JOBS], len(jobs) > MOST_JOBS)
 
 
 def _jobs(runs: list[str]) -> list[Job]:
@@ -83,7 +86,7 @@ def _job(tally: Tally, number: int) -> Job:
         drawing = draw(moments, f"job-{number}", f"The life of {shown(tally.task_id, 80)}")
         said = why(tally, [each.point for each in moments if each.landed])
     name, broken = tally.run.partition(":")[2], BROKEN if tally.broken else None
-    return Job(tally.task_id, name, badge(tally.verdict, books=tally.books), broken, drawing, said)
+    return Job(tally.task_id, name, verdict_badge(tally), broken, drawing, said)
 
 
 def _name(cell: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from tasks_demo.lab.screens.chart import chart
 from tasks_demo.lab.screens.choices import Choices
 from tasks_demo.lab.screens.comparison import HEAD, compare
 from tasks_demo.lab.screens.findings import findings
+from tasks_demo.lab.screens.presets import PRESETS
 from tasks_demo.lab.screens.starting import MOST_KEPT, NotDone, start, stop
 
 TEMPLATES = "admin/tasks_demo_lab"
@@ -60,7 +61,15 @@ def new_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Http
 
 
 def _form(request: HttpRequest, admin_site: AdminSite, form: Choices, status: int = 200) -> HttpResponse:
-    context = {"title": "New experiment", "form": form, "planned": form.is_bound and form.is_valid(), "lanes": LANES}
+    planned = form.is_bound and form.is_valid()
+    context = {
+        "title": "New experiment",
+        "form": form,
+        "planned": planned,
+        "lanes": LANES,
+        "presets": PRESETS,
+        "chosen": next((preset for preset in PRESETS if planned and preset.is_chosen(form.cleaned_data)), None),
+    }
     return screens.page(request, admin_site, f"{TEMPLATES}/new.html", context, status=status)
 
 
