@@ -47,7 +47,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a pattern guarantees for a job, once its publication was confirmed and it has ended."""
+    """What a pattern guarantees for a job, once its publication was confirmed and it has ended. A body that fails owes none."""
 
     semantics: Semantics
     executions: Bounds

@@ -30,13 +30,13 @@ def badge_element(badge: Badge) -> SafeString:
 
 
 VERDICTS: dict[str, Badge] = {
-    Tally.Verdict.OK.value: Badge("ok", "✓", "ok", "one effect"),
+    Tally.Verdict.OK.value: Badge("ok", "✓", "ok", "one effect, or it ended with its own error"),
     Tally.Verdict.RECOVERED.value: Badge("recovered", "↻", "recovered", "two or more deliveries, one effect"),
     Tally.Verdict.LOST.value: Badge(
         "lost",
         "∅",
         "lost",
-        "published, all is quiet, and no effect",
+        "published, all is quiet, no effect, and no error of its own",
     ),
     Tally.Verdict.DUPLICATED.value: Badge(
         "duplicated",
@@ -59,6 +59,11 @@ JUDGED_BY_EXECUTIONS: dict[str, str] = {
     Tally.Verdict.LOST.value: "its process was killed, or no worker could run it, and nobody runs it again",
     Tally.Verdict.DUPLICATED.value: "its body came to its end twice or more, or recorded two or more effects itself",
 }
+#: Meanings of ok and recovered for a job that ended by itself without an effect, by outcome.
+ENDED_ITSELF: dict[str, str] = {
+    Outcome.FAILED.value: "it ended with its own error, so no message is missing; it had no effect that is on record",
+    Outcome.REJECTED.value: "the task itself turned it down, so no message is missing; it had no effect that is on record",
+}
 OUTCOMES: dict[str, Badge] = {
     Outcome.WAITING.value: Badge("unresolved", "◦", "waiting", "published, and not begun as far as the ledger knows"),
     Outcome.RUNNING.value: Badge("recovered", "▸", "running", "begun, and no end is on record: it runs, or died"),
@@ -74,8 +79,8 @@ BROKEN = Badge("broken", "✗", "promise broken", "the pattern promised that thi
 
 _PROMISES: dict[Semantics, str] = {
     Semantics.AT_MOST_ONCE: "at most one execution and at most one effect; the effect may be lost.",
-    Semantics.AT_LEAST_ONCE: "at least one effect; it may happen more than once.",
-    Semantics.EFFECTIVELY_ONCE: "exactly one effect, however often the task is delivered.",
+    Semantics.AT_LEAST_ONCE: "at least one effect, unless its body fails; it may happen more than once.",
+    Semantics.EFFECTIVELY_ONCE: "exactly one effect, however often the task is delivered, unless its body fails.",
 }
 
 #: Columns of a tally → singular and plural.
@@ -137,6 +142,18 @@ def badge(verdict: str, *, books: str = "any") -> Badge:
     """Return the badge of a verdict. An unknown verdict is shown as it is. Without ``books`` the meaning refers to executions."""
     found = VERDICTS.get(verdict) or Badge("unresolved", "?", verdict, "")
     return found if books else replace(found, meaning=JUDGED_BY_EXECUTIONS.get(verdict, found.meaning))
+
+
+def verdict_badge(tally: Tally) -> Badge:
+    """Return the badge of a tally's verdict, with what it means for this job."""
+    found = badge(tally.verdict, books=tally.books)
+    return replace(found, meaning=ENDED_ITSELF[tally.outcome]) if ended_itself(tally) else found
+
+
+def ended_itself(tally: Tally) -> bool:
+    """Return whether it ended without an effect, by its own error or decision, so that no message is missing."""
+    judged = tally.verdict in {Tally.Verdict.OK, Tally.Verdict.RECOVERED}
+    return judged and not tally.effects and tally.outcome in ENDED_ITSELF
 
 
 def promise(pattern: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from django.db.models import Max, Min, Q
 
-from tasks_demo.dashboard.labels import Badge, badge
+from tasks_demo.dashboard.labels import Badge, verdict_badge
 from tasks_demo.ledger.models import Event, Tally
 
 #: Jobs before this one, and jobs published by it, that are shown.
@@ -98,4 +98,4 @@ def _describe(top: Node) -> None:
     known = Tally.objects.in_bulk([node.task_id for node in nodes])
     for node in nodes:
         if tally := known.get(node.task_id):
-            node.task, node.badge = tally.task, badge(tally.verdict, books=tally.books)
+            node.task, node.badge = tally.task, verdict_badge(tally)

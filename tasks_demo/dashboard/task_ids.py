@@ -22,7 +22,7 @@ from tasks_demo.dashboard import export, overview, screens  # noqa: F401  (overv
 from tasks_demo.dashboard.changelist import TaskIdList
 from tasks_demo.dashboard.filters import FILTERS, understood
 from tasks_demo.dashboard.keyset import Tallies
-from tasks_demo.dashboard.labels import BROKEN, badge, badge_element, outcome_badge
+from tasks_demo.dashboard.labels import BROKEN, badge_element, outcome_badge, verdict_badge
 from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import all_matching, matching
@@ -191,7 +191,7 @@ class TallyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="verdict")
     def sign(self, tally: Tally) -> SafeString:
-        verdict = badge_element(badge(tally.verdict, books=tally.books))
+        verdict = badge_element(verdict_badge(tally))
         return format_html("{}{}", verdict, badge_element(BROKEN) if tally.broken else "")
 
     @admin.display(description="last worker, run")

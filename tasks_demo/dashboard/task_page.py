@@ -9,7 +9,7 @@ from itertools import islice
 from tasks_demo.core.semantics import PROMISES, Semantics
 from tasks_demo.core.wording import counted, named, times
 from tasks_demo.dashboard.advice import Better, better, why
-from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, badge, outcome_badge, promise
+from tasks_demo.dashboard.labels import BROKEN, COUNTS, Badge, ended_itself, outcome_badge, promise, verdict_badge
 from tasks_demo.dashboard.lineage import Lineage, lineage
 from tasks_demo.dashboard.phases import Line, Phase, phases
 from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw
@@ -75,7 +75,7 @@ def task_page(tally: Tally) -> TaskPage:
     killed_at = [str(step.detail.get("point")) for step in steps if step.injected]
     return TaskPage(
         tally=tally,
-        badge=badge(tally.verdict, books=tally.books),
+        badge=verdict_badge(tally),
         broken=BROKEN if tally.broken else None,
         counts=_counts(tally),
         promise=promise(tally.pattern),
@@ -126,7 +126,7 @@ def _family(tally: Tally) -> list[Relative]:
     # Sorted here: with ORDER BY and LIMIT a planner may walk the index on first_at instead of the one on the operation.
     family = Tally.objects.filter(operation=tally.operation).order_by()[: MOST_SIBLINGS + 1]
     found = [
-        Relative(each.task_id, each.task, badge(each.verdict, books=each.books), each.task_id == tally.task_id)
+        Relative(each.task_id, each.task, verdict_badge(each), each.task_id == tally.task_id)
         for each in sorted(family, key=lambda each: (each.first_at, each.task_id))
     ]
     return found if len(found) > 1 else []
@@ -201,12 +201,15 @@ def outcome(tally: Tally) -> str:
             return f"It was {tally.outcome}, so nobody wants its effect any more."
         case Tally.Verdict.PARKED:
             return "It waits in the quarantine for people; nothing is lost by that."
+        case _ if ended_itself(tally):
+            return "No message was lost: the promise was kept."
         case _ if not tally.books:
             return _judged_by_executions(tally)
         case Tally.Verdict.LOST:
-            return f"The effect was lost, which {found.semantics} allows: the promise was kept."
+            return f"The effect was lost, and still {tally.pattern} kept its promise: {found.semantics} allows that."
         case Tally.Verdict.DUPLICATED if found.semantics is Semantics.AT_LEAST_ONCE:
-            return f"The effect happened {times(tally.effects)}, which {found.semantics} allows: the promise was kept."
+            done = times(tally.effects)
+            return f"The effect happened {done}, and still {tally.pattern} kept its promise: {found.semantics} allows that."
         case Tally.Verdict.RECOVERED:
             return "It was delivered again and still had one effect: the promise was kept."
     return "The promise was kept."

@@ -141,10 +141,14 @@ _stores_completion = _semantics(Semantics.EFFECTIVELY_ONCE)
 UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
 _quiet = Q(ended__gt=0) | Q(settled__gt=0)
 _again = Q(deliveries__gte=2) | Q(executions__gte=2)
-_lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(books="") & ~Q(_called_off)
+# It raised an error of its own, or Reject or Ignore: that is an end, and no message is missing. Bodies of experiments do not fail
+# by themselves: there an error is the work of the fault (docs/decisions/0080).
+_ended_itself = Q(abandoned=0, run="") & (Q(Exact(_code, 5)) | Q(Exact(_code, 8), executions__gt=0))
+_lost = Q(effects=0, settled__gt=0, publications__gt=0, quarantined=0) & ~Q(books="") & ~Q(_called_off) & ~_ended_itself
 # Without books, executions are judged. How far an execution came before its process died is unknown.
 _never_run = Q(executions=0) & Q(Exact(_code, 8))
 _done_by_another = Q(suppressed__gt=0) & _stores_completion
+_judged_without_effect = Q(books="") | Q(settled__gt=0) & _ended_itself
 _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
 #: Few rows, and the ones people search for. ``dashboard.filters`` repeats it for the partial index.
 AGAIN = Q(executions__gte=2) | Q(effects__gte=2) | Q(suppressed__gt=0) | Q(deferred__gt=0)
@@ -200,8 +204,8 @@ class Tally(ReadOnly):
             When(Q(_called_off), then=Value(Verdict.DROPPED.value)),
             When(_lost | _cut_short, then=Value(Verdict.LOST.value)),
             # It ended with its own error, or because the operation was already completed.
-            When(Q(books="") & _again, then=Value(Verdict.RECOVERED.value)),
-            When(Q(books=""), then=Value(Verdict.OK.value)),
+            When(_judged_without_effect & _again, then=Value(Verdict.RECOVERED.value)),
+            When(_judged_without_effect, then=Value(Verdict.OK.value)),
             default=Value(Verdict.UNRESOLVED.value),
         ),
         output_field=models.CharField(max_length=12, choices=Verdict.choices),

@@ -65,8 +65,10 @@ def _pattern(task: PatternTask) -> type:
 
 @rule("W016")
 def scheduled_with_refused_options(setup: Setup) -> Iterator[Finding]:
-    for name, field, task in schedule_of(setup.app, setup.tasks):
-        if not isinstance(task, PatternTask):
+    tasks = {task.name: task for task in setup.tasks if isinstance(task, PatternTask)}
+    for name, field in schedule_of(setup.app):
+        task = tasks.get(str(field("task")))
+        if task is None:
             continue
         options = dict(field("options") or {})
         try:

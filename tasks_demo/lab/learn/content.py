@@ -13,29 +13,21 @@ from tasks_demo.dashboard.labels import KINDS
 from tasks_demo.dashboard.swimlanes import Drawing, Moment, draw, duration
 from tasks_demo.lab.learn.recording import Case, Recording
 
-#: The line of code at each point. Points that are missing here have none of the project's code.
+#: The line of code at each point, beside those of the task (``dashboard.advice.Code``).
 CODE = {
-    "published": "charge.delay(customer, 1999)",
     "fetched": "message = redis.pop(queue)",
     "received": "worker.take(message)",
     "claimed": "pattern.claim(operation)",
-    "started": "def charge(customer, amount):",
-    "effect_begun": "bank.debit(customer, amount)",
     "effect": "(at the bank) balance -= amount",
     "effect_done": "receipt = bank's response",
     "completed": "pattern.mark_completed(operation)",
-    "returned": "return receipt",
+    "returned": "return",
     "acking": "worker.acknowledge(message)",
     "suppressed": "return  # done before",
 }
-#: What differs by pattern: only dedup_lock sends the bank a key to compare, and inbox does not ask the bank.
+#: inbox does not ask the bank.
 CODE_OF: dict[str, dict[str, str]] = {
-    "dedup_lock": {"effect_begun": "bank.debit(customer, amount, key, fence)"},
-    "inbox": {
-        "effect_begun": "Booking.objects.create(customer, amount)",
-        "effect": "(in our database) the booking is committed",
-        "effect_done": "(not committed yet)",
-    },
+    "inbox": {"effect": "(in our database) the booking is committed", "effect_done": "(not committed yet)"},
 }
 #: The other faults, in words.
 OTHER_HITS = {
@@ -246,7 +238,9 @@ def _poison(case: Case) -> str:
 
 def _steps(case: Case, drawing: Drawing) -> list[Step]:
     xs = {id(mark.moment): mark.x for lane in drawing.lanes for mark in lane.marks}
+    written = PATTERNS[case.pattern].code
     code = CODE | CODE_OF.get(case.pattern, {})
+    code |= {"published": written.published, "started": written.signature, "effect_begun": written.effect}
     steps: list[Step] = []
     executions = effects = 0
     for number, moment in enumerate(case.moments, start=1):

@@ -153,6 +153,59 @@ def test_tally_outcome_and_verdict_without_books_whatever_batch_is_committed_las
 
 
 @pytest.mark.parametrize(
+    ("events", "verdict"),
+    [
+        # The body ended by itself: no message is missing, whether books count its effects or not (docs/decisions/0080).
+        ([P, R, S, F], "ok"),
+        ([P, R, F], "ok"),
+        ([P, R, S, R, S, F], "recovered"),
+        ([P, R, S, P, Y, R, S, F], "recovered"),
+        ([P, R, S, J], "ok"),
+        ([P, R, S, I_], "ok"),
+        # It did not.
+        ([P, R, S, KILLED], "lost"),
+        ([P, J], "lost"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else str(value),
+)
+def test_tally_of_a_job_without_an_effect_has_one_verdict_with_books_and_without(
+    events: list[Any], verdict: str
+) -> None:
+    start = time.time()
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+    for pattern in ("acks_early", "acks_late", "dedup_lock", ""):
+        for books, run in (("", ""), ("bank", ""), ("bank", "r1:x/none")):
+            name = f"{pattern}-{books}-{run}"
+            for number, item in enumerate([*events, Z]):
+                kind, flag = item if isinstance(item, tuple) else (item, "")
+                same: dict[str, Any] = {
+                    "pattern": pattern,
+                    "books": books,
+                    "run": run,
+                    "detail": {flag: True} if flag else {},
+                }
+                event = row(kind, name, **same)
+                object.__setattr__(event, "at", start + number)
+                store.append([event])
+            tally = Tally.objects.get(task_id=name)
+            found.setdefault((books, run), []).append((tally.verdict, tally.broken))
+    broken = [verdict == "recovered", verdict == "lost", verdict == "lost", False]
+    assert found["", ""] == found["bank", ""] == [(verdict, each) for each in broken]
+    # In an experiment no body fails by itself: without its charge a job is lost there, as its verdict says, too.
+    assert [each for each, _ in found["bank", "r1:x/none"]] == ["lost"] * 4
+    assert found["bank", "r1:x/none"][1:3] == [("lost", True)] * 2
+    consistent()
+
+
+def test_tally_of_a_failed_job_waits_for_its_books() -> None:
+    for kind in (P, R, S, F):
+        store.append([row(kind, pattern="acks_late", books="bank")])
+    assert Tally.objects.get().verdict == "unresolved"
+    store.append([row(E, operation="t")])
+    assert Tally.objects.get().verdict == "ok"
+
+
+@pytest.mark.parametrize(
     ("pattern", "outcome"),
     [("dedup_lock", "succeeded"), ("inbox", "succeeded"), ("claim_first", "running"), ("acks_late", "running")],
 )

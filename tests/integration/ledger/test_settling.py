@@ -36,7 +36,7 @@ def test_settling_notes_only_what_ended_before_and_has_no_effect() -> None:
     for task in ("ended", "running", "charged", "nobody counts"):
         books = "" if task == "nobody counts" else "bank"
         store.append([row("published", task, pattern="acks_early", books=books)])
-    store.append([row("failed", task, pattern="acks_early") for task in ("ended", "charged", "nobody counts")])
+    store.append([row("returned", task, pattern="acks_early") for task in ("ended", "charged", "nobody counts")])
     store.append([row(EFFECT, "charged")])
     assert settle(time.time() + 1, books="bank") == 1
     assert settle(time.time() + 1, books="bank") == 0
