@@ -217,7 +217,7 @@ def bank_url() -> Iterator[str]:
     from tasks_demo.demo.stack import EmbeddedBank
 
     books = f"sqlite:///{STATE / 'bank_of_tests.sqlite3'}"
-    with EmbeddedBank(STATE / "bank.log", env={"BANK_DATABASE_URL": books}, ready_seconds=60) as server:
+    with EmbeddedBank(STATE / "bank.log", env={"BANK_DATABASE_URL": books}) as server:
         yield server.url
 
 

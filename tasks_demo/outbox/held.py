@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from celery import current_app
 from kombu.utils.encoding import bytes_to_str
 
 from tasks_demo.outbox.evidence import Held
@@ -115,12 +116,13 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
     return {task_id: found.get(task_id, Held.ABSENT) for task_id in task_ids}
 
 
-def by_workers(app: Any, connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
+def by_workers(connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
     """Return the task IDs that workers hold: reserved, running, waiting for their ETA or their rate limit.
 
     None if not all workers answered. Takes WORKERS_SECONDS, twice that if workers do not answer.
     """
-    mailbox = app.control.mailbox(connection)
+    control: Any = current_app.control  # the stubs lack its mailbox
+    mailbox = control.mailbox(connection)
     mailbox._producer_pool = None  # it belongs to the app's connection, but a relay may publish to another broker
     answers = _replies(mailbox.multi_call("query_task", {"ids": list(task_ids)}, timeout=WORKERS_SECONDS))
     if not answers or (queue is not None and len(answers) < queue.consumers):

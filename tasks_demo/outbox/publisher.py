@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from celery import current_app
 from kombu.exceptions import OperationalError as BrokerError
 
 from tasks_demo.core.lifecycle import announce, held_back
@@ -19,6 +20,7 @@ from tasks_demo.outbox.reporting import HEADER
 from tasks_demo.outbox.table import expiry
 from tasks_demo.records.models import OutboxMessage
 
+app: Any = current_app  # the stubs of its proxy lack what is used here
 #: Options that route a message.
 ROUTE = ("queue", "exchange", "routing_key")
 
@@ -43,13 +45,12 @@ class Publisher:
     not report on the job.
     """
 
-    def __init__(self, app: Any, using: str, *, report: bool, connect: Callable[[dict[str, Any]], Any] | None) -> None:
-        self._app = app
+    def __init__(self, using: str, *, report: bool, connect: Callable[[dict[str, Any]], Any] | None) -> None:
         self._using = using
         self._report = report
         self._connect = connect or (lambda options: app.connection_for_write(transport_options=options))
         self._connection: Any = None
-        self._router = _Router(app)
+        self._router = _Router()
         self._priority = app.conf.task_default_priority
 
     def publish(self, rows: Sequence[OutboxMessage]) -> Answers:
@@ -63,7 +64,7 @@ class Publisher:
         with held_back() as points:
             try:
                 batch = batch_on(self.connection())
-                producer = self._app.amqp.Producer(batch, auto_declare=False)
+                producer = app.amqp.Producer(batch, auto_declare=False)
                 producer.maybe_declare = _Declarations(producer)
                 for row in rows:
                     first = batch.published + 1
@@ -99,7 +100,7 @@ class Publisher:
 
         Raises whatever the serializer, a router or the transport raises.
         """
-        task = self._app.tasks.get(row.task)
+        task = app.tasks.get(row.task)
         options = dict(row.options)
         if "expires" in options:
             options["expires"] = expiry(row)
@@ -107,8 +108,8 @@ class Publisher:
         options["headers"] = {**options.get("headers", {}), "ignore_result": no_result}
         if self._report:
             options["headers"][HEADER] = self._using
-        send: Any = partial(self._app.send_task, row.task) if task is None else task.apply_async
-        args, kwargs = row.call(self._app)
+        send: Any = partial(app.send_task, row.task) if task is None else task.apply_async
+        args, kwargs = row.call(app)
         self._router.queue = ""
         send(
             args=args,
@@ -129,11 +130,11 @@ class Publisher:
         """Return the queue to which Celery routes this message, or "" if the message names an exchange or routing key."""
         if _has_exchange(row):
             return ""
-        task = self._app.tasks.get(row.task)
+        task = app.tasks.get(row.task)
         options = {name: row.options[name] for name in ROUTE if name in row.options}
         if "queue" not in options and getattr(task, "queue", None):
             options["queue"] = task.queue
-        self._router.route(options, row.task, *row.call(self._app), task_type=task)
+        self._router.route(options, row.task, *row.call(app), task_type=task)
         return self._router.queue
 
     def place(self, row: OutboxMessage) -> str:
@@ -141,7 +142,7 @@ class Publisher:
         return self._place(row, self.queue(row))
 
     def _place(self, row: OutboxMessage, queue: str) -> str:
-        task = self._app.tasks.get(row.task)
+        task = app.tasks.get(row.task)
         priority = row.options.get("priority", getattr(task, "priority", None))
         return f"{queue} at priority {(self._priority if priority is None else priority) or 0}"[:255]
 
@@ -202,12 +203,11 @@ class _Declarations:
 class _Router:
     """Celery's router, remembering the last queue it chose. Routing again would cost a tenth of a publication."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self) -> None:
         self.queue = ""
 
     def route(self, *args: Any, **options: Any) -> Any:
-        routed = self._app.amqp.router.route(*args, **options)
+        routed = app.amqp.router.route(*args, **options)
         queue = routed.get("queue", "")
         self.queue = str(getattr(queue, "name", queue))
         return routed

@@ -29,8 +29,7 @@ LAST_ENDED = 100
 class Reconciler:
     """Finds, among rows that are due again, those whose last copy is lost."""
 
-    def __init__(self, app: Any, table: Table, publisher: Publisher) -> None:
-        self._app = app
+    def __init__(self, table: Table, publisher: Publisher) -> None:
         self._table = table
         self._publisher = publisher
         self._silence_counts_from = 0.0
@@ -113,7 +112,7 @@ class Reconciler:
         absent = [task_id for task_id, each in evidence.items() if each.broker is Held.ABSENT]
         unsure = [task_id for task_id, each in evidence.items() if broker and must_ask_workers(each)]
         if unsure:
-            known = held.by_workers(self._app, broker, queue, unsure)
+            known = held.by_workers(broker, queue, unsure)
             if known is not None:
                 evidence |= {task_id: replace(evidence[task_id], workers=task_id in known) for task_id in unsure}
         if absent:

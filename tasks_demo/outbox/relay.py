@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from celery import current_app
 from django.db import Error, connections
 from django.db.models import Q
 from django.utils.timezone import now
@@ -92,7 +91,6 @@ class Relay:
         batch: int = 100,
         interval: float = 0.5,
         reconcile: bool = True,
-        app: Any = None,
         only: Q | None = None,
         connect: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
@@ -103,10 +101,9 @@ class Relay:
         Without ``reconcile`` nothing is published again on suspicion: a message is finished once the broker has it, and a message
         that an earlier relay published is finished when it is due again. So all relays of an outbox need the same value.
         """
-        app = app or current_app
-        self._table = Table(app, using, only)
-        self._publisher = Publisher(app, self._table.using, report=reconcile, connect=connect)
-        self._reconciler = Reconciler(app, self._table, self._publisher)
+        self._table = Table(using, only)
+        self._publisher = Publisher(self._table.using, report=reconcile, connect=connect)
+        self._reconciler = Reconciler(self._table, self._publisher)
         self._batch = batch
         self._interval = interval
         self._reconcile = reconcile

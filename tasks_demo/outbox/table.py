@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
+from celery import current_app
 from django.db import Error, connections, router, transaction
 from django.db.models import Case, CharField, F, Q, QuerySet, TextField, Value, When
 from django.db.models.functions import Coalesce
@@ -47,9 +48,8 @@ def prune(before: datetime, using: str | None = None, *, most: int | None = None
 class Table:
     """The outbox on the alias ``using``, restricted to rows that match ``only``."""
 
-    def __init__(self, app: Any, using: str | None, only: Q | None = None) -> None:
+    def __init__(self, using: str | None, only: Q | None = None) -> None:
         self.using = using or router.db_for_write(OutboxMessage)
-        self._app = app
         self._only = only or Q()
 
     def rows(self) -> QuerySet[OutboxMessage]:
@@ -123,7 +123,7 @@ class Table:
         places: dict[str, list[str]] = {}
         for row in rows:
             if row.publications:
-                task = self._app.tasks.get(row.task)
+                task = current_app.tasks.get(row.task)
                 alias = alias_of(task) if isinstance(task, PatternTask) else self.using
                 places.setdefault(alias, []).append(row.task_id)
         parked: dict[str, str] = {}

@@ -30,7 +30,7 @@ class ToTasks(Publisher):
     """Delivers each message to its task, synchronously in this process."""
 
     def __init__(self, deliveries: Deliveries, using: str) -> None:
-        super().__init__(current_app, using, report=True, connect=None)
+        super().__init__(using, report=True, connect=None)
         self.delivered: list[Delivered] = []
         self.errors: list[Exception] = []
         self._deliveries = deliveries
@@ -40,7 +40,7 @@ class ToTasks(Publisher):
         for row in rows:
             headers = {**row.options.get("headers", {}), HEADER: self._using}
             try:
-                message = Message(row.task, *row.call(self._app), row.task_id, headers)
+                message = Message(row.task, *row.call(current_app), row.task_id, headers)
                 delivered = self._deliveries._deliver(
                     message.through_its_serializer(), redelivered=row.publications > 0
                 )
@@ -59,7 +59,7 @@ class DrainingRelay(Relay):
     def __init__(self, deliveries: Deliveries, using: str | None) -> None:
         super().__init__(using=using)
         self.tasks = self._publisher = ToTasks(deliveries, self.using)
-        self._reconciler = NoBroker(current_app, self._table, self._publisher)
+        self._reconciler = NoBroker(self._table, self._publisher)
 
 
 def drain(deliveries: Deliveries, using: str | None, future: bool) -> list[Delivered]:

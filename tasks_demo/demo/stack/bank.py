@@ -13,6 +13,8 @@ from tasks_demo.demo.stack.processes import Process, project_environment, spawn
 from tasks_demo.demo.stack.server import EmbeddedServer
 
 HOST = "127.0.0.1"
+#: Maximum time to migrate and to answer, seconds.
+READY_SECONDS = 60.0
 
 
 class EmbeddedBank(EmbeddedServer):
@@ -34,9 +36,8 @@ class EmbeddedBank(EmbeddedServer):
         *,
         env: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
-        ready_seconds: float = 60.0,
     ) -> None:
-        super().__init__(log, ready_seconds)
+        super().__init__(log, READY_SECONDS)
         self._env = dict(env or {})
         self._arguments = list(arguments)
         self._port = 0

@@ -24,6 +24,8 @@ from tasks_demo.demo.stack.processes import Process, spawn
 from tasks_demo.demo.stack.server import EmbeddedServer
 
 OLDEST_VERSION = (6, 2)
+#: Maximum time to load the data, seconds.
+READY_SECONDS = 10.0
 
 
 class EmbeddedRedis(EmbeddedServer):
@@ -35,12 +37,10 @@ class EmbeddedRedis(EmbeddedServer):
     process. ``start`` returns when the data are loaded; ``kill`` keeps the folder locked.
     """
 
-    def __init__(
-        self, folder: Path, socket: Path | None = None, *, ready_seconds: float = 10.0, appendonly: str = "everysec"
-    ) -> None:
+    def __init__(self, folder: Path, socket: Path | None = None, *, appendonly: str = "everysec") -> None:
         self.folder = folder.absolute()
         self._appendonly = appendonly
-        super().__init__(self.folder / "redis.log", ready_seconds)
+        super().__init__(self.folder / "redis.log", READY_SECONDS)
         self._temporary: Path | None = None
         self._lock: int | None = None
         #: Where it listens; if the default path is too long, known only after ``start``.

@@ -6,20 +6,19 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
+_CONFIDENCE = 0.95
 _TINY = 1e-300
 
 
-def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float:
-    """The exact (Clopper-Pearson) one-sided upper bound on the rate behind ``violations`` in ``trials``.
+def upper_bound(violations: int, trials: int) -> float:
+    """The exact (Clopper-Pearson) one-sided upper bound, 95 %, on the rate behind ``violations`` in ``trials``.
 
-    The largest rate at which so few violations would still be seen with probability ``1 - confidence``: 0 in n gives
+    The largest rate at which so few violations would still be seen with a probability of 5 %: 0 in n gives
     about 3/n. Without a trial nothing is known: 1.0. It supposes that trials are independent, which kills of one
     worker after the other are only roughly. Raises ValueError on numbers that cannot be counts.
     """
     if violations < 0 or trials < 0:
         raise ValueError(f"{violations} in {trials} is not a count")
-    if not 0 < confidence < 1:
-        raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
     if violations >= trials:
         return 1.0
     low, high = violations / trials, 1.0
@@ -28,21 +27,21 @@ def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float
         if not low < middle < high:
             return high
         # P(more than `violations` are seen), which grows with the rate.
-        if regularised_beta(middle, violations + 1, trials - violations) < confidence:
+        if regularised_beta(middle, violations + 1, trials - violations) < _CONFIDENCE:
             low = middle
         else:
             high = middle
 
 
-def rate_interval(events: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact two-sided interval (Garwood) for the number of events per trial, of which one trial may have several.
+def rate_interval(events: int, trials: int) -> tuple[float, float]:
+    """The exact two-sided interval (Garwood), 95 %, for the number of events per trial, of which one trial may have several.
 
     0 in n gives 0 to about 3.7/n. It supposes that events come one by one: where one trial causes several, it is too narrow.
     Raises ValueError on numbers that cannot be counts, and without a trial.
     """
     if events < 0 or trials < 1:
         raise ValueError(f"{events} in {trials} is not a count")
-    tail = (1 - confidence) / 2
+    tail = (1 - _CONFIDENCE) / 2
     low = _mean_at(events - 1, 1 - tail) if events else 0.0
     return low / trials, _mean_at(events, tail) / trials
 

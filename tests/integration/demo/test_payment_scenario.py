@@ -87,9 +87,7 @@ class Shop:
         folder = STATE / "payments"
         folder.mkdir()
         books = {"BANK_DATABASE_URL": f"sqlite:///{folder / 'books.sqlite3'}"}
-        self.bank = stack.enter_context(
-            EmbeddedBank(folder / "bank.log", env=books, arguments=["--faults"], ready_seconds=60)
-        )
+        self.bank = stack.enter_context(EmbeddedBank(folder / "bank.log", env=books, arguments=["--faults"]))
         env = {
             "DATABASE_URL": database_url_of_tests(),
             "REDIS_URL": redis_url,

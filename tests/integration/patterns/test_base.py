@@ -189,7 +189,7 @@ class Ground:
         self.broker = stack.enter_context(EmbeddedRedis(folder / "b", folder / "b.sock"))
         self.locks = stack.enter_context(EmbeddedRedis(folder / "l", folder / "l.sock"))
         books = {"BANK_DATABASE_URL": f"sqlite:///{folder / 'books.sqlite3'}"}
-        self.bank = stack.enter_context(EmbeddedBank(folder / "bank.log", env=books, ready_seconds=60))
+        self.bank = stack.enter_context(EmbeddedBank(folder / "bank.log", env=books))
         env = {
             **databases_of_tests(),
             "REDIS_URL": self.broker.url,

@@ -65,12 +65,6 @@ def test_statistics_what_is_no_count_is_refused(numbers: tuple[int, int]) -> Non
         upper_bound(*numbers)
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
-def test_statistics_what_is_no_confidence_is_refused(confidence: float) -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        upper_bound(1, 5, confidence)
-
-
 @pytest.mark.parametrize(
     ("percent", "expected"), [(0, 1.0), (1, 1.0), (50, 2.0), (51, 3.0), (75, 3.0), (76, 4.0), (99, 4.0), (100, 4.0)]
 )
