@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from tasks_demo.core.digest import digest as digest  # identifies the arguments of a claim
-
 
 @dataclass(frozen=True, slots=True)
 class Claimed:

@@ -76,9 +76,9 @@ class EmbeddedBank(EmbeddedServer):
         return healthy(HOST, self._port)
 
 
-def healthy(host: str, port: int, path: str = "/health", seconds: float = 2.0) -> bool:
-    """Return True if a GET of that path answers 200 within about that many seconds."""
-    connection = http.client.HTTPConnection(host, port, timeout=seconds)
+def healthy(host: str, port: int, path: str = "/health") -> bool:
+    """Return True if a GET of that path answers 200 within about two seconds."""
+    connection = http.client.HTTPConnection(host, port, timeout=2.0)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200

@@ -34,6 +34,8 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 _BOUND = Path(__file__).with_name("bound.py")
 _LINUX = sys.platform.startswith("linux")
 _POLL_SECONDS = 0.01
+#: Time for a process to end after SIGTERM, unless another is given, seconds.
+_STOP_SECONDS = 5.0
 #: Maximum time for the kernel to end a process after SIGKILL, seconds.
 _REAP_SECONDS = 10.0
 
@@ -99,7 +101,7 @@ class Process:
         if self._ours() and self.alive():
             os.kill(self.pid, signal.SIGTERM)
 
-    def stop(self, seconds: float = 5.0) -> None:
+    def stop(self, seconds: float = _STOP_SECONDS) -> None:
         """Send SIGTERM, wait that many seconds, then send SIGKILL to what is left of the group, and reap it."""
         if self._ours():
             self.terminate()
@@ -190,11 +192,11 @@ def project_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, **({"DJANGO_SETTINGS_MODULE": module} if module else {})}
 
 
-def stop_all(seconds: float = 5.0) -> None:
+def stop_all() -> None:
     """Stop everything that this process spawned and has not stopped: SIGTERM to all first, then wait for them."""
     for process in list(_running):
         process.terminate()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _STOP_SECONDS
     for process in list(_running):
         process.stop(max(0.0, deadline - time.monotonic()))
 

@@ -18,8 +18,8 @@ from celery import Celery, current_app
 from django.utils.translation import gettext_lazy
 from kombu.utils.json import loads
 
+from tasks_demo.core.digest import digest
 from tasks_demo.core.exceptions import ContradictoryDeclaration, OutboxRefused
-from tasks_demo.leases.protocol import digest
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.records.models import Parked

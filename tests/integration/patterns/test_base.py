@@ -17,12 +17,13 @@ from django.db import connection
 from django.db.models import Sum
 
 from tasks_demo.core.conf import settings
+from tasks_demo.core.digest import digest
 from tasks_demo.demo.bank.client import BankClient
 from tasks_demo.demo.ledger_books import Bank
 from tasks_demo.demo.stack import EmbeddedBank, EmbeddedRedis
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.heartbeat import hold
-from tasks_demo.leases.protocol import Claimed, digest
+from tasks_demo.leases.protocol import Claimed
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.ledger.models import Event, Tally

@@ -38,7 +38,7 @@ def test_embedded_bank_ends_with_the_block(tmp_path: Path) -> None:
         process = bank.process
     assert process is not None
     assert process.returncode == 0
-    assert not healthy(HOST, port(bank), seconds=0.5)
+    assert not healthy(HOST, port(bank))
 
 
 def test_embedded_bank_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_stop_all_in_a_fork_leaves_the_children_alone(python: Callable[..., Proc
     fork = os.fork()
     if fork == 0:
         try:
-            stop_all(0.1)
+            stop_all()
             process.kill()
         finally:
             os._exit(0)

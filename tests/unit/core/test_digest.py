@@ -1,3 +1,5 @@
+"""The digest of a call: the same in the publisher and in the worker, and another one for another call."""
+
 from __future__ import annotations
 
 import collections
@@ -19,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import serialization
 
+from tasks_demo.core.digest import digest
 from tasks_demo.core.exceptions import ArgumentsNotJson
-from tasks_demo.leases.protocol import digest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -29,25 +31,25 @@ JSON = st.recursive(
 )
 
 
-def test_order_of_keys_does_not_matter_at_any_depth() -> None:
+def test_digest_ignores_the_order_of_keys_at_any_depth() -> None:
     assert digest("t", [{"a": 1, "b": {"c": 2, "d": 3}}], {"x": 1, "y": 2}) == digest(
         "t", ({"b": {"d": 3, "c": 2}, "a": 1},), {"y": 2, "x": 1}
     )
 
 
-def test_keys_that_are_not_text_count_as_the_text_that_json_makes_of_them() -> None:
+def test_digest_takes_keys_that_are_not_text_for_the_text_that_json_makes_of_them() -> None:
     assert digest("t", [{2: "b", 10: "a"}], {}) == digest("t", [{"2": "b", "10": "a"}], {})
 
 
 @given(st.lists(JSON, max_size=3), st.dictionaries(st.text(), JSON, max_size=3))
-def test_what_the_broker_hands_over_has_the_digest_of_what_was_published(
+def test_digest_of_what_the_broker_hands_over_is_that_of_what_was_published(
     args: list[Any], kwargs: dict[str, Any]
 ) -> None:
     args_there, kwargs_there = json.loads(json.dumps([args, kwargs]))
     assert digest("t", args, kwargs) == digest("t", args_there, kwargs_there)
 
 
-def test_different_arguments_have_different_digests() -> None:
+def test_digest_of_different_arguments_differs() -> None:
     calls: list[tuple[list[Any], dict[str, Any]]] = [
         ([], {}), ([1], {}), ([1.0], {}), (["1"], {}), ([True], {}), ([None], {}), ([[1]], {}), ([], {"a": 1}),
         ([{"a": 1}], {}), ([1, 2], {}), ([2, 1], {}), (["é"], {}), (["e\u0301"], {}), (["\ud800"], {}),
@@ -55,7 +57,7 @@ def test_different_arguments_have_different_digests() -> None:
     assert len({digest("t", args, kwargs) for args, kwargs in calls}) == len(calls)
 
 
-def test_another_task_has_another_digest() -> None:
+def test_digest_of_another_task_differs() -> None:
     assert digest("shop.invoice", [17], {}) != digest("shop.ship", [17], {})
 
 
@@ -81,7 +83,7 @@ def _deep() -> list[Any]:
     [threading.Lock(), (n for n in ()), lambda: 1, _endless()],
     ids=["lock", "generator", "lambda", "endless"],
 )
-def test_what_no_serializer_can_carry_is_a_clear_error(argument: object) -> None:
+def test_digest_of_what_no_serializer_can_carry_is_a_clear_error(argument: object) -> None:
     with pytest.raises(ArgumentsNotJson, match=r"no serializer supports them.*Nothing was published or run"):
         digest("t", [argument], {})
 
@@ -120,7 +122,7 @@ class Address:
     ],
     ids=lambda value: value if value in ("json", "pickle", "yaml") else type(value).__name__,
 )  # fmt: skip
-def test_what_a_serializer_carries_has_the_same_digest_when_it_arrives(serializer: str, value: object) -> None:
+def test_digest_of_what_a_serializer_carries_is_the_same_when_it_arrives(serializer: str, value: object) -> None:
     serialization.enable_insecure_serializers([serializer])
     try:
         kind, encoding, text = serialization.dumps([value], serializer=serializer)
@@ -131,6 +133,6 @@ def test_what_a_serializer_carries_has_the_same_digest_when_it_arrives(serialize
     assert digest("t", [value], {}) != digest("t", [[value]], {})
 
 
-def test_nesting_too_deep_is_a_clear_error_too() -> None:
+def test_digest_of_nesting_too_deep_is_a_clear_error_too() -> None:
     with pytest.raises(ArgumentsNotJson):
         digest("t", [_deep()], {})
