@@ -31,7 +31,7 @@ from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.leases import redis_store
 from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import Script
-from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
+from tasks_demo.leases.protocol import Claimed, Completed, Held, Mismatch
 from tests.integration.leases.protocol_model import (
     FINE,
     LEASE_SECONDS,
@@ -44,7 +44,6 @@ from tests.integration.leases.protocol_model import (
     Clock,
     Invariant,
     Judge,
-    JudgedMemory,
     Link,
     Mutant,
     Wire,
@@ -251,18 +250,12 @@ class World:
         scripts: dict[str, Script],
         mutant: Mutant,
         watched: Collection[Invariant],
-        memory: bool = False,
     ) -> None:
         self.mutant = mutant
         self.clock = Clock()
         self.judge = Judge(self.clock, watched)
-        self.wire: Any
-        self.store: LeaseStore
-        if memory:
-            self.wire = self.store = JudgedMemory(self.clock, self.judge)
-        else:
-            self.wire = Wire(client, scripts, self.clock, self.judge)
-            self.store = redis_store.RedisLeaseStore(self.wire, PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
+        self.wire: Any = Wire(client, scripts, self.clock, self.judge)
+        self.store = redis_store.RedisLeaseStore(self.wire, PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
         self.receivers = Receivers(self.judge)
         self.queue: list[Delivery] = []
         self.delivered: set[Delivery] = set()
@@ -453,7 +446,6 @@ class LeaseMachine(RuleBasedStateMachine):
         given = [known.grant.until_us for known in self.world.judge.records.values() if known.grant]
         self.world.wire.wait(max(0, some(given, number) - self.world.clock.redis_us + microseconds))
 
-    @precondition(lambda self: isinstance(self.world.wire, Wire))  # a process's own clock never goes back
     @rule(microseconds=st.sampled_from([1, 1000, LEASE_US]))
     def set_the_clock_of_redis_back(self, microseconds: int) -> None:
         """By less than the retention per example: beyond that, once the record is gone, nothing is guaranteed."""
@@ -494,17 +486,14 @@ def client() -> Iterator[Any]:
 
 
 def explore(client: Any, mutant: Mutant, watched: Collection[Invariant], examples: int, *phases: Phase) -> None:
-    """Run the machine; raises Violation. The examples depend on the seed alone, so every run has the same ones.
-
-    ``client`` None: use the in-memory store.
-    """
+    """Run the machine; raises Violation. The examples depend on the seed alone, so every run has the same ones."""
     scripts = scripts_of(mutant)
     for lua in scripts.values():
-        assert client is None or client.script_load(lua.source) == lua.sha
+        assert client.script_load(lua.source) == lua.sha
 
     @seed(SEED)
     def machine() -> LeaseMachine:
-        return LeaseMachine(World(client, scripts, mutant, watched, memory=client is None))
+        return LeaseMachine(World(client, scripts, mutant, watched))
 
     chosen = settings(
         max_examples=examples,

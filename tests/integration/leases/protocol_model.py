@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NoReturn
 
 import redis
 
-from tasks_demo.core.exceptions import LeaseStoreUnavailable
-from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.lua import Script, script
-from tasks_demo.leases.memory_store import Memory, MemoryLeaseStore, Record
-from tasks_demo.leases.protocol import Claimed, Completed, Held, Mismatch, Reply
 
 LEASE_SECONDS: Final = 10.0
 RETENTION_SECONDS: Final = 3600.0
@@ -419,104 +415,3 @@ class Wire:
     def clean_up(self) -> None:
         """Delete all keys."""
         self.client.delete(CLOCK_KEY, *self.judge.records)
-
-
-class JudgedMemory(MemoryLeaseStore):
-    """The in-memory store, judged call by call like the scripts, with the network faults that a caller would see."""
-
-    def __init__(self, clock: Clock, judge: Judge) -> None:
-        super().__init__(Memory(clock.monotonic), PREFIX, LEASE_SECONDS, RETENTION_SECONDS)
-        self.clock = clock
-        self.judge = judge
-        self.late: list[tuple[int, Call]] = []
-        self.meanwhile: Callable[[], object] | None = None
-        self.link = FINE
-        self.written = False
-        self._put, self.memory.put = self.memory.put, self._write  # type: ignore[method-assign]
-
-    def _write(self, key: str, record: Record) -> None:
-        self.written = True
-        self._put(key, record)
-
-    def use(self, link: Link, worker_ahead_us: int) -> None:
-        """Set the network of the next call."""
-        self.link = link
-
-    def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
-        def work() -> Reply:
-            return super(JudgedMemory, self).claim(operation, digest, who, gone)
-
-        reply = self._call(work, operation, "claim", digest, LEASE_US, RETENTION_US, who, gone)
-        assert not isinstance(reply, bool | float | None)
-        return reply
-
-    def renew(self, claimed: Claimed) -> float | None:
-        return self._call(lambda: super(JudgedMemory, self).renew(claimed), claimed.operation, "renew", claimed)
-
-    def complete(self, claimed: Claimed, result: str | None) -> bool:
-        stored = () if result is None else (result,)
-        return self._call(
-            lambda: super(JudgedMemory, self).complete(claimed, result), claimed.operation, "complete", claimed, *stored
-        )
-
-    def release(self, claimed: Claimed) -> bool:
-        return self._call(lambda: super(JudgedMemory, self).release(claimed), claimed.operation, "release", claimed)
-
-    def _call(self, work: Callable[[], Any], operation: str, name: str, *about: Any) -> Any:
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-        link, fate = self.link, self.link.fates[-1]
-        self.wait(link.there_us)
-        if fate is Fate.REQUEST_LOST:
-            raise LeaseStoreUnavailable(fate)
-        self.written = False
-        answer = work()
-        key = record_key(PREFIX, operation)
-        record = self.memory.get(key)
-        args = (
-            (_asks_as(answer), *about)
-            if name == "claim"
-            else (about[0].owner, about[0].fence, RETENTION_US, *about[1:])
-        )
-        ttl_ms = round((record.kept_until - self.memory.now()) * 1000) if record is not None and self.written else -1
-        fields = (
-            {} if record is None else {name.encode(): repr(value).encode() for name, value in asdict(record).items()}
-        )
-        fields.pop(b"kept_until", None)
-        self.judge.saw(Call(name, "", key, args), _as_reply(name, answer), fields, ttl_ms)
-        self.wait(link.back_us)
-        if fate is Fate.REPLY_LOST:
-            raise LeaseStoreUnavailable(fate)
-        return answer
-
-    def wait(self, microseconds: int) -> None:
-        """Advance time."""
-        self.clock.elapsed_us += microseconds
-        for key, known in list(self.judge.records.items()):
-            if known.expires_us is not None and self.clock.redis_us >= known.expires_us:
-                self.judge.forget(key)
-
-    def clean_up(self) -> None:
-        """Does nothing: no state outlives the example."""
-
-
-def _asks_as(answer: object) -> str:
-    # A refused caller has a token that nobody has seen.
-    return answer.owner if isinstance(answer, Claimed) else "somebody new"
-
-
-def _as_reply(name: str, answer: Any) -> list[str]:
-    match answer:
-        case Claimed():
-            return ["claimed", str(answer.fence), str(answer.attempt)]
-        case Held(seconds_left=seconds, fence=fence, who=who):
-            return ["held", str(round(seconds * 1e6) // 1000), str(fence), who]
-        case Completed(result=None, who=who):
-            return ["completed", who]
-        case Completed(result=result, who=who):
-            return ["completed", who, str(result)]
-        case Mismatch():
-            return ["mismatch"]
-    yes = {"renew": "renewed", "complete": "completed", "release": "released"}[name]
-    return [yes if answer not in (None, False) else "lost"]

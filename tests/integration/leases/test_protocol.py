@@ -147,6 +147,14 @@ def test_protocol_every_change_begins_the_retention_anew_and_a_question_does_not
     until(lambda: isinstance(asking.claim(operation, DIGEST), Claimed))
 
 
+def test_protocol_record_that_was_changed_outlives_one_that_was_claimed_later(place: Place, operation: str) -> None:
+    lease = claimed(place.store(0.5, 0.5), operation)
+    assert place.store(60, 3600).renew(lease)
+    claimed(place.store(0.5, 0.5), operation + " later")
+    until(lambda: not place.record(operation + " later"))
+    assert place.record(operation)
+
+
 def test_protocol_other_prefixes_are_other_operations(place: Place, store: LeaseStore, operation: str) -> None:
     assert store.complete(claimed(store, operation), "1")
     assert isinstance(place.store(60, 3600, "u:").claim(operation, DIGEST), Claimed)

@@ -16,18 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import Phase
 
-from tasks_demo.leases.keys import record_key
-from tasks_demo.leases.memory_store import Record
-from tasks_demo.leases.protocol import Claimed
-from tests.integration.leases import protocol_machine
 from tests.integration.leases.protocol_machine import client, explore
 from tests.integration.leases.protocol_model import (
     MODEL_TIME,
-    PREFIX,
-    RETENTION_SECONDS,
     WORKER_TIME,
     Invariant,
-    JudgedMemory,
     Mutant,
     Violation,
 )
@@ -127,31 +120,3 @@ def test_model_catches_a_mistake(client: Any, mutant: Mutant, watched: Invariant
 def test_model_of_the_protocol_keeps_every_invariant(client: Any) -> None:
     explore(client, Mutant(), frozenset(Invariant), 250, Phase.shrink)
     assert client.dbsize() == 0
-
-
-def test_model_of_the_store_in_memory_keeps_every_invariant() -> None:
-    explore(None, Mutant(), frozenset(Invariant), 100, Phase.shrink)
-
-
-class _NoOwner(JudgedMemory):
-    def _held_by(self, claimed: Claimed) -> tuple[str, Record | None]:
-        key = record_key(PREFIX, claimed.operation)
-        return key, self.memory.get(key)
-
-
-class _NoRetention(JudgedMemory):
-    def _keep(self, key: str, record: Record) -> None:
-        record.kept_until = record.kept_until or self.memory.now() + RETENTION_SECONDS
-        self.memory.put(key, record)
-
-
-@pytest.mark.parametrize(
-    ("mistaken", "watched"), [(_NoOwner, Invariant.STALE_TOKEN), (_NoRetention, Invariant.RETENTION)]
-)
-def test_model_catches_a_mistake_in_memory_too(
-    monkeypatch: pytest.MonkeyPatch, mistaken: type[JudgedMemory], watched: Invariant
-) -> None:
-    monkeypatch.setattr(protocol_machine, "JudgedMemory", mistaken)
-    with pytest.raises(Violation) as caught:
-        explore(None, Mutant(), {watched}, 1000)
-    assert caught.value.invariant is watched
