@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 from celery.exceptions import CDeprecationWarning
 
-from tests.support import PROJECT, STATE, Finished, finish
+from tests.support import PROJECT, STATE, Finished, finish, living, until
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -124,6 +125,39 @@ def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknow
     )  # fmt: skip
     assert (result["cells"][0]["semantics"], result["cells"][0]["duplicated"]) == ("at-most-once", 1)
     assert "ClaimFirst refuses the second delivery" in done.out
+
+
+SPAWNER = """
+import subprocess
+from celery import Celery
+
+app = Celery("spawner")
+
+
+@app.task(name="spawn", acks_late=True, reject_on_worker_lost=True)
+def spawn(file):
+    with open(file, "a") as pids:
+        pids.write(f"{subprocess.Popen(['sleep', '600']).pid}\\n")
+"""
+
+
+def test_programs_that_a_task_started_end_with_the_run(plain: Plain) -> None:
+    (plain.folder / "spawner.py").write_text(SPAWNER)
+    pids = plain.folder / "pids"
+    (plain.folder / "calls.jsonl").write_text(f"{json.dumps([str(pids)])}\n" * 3)
+    done = plain.lab(
+        *FEW, "--task", "spawn", "--args", str(plain.folder / "calls.jsonl"), "--fault", "kill-main",
+        "--point", "returned", app="spawner:app", env={"PYTHONPATH": f"{PROJECT}{os.pathsep}{plain.folder}"},
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) >= 5, "three jobs, two of them twice"
+    try:
+        left = [process for process in psutil.process_iter() if process.pid in started]
+        until(lambda: not living(left), "the end of the programs")
+    finally:
+        for process in living(left):
+            process.kill()
 
 
 def test_bodies_that_fail_are_not_done(plain: Plain) -> None:

@@ -81,7 +81,7 @@ class OwnEffects(Executions):
         try:
             now = self._counted(run)
         except EnvironmentNotReady as error:
-            raise Unread(str(error)) from error
+            raise Unread(str(error).rstrip(".")) from error
         if fewer := next((each for each in now if now[each] < self._known[each]), None):
             raise Unread(f"the effects of {fewer} became fewer during the run: {self._known[fewer]}, then {now[fewer]}")
         run.record_effects({each: now[each] - self._known[each] for each in now})

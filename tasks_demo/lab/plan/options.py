@@ -9,7 +9,17 @@ from typing import Any
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS, BrokerKind, kind_of
-from tasks_demo.lab.plan.cells import AIMABLE, MIXED, Cell, applies, plan, plan_controls, points_of, why_not_on
+from tasks_demo.lab.plan.cells import (
+    AIMABLE,
+    MIXED,
+    MOST_TASKS,
+    Cell,
+    applies,
+    plan,
+    plan_controls,
+    points_of,
+    why_not_on,
+)
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import OwnTask
@@ -73,6 +83,8 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         raise Refused(str(error)) from error
     usual_tasks = LOAD_TASKS if load else OWN_TASKS if own else TASKS
     tasks, kills = options["tasks"] or (own and len(own.calls)) or usual_tasks, options["kills"]
+    if own and tasks > MOST_TASKS:
+        raise Refused(f"{own.file} has {tasks:,} lines, more than {MOST_TASKS:,}: limit them with --tasks.")
     if load:
         kills = kills or max(1, tasks // LOAD_JOBS_PER_KILL)
     if (kills or 0) > tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ _TABLES: dict[str, tuple[Any, ...]] = {
     "task_id": (Attempt, Parked, OutboxMessage),
 }
 _BATCH = 500
+#: Characters of a call's arguments in a sentence.
+_SHOWN = 100
 
 
 class Unusable(ValueError):
@@ -129,11 +132,13 @@ def counter(effects: str) -> Effects:
     module, _, name = effects.partition(":")
     if module == "fd" and name.isdecimal():
         return _ask(socket.socket(fileno=int(name)))
+    if not name:
+        raise Unusable(f"--effects {effects}: write module:callable.")
     try:
         count: Any = import_module(module)
         for part in name.split("."):
             count = getattr(count, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Unusable(f"--effects {effects} cannot be imported: {described(error)}. Write module:callable.") from error
     if not callable(count):
         raise Unusable(f"--effects {effects} is {count!r}, which cannot be called.")
@@ -142,12 +147,17 @@ def counter(effects: str) -> Effects:
 
 def counted(count: Callable[..., Any], call: Call) -> int:
     """How often this call has taken effect, as ``count`` says, which gets the arguments of the job."""
+    arguments = [
+        *map(reprlib.repr, call.args),
+        *(f"{name}={reprlib.repr(value)}" for name, value in call.kwargs.items()),
+    ]
+    said = f"The effects of ({', '.join(arguments)[:_SHOWN]}) could not be counted: "
     try:
         number = count(*call.args, **call.kwargs)
-    except Exception as error:
-        raise EnvironmentNotReady(f"The effects could not be counted: {described(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise EnvironmentNotReady(f"{said}{described(error)}.") from error
     if type(number) is not int or number < 0:
-        raise EnvironmentNotReady(f"The effects could not be counted: {number!r} is no number of effects")
+        raise EnvironmentNotReady(f"{said}it returned {reprlib.repr(number)}, and has to return a whole number from 0.")
     return number
 
 

@@ -4,7 +4,10 @@
 socket, one JSON object a line: ``{"fork": spec}`` is answered by ``{"forked": id, "pid": pid}``, and
 ``{"exit": pid, "status": code}`` follows when that worker has ended (negative: the signal that ended it).
 ``{"terminate": pid}`` sends SIGTERM to a worker unless it has ended. When the socket closes, the template kills
-the process groups of its workers and ends; when the template dies, its workers die with it (PR_SET_PDEATHSIG).
+the process groups of its workers and ends: what a task started and left running, too, after its worker has died. When the
+template dies, its workers die with it (PR_SET_PDEATHSIG).
+
+Does **not** end a program that a task started in a session of its own, and none if the template is killed.
 """
 
 from __future__ import annotations
@@ -17,16 +20,21 @@ import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
+
+import psutil
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.processes.specs import WorkerSpec
 
 #: Maximum time to wait for the imports, or for a fork, on a busy machine, seconds.
 REPLY_SECONDS = 60.0
+#: So many ended workers are left unreaped: their pids, which are the IDs of their groups, are then nobody else's.
+_UNREAPED = 100
 
 
 class TemplateClient:
@@ -167,6 +175,7 @@ def main(descriptor: int, place: str) -> None:
     selector.register(control, selectors.EVENT_READ)
     selector.register(wake_read, selectors.EVENT_READ)
     workers: set[int] = set()
+    ended: list[int] = []
     buffer = b""
     try:
         while True:
@@ -180,17 +189,17 @@ def main(descriptor: int, place: str) -> None:
                         request = json.loads(line)
                         if "fork" in request:
                             _fork(request, control, workers, (selector.fileno(), wake_read, wake_write))
-                        elif request.get("terminate") in workers:  # not reaped yet: the pid is still its own
+                        elif request.get("terminate") in workers:  # not reaped: the pid is still its own
                             os.kill(request["terminate"], signal.SIGTERM)
                         elif request.get("kill") in workers:
                             os.killpg(request["kill"], signal.SIGKILL)  # it has called setsid
                 else:
                     os.read(wake_read, 4096)
-            _reap(control, workers)
+            _report_ended(control, workers, ended)
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        for pid in workers:
+        for pid in (*workers, *ended):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
@@ -220,17 +229,23 @@ def _fork(request: dict[str, Any], control: socket.socket, workers: set[int], de
     control.sendall(json.dumps({"forked": request["id"], "pid": pid}).encode() + b"\n")
 
 
-def _reap(control: socket.socket, workers: set[int]) -> None:
-    while workers:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
+def _report_ended(control: socket.socket, workers: set[int], ended: list[int]) -> None:
+    """Move each worker that has ended to ``ended``, and say so. When there are many, those are reaped whose groups are empty."""
+    for pid in list(workers):
+        if (found := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+            continue
         workers.discard(pid)
-        message = {"exit": pid, "status": os.waitstatus_to_exitcode(status)}
-        control.sendall(json.dumps(message).encode() + b"\n")
+        ended.append(pid)
+        status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        control.sendall(json.dumps({"exit": pid, "status": status}).encode() + b"\n")
+    if len(ended) > _UNREAPED:
+        sizes: Counter[int] = Counter()
+        for process in psutil.pids():
+            with contextlib.suppress(ProcessLookupError):
+                sizes[os.getpgid(process)] += 1
+        for pid in [pid for pid in ended if sizes[pid] == 1]:  # itself
+            os.waitpid(pid, 0)
+            ended.remove(pid)
 
 
 if __name__ == "__main__":

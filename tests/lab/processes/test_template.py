@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.nemesis import Nemesis
 from tasks_demo.lab.processes.specs import WorkerSpec
-from tasks_demo.lab.processes.template import TemplateClient
+from tasks_demo.lab.processes.template import _UNREAPED, TemplateClient, _report_ended
 from tests.support import PROJECT, Home, finish, living, until
 
 
@@ -116,6 +119,31 @@ def test_template_does_not_signal_a_worker_that_has_ended(lab: Lab) -> None:
         end(main.pid)
         end(os.getpid())
     assert lab.worker(), "the template lives, and so do we"
+
+
+def test_ended_workers_are_reaped_when_they_are_many_unless_something_of_theirs_runs() -> None:
+    """A group's ID is its first process's pid: as long as that is not reaped, nobody else gets it."""
+    ours, theirs = socket.socketpair()
+    leaves = ["/bin/sh", "-c", "sleep 600 & exit 3"]
+    with ours, theirs:
+        started = [subprocess.Popen(leaves, start_new_session=True)]
+        started += [subprocess.Popen(["/bin/true"], start_new_session=True) for _ in range(_UNREAPED)]
+        workers, unreaped, heard = {each.pid for each in started}, list[int](), b""
+        for _ in range(10_000):
+            if not workers:
+                break
+            _report_ended(theirs, workers, unreaped)
+            time.sleep(0.005)
+        while heard.count(b"\n") < len(started):
+            heard += ours.recv(65536)
+    said = {one["exit"]: one["status"] for one in map(json.loads, heard.splitlines())}
+    try:
+        assert said == {each.pid: 3 if each is started[0] else 0 for each in started}
+        assert unreaped == [started[0].pid]
+    finally:
+        os.killpg(started[0].pid, signal.SIGKILL)
+        for each in started:
+            each.wait()
 
 
 def test_template_close_ends_its_workers(lab: Lab) -> None:

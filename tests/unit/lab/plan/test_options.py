@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.cells import MOST_TASKS, Cell
 from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, Refused, cells_for
+from tasks_demo.lab.plan.own_tasks import Call, OwnTask
 
 NOTHING = dict.fromkeys(("pattern", "fault", "point", "tasks", "kills", "work", "clicks"))
 
@@ -48,6 +49,16 @@ def test_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) ->
     with pytest.raises(Refused) as refused:
         asked(**options)
     assert said in str(refused.value)
+
+
+def test_more_calls_than_a_cell_may_have_are_refused() -> None:
+    task = OwnTask("shop.charge", "at-least-once", early=False, file="orders.jsonl", calls=(Call(),) * (MOST_TASKS + 1))
+    with pytest.raises(
+        Refused, match=r"orders\.jsonl has 1,000,001 lines, more than 1,000,000: limit them with --tasks"
+    ):
+        cells_for({**NOTHING, "keyless": False, "fault": ["none"]}, 1, task)
+    (cell,), _ = cells_for({**NOTHING, "keyless": False, "fault": ["none"], "tasks": 5}, 1, task)
+    assert cell.tasks == 5
 
 
 def test_what_was_named_and_does_not_go_together_is_said() -> None:
