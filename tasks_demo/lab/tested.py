@@ -10,16 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Task
 
 from tasks_demo.core.semantics import AT_LEAST_ONCE, AT_MOST_ONCE, EFFECTIVELY_ONCE, Promise
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.own_advice import advice
+from tasks_demo.lab.plan.own_tasks import Call, NotCounted, number_of_effects
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tasks_demo.lab.verdict.history import HistoryEvent, read
 
@@ -125,7 +127,7 @@ def _told(event: HistoryEvent) -> str:
 
 def run(
     task: Any,
-    args: Sequence[Any] | None = None,
+    args: Iterable[Any] | None = None,
     *,
     folder: Path,
     databases: dict[str, str],
@@ -148,8 +150,16 @@ def run(
     __tracebackhide__ = True
     if kill not in FAULTS:
         pytest.fail(f"kill={kill!r}: write 'child', 'main', 'group' or None.", pytrace=False)
+    if not isinstance(task, Task):
+        name = getattr(task, "__name__", repr(task))
+        pytest.fail(f"{name} is no Celery task: give delivery_lab what @app.task returned.", pytrace=False)
+    for what, value in (("jobs", jobs), ("kills", kills)):
+        if value is not None and value < 1:
+            without = ", or kill=None for a run without faults" if what == "kills" else ""
+            pytest.fail(f"{what}={value}: write a number from 1{without}.", pytrace=False)
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-    number = jobs or (len(args) if args is not None else JOBS)
+    lines = [] if args is None else _lines(args)
+    number = jobs or len(lines) or JOBS
     events = folder / "events.jsonl"
     command = ["--task", str(task.name), "--fault", FAULTS[kill], "--tasks", str(number), "--seed", str(seed)]
     command += [
@@ -163,9 +173,9 @@ def run(
     ]
     if kill is not None:
         command += ["--kills", str(kills or number), *(["--point", at] if at else [])]
-    if args is not None:
+    if lines:
         calls = folder / "calls.jsonl"
-        calls.write_text("".join(f"{json.dumps(each)}\n" for each in args), encoding="utf-8")
+        calls.write_text("".join(lines), encoding="utf-8")
         command += ["--args", str(calls)]
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -229,8 +239,30 @@ def _answer(process: subprocess.Popen[bytes], line: socket.socket, effects: Call
         buffer += line.recv(1 << 20)
         while b"\n" in buffer:
             question, _, buffer = buffer.partition(b"\n")
-            counts = [effects(*args, **kwargs) for args, kwargs in json.loads(question)]
+            counts = [_counted(effects, Call(args, kwargs)) for args, kwargs in json.loads(question)]
             line.sendall(json.dumps(counts).encode() + b"\n")
+
+
+def _counted(effects: Callable[..., int], call: Call) -> int:
+    __tracebackhide__ = True
+    try:
+        return number_of_effects(call, effects(*call.args, **call.kwargs))
+    except NotCounted as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def _lines(args: Iterable[Any]) -> list[str]:
+    """The lines of ``--args``; fails the test for what they cannot hold."""
+    __tracebackhide__ = True
+    lines = []
+    for number, each in enumerate(args):
+        try:
+            lines.append(f"{json.dumps(each)}\n")
+        except (TypeError, ValueError, RecursionError) as error:
+            pytest.fail(f"args[{number}] cannot be sent as JSON: {error}.", pytrace=False)
+    if not lines:
+        pytest.fail("args=[] has no call, so there is no job.", pytrace=False)
+    return lines
 
 
 def _app(task: Any) -> list[str]:

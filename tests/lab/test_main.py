@@ -19,6 +19,8 @@ import psutil
 import pytest
 from celery.exceptions import CDeprecationWarning
 
+from tasks_demo.core.exceptions import EnvironmentNotReady
+from tasks_demo.lab.processes import wall_clock
 from tests.support import PROJECT, STATE, Finished, finish, living, until
 
 pytestmark = pytest.mark.timeout(420)
@@ -125,6 +127,36 @@ def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknow
     )  # fmt: skip
     assert (result["cells"][0]["semantics"], result["cells"][0]["duplicated"]) == ("at-most-once", 1)
     assert "ClaimFirst refuses the second delivery" in done.out
+
+
+def test_memory_error_of_a_body_ends_the_worker_and_a_late_acknowledged_job_runs_again(plain: Plain) -> None:
+    task = (
+        "--args",
+        "orders.jsonl",
+        "--effects",
+        "shop.app:charges",
+        "--fault",
+        "out-of-memory",
+        "--point",
+        "returned",
+    )
+    _, result = plain.result("--task", "shop.charge_surely", *task, code=0)
+    assert (result["cells"][0]["lost"], result["cells"][0]["duplicated"]) == (0, 2)
+    done, result = plain.result("--task", "shop.charge_surely", "--promise", "effectively-once", *task, code=1)
+    assert "so a death in between runs it again" in done.out
+
+
+def test_clock_of_a_worker_that_jumps_repeats_a_late_acknowledged_job_on_stock_redis(plain: Plain) -> None:
+    try:
+        wall_clock.library()
+    except EnvironmentNotReady as error:
+        pytest.skip(str(error))
+    done, result = plain.result(
+        "--task", "shop.charge_late", "--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "clock-jump",
+        "--kills", "1", "--promise", "effectively-once", code=1,
+    )  # fmt: skip
+    assert (result["cells"][0]["lost"], result["cells"][0]["duplicated"]) == (0, 1)
+    assert "kombu's Redis transport reads the clock of a worker" in done.out
 
 
 SPAWNER = """

@@ -102,11 +102,24 @@ def test_delivery_lab_says_what_it_cannot_do(home: Path) -> None:
         "def broken(order):\n    raise LookupError('the books are closed')\n"
         "def test_point(delivery_lab):\n    delivery_lab(charge, args=[['a']], at='claimed')\n"
         "def test_effects(delivery_lab):\n    delivery_lab(charge, args=[['a']], effects=broken)\n"
+        "def test_no_number(delivery_lab):\n    delivery_lab(charge, args=[['a']], effects=lambda order: None)\n"
+        "def test_no_json(delivery_lab):\n    delivery_lab(charge, args=[['a'], [b'b']])\n"
+        "def test_no_task(delivery_lab):\n    delivery_lab(broken, args=[['a']])\n"
+        "def test_no_kills(delivery_lab):\n    delivery_lab(charge, args=iter([['a']]), kills=0)\n"
+        "def test_no_jobs(delivery_lab):\n    delivery_lab(charge, args=[])\n"
         "@pytest.mark.delivery_campaign\n"
         "def test_long(delivery_lab):\n    assert False\n",
         "-p", "no:django", "-p", "no:randomly", "--strict-markers",
     )  # fmt: skip
-    assert "2 failed, 1 deselected" in done.out, done.out + done.err
+    assert "7 failed, 1 deselected" in done.out, done.out + done.err
+    for said in (
+        "The effects of ('a') could not be counted: it returned None, and has to return a whole number from 0.",
+        "args[1] cannot be sent as JSON: Object of type bytes is not JSON serializable.",
+        "broken is no Celery task: give delivery_lab what @app.task returned.",
+        "kills=0: write a number from 1, or kill=None for a run without faults.",
+        "args=[] has no call, so there is no job.",
+    ):
+        assert said in done.out, done.out
     assert "never reaches claimed" in done.out
     assert "LookupError: the books are closed" in done.out
 

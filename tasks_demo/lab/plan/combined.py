@@ -10,7 +10,9 @@ from tasks_demo.lab.plan.outcomes import DUPLICATED, LOST, Prediction
 
 PLUS = " + "
 #: What can be the first of two: it hits a process, or the connections. The second then happens to the same job.
-OF_A_PROCESS = (Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP)
+OF_A_PROCESS = (
+    *(Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP, Fault.OUT_OF_MEMORY),
+)
 OF_A_CONNECTION = tuple(fault for fault in Fault if fault.of_connection)
 #: The kinds of faults that go together, one of each of two kinds, in the order in which they are written.
 KINDS = (OF_A_PROCESS, OF_A_CONNECTION, (Fault.DOUBLE_PUBLISH,))
@@ -44,12 +46,22 @@ def parse(name: str) -> Fault | Combined:
         raise ValueError(f"--fault '{name}' names one fault twice: write {words[0]}.")
     found = [fault for kind in KINDS for fault in kind if fault in faults]
     if len(found) < 2 or any(faults <= set(kind) for kind in KINDS):
+        why = next((f"{fault} {_alone(fault)}. " for fault in sorted(faults) if _alone(fault)), "")
         raise ValueError(
-            f"--fault '{name}': these two cannot be combined. One of "
+            f"--fault '{name}': these two cannot be combined. {why}One of "
             f"{'; one of '.join(', '.join(kind) for kind in KINDS[:2])}; and {KINDS[2][0]}: "
             "two of these three kinds go together."
         )
     return Combined(*found)
+
+
+def _alone(fault: Fault) -> str:
+    """Why this fault goes together with no other; "" if it may, or if the list says enough."""
+    if fault.once:
+        return "happens once in a cell, and at no job of its own"
+    if fault is Fault.CLOCK_JUMP:
+        return "is known to have happened by what its victim does next, in the wrong time: it must go on undisturbed"
+    return ""
 
 
 def parts(fault: Fault | Combined) -> tuple[Fault, Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks_demo.core.semantics import Semantics
 from tasks_demo.lab.plan.cells import MIXED, Cell
+from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, LOST, Prediction
 from tasks_demo.lab.plan.own_tasks import OwnTask
 
@@ -54,7 +55,7 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
             "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
         )
     fetched = cell.fault.victim in {"main", "group"} and cell.point in {"fetched", MIXED}
-    if own.early and own.pattern != "claim_first" and cell.fault.victim and not cell.fault.of_connection:
+    if own.early and own.pattern != "claim_first" and cell.fault.victim not in {"", "connection", "clock"}:
         said.append("acks_late is off: the message is acknowledged before the body, so no copy is left when it dies")
     if not own.early and str(cell.fault) in _KILLS_CHILD and not own.pattern and not _rejects(own):
         said.append(
@@ -70,6 +71,12 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
 
 
 def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
+    if Fault.CLOCK_JUMP in cell.faults:
+        return [
+            "kombu's Redis transport reads the clock of a worker to say which messages are overdue, and delivers again what is "
+            "being worked on. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
+            "the copy"
+        ]
     if _disturbed(cell) and own.pattern not in {"claim_first", "dedup_lock", "inbox"}:
         keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
         return [f"an acknowledgement that was lost with its connection brings a second delivery. {keeps}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ MAIN = ((Point.FETCHED, Point.RECEIVED), (Point.ACKING, Point.ACKED))
 FAULTS = (
     *(Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP),
     *(fault for fault in Fault if fault.of_connection),
+    *(Fault.OUT_OF_MEMORY, Fault.CLOCK_JUMP),
 )
 #: Settings of a task that decide about its deliveries, and what Celery ships.
 SETTINGS = {
@@ -35,11 +37,17 @@ SETTINGS = {
 }
 
 
+#: Characters of a call's arguments in a sentence.
+_SHOWN = 100
 _WRITE = "an array of arguments, or an object, in a line of its own for each job, as `jq -c '.[]'` writes it"
 
 
 class BadCalls(ValueError):
     """The file of calls cannot be used: the message names the line and what is wrong with it."""
+
+
+class NotCounted(ValueError):
+    """A count of effects returned something else than a number; the message is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +159,20 @@ def as_call(value: Any) -> Call:
     if isinstance(value, dict):
         return Call([], value)
     raise ValueError(f"it is {type(value).__name__}, and no call")
+
+
+def number_of_effects(call: Call, found: Any) -> int:
+    """What a count of effects returned for a call. Raises NotCounted if that is no number of effects."""
+    if type(found) is int and found >= 0:
+        return found
+    why = f"it returned {reprlib.repr(found)}, and has to return a whole number from 0"
+    raise NotCounted(not_counted(call, why))
+
+
+def not_counted(call: Call, why: str) -> str:
+    """A sentence about a call whose effects could not be counted."""
+    arguments = [
+        *map(reprlib.repr, call.args),
+        *(f"{name}={reprlib.repr(value)}" for name, value in call.kwargs.items()),
+    ]
+    return f"The effects of ({', '.join(arguments)[:_SHOWN]}) could not be counted: {why}."

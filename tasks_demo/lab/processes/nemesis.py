@@ -222,10 +222,13 @@ class Nemesis:
                 what.heal()
                 line.sendall(GO_ON)
                 self.report(task_id, replace(report, why="no connection of a worker was open"))
-            elif sign is not None:
+            elif sign is not None or self.fault is Fault.OUT_OF_MEMORY:
                 healing = threading.Thread(target=self._heal_in_time, args=(what,), name="nemesis-healing")
                 healing.start()  # a warm shutdown may take longer than the disturbance
-                self._signal(line, task_id, report, sign)
+                if sign is not None:
+                    self._signal(line, task_id, report, sign)
+                else:
+                    self._exhaust(line, task_id, report)
                 healing.join()
             elif not what.seconds:
                 self.report(task_id, replace(report, landed=True))

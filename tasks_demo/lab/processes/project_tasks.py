@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import reprlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,16 @@ from django.db import connections, router
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import described
 from tasks_demo.core.semantics import PROMISES, Semantics
-from tasks_demo.lab.plan.own_tasks import SETTINGS, BadCalls, Call, OwnTask, read_calls
+from tasks_demo.lab.plan.own_tasks import (
+    SETTINGS,
+    BadCalls,
+    Call,
+    NotCounted,
+    OwnTask,
+    not_counted,
+    number_of_effects,
+    read_calls,
+)
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage, Parked
 
@@ -29,8 +37,6 @@ _TABLES: dict[str, tuple[Any, ...]] = {
     "task_id": (Attempt, Parked, OutboxMessage),
 }
 _BATCH = 500
-#: Characters of a call's arguments in a sentence.
-_SHOWN = 100
 
 
 class Unusable(ValueError):
@@ -147,18 +153,12 @@ def counter(effects: str) -> Effects:
 
 def counted(count: Callable[..., Any], call: Call) -> int:
     """How often this call has taken effect, as ``count`` says, which gets the arguments of the job."""
-    arguments = [
-        *map(reprlib.repr, call.args),
-        *(f"{name}={reprlib.repr(value)}" for name, value in call.kwargs.items()),
-    ]
-    said = f"The effects of ({', '.join(arguments)[:_SHOWN]}) could not be counted: "
     try:
-        number = count(*call.args, **call.kwargs)
+        return number_of_effects(call, count(*call.args, **call.kwargs))
+    except NotCounted as error:
+        raise EnvironmentNotReady(str(error)) from error
     except (Exception, SystemExit) as error:
-        raise EnvironmentNotReady(f"{said}{described(error)}.") from error
-    if type(number) is not int or number < 0:
-        raise EnvironmentNotReady(f"{said}it returned {reprlib.repr(number)}, and has to return a whole number from 0.")
-    return number
+        raise EnvironmentNotReady(not_counted(call, described(error))) from error
 
 
 def _ask(line: socket.socket) -> Effects:

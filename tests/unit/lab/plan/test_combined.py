@@ -60,9 +60,16 @@ def test_single_fault_is_not_a_pair(name: str) -> None:
         ("cut + delay", "these two cannot be combined"),
         ("none + cut", "these two cannot be combined"),
         ("poison + cut", "these two cannot be combined"),
-        ("database-kill + kill-main", "these two cannot be combined"),
-        ("clock-jump + kill-main", "these two cannot be combined"),
-        ("broker-full + kill-main", "these two cannot be combined"),
+        (
+            "database-kill + kill-main",
+            "database-kill happens once in a cell, and at no job of its own. One of kill-child",
+        ),
+        (
+            "clock-jump + kill-main",
+            "clock-jump is known to have happened by what its victim does next, in the wrong time",
+        ),
+        ("broker-full + kill-main", "broker-full happens once in a cell"),
+        ("out-of-memory + kill-main", "these two cannot be combined. One of "),
         ("hostile + double-publish", "these two cannot be combined"),
     ],
 )

@@ -118,6 +118,16 @@ def test_cell_that_cannot_be_is_refused() -> None:
         (own(early=True), Fault.CUT, "", "lost", "reliable+redis://"),
         (own(semantics="effectively-once"), Fault.CUT, "", "duplicated", "DedupLock or Inbox recognise"),
         (own(semantics="at-most-once", early=True), Fault.BLACK_HOLE, "", "duplicated", "ClaimFirst refuses it"),
+        (own(early=True), Fault.OUT_OF_MEMORY, "", "lost", "acks_late is off"),
+        (own(semantics="effectively-once"), Fault.OUT_OF_MEMORY, "", "duplicated", "DedupLock or Inbox"),
+        (own(semantics="effectively-once"), Fault.CLOCK_JUMP, "", "duplicated", "reads the clock of a worker"),
+        (
+            own(semantics="at-most-once", early=True),
+            Fault.CLOCK_JUMP,
+            "acking",
+            "duplicated",
+            "reads the clock of a worker",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -127,6 +137,7 @@ def test_advice_names_what_broke_the_promise(task: OwnTask, fault: Fault, point:
 
 
 def test_advice_is_silent_about_what_the_promise_allows() -> None:
+    assert advice(cell(own(early=True), Fault.CLOCK_JUMP), {"lost"}) == [], "nobody died"
     assert advice(cell(own(), Fault.KILL_MAIN), {"duplicated"}) == []
     assert advice(cell(own(semantics="at-most-once", early=True), Fault.KILL_MAIN), {"lost"}) == []
     rejects = own(settings={"reject_on_worker_lost": True})
