@@ -25,6 +25,7 @@ from tasks_demo.core.exceptions import (
     OperationHeld,
     UnknownTask,
 )
+from tasks_demo.core.wording import first_line
 from tasks_demo.leases import maintenance
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.leases.memory_store import Memory
@@ -136,7 +137,7 @@ def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: boo
         entry.save(using=alias)
     except Error as error:
         raise EnvironmentNotReady(
-            f"The database {alias!r} did not store who forgets the operation and why ({str(error).partition(chr(10))[0]}), so "
+            f"The database {alias!r} did not store who forgets the operation and why ({first_line(error)}), so "
             "nothing was removed. Is it running, writable and migrated (`manage.py migrate`)?"
         ) from error
     removed: list[Trace] = []

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -216,6 +217,13 @@ class Home:
         """Run a program after ``django.setup()``."""
         env = {**self.env(env), "DJANGO_SETTINGS_MODULE": "project.settings"}
         return self.run("-c", f"import django; django.setup()\n{code}", env=env, timeout=timeout)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Wait for a command's first line on stdout, and return it."""
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], BOUND_SECONDS)[0], "the command said nothing"
+    return process.stdout.readline()
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> Finished:

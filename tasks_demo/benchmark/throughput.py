@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 
@@ -12,10 +11,8 @@ from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.benchmark.jobs import TASKS, UNCOUNTED
 from tasks_demo.benchmark.measures import RELAY_INTERVAL, Throughput
 from tasks_demo.benchmark.publishing import Arm, Publisher
+from tasks_demo.benchmark.run import Sizes
 from tasks_demo.benchmark.workers import Bench
-
-if TYPE_CHECKING:
-    from tasks_demo.benchmark.run import Sizes
 
 _DCR = {"result_backend": "django-db"}
 _LEDGER = {

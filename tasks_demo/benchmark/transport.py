@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tasks_demo.benchmark import measures
 from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.benchmark.jobs import UNCOUNTED, plain, push_start_time
 from tasks_demo.benchmark.measures import Throughput
 from tasks_demo.benchmark.publishing import Arm, producer
+from tasks_demo.benchmark.run import Sizes
 from tasks_demo.benchmark.workers import Bench
 from tasks_demo.lab.processes.brokers import RedisLane
 from tasks_demo.lab.processes.brokers.reliable import ReliableLane
-
-if TYPE_CHECKING:
-    from tasks_demo.benchmark.run import Sizes
 
 #: Celery's own task class and its default prefetching: what a pattern does would be on both sides.
 _ARMS = {

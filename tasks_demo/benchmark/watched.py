@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -25,12 +24,10 @@ from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.benchmark.jobs import TASKS
 from tasks_demo.benchmark.measures import Throughput
 from tasks_demo.benchmark.publishing import Arm
+from tasks_demo.benchmark.run import Sizes
 from tasks_demo.benchmark.workers import PROJECT, WAIT_SECONDS, Bench
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.processes import project_environment, spawn
-
-if TYPE_CHECKING:
-    from tasks_demo.benchmark.run import Sizes
 
 #: How many dashboards are open, and the seconds between two polls of one.
 DASHBOARDS, EVERY_SECONDS = 20, 2.0

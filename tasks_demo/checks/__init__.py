@@ -19,6 +19,7 @@ from django.core.checks import CheckMessage, Warning, register
 from tasks_demo.checks import applications
 from tasks_demo.checks.rules import RULES, Finding
 from tasks_demo.checks.setup import Setup
+from tasks_demo.core.wording import first_line, listed
 
 __all__ = ["check_delivery", "import_tasks", "judge"]
 
@@ -102,13 +103,12 @@ def _who(names: list[str]) -> str:
         return ""
     if len(names) == 1:
         return f"Task {names[0]}: "
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} tasks ({', '.join(names[:NAMED])}{more}): "
+    return f"{len(names)} tasks ({listed(names, NAMED)}): "
 
 
 def _not_judged(what: str, error: Exception) -> CheckMessage:
     return Warning(
-        f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        f"{what}: {type(error).__name__}: {first_line(error)}",
         hint="Correct this error. Until then it is unknown whether jobs can be lost or run twice here.",
         id="tasks_demo.W000",
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from celery.app.routes import MapRoute
@@ -33,13 +34,16 @@ def queue_of(app: Any, queues: Mapping[str, Queue], task: Any) -> Queue | None:
     return wanted if isinstance(wanted, Queue) else queues.get(wanted)
 
 
-def schedule_of(app: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each entry of the beat schedule: its name, and a function that reads one of its fields."""
+def schedule_of(app: Any, tasks: Iterable[Any] = ()) -> Iterator[tuple[str, Callable[[str], Any], Any]]:
+    """Yield each entry of the beat schedule: its name, a function that reads a field, and its task if it is one of ``tasks``."""
+    known = {task.name: task for task in tasks}
     for name, entry in dict(app.conf.beat_schedule or {}).items():
-        yield (
-            str(name),
-            entry.get if isinstance(entry, Mapping) else lambda key, entry=entry: getattr(entry, key, None),
-        )
+        field = entry.get if isinstance(entry, Mapping) else partial(_attribute, entry)
+        yield str(name), field, known.get(str(field("task")))
+
+
+def _attribute(entry: Any, name: str) -> Any:
+    return getattr(entry, name, None)
 
 
 def _named(app: Any) -> Iterator[Any]:
@@ -48,7 +52,7 @@ def _named(app: Any) -> Iterator[Any]:
             known: Any = router
             for route in (*known.map.values(), *known.patterns.values()):
                 yield route if isinstance(route, str) else dict(route).get("queue")
-    for _, field in schedule_of(app):
+    for _, field, _ in schedule_of(app):
         yield (field("options") or {}).get("queue")
 
 

@@ -8,38 +8,6 @@ from __future__ import annotations
 
 from kombu.exceptions import EncodeError
 
-__all__ = [
-    "ArgumentsNotJson",
-    "BodyNotRun",
-    "BodyStopped",
-    "ContradictoryDeclaration",
-    "DeliveryError",
-    "EnvironmentNotReady",
-    "Fenced",
-    "InvalidOperationKey",
-    "InvalidSetting",
-    "LeaseLost",
-    "LeaseStoreUnavailable",
-    "LedgerUnavailable",
-    "NoLease",
-    "NothingToRequeue",
-    "OperationHeld",
-    "OperationMismatch",
-    "OtherDatabaseUsed",
-    "OutboxRefused",
-    "OwnerFenced",
-    "PublicationRefused",
-    "PublishedInTransaction",
-    "RecordsUnavailable",
-    "RequeueFailed",
-    "StartNotRecorded",
-    "TransactionBroken",
-    "TransactionOpen",
-    "UnknownTask",
-    "Unroutable",
-    "UnsupportedDatabase",
-]
-
 
 class DeliveryError(Exception):
     """Base of all errors of this package."""

@@ -1,6 +1,8 @@
-"""Format numbers, and untrusted text, for messages. Pure."""
+"""Format numbers, names and untrusted text for messages. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -16,6 +18,17 @@ def named(number: int, noun: str, plural: str = "") -> str:
 def times(number: int) -> str:
     """Return ``never``, ``once``, ``twice``, ``3 times``."""
     return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first ``most`` names, and how many there are besides: ``a, b and 3 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the error's message: databases append hints, statements and traces."""
+    return str(error).partition("\n")[0]
 
 
 def escaped(text: str) -> str:

@@ -12,7 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from tasks_demo.core import clock
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, listed
 from tasks_demo.dashboard import broker_state, live, screens
 from tasks_demo.dashboard.broker_state import Said
 from tasks_demo.dashboard.held_jobs import held_jobs
@@ -122,7 +122,7 @@ def _queues(said: Said, alive: list[Worker]) -> list[QueueRow]:
             badge = NOT_KNOWN
         else:
             badge = UNCONSUMED
-        who = ", ".join(by[:5]) + (f" and {len(by) - 5} more" if len(by) > 5 else "")
+        who = listed(by, 5)
         rows.append(QueueRow(name, waiting, age, who or (counted(many, "consumer") if many > 0 else "none"), badge))
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.conf import settings
 from tasks_demo.doctor.connections import PART
-from tasks_demo.doctor.findings import PATIENCE, Finding, State, address
+from tasks_demo.doctor.findings import PATIENCE, Finding, address, ok, warn
 
 
 def bank() -> list[Finding]:
@@ -15,5 +15,5 @@ def bank() -> list[Finding]:
         BankClient(url, PATIENCE).identity()
     except (BankError, ValueError):
         fix = "Only the demo's tasks need it: run `python manage.py bank`, or `make up` for everything."
-        return [Finding(PART, "bank", State.WARN, f"no answer from {address(url) or 'BANK_URL'}", fix)]
-    return [Finding(PART, "bank", State.OK, address(url))]
+        return [warn(PART, "bank", f"no answer from {address(url) or 'BANK_URL'}", fix)]
+    return [ok(PART, "bank", address(url))]

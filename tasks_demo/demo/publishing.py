@@ -13,7 +13,7 @@ from django.db import DatabaseError
 from redis.exceptions import RedisError
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, first_line
 from tasks_demo.demo.shop.orders import place_order
 from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.leases.keys import validate_operation
@@ -65,7 +65,7 @@ def _into_outbox(task: Any, kwargs: dict[str, Any], number: int) -> str:
         place_order(task, kwargs, task_id=task_id)
     except DatabaseError as error:
         raise EnvironmentNotReady(
-            f"Order {number + 1} was not committed: {str(error).partition(chr(10))[0]}. "
+            f"Order {number + 1} was not committed: {first_line(error)}. "
             f"In the outbox: {counted(number, 'order')}. "
             "Is the shop's database running and migrated (`manage.py migrate --database shop`)?"
         ) from error

@@ -22,7 +22,7 @@ from tasks_demo.core.wording import counted
 from tasks_demo.doctor import celery_app, workers
 from tasks_demo.doctor.connections import PART, RedisUser, broker, connected, leases, results
 from tasks_demo.doctor.database import database
-from tasks_demo.doctor.findings import Finding, Question, State, side_by_side
+from tasks_demo.doctor.findings import Finding, Question, State, ok, side_by_side, unusable, warn
 from tasks_demo.doctor.rabbitmq import rabbitmq
 from tasks_demo.doctor.records import PART as RECORDS
 from tasks_demo.doctor.records import records
@@ -103,10 +103,10 @@ def _settings(app: Any) -> list[Finding]:
     app.set_current()  # the current app is per thread; without this the checks would judge another app
     messages = [message for message in run_checks(tags=["celery"]) if not message.is_silenced()]
     if not messages:
-        return [Finding("settings", "system checks", State.OK, "no warning")]
+        return [ok("settings", "system checks", "no warning")]
     ids = ", ".join(sorted({str(message.id) for message in messages}))
     errors, fix = sum(message.is_serious() for message in messages), "Run `python manage.py check --tag celery`."
     if errors:
         seen = f"{counted(errors, 'error')}, {counted(len(messages) - errors, 'warning')}: {ids}"
-        return [Finding("settings", "system checks", State.FAIL, seen, fix, ready=False)]
-    return [Finding("settings", "system checks", State.WARN, f"{counted(len(messages), 'warning')}: {ids}", fix)]
+        return [unusable("settings", "system checks", seen, fix)]
+    return [warn("settings", "system checks", f"{counted(len(messages), 'warning')}: {ids}", fix)]

@@ -9,7 +9,7 @@ from celery.app.utils import find_app
 
 from tasks_demo.checks import applications
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.doctor.findings import Finding, State, reason, silent
+from tasks_demo.doctor.findings import Finding, ok, reason, unusable, warn
 
 PART, WHAT = "Celery app", "application"
 
@@ -22,10 +22,10 @@ def application(named: str = "") -> tuple[Any, Finding]:
     if named:
         app = _named(named)
         app.set_current()
-        return app, Finding(PART, WHAT, State.OK, f"{named}: {app.main}{_beside(app)}")
+        return app, ok(PART, WHAT, f"{named}: {app.main}{_beside(app)}")
     app, packages = applications.current(), applications.packages()
     if not applications.is_default_app(app):
-        return app, Finding(PART, WHAT, State.OK, f"{app.main or 'without a name'}{_beside(app)}")
+        return app, ok(PART, WHAT, f"{app.main or 'without a name'}{_beside(app)}")
     if found := applications.not_imported():
         app, name = found
         app.set_current()
@@ -33,14 +33,14 @@ def application(named: str = "") -> tuple[Any, Finding]:
             f"{app.main}, found in {name}, but commands and web processes of this project do not import it: `delay()` there "
             "publishes with Celery's default settings, to amqp://localhost"
         )
-        return app, Finding(PART, WHAT, State.WARN, seen, applications.how_to_import(name))
+        return app, warn(PART, WHAT, seen, applications.how_to_import(name))
     where = f"looked in {', '.join(packages)}" if packages else "DJANGO_SETTINGS_MODULE names no package to look in"
     seen = f"only Celery's default app was found ({where}): your own app, its broker and its tasks were not judged"
     fix = (
         "Import your app in the package of your settings (`from .celery import app as celery_app` in its __init__.py), or "
         "write `manage.py doctor --app package.module:app`."
     )
-    return app, silent(PART, WHAT, seen, fix)
+    return app, unusable(PART, WHAT, seen, fix)
 
 
 def _beside(app: Any) -> str:

@@ -23,7 +23,8 @@ from redis.sentinel import MasterNotFoundError
 from tasks_demo.checks.setup import is_on_redis
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.doctor.findings import PATIENCE, Finding, State, address, reason, silent
+from tasks_demo.core.wording import listed
+from tasks_demo.doctor.findings import PATIENCE, Finding, address, ok, reason, unusable
 from tasks_demo.doctor.rabbitmq import confirms
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.patterns import DedupLock
@@ -71,7 +72,7 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
     conf: Any = app.conf
     urls = _urls(conf.broker_read_url)
     if any(url and not address(url) for url in urls):
-        return [silent(PART, "broker", UNREADABLE, ENCODE)]
+        return [unusable(PART, "broker", UNREADABLE, ENCODE)]
     options = dict(conf.broker_transport_options or {})
     is_redis = any(map(is_on_redis, urls))
     with connected(app) as connection:
@@ -83,7 +84,7 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
             fix = _sentinel_fix(error, "CELERY_BROKER_TRANSPORT_OPTIONS") or how_to_start(
                 "CELERY_BROKER_URL", is_redis=is_redis
             )
-            return [silent(PART, "broker", f"{seen}: {reason(error)}", fix)]
+            return [unusable(PART, "broker", f"{seen}: {reason(error)}", fix)]
         if is_redis:
             # Not kombu's client, which would add its prefix to every key.
             raw = redis.Redis(connection_pool=channel.client.connection_pool)
@@ -94,8 +95,8 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
             )
             prefix, separator = str(options.get("global_keyprefix", "")), str(options.get("sep", SEPARATOR))
             users.append(RedisUser("broker", raw, prefix, separator=separator, internal=own))
-            return [Finding(PART, "broker", State.OK, seen + _primary(raw))]
-        return [Finding(PART, "broker", State.OK, _product(seen, connection)), *_confirms(connection, options)]
+            return [ok(PART, "broker", seen + _primary(raw))]
+        return [ok(PART, "broker", _product(seen, connection)), *_confirms(connection, options)]
 
 
 @contextmanager
@@ -143,10 +144,10 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
     what = "results"
     url = str(app.conf.result_backend or "")
     if "://" in url and not address(url):
-        return [silent(PART, what, UNREADABLE, ENCODE)]
+        return [unusable(PART, what, UNREADABLE, ENCODE)]
     backend: Any = app.backend
     if isinstance(backend, DisabledBackend):
-        return [Finding(PART, what, State.OK, "no result backend is configured: return values are not stored")]
+        return [ok(PART, what, "no result backend is configured: return values are not stored")]
     seen = address(url) or url
     try:
         if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
@@ -163,8 +164,8 @@ def results(app: Celery, users: list[RedisUser]) -> list[Finding]:
         fix = _sentinel_fix(error, "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS") or how_to_start(
             "CELERY_RESULT_BACKEND", is_redis=isinstance(backend, RedisBackend)
         )
-        return [silent(PART, what, f"{seen}: {reason(error)}", fix)]
-    return [Finding(PART, what, State.OK, seen)]
+        return [unusable(PART, what, f"{seen}: {reason(error)}", fix)]
+    return [ok(PART, what, seen)]
 
 
 def _prefix(backend: Any) -> str:
@@ -179,14 +180,11 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
         unset = "TASKS_DEMO_REDIS_URL is not set"
         locked = [name for name, task in app.tasks.items() if isinstance(task, DedupLock)]
         if not locked:
-            return [Finding(PART, what, State.OK, f"{unset}, and no task uses dedup_lock")]
-        named = (
-            f"{', '.join(sorted(locked)[:NAMED])}{f' and {len(locked) - NAMED} more' if len(locked) > NAMED else ''}"
-        )
-        seen = f"{unset}: every job of {named} is deferred, and none runs"
-        return [silent(PART, what, seen, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
+            return [ok(PART, what, f"{unset}, and no task uses dedup_lock")]
+        seen = f"{unset}: every job of {listed(sorted(locked), NAMED)} is deferred, and none runs"
+        return [unusable(PART, what, seen, "Write TASKS_DEMO_REDIS_URL = 'redis://host:6379/0'.")]
     if not address(url):
-        return [silent(PART, what, UNREADABLE, ENCODE)]
+        return [unusable(PART, what, UNREADABLE, ENCODE)]
     try:
         client = connect(url, PATIENCE)
         client.ping()
@@ -194,9 +192,9 @@ def leases(app: Celery, users: list[RedisUser]) -> list[Finding]:
         fix = _sentinel_fix(error, "TASKS_DEMO_REDIS_URL") or how_to_start("TASKS_DEMO_REDIS_URL", is_redis=True)
         if isinstance(error, InvalidSetting):
             fix = "Write TASKS_DEMO_REDIS_URL as in docs/reference/patterns/dedup_lock.md, for example redis://host:6379/0."
-        return [silent(PART, what, f"{address(url)}: {reason(error)}", fix)]
+        return [unusable(PART, what, f"{address(url)}: {reason(error)}", fix)]
     users.append(RedisUser("leases", client, settings.KEY_PREFIX))
-    return [Finding(PART, what, State.OK, address(url) + _primary(client))]
+    return [ok(PART, what, address(url) + _primary(client))]
 
 
 def how_to_start(setting: str, *, is_redis: bool) -> str:

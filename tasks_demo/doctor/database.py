@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
-from tasks_demo.doctor.findings import PATIENCE, Finding, State, reason, silent
+from tasks_demo.doctor.findings import PATIENCE, Finding, ok, reason, unusable, warn
 
 #: Clock difference above which the doctor warns, seconds.
 SKEW = 1.0
@@ -26,12 +26,14 @@ def database(alias: str) -> list[Finding]:
     with closing(_connection(alias)) as connection:
         try:
             connection.ensure_connection()
-            rows = [Finding(part, "answers", State.OK, _described(connection)), _migrations(part, alias, connection)]
+            rows = [ok(part, "answers", _described(connection)), _migrations(part, alias, connection)]
             look = {"sqlite": _sqlite, "postgresql": _postgresql}.get(connection.vendor)
             return [*rows, *(look(part, connection) if look else ())]
         except DatabaseError as error:
             return [
-                silent(part, "answers", reason(error), "Start it, or correct its address; unset it for an SQLite file.")
+                unusable(
+                    part, "answers", reason(error), "Start it, or correct its address; unset it for an SQLite file."
+                )
             ]
 
 
@@ -57,10 +59,10 @@ def _migrations(part: str, alias: str, connection: BaseDatabaseWrapper) -> Findi
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if not missing:
-        return Finding(part, "migrations", State.OK, "all applied")
+        return ok(part, "migrations", "all applied")
     seen = f"{len(missing)} missing, the first is {missing[0][0]}"
     fix = f"Run `python manage.py migrate --database {alias}`."
-    return Finding(part, "migrations", State.FAIL, seen, fix, ready=False)
+    return unusable(part, "migrations", seen, fix)
 
 
 def _one(connection: BaseDatabaseWrapper, sql: str) -> Any:
@@ -73,33 +75,31 @@ def _sqlite(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]:
     (mode,) = _one(connection, "PRAGMA journal_mode")
     (level,) = _one(connection, "PRAGMA synchronous")
     if mode == "wal":
-        yield Finding(part, "journal", State.OK, "WAL: readers and the writer do not block each other")
+        yield ok(part, "journal", "WAL: readers and the writer do not block each other")
     else:
         fix = "Write PRAGMA journal_mode=WAL in the database's init_command."
-        yield Finding(part, "journal", State.WARN, f"{mode}: every reader blocks writers", fix)
+        yield warn(part, "journal", f"{mode}: every reader blocks writers", fix)
     if level:
         keeps = (
             "a power failure can lose the last commits, a kill loses none"
             if level == 1
             else "a power failure loses no commit"
         )
-        yield Finding(part, "on disk", State.OK, f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
+        yield ok(part, "on disk", f"synchronous={SYNCHRONOUS.get(level, level)}: {keeps}")
     else:
         fix = "Write PRAGMA synchronous=NORMAL in the database's init_command."
-        yield Finding(part, "on disk", State.WARN, "synchronous=OFF: a power failure can corrupt the file", fix)
+        yield warn(part, "on disk", "synchronous=OFF: a power failure can corrupt the file", fix)
     try:
         with connection.cursor() as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             cursor.execute("ROLLBACK")
-        yield Finding(part, "writes", State.OK, "the write lock is free")
+        yield ok(part, "writes", "the write lock is free")
     except DatabaseError as error:
-        yield Finding(
+        yield unusable(
             part,
             "writes",
-            State.FAIL,
             f"{reason(error)}, for {PATIENCE:g} s: the ledger cannot record starts, and patterns cannot store records",
             "End the process that keeps a write transaction open, or make the file and its folder writable.",
-            ready=False,
         )
 
 
@@ -114,16 +114,14 @@ def _postgresql(part: str, connection: BaseDatabaseWrapper) -> Iterator[Finding]
     if replica or read_only == "on":
         what = "a replica" if replica else "read-only (default_transaction_read_only)"
         seen = f"{what}: the ledger cannot record starts, and patterns cannot store records"
-        yield Finding(part, "writes", State.FAIL, seen, "Connect to the primary.", ready=False)
+        yield unusable(part, "writes", seen, "Connect to the primary.")
     else:
-        yield Finding(part, "writes", State.OK, "a primary that accepts writes")
+        yield ok(part, "writes", "a primary that accepts writes")
     if "off" in (synchronous, fsync):
         seen = f"synchronous_commit={synchronous}, fsync={fsync}: a crash of the server can lose acknowledged commits"
-        yield Finding(part, "on disk", State.WARN, seen, "Set both to on.")
+        yield warn(part, "on disk", seen, "Set both to on.")
     else:
-        yield Finding(
-            part, "on disk", State.OK, f"synchronous_commit={synchronous}: a crash of the server loses no commit"
-        )
+        yield ok(part, "on disk", f"synchronous_commit={synchronous}: a crash of the server loses no commit")
     yield clock(part, float(now), before, after)
 
 
@@ -131,12 +129,11 @@ def clock(part: str, theirs: float, before: float, after: float) -> Finding:
     """Compare a server's clock with ours. ``before``, ``after``: our clock before and after the query. All in epoch seconds."""
     apart = max(before - theirs, theirs - after, 0.0)
     if apart <= SKEW:
-        return Finding(part, "clock", State.OK, f"at most {apart:.1f} s from ours")
+        return ok(part, "clock", f"at most {apart:.1f} s from ours")
     ahead = "ahead of" if theirs > after else "behind"
-    return Finding(
+    return warn(
         part,
         "clock",
-        State.WARN,
         f"{apart:.1f} s {ahead} ours: countdowns and visibility timeouts are wrong by this much, and histories out of order",
         "Run NTP on both machines.",
     )

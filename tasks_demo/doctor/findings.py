@@ -41,8 +41,23 @@ class Finding:
     ready: bool = True
 
 
-def silent(part: str, what: str, seen: str, fix: str) -> Finding:
-    """Return the finding for a part that jobs need and that does not answer."""
+def ok(part: str, what: str, seen: str) -> Finding:
+    """Return a row about something that is as it should be."""
+    return Finding(part, what, State.OK, seen)
+
+
+def warn(part: str, what: str, seen: str, fix: str) -> Finding:
+    """Return a row about something that may break a promise or delay jobs."""
+    return Finding(part, what, State.WARN, seen, fix)
+
+
+def fail(part: str, what: str, seen: str, fix: str) -> Finding:
+    """Return a row about a broken promise. Jobs run."""
+    return Finding(part, what, State.FAIL, seen, fix)
+
+
+def unusable(part: str, what: str, seen: str, fix: str) -> Finding:
+    """Return a row about a part that jobs need and that cannot be used."""
     return Finding(part, what, State.FAIL, seen, fix, ready=False)
 
 
@@ -65,7 +80,7 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
             fix = (
                 "Correct this setting." if is_setting else "This error is unknown to the doctor. See the server's log."
             )
-            found[asked] = [silent(*asked, reason(error), fix)]
+            found[asked] = [unusable(*asked, reason(error), fix)]
         finally:
             connections.close_all()  # this thread's own: a web process asks often
 
@@ -79,7 +94,7 @@ def side_by_side(works: Mapping[Question, Callable[[], list[Finding]]], seconds:
     return [
         row
         for asked in works
-        for row in found.get(asked) or [silent(*asked, late, "Start it, or correct its address.")]
+        for row in found.get(asked) or [unusable(*asked, late, "Start it, or correct its address.")]
     ]
 
 

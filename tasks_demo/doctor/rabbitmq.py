@@ -15,7 +15,7 @@ from tasks_demo.checks.rules.broker import DELIVERIES
 from tasks_demo.checks.setup import Setup, is_quorum
 from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import counted
-from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.doctor.findings import Finding, State, fail, ok, reason, unusable
 
 if TYPE_CHECKING:
     from tasks_demo.doctor.workers import Waiting
@@ -41,16 +41,10 @@ def version(connection: Any) -> tuple[int, ...]:
 def confirms(options: Any) -> Finding:
     """Return the finding on whether the broker has a job when ``apply_async`` returns."""
     if options.get("confirm_publish"):
-        return Finding(
-            "connections",
-            "confirms",
-            State.OK,
-            "confirm_publish is set: apply_async returns when the broker has the job",
-        )
-    return Finding(
+        return ok("connections", "confirms", "confirm_publish is set: apply_async returns when the broker has the job")
+    return fail(
         "connections",
         "confirms",
-        State.FAIL,
         "confirm_publish is not set: apply_async returns even if the broker never gets the job",
         "Write CELERY_BROKER_TRANSPORT_OPTIONS = {'confirm_publish': True}.",
     )
@@ -60,7 +54,7 @@ def _consumer_timeout(setup: Setup, connection: Any) -> Finding:
     assumed = settings.CONSUMER_TIMEOUT_SECONDS
     since = version(connection)
     if since and since < (3, 8, 15):
-        return Finding(PART, "consumer_timeout", State.OK, "this version has none: a message may stay unacknowledged")
+        return ok(PART, "consumer_timeout", "this version has none: a message may stay unacknowledged")
     seen = f"not visible over AMQP; the checks assume {assumed:g} s (TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS)"
     fix = "Compare, on its machine: `rabbitmqctl environment | grep consumer_timeout` (milliseconds; 30 minutes unless set)."
     state = State.WARN if any(task.acks_late for task in setup.tasks) else State.OK
@@ -79,14 +73,10 @@ def _declared(name: str, queue: Any, connection: Any, setup: Setup) -> Finding |
     except AMQPError as error:
         seen = f"it differs from its declaration here, so a worker that consumes it does not start: {reason(error)}"
         fix = "Delete it when it is empty (`rabbitmqctl delete_queue`) and declare it anew, or correct task_queues."
-        return Finding(PART, what, State.FAIL, seen, fix, ready=False)
+        return unusable(PART, what, seen, fix)
     finally:
         _close(channel)
-    return (
-        _deliveries(what, queue, connection)
-        if is_quorum(queue)
-        else Finding(PART, what, State.OK, "as declared (classic)")
-    )
+    return _deliveries(what, queue, connection) if is_quorum(queue) else ok(PART, what, "as declared (classic)")
 
 
 def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
@@ -95,13 +85,13 @@ def _deliveries(what: str, queue: Any, connection: Any) -> Finding:
     if limit is None and version(connection) >= (4,):
         limit = DELIVERIES
     if limit is None or int(limit) < 0:
-        return Finding(PART, what, State.OK, "as declared (quorum), without a delivery limit")
+        return ok(PART, what, "as declared (quorum), without a delivery limit")
     after = counted(int(limit), "delivery", "deliveries")
     if target:
-        return Finding(PART, what, State.OK, f"as declared (quorum); after {after} a message goes to {target}")
+        return ok(PART, what, f"as declared (quorum); after {after} a message goes to {target}")
     seen = f"quorum without a declared dead-letter exchange: a message is dropped after {after}, and nothing is logged"
     fix = "Declare x-dead-letter-exchange. Policies are not visible over AMQP: see `rabbitmqctl list_policies`."
-    return Finding(PART, what, State.FAIL, seen, fix)
+    return fail(PART, what, seen, fix)
 
 
 def depth(app: Any, queue: Any) -> Waiting:

@@ -16,8 +16,8 @@ from tasks_demo.checks.setup import Setup, home_of, tables_of
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
-from tasks_demo.core.wording import counted, times
-from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.core.wording import counted, listed, times
+from tasks_demo.doctor.findings import Finding, ok, reason, unusable, warn
 from tasks_demo.ledger.database import alias as ledger_alias
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.queries import RECENT, gaps
@@ -63,7 +63,7 @@ def _tables(setup: Setup) -> Iterator[Finding]:
         table = model._meta.db_table
         if why := unsupported(alias):
             fix = "Correct the router, or `using`: these tables need SQLite or PostgreSQL."
-            yield Finding(PART, f"table {table}", State.FAIL, f"{why}{_for(tasks)}", fix, ready=False)
+            yield unusable(PART, f"table {table}", f"{why}{_for(tasks)}", fix)
             missing = True
             continue
         if alias not in there:
@@ -85,10 +85,10 @@ def _tables(setup: Setup) -> Iterator[Finding]:
             )
         elif where:
             seen += f"; it is in {where!r}"
-        yield Finding(PART, f"table {table}", State.FAIL, seen, fix, ready=False)
+        yield unusable(PART, f"table {table}", seen, fix)
     if not missing:
         homes = ", ".join(sorted({alias for alias, _ in needed})) or "none needed"
-        yield Finding(PART, "tables", State.OK, f"all {counted(len(needed), 'table')} that jobs need exist ({homes})")
+        yield ok(PART, "tables", f"all {counted(len(needed), 'table')} that jobs need exist ({homes})")
 
 
 def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
@@ -103,8 +103,7 @@ def _has(alias: str, table: str, there: dict[str, set[str]]) -> bool:
 def _for(tasks: list[str]) -> str:
     if not tasks:
         return " (the ledger)"
-    more = f" and {len(set(tasks)) - NAMED} more" if len(set(tasks)) > NAMED else ""
-    return f": jobs of {', '.join(sorted(set(tasks))[:NAMED])}{more} are deferred and do not run"
+    return f": jobs of {listed(sorted(set(tasks)), NAMED)} are deferred and do not run"
 
 
 def _aliases(setup: Setup, model: Any) -> list[str]:
@@ -123,18 +122,16 @@ def _outbox(setup: Setup) -> Iterator[Finding]:
             refused = failing.order_by("-failures", "id").first()
             if late > LATE:
                 seen = f"{counted(due, 'message')} due, the first for {late:.0f} s: no relay is publishing"
-                row = Finding(PART, what, State.WARN, seen, "Start `python manage.py relay`, or look at its log.")
+                row = warn(PART, what, seen, "Start `python manage.py relay`, or look at its log.")
                 if late > TOO_LATE:
-                    row = Finding(PART, what, State.FAIL, seen, row.fix, ready=False)
+                    row = unusable(PART, what, seen, row.fix)
                 yield row
             elif due or OutboxMessage.objects.using(alias).exists():
-                yield Finding(PART, what, State.OK, f"{open_rows.count()} not ended, {due} due")
+                yield ok(PART, what, f"{open_rows.count()} not ended, {due} due")
             if refused is not None:
                 seen = f"{counted(failing.count(), 'message')} could not be published; "
                 seen += f"{refused.task}, {times(refused.failures)}: {refused.error[:200]}"
-                yield Finding(
-                    PART, f"refused in {alias}", State.WARN, seen, "See the outbox in the admin, filter: failing."
-                )
+                yield warn(PART, f"refused in {alias}", seen, "See the outbox in the admin, filter: failing.")
 
 
 def _gaps() -> Iterator[Finding]:
@@ -144,11 +141,11 @@ def _gaps() -> Iterator[Finding]:
     with suppress(DatabaseError):  # a missing table has its own row
         found = gaps(clock.moment(time.time() - RECENT))
         if found is None:
-            yield Finding(PART, "gaps in the ledger", State.OK, "none in the last 24 h")
+            yield ok(PART, "gaps in the ledger", "none in the last 24 h")
             return
         seen = f"{found.sentence}. First at {found.since:%Y-%m-%d %H:%M:%S}, last until {found.until:%Y-%m-%d %H:%M:%S} UTC"
         fix = "Find out why its database did not answer in time. Jobs continued. `manage.py timeline` shows what is recorded."
-        yield Finding(PART, "gaps in the ledger", State.WARN, seen, fix)
+        yield warn(PART, "gaps in the ledger", seen, fix)
 
 
 def _parked(setup: Setup) -> Iterator[Finding]:
@@ -159,18 +156,14 @@ def _parked(setup: Setup) -> Iterator[Finding]:
         except DatabaseError as error:
             if any(alias == known for known, model in _needed(setup) if model is Parked):
                 continue  # a missing table has its own row
-            yield Finding(
-                PART, f"parked in {alias}", State.WARN, f"unknown: {reason(error)}", "Run `python manage.py migrate`."
-            )
+            yield warn(PART, f"parked in {alias}", f"unknown: {reason(error)}", "Run `python manage.py migrate`.")
             continue
         if first is None:
-            yield Finding(PART, f"parked in {alias}", State.OK, "none")
+            yield ok(PART, f"parked in {alias}", "none")
             continue
         since = clock.aware(first.parked_at).astimezone(UTC)
         seen = (
             f"{counted(many, 'message')} without a decision, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
         )
         option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
-        yield Finding(
-            PART, f"parked in {alias}", State.WARN, seen, f"See `python manage.py quarantine{option}`, or the admin."
-        )
+        yield warn(PART, f"parked in {alias}", seen, f"See `python manage.py quarantine{option}`, or the admin.")

@@ -13,10 +13,10 @@ from typing import Any
 
 import redis
 
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, shown
 from tasks_demo.doctor.connections import RedisUser
 from tasks_demo.doctor.database import clock
-from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.doctor.findings import Finding, State, fail, ok, reason, unusable, warn
 from tasks_demo.transport import count_dead_letters, list_dead_letters
 
 #: Oldest supported Redis: kombu finds unacknowledged messages with ZRANGE ... BYSCORE (kombu/transport/redis.py
@@ -43,7 +43,7 @@ def examine(users: Sequence[RedisUser], queues: frozenset[str]) -> list[Finding]
         info = client.info()
     except redis.RedisError as error:
         seen = f"INFO is refused ({reason(error)}): eviction, persistence and memory are unknown"
-        rows = [Finding(part, "settings", State.WARN, seen, "Allow this user +info, or see the provider's console.")]
+        rows = [warn(part, "settings", seen, "Allow this user +info, or see the provider's console.")]
     else:
         rows = [
             _version(part, info, needed=needed),
@@ -84,13 +84,13 @@ def _dead_letters(part: str, user: RedisUser) -> list[Finding]:
         found = list_dead_letters(user.client, user.prefix, limit=1) if number else []
     except redis.RedisError as error:
         fix = "Allow this user +hlen, +hmget and +zrevrange, or look at the dead letters as another user."
-        return [Finding(part, "dead letters", State.WARN, f"unknown: {reason(error)}", fix)]
+        return [warn(part, "dead letters", f"unknown: {reason(error)}", fix)]
     if not number:
         return []
     newest = "; ".join(f"the newest, {one.task or 'no task'} of the queue {one.queue!r}: {one.reason}" for one in found)
     fix = "`python manage.py quarantine` lists, requeues and discards them; so does the admin (Dead letters)."
     seen = f"{counted(number, 'message')} that no worker runs any more ({newest})"
-    return [Finding(part, "dead letters", State.WARN, seen, fix)]
+    return [warn(part, "dead letters", seen, fix)]
 
 
 def _version(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
@@ -99,20 +99,20 @@ def _version(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     numbers = tuple(int(number) for number in re.findall(r"\d+", str(info.get("redis_version", "")))[:2])
     if numbers and numbers < OLDEST and needed:
         seen = f"{product} {version} is older than 6.2: Celery cannot redeliver the messages of dead workers"
-        return Finding(part, "version", State.FAIL, seen, "Install Redis 6.2 or newer.")
-    return Finding(part, "version", State.OK, f"{product} {version}")
+        return fail(part, "version", seen, "Install Redis 6.2 or newer.")
+    return ok(part, "version", f"{product} {version}")
 
 
 def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
     policy, limit = str(info.get("maxmemory_policy", "unknown")), info.get("maxmemory")
     fix = "Set maxmemory-policy noeviction (redis.conf, CONFIG SET, or the provider's parameter group)."
     if policy == "noeviction":
-        return Finding(part, "eviction", State.OK, "noeviction: a full Redis refuses writes and drops nothing")
+        return ok(part, "eviction", "noeviction: a full Redis refuses writes and drops nothing")
     if policy == "unknown":
-        return Finding(part, "eviction", State.WARN, "maxmemory-policy is unknown: INFO does not show it", fix)
+        return warn(part, "eviction", "maxmemory-policy is unknown: INFO does not show it", fix)
     if limit == 0:
         seen = f"{policy}, but maxmemory is not set: nothing is evicted until it is"
-        return Finding(part, "eviction", State.WARN, seen, fix)
+        return warn(part, "eviction", seen, fix)
     victims = "queues, leases and completed markers" if policy.startswith("allkeys") else "leases and completed markers"
     seen = f"{policy}: a full Redis drops {victims if needed else 'results'}"
     return Finding(part, "eviction", State.FAIL if needed else State.WARN, seen, fix)
@@ -121,11 +121,11 @@ def _eviction(part: str, info: dict[str, Any], *, needed: bool) -> Finding:
 def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) -> Finding:
     what = "persistence"
     if "aof_enabled" not in info:
-        return Finding(part, what, State.WARN, "unknown: INFO does not show it", "See the provider's console.")
+        return warn(part, what, "unknown: INFO does not show it", "See the provider's console.")
     if info["aof_enabled"]:
         if info.get("aof_last_write_status", "ok") != "ok":
             seen = "the append-only file cannot be written: Redis refuses writes"
-            return Finding(part, what, State.FAIL, seen, "Free space on its disk.")
+            return fail(part, what, seen, "Free space on its disk.")
         often = _configured(client, "appendfsync")
         costs = {
             "always": "a power failure loses no acknowledged write",
@@ -169,14 +169,12 @@ def _configured(client: Any, name: str) -> str | None:
 def _memory(part: str, info: dict[str, Any]) -> Finding:
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if not limit:
-        return Finding(part, "memory", State.OK, f"{_size(used)} used, no maxmemory")
+        return ok(part, "memory", f"{_size(used)} used, no maxmemory")
     seen = f"{_size(used)} of {_size(limit)} used"
     if used < NEARLY_FULL * limit:
-        return Finding(part, "memory", State.OK, seen)
+        return ok(part, "memory", seen)
     fix = "Raise maxmemory, or find out what grows: queues, results, or keys of other applications."
-    return Finding(
-        part, "memory", State.WARN, f"{seen}: when it is full, no job can be published and no lease claimed", fix
-    )
+    return warn(part, "memory", f"{seen}: when it is full, no job can be published and no lease claimed", fix)
 
 
 def _size(number: int) -> str:
@@ -195,8 +193,8 @@ def _writes(part: str, user: RedisUser) -> Finding:
     except redis.RedisError as error:
         words = reason(error)
         fix = next((fix for sign, fix in _REFUSALS.items() if sign in words.lower()), "See the server's log.")
-        return Finding(part, what, State.FAIL, f"refused: {words}", fix, ready=False)
-    return Finding(part, what, State.OK, "accepted")
+        return unusable(part, what, f"refused: {words}", fix)
+    return ok(part, what, "accepted")
 
 
 _REFUSALS = {
@@ -222,13 +220,13 @@ def _other_users(part: str, users: Sequence[RedisUser], queues: frozenset[str]) 
             others[_owner(key if isinstance(key, str) else key.decode(errors="replace"), users, queues)] += 1
     except redis.RedisError as error:
         fix = "Allow this user +scan, or check by hand for other applications."
-        return Finding(part, "other users", State.WARN, f"unknown: {reason(error)}", fix)
+        return warn(part, "other users", f"unknown: {reason(error)}", fix)
     del others[""]
     unknown = [name.removeprefix(UNKNOWN_QUEUE) for name in others if name.startswith(UNKNOWN_QUEUE)]
     for name in unknown:
         del others[name]  # the key of its message list
-    shown = ", ".join(f"{name} ({count})" for name, count in others.most_common(5))
-    seen = f"keys of others among {scanned}: {shown}" if others else f"no keys of others among {scanned}"
+    most = ", ".join(f"{shown(name, 100)} ({count})" for name, count in others.most_common(5))
+    seen = f"keys of others among {scanned}: {most}" if others else f"no keys of others among {scanned}"
     seen += _named(client)
     if unknown:
         seen += _left_in(unknown, users)
@@ -237,8 +235,8 @@ def _other_users(part: str, users: Sequence[RedisUser], queues: frozenset[str]) 
             "If the queue is yours (named by a call, or by a function in task_routes), start a worker for it, with -Q. If not, "
             "give each app its own database, or a global_keyprefix in CELERY_BROKER_TRANSPORT_OPTIONS."
         )
-        return Finding(part, "other users", State.WARN, seen, fix)
-    return Finding(part, "other users", State.OK, seen)
+        return warn(part, "other users", seen, fix)
+    return ok(part, "other users", seen)
 
 
 def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
@@ -248,7 +246,7 @@ def _left_in(queues: list[str], users: Sequence[RedisUser]) -> str:
     for name in queues if broker else ():
         with suppress(redis.RedisError):  # the key has another type, or LLEN is forbidden
             waiting[name] = int(users[0].client.llen(f"{broker.prefix if broker else ''}{name}"))
-    counts = [f"{many} wait{'s' if many == 1 else ''} in {name}" for name, many in waiting.items() if many]
+    counts = [f"{many} wait{'s' if many == 1 else ''} in {shown(name, 100)}" for name, many in waiting.items() if many]
     return f". Messages: {', '.join(counts[:5])}" if counts else ""
 
 
@@ -258,7 +256,7 @@ def _named(client: Any) -> str:
         names = sorted({str(entry["name"]) for entry in client.client_list() if entry.get("name")})
     except redis.RedisError:
         return "; names of connections unknown (CLIENT LIST is refused)"
-    return f"; named connections: {', '.join(map(_plain, names[:5]))}" if names else ""
+    return f"; named connections: {', '.join(shown(name, 40) for name in names[:5])}" if names else ""
 
 
 def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
@@ -274,19 +272,15 @@ def _owner(key: str, users: Sequence[RedisUser], queues: frozenset[str]) -> str:
     found = OF_CELERY.fullmatch(key)
     if found:
         if found["prefix"] not in ours:
-            return f"Celery with the prefix {_plain(found['prefix'])}"
+            return f"Celery with the prefix {found['prefix']}"
         queue = found["queue"] or ""
         if queue and broker is None:
             return "queues of Celery"  # another app's: our broker is not this Redis
         known = not queue or queue in queues or (broker and broker.internal.fullmatch(queue))
-        return "" if known else UNKNOWN_QUEUE + _plain(queue)
+        return "" if known else UNKNOWN_QUEUE + queue
     # kombu appends a separator and the priority to the queue's name.
     name, _, priority = bare.rpartition(broker.separator) if broker and broker.separator else ("", "", "")
     if bare in queues or (priority.isdecimal() and name in queues):
         return ""
     head, colon, _ = key.partition(":")
-    return _plain(head + colon)
-
-
-def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:40])
+    return head + colon

@@ -14,9 +14,9 @@ from django.db import DatabaseError
 from django.utils.timezone import now
 
 from tasks_demo.checks.setup import Setup
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, listed, shown
 from tasks_demo.doctor.connections import RedisUser, connected
-from tasks_demo.doctor.findings import Finding, State, reason
+from tasks_demo.doctor.findings import Finding, ok, reason, unusable, warn
 from tasks_demo.doctor.rabbitmq import depth
 
 PART = "jobs"
@@ -44,13 +44,13 @@ def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding
     """Return the findings, and the queues that the answering workers consume."""
     if not broker and not setup.is_rabbitmq:
         seen = f"the workers and queues of {setup.transport} cannot be asked"
-        return [Finding(PART, "workers", State.WARN, seen, "See the broker's own console.")], frozenset()
+        return [warn(PART, "workers", seen, "See the broker's own console.")], frozenset()
     asked = _asks(app)
     try:
         pools, consumed = _workers(app)
     except Exception as error:  # noqa: BLE001  (each transport has its own errors)
         seen = f"cannot be asked: {reason(error)}"
-        rows = [Finding(PART, "workers", State.WARN, seen, "Repair the broker, and run the doctor again.")]
+        rows = [warn(PART, "workers", seen, "Repair the broker, and run the doctor again.")]
         pools, consumed, asked = {}, {}, False
     else:
         rows = [_answering(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
@@ -104,20 +104,17 @@ def _pool(stats: Mapping[str, Any]) -> str:
 def _answering(app: Any, pools: Mapping[str, str], *, limited: bool) -> Finding:
     if not _asks(app):
         seen = "not asked: worker_enable_remote_control is off"
-        return Finding(PART, "workers", State.WARN, seen, "Check by hand whether workers are running.")
+        return warn(PART, "workers", seen, "Check by hand whether workers are running.")
     if not pools:
         seen = f"none answers within {ANSWER:g} s (a worker with the solo pool does not answer while it runs a job)"
-        return Finding(PART, "workers", State.WARN, seen, "Start one: `celery -A … worker`.")
-    named = "; ".join(f"{_plain(worker)} ({pool})" for worker, pool in list(pools.items())[:NAMED])
-    more = f"; and {len(pools) - NAMED} more" if len(pools) > NAMED else ""
-    seen = f"{len(pools)} answer{'s' if len(pools) == 1 else ''}: {named}{more}"
+        return warn(PART, "workers", seen, "Start one: `celery -A … worker`.")
+    named = listed([f"{_plain(worker)} ({pool})" for worker, pool in pools.items()], NAMED)
+    seen = f"{len(pools)} answer{'s' if len(pools) == 1 else ''}: {named}"
     boundless = [worker for worker, pool in pools.items() if not pool.startswith(("prefork", "pool unknown"))]
     if boundless and limited:
-        seen += f". The time limits of our tasks are not enforced on {', '.join(map(_plain, boundless[:NAMED]))}"
-        return Finding(
-            PART, "workers", State.WARN, seen, "See tasks_demo.W024 in docs/reference/checks.md, and the worker's log."
-        )
-    return Finding(PART, "workers", State.OK, seen)
+        seen += f". The time limits of our tasks are not enforced on {listed(list(map(_plain, boundless)), NAMED)}"
+        return warn(PART, "workers", seen, "See tasks_demo.W024 in docs/reference/checks.md, and the worker's log.")
+    return ok(PART, "workers", seen)
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------------
@@ -130,7 +127,7 @@ def _routed(setup: Setup) -> set[str]:
 
 def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: bool, anybody: bool) -> Finding:
     what = f"queue {_plain(name)}"
-    who = f"consumed by {', '.join(map(_plain, by[:NAMED]))}" if by else "no worker that answers consumes it"
+    who = f"consumed by {listed(list(map(_plain, by)), NAMED)}" if by else "no worker that answers consumes it"
     if not asked:
         who = "its consumers are unknown"
     if not by and found.consumers:
@@ -141,14 +138,14 @@ def _queue(name: str, found: Waiting, by: list[str], *, routed: bool, asked: boo
         age = f"the oldest for {_duration(found.age)}" if found.age is not None else "for an unknown time"
         seen = f"{found.many} wait{'s' if found.many == 1 else ''}, {age}; {who}"
         if nobody:
-            return Finding(PART, what, State.FAIL, seen, fix, ready=False)
+            return unusable(PART, what, seen, fix)
         if found.age is not None and found.age > OLD:
-            return Finding(PART, what, State.WARN, seen, "Start more workers, or find out what these are busy with.")
-        return Finding(PART, what, State.OK, seen)
+            return warn(PART, what, seen, "Start more workers, or find out what these are busy with.")
+        return ok(PART, what, seen)
     empty = "not declared yet" if found.missing else "empty"
     if nobody and routed and anybody:
-        return Finding(PART, what, State.WARN, f"{empty}; {who}, although tasks of this project are routed to it", fix)
-    return Finding(PART, what, State.OK, f"{empty}; {who}")
+        return warn(PART, what, f"{empty}; {who}, although tasks of this project are routed to it", fix)
+    return ok(PART, what, f"{empty}; {who}")
 
 
 def _on_redis(broker: RedisUser, setup: Setup, name: str) -> Waiting:
@@ -205,22 +202,16 @@ def _unacknowledged(broker: RedisUser, setup: Setup) -> list[Finding]:
         many = int(broker.client.hlen(key))
         first: Any = broker.client.zrange(index, 0, 0, withscores=True)
     except redis.RedisError as error:
-        return [
-            Finding(
-                PART, "unacknowledged", State.WARN, f"unknown: {reason(error)}", "Allow this user +hlen and +zrange."
-            )
-        ]
+        return [warn(PART, "unacknowledged", f"unknown: {reason(error)}", "Allow this user +hlen and +zrange.")]
     if not many:
-        return [Finding(PART, "unacknowledged", State.OK, "none")]
+        return [ok(PART, "unacknowledged", "none")]
     age = max(time.time() - float(first[0][1]), 0.0) if first else 0.0
     seen = f"{many} held by workers, running or killed; the oldest for {_duration(age)}"
     timeout = setup.visibility_timeout
     if timeout is not None and age > timeout:
         fix = "Start a worker, which redelivers them. If one is running, one of its jobs takes longer than the timeout (W001)."
-        return [
-            Finding(PART, "unacknowledged", State.WARN, f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)
-        ]
-    return [Finding(PART, "unacknowledged", State.OK, seen)]
+        return [warn(PART, "unacknowledged", f"{seen}, beyond the visibility timeout of {timeout:g} s", fix)]
+    return [ok(PART, "unacknowledged", seen)]
 
 
 def _duration(seconds: float) -> str:
@@ -231,4 +222,4 @@ def _duration(seconds: float) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:80])
+    return shown(text, 80)

@@ -16,6 +16,7 @@ import redis
 from tasks_demo.core.exceptions import LeaseStoreUnavailable
 from tasks_demo.core.lifecycle import described
 from tasks_demo.leases.keys import record_key
+from tasks_demo.leases.maintenance import clock, number, text
 from tasks_demo.leases.process import Process, parse_process
 
 #: Maximum number of keys per SCAN, of SCAN calls, and of records that are read.
@@ -57,8 +58,7 @@ def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
     pattern = f"{_literal(before)}{quote(beginning, safe='')}*"
     try:
         names, cut = _names(client, pattern)
-        seconds, microseconds = client.time()
-        now = int(seconds) * 1000 + int(microseconds) / 1000
+        now = clock(client)
         pipe = client.pipeline(transaction=False)
         for name in names:
             pipe.hmget(name, "state", "deadline", "fence", "attempt", "who")
@@ -70,8 +70,8 @@ def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
             "TASKS_DEMO_REDIS_URL names, and try again."
         ) from error
     records = [
-        _record(_operation(name, before), answers[2 * number], answers[2 * number + 1], now)
-        for number, name in enumerate(names)
+        _record(_operation(name, before), known, length, now)
+        for name, known, length in zip(names, answers[::2], answers[1::2], strict=True)
     ]
     records.sort(key=lambda record: (not record.held, record.state != "claimed", record.operation))
     return Listing(records, cut)
@@ -95,24 +95,15 @@ def _operation(name: bytes, before: str) -> str:
 def _record(operation: str, known: Any, length: Any, now: float) -> LeaseRecord:
     if not isinstance(known, list):  # a key of another type: its reply in the pipeline is an error
         return LeaseRecord(operation, "damaged", 0.0, "", None, None, 0)
-    state, deadline, fence, attempt, who = (
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else (value or "") for value in known
-    )
-    left = max((_number(deadline) - now) / 1000, 0.0) if state == "claimed" else 0.0
+    state, deadline, fence, attempt, who = map(text, known)
+    left = max(number(deadline) / 1000 - now, 0.0) if state == "claimed" else 0.0
     claimed_at = None
-    if 1e15 < _number(fence) < 1e16:  # microseconds since the epoch, between 2001 and 2286
-        claimed_at = datetime.fromtimestamp(_number(fence) / 1e6, UTC)
+    if 1e15 < number(fence) < 1e16:  # microseconds since the epoch, between 2001 and 2286
+        claimed_at = datetime.fromtimestamp(number(fence) / 1e6, UTC)
     bytes_ = length if isinstance(length, int) else 0
     return LeaseRecord(operation, state or "damaged", left, attempt, claimed_at, parse_process(who), bytes_)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
-
-
-def _literal(text: str) -> str:
-    """Escape the text for SCAN's glob pattern."""
-    return "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in text)
+def _literal(prefix: str) -> str:
+    """Escape the prefix for SCAN's glob pattern."""
+    return "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in prefix)

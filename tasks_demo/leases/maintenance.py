@@ -40,25 +40,24 @@ def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
     """Return the record, or None if there is none. Raises LeaseStoreUnavailable and InvalidOperationKey."""
     key = record_key(prefix, operation)
     try:
-        kind = _text(client.type(key))
+        kind = text(client.type(key))
         if kind == "none":
             return None
         if kind != "hash":
             return Record(DAMAGED, others={"type": kind})
         raw: Any = client.hgetall(key)
-        known = {_text(name): _text(value) for name, value in raw.items()}
-        kept = max(float(_number(client.pttl(key))) / 1000, 0.0)
-        seconds, microseconds = _pair(client.time())
+        known = {text(name): text(value) for name, value in raw.items()}
+        kept = max(number(client.pttl(key)) / 1000, 0.0)
+        now = clock(client)
     except (redis.RedisError, OSError, ValueError) as error:
         raise _unavailable("show", operation, error) from error
-    left = (_number(known.get("deadline")) / 1000 - seconds - microseconds / 1e6) if "deadline" in known else 0.0
     named = {"state", "fence", "attempt", "digest", "deadline", "result", *SECRET}
     return Record(
         state=known.get("state", ""),
         fence=known.get("fence", ""),
         attempt=known.get("attempt", ""),
         digest=known.get("digest", ""),
-        left=max(left, 0.0),
+        left=max(number(known.get("deadline")) / 1000 - now, 0.0),
         result=known.get("result"),
         kept=kept,
         others={name: value for name, value in known.items() if name not in named},
@@ -77,7 +76,7 @@ def forget(
     retention = math.ceil(retention_seconds * 1000)
     try:
         reply: Any = client.eval(lua.source, 1, key, shown.fence, shown.state, str(int(even_if_held)), str(retention))
-        return _text(reply[0])
+        return text(reply[0])
     except (redis.RedisError, OSError, ValueError, LookupError, TypeError) as error:
         raise _unavailable("forget", operation, error) from error
 
@@ -89,16 +88,20 @@ def _unavailable(what: str, operation: str, error: Exception) -> LeaseStoreUnava
     )
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
+def text(value: Any) -> str:
+    """Return a reply or a field of Redis as text; empty if there is none."""
+    return value if isinstance(value, str) else bytes(value or b"").decode("utf-8", "replace")
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """Return a reply or a field of Redis as a number; 0 if it is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
         return 0.0
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return int(value[0]), int(value[1])
+def clock(client: redis.Redis) -> float:
+    """Return the time by the clock of Redis, seconds since the epoch."""
+    seconds, microseconds = client.time()
+    return int(seconds) + int(microseconds) / 1e6

@@ -93,13 +93,8 @@ class MemoryLeaseStore:
         check_durations(prefix, lease_seconds, retention_seconds)
         self.memory = memory
         self._prefix = prefix
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
         self._retention_seconds = retention_seconds
-
-    @property
-    def lease_seconds(self) -> float:
-        """How long a claim or a renewal lasts."""
-        return self._lease_seconds
 
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
         """Claim the lease; take over the claim with the fence ``gone``, if given, at once."""
@@ -116,7 +111,7 @@ class MemoryLeaseStore:
                 return Held(record.held_until - now + 0.001, record.holder.fence, record.who)
             record.who = who
             record.attempt += 1
-            record.held_until = now + self._lease_seconds
+            record.held_until = now + self.lease_seconds
             deadline = self.memory.by_the_clock(record.held_until)
             record.holder = Claimed(
                 operation, secrets.token_hex(16), self.memory.next_fence(), record.attempt, deadline
@@ -130,7 +125,7 @@ class MemoryLeaseStore:
             key, record = self._held_by(claimed)
             if record is None or record.completed:
                 return None
-            record.held_until = self.memory.now() + self._lease_seconds
+            record.held_until = self.memory.now() + self.lease_seconds
             self._keep(key, record)
             return self.memory.by_the_clock(record.held_until)
 

@@ -54,9 +54,8 @@ Reply = Claimed | Held | Completed | Mismatch
 class LeaseStore(Protocol):
     """Keeps one record per operation. Every method raises LeaseStoreUnavailable if it is unknown what the store did."""
 
-    @property
-    def lease_seconds(self) -> float:
-        """How long a claim or a renewal lasts."""
+    #: How long a claim or a renewal lasts.
+    lease_seconds: float
 
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
         """Claim the lease, with a new token: a second claim by the same process gets Held.

@@ -51,15 +51,10 @@ class RedisLeaseStore:
         check_durations(prefix, lease_seconds, retention_seconds)
         self._client = client
         self._prefix = prefix
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
         # Rounded up: the lease must not end in Redis before it ends for its holder.
         self._lease_ms = math.ceil(lease_seconds * 1000)
         self._retention_ms = math.ceil(retention_seconds * 1000)
-
-    @property
-    def lease_seconds(self) -> float:
-        """How long a claim or a renewal lasts."""
-        return self._lease_seconds
 
     def claim(self, operation: str, digest: str, who: str = "", gone: int | None = None) -> Reply:
         """Claim the lease; take over the claim with the fence ``gone``, if given, at once.
@@ -72,7 +67,7 @@ class RedisLeaseStore:
         try:
             match reply:
                 case ["claimed", fence, attempt]:
-                    return Claimed(operation, owner, int(fence), int(attempt), sent + self._lease_seconds)
+                    return Claimed(operation, owner, int(fence), int(attempt), sent + self.lease_seconds)
                 case ["held", ms_left, fence, holder]:
                     return Held(int(ms_left) / 1000, int(fence), holder)
                 case ["completed", holder]:
@@ -91,7 +86,7 @@ class RedisLeaseStore:
             "renew", claimed.operation, claimed.owner, claimed.fence, self._lease_ms, self._retention_ms, again=False
         )
         renewed = _yes_or_lost("renew", claimed.operation, reply, "renewed")
-        return sent + self._lease_seconds if renewed else None
+        return sent + self.lease_seconds if renewed else None
 
     def complete(self, claimed: Claimed, result: str | None) -> bool:
         """Mark the operation completed and store ``result`` (JSON text of any size). False: another claim took it over."""

@@ -17,6 +17,7 @@ from django.db import connections
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
+from tasks_demo.core.wording import first_line
 from tasks_demo.ledger import books as registry
 from tasks_demo.ledger.books import OVERLAP, Books, Effect
 from tasks_demo.ledger.database import written
@@ -97,7 +98,7 @@ class _Reading(threading.Thread):
         try:
             copy(self.book, registry.registered(self.book), self._tick)
         except Exception as error:  # noqa: BLE001  (books are code of the project)
-            self.trouble = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
+            self.trouble = f"{type(error).__name__}: {first_line(error)}"[:500]
         finally:
             connections.close_all()
 

@@ -24,7 +24,7 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core.exceptions import LedgerUnavailable
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, first_line
 from tasks_demo.ledger.batch import Batch, Moments, not_stored
 from tasks_demo.ledger.database import TALLIES_LOCK, alias, off_in_tests, unsupported
 from tasks_demo.ledger.events import EventData
@@ -78,7 +78,7 @@ class Store:
                 with suppress(Exception):
                     self.close()
                 raise LedgerUnavailable(
-                    f"The ledger's database did not store {counted(len(events), 'event')}: {str(error).partition(chr(10))[0]}. "
+                    f"The ledger's database did not store {counted(len(events), 'event')}: {first_line(error)}. "
                     "Is it running, writable and migrated (`manage.py migrate`)?"
                 ) from error
         finally:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import described
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox import held
 from tasks_demo.outbox.claims import life_of
@@ -76,8 +77,8 @@ class Reconciler:
             except Exception as error:  # noqa: BLE001  (transports may raise anything; no answer is no evidence)
                 self._publisher.close()
                 logger.warning(
-                    "Outbox %s: the broker did not say what it holds for %s (%s: %s). Left until the next look: %s.",
-                    self._table.using, place, type(error).__name__, " ".join(str(error).split()), counted(len(group), "message"),
+                    "Outbox %s: the broker did not say what it holds for %s (%s). Left until the next look: %s.",
+                    self._table.using, place, described(error), counted(len(group), "message"),
                 )  # fmt: skip
         return found
 

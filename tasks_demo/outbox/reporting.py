@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import execute
-from tasks_demo.core.lifecycle import job_fields
+from tasks_demo.core.lifecycle import described, job_fields
 from tasks_demo.leases.process import this_process
 from tasks_demo.patterns.requeue import DEFERRALS, bounded_int
 
@@ -68,7 +68,7 @@ def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
             return ask()
     except (Error, ConnectionDoesNotExist) as error:
         logger.warning(
-            "%s could not be marked %s in the outbox %r (%s: %s). The job runs anyway, and may be published again.",
-            task_id, what, alias, type(error).__name__, " ".join(str(error).split()), extra=job_fields(task_id=task_id),
+            "%s could not be marked %s in the outbox %r (%s). The job runs anyway, and may be published again.",
+            task_id, what, alias, described(error), extra=job_fields(task_id=task_id),
         )  # fmt: skip
         return None

@@ -21,6 +21,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import described
 from tasks_demo.leases.process import this_process
 from tasks_demo.records.models import OutboxMessage
 
@@ -91,9 +92,8 @@ class Running:
                         self._unreported.pop((alias, task_id), None)
         except (Error, ConnectionDoesNotExist) as error:
             logger.warning(
-                "The outbox did not answer when leases were renewed (%s: %s); it is tried again.",
-                type(error).__name__, error,
-            )  # fmt: skip
+                "The outbox did not answer when leases were renewed (%s); it is tried again.", described(error)
+            )
         finally:
             if long or unreported:
                 connections.close_all()  # this thread's own

@@ -22,6 +22,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from tasks_demo.core import clock
 from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
+from tasks_demo.core.lifecycle import described
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox.evidence import OPEN, next_look
 from tasks_demo.outbox.reporting import first_look
@@ -152,8 +153,8 @@ class Table:
             if isinstance(error, Error):
                 connections[alias].close()
             logger.warning(
-                "Outbox %s: the quarantine on %r could not be read (%s: %s). Not published until it can be: %s.",
-                self.using, alias, type(error).__name__, " ".join(str(error).split()), counted(len(task_ids), "message"),
+                "Outbox %s: the quarantine on %r could not be read (%s). Not published until it can be: %s.",
+                self.using, alias, described(error), counted(len(task_ids), "message"),
             )  # fmt: skip
             return dict.fromkeys(task_ids, Parked.State.PARKED)
 

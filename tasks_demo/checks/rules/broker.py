@@ -46,9 +46,7 @@ def waits_beyond_the_visibility_timeout(setup: Setup) -> Iterator[Finding]:
     if bound is None:
         return
     for delay, source, task in _delays(setup):
-        # A late-acknowledged message stays unacknowledged while it waits and runs. W001 reports a limit that is too long.
-        run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
-        run = 0.0 if run >= bound.seconds else run
+        run = _run_time(setup, task, bound.seconds)
         if delay + run >= bound.seconds:
             then = f", and the job may run for {seconds(run)}" if run else ""
             yield Finding(
@@ -81,8 +79,7 @@ def outlives_the_consumer_timeout(setup: Setup) -> Iterator[Finding]:
             )
     for delay, source, task in () if setup.delays_natively else _delays(setup):
         bound = setup.consumer_timeout(task) or settings.CONSUMER_TIMEOUT_SECONDS
-        run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
-        run = 0.0 if run >= bound else run
+        run = _run_time(setup, task, bound)
         if delay + run >= bound:
             and_runs = f", and the job may run for {seconds(run)}" if run else ""
             yield Finding(
@@ -124,6 +121,14 @@ def publishes_unconfirmed(setup: Setup) -> Iterator[Finding]:
         )
 
 
+def _run_time(setup: Setup, task: Any, bound: float) -> float:
+    """Return for how many seconds a message may stay unacknowledged after its delay: one that is acknowledged late, while its
+    job runs. 0 if that limit alone reaches the bound, which W001 and W020 report.
+    """
+    run = (setup.hard_limit(task) or 0.0) if task is not None and task.acks_late else 0.0
+    return 0.0 if run >= bound else run
+
+
 def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
     """Yield every declared delay of a message: seconds, where it is declared, and the task (None: unknown to this app)."""
     for task in setup.tasks:
@@ -133,8 +138,7 @@ def _delays(setup: Setup) -> Iterator[tuple[float, str, Any]]:
         if isinstance(task, PatternTask):
             # defer adds up to 10 % jitter.
             yield settings.DEFER_MAX_SECONDS * 1.1, "TASKS_DEMO_DEFER_MAX_SECONDS", task
-    tasks = {task.name: task for task in setup.tasks}
-    for name, field in schedule_of(setup.app):
+    for name, field, task in schedule_of(setup.app, setup.tasks):
         delay = float((field("options") or {}).get("countdown") or 0)
         if delay:
-            yield delay, f"the countdown of beat entry {name!r}", tasks.get(str(field("task")))
+            yield delay, f"the countdown of beat entry {name!r}", task

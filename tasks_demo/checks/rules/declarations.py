@@ -65,10 +65,8 @@ def _pattern(task: PatternTask) -> type:
 
 @rule("W016")
 def scheduled_with_refused_options(setup: Setup) -> Iterator[Finding]:
-    tasks = {task.name: task for task in setup.tasks if isinstance(task, PatternTask)}
-    for name, field in schedule_of(setup.app):
-        task = tasks.get(str(field("task")))
-        if task is None:
+    for name, field, task in schedule_of(setup.app, setup.tasks):
+        if not isinstance(task, PatternTask):
             continue
         options = dict(field("options") or {})
         try:

@@ -146,10 +146,8 @@ def has_no_tables(setup: Setup) -> Iterator[Finding]:
 
 @rule("W023")
 def scheduled_with_constant_key(setup: Setup) -> Iterator[Finding]:
-    tasks = {task.name: task for task in setup.remembering}
     kept = seconds(settings.RETENTION_SECONDS)
-    for name, field in schedule_of(setup.app):
-        task = tasks.get(str(field("task")))
+    for name, field, task in schedule_of(setup.app, setup.remembering):
         if task is None or task.operation is None:
             continue
         try:

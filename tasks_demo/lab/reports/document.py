@@ -1,7 +1,7 @@
 """The result of an experiment: one JSON document, from which every rendering is made.
 
 The document follows ``experiment-1.schema.json``. :func:`build` makes it; :func:`exit_code` judges it;
-:func:`as_json`, :func:`as_junit`, :func:`as_markdown`, ``as_html`` and ``render`` show it.
+:func:`as_json`, :func:`as_junit`, :func:`as_markdown`, :func:`as_html` and ``text.render`` show it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.plan.predictions import prediction
 from tasks_demo.lab.reports import html
 from tasks_demo.lab.reports.lives import examples
-from tasks_demo.lab.reports.text import carriable, cell_name, reading, render, sentences, table
+from tasks_demo.lab.reports.text import carriable, cell_name, reading, sentences, table
 from tasks_demo.lab.verdict.checker import CellResult
 from tasks_demo.lab.verdict.history import HistoryError, read
 
@@ -31,18 +31,6 @@ SCHEMA_FILE = Path(__file__).with_name("experiment-1.schema.json")
 AS_PREDICTED, NOT_AS_PREDICTED, UNKNOWN = 0, 1, 3
 #: What may be observed after each prediction.
 _FORESEEN = {"held": {"held"}, "broken": {"broken"}, "open": {"held", "broken"}}
-
-__all__ = [
-    "as_html",
-    "as_json",
-    "as_junit",
-    "as_markdown",
-    "build",
-    "cell",
-    "exit_code",
-    "render",
-    "sentences",
-]
 
 
 def build(

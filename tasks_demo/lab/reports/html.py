@@ -15,7 +15,7 @@ from tasks_demo.core.points import Point
 from tasks_demo.dashboard.standalone import styles
 from tasks_demo.lab.plan.combined import explained
 from tasks_demo.lab.reports.lives import Life
-from tasks_demo.lab.reports.text import carriable, cell_name, reading, sentences
+from tasks_demo.lab.reports.text import carriable, cell_name, in_short, reading, sentences
 from tasks_demo.lab.verdict.checker import RECOVERY_EDGES
 
 STYLES = ("tasks_demo/dashboard.css", "tasks_demo/swimlanes.css", "tasks_demo_lab/report.css")
@@ -101,16 +101,13 @@ def as_html(result: Mapping[str, Any], lives: Mapping[int, Sequence[Life]] | Non
 
 
 def _square(number: int, cell: Mapping[str, Any], lives: Sequence[Life]) -> Square:
-    total, seen = sum(cell["effects"].values()), cell["lost"] + cell["duplicated"]
+    total, wrong = sum(cell["effects"].values()), cell["lost"] + cell["duplicated"]
     if cell["observed"] == "unknown":
         tone, text = "unknown", "unknown"
     else:
-        tone = "ok" if not seen else "allowed" if cell["observed"] == "held" else "broken"
-        parts = [f"{cell[kind]} {word}" for kind, word in (("lost", "lost"), ("duplicated", "twice")) if cell[kind]]
-        parts += [f"{cell['quarantined']} parked"] if cell["quarantined"] else []
-        text = ", ".join(parts) or "once"
-        tone = tone if cell["as_predicted"] else "surprise"
-    share = min(100, round(100 * seen / total)) if total else 0
+        tone = "ok" if not wrong else "allowed" if cell["observed"] == "held" else "broken"
+        tone, text = tone if cell["as_predicted"] else "surprise", in_short(cell)
+    share = min(100, round(100 * wrong / total)) if total else 0
     return Square(
         number, cell_name(cell), tone, text, share, reading(cell), cell, lives, _histogram(cell["recoveries"])
     )

@@ -12,7 +12,7 @@ from typing import Any
 from tasks_demo.core.points import Point
 from tasks_demo.core.wording import counted
 from tasks_demo.lab.reports.outside import outside
-from tasks_demo.lab.reports.text import WORDS
+from tasks_demo.lab.reports.text import WORDS, in_short
 from tasks_demo.lab.verdict.statistics import rate_interval, upper_bound
 
 #: The parts, in the order of the page, and what each says.
@@ -199,9 +199,7 @@ def _short(cell: Mapping[str, Any] | None) -> str:
         return "–"
     if cell["observed"] == "unknown":
         return "**unknown**"
-    seen = [f"{cell[kind]} {word}" for kind, word in (("lost", "lost"), ("duplicated", "twice")) if cell[kind]]
-    seen += [f"{cell['quarantined']} parked"] if cell["quarantined"] else []
-    said = f"{', '.join(seen) or 'once'} ({cell['kills']['landed']})"
+    said = f"{in_short(cell)} ({cell['kills']['landed']})"
     said += " broken" if cell["observed"] == "broken" else ""
     return said if cell["as_predicted"] else f"**{said}, not predicted**"
 

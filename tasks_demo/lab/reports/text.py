@@ -119,6 +119,12 @@ def _row(cell: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:
     )
 
 
+def in_short(cell: Mapping[str, Any]) -> str:
+    """What was seen of the charges, in a few words: ``2 lost, 1 twice``, or ``once`` if nothing was amiss."""
+    words = (("lost", "lost"), ("duplicated", "twice"), ("quarantined", "parked"))
+    return ", ".join(f"{cell[kind]} {word}" for kind, word in words if cell[kind]) or "once"
+
+
 def _published_by(cell: Mapping[str, Any]) -> str:
     """The pattern, and the outbox where it was published through one that is not its own."""
     through = cell["publisher"] == "outbox" and cell["pattern"] != "outbox"

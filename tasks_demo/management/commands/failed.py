@@ -10,7 +10,7 @@ from django.db import DatabaseError
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady, PublicationRefused
-from tasks_demo.core.wording import counted, escaped
+from tasks_demo.core.wording import counted, escaped, first_line
 from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
@@ -61,7 +61,7 @@ class Command(PackageCommand):
                 self._again(rows[:MOST], why, task_ids, dry=options["dry_run"])
         except DatabaseError as error:
             raise CommandError(
-                f"The ledger cannot be read: {str(error).partition(chr(10))[0]}. Start its database and run `manage.py migrate`.",
+                f"The ledger cannot be read: {first_line(error)}. Start its database and run `manage.py migrate`.",
                 returncode=Exit.NOT_READY,
             ) from error
 

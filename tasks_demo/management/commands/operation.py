@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import Error
 
 from tasks_demo.core.exceptions import InvalidOperationKey, OperationHeld, UnknownTask
+from tasks_demo.core.wording import first_line
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
@@ -130,4 +131,4 @@ def _tallies(operation: str) -> tuple[list[dict[str, Any]], str]:
         rows = Tally.objects.filter(operation=operation).order_by("-first_at", "task_id")[:MOST]
         return list(rows.values("task_id", "pattern", "verdict", *SHOWN)), ""
     except Error as error:
-        return [], f"The ledger's database did not answer: {str(error).partition(chr(10))[0]}."
+        return [], f"The ledger's database did not answer: {first_line(error)}."

@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
-from tasks_demo.core.wording import counted
+from tasks_demo.core.wording import counted, first_line
 from tasks_demo.ledger.reading import State, read_books
 from tasks_demo.ledger.rollups import fold
 from tasks_demo.management.arguments import Exit, seconds
@@ -68,7 +68,7 @@ class Command(PackageCommand):
             return states
         except (InvalidSetting, LedgerUnavailable, DatabaseError) as error:
             raise CommandError(
-                f"Not everything was read and counted: {str(error).partition(chr(10))[0]}", returncode=Exit.NOT_READY
+                f"Not everything was read and counted: {first_line(error)}", returncode=Exit.NOT_READY
             ) from error
 
 

@@ -16,6 +16,7 @@ from django.db import Error, connections, router
 from tasks_demo.core.conf import settings
 from tasks_demo.core.databases import unsupported
 from tasks_demo.core.limited_log import limited_log
+from tasks_demo.core.wording import first_line
 from tasks_demo.ledger.database import unsupported as cannot_be_kept
 from tasks_demo.ledger.reading import read_books
 from tasks_demo.ledger.rollups import fold
@@ -158,7 +159,7 @@ def _read_books(stop: threading.Event) -> None:
                 logger, logging.WARNING, ("books", type(error).__name__),
                 "Reading the books or updating the dashboard's counts failed (%s: %s). It is tried again; "
                 "until then effects may be missing.",
-                type(error).__name__, str(error).partition("\n")[0],
+                type(error).__name__, first_line(error),
             )  # fmt: skip
         finally:
             connections.close_all()

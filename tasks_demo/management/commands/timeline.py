@@ -10,7 +10,7 @@ from django.db import DatabaseError
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
-from tasks_demo.core.wording import counted, escaped
+from tasks_demo.core.wording import counted, escaped, first_line
 from tasks_demo.dashboard.labels import COUNTS
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import find, timeline
@@ -57,7 +57,7 @@ class Command(PackageCommand):
                 if state.trouble:
                     self.stderr.write(trouble_of(state))
         except (InvalidSetting, LedgerUnavailable) as error:
-            self.stderr.write(f"Effects may be missing: {str(error).partition(chr(10))[0]}")
+            self.stderr.write(f"Effects may be missing: {first_line(error)}")
 
     def _show(self, tally: Tally, options: dict[str, Any]) -> None:
         steps = list(timeline(tally))

@@ -121,15 +121,18 @@ def test_doctor_takes_queues_named_in_settings_for_ours(stranger: Stranger) -> N
 
 def test_doctor_shows_what_waits_in_a_queue_that_only_a_call_names(stranger: Stranger) -> None:
     """Also for a function in ``task_routes`` that depends on the arguments: no setting names the queue."""
-    sent = stranger.python("[tasks.count_view.apply_async(kwargs={'order_id': n}, queue='typo') for n in range(3)]")
+    typo = "a-mistyped-name-that-is-longer-than-is-shown-of-others"
+    sent = stranger.python(
+        f"[tasks.count_view.apply_async(kwargs={{'order_id': n}}, queue='{typo}') for n in range(3)]"
+    )
     assert sent.code == 0, sent.err
     code, rows = doctor(stranger)
     with redis.Redis.from_url(stranger.broker_url) as client:
-        client.delete("typo", "_kombu.binding.typo", "_kombu.binding_permanent.typo")
+        client.delete(typo, f"_kombu.binding.{typo}", f"_kombu.binding_permanent.{typo}")
     row = rows["Redis (broker, results, leases)", "other users"]
     assert (code, row["state"]) == (0, "warn")
-    assert "a queue that is not in our settings: typo (" in row["seen"]
-    assert "). Messages: 3 wait in typo. " in row["seen"]
+    assert f"a queue that is not in our settings: {typo} (" in row["seen"]
+    assert f"). Messages: 3 wait in {typo}. " in row["seen"]
     assert "start a worker for it, with -Q" in row["fix"]
 
 

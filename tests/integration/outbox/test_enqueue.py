@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from celery import current_app
@@ -12,14 +11,13 @@ from django.utils import timezone
 
 from tasks_demo.core.exceptions import OutboxRefused
 from tasks_demo.demo.shop.models import Order
-from tasks_demo.leases.protocol import digest
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
 from tests.integration.outbox.outbox_ground import JOB, charge, count, messages, relay_to, row
 from tests.integration.servers.redis import RedisServer
-from tests.support import producer_on, until
+from tests.support import until
 
 pytestmark = pytest.mark.usefixtures("table")
 
@@ -106,20 +104,6 @@ def test_enqueue_options_reach_the_broker_as_given_to_apply_async(broker: RedisS
     }  # fmt: skip
     assert {name: headers[name] for name in wanted} == wanted
     assert datetime.fromisoformat(headers["expires"]) == when
-
-
-NUMBERS = [1e16, -0.0, 1.0, 1e300, 5e-324, 0.1, 2**70, -1, True]
-
-
-def test_enqueue_arguments_arrive_as_a_direct_message_brings_them(broker: RedisServer) -> None:
-    enqueue("somewhere.else", NUMBERS, {"deep": [{"b": 1e22, "a": -0.0}]}, queue="kept", external=True)
-    assert relay_to(broker.url).run_once().published == 1
-    with producer_on(broker.url) as producer:
-        direct: Any = {"args": NUMBERS, "kwargs": {"deep": [{"b": 1e22, "a": -0.0}]}, "queue": "direct"}
-        current_app.send_task("somewhere.else", producer=producer, ignore_result=True, **direct)
-    (kept,), (sent,) = messages(broker.url, "kept"), messages(broker.url, "direct")
-    assert repr(kept["content"][:2]) == repr(sent["content"][:2])
-    assert digest("t", *kept["content"][:2]) == digest("t", *sent["content"][:2])
 
 
 def test_enqueue_with_a_countdown_waits_in_the_outbox(broker: RedisServer) -> None:

@@ -136,10 +136,13 @@ CARRIED: list[Any] = [
     uuid.UUID(int=7), Decimal("1.50"), datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2), date(2026, 1, 2),  # noqa: DTZ001
     dtime(3, 4), b"text", b"\xff\x00", gettext_lazy("yes"), (1, (2,)), {1: 2, None: 3}, float("nan"), float("inf"),
     "nul\0 and half \ud800", {"__type__": "uuid", "__value__": {"hex": "0" * 32}}, Parked.State.PARKED,
+    1e16, -0.0, 1.0, 1e300, 5e-324, 0.1, 2**70, -1, True, {"b": 1e22, "a": -0.0},
 ]  # fmt: skip
 
 
-def test_validation_accepts_what_the_serializer_carries(broker: RedisServer) -> None:
+def test_validation_accepts_what_the_serializer_carries_and_it_arrives_as_a_direct_message_brings_it(
+    broker: RedisServer,
+) -> None:
     enqueue("somewhere.else", CARRIED, {"when": CARRIED}, queue="kept", external=True)
     assert relay_to(broker.url).run_once().published == 1
     with producer_on(broker.url) as producer:

@@ -11,6 +11,7 @@ import jsonschema
 from rich.console import Console
 
 from tasks_demo.lab.reports import document as report
+from tasks_demo.lab.reports.text import render
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tests.lab.verdict.histories import Story, numbered
 
@@ -67,5 +68,5 @@ def valid(result: dict[str, Any]) -> None:
 
 def terminal(result: dict[str, Any], width: int = 200) -> str:
     file = io.StringIO()
-    report.render(Console(file=file, width=width, force_terminal=False), result)
+    render(Console(file=file, width=width, force_terminal=False), result)
     return file.getvalue()

@@ -13,6 +13,7 @@ import pytest
 
 from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.reports import document as report
+from tasks_demo.lab.reports.text import sentences
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tests.lab.reports.results import NASTY, built, from_results, good, story, terminal, valid
 from tests.lab.verdict.histories import numbered, text
@@ -53,15 +54,15 @@ def test_sentence_says_what_became_of_the_charges(effects: str, lost: int, twice
     spread = dict(zip(("0", "1", "2+"), map(int, effects.split("/")), strict=True))
     changed = {"effects": spread, "lost": lost, "duplicated": twice, "quarantined": parked}
     document = from_results([CellResult(**{**vars(result), **changed})])
-    assert report.sentences(document)[0].startswith(f"acks_late {said} when the worker was killed; its promise")
+    assert sentences(document)[0].startswith(f"acks_late {said} when the worker was killed; its promise")
 
 
 def test_last_sentence_counts_in_english() -> None:
     broken = story("acks_late", "kill-main", again=False).end()
     unknown = story("dedup_lock", "kill-main").end(queued=1)
-    assert report.sentences(built(broken))[-1] == "Of 1 cell, 1 was not as predicted."
-    assert report.sentences(built(unknown))[-1] == "Of 1 cell, 1 is unknown."
-    one = report.sentences(built(broken, unknown, story("dedup_lock", "none").end()))[-1]
+    assert sentences(built(broken))[-1] == "Of 1 cell, 1 was not as predicted."
+    assert sentences(built(unknown))[-1] == "Of 1 cell, 1 is unknown."
+    one = sentences(built(broken, unknown, story("dedup_lock", "none").end()))[-1]
     assert one == "Of 3 cells, 1 was not as predicted and 1 is unknown."
 
 
@@ -73,7 +74,7 @@ def test_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
     assert len(lines) == 3 + 1 + 2, lines  # a heading of two lines, its rule, one row, two sentences
     for whole in ("promise", "at most once", "123456/654321/222223"):
         assert any(whole in line for line in lines), whole
-    assert lines[-2:] == report.sentences(document)
+    assert lines[-2:] == sentences(document)
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])

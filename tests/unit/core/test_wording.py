@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_demo.core.wording import counted, escaped, shown, times
+from tasks_demo.core.wording import counted, escaped, first_line, listed, shown, times
 from tests.support import PROJECT
 
 
@@ -12,6 +12,13 @@ def test_wording_numbers_have_their_noun() -> None:
     assert [counted(number, "job") for number in (0, 1, 2)] == ["no jobs", "1 job", "2 jobs"]
     assert counted(1, "delivery", "deliveries") == "1 delivery"
     assert counted(3, "delivery", "deliveries") == "3 deliveries"
+    assert [listed(["a", "b", "c", "d"][:number], 2) for number in range(5)] == [
+        "",
+        "a",
+        "a, b",
+        "a, b and 1 more",
+        "a, b and 2 more",
+    ]
     assert [times(number) for number in range(4)] == ["never", "once", "twice", "3 times"]
 
 
@@ -24,6 +31,10 @@ def test_wording_no_message_leaves_the_number_to_its_reader() -> None:
         if "(s)" in line
     ]
     assert guilty == []
+
+
+def test_wording_of_an_error_is_its_first_line() -> None:
+    assert [first_line(OSError(text)) for text in ("", "one", "one\ntwo")] == ["", "one", "one"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers on a command line: whole, in range, as people write them; otherwise an error message."""
+"""Numbers and pauses on a command line: in range, as people write them; otherwise an error message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_demo.management.arguments import whole
+from tasks_demo.management.arguments import seconds, whole
 
 parse = whole("--tasks", 1, 1_000_000)
 
@@ -45,3 +45,10 @@ def test_any_text_is_a_number_in_range_or_a_sentence(text: str) -> None:
 def test_number_too_long_for_python_is_a_sentence_too() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="--tasks is 1 to 1000000"):
         parse("9" * 5000)
+
+
+@pytest.mark.parametrize("text", ["0", "60.1", "-1", "nan", "inf", "x", ""])
+def test_pause_out_of_range_is_refused(text: str) -> None:
+    assert [seconds(least) for least in ("0.01", "60")] == [0.01, 60.0]
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a pause; write 0\.01 to 60 seconds"):
+        seconds(text)

@@ -8,6 +8,8 @@ from django.core.management import get_commands, load_command_class
 REFUSED = [
     ("relay", "--check 60 --once", "--check publishes nothing, so --once would have no effect"),
     ("relay", "--check 60 --batch 100 --interval 0.5 --no-reconcile", "--batch, --interval, --no-reconcile"),
+    ("relay", "--batch 1001", "--batch is 1 to 1000"),
+    ("relay", "--interval 0", "write 0.01 to 60 seconds"),
     ("relay", "--once --interval 0.5", "--interval would have no effect"),
     ("quarantine", "--why because", "list does not make one"),
     ("quarantine", "list --all --why because", "list does not make one"),

@@ -102,7 +102,7 @@ class Command(PackageCommand):
             as_it_is=options["as_it_is"],
             parts=tuple(options["only"] or PARTS),
         )
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             document = self._measured(sizes, options["database"])
         except KeyboardInterrupt:
@@ -171,7 +171,3 @@ def _check_writable(path: Path) -> None:
         raise CommandError(
             f"--json: {path} cannot be written: {error.strerror}. Nothing was measured.", returncode=Exit.USAGE
         ) from error
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

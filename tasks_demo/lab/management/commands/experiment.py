@@ -23,6 +23,7 @@ from tasks_demo.lab.plan.own_tasks import OwnTask
 from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
+from tasks_demo.lab.reports.text import render
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand, output_failed
 
@@ -74,7 +75,7 @@ class Command(PackageCommand):
         self._check_name(options["run"])
         self._check_targets({name: options[name] for name in WRITTEN if options[name] is not None})
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-            signal.signal(number, _interrupt)
+            signal.signal(number, signal.default_int_handler)
         run = Run(
             cells,
             seed=seed,
@@ -174,7 +175,7 @@ class Command(PackageCommand):
             (options["events"], lambda: outcome.events.read_text(encoding="utf-8")),
         ]
         if options["json"] != "-":
-            report.render(console(options), result)
+            render(console(options), result)
             self.stdout.writelines(f"{note}\n" for note in outcome.notes)
         for target, write in writers:
             if target == "-":
@@ -206,7 +207,3 @@ class Command(PackageCommand):
             except OSError as error:
                 why = error.strerror
                 self.stderr.write(f"GITHUB_STEP_SUMMARY: {summary} cannot be written ({why}). Nothing else is lost.")
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -30,7 +30,17 @@ from tasks_demo.demo.bank.client import (
 )
 from tasks_demo.demo.bank.models import Debit
 from tasks_demo.demo.stack import EmbeddedBank
-from tests.support import PROJECT, TOKEN, Home, database_url_of_tests, finish, free_port, scratch_database, until
+from tests.support import (
+    PROJECT,
+    TOKEN,
+    Home,
+    database_url_of_tests,
+    finish,
+    first_line,
+    free_port,
+    scratch_database,
+    until,
+)
 
 pytestmark = pytest.mark.django_db(databases=["default", "bank"], transaction=True)
 
@@ -360,11 +370,6 @@ assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] ==
 def start(home: Home, folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
     database = f"sqlite:///{folder / 'new.sqlite3'}"
     return home.start("bank", *arguments, env={"BANK_DATABASE_URL": database, **env}, own_group=True)
-
-
-def first_line(bank: subprocess.Popen[str]) -> str:
-    assert bank.stdout is not None
-    return bank.stdout.readline()
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +15,7 @@ import redis as client
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack import EmbeddedRedis
 from tasks_demo.demo.stack import redis as stack_redis
-
-ROOT = Path(__file__).resolve().parents[4]
-BOUND_SECONDS = 20.0
+from tests.support import Home, finish, first_line
 
 
 @pytest.fixture
@@ -166,56 +161,37 @@ def test_executable_says_why_no_redis_server_runs_here(monkeypatch: pytest.Monke
         stack_redis.executable.cache_clear()
 
 
-# manage.py redis
+# -- manage.py redis -------------------------------------------------------------------------------------------------
 
 
-def command(state: Path, **extra: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    return subprocess.Popen(
-        [sys.executable, "manage.py", "redis"],
-        cwd=ROOT,
-        env={**environment, "STATE_DIR": str(state), **extra},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def first_line(running: subprocess.Popen[str]) -> str:
-    assert running.stdout is not None
-    assert select.select([running.stdout], [], [], BOUND_SECONDS)[0], "the command said nothing"
-    return running.stdout.readline()
+def process_id(socket: Path) -> int:
+    with client.Redis(unix_socket_path=str(socket)) as redis:
+        return int(redis.info("server")["process_id"])
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_redis_command_runs_in_the_foreground(tmp_path: Path, asked: signal.Signals, code: int) -> None:
-    with command(tmp_path) as running:
-        assert "Redis listening on" in first_line(running)
-        with client.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as redis:
-            server = redis.info("server")["process_id"]
-            with command(tmp_path) as second:
-                said = second.communicate(timeout=BOUND_SECONDS)[1]
-            assert (second.returncode, "already running" in said) == (4, True)
-            assert "Traceback" not in said
-        running.send_signal(asked)
-        said = running.communicate(timeout=BOUND_SECONDS)[1]
-    assert (running.returncode, said) == (code, "")
+    running = Home(tmp_path).start("redis", own_group=True)
+    assert "Redis listening on" in first_line(running)
+    server = process_id(tmp_path / "redis.sock")
+    second = Home(tmp_path).manage("redis")
+    assert (second.code, "already running" in second.sentence()) == (4, True)
+    running.send_signal(asked)
+    done = finish(running)
+    assert (done.code, done.err) == (code, "")
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
 
 
 def test_redis_command_says_that_the_server_died(tmp_path: Path) -> None:
-    with command(tmp_path) as running:
-        first_line(running)
-        with client.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as redis:
-            os.kill(redis.info("server")["process_id"], signal.SIGKILL)
-        said = running.communicate(timeout=BOUND_SECONDS)[1]
-    assert (running.returncode, "exited unexpectedly (code -9)" in said) == (4, True)
+    running = Home(tmp_path).start("redis", own_group=True)
+    first_line(running)
+    os.kill(process_id(tmp_path / "redis.sock"), signal.SIGKILL)
+    done = finish(running)
+    assert (done.code, "exited unexpectedly (code -9)" in done.sentence()) == (4, True)
 
 
 def test_redis_command_is_refused_beside_a_server_of_redis_url(tmp_path: Path) -> None:
-    with command(tmp_path, REDIS_URL="redis://127.0.0.1:1/0") as running:
-        said = running.communicate(timeout=BOUND_SECONDS)[1]
-    assert (running.returncode, "REDIS_URL names another server" in said) == (4, True)
+    done = Home(tmp_path).manage("redis", env={"REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert (done.code, "REDIS_URL names another server" in done.sentence()) == (4, True)
     assert not (tmp_path / "redis").exists()
