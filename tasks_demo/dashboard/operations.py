@@ -99,4 +99,5 @@ class ForgottenOperationAdmin(RecordsAdmin):
                     request, "Nothing was removed: it has changed since it was shown, or nothing was there."
                 )
         query: dict[str, Any] = {"key": found.operation, **({"task": task} if task else {})}
-        return HttpResponseRedirect(f"{reverse('admin:tasks_demo_records_forgottenoperation_look')}?{urlencode(query)}")
+        look = reverse("admin:tasks_demo_records_forgottenoperation_look", current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{look}?{urlencode(query)}")

@@ -84,8 +84,10 @@ class ParkedAdmin(ActingAdmin):
         parked = self.get_object(request, unquote(object_id))
         if parked is None:
             messages.warning(request, f"There is no parked message number {object_id[:20]}.")
-            return HttpResponseRedirect(reverse("admin:tasks_demo_records_parked_changelist"))
-        tally = reverse("admin:tasks_demo_tally_change", args=[quote(parked.task_id)])
+            return HttpResponseRedirect(
+                reverse("admin:tasks_demo_records_parked_changelist", current_app=self.admin_site.name)
+            )
+        tally = reverse("admin:tasks_demo_tally_change", args=[quote(parked.task_id)], current_app=self.admin_site.name)
         context = {
             **self.page_context(request, str(parked)),
             "parked": parked,

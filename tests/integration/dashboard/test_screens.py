@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
@@ -18,6 +19,7 @@ from pytest_django import Settings
 from tasks_demo.dashboard import live, screens
 from tasks_demo.dashboard.task_ids import TallyAdmin
 from tasks_demo.ledger.models import Tally
+from tasks_demo.operations import known
 from tests.integration.dashboard.pages import somebody
 from tests.integration.ledger.ledger_rows import append, lost, ok
 
@@ -86,6 +88,28 @@ def test_screens_have_one_bar_and_no_inline_script_or_style(admin_client: Client
     for linked, _, _ in bar(text):
         assert admin_client.get(linked).status_code == 200, linked
     assert re.findall(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=", text) == []
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_redirects_stay_in_the_admin_site_that_was_asked(admin_client: Client, settings: Settings) -> None:
+    site = AdminSite(name="ops")
+    for model, registered in admin.site._registry.items():
+        site.register(model, type(registered))
+    urls = ModuleType("urls_of_two_sites")
+    urls.urlpatterns = [path("ops/", site.urls), path("admin/", admin.site.urls)]  # type: ignore[attr-defined]
+    settings.ROOT_URLCONF = urls  # type: ignore[assignment]
+    clear_url_caches()
+    try:
+        look = "/ops/tasks_demo_records/forgottenoperation/look/"
+        answers = [
+            admin_client.get("/ops/tasks_demo_records/parked/4711/change/"),
+            admin_client.get("/ops/tasks_demo/tally/unknown/change/"),
+            admin_client.post("/ops/tasks_demo/tally/books/"),
+            admin_client.post(look, {"key": "nobody:knows", "why": "a test", "mark": known("nobody:knows", "").mark}),
+        ]
+        assert [answer.headers["Location"][:5] for answer in answers] == ["/ops/"] * 4
+    finally:
+        clear_url_caches()
 
 
 @pytest.mark.parametrize("address", ["/admin/login/", "/admin/", "/admin/tasks_demo/", "/no/such/page/"])

@@ -269,3 +269,13 @@ def test_times_are_in_the_zone_of_the_user_and_have_a_date_where_a_job_lasts_for
     assert f">{begun:%Y-%m-%d %H:%M:%S}." in page
     assert f">{ended:%Y-%m-%d %H:%M:%S}." in page
     assert f">{begun:%H:%M:%S}." in admin_client.get("/admin/tasks_demo/tally/short/change/").content.decode()
+
+
+def test_pid_is_shown_as_a_number_to_copy_in_any_locale(admin_client: Client, settings: Settings) -> None:
+    settings.USE_THOUSAND_SEPARATOR, settings.LANGUAGE_CODE = True, "fr"
+    same: dict[str, Any] = {"task_id": "t", "worker": "w1@test"}
+    append([event("received", 0, pid=1234567, **same), event("started", 1, pid=7654321, **same)])
+    page = admin_client.get("/admin/tasks_demo/tally/t/change/").text
+    assert "main pid <code>1234567</code>" in page
+    assert "pid 7654321" in page
+    assert not re.search(r"1\W234\W567|7\W654\W321", page)
