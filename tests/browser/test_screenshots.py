@@ -78,3 +78,15 @@ def test_pictures_are_taken_of_a_real_run(page: Page, run: str, request: pytest.
         file = folder / f"{name}-{scheme}.png"
         page.screenshot(path=str(file), animations="disabled")
         assert file.stat().st_size <= MOST_BYTES, file.name
+        if (name, scheme) == ("timeline", "light"):
+            _in_one(page, folder / "killed-and-charged-twice.png")
+
+
+def _in_one(page: Page, file: Path) -> None:
+    """The facts and the drawing of a task ID as one picture, which the README shows."""
+    top, end = page.locator(".facts").bounding_box(), page.locator(".swimlanes-key").bounding_box()
+    assert top
+    assert end
+    clip = {"x": top["x"] - 16, "y": top["y"] - 8, "width": 1152, "height": end["y"] + end["height"] - top["y"] + 24}
+    page.screenshot(path=str(file), full_page=True, clip=clip, animations="disabled")  # type: ignore[arg-type]
+    assert file.stat().st_size <= MOST_BYTES, file.name
