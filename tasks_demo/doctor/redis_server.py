@@ -129,7 +129,7 @@ def _persistence(part: str, info: dict[str, Any], client: Any, *, needed: bool) 
         often = _configured(client, "appendfsync")
         costs = {
             "always": "a power failure loses no acknowledged write",
-            "everysec": "a power failure loses up to 2 s of acknowledged writes, a kill none",
+            "everysec": "a power failure loses up to 2 s of acknowledged writes, a kill none unless the disk is slow",
             "no": "a power failure loses what the kernel has not written yet, often 30 s",
         }
         seen = f"append-only file, appendfsync {often or 'unknown (CONFIG is refused)'}: "

@@ -1,8 +1,8 @@
 """A private redis-server: append-only, on a Unix socket that only this user can open, without a TCP port.
 
-An acknowledged write survives a SIGKILL of the server, because the kernel has it. It may **not** survive a power failure: the
-last second is lost then (``appendfsync everysec``), and up to two seconds if the disk is so slow that an fsync takes longer than
-one.
+A write that is in the append-only file survives a SIGKILL of the server, because the kernel has it. It may **not** survive a
+power failure: the last second is lost then (``appendfsync everysec``). While an fsync takes long, on a busy disk, Redis
+acknowledges writes up to two seconds before they are in the file: a SIGKILL loses these, too.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import redis as client
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack import EmbeddedRedis
 from tasks_demo.demo.stack import redis as stack_redis
-from tests.support import Home, finish, first_line
+from tests.support import Home, finish, first_line, until
 
 
 @pytest.fixture
@@ -49,10 +49,11 @@ def test_embedded_redis_is_reached_by_its_owner_only(server: EmbeddedRedis) -> N
     assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
 
 
-def test_embedded_redis_keeps_acknowledged_writes_after_a_sigkill(server: EmbeddedRedis) -> None:
+def test_embedded_redis_keeps_what_is_in_its_file_after_a_sigkill(server: EmbeddedRedis) -> None:
     with connected(server) as redis:
         for number in range(500):
             redis.rpush("list", number)
+        until(lambda: redis.info("persistence")["aof_buffer_length"] == 0, "the end of what the file lacks")
     assert server.process is not None
     first = server.process.pid
     server.kill()
