@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tasks_demo.core.exceptions import EnvironmentNotReady
 
     folder = Path(os.environ.get("STATE_DIR") or ".state").absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     databases = os.environ.get("TASKS_DEMO_LAB_DATABASES", "")
     try:
         _set_up(folder, project, own.app, databases)
@@ -50,17 +49,30 @@ def _set_up(folder: Path, project: str, app: str, databases: str) -> None:
     import json
 
     from django.core.exceptions import ImproperlyConfigured
+    from django.db import DatabaseError
 
     from tasks_demo.core.exceptions import EnvironmentNotReady
+    from tasks_demo.core.lifecycle import described
     from tasks_demo.lab.processes.setting_up import Setup, make_tables, set_up
 
     sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]
     Setup(str(folder), project, app, json.loads(databases) if databases else {}).publish()
+    unusable = f"The state folder {folder} (STATE_DIR) cannot be used"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentNotReady(f"{unusable}: {error.strerror}.") from error
     try:
         set_up()
         make_tables()
+    except EnvironmentNotReady:
+        raise
+    except DatabaseError as error:
+        raise EnvironmentNotReady(f"{unusable}: {error}.") from error
     except (ImproperlyConfigured, ImportError) as error:
         raise EnvironmentNotReady(f"The lab cannot start here: {error}.") from error
+    except (Exception, SystemExit) as error:  # of the project's settings or apps
+        raise EnvironmentNotReady(f"The lab cannot start here: {described(error)}.") from error
 
 
 if __name__ == "__main__":

@@ -270,3 +270,27 @@ def test_lab_without_an_app_or_with_one_that_cannot_be_imported(plain: Plain) ->
     assert "Name a task" in taskless.sentence()
     assert "Name the Celery app" in nothing.sentence()
     assert "--app shop.nowhere cannot be imported" in broken.sentence()
+
+
+def test_state_folder_that_cannot_be_used_is_code_4_and_a_sentence(plain: Plain) -> None:
+    (plain.folder / "file").touch()
+    (plain.folder / "taken" / "ledger.sqlite3").mkdir(parents=True)
+    for state, why in {
+        plain.folder / "file": "File exists",
+        plain.folder / "file" / "below": "Not a directory",
+        plain.folder / "taken": "unable to open database file",
+    }.items():
+        done = plain.lab("--task", "shop.charge", env={"STATE_DIR": str(state)})
+        assert done.code == 4, done.err
+        assert f"The state folder {state} (STATE_DIR) cannot be used: {why}. Nothing was run." in done.sentence()
+
+
+def test_project_or_app_that_ends_with_an_error_when_it_is_imported_is_code_4_and_a_sentence(plain: Plain) -> None:
+    (plain.folder / "needy.py").write_text("import os\nSECRET_KEY = os.environ['NOBODY_SETS_THIS']\n")
+    (plain.folder / "leaves.py").write_text("raise SystemExit('usage: leaves')\n")
+    env = {"PYTHONPATH": f"{PROJECT}{os.pathsep}{plain.folder}"}
+    needy = plain.lab("--task", "x", app="", env={**env, "DJANGO_SETTINGS_MODULE": "needy"})
+    leaves = plain.lab("--task", "x", app="leaves:app", env=env)
+    assert (needy.code, leaves.code) == (4, 4), needy.err + leaves.err
+    assert "The lab cannot start here: KeyError: 'NOBODY_SETS_THIS'. Nothing was run." in needy.sentence()
+    assert "--app leaves:app cannot be imported: SystemExit: usage: leaves. " in leaves.sentence()

@@ -113,7 +113,7 @@ def _adopt(name: str) -> None:
 
     try:
         app = find_app(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvironmentNotReady(
             f"--app {name} cannot be imported: {type(error).__name__}: {error}. Write it as for `celery -A`, and run this where "
             "the module can be imported."
