@@ -76,6 +76,7 @@ class Lesson:
     answer: str
     why: str
     kept: bool
+    verdict: str
     drawing: Drawing
     steps: list[Step]
 
@@ -173,6 +174,7 @@ def _cost(pattern: str, cases: Sequence[Case]) -> Cost:
 def _lesson(case: Case) -> Lesson:
     promise = PROMISES[case.pattern]
     hit = OTHER_HITS.get(case.fault, f"the main process is killed at {case.point}")
+    kept = case.effects in promise.effects or case.parked
     drawing = draw(case.moments, name=case.name, title=f"{case.pattern}: {hit}")
     return Lesson(
         case=case,
@@ -180,10 +182,17 @@ def _lesson(case: Case) -> Lesson:
         promised=_PROMISED[promise.semantics],
         answer=f"The customer is charged {times(case.effects)}.",
         why=why(case),
-        kept=case.effects in promise.effects or case.parked,
+        kept=kept,
+        verdict=_verdict(case, promise.semantics) if kept else "The promise was broken.",
         drawing=drawing,
         steps=_steps(case, drawing),
     )
+
+
+def _verdict(case: Case, semantics: Semantics) -> str:
+    if case.effects == 1 or case.parked:
+        return "The promise was kept."
+    return f"And still {case.pattern} kept its promise: {semantics} allows that."
 
 
 def why(case: Case) -> str:

@@ -131,6 +131,14 @@ def test_counters_of_the_last_step_are_those_of_the_case() -> None:
         assert not lesson.drawing.cut
 
 
+def test_a_promise_that_was_kept_although_the_charge_is_lost_or_made_twice_is_said_to_allow_that() -> None:
+    said = {lesson.case.name: lesson.verdict for lesson in content(read()).lessons}
+    assert said["acks_late-effect_done"] == "And still acks_late kept its promise: at-least-once allows that."
+    assert said["acks_early-started"] == "And still acks_early kept its promise: at-most-once allows that."
+    assert said["acks_late-fetched"] == "The promise was broken."
+    assert {said["dedup_lock-effect_done"], said["acks_late-poison"]} == {"The promise was kept."}
+
+
 def test_the_quiz_has_ten_questions_with_different_answers() -> None:
     quiz = content(read()).quiz
     assert [question.number for question in quiz] == list(range(1, 11))
