@@ -130,7 +130,7 @@ def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknow
 
 
 def test_memory_error_of_a_body_ends_the_worker_and_a_late_acknowledged_job_runs_again(plain: Plain) -> None:
-    task = (
+    task = [
         "--args",
         "orders.jsonl",
         "--effects",
@@ -139,7 +139,7 @@ def test_memory_error_of_a_body_ends_the_worker_and_a_late_acknowledged_job_runs
         "out-of-memory",
         "--point",
         "returned",
-    )
+    ]
     _, result = plain.result("--task", "shop.charge_surely", *task, code=0)
     assert (result["cells"][0]["lost"], result["cells"][0]["duplicated"]) == (0, 2)
     done, result = plain.result("--task", "shop.charge_surely", "--promise", "effectively-once", *task, code=1)
@@ -285,12 +285,14 @@ def test_state_folder_that_cannot_be_used_is_code_4_and_a_sentence(plain: Plain)
         assert f"The state folder {state} (STATE_DIR) cannot be used: {why}. Nothing was run." in done.sentence()
 
 
-def test_project_or_app_that_ends_with_an_error_when_it_is_imported_is_code_4_and_a_sentence(plain: Plain) -> None:
+def test_import_that_ends_with_an_error_or_ctrl_c_is_code_4_or_130_and_a_sentence(plain: Plain) -> None:
     (plain.folder / "needy.py").write_text("import os\nSECRET_KEY = os.environ['NOBODY_SETS_THIS']\n")
     (plain.folder / "leaves.py").write_text("raise SystemExit('usage: leaves')\n")
+    (plain.folder / "slow.py").write_text("raise KeyboardInterrupt  # Ctrl-C while it is imported\n")
     env = {"PYTHONPATH": f"{PROJECT}{os.pathsep}{plain.folder}"}
     needy = plain.lab("--task", "x", app="", env={**env, "DJANGO_SETTINGS_MODULE": "needy"})
-    leaves = plain.lab("--task", "x", app="leaves:app", env=env)
-    assert (needy.code, leaves.code) == (4, 4), needy.err + leaves.err
+    leaves, slow = (plain.lab("--task", "x", app=f"{name}:app", env=env) for name in ("leaves", "slow"))
+    assert (needy.code, leaves.code, slow.code) == (4, 4, 130), needy.err + leaves.err + slow.err
+    assert slow.err == "Interrupted before anything ran.\n"
     assert "The lab cannot start here: KeyError: 'NOBODY_SETS_THIS'. Nothing was run." in needy.sentence()
     assert "--app leaves:app cannot be imported: SystemExit: usage: leaves. " in leaves.sentence()
