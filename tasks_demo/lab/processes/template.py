@@ -168,7 +168,11 @@ def main(descriptor: int, place: str) -> None:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (
+        signal.SIGCHLD,
+        signal.SIGTERM,
+    ):  # they are read from the pipe; SIGTERM may come while the groups are killed
+        signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the experiment, which closes the socket
     control.sendall(b'{"ready": true}\n')
     selector = selectors.DefaultSelector()
@@ -193,8 +197,8 @@ def main(descriptor: int, place: str) -> None:
                             os.kill(request["terminate"], signal.SIGTERM)
                         elif request.get("kill") in workers:
                             os.killpg(request["kill"], signal.SIGKILL)  # it has called setsid
-                else:
-                    os.read(wake_read, 4096)
+                elif signal.SIGTERM in os.read(wake_read, 4096):
+                    return
             _report_ended(control, workers, ended)
     except (BrokenPipeError, ConnectionResetError):
         return
@@ -212,7 +216,8 @@ def _fork(request: dict[str, Any], control: socket.socket, workers: set[int], de
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             control.close()
             for descriptor in descriptors:
