@@ -32,8 +32,14 @@ def execute(alias: str, statement: str, parameters: Sequence[Any]) -> tuple[int,
 
     For what every job runs: it uses the driver's cursor, because Django's takes longer than SQLite. Django's query log and
     ``execute_wrapper`` do not see the statement. Placeholders are ``%s``, and ``%%`` is a percent sign, on SQLite too.
+    A backend that is not Django's own gets Django's cursor, where it may prepare the statement: django-tenants chooses the
+    tenant's schema there.
     """
     connection: Any = connections[alias]
+    if not type(connection).__module__.startswith("django."):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.rowcount, cursor.fetchall() if cursor.description else []
     connection.validate_thread_sharing()
     connection.close_if_health_check_failed()
     connection.ensure_connection()

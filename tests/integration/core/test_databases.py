@@ -92,3 +92,16 @@ def test_databases_every_job_is_requeued_with_an_error_and_runs_when_the_databas
 
 def _errors(said: str, *texts: str) -> bool:
     return any("ERROR" in line and all(text in line for text in texts) for line in said.splitlines())
+
+
+def test_statement_of_ours_is_for_the_tenant_that_the_backend_sets_when_a_cursor_is_made(stranger: Stranger) -> None:
+    databases = {"default": {}, "tenants": {"ENGINE": "tests.integration.core.tenants_like", "NAME": ":memory:"}}
+    before = (
+        "from django.db import connections\nfrom tasks_demo.core.databases import execute\nseen = []\n"
+        "for tenant in ('one', 'two'):\n"
+        "    connections['tenants'].tenant = tenant\n"
+        "    seen += execute('tenants', \"SELECT tenant() || %s || '%%'\", ['?'])[1]\n"
+        "execute('tenants', 'CREATE TABLE t (id integer)', ())\n"
+        "seen.append(execute('tenants', 'INSERT INTO t VALUES (%s), (%s)', (1, 2)))"
+    )
+    assert stranger.value("seen", before=before, settings={"DATABASES": databases}) == [["one?%"], ["two?%"], [2, []]]
