@@ -60,7 +60,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["--point", "nowhere"], "invalid choice: 'nowhere'"),
     (["--broker", "kafka"], "Unknown broker 'kafka'"),
     (["--broker", "http://127.0.0.1"], "Unknown broker"),
-    (["--broker", ""], "Unknown broker"),
+    (["--broker", ""], "--broker: the value is empty; give one, or leave the option out"),
     (["--broker", "redis", "reliable+redis://h"], "--broker takes several names, or one address"),
     (["--broker", "redis", "redis"], "--broker names the same broker twice"),
     (["--broker", "redis", "kafka"], "Unknown broker 'kafka'"),

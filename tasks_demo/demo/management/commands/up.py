@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -41,6 +42,7 @@ class Command(PackageCommand):
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
         without, ready = self._embedded()
+        _check_nothing_runs(ready, port)
         ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
         try:
             commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
@@ -91,6 +93,25 @@ class Command(PackageCommand):
         else:
             without.append("bank")
         return without, ready
+
+
+def _check_nothing_runs(embedded: Mapping[str, Callable[[], bool]], port: int) -> None:
+    """Raise EnvironmentNotReady if one of the embedded servers answers already, or the dashboard's port cannot be used."""
+    for name, answers in embedded.items():
+        if answers():
+            raise EnvironmentNotReady(
+                f"The {name} of {settings.STATE_DIR} is running already, so nothing was started. Is there another `make up`? "
+                "End that one with Ctrl-C, or set STATE_DIR to another folder."
+            )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EnvironmentNotReady(
+                f"The dashboard cannot listen on 127.0.0.1 port {port} ({error.strerror}), so nothing was started. Stop what uses "
+                f"the port, or choose another: `make up PORT={port + 1 if port < 65535 else 8000}`."
+            ) from error
 
 
 def _worker_has_reported(since: float) -> Callable[[], bool]:

@@ -29,8 +29,8 @@ OURS = ("REDIS_URL", "BROKER_URL", "BANK_URL", "DATABASE_URL", "BANK_DATABASE_UR
 class Up:
     """A running ``manage.py up`` and its output."""
 
-    def __init__(self, state: Path) -> None:
-        self.port = free_port()
+    def __init__(self, state: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
         environment = {name: value for name, value in os.environ.items() if name not in OURS}
         self.popen = subprocess.Popen(
             [sys.executable, "manage.py", "up", "--port", str(self.port)],
@@ -124,6 +124,21 @@ def test_up_prints_how_to_log_in_as_its_last_lines_when_all_is_running(up: Up, t
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "admin_password"]
     password = (tmp_path / "admin_password").read_bytes().strip()
     assert not [path for path in written if password in path.read_bytes()]
+
+
+def test_up_says_what_runs_already_and_starts_nothing(up: Up, tmp_path: Path) -> None:
+    for state, port, sentence in (
+        (tmp_path, free_port(), "is running already, so nothing was started. Is there another `make up`?"),
+        (tmp_path / "other", up.port, f"port {up.port} (Address already in use), so nothing was started."),
+    ):
+        second = Up(state, port)
+        try:
+            assert second.popen.wait(BOUND_SECONDS) == 4
+            second.wait_for(sentence)
+            assert len(second.said) == 1, second.said
+        finally:
+            second.end()
+    assert up.popen.poll() is None
 
 
 def test_up_starts_a_killed_worker_again(up: Up) -> None:
