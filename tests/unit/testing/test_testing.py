@@ -35,6 +35,15 @@ def here() -> Iterator[Deliveries]:
         yield deliveries
 
 
+@pytest.fixture(autouse=True)
+def _tasks_are_gone_afterwards() -> Iterator[None]:
+    """Whoever looks at all tasks of the process afterwards must not look for tables in their databases."""
+    before = set(current_app.tasks)
+    yield
+    for name in set(current_app.tasks) - before:
+        del current_app.tasks[name]
+
+
 def declared(pattern: Any, body: Any = None, **options: Any) -> tuple[Any, list[Any]]:
     """A task of this pattern (None: without one), and the arguments of each call of its body."""
     ran: list[Any] = []
