@@ -109,8 +109,8 @@ def _check_nothing_runs(embedded: Mapping[str, Callable[[], bool]], port: int) -
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise EnvironmentNotReady(
-                f"The dashboard cannot listen on 127.0.0.1 port {port} ({error.strerror}), so nothing was started. Stop what uses "
-                f"the port, or choose another: `make up PORT={port + 1 if port < 65535 else 8000}`."
+                f"The dashboard cannot listen on 127.0.0.1 port {port} ({error.strerror}), so nothing was started. Stop what "
+                f"uses the port, or choose another: `make up PORT={port + 1 if port < 65535 else 8000}`."
             ) from error
 
 
