@@ -168,10 +168,8 @@ def main(descriptor: int, place: str) -> None:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in (
-        signal.SIGCHLD,
-        signal.SIGTERM,
-    ):  # they are read from the pipe; SIGTERM may come while the groups are killed
+    # Both are read from the pipe: SIGTERM may come while the groups are killed.
+    for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the experiment, which closes the socket
     control.sendall(b'{"ready": true}\n')

@@ -42,7 +42,7 @@ class Lab:
         self.template = TemplateClient(folder / "template.log")
         self.template.wait_ready()
 
-    def fork(self) -> int:
+    def fork(self, imports: tuple[str, ...] = ()) -> int:
         lane = RedisLane(self.redis_url, f"t:{uuid.uuid4().hex}:")
         spec = WorkerSpec(
             name=f"w{uuid.uuid4().hex[:6]}@lab",
@@ -54,13 +54,14 @@ class Lab:
             key_prefix=lane.prefix,
             lease_seconds=2.0,
             bank_url=self.bank_url,
+            imports=list(imports),
         )
         pid = self.template.fork(spec, lambda status: self.exits.put((pid, status)))
         return pid
 
-    def worker(self) -> list[psutil.Process]:
+    def worker(self, *imports: str) -> list[psutil.Process]:
         """The processes of a consuming worker: main and pool."""
-        pid = self.fork()
+        pid = self.fork(imports)
         assert self.ready.get(timeout=60) == pid
         main = psutil.Process(pid)
         return [main, *main.children(recursive=True)]
@@ -68,6 +69,28 @@ class Lab:
     def close(self) -> None:
         self.nemesis.close()
         self.template.close()
+
+
+#: A module of a worker that writes down what the worker imports from then until it consumes.
+TELLS = """
+import json, os, sys
+from celery import signals
+there = set(sys.modules)
+@signals.worker_ready.connect(weak=False)
+def tell(**_):
+    with open(os.environ["TELLS"] + ".part", "w") as file:
+        json.dump(sorted(set(sys.modules) - there), file)
+    os.rename(file.name, os.environ["TELLS"])
+"""
+
+
+@pytest.fixture
+def told(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a worker that imports ``tells`` writes; request it before ``lab``."""
+    (short / "tells.py").write_text(TELLS)
+    monkeypatch.syspath_prepend(short)
+    monkeypatch.setenv("TELLS", str(short / "told.json"))
+    return short / "told.json"
 
 
 @pytest.fixture
@@ -94,6 +117,14 @@ def test_template_forks_real_workers_in_groups_of_their_own_and_reports_their_en
     lab.template.terminate(main.pid)
     assert lab.exits.get(timeout=30) == (main.pid, 0)
     until(lambda: dead([main, *pool]), "the end of the worker")
+
+
+def test_template_has_imported_what_a_worker_needs(told: Path, lab: Lab) -> None:
+    """In each worker these imports would take three quarters of its start."""
+    lab.worker("tells")
+    until(told.exists, "what the worker has imported")
+    packages = {name.partition(".")[0] for name in json.loads(told.read_text())}
+    assert packages <= {"billiard", "tasks_demo"}, packages
 
 
 def test_template_kills_a_worker_with_its_pool(lab: Lab) -> None:

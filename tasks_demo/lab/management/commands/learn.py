@@ -54,9 +54,8 @@ class Command(PackageCommand):
             else:
                 self._record_others(*options["record_others"])
         except OSError as error:
-            raise CommandError(
-                f"{error.filename or options['out']}: {error.strerror}. Nothing was written.", returncode=Exit.USAGE
-            ) from error
+            file = error.filename or options["out"] or "The recording"
+            raise CommandError(f"{file}: {error.strerror}. Nothing was written.", returncode=Exit.USAGE) from error
 
     def _write(self, out: Path) -> None:
         from tasks_demo.lab.learn.screen import as_file
