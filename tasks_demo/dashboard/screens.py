@@ -103,6 +103,7 @@ def _guarded(name: str, admin_site: AdminSite) -> Callable[..., HttpResponse]:
             raise PermissionDenied
         return screen.view(request, admin_site, **kwargs)
 
+    guarded.admin_site = admin_site  # type: ignore[attr-defined]  # as Django's own wrapper has it
     return guarded
 
 
@@ -144,10 +145,29 @@ def links(request: HttpRequest) -> list[Link]:
 
 
 def site_of(request: HttpRequest) -> AdminSite | None:
-    """Return the admin site that answers this request, if it has our screens."""
+    """Return the admin site that answers this request, if it has our screens.
+
+    The name alone does not tell: a project's own site is often called "admin", as Django's is.
+    """
     match = request.resolver_match
-    name = match.namespaces[-1] if match and match.namespaces else ""
-    return next((site for site in all_sites if site.name == name and site.is_registered(Tally)), None)
+    if match is None or not match.namespaces:
+        return None
+    site = _owner(match.func)
+    if site is not None:
+        return site if site.is_registered(Tally) else None
+    return next((each for each in all_sites if each.name == match.namespaces[-1] and each.is_registered(Tally)), None)
+
+
+def _owner(view: Any) -> AdminSite | None:
+    """Return the site of a view that the admin has wrapped: a method of the site or of a ModelAdmin, or a screen."""
+    while view is not None:
+        owner = getattr(view, "__self__", view)
+        if isinstance(owner, AdminSite):
+            return owner
+        if isinstance(site := getattr(owner, "admin_site", None), AdminSite):
+            return site
+        view = getattr(view, "__wrapped__", None)
+    return None
 
 
 def _address(name: str, site: AdminSite) -> str:

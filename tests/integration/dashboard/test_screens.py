@@ -166,6 +166,19 @@ def test_screens_live_in_an_admin_site_of_another_name_and_prefix(client: Client
     assert current(text) == ["Overview"]
 
 
+def test_screens_know_their_admin_site_from_another_one_of_the_same_name(client: Client, extra: Any) -> None:
+    """Many projects have a site of their own named "admin", beside Django's, where every app registers its models."""
+    others = [AdminSite(name="ops") for _ in range(5)]  # django.contrib.admin.sites.all_sites has no order
+    for other in others:
+        for model, registered in admin.site._registry.items():
+            other.register(model, type(registered))
+    client.force_login(User.objects.create_superuser("root", password="p"))
+    for address in "", "tally/", "tally/workers/", "tally/extra/7/":
+        text = client.get(f"/somewhere/else/tasks_demo/{address}").content.decode()
+        assert [title for _, title, _ in bar(text)][:2] == ["Overview", "Task IDs"], address
+        assert "Parked" not in text, address
+
+
 def test_screens_that_are_switched_off_or_forbidden_do_not_answer(client: Client, extra: Any) -> None:
     staff = somebody(client, "somebody", "view_tally")
     assert staff.get("/somewhere/else/tasks_demo/tally/extra/7/").status_code == 403

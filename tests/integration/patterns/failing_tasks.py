@@ -121,7 +121,8 @@ for pattern in PATTERNS:
     for around in InATransaction, WithoutAutocommit:
         wrapped = type(f"{around.__name__}{pattern.__name__}", (around, pattern), {"abstract": True})
         wrapped.task(bind=True, name=f"failing.{pattern.pattern}.{around.__name__}", operation=_operation)(body)
-    pattern.task(bind=True, name=f"failing.{pattern.pattern}", operation=_operation)(body)
+    for name in f"failing.{pattern.pattern}", f"failing.{pattern.pattern}.logged":
+        pattern.task(bind=True, name=name, operation=_operation)(body)
     if pattern.acks_late:
         for name, acks in (("acknowledged", True), ("requeued", False)):
             pattern.task(

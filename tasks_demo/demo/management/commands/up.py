@@ -42,10 +42,10 @@ class Command(PackageCommand):
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:
         without, ready = self._embedded()
+        commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
         _check_nothing_runs(ready, port)
         ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
         try:
-            commands = read_procfile(settings.BASE_DIR / "Procfile", without=without, variables={"PORT": str(port)})
             address = f"http://127.0.0.1:{port}/admin/tasks_demo/"
             shown = way_in(address, self._prepare())
             again = ["manage.py", "admin_user", *(["--address", address] if address != ADDRESS else [])]
