@@ -9,7 +9,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
@@ -29,7 +31,11 @@ class Need:
     bad: bool = True
 
 
-#: Finds needs for this user on this site. Takes few milliseconds: it runs within the page's request.
+#: Seconds for which what one poll has found serves all users who may see it: twenty open dashboards ask no more often than one.
+SHARED_SECONDS = 1.0
+
+#: Finds needs on this site. Takes few milliseconds, because it runs within a request. The answer must not depend on who asks:
+#: other users with the permission get it too.
 Find = Callable[[HttpRequest, AdminSite], Sequence[Need]]
 
 
@@ -56,6 +62,8 @@ class Kept(Generic[T]):
 
 
 _finders: dict[str, tuple[Find, str]] = {}
+#: What polls have found, per site.
+_shared: WeakKeyDictionary[AdminSite, dict[str, Kept[Sequence[Need]]]] = WeakKeyDictionary()
 _panels: dict[str, tuple[Panel, str]] = {}
 
 
@@ -69,14 +77,19 @@ def register_panel(name: str, panel: Panel, permission: str = "tasks_demo.view_t
     _panels[name] = (panel, permission)
 
 
-def needs(request: HttpRequest, admin_site: AdminSite) -> list[Need]:
-    """Ask every function that concerns this user, bad needs first."""
+def needs(request: HttpRequest, admin_site: AdminSite, *, shared: bool = False) -> list[Need]:
+    """Ask every function that concerns this user, bad needs first. ``shared``: an answer SHARED_SECONDS old will do."""
     found: list[Need] = []
+    kept = _shared.setdefault(admin_site, {})
     for name, (find, permission) in _finders.items():
         if not request.user.has_perm(permission):
             continue
         try:
-            found += find(request, admin_site)
+            if shared:
+                ask = partial(find, request, admin_site)
+                found += kept.setdefault(name, Kept(SHARED_SECONDS)).get(ask)
+            else:
+                found += find(request, admin_site)
         except Exception as error:
             logger.warning("what needs a person: %s cannot be read", name, exc_info=True)
             found.append(

@@ -11,13 +11,16 @@ from typing import Any
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils.timezone import get_current_timezone_name
+from django.utils.translation import get_language
 
 from tasks_demo.core import clock
 from tasks_demo.dashboard import live, screens
-from tasks_demo.dashboard.needs import Need, looked_at, needs, panels
+from tasks_demo.dashboard.needs import Kept, Need, looked_at, needs, panels
 from tasks_demo.dashboard.promises_table import Row, rows
-from tasks_demo.dashboard.series import LINES, PERIODS, Point, points
+from tasks_demo.dashboard.series import LINES, PERIODS, points
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.rollup_models import RollupState
 
@@ -47,13 +50,25 @@ class Overview:
     needs: list[Need]
     looked_at: list[str]
     panels: list[tuple[str, Mapping[str, Any]]]
-    period: str
-    points: list[Point]
     address: str
     #: Title, address and purpose of what to do while the ledger is empty.
     first_steps: list[tuple[str, str, str]]
-    periods: tuple[str, ...] = tuple(PERIODS)
-    lines: tuple[str, ...] = tuple(LINES.values())
+    #: The table of the rows and the series over time, as HTML.
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What all users see alike, and what takes longest to draw."""
+
+    rows: list[Row]
+    left_out: int
+    total: int
+    html: str
+
+
+#: By period. The text that each is kept for tells everything that it depends on, but the clock.
+_counts: dict[str, Kept[_Counts]] = {period: Kept(2.0) for period in PERIODS}
 
 
 def overview(request: HttpRequest, admin_site: AdminSite) -> Overview:
@@ -62,31 +77,59 @@ def overview(request: HttpRequest, admin_site: AdminSite) -> Overview:
 
 
 def _drawn(request: HttpRequest, admin_site: AdminSite, state: _State) -> Overview:
-    period = _period(request)
-    known, totals = state.known, rollups.totals()
-    table, left_out = rows(totals)
+    known, counts = state.known, _counted(request, admin_site, state)
     return Overview(
         mark=state.mark,
-        rows=table,
-        left_out=left_out,
-        total=sum(total["task_ids"] for total in totals),
+        rows=counts.rows,
+        left_out=counts.left_out,
+        total=counts.total,
         back=clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
-        counted=clock.moment(known.folded) if known and known.folded else None,
+        counted=_when(known),
         missing=state.missing,
         needs=state.needs,
         looked_at=looked_at(request),
         panels=panels(request, admin_site),
-        period=period,
-        points=points(period),
-        address=f"{reverse('admin:tasks_demo_overview', current_app=admin_site.name)}?period={period}",
-        first_steps=[] if table or state.missing else _first_steps(request, admin_site),
+        address=f"{_reversed('overview', admin_site)}?period={_period(request)}",
+        first_steps=[] if counts.rows or state.missing else _first_steps(request, admin_site),
+        counts=counts.html,
     )
+
+
+def _counted(request: HttpRequest, admin_site: AdminSite, state: _State) -> _Counts:
+    period, known = _period(request), state.known
+    shown = {
+        "list": _reversed("tally_changelist", admin_site),
+        "here": _reversed("overview", admin_site),
+        "counted": _when(known),
+        "chosen": period,
+    }
+    about = (shown, known and (known.version, known.folded, known.back), get_language(), get_current_timezone_name())
+
+    def draw() -> _Counts:
+        totals = rollups.totals()
+        table, left_out = rows(totals)
+        total = sum(total["task_ids"] for total in totals)
+        content = {
+            **shown, "rows": table, "left_out": left_out, "total": total, "points": points(period),
+            "periods": tuple(PERIODS), "lines": tuple(LINES.values()),
+        }  # fmt: skip
+        return _Counts(table, left_out, total, render_to_string("admin/tasks_demo/overview_counts.html", content))
+
+    return _counts[period].get(draw, repr(about))
+
+
+def _when(known: RollupState | None) -> datetime | None:
+    return clock.moment(known.folded) if known and known.folded else None
+
+
+def _reversed(name: str, admin_site: AdminSite) -> str:
+    return reverse(f"admin:tasks_demo_{name}", current_app=admin_site.name)
 
 
 def _first_steps(request: HttpRequest, admin_site: AdminSite) -> list[tuple[str, str, str]]:
     known = {screen.name: screen for screen in screens.registered() if screen.seen_by(request)}
     return [
-        (known[name].title, reverse(f"admin:tasks_demo_{name}", current_app=admin_site.name), purpose)
+        (known[name].title, _reversed(name, admin_site), purpose)
         for name, purpose in FIRST_STEPS.items()
         if name in known
     ]
@@ -103,7 +146,7 @@ class _State:
 
     @classmethod
     def now(cls, request: HttpRequest, admin_site: AdminSite) -> _State:
-        known, found = rollups.state(), needs(request, admin_site)
+        known, found = rollups.state(), needs(request, admin_site, shared=live.is_poll(request))
         old = known is None or time.time() - known.folded > OLD_SECONDS
         missing = rollups.missing(known) if old else 0
         # Two digits of it, so that a page that nobody counts for is not drawn anew with every event.

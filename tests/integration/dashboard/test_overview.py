@@ -40,6 +40,8 @@ def _without_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(built_in_needs, "_run_checks", list)
     monkeypatch.setattr(dead_letters, "_looked", needs.Kept(0.0))
     monkeypatch.setattr(dead_letters, "_count", int)
+    monkeypatch.setattr(overview, "_counts", {period: needs.Kept(0.0) for period in series.PERIODS})
+    needs._shared.clear()
 
 
 def shown(client: Client, query: str = "") -> str:
@@ -129,6 +131,34 @@ def test_overview_answers_a_poll_with_nothing_if_nothing_has_changed(admin_clien
     changed = admin_client.get(PAGE, headers=again)
     assert changed.status_code == 200
     assert cells(changed.content.decode(), "acks_late")["task IDs"] == 2
+
+
+def test_overview_is_drawn_once_for_all_who_watch_it(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.setattr(needs, "SHARED_SECONDS", 3600.0)
+    monkeypatch.setattr(overview, "_counts", {period: needs.Kept(3600.0) for period in series.PERIODS})
+    append(lost("broken"))
+    lying()
+    assert rollups.fold(5)
+    poll = {"HX-Request": "true"}
+    seen = admin_client.get(PAGE, headers=poll).content.decode()
+    assert "1 promise broken" in seen
+    assert "1 parked message" in seen
+    staff = somebody(Client(), "another", "view_tally")
+    with CaptureQueriesContext(connections[alias()]) as queries:
+        text = staff.get(PAGE, headers=poll).content.decode()
+    asked = {name for each in queries for name in re.findall(r'FROM "(tasks_demo_\w+)"', each["sql"])}
+    assert asked == {"tasks_demo_rollupstate"}
+    assert "1 promise broken" in text
+    assert "parked message" not in text  # found for the one who may see it
+    assert cells(text, "acks_late") == cells(seen, "acks_late")
+    assert 'period=hour" aria-current="true"' in text
+    settings.TIME_ZONE = "Asia/Kathmandu"
+    assert "+05:45" in staff.get(PAGE, headers=poll).content.decode()
+    append(ok("fine"))
+    assert rollups.fold(5)
+    assert cells(staff.get(PAGE, headers=poll).content.decode(), "acks_late")["task IDs"] == 2
 
 
 def test_overview_names_what_needs_a_person(admin_client: Client) -> None:

@@ -279,9 +279,7 @@ def test_requeue_after_a_kill_says_so_in_the_log_with_task_id_and_operation(grou
     until(lambda: executions(folder) == 1, "the execution")
     ground.killed(int((Path(folder) / "ran").read_text()))
     operation = folder.rpartition("/")[2].partition("-")[0]
-    about = (
-        f"failing.dedup_lock.logged[{sent.id}], operation {operation!r}: requeued: the pool process that ran it has ended ("
-    )
+    about = f"failing.dedup_lock.logged[{sent.id}], operation {operation!r}: requeued: the pool process that ran it has ended ("
     (line,) = until(
         lambda: [line for line in ground.worker.log.read_text().splitlines() if about in line], "the reason in the log"
     )
