@@ -6,6 +6,8 @@ import gc
 import os
 from functools import partial
 from importlib import import_module
+from multiprocessing.process import current_process
+from pathlib import Path
 
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab import controls
@@ -99,6 +101,8 @@ def run(spec: WorkerSpec, parent: int) -> int:
         lifecycle.observe(failpoints)
     signals.worker_ready.connect(lambda **_: failpoints.announce_ready(), weak=False)
 
+    # Otherwise each worker makes a folder in the temporary one, which stays there when the worker is killed.
+    current_process()._config["tempdir"] = str(Path(spec.socket).parent)  # type: ignore[attr-defined]
     for name in ("BROKER_URL", "RESULT_BACKEND"):  # Celery's command line prefers them to what was set here
         os.environ.pop(name, None)
     try:

@@ -39,7 +39,9 @@ class Lab:
         self.nemesis = Nemesis(
             folder / "n.sock", Fault.KILL_MAIN, {}, on_fault=lambda *_: None, on_ready=self.ready.put,
         )  # fmt: skip
-        self.template = TemplateClient(folder / "template.log")
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self.template = TemplateClient(folder / "template.log", variables={"TMPDIR": str(self.temporary)})
         self.template.wait_ready()
 
     def fork(self, imports: tuple[str, ...] = ()) -> int:
@@ -127,11 +129,12 @@ def test_template_has_imported_what_a_worker_needs(told: Path, lab: Lab) -> None
     assert packages <= {"billiard", "tasks_demo"}, packages
 
 
-def test_template_kills_a_worker_with_its_pool(lab: Lab) -> None:
+def test_template_kills_a_worker_with_its_pool_and_nothing_of_it_stays(lab: Lab) -> None:
     main, *pool = lab.worker()
     lab.template.kill(main.pid)
     assert lab.exits.get(timeout=30) == (main.pid, -signal.SIGKILL)
     until(lambda: dead(pool), "the end of the pool")
+    assert list(lab.temporary.iterdir()) == []
 
 
 def test_template_reports_the_signal_of_a_killed_worker_whose_pool_dies_with_it(lab: Lab) -> None:
