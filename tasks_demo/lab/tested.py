@@ -133,7 +133,10 @@ def run(
     databases: dict[str, str],
     effects: Callable[..., int] | None = None,
     kill: str | None = "child",
-    at: str | None = "returned",
+    at: str | None = "",
+    fault: str = "",
+    broker: str = "",
+    queue: str = "",
     jobs: int | None = None,
     kills: int | None = None,
     work: float = 0.0,
@@ -143,13 +146,17 @@ def run(
 
     :param args: the arguments of each job, as in a line of ``--args``: a list, a dict, or ``{"args": […], "kwargs": {…}}``.
     :param effects: called with the arguments of a job, returns how often it took effect; None: executions are judged.
-    :param kill: ``child``, ``main``, ``group``, or None for no fault; ``at``: the point, or None for before and after the body.
+    :param kill: ``child``, ``main``, ``group``, or None for no fault. ``fault``: instead, the name of one of the lab's.
+    :param at: the point, or None for before and after the body; default: ``returned`` for ``kill``, None for ``fault``.
+    :param broker: a name or an address, as ``--broker`` takes it; default: a Redis of the lab's own. ``queue``: as ``--queue``.
     :param jobs: how many; default: all of ``args``. ``kills``: how many of them are hit; default: all.
     :param work: seconds that the body takes at most.
     """
     __tracebackhide__ = True
     if kill not in FAULTS:
         pytest.fail(f"kill={kill!r}: write 'child', 'main', 'group' or None.", pytrace=False)
+    if fault and kill != "child":
+        pytest.fail(f"kill={kill!r} and fault={fault!r}: write one of them.", pytrace=False)
     if not isinstance(task, Task):
         name = getattr(task, "__name__", repr(task))
         pytest.fail(f"{name} is no Celery task: give delivery_lab what @app.task returned.", pytrace=False)
@@ -161,17 +168,12 @@ def run(
     lines = [] if args is None else _lines(args)
     number = jobs or len(lines) or JOBS
     events = folder / "events.jsonl"
-    command = ["--task", str(task.name), "--fault", FAULTS[kill], "--tasks", str(number), "--seed", str(seed)]
-    command += [
-        "--work",
-        str(int(work * 1000)),
-        "--no-progress",
-        "--events",
-        str(events),
-        "--json",
-        str(folder / "result.json"),
-    ]
-    if kill is not None:
+    command = ["--task", str(task.name), "--fault", fault or FAULTS[kill], "--tasks", str(number), "--seed", str(seed)]
+    command += ["--work", str(int(work * 1000)), "--no-progress", "--events", str(events)]
+    command += ["--json", str(folder / "result.json")]
+    command += [*(["--broker", broker] if broker else []), *(["--queue", queue] if queue else [])]
+    if fault or kill:
+        at = "returned" if at == "" and not fault else at
         command += ["--kills", str(kills or number), *(["--point", at] if at else [])]
     if lines:
         calls = folder / "calls.jsonl"
@@ -209,12 +211,8 @@ def _run(
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks_demo.lab", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=env,
-            pass_fds=[descriptor],
-        )
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, pass_fds=[descriptor],
+        )  # fmt: skip
     try:
         _answer(process, line, effects)
         return process.wait(LIMIT), log.read_text(encoding="utf-8", errors="replace")[-3000:]

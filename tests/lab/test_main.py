@@ -130,16 +130,7 @@ def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknow
 
 
 def test_memory_error_of_a_body_ends_the_worker_and_a_late_acknowledged_job_runs_again(plain: Plain) -> None:
-    task = [
-        "--args",
-        "orders.jsonl",
-        "--effects",
-        "shop.app:charges",
-        "--fault",
-        "out-of-memory",
-        "--point",
-        "returned",
-    ]
+    task = ("--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "out-of-memory", "--point=returned")
     _, result = plain.result("--task", "shop.charge_surely", *task, code=0)
     assert (result["cells"][0]["lost"], result["cells"][0]["duplicated"]) == (0, 2)
     done, result = plain.result("--task", "shop.charge_surely", "--promise", "effectively-once", *task, code=1)
@@ -157,6 +148,15 @@ def test_clock_of_a_worker_that_jumps_repeats_a_late_acknowledged_job_on_stock_r
     )  # fmt: skip
     assert (result["cells"][0]["lost"], result["cells"][0]["duplicated"]) == (0, 1)
     assert "kombu's Redis transport reads the clock of a worker" in done.out
+
+
+def test_jobs_queued_in_a_redis_without_a_file_are_lost_with_it_by_either_transport(plain: Plain) -> None:
+    done, result = plain.result(
+        "--task", "shop.charge_surely", "--args", "orders.jsonl", "--fault", "broker-kill-off", "--broker", "redis", "reliable",
+        "--kills", "1", code=1,
+    )  # fmt: skip
+    assert [(cell["broker"], cell["lost"]) for cell in result["cells"]] == [("redis", 2), ("reliable", 2)]
+    assert done.out.count("Redis had no append-only file (appendonly yes), so what was queued died with it") == 2
 
 
 SPAWNER = """
@@ -211,6 +211,7 @@ def test_bodies_that_fail_are_not_done(plain: Plain) -> None:
         (["--task", "shop.charge", "--args", "orders.jsonl", "--point", "claimed"], "never reaches claimed"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--point", "effect_done"], "never reaches effect_done"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "poison"], "it parks nothing"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "database-kill"], "servers that it starts"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--tasks", "7"], "more than the 6 lines"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--pattern", "inbox"], "--pattern is about the jobs of the demo"),
         (["--task", ""], "argument --task: the value is empty"),

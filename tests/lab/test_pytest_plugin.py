@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.integration.servers.rabbitmq import RabbitServer, rabbitmq
 from tests.snippets import pieces
 from tests.support import PROJECT, STATE, Finished, finish
+
+__all__ = ["rabbitmq"]
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -92,6 +95,24 @@ def test_delivery_lab_shows_the_job_that_broke_its_promise(home: Path) -> None:
         "delivery_lab(..., seed=7)",
     ):
         assert said in done.out
+
+
+def test_delivery_lab_on_another_broker_and_with_a_fault_of_the_broker(home: Path, rabbitmq: RabbitServer) -> None:
+    done = pytest_in(
+        PLAIN, home,
+        "from shop.app import charge_surely, charges\n"
+        "def test_rabbitmq(delivery_lab):\n"
+        f"    run = delivery_lab(charge_surely, args=[['a']], effects=charges, broker={rabbitmq.url!r}, queue='classic')\n"
+        "    run.assert_at_least_once()\n"
+        "    assert (run.result().broker, run.result().duplicated) == ('rabbitmq-classic', 1)\n"
+        "def test_broker(delivery_lab):\n"
+        "    run = delivery_lab(charge_surely, jobs=3, args=[['b'], ['c'], ['d']], fault='broker-kill-off', broker='reliable')\n"
+        "    run.assert_at_least_once()\n",
+        "-p", "no:django", "-p", "no:randomly", env=rabbitmq.for_rabbitmqctl,
+    )  # fmt: skip
+    assert "1 failed, 1 passed" in done.out, done.out + done.err
+    assert "shop.charge_surely was not at-least-once: 1 kills landed, 2 lost, 0 twice" in done.out
+    assert "Redis had no append-only file" in done.out
 
 
 def test_delivery_lab_says_what_it_cannot_do(home: Path) -> None:

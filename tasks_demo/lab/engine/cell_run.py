@@ -88,7 +88,8 @@ class CellRun:
             self.task = current_app.tasks[cell.own.name] if cell.own else CHARGES[cell.pattern]
         self.jobs = jobs_of(cell, self.name)
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
-        self.aimed = self.victims if cell.fault.aimable else {}
+        # A body of the project's may be over in a millisecond: the first is held until what happens to all jobs has begun.
+        self.aimed = self.victims if cell.fault.aimable or (cell.own and cell.fault.once) else {}
         self.visibility_timeout = visibility_timeout(cell)
         self.leases = environment.redis.lane(cell.name)
         self.troubled: TroubledBroker | None = None
@@ -191,7 +192,9 @@ class CellRun:
     def is_of(self, result: CellResult) -> bool:
         """Whether the result is this cell's."""
         cell = self.cell
-        return (cell.pattern, cell.fault_name, cell.point) == (result.pattern, result.fault, result.point)
+        return (cell.pattern, cell.fault_name, cell.point, cell.broker) == (
+            *(result.pattern, result.fault, result.point, result.broker),
+        )
 
     def record_effects(self, counted: Mapping[str, int]) -> None:
         """Record how often each operation took effect during the run."""

@@ -40,6 +40,8 @@ class UnaimedFaults:
         self._errands = errands
         self._fault = run.cell.fault
         self._bank = BankClient(run.environment.bank_url, _BANK_SECONDS)
+        #: Called when what happens once has begun.
+        self._go_on: Callable[[], object] = lambda: None
 
     def inject(self) -> None:
         """Start a broker that will be killed, or the proxy before it; have the bank lose the responses to the victims.
@@ -72,8 +74,9 @@ class UnaimedFaults:
             return
         lane = self._run.broker
         self._until(lambda: lane.holdings().queued, _QUEUED_SECONDS, stop)
-        why = ""
-        if self._fault.among_jobs and not self._until(self._a_job_has_begun, _BEGUN_SECONDS, stop):
+        self._go_on, held_back = nemesis.let_go.set, bool(self._run.aimed)
+        begun, why = nemesis.held.is_set if held_back else self._a_job_has_begun, ""
+        if (self._fault.among_jobs or held_back) and not self._until(begun, _BEGUN_SECONDS, stop):
             why = "no job had begun"
         hit = self._kill_database if self._fault is Fault.DATABASE_KILL else self._hit_broker
         victim = "database" if self._fault is Fault.DATABASE_KILL else "broker"
@@ -91,10 +94,13 @@ class UnaimedFaults:
             why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
             return pid, held, "", why
         if isinstance(broker, TroubledRedis) and self._fault is Fault.BROKER_FLUSH:
-            return *broker.flush(), "", ""
+            pid, held = broker.flush()
+            self._go_on()
+            return pid, held, "", ""
         if broker is None:
             raise TypeError("a cell with a fault of its broker has a broker of its own")
         pid, held = broker.kill()
+        self._go_on()
         self._start(broker)
         if self._fault is Fault.BROKER_KILL:  # a queue is back a moment after its node
             self._until(lambda: _shows_messages(broker, workers.name), _QUEUED_SECONDS, stop)
@@ -125,8 +131,8 @@ class UnaimedFaults:
             pass
         return found
 
-    @staticmethod
-    def _outlast(seconds: float, workers: Workers, stop: threading.Event) -> None:
+    def _outlast(self, seconds: float, workers: Workers, stop: threading.Event) -> None:
+        self._go_on()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not stop.wait(0.02):
             if workers.exited.is_set():

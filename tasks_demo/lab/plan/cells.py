@@ -256,8 +256,8 @@ def plan(
                 last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
                 victims = _victims(f"{seed}:{pattern}:{asked}:{name}", last, kills, windows, first) if windows else {}
                 if fault.once:
-                    victims = dict(list(victims.items())[:1])
-                work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs else work_ms
+                    victims = {0: windows[0]} if own else dict(list(victims.items())[:1])
+                work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs and not own else work_ms
                 without = keyless and pattern == "dedup_lock"
                 cells += [
                     Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load, also)

@@ -33,6 +33,8 @@ AIMED_FAULTS = DEFAULT_FAULTS[1:]
 TASKS, OWN_TASKS = 100, 20
 #: Of a cell under load: jobs, and jobs for each kill.
 LOAD_TASKS, LOAD_JOBS_PER_KILL = 2000, 200
+#: Jobs of a cell whose fault happens while jobs are queued: one runs, and one may be in the hands of the worker.
+LEAST_QUEUED = 3
 #: Jobs and victims in each cell of a control.
 CONTROL_TASKS, CONTROL_KILLS = 6, 2
 #: Options that have no effect beside ``--replay``, and beside ``--plan``.
@@ -42,6 +44,12 @@ OF_A_PLAN = (
 )
 OF_A_RUN = ("lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
 
+#: Why a fault cannot happen to a task of the project.
+_NOT_TO_OWN = {
+    Fault.POISON: "it parks nothing, so it would never end",
+    Fault.DATABASE_KILL: "it uses the databases of its own project, and the lab kills only servers that it starts. Run "
+    "`python -m tasks_demo.lab --task … --fault none`, whose ledger is a file, and restart your server meanwhile",
+}
 #: An option that Django has no name for.
 _WRITTEN = {"calls": "args"}
 
@@ -90,14 +98,16 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
     if (kills or 0) > tasks:
         raise Refused(f"--kills {kills} is more than --tasks {tasks}: each job is hit at most once.")
     brokers = _brokers(options)
-    if own and brokers != [REDIS]:
-        raise Refused(f"Tasks of a project are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
     for name in () if all_faults else faults:
         fault, _ = parts(parse(name))  # the other of two is none of the broker
         reasons = {broker.family: why_not_on(broker.name, fault) for broker in brokers}
         if all(reasons.values()):
             family, why = next(iter(reasons.items()))
             raise Refused(f"{name} would do nothing on {family}: {why}.")
+        if fault.once and tasks < LEAST_QUEUED:
+            raise Refused(
+                f"{name} happens while jobs are queued: it takes {LEAST_QUEUED} or more, and there is {tasks}."
+            )
     cells = plan(
         patterns=patterns,
         faults=[parse(name) for name in faults],
@@ -266,8 +276,10 @@ def why_not(
     if isinstance(fault, Combined):
         return max(why_not(pattern, fault.first, point, own), why_not(pattern, fault.also, "", own))
     if own is not None and fault not in own.faults:
-        why = "it parks nothing, so it would never end" if fault is Fault.POISON else "it is a fault of the demo's jobs"
-        return f"{fault} cannot happen to {pattern}: {why}", (0, 1)
+        return (
+            f"{fault} cannot happen to {pattern}: {_NOT_TO_OWN.get(fault, 'it is a fault of the jobs of the demo')}",
+            (0, 1),
+        )
     if not applies(pattern, fault, own):
         return f"the job of {pattern} calls no bank, so {fault} cannot happen to it", (0, 1)
     if point and not fault.aimable:

@@ -8,6 +8,16 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, LOST, Prediction
 from tasks_demo.lab.plan.own_tasks import OwnTask
 
+_OUTBOX = "An outbox (tasks_demo.outbox) publishes it again"
+#: How a message is lost with its broker.
+_BY_BROKER = {
+    Fault.BROKER_KILL_OFF: f"Redis had no append-only file (appendonly yes), so what was queued died with it. {_OUTBOX}",
+    Fault.BROKER_FLUSH: f"FLUSHALL deleted what was queued. {_OUTBOX}",
+}
+_POPPED = (
+    "Redis had popped the message, and its worker had not recorded it. The transport of this package (reliable+redis://) does "
+    "both in one step, and an outbox (tasks_demo.outbox) publishes it again"
+)
 _KILLS_CHILD = {"kill-child", "poison"}
 _WORDS = {
     "at-most-once": "at most once",
@@ -54,6 +64,8 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
             "the connection ended between Redis popping the message and the worker recording it. The transport of this package "
             "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
         )
+    if cell.fault.of_broker:
+        said.append(_BY_BROKER.get(cell.fault, _POPPED))
     fetched = cell.fault.victim in {"main", "group"} and cell.point in {"fetched", MIXED}
     if own.early and own.pattern != "claim_first" and cell.fault.victim not in {"", "connection", "clock"}:
         said.append("acks_late is off: the message is acknowledged before the body, so no copy is left when it dies")
@@ -77,7 +89,7 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
             "being worked on. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
             "the copy"
         ]
-    if _disturbed(cell) and own.pattern not in {"claim_first", "dedup_lock", "inbox"}:
+    if (_disturbed(cell) or cell.fault.of_broker) and own.pattern not in {"claim_first", "dedup_lock", "inbox"}:
         keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
         return [f"an acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
     if own.early and cell.point in {"acking", "acked", MIXED}:

@@ -27,6 +27,7 @@ FAULTS = (
     *(Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP),
     *(fault for fault in Fault if fault.of_connection),
     *(Fault.OUT_OF_MEMORY, Fault.CLOCK_JUMP),
+    *(fault for fault in Fault if fault.of_broker),
 )
 #: Settings of a task that decide about its deliveries, and what Celery ships.
 SETTINGS = {

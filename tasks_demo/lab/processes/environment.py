@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from celery import current_app
 from django.conf import settings as django_settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
@@ -121,8 +122,8 @@ def _remove(server: Broker, run_id: str) -> None:
 
 
 def rabbitmq_url() -> str:
-    """BROKER_URL if it is RabbitMQ's, else the server of this machine with its usual user."""
-    url = str(django_settings.CELERY_BROKER_URL)
+    """The broker of the Celery app if it is RabbitMQ, else the server of this machine with its usual user."""
+    url = str(current_app.conf.broker_url)
     return url if url.startswith(("amqp://", "amqps://")) else DEFAULT_URL
 
 

@@ -75,6 +75,8 @@ class Nemesis:
         self._precondition = precondition
         self._pause_seconds = pause_seconds
         self._disturbance = disturbance
+        #: A victim is held, of a fault that happens once and to no process of a worker; and it may go on.
+        self.held, self.let_go = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._answering: set[threading.Thread] = set()
@@ -87,6 +89,7 @@ class Nemesis:
     def close(self) -> None:
         """Stop listening. A victim that still waits goes on."""
         self._closing.set()
+        self.let_go.set()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -163,7 +166,11 @@ class Nemesis:
             why = f"{point} is a point of the main process"
         if sign is None and self._disturbance is None and fault is not Fault.OUT_OF_MEMORY:
             why = why or "this fault sends no signal"
-        if why:
+        if fault.once:
+            self.held.set()
+            self.let_go.wait()
+            line.sendall(GO_ON)
+        elif why:
             line.sendall(GO_ON)
             self.report(task_id, replace(report, why=why))
         elif self._disturbance is not None:

@@ -41,6 +41,6 @@ def test_killed_database_costs_no_job_its_effect_and_the_projects_own_server_is_
 
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="the project of these tests is on PostgreSQL")
 def test_database_kill_on_sqlite_is_refused(home: Home) -> None:
-    done = home.manage("experiment", "--fault", "database-kill", "--pattern", "inbox", "--tasks", "2")
+    done = home.manage("experiment", "--fault", "database-kill", "--pattern", "inbox", "--tasks", "3")
     assert (done.code, done.out) == (4, "")
     assert "The jobs' tables are in SQLite: there is no server that could be killed. Set SHOP_DATABASE_URL" in done.err

@@ -41,6 +41,7 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
         ({"fault": "broker-kill"}, "broker-kill would do nothing on redis: on Redis it matters whether"),
         ({"fault": "broker-kill-off", "broker": "rabbitmq"}, "on rabbitmq: it is a fault of Redis: write broker-kill."),
         ({"fault": "broker-full", "broker": "rabbitmq"}, "broker-full would do nothing on rabbitmq: it is a fault of Redis."),
+        ({"fault": "broker-kill-off", "tasks": 2}, "broker-kill-off happens while jobs are queued: it takes 3 or more"),
         ({"kills": 101}, "--kills 101 is more than --tasks 100"),
     ],
     ids=str,

@@ -121,6 +121,10 @@ def test_cell_that_cannot_be_is_refused() -> None:
         (own(early=True), Fault.OUT_OF_MEMORY, "", "lost", "acks_late is off"),
         (own(semantics="effectively-once"), Fault.OUT_OF_MEMORY, "", "duplicated", "DedupLock or Inbox"),
         (own(semantics="effectively-once"), Fault.CLOCK_JUMP, "", "duplicated", "reads the clock of a worker"),
+        (own(), Fault.BROKER_KILL_OFF, "", "lost", "no append-only file"),
+        (own(), Fault.BROKER_FLUSH, "", "lost", "FLUSHALL"),
+        (own(), Fault.BROKER_FULL, "", "lost", "reliable+redis://"),
+        (own(semantics="effectively-once"), Fault.BROKER_FULL, "", "duplicated", "DedupLock or Inbox recognise"),
         (
             own(semantics="at-most-once", early=True),
             Fault.CLOCK_JUMP,
