@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
 import uuid
 from collections.abc import Iterator
@@ -180,12 +181,15 @@ def _is_constant(task: Any, args: Any, kwargs: Any) -> bool:
         if event == "c_call":
             reads_clock |= called.__name__ in CLOCKS or getattr(called, "__module__", "") == "time"
 
-    before = sys.getprofile()
+    before, collecting = sys.getprofile(), gc.isenabled()
+    gc.disable()  # its callbacks and finalizers may read the clock, too
     sys.setprofile(watch)
     try:
         keys = {task.operation_key(list(args), dict(kwargs), str(uuid.uuid4())) for _ in range(2)}
     finally:
         sys.setprofile(before)
+        if collecting:
+            gc.enable()
     return len(keys) == 1 and not reads_clock
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import celery
@@ -13,7 +16,7 @@ from tasks_demo.checks import check_delivery, judge
 from tasks_demo.checks.rules import RULES
 from tasks_demo.outbox import Outbox
 from tasks_demo.patterns import AcksEarly, AcksLate, ClaimFirst, Inbox
-from tests.unit.checks.configurations import CAUSES, Build, ids, locked, quarantined, shop
+from tests.unit.checks.configurations import CAUSES, Build, every_night, ids, locked, quarantined, shop
 
 #: Checks of settings that a later Celery introduced.
 SINCE = {"W005": "5.7", "W021": "5.6"}
@@ -49,6 +52,26 @@ def test_rule_names_the_unsafe_configuration(number: str, unsafe: Build) -> None
 @pytest.mark.parametrize("sound", [pytest.param(sound, id=f"{number} {what}") for number, what, _, sound in CAUSES])
 def test_rule_is_silent_on_the_nearest_safe_configuration(sound: Build) -> None:
     assert judge(sound()) == []
+
+
+@pytest.fixture
+def collector_that_asks_for_the_time() -> Iterator[None]:
+    """As Hypothesis's, and others' that measure it; it collects at nearly every allocation."""
+    before, ask = gc.get_threshold(), lambda *_: time.perf_counter()
+    gc.callbacks.append(ask)
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(ask)
+
+
+@pytest.mark.usefixtures("collector_that_asks_for_the_time")
+def test_rule_on_constant_keys_does_not_take_the_collectors_clock_for_the_keys() -> None:
+    operation = lambda: str(len([[] for _ in range(100)]))  # noqa: E731
+    app = shop({"base": Inbox, "operation": operation}, beat_schedule=every_night())
+    (found,) = judge(app)
+    assert "the same operation key each time" in found.msg
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
