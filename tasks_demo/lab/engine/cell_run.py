@@ -8,7 +8,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
 from tasks_demo.lab.plan.own_tasks import Call
-from tasks_demo.lab.plan.timing import JUMP_SECONDS, OVERLAPPING, visibility_timeout
+from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes.brokers import Lane
 from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
@@ -111,7 +110,7 @@ class CellRun:
         #: Of its workers; None where it is right.
         self.clock: WallClock | None = None
         if cell.fault is Fault.CLOCK_JUMP:
-            self.clock = WallClock(environment.socket_dir / f"{uuid.uuid4().hex[:8]}.t", self._seen_ahead)
+            self.clock = WallClock(environment.socket_dir / f"{uuid.uuid4().hex[:8]}.t")
         self._operations = {id_: self._operation(job, id_) for job in self.jobs for id_ in job.task_ids}
         #: The first job of each operation.
         self.operations = {self._operations[job.task_ids[0]]: job for job in reversed(self.jobs)}
@@ -125,11 +124,6 @@ class CellRun:
         if self.cell.own is None:
             return str(job.kwargs.get("operation", task_id))
         return operation_of(self.task, Call(job.args, job.kwargs), task_id)
-
-    def _seen_ahead(self) -> bool:
-        """Whether the ledger has an event of this cell from the time to which clocks jump."""
-        ahead = datetime.now(UTC) + timedelta(seconds=JUMP_SECONDS / 2)
-        return Event.objects.filter(run=self.name, at__gt=ahead).exists()
 
     def transport_options(self, worker: str = "") -> dict[str, Any]:
         """Return kombu's options for a connection to this cell's queues."""

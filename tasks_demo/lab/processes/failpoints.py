@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from tasks_demo.core import lifecycle
 from tasks_demo.core.lifecycle import BY_MAIN, Reached
 
-#: What the nemesis answers, and what a victim says to it when its allocation has failed, or has not.
-GO_ON, NO_MEMORY, FAILED, ALLOCATED = b"g", b"m", b"!", b"-"
+#: What the nemesis answers: go on; at once, and with the victim's time; without memory. And what a victim says to it when its
+#: allocation has failed, or has not.
+GO_ON, TELL_TIME, NO_MEMORY, FAILED, ALLOCATED = b"g", b"t", b"m", b"!", b"-"
 #: More than any free memory that a process holds.
 _MUCH = 1 << 30
 
@@ -46,9 +48,12 @@ class Failpoints:
         try:
             line.connect(self.path)
             line.sendall(json.dumps({"pid": os.getpid(), "parent": os.getppid(), **message}).encode() + b"\n")
-            if wait and line.recv(1) == NO_MEMORY:
+            answer = line.recv(1) if wait else GO_ON
+            if answer == NO_MEMORY:
                 _fail_at_the_next_call(line)
                 return
+            if answer == TELL_TIME:
+                line.sendall(repr(time.time()).encode())
         except BaseException:
             line.close()
             raise

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, LATENCY_SECONDS
+from tasks_demo.lab.processes.failpoints import GO_ON
 
 _PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672}
 _CHUNK = 65536
@@ -89,6 +90,10 @@ class FaultProxy:
         else:
             self._healthy.clear()
         return number
+
+    def let_go(self, line: socket.socket) -> None:
+        """Let the victim at the other end of ``line`` go on meanwhile."""
+        line.sendall(GO_ON)
 
     def heal(self) -> str:
         """Let everything pass again, after a black hole on new connections only; return why nothing was disturbed, or ""."""

@@ -242,7 +242,7 @@ class Nemesis:
                 line.sendall(GO_ON)
             else:
                 self._closing.wait(what.held_seconds)
-                line.sendall(GO_ON)
+                what.let_go(line)
                 why = self._heal_in_time(what)
                 self.report(task_id, replace(report, landed=not why, why=why, seconds=what.held_seconds + what.seconds))
 

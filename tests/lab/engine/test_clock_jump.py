@@ -16,13 +16,26 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_jump_repeats_jobs_on_stock_kombu_but_none_on_our_transport(home: Home) -> None:
+def test_jump_at_the_end_of_the_last_job_is_noticed_by_its_victim(home: Home) -> None:
+    with_faketime()
+    done = home.manage(
+        "experiment", "--fault", "clock-jump", "--pattern", "inbox", "--point", "acked", "--tasks", "1", "--kills", "1",
+        "--seed", "1", timeout=500,
+    )  # fmt: skip
+    assert done.code == 0, done.out + done.err
+
+
+def with_faketime() -> None:
     try:
         wall_clock.library()
     except EnvironmentNotReady as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+def test_jump_repeats_jobs_on_stock_kombu_but_none_on_our_transport(home: Home) -> None:
+    with_faketime()
     events = home.state / "events.jsonl"
     done = home.manage(
         "experiment", "--fault", "clock-jump", "--pattern", "acks_late", "claim_first", "--broker", "redis", "reliable",
