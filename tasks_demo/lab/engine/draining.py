@@ -14,6 +14,8 @@ from tasks_demo.lab.processes.brokers import Holdings, Lane
 POLL_SECONDS = 0.05
 #: After its deadline a cell goes on while fewer messages are left than this many seconds ago: a slow machine is not a stuck one.
 PATIENCE_SECONDS = 60.0
+#: Maximum time for delayed messages of other cells to be gone.
+OTHERS_SECONDS = 60.0
 
 
 def drain(
@@ -61,3 +63,16 @@ def drain(
         workers.exited.wait(POLL_SECONDS)
     state = "gone" if workers.exited.is_set() else "busy" if held.moving else "idle"
     return f"not quiet in time: {held.queued} queued, {held.unacked} unacknowledged, {in_outbox} in the outbox, worker {state}"
+
+
+def left_over(broker: Lane, stop: threading.Event, seconds: float = OTHERS_SECONDS) -> Holdings:
+    """Return what the broker holds when the cell has no worker any more.
+
+    RabbitMQ keeps the delayed messages of all cells in the same queues: those of another are waited for. This cell's own would
+    come back to its queue, and stay there.
+    """
+    deadline = time.monotonic() + seconds
+    while (held := broker.holdings()).queued and held.moving and time.monotonic() < deadline:
+        if stop.wait(POLL_SECONDS):
+            break
+    return held

@@ -19,14 +19,15 @@ from tasks_demo.ledger.events import FAULT
 from tasks_demo.ledger.models import Event
 
 _POLL_SECONDS = 0.02
+_GONE = ", and is gone"
 #: What Celery writes about a message that it does not run: text -> where the message ended. The first that fits counts.
 _LOGGED = (
-    ("Unrecoverable error", "it ended the worker, and is gone"),
+    ("Unrecoverable error", f"it ended the worker{_GONE}"),
     ("Received and deleted unknown message", "logged and deleted: unknown message"),
     ("Received unregistered task", "logged and rejected: unknown task"),
     ("Can't decode message body", "logged and deleted: its body cannot be decoded"),
     ("Received invalid task message", "logged and rejected: invalid"),
-    ("Connection to broker lost", "it cost the worker its connection, and is gone"),
+    ("Connection to broker lost", f"it cost the worker its connection{_GONE}"),
 )
 #: Kinds of events of the message's own job after which nothing more happens to it.
 _ENDED = {
@@ -86,6 +87,8 @@ class HostileMessages:
         done = self._wait_for(self._run.jobs[index].task_ids[0], HOSTILE_SECONDS)
         seconds = round(time.monotonic() - started, 3)
         ended = self._where(message, last, letters, seen)
+        if message.bare and self._run.broker.withdraw():
+            ended = f"{ended.removesuffix(_GONE)}, and is delivered again (the lab took it out)"
         why = "it left no trace" if not ended else ""
         if not done:
             why = f"the next job was not done within {HOSTILE_SECONDS:g} s"

@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.lab.engine.cell_run import CellEnd, CellRun
-from tasks_demo.lab.engine.draining import drain
+from tasks_demo.lab.engine.draining import drain, left_over
 from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.load import Load, own_memory
 from tasks_demo.lab.engine.publishing import Publisher
@@ -104,7 +104,7 @@ class Lane:
             nemesis.close()
             unaimed.remove()
         self._show(state="reading the books", landed=nemesis.landed, **workers.current())
-        held, exited = run.broker.holdings(), workers.exited.is_set()
+        held, exited = left_over(run.broker, self._stop), workers.exited.is_set()
         return CellEnd(
             queued=held.queued,
             unacked=held.unacked,

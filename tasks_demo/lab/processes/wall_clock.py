@@ -67,7 +67,13 @@ def preloaded() -> dict[str, str]:
 def follow(file: str) -> None:
     """Have this process and its children read the time from ``file``, of a ``WallClock``, from now on."""
     os.environ["FAKETIME_TIMESTAMP_FILE"] = file
-    # libfaketime 0.9.10 refuses what time.sleep asks the kernel for (clock_nanosleep until a monotonic time: EINVAL).
+
+
+def let_sleep() -> None:
+    """Where this process was started with libfaketime, let it sleep, whether it follows a file or not: libfaketime 0.9.10 refuses
+    what time.sleep asks the kernel for (clock_nanosleep until a monotonic time: EINVAL)."""
+    if "libfaketime" not in os.environ.get("LD_PRELOAD", ""):
+        return
     plain = time.sleep
     for module in list(sys.modules.values()):
         if getattr(module, "__dict__", {}).get("sleep") is plain:

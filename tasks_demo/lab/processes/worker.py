@@ -47,6 +47,7 @@ def run(spec: WorkerSpec, parent: int) -> int:
     os.setsid()
     _die_with(parent)
     _log_to(spec.log)
+    wall_clock.let_sleep()
     if spec.clock:
         wall_clock.follow(spec.clock)
 

@@ -16,11 +16,13 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_jump_at_the_end_of_the_last_job_is_noticed_by_its_victim(home: Home) -> None:
+def test_jump_at_the_end_of_the_last_job_is_noticed_by_its_victim_and_bodies_of_other_cells_can_sleep(
+    home: Home,
+) -> None:
     with_faketime()
     done = home.manage(
-        "experiment", "--fault", "clock-jump", "--pattern", "inbox", "--point", "acked", "--tasks", "1", "--kills", "1",
-        "--seed", "1", timeout=500,
+        "experiment", "--fault", "clock-jump", "none", "--pattern", "inbox", "--point", "acked", "--tasks", "1", "--kills", "1",
+        "--work", "10", "--seed", "1", timeout=500,
     )  # fmt: skip
     assert done.code == 0, done.out + done.err
 

@@ -52,6 +52,9 @@ class Lane(Protocol):
     def put(self, text: bytes) -> None:
         """Put this into its queue, without anything that kombu or Celery adds to a message."""
 
+    def withdraw(self) -> bool:
+        """Delete what was put last if it is still to be delivered, though its worker has ended; return whether it was."""
+
     def dead_letters(self) -> int:
         """How many messages it keeps for a person because nobody can run them; 0 where it keeps none."""
 

@@ -193,6 +193,10 @@ class RabbitLane:
         channel.basic_publish(channel.prepare_message(text), "", self.queue.name)
         channel.close()
 
+    def withdraw(self) -> bool:
+        """Nothing: Celery acknowledges what it cannot read."""
+        return False
+
     def dead_letters(self) -> int:
         """None: its queue declares no exchange for them."""
         return 0

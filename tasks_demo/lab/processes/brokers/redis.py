@@ -130,6 +130,10 @@ class RedisLane:
         """Put this into its queue, as any client of Redis can."""
         self.client.lpush(f"{self.prefix}{_LISTS[0]}", text)
 
+    def withdraw(self) -> bool:
+        """Nothing: what stock kombu has popped and cannot read, it has not recorded; our transport makes a dead letter of it."""
+        return False
+
     def dead_letters(self) -> int:
         """None: stock kombu has no such place."""
         return 0

@@ -51,6 +51,7 @@ class RedisPlusLane(RedisLane):
     """A key prefix. A message is in the index at every moment, until it is acknowledged."""
 
     waits_in = "bzmpop"
+    _put = ""
 
     @property
     def broker_url(self) -> str:
@@ -84,12 +85,19 @@ class RedisPlusLane(RedisLane):
 
     def put(self, text: bytes) -> None:
         tag, now = str(uuid.uuid4()), time.time()
+        self._put = tag
         with self.client.pipeline() as together:
             fields: dict[Any, Any] = {"payload": text, "routing_key": "celery", "priority": 0, "delivery_count": 0}
             together.hset(f"{self.prefix}{_MESSAGE}{tag}", mapping=fields)
             together.zadd(self.prefix + _INDEX, {tag: now + 3600})
             together.zadd(self.prefix + _QUEUE, {tag: 255 * 10**13 + int(now * 1000)})
             together.execute()
+
+    def withdraw(self) -> bool:
+        """What ends its worker stays in the index, and is delivered again after each timeout, at most 19 times."""
+        self.client.zrem(self.prefix + _QUEUE, self._put)
+        self.client.delete(f"{self.prefix}{_MESSAGE}{self._put}")
+        return bool(self.client.zrem(self.prefix + _INDEX, self._put))
 
 
 def redis_address(url: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.processes.brokers import connect
+from tasks_demo.lab.processes.brokers.redis_plus import RedisPlusLane
 from tests.integration.servers.redis import BINARIES, RedisServer
 from tests.support import Home
 
@@ -69,3 +70,25 @@ def test_experiment_by_celery_redis_plus_loses_nothing_that_was_fetched(home: Ho
     assert (cell["broker"], cell["publisher"], cell["as_predicted"]) == ("redis-plus", "direct", True)
     assert (cell["kills"]["landed"], cell["lost"], cell["effects"]["1"]) == (2, 0, 4)
     assert result["versions"]["celery-redis-plus"]
+
+
+def test_message_that_ended_its_worker_is_taken_out_before_it_ends_the_next(redis_7: str) -> None:
+    lane = connect(KINDS["redis-plus"], redis_7, "run").lane("cell", None)  # type: ignore[arg-type]
+    assert isinstance(lane, RedisPlusLane)
+    lane.put(b"[]")
+    assert lane.holdings().queued == 1
+    lane.client.zpopmin(f"{lane.prefix}queue:celery")
+    assert lane.holdings().unacked == 1, "its worker has it"
+    assert (lane.withdraw(), lane.withdraw()) == (True, False)
+    assert list(lane.client.scan_iter(match=f"{lane.prefix}*")) == []
+    lane.close()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="celery-redis-plus, which needs Python 3.13, is not installed")
+def test_hostile_messages_by_celery_redis_plus_are_accounted_for(home: Home, redis_7: str) -> None:
+    done = home.manage(
+        "experiment", "--broker", redis_7, "--pattern", "acks_late", "--fault", "hostile", "--tasks", "5", "--kills", "4",
+        "--seed", "1", timeout=300,
+    )  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    assert "non-json: it ended the worker, and is delivered again (the lab took it out)" in done.out
