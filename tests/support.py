@@ -69,15 +69,20 @@ def private_environment() -> None:
 
 
 def until(evidence: Callable[[], T | None], what: str = "the evidence", seconds: float = BOUND_SECONDS) -> T:
-    """Poll ``evidence`` and return its first true answer; fail after ``seconds``, naming what was missing."""
+    """Poll ``evidence`` and return its first true answer; fail after ``seconds``, naming what was missing.
+
+    The pause between two looks is twice as long as a look takes: what is waited for needs the processor more.
+    """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
+        asked = time.monotonic()
         answer = evidence()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        pause.wait(0.02)
+        told = time.monotonic()
+        assert told < deadline, f"not within {seconds:g} s: {what}"
+        pause.wait(max(0.02, min(2 * (told - asked), 0.2)))
 
 
 def marked(token: str) -> list[psutil.Process]:

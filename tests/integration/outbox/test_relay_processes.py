@@ -39,14 +39,23 @@ class Place:
     def __init__(self, home: Home, server: PostgresServer | None) -> None:
         self.home = home
         self.server = server
+        self._postgres: psycopg.Connection[Any] | None = None
         home.migrate()
+
+    def close(self) -> None:
+        """The next query opens another connection."""
+        if self._postgres is not None:
+            self._postgres.close()
+            self._postgres = None
 
     def sql(self, statement: str, *, ledger: bool = False) -> list[tuple[Any, ...]]:
         """Query the database of the outbox, or of the ledger, directly, in a separate transaction."""
         if self.server is not None:
-            with psycopg.connect(self.home.database_url, connect_timeout=3) as connection:
-                cursor = connection.execute(statement)
-                return list(cursor.fetchall()) if cursor.description else []
+            # Kept for the next look: a connection costs more than a query.
+            if self._postgres is None:
+                self._postgres = psycopg.connect(self.home.database_url, connect_timeout=3, autocommit=True)
+            cursor = self._postgres.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
         path = self.home.state / ("db.sqlite3" if ledger else "shop.sqlite3")
         with contextlib.closing(sqlite3.connect(path, timeout=20)) as file, file:
             return list(file.execute(statement))
@@ -106,7 +115,9 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(own_postgres()) if request.param == "postgresql" else None
         state = Path(tempfile.mkdtemp(prefix="r-", dir=STATE))
-        yield Place(Home(state, server.url("postgres") if server else ""), server)
+        place = Place(Home(state, server.url("postgres") if server else ""), server)
+        stack.callback(place.close)
+        yield place
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +249,7 @@ def test_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
         until(lambda: queued(broker.url) >= 20, "the first batch")
         os.kill(relay.process.pid, signal.SIGSTOP)  # finding the server's processes takes a while
+        place.close()
         place.server.kill()
         os.kill(relay.process.pid, signal.SIGCONT)
         try:
