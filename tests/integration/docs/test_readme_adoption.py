@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tasks_demo.demo.stack.processes import spawn
+from tests import forks
 from tests.snippets import Piece, commands, everything
-from tests.support import PROJECT, finish, until
+from tests.support import PROJECT, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -41,17 +40,19 @@ def test_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, tmp
     folder = tmp_path / "newcomer"
     folder.mkdir()
     env = {name: value for name, value in os.environ.items() if name not in ("DJANGO_SETTINGS_MODULE", "DATABASE_URL")}
-    env |= {"PYTHONPATH": f"{folder}:{PROJECT}", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    env |= {"PYTHONPATH": f"{folder}:{PROJECT}"}
     running = []
 
+    def forked(command: Sequence[str]) -> list[str]:
+        """The arguments of the interpreter for a command of the page."""
+        program, *arguments = command
+        modules = {"celery": "celery", "django-admin": "django"}
+        return arguments if program == "python" else ["-m", modules[program], *arguments]
+
     def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
-        process = subprocess.Popen(
-            command, cwd=folder, env=env, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        done = finish(process)
-        assert done.code in codes, f"{command}: {done.out}{done.err}"
-        return done.out + done.err
+        code, out, err = forks.run(forked(command), cwd=folder, env=env, timeout=60)
+        assert code in codes, f"{command}: {out}{err}"
+        return out + err
 
     def follow(page: str) -> str:
         """Run the commands of a page and return their output. Workers and relays keep running."""
@@ -63,8 +64,7 @@ def test_newcomer_who_follows_readme_and_how_to_charges_once(redis_url: str, tmp
                     continue  # the package is already importable
                 if words[0] == "celery" or "relay" in words:
                     log = tmp_path / f"{len(running)}.log"
-                    program = str(Path(sys.executable).parent / words[0])
-                    process = spawn([program, *words[1:]], log=log, env=env, cwd=folder)
+                    process = forks.spawn(forked(words), log=log, env=env, cwd=folder)
                     running.append(process)
                     mark = " ready." if words[0] == "celery" else "relay looks"
                     until(lambda log=log, mark=mark: mark in log.read_text(), line)  # type: ignore[misc]
