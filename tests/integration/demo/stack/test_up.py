@@ -77,35 +77,28 @@ def up(tmp_path: Path) -> Iterator[Up]:
         running.end()
 
 
-@pytest.mark.parametrize(("fatal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
-def test_up_prints_its_address_when_that_answers_and_ends_with_all_its_processes(
-    up: Up, tmp_path: Path, fatal: signal.Signals, code: int
-) -> None:
+def _answers(up: Up, state: Path) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=BOUND_SECONDS)
     connection.request("GET", "/admin/login/")
     assert connection.getresponse().status == 200
     connection.close()
-    password = (tmp_path / "admin_password").read_text().strip()
+    password = (state / "admin_password").read_text().strip()
     assert f"Password:  {password}\n" in up.said
     assert len(password) >= 20
-    assert (tmp_path / "admin_password").stat().st_mode & 0o777 == 0o600
+    assert (state / "admin_password").stat().st_mode & 0o777 == 0o600
 
+
+def _ends_with_all_its_processes(up: Up, fatal: signal.Signals, code: int) -> None:
     up.wait_for(" ready.")
     family = up.family()
     # Redis and its command, bank, worker and its pool of two, web and its worker.
     assert len(family) >= 8, family
     up.popen.send_signal(fatal)
     assert up.popen.wait(BOUND_SECONDS) == code
-    if fatal is signal.SIGINT:
-        up.wait_for("all stopped")
-        text = "".join(up.said)
-        assert "Warm shutdown" in text
-        assert "Connection" not in text.partition("Warm shutdown")[2], "the worker may finish before Redis goes"
     until(lambda: not living(family), f"the end of all its processes after {fatal.name}")
 
 
-def test_up_prints_how_to_log_in_as_its_last_lines_when_all_is_running(up: Up, tmp_path: Path) -> None:
+def _says_how_to_log_in_as_its_last_lines(up: Up, state: Path) -> None:
     until(lambda: any("admin_user" in line for line in up.said), "the end of what it prints")
     said = list(up.said)
     block = next(number for number, line in enumerate(said) if "All is running" in line)
@@ -117,21 +110,21 @@ def test_up_prints_how_to_log_in_as_its_last_lines_when_all_is_running(up: Up, t
     again = shlex.split(next(line for line in said[block:] if "admin_user" in line).partition("terminal: ")[2])
     environment = {name: value for name, value in os.environ.items() if name not in OURS}
     shown = subprocess.run(
-        again, cwd=ROOT, env={**environment, "STATE_DIR": str(tmp_path)}, capture_output=True, text=True, check=True
+        again, cwd=ROOT, env={**environment, "STATE_DIR": str(state)}, capture_output=True, text=True, check=True
     )
     assert shown.stdout in "".join(said[block:])
-    assert (tmp_path / "admin_password").read_text().strip() in shown.stdout
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "admin_password"]
-    password = (tmp_path / "admin_password").read_bytes().strip()
+    password = (state / "admin_password").read_bytes().strip()
+    assert password.decode() in shown.stdout
+    written = [path for path in state.rglob("*") if path.is_file() and path.name != "admin_password"]
     assert not [path for path in written if password in path.read_bytes()]
 
 
-def test_up_says_what_runs_already_and_starts_nothing(up: Up, tmp_path: Path) -> None:
-    for state, port, sentence in (
-        (tmp_path, free_port(), "is running already, so nothing was started. Is there another `make up`?"),
-        (tmp_path / "other", up.port, f"port {up.port} (Address already in use), so nothing was started."),
+def _says_what_runs_already_and_starts_nothing(up: Up, state: Path) -> None:
+    for other, port, sentence in (
+        (state, free_port(), "is running already, so nothing was started. Is there another `make up`?"),
+        (state / "other", up.port, f"port {up.port} (Address already in use), so nothing was started."),
     ):
-        second = Up(state, port)
+        second = Up(other, port)
         try:
             assert second.popen.wait(BOUND_SECONDS) == 4
             second.wait_for(sentence)
@@ -141,7 +134,29 @@ def test_up_says_what_runs_already_and_starts_nothing(up: Up, tmp_path: Path) ->
     assert up.popen.poll() is None
 
 
-def test_up_starts_a_killed_worker_again(up: Up) -> None:
+# A start takes several seconds of a core, so each test asks one stack for several things.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
+def test_up_prints_how_to_log_in_says_when_it_runs_already_and_ends_by_ctrl_c(up: Up, tmp_path: Path) -> None:
+    _answers(up, tmp_path)
+    _says_how_to_log_in_as_its_last_lines(up, tmp_path)
+    _says_what_runs_already_and_starts_nothing(up, tmp_path)
+    _ends_with_all_its_processes(up, signal.SIGINT, 130)
+    up.wait_for("all stopped")
+    text = "".join(up.said)
+    assert "Warm shutdown" in text
+    assert "Connection" not in text.partition("Warm shutdown")[2], "the worker may finish before Redis goes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
+def test_up_that_is_killed_leaves_no_process(up: Up, tmp_path: Path) -> None:
+    _answers(up, tmp_path)
+    _ends_with_all_its_processes(up, signal.SIGKILL, -9)
+
+
+def test_up_starts_a_killed_worker_again_and_ends_by_sigterm(up: Up, tmp_path: Path) -> None:
+    _answers(up, tmp_path)
     up.wait_for(" ready.")
     until(lambda: sum(" ready." in line for line in up.said) == 1, "the first worker")
     worker = next(each for each in up.family() if "worker" in each.cmdline() and each.ppid() == up.popen.pid)
@@ -149,8 +164,7 @@ def test_up_starts_a_killed_worker_again(up: Up) -> None:
     worker.kill()
     up.wait_for("worker was killed by SIGKILL and is started again")
     until(lambda: sum(" ready." in line for line in up.said) == 2, "the next worker")
-    up.popen.send_signal(signal.SIGTERM)
-    assert up.popen.wait(BOUND_SECONDS) == 0
+    _ends_with_all_its_processes(up, signal.SIGTERM, 0)
 
 
 def test_formation_ends_when_one_process_is_killed_again_and_again(tmp_path: Path) -> None:
