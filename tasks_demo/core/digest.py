@@ -16,6 +16,8 @@ class _Encoder(JSONEncoder):
     """Encodes values as kombu's JSON does, and any other value by its pickled parts."""
 
     def default(self, value: Any) -> Any:
+        if hasattr(type(value), "__pydantic_validator__") and hasattr(type(value), "model_fields"):
+            return fields(value)
         try:
             return super().default(value)
         except Exception:  # noqa: BLE001  (a user's __json__ may fail; another serializer may still support the value)
@@ -53,6 +55,44 @@ def digest(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     make the positional and the keyword form of one call equal: ``patterns.arguments`` does. Raises ArgumentsNotJson.
     """
     return hashlib.sha256(canonical([task, list(args), dict(kwargs)]).encode("ascii")).hexdigest()
+
+
+def fields(model: Any) -> dict[str, Any]:
+    """Return a Pydantic model's fields by name, without those that equal their default.
+
+    A model, the dictionary that Celery sends for it, and one that leaves defaults out are then the same. The value of a factory
+    that may return another one each time, such as uuid4, is left out where the caller did not give it.
+    """
+    known = type(model).model_fields
+    # Only fields: cached properties are in __dict__, too.
+    found = {name: value for name, value in model.__dict__.items() if name in known}
+    for name, field in known.items():
+        if name not in found:
+            continue
+        factory = field.default_factory
+        if factory is None or _is_constant(factory):
+            if (factory or not field.is_required()) and _same(found[name], factory() if factory else field.default):
+                del found[name]
+        elif name not in model.model_fields_set:
+            del found[name]
+    return {**found, **(getattr(model, "__pydantic_extra__", None) or {})}
+
+
+def _is_constant(factory: Any) -> bool:
+    """Whether each call without arguments returns an equal value: ``list``, ``lambda: ["a"]``, a model's class."""
+    if isinstance(factory, type):
+        return factory.__module__ == "builtins" or hasattr(factory, "__pydantic_validator__")
+    code = getattr(factory, "__code__", None)
+    return code is not None and not (code.co_names or code.co_freevars or code.co_argcount)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return canonical(one) == canonical(other)
+    except ArgumentsNotJson:
+        return False
 
 
 def _parts(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks_demo.core.digest import canonical, digest
 from tasks_demo.core.exceptions import ArgumentsNotJson
+from tasks_demo.patterns.models import Models, models_of
 
 #: Compared by type and value; values of other types are compared by their canonical text.
 SCALARS = (str, int, float, bool, type(None))
@@ -31,18 +32,21 @@ class Bound:
     rest: Sequence[Any]
     extra: dict[str, Any]
     rest_name: str | None = None  # the name of ``*rest``, where the body has it
+    models: Models | None = None  # of a task with ``pydantic=True``
 
     def digest(self, task: str) -> str:
         """Return the digest of task name and arguments, see ``tasks_demo.core.digest``. Raises ArgumentsNotJson."""
+        given = self.given if self.models is None else self.models.validated(self.given)
         # A positional-only parameter may share its name with one of **extra.
-        named = {f"*{name}" if name in self.extra else name: value for name, value in self.given.items()}
+        named = {f"*{name}" if name in self.extra else name: value for name, value in given.items()}
         return digest(task, self.rest, {**named, **self.extra})
 
 
 class Parameters:
     """The parameters of a body."""
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Parameter], models: Models | None = None) -> None:
+        self._models = models
         kinds: dict[Any, list[str]] = {}
         for parameter in parameters:
             kinds.setdefault(parameter.kind, []).append(parameter.name)
@@ -80,7 +84,7 @@ class Parameters:
             if name not in given:
                 raise TypeError(f"missing the required argument {name!r}")
         different = {name: value for name, value in given.items() if not self._is_default(name, value)}
-        return Bound({**self._defaults, **given}, different, rest, extra, self.rest)
+        return Bound({**self._defaults, **given}, different, rest, extra, self.rest, self._models)
 
     def _is_default(self, name: str, value: Any) -> bool:
         if name not in self._defaults:
@@ -176,13 +180,14 @@ def parameters_of(owner: type) -> tuple[Parameters, ...]:
         bound = isinstance(body, classmethod)
         body = body.__func__
     found: list[Parameters] = []
+    models = models_of(body)
     for wrapped in (True, False) if hasattr(body, "__wrapped__") else (True,):
         try:
             parameters = list(inspect.signature(body, follow_wrapped=wrapped).parameters.values())
         except (TypeError, ValueError):
             continue
         own = bound and parameters and parameters[0].kind in NAMED[:2]
-        found.append(Parameters(parameters[1:] if own else parameters))
+        found.append(Parameters(parameters[1:] if own else parameters, models))
     return tuple(found)
 
 
