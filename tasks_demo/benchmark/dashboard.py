@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from django.conf import settings
-from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import NoReverseMatch, reverse
 
+from tasks_demo.benchmark import users
 from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.dashboard import screens
@@ -72,7 +72,7 @@ def dashboard(task_ids: int, requests: int, say: Callable[[str], None], *, as_it
         try:
             return [_figure(page, known) for page in pages(requests, say)]
         finally:
-            User.objects.filter(username=USER).delete()
+            users.remove(USER)
     if not loading.is_empty(alias()):
         raise EnvironmentNotReady("The ledger to measure is not empty. Nothing was written. Name an empty database.")
     try:
@@ -83,16 +83,14 @@ def dashboard(task_ids: int, requests: int, say: Callable[[str], None], *, as_it
         return [_figure(page, task_ids) for page in pages(requests, say)]
     finally:
         say("removing the invented task IDs")
-        User.objects.filter(username=USER).delete()
+        users.remove(USER)
         loading.remove(alias(), SEED)
 
 
 def pages(requests: int, say: Callable[[str], None]) -> Iterator[Measured]:
     """Measure every page on the current content of the ledger."""
     settings.ALLOWED_HOSTS = ["testserver"]
-    user, _ = User.objects.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
-    client = Client()
-    client.force_login(user)
+    client = users.logged_in(USER)
     known = list(addresses())
     clock = _clock()
     for number, address in enumerate(known):

@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 
 from django.conf import settings
-from django.contrib.auth.models import User
-from django.test import Client
 
-from tasks_demo.benchmark import measures
+from tasks_demo.benchmark import measures, users
 from tasks_demo.benchmark.figures import Budget, Figure, Series
 from tasks_demo.benchmark.jobs import TASKS
 from tasks_demo.benchmark.measures import Throughput
@@ -80,9 +78,7 @@ def asked(port: int, cookie: str, mark: str) -> tuple[int, str]:
 @contextlib.contextmanager
 def web_server(bench: Bench) -> Iterator[tuple[int, str]]:
     """Run the project's web server; yields its port and the cookie of a logged-in user. Raises EnvironmentNotReady."""
-    user, _ = User.objects.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
-    client = Client()
-    client.force_login(user)
+    client = users.logged_in(USER)
     cookies: SimpleCookie = client.cookies
     cookie = f"{settings.SESSION_COOKIE_NAME}={cookies[settings.SESSION_COOKIE_NAME].value}"
     project = os.environ[PROJECT]
@@ -104,7 +100,7 @@ def web_server(bench: Bench) -> Iterator[tuple[int, str]]:
         yield port, cookie
     finally:
         process.stop()
-        user.delete()
+        users.remove(USER)
 
 
 def watched(bench: Bench, sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:

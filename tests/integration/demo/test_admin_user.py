@@ -11,6 +11,7 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from tasks_demo.demo.management.commands.admin_user import ensure_admin
+from tests.integration.stranger import Stranger
 
 pytestmark = pytest.mark.django_db
 
@@ -73,3 +74,28 @@ def test_admin_user_command_prints_address_user_and_password(tmp_path: Path, set
     assert shown.getvalue().split() == [
         "Dashboard:", "http://127.0.0.1:8000/admin/tasks_demo/", "User:", "admin", "Password:", password,
     ]  # fmt: skip
+
+
+def test_admin_user_and_the_benchmarks_users_are_of_the_projects_own_user_model(
+    stranger: Stranger, tmp_path: Path
+) -> None:
+    before = (
+        "from pathlib import Path\nfrom django.apps import apps\nfrom django.core.management import call_command\n"
+        "from django.test import Client\ncall_command('migrate', run_syncdb=True, verbosity=0)\n"
+        "from tasks_demo.demo.management.commands.admin_user import ensure_admin\n"
+        "from tasks_demo.benchmark.users import logged_in\n"
+        f"kept = Path({str(tmp_path)!r}) / 'password'\n"
+        "first = ensure_admin(kept); same = ensure_admin(kept) == first; other = ensure_admin(kept, reset=True) != first\n"
+        "people = apps.get_model('people', 'Person').objects\n"
+        "admin = people.get()\n"
+        "client = logged_in('benchmark')\n"
+        "made = people.get(email='benchmark')\n"
+    )
+    values = "[admin.email, admin.is_superuser, same, other, made.is_staff, '_auth_user_id' in client.session]"
+    apps = ["django.contrib.admin", "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
+    settings = {
+        "AUTH_USER_MODEL": "people.Person", "DATABASE_ROUTERS": [],
+        "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        "INSTALLED_APPS": [*apps, "tests.integration.demo.people", "tasks_demo.records", "tasks_demo", "orders"],
+    }  # fmt: skip
+    assert stranger.value(values, before=before, settings=settings) == ["admin", True, True, True, True, True]

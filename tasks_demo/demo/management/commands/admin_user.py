@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth import get_user_model
 from django.core.management.base import CommandParser
 
 from tasks_demo.management.base import PackageCommand
@@ -40,7 +40,9 @@ def way_in(address: str, password: str | None) -> str:
 
 def ensure_admin(kept: Path, *, reset: bool = False) -> str | None:
     """Return the password of the user ``admin``, who is created if missing; None if the password was changed."""
-    user = User.objects.filter(username=NAME).first()
+    users: Any = get_user_model()
+    named = {users.USERNAME_FIELD: NAME}
+    user = users._default_manager.filter(**named).first()
     known = _read(kept)
     if user and not reset:
         return known if known and user.check_password(known) else None
@@ -49,12 +51,18 @@ def ensure_admin(kept: Path, *, reset: bool = False) -> str | None:
     # Written first, so that after a crash in between the next call creates the user.
     _write(kept, password)
     if user is None:
-        User.objects.create_superuser(NAME, password=password)
+        users._default_manager.create_superuser(**named, **_required(users), password=password)
     else:
         user.set_password(password)
         user.is_staff = user.is_superuser = user.is_active = True
         user.save()
     return password
+
+
+def _required(users: Any) -> dict[str, Any]:
+    """Return a value for each field that a user model of the project requires, as ``createsuperuser`` asks for them."""
+    fields = [users._meta.get_field(name) for name in users.REQUIRED_FIELDS]
+    return {field.name: field.get_default() if field.has_default() else "" for field in fields}
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""An app whose user model is known by an email address, and requires a nickname."""
