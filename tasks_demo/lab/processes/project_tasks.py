@@ -84,7 +84,8 @@ def registered(name: str) -> Any:
     known = [each for each in current_app.tasks if not each.startswith("celery.")]
     if name in known:
         return current_app.tasks[name]
-    close = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)[:3]
+    theirs = [each for each in known if not each.startswith("tasks_demo.")] or known  # nobody asked for the demo's
+    close = difflib.get_close_matches(name, theirs, 3, 0.4) or sorted(theirs)[:3]
     raise Unusable(
         f"--task {name}: the Celery app {current_app.main!r} has no such task. "
         f"{'Did you mean ' + ' or '.join(close) + '?' if close else 'It has none at all: name its module with --app.'}"

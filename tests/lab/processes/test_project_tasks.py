@@ -74,3 +74,12 @@ def test_operation_that_was_done_before_is_refused(project: Stranger) -> None:
     assert "The operation 'book:22' of orders.book was done before this run" in done.err
     kept = project.value("InboxEntry.objects.all().delete()[0]", before=RECORDS, settings=HOSTILE)
     assert kept == 1, "it is not the lab's"
+
+
+def test_task_that_the_project_does_not_have_is_refused_with_names_of_its_own_only(project: Stranger) -> None:
+    done = project.manage("experiment", "--task", "charge_inbox", "--fault", "none", settings=HOSTILE)
+    assert (done.code, "has no such task. Did you mean orders." in done.err, "tasks_demo.charge" in done.err) == (
+        2,
+        True,
+        False,
+    )
