@@ -63,7 +63,7 @@ class Sizes:
     @classmethod
     def quick(cls) -> Sizes:
         """Return sizes that show that the benchmark works, but are too small for usable figures."""
-        return cls(rounds=3, tasks=150, jobs=4, campaigns=1, kills=5, deaths=12, task_ids=5_000, requests=5)
+        return cls(rounds=2, tasks=150, jobs=4, campaigns=1, kills=3, deaths=6, task_ids=5_000, requests=5)
 
 
 def main(sizes: str, result: str) -> int:

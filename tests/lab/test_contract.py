@@ -20,7 +20,7 @@ from tests.support import STATE, TOKEN, Finished, Home, scratch_database
 
 pytestmark = pytest.mark.timeout(600)
 
-TASKS, KILLS = 4, 2
+TASKS, KILLS = 4, 1
 PATTERNS = ("acks_early", "claim_first", "acks_late", "outbox", "dedup_lock", "inbox")
 EARLY, LATE, ONCE = PATTERNS[:2], PATTERNS[2:4], PATTERNS[4:]
 OTHERS = ("stop", "slow", "poison", "lost-response", "double-publish", "publisher-crash")

@@ -76,6 +76,8 @@ def check_pair(figure: dict[str, Any], rounds: int) -> None:
 
 
 TRANSPORT = ["transport", "transport_pattern", "transport_cpu", "transport_publishing", "transport_latency"]
+#: Of ``--quick``.
+ROUNDS, DEATHS = 2, 6
 PATTERNS = ["dedup_lock", "acks_early", "claim_first", "inbox", "outbox"]
 
 
@@ -114,7 +116,7 @@ def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(me
         *TRANSPORT, "transport_latency_stock", "transport_idle",
     }  # fmt: skip
     for name in ("worker_start", "dedup_lock", "dedup_lock_uncounted", "ledger", "peer", "peer_as_shipped", "point"):
-        check_pair(found[name], 5 if name == "point" else 3)
+        check_pair(found[name], 5 if name == "point" else ROUNDS)
     assert 2 <= found["round_trips"]["a"]["median"] < 2.5
     assert isinstance(found["ledger"]["within"], bool)
     assert measured.left_behind == [], "its scratch files are gone"
@@ -124,16 +126,16 @@ def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(me
 def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
     found = figures(measured.document)
     for name in PATTERNS:
-        check_pair(found[name], 3)
-        check_pair(found[f"{name}_cpu"], 3)
+        check_pair(found[name], ROUNDS)
+        check_pair(found[f"{name}_cpu"], ROUNDS)
         assert found[name]["b"]["values"] == found["inbox"]["b"]["values"], "one acks_late a round, for all"
-    check_pair(found["outbox_publishing"], 3)
+    check_pair(found["outbox_publishing"], ROUNDS)
     rows = {row["pattern"]: row for row in measured.document["trade_off"]}
     assert set(rows) == {"acks_late", *PATTERNS}
     assert all(rows[name]["relative"]["median"] == found[name]["ratio"]["median"] for name in PATTERNS)
     assert "published → started" in measured.done.stdout
     # The relay polls every half second, and the jobs arrive at times spread over that interval.
-    check_pair(found["latency"], 3)
+    check_pair(found["latency"], ROUNDS)
     assert all(through < 250 for through, _ in pairs(found["latency"])), (
         "half of the relay's interval: no commit woke it"
     )
@@ -144,16 +146,16 @@ def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: M
 def test_transport_is_compared_with_kombu_in_pairs(measured: Measured) -> None:
     found = figures(measured.document)
     for name in TRANSPORT:
-        check_pair(found[name], 3)
+        check_pair(found[name], ROUNDS)
     assert all(value > 0 for value in found["transport_latency_stock"]["a"]["values"])
     assert all(2 <= value < 100 for value in found["transport_idle"]["a"]["values"]), "its heart beats twice a second"
 
 
 def test_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
     figure = figures(measured.document)["recovery"]
-    assert figure["what"].endswith("12 of 12 kills landed")
+    assert figure["what"].endswith(f"{DEATHS} of {DEATHS} kills landed")
     seconds = figure["a"]["values"]
-    assert len(seconds) == 12
+    assert len(seconds) == DEATHS
     assert 0 < min(seconds) <= figure["a"]["median"] <= figure["a"]["p99"] == max(seconds)
 
 
