@@ -89,6 +89,8 @@ class CellRun:
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
         # A body of the project's may be over in a millisecond: the first is held until what happens to all jobs has begun.
         self.aimed = self.victims if cell.fault.aimable or (cell.own and cell.fault.once) else {}
+        if cell.fault.among_queued and not cell.own:  # so may all of the demo's be
+            self.aimed = {self.jobs[0].task_ids[0]: Point.STARTED}
         self.visibility_timeout = visibility_timeout(cell)
         self.leases = environment.redis.lane(cell.name)
         self.troubled: TroubledBroker | None = None

@@ -95,6 +95,11 @@ class Fault(StrEnum):
         return self.of_broker or self is Fault.DATABASE_KILL
 
     @property
+    def among_queued(self) -> bool:
+        """Whether it happens once, when jobs are queued: the first is held until then, or a fast worker had done them all."""
+        return self.once and not self.among_jobs
+
+    @property
     def among_jobs(self) -> bool:
         """Whether it happens once, when a job runs and others are queued."""
         return self.outage or self in {Fault.BROKER_KILL, Fault.DATABASE_KILL}

@@ -19,7 +19,7 @@ from tests.support import PROJECT, STATE, TOKEN, Finished, Home, scratch_databas
 
 pytestmark = pytest.mark.timeout(420)
 
-TASKS, KILLS = 20, 4
+TASKS, KILLS = 12, 2  # one kill before the effect and one after it
 PATTERNS = ["acks_early", "acks_late", "dedup_lock"]
 KILLING = ["kill-child", "kill-main", "kill-group"]
 FAULTS = ["none", *KILLING, "term", "quit"]
