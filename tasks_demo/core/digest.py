@@ -18,6 +18,8 @@ class _Encoder(JSONEncoder):
     def default(self, value: Any) -> Any:
         if hasattr(type(value), "__pydantic_validator__") and hasattr(type(value), "model_fields"):
             return fields(value)
+        if isinstance(value, (bytearray, memoryview)):
+            value = bytes(value)  # as msgpack delivers them
         try:
             return super().default(value)
         except Exception:  # noqa: BLE001  (a user's __json__ may fail; another serializer may still support the value)
