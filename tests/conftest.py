@@ -6,11 +6,12 @@ Over 300 lines: each fixture is used throughout the tests, and they use each oth
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ LONGEST = (
     "integration/docs/test_examples.py",
     "integration/outbox/test_reporting.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among thousands of tests while they are collected, nor among them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
