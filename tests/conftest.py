@@ -73,6 +73,7 @@ _settle_in()
 LONGEST = (
     "lab/test_contract.py",
     "lab/benchmark/test_run.py",
+    "lab/engine/test_broker_kill.py",
     "integration/outbox/test_relay_processes.py",
     "integration/docs/test_snippets.py",
     "integration/doctor/test_other_projects.py",
@@ -90,6 +91,7 @@ LONGEST = (
     "integration/outbox/test_relay.py",
     "integration/leases/test_protocol_model.py",
     "lab/engine/test_runner.py",
+    "lab/engine/test_broker_outages.py",
     "lab/processes/test_databases.py",
     "lab/management/test_experiment.py",
     "lab/screens/test_experiments.py",
