@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from django.db import connections
+
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.ledger_books import Bank, Bookings
@@ -78,6 +80,7 @@ class OwnEffects(Executions):
         self._known = self._counted(run)
 
     def after(self, run: CellRun) -> None:
+        connections.close_all()  # of this thread: the project's server may have been restarted meanwhile
         try:
             now = self._counted(run)
         except EnvironmentNotReady as error:
