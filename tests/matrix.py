@@ -31,7 +31,7 @@ TOOLS = [
     "hypothesis",
     "dj-database-url",
 ]
-TOOLS += ["whitenoise", "psycopg[binary]", "jsonschema", "pyyaml", "msgpack"]
+TOOLS += ["pydantic", "whitenoise", "psycopg[binary]", "jsonschema", "pyyaml", "msgpack"]
 
 
 def main(arguments: list[str]) -> int:

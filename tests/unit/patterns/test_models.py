@@ -7,14 +7,13 @@ import datetime
 import uuid
 from typing import Any, Optional
 
+import pydantic
 import pytest
 from celery import Celery
 from kombu.utils.json import dumps, loads
 
 from tasks_demo.patterns import DedupLock
 from tasks_demo.patterns.publishing import arguments
-
-pydantic = pytest.importorskip("pydantic")
 
 
 class Address(pydantic.BaseModel):
