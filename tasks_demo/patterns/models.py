@@ -54,7 +54,8 @@ def models_of(body: Any) -> Models | None:
     function = found["task_fun"]
     signature = inspect.signature(function)
     try:
-        hints = get_type_hints(function)
+        # Before 5.6 Celery validates nothing whose annotation is a string.
+        hints = get_type_hints(function) if "type_hints" in found else {}
     except (NameError, AttributeError, TypeError):  # as Celery does
         hints = {}
     by_name: dict[str, Any] = {}
