@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 from django.db import Error, connections
 
@@ -12,6 +13,8 @@ from tasks_demo.core import clock
 from tasks_demo.ledger.events import EFFECT, EventData
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.tallies import COUNTS, sum_events
+
+TASKS_AT_ONCE = 500
 
 
 @contextmanager
@@ -29,37 +32,48 @@ def _one_moment(alias: str) -> Iterator[None]:
                 cursor.execute("ROLLBACK")
 
 
-def _rows(task_id: str) -> Iterator[EventData]:
-    for event in Event.objects.filter(task_id=task_id).order_by("id").iterator():
-        yield EventData(
-            at=clock.aware(event.at).timestamp(),
-            kind=event.kind,
-            source=event.source,
-            task_id=event.task_id,
-            operation=event.operation,
-            pattern=event.pattern,
-            run=event.run,
-            task=str(event.detail.get("task") or ""),
-            detail=event.detail,
+def _events_of(tallies: Sequence[Tally]) -> dict[str, list[EventData]]:
+    found: dict[str, list[EventData]] = {tally.task_id: [] for tally in tallies}
+    for event in Event.objects.filter(task_id__in=found).order_by("id").iterator():
+        found[event.task_id].append(
+            EventData(
+                at=clock.aware(event.at).timestamp(),
+                kind=event.kind,
+                source=event.source,
+                task_id=event.task_id,
+                operation=event.operation,
+                pattern=event.pattern,
+                run=event.run,
+                task=str(event.detail.get("task") or ""),
+                detail=event.detail,
+            )
         )
+    return found
 
 
 def differences() -> Iterator[str]:
     """Yield one sentence per difference between a tally and the sum of its events. Yields nothing if all agree.
 
     Workers may keep writing: everything is read from one snapshot. Do not call it inside a transaction. Memory holds the events
-    of one task at a time, and one count per operation that has an effect.
+    of TASKS_AT_ONCE task IDs at a time, and one count per operation that has an effect.
     """
     with _one_moment(Event.objects.db):
         yield from _differences()
+
+
+def _with_events() -> Iterator[tuple[Tally, list[EventData]]]:
+    tallies = Tally.objects.order_by("task_id").iterator()
+    while page := list(islice(tallies, TASKS_AT_ONCE)):
+        events = _events_of(page)
+        for tally in page:
+            yield tally, events[tally.task_id]
 
 
 def _differences() -> Iterator[str]:
     effects: Counter[str] = Counter()
     for operation in Event.objects.filter(kind=EFFECT).values_list("operation", flat=True).iterator():
         effects[operation] += 1
-    for tally in Tally.objects.order_by("task_id").iterator():
-        rows = list(_rows(tally.task_id))
+    for tally, rows in _with_events():
         summed = sum_events(rows).get(tally.task_id)
         if summed is None:
             yield f"{tally.task_id}: a tally without a single event."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
@@ -30,6 +31,15 @@ def test_verify_finds_a_forgery(forgery: str, said: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(forgery)
     assert any(said in sentence for sentence in differences())
+
+
+def test_verify_reads_many_task_ids_at_once_and_finds_the_one_that_is_wrong() -> None:
+    store.append([row(kind, f"task {number}") for number in range(1100) for kind in ("received", "started")])
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE tasks_demo_tally SET executions = 3 WHERE task_id = 'task 777'")
+    with CaptureQueriesContext(connection) as queries:
+        assert list(differences()) == ["task 777: executions is 3, the events say 1."]
+    assert len(queries) < 20
 
 
 def test_verify_reads_everything_as_of_one_moment_while_others_write() -> None:
