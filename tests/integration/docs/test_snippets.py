@@ -20,7 +20,7 @@ from tests.integration.stranger import Stranger, opened
 from tests.snippets import everything, printed, session
 from tests.support import PROJECT, free_port, until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
