@@ -49,10 +49,7 @@ def warm(pattern: str) -> Prediction:
 def cold(pattern: str) -> Prediction:
     if pattern in EARLY:
         why = "SIGQUIT stops the running bodies; their messages were acknowledged before, so a charge can be lost."
-        if pattern == "claim_first":
-            return predict(pattern, why, twice=False)
-        # Seen once in 10 at load 10: docs/explanation/lab.md.
-        return Prediction("open", why + " One whose acknowledgement was not sent yet is requeued, and runs again.")
+        return predict(pattern, why, twice=False)
     if pattern in LATE:
         why = "SIGQUIT requeues the messages of the running bodies: a body stopped after its charge charges again."
         return predict(pattern, why, lost=False)

@@ -20,7 +20,7 @@ from tests.integration.stranger import Stranger, opened
 from tests.snippets import everything, printed, session
 from tests.support import PROJECT, free_port, until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(240)
 
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
@@ -68,7 +68,7 @@ def test_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
                     text = said.read_text()[seen:]
                     return bool(told.search(text)) if command.endswith("&") else mark in text  # noqa: B023
 
-                until(answered, f"{page}: {command}", 120)
+                until(answered, f"{page}: {command}", 60)
                 text = said.read_text()[seen:]
                 assert told.search(text), f"{page}: $ {command}\n{text}\ninstead of\n{expected}"
                 seen += len(text)
