@@ -97,9 +97,8 @@ def _preload() -> None:
             continue
     gc.collect()
     gc.freeze()  # else each fork would look through all of it
-    gc.set_threshold(
-        20_000
-    )  # at the usual 700, an import of the project spends a fifth of its time on looking for garbage
+    # At the usual 700, an import of the project spends a fifth of its time on looking for garbage.
+    gc.set_threshold(20_000)
 
 
 def _run(first: str, rest: Sequence[str]) -> None:

@@ -42,8 +42,6 @@ class Overview:
 
     mark: str
     rows: list[Row]
-    left_out: int
-    total: int
     back: datetime | None
     counted: datetime | None
     missing: int
@@ -62,8 +60,6 @@ class _Counts:
     """What all users see alike, and what takes longest to draw."""
 
     rows: list[Row]
-    left_out: int
-    total: int
     html: str
 
 
@@ -81,8 +77,6 @@ def _drawn(request: HttpRequest, admin_site: AdminSite, state: _State) -> Overvi
     return Overview(
         mark=state.mark,
         rows=counts.rows,
-        left_out=counts.left_out,
-        total=counts.total,
         back=clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
         counted=_when(known),
         missing=state.missing,
@@ -113,7 +107,7 @@ def _counted(request: HttpRequest, admin_site: AdminSite, state: _State) -> _Cou
             **shown, "rows": table, "left_out": left_out, "total": total, "points": points(period),
             "periods": tuple(PERIODS), "lines": tuple(LINES.values()),
         }  # fmt: skip
-        return _Counts(table, left_out, total, render_to_string("admin/tasks_demo/overview_counts.html", content))
+        return _Counts(table, render_to_string("admin/tasks_demo/overview_counts.html", content))
 
     return _counts[period].get(draw, repr(about))
 
