@@ -49,8 +49,8 @@ def note(word: str) -> None:
 def wait(word: str) -> None:
     """Write down that it began and in which process, and end when it is let go."""
     with books() as client:
+        client.set(f"pid:{word}", os.getpid())  # first: a test that has seen "began" reads it
         client.rpush("began", word)
-        client.set(f"pid:{word}", os.getpid())
         while not client.exists(f"let-go:{word}"):
             time.sleep(0.02)
         client.rpush("ran", word)
