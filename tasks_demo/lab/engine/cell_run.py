@@ -42,7 +42,7 @@ from tasks_demo.ledger.store import store
 class CellEnd:
     """The last event of a cell: what was left to do, and how much was recorded. ``lab.verdict`` reads it.
 
-    ``cells``: how many the run planned.
+    ``cells``: how many the run planned. ``waiting_limit``: ``timing.waiting_limit``.
     """
 
     queued: int
@@ -63,6 +63,7 @@ class CellEnd:
     judged: str = "books"
     load: int = 0
     deferred: int = 0
+    waiting_limit: float = 0.0
     books_read: bool = False
     events: dict[str, int] = field(default_factory=dict)
 

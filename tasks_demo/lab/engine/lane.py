@@ -119,6 +119,7 @@ class Lane:
             clicks=cell.clicks,
             judged=cell.own.judged if cell.own else "books",
             load=cell.load,
+            waiting_limit=timing.waiting_limit(cell),
             duration_s=round(time.monotonic() - started, 3),
             reason=reason or publisher.hostile.missing,
             semantics=cell.promise.semantics,

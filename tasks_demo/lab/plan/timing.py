@@ -72,6 +72,18 @@ def visibility_timeout(cell: Cell) -> float:
     return max(VISIBILITY_AFTER_MAIN if by_timeout else VISIBILITY_AFTER_CHILD, least)
 
 
+def waiting_limit(cell: Cell) -> float:
+    """Seconds that a message may wait in a worker before a second copy is delivered and runs as well; 0: however long.
+
+    Early acknowledgement, on a broker with a visibility timeout: the message is acknowledged when its body starts, and nothing
+    else tells the copies apart. A cell is planned to wait for less; on a busy machine it may not. (Times of a cell whose clock
+    jumps cannot be compared.)
+    """
+    plain = (cell.own.pattern or "acks_early") if cell.own else cell.pattern
+    compared = KINDS[cell.broker].times_out and Fault.CLOCK_JUMP not in cell.faults
+    return visibility_timeout(cell) if compared and cell.early and plain == "acks_early" else 0.0
+
+
 def pause(cell: Cell) -> float:
     """Seconds that a process of this cell is stopped: longer than its lease and its visibility timeout."""
     return 1.7 * max(visibility_timeout(cell), LEASE_SECONDS)

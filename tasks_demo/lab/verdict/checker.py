@@ -14,7 +14,9 @@ A promise bounds the executions of each task ID and the effects of each operatio
 2. an upper bound is exceeded, whatever else is missing                                    -> broken
 3. evidence is missing (not quiescent, books not read, fewer events than were recorded)    -> unknown
 4. a lower bound is not reached by something whose publication was confirmed               -> broken
-5. nothing was tried (no landed kill where there is a fault), or a refused task ran        -> unknown
+5. nothing was tried (no landed kill where there is a fault), a refused task ran, or an
+   upper bound was exceeded by a message that waited in a worker until its broker delivered
+   it again, in a cell that is not about that                                              -> unknown
 6. otherwise                                                                               -> held
 
 ``python -m tasks_demo.lab.verdict EVENTS.jsonl`` checks a file without Django, Celery or Redis.
@@ -54,6 +56,8 @@ _CONFIRMED, _PERHAPS = MASK * OK, MASK * INFO
 _BREAKS = {"exceeded", "unmet"}
 #: Seconds: recoveries are counted up to each of these, and beyond the last.
 RECOVERY_EDGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+#: A main process says that it received a message a moment after the time from which its broker counts.
+_ALMOST = 0.8
 #: How many jobs of each kind a cell names.
 _EXAMPLES = 2
 
@@ -117,10 +121,11 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     # Few different counts occur however many tasks there are: judge each count once, then name the tasks that have it.
     operations = Counter(evidence.operations.values())
     parked = evidence.parked
-    _name_all(found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked)
+    waited = _overdue(evidence, end.waiting_limit)
+    _name_all(found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked, waited)
     tasks = Counter(evidence.tasks.values())
     judged = {count: _of_executions(count, promise) for count in tasks}
-    _name_all(found, evidence.tasks.items(), judged, evidence.operation, parked)
+    _name_all(found, evidence.tasks.items(), judged, evidence.operation, parked, waited)
     _unstarted(found, evidence, tasks)
     for task_id, operation in evidence.named_otherwise:
         if evidence.operation(task_id) != operation:
@@ -260,6 +265,7 @@ def _name_all(
     findings: Mapping[int, _Finding],
     operation_of: Callable[[str], str],
     parked: Collection[str],
+    waited: Mapping[str, str],
 ) -> None:
     if not any(findings.values()):
         return
@@ -269,9 +275,22 @@ def _name_all(
             kind, what = finding
             if kind == "unmet" and operation_of(who) in parked:
                 continue  # neither done nor lost: an operator sees it
+            if kind == "exceeded" and (why := waited.get(operation_of(who))):
+                found.doubts.say(f"{name(who)}: {what}, but {why}")
+                continue
             getattr(found, kind).say(f"{name(who)}{': ' if kind in _BREAKS else ' '}{what}")
             if kind in _BREAKS:
                 found.violated.add(operation_of(who))
+
+
+def _overdue(evidence: Evidence, limit: float) -> Mapping[str, str]:
+    """Operation → how long its message waited in a living worker, where that was longer than the limit (seconds; 0: none)."""
+    return {
+        evidence.operation(task_id): f"its message waited in a worker, which received it again after {seconds:.1f} s: "
+        f"the visibility timeout of this cell is {limit:g} s, and the machine was too busy for it"
+        for task_id, seconds in evidence.waited.items()
+        if 0 < limit * _ALMOST <= seconds
+    }
 
 
 def _unstarted(found: Findings, evidence: Evidence, tasks: Iterable[int]) -> None:

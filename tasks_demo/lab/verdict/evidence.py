@@ -28,6 +28,7 @@ OUTCOMES = {"ok": OK, "info": INFO, "fail": FAIL}
 _BITS = {point: 1 << number for number, point in enumerate(sorted(POINTS))}
 _WEIGHTS = {"received": DELIVERIES, "started": EXECUTIONS}
 _PLANS = {point: (_BITS[point], _WEIGHTS.get(point, 0)) for point in POINTS - {"published"}}
+_RECEIVED, _ACKED = _BITS["received"], _BITS["acked"]
 _STARTED, _QUARANTINED = _BITS["started"], _BITS["quarantined"]
 _KILLED = 1 << len(_BITS)
 _ENDINGS = (
@@ -89,6 +90,8 @@ class Evidence:
         self.kills: list[Kill] = []
         self.awaited: dict[str, list[Kill]] = {}  # victims that have not started again
         self.parked: set[str] = set()  # operations in quarantine: not done, and not lost
+        self.waiting: dict[str, tuple[int | None, float]] = {}  # received and not acknowledged: by which main, and when
+        self.waited: dict[str, float] = {}  # longest time after which the same main received it again, seconds
         self.killed_in: dict[tuple[int, str], Kill] = {}
         self.named_otherwise: list[tuple[str, str]] = []
         self.quiescent: dict[str, Any] | None = None
@@ -257,6 +260,14 @@ class Evidence:
                 f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"
             )
 
+    def received_again(self, event: HistoryEvent) -> None:
+        """A main process receives a message whose first copy it holds unacknowledged: its broker took it for lost."""
+        pid, at = self.waiting[event.task_id]
+        if pid == event.pid:
+            self.waited[event.task_id] = max(self.waited.get(event.task_id, 0.0), event.at - at)
+        else:
+            self.waiting[event.task_id] = (event.pid, event.at)
+
     def started_again(self, event: HistoryEvent) -> None:
         for kill in self.awaited.pop(event.task_id):
             kill.recovery = max(kill.recovery or 0.0, event.at - kill.at)
@@ -290,7 +301,8 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
                 cell.last_at = before_at
             pattern, fault, point, broker = key = event.pattern, event.fault, event.point, event.broker
             cell = cells.get(key) or cells.setdefault(key, Evidence(key, at))
-            counts, tasks, running, awaited, before = cell.counts, cell.tasks, cell.running, cell.awaited, None
+            counts, tasks, running, awaited, waiting = cell.counts, cell.tasks, cell.running, cell.awaited, cell.waiting
+            before = None
         if cell.quiescent is not None:
             cell.contradictions.say(f"event {event.seq} ({kind} {name(event.task_id)}) comes after the end of its cell")
         if at == before_at and before is not None and _repeats(event, before):
@@ -307,6 +319,10 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
             cell.hands.see(event)
         if weight:
             tasks[task_id] = tasks.get(task_id, 0) + weight
+            if bit == _RECEIVED and waiting.setdefault(task_id, (pid, at))[1] != at:
+                cell.received_again(event)
+        elif bit == _ACKED:
+            waiting.pop(task_id, None)
         if pid is not None:
             state = running.get(pid)
             if state is None:

@@ -23,6 +23,7 @@ class Quiescence:
     publisher: str = "direct"
     judged: str = "books"
     load: int = 0
+    waiting_limit: float = 0.0
 
 
 def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
@@ -59,6 +60,9 @@ def quiescence(evidence: Evidence, missing: Sentences) -> Quiescence:
         duration=float(duration) if isinstance(duration, (int, float)) and duration >= 0 else max(0.0, seen),
         judged=judged if (judged := end.get("judged")) in JUDGED else "books",
         load=load if type(load := end.get("load")) is int and load >= 0 else 0,
+        waiting_limit=float(limit)
+        if isinstance(limit := end.get("waiting_limit"), (int, float)) and limit >= 0
+        else 0.0,
         publisher="outbox" if end.get("publisher") == "outbox" else "direct",
     )
 
