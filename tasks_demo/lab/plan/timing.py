@@ -73,15 +73,17 @@ def visibility_timeout(cell: Cell) -> float:
 
 
 def waiting_limit(cell: Cell) -> float:
-    """Seconds that a message may wait in a worker before a second copy is delivered and runs as well; 0: however long.
+    """Seconds that a message may wait for its body before a second copy is delivered and runs as well; 0: however long.
 
     Early acknowledgement, on a broker with a visibility timeout: the message is acknowledged when its body starts, and nothing
-    else tells the copies apart. A cell is planned to wait for less; on a busy machine it may not. (Times of a cell whose clock
-    jumps cannot be compared.)
+    else tells the copies apart. A cell is planned to wait for less; on a busy machine it may not. (After a fault of the
+    connection or the broker a living worker may be given a message again for that reason, and a clock that jumps is one.)
     """
     plain = (cell.own.pattern or "acks_early") if cell.own else cell.pattern
-    compared = KINDS[cell.broker].times_out and Fault.CLOCK_JUMP not in cell.faults
-    return visibility_timeout(cell) if compared and cell.early and plain == "acks_early" else 0.0
+    only_so = KINDS[cell.broker].times_out and not any(
+        fault.of_connection or fault.of_broker or fault is Fault.CLOCK_JUMP for fault in cell.faults
+    )
+    return visibility_timeout(cell) if only_so and cell.early and plain == "acks_early" else 0.0
 
 
 def pause(cell: Cell) -> float:

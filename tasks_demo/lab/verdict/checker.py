@@ -56,8 +56,6 @@ _CONFIRMED, _PERHAPS = MASK * OK, MASK * INFO
 _BREAKS = {"exceeded", "unmet"}
 #: Seconds: recoveries are counted up to each of these, and beyond the last.
 RECOVERY_EDGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-#: A main process says that it received a message a moment after the time from which its broker counts.
-_ALMOST = 0.8
 #: How many jobs of each kind a cell names.
 _EXAMPLES = 2
 
@@ -121,11 +119,13 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     # Few different counts occur however many tasks there are: judge each count once, then name the tasks that have it.
     operations = Counter(evidence.operations.values())
     parked = evidence.parked
-    waited = _overdue(evidence, end.waiting_limit)
-    _name_all(found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked, waited)
+    overdue = _overdue(evidence, end.waiting_limit)
+    _name_all(
+        found, evidence.operations.items(), {c: _of_effects(c, promise) for c in operations}, str, parked, overdue
+    )
     tasks = Counter(evidence.tasks.values())
     judged = {count: _of_executions(count, promise) for count in tasks}
-    _name_all(found, evidence.tasks.items(), judged, evidence.operation, parked, waited)
+    _name_all(found, evidence.tasks.items(), judged, evidence.operation, parked, overdue)
     _unstarted(found, evidence, tasks)
     for task_id, operation in evidence.named_otherwise:
         if evidence.operation(task_id) != operation:
@@ -265,7 +265,7 @@ def _name_all(
     findings: Mapping[int, _Finding],
     operation_of: Callable[[str], str],
     parked: Collection[str],
-    waited: Mapping[str, str],
+    overdue: Mapping[str, str],
 ) -> None:
     if not any(findings.values()):
         return
@@ -275,7 +275,7 @@ def _name_all(
             kind, what = finding
             if kind == "unmet" and operation_of(who) in parked:
                 continue  # neither done nor lost: an operator sees it
-            if kind == "exceeded" and (why := waited.get(operation_of(who))):
+            if kind == "exceeded" and (why := overdue.get(operation_of(who))):
                 found.doubts.say(f"{name(who)}: {what}, but {why}")
                 continue
             getattr(found, kind).say(f"{name(who)}{': ' if kind in _BREAKS else ' '}{what}")
@@ -284,13 +284,14 @@ def _name_all(
 
 
 def _overdue(evidence: Evidence, limit: float) -> Mapping[str, str]:
-    """Operation → how long its message waited in a living worker, where that was longer than the limit (seconds; 0: none)."""
-    return {
-        evidence.operation(task_id): f"its message waited in a worker, which received it again after {seconds:.1f} s: "
-        f"the visibility timeout of this cell is {limit:g} s, and the machine was too busy for it"
-        for task_id, seconds in evidence.waited.items()
-        if 0 < limit * _ALMOST <= seconds
-    }
+    """Operation → why its message was delivered again though its worker lived; empty where that cannot be the reason."""
+    if not limit:
+        return {}
+    why = (
+        f"its message was delivered again to the worker that held it: it waited for longer than the visibility timeout of this "
+        f"cell, {limit:g} s, because the machine was too busy"
+    )
+    return {evidence.operation(task_id): why for task_id in evidence.overdue}
 
 
 def _unstarted(found: Findings, evidence: Evidence, tasks: Iterable[int]) -> None:

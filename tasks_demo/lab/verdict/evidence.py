@@ -28,7 +28,7 @@ OUTCOMES = {"ok": OK, "info": INFO, "fail": FAIL}
 _BITS = {point: 1 << number for number, point in enumerate(sorted(POINTS))}
 _WEIGHTS = {"received": DELIVERIES, "started": EXECUTIONS}
 _PLANS = {point: (_BITS[point], _WEIGHTS.get(point, 0)) for point in POINTS - {"published"}}
-_RECEIVED, _ACKED = _BITS["received"], _BITS["acked"]
+_RECEIVED = _BITS["received"]
 _STARTED, _QUARANTINED = _BITS["started"], _BITS["quarantined"]
 _KILLED = 1 << len(_BITS)
 _ENDINGS = (
@@ -57,6 +57,8 @@ _LASTING = frozenset({"delay", "black-hole", _CLOCK})
 _OF_CONNECTION = frozenset({"delay", "black-hole", "cut"})
 #: Faults after which the victim goes on.
 _SURVIVED = _LASTING | {"cut", "term", "stop", "double-publish", "out-of-memory"}
+#: Of so many tasks it is known who received them last.
+_LATEST = 50_000
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}
 
@@ -90,8 +92,10 @@ class Evidence:
         self.kills: list[Kill] = []
         self.awaited: dict[str, list[Kill]] = {}  # victims that have not started again
         self.parked: set[str] = set()  # operations in quarantine: not done, and not lost
-        self.waiting: dict[str, tuple[int | None, float]] = {}  # received and not acknowledged: by which main, and when
-        self.waited: dict[str, float] = {}  # longest time after which the same main received it again, seconds
+        self.receivers: dict[
+            str, int | None
+        ] = {}  # the main process that received each task last; the latest tasks only
+        self.overdue: set[str] = set()  # redelivered to the main process that had received them before, and lived
         self.killed_in: dict[tuple[int, str], Kill] = {}
         self.named_otherwise: list[tuple[str, str]] = []
         self.quiescent: dict[str, Any] | None = None
@@ -260,13 +264,14 @@ class Evidence:
                 f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"
             )
 
-    def received_again(self, event: HistoryEvent) -> None:
-        """A main process receives a message whose first copy it holds unacknowledged: its broker took it for lost."""
-        pid, at = self.waiting[event.task_id]
-        if pid == event.pid:
-            self.waited[event.task_id] = max(self.waited.get(event.task_id, 0.0), event.at - at)
-        else:
-            self.waiting[event.task_id] = (event.pid, event.at)
+    def received(self, event: HistoryEvent) -> None:
+        """A main process received a message."""
+        task_id, pid = event.task_id, event.pid
+        if event.detail.get("redelivered") is True and self.receivers.get(task_id) == pid is not None:
+            self.overdue.add(task_id)
+        if len(self.receivers) >= _LATEST:
+            self.receivers.clear()  # a redelivery follows within seconds
+        self.receivers[task_id] = pid
 
     def started_again(self, event: HistoryEvent) -> None:
         for kill in self.awaited.pop(event.task_id):
@@ -301,8 +306,7 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
                 cell.last_at = before_at
             pattern, fault, point, broker = key = event.pattern, event.fault, event.point, event.broker
             cell = cells.get(key) or cells.setdefault(key, Evidence(key, at))
-            counts, tasks, running, awaited, waiting = cell.counts, cell.tasks, cell.running, cell.awaited, cell.waiting
-            before = None
+            counts, tasks, running, awaited, before = cell.counts, cell.tasks, cell.running, cell.awaited, None
         if cell.quiescent is not None:
             cell.contradictions.say(f"event {event.seq} ({kind} {name(event.task_id)}) comes after the end of its cell")
         if at == before_at and before is not None and _repeats(event, before):
@@ -319,10 +323,8 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
             cell.hands.see(event)
         if weight:
             tasks[task_id] = tasks.get(task_id, 0) + weight
-            if bit == _RECEIVED and waiting.setdefault(task_id, (pid, at))[1] != at:
-                cell.received_again(event)
-        elif bit == _ACKED:
-            waiting.pop(task_id, None)
+            if bit == _RECEIVED:
+                cell.received(event)
         if pid is not None:
             state = running.get(pid)
             if state is None:
