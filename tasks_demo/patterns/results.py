@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from celery import states
+from celery.backends.base import DisabledBackend
 from kombu.exceptions import EncodeError
 from kombu.utils import json
 
@@ -72,6 +73,11 @@ class LenientBackend:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+    @property
+    def tells_others(self) -> bool:
+        """Whether a process can read the state that another one stored. (Without a backend, reading raises AttributeError.)"""
+        return bool(getattr(self._backend, "persistent", False)) and not isinstance(self._backend, DisabledBackend)
 
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS

@@ -29,12 +29,9 @@ def outcome(task: Any) -> str | None:
     """Return the state of this task ID in the result backend; None if unknown. Raises what the backend raises."""
     backend = task.backend
     ignored = task.request.ignore_result or task.ignore_result
-    if task.request.is_eager or ignored or not getattr(backend, "persistent", False):
+    if task.request.is_eager or ignored or not backend.tells_others:
         return None
-    try:
-        return str(backend.get_task_meta(task.request.id, cache=False)["status"])
-    except NotImplementedError:  # results are disabled
-        return None
+    return str(backend.get_task_meta(task.request.id, cache=False)["status"])
 
 
 def known_outcome(task: Any) -> str | None:
