@@ -205,8 +205,10 @@ class Ground:
 
     @property
     def nowhere(self) -> bool:
-        """Whether nothing is queued, held or unacknowledged."""
-        return not (self.redis.llen("celery") or self.redis.hlen("unacked") or self.redis.zcard("unacked_index"))
+        """Whether nothing is queued, held or unacknowledged; one look, because messages move between the three."""
+        with self.redis.pipeline() as pipe:
+            pipe.llen("celery").hlen("unacked").zcard("unacked_index")
+            return not any(pipe.execute())
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ def test_overdue_record_that_cannot_be_read_stays_and_the_worker_goes_on(ground:
     ground.publish("note", "after")
     until(lambda: ground.count("ran")["after"] == 1, "the job beside the garbage")
     until(lambda: ground.redis.zcard("unacked_index") == 0, "nobody looks for them again")
+    until(lambda: worker.said.count("cannot be restored") >= len(records), "the last of them is said, after it is done")
     assert worker.said.count("cannot be restored") == len(records), worker.said
     assert ground.redis.hgetall("unacked") == {name.encode(): record for name, record in records.items()}
 

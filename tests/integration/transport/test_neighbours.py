@@ -18,19 +18,21 @@ def test_stock_and_reliable_workers_and_publishers_share_a_queue(ground: Ground)
     stock = ground.launched("-P", "threads", "-c", "1", stock=True)
     ours = ground.worker("-P", "threads", "-c", "1")
     stock.await_ready()
-    ground.publish("wait", "x", "y")
-    until(lambda: len(ground.count("began")) == 2 and ground.redis.hlen("unacked") >= 2, "each has one job")
-    ground.let_go("x", "y")
+    for words in (("x", "y"), ("v", "w")):  # each worker runs one at a time, and so gets one of both publishers
+        for word, publisher in zip(words, (True, False), strict=True):
+            ground.publish("wait", word, stock=publisher)
+        until(lambda both=words: ground.count("began").keys() >= set(both), "each has one job")  # type: ignore[misc]
+        ground.let_go(*words)
     for number in range(40):
         ground.publish("note", f"j{number}", stock=bool(number % 2))
-    until(lambda: sum(ground.count("ran").values()) >= 42 and ground.nowhere, "all have run")
+    until(lambda: sum(ground.count("ran").values()) >= 44 and ground.nowhere, "all have run")
     assert set(ground.count("ran").values()) == {1}
     assert stock.said.count("succeeded") > 1
     assert ours.said.count("succeeded") > 1
     # Each answers to the other's control.
     for publisher in (True, False):
-        pings = ground.app(stock=publisher).control.ping(timeout=3)
-        assert len(pings) == 2, pings
+        pings = ground.app(stock=publisher).control.ping(timeout=30, limit=2)
+        assert len({name for ping in pings for name in ping}) == 2, pings
 
 
 def test_stock_worker_takes_over_after_the_visibility_timeout(ground: Ground) -> None:
@@ -39,7 +41,9 @@ def test_stock_worker_takes_over_after_the_visibility_timeout(ground: Ground) ->
     ground.publish("note", "a", "b")
     until(lambda: ground.books.llen("holding"), "the victim")
     victim.kill()
-    eager = {"visibility_timeout": 1, "unacked_restore_interval": 0.2, "unacked_restore_throttle": 1}
+    for token in ground.redis.zrange("unacked_index", 0, -1):
+        ground.redis.zadd("unacked_index", {token: 1})  # claimed long ago: overdue, as no job of the stock worker ever is
+    eager = {"visibility_timeout": 600, "unacked_restore_interval": 0.2, "unacked_restore_throttle": 1}
     ground.worker("-P", "threads", "-c", "1", stock=True, **eager)
     until(lambda: ground.count("ran") == {"a": 1, "b": 1} and ground.nowhere, "the stock worker has run them")
     # And forward again: the dead owner holds nothing any more.
