@@ -110,6 +110,20 @@ class RelayProcess:
         self.process.kill()
 
 
+def stop_at_work(relay: RelayProcess, place: Place, broker: RedisServer, sent: set[str], spare: int) -> None:
+    """SIGSTOP it when some of ``sent`` are published and more than ``spare`` are not; adds more if it was too fast for us."""
+    for _ in range(20):
+        before = queued(broker.url)
+        until(lambda n=before: queued(broker.url) > n, "the first messages")  # type: ignore[misc]
+        os.kill(relay.process.pid, signal.SIGSTOP)
+        if len(sent) - queued(broker.url) > spare:
+            return
+        os.kill(relay.process.pid, signal.SIGCONT)
+        until(lambda: place.count("published_at IS NULL") == 0, "the rest")
+        sent |= place.fill(max(400, 2 * spare), start=len(sent))
+    raise AssertionError("it is always done before it is stopped")
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
@@ -132,12 +146,17 @@ def test_several_relays_at_once_publish_each_message_once(place: Place, broker: 
     count = 2000 if place.server else 600
     with contextlib.ExitStack() as stack:
         relays = [stack.enter_context(RelayProcess(place, broker)) for _ in range(3)]
-        sent = place.fill(count)
-        until(lambda: place.count("published_at IS NULL") == 0, "every publication", 60)
-        assert copies(broker.url) == dict.fromkeys(sent, 1)
-        until(lambda: sum(relay.published() for relay in relays) == count, "the last line of each relay")
-        assert sum(relay.published() > 0 for relay in relays) >= 2, "they must have worked at the same time"
-    assert place.count("publications = 1") == count
+        sent: set[str] = set()
+        for _ in range(10):  # one relay may have done all before the others got the processor
+            sent |= place.fill(count, start=len(sent))
+            until(lambda: place.count("published_at IS NULL") == 0, "every publication", 60)
+            assert copies(broker.url) == dict.fromkeys(sent, 1)
+            until(lambda: sum(relay.published() for relay in relays) == len(sent), "the last line of each relay")
+            if sum(relay.published() > 0 for relay in relays) >= 2:
+                break
+        else:
+            raise AssertionError("they must work at the same time")
+    assert place.count("publications = 1") == len(sent)
 
 
 def test_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_before_has_none(
@@ -161,6 +180,7 @@ def test_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_
     assert known == [("outbox", "order-17", 1)]
 
 
+EXECUTIONS = "SELECT max(executions), sum(executions) FROM tasks_demo_tally"
 #: Three relays, one after the other; each takes ten rows, hands them over five at a time, and kills itself at one moment.
 DOOMED = """
 from celery import current_app, signals
@@ -193,22 +213,25 @@ def test_relay_killed_in_a_batch_repeats_only_what_it_had_not_marked_and_nothing
     place: Place, broker: RedisServer
 ) -> None:
     sent = place.fill(40, task="tasks_demo.charge_inbox", arguments='[[], {"customer": "c", "amount": 5}]')
-    lease = {"TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": "6"}
     # Jobs 0-9: killed when three of the first five are collected. 10-19: when the second five are sent. 20-29: when the first
     # five are marked.
-    assert place.python(DOOMED, broker, **lease) == 0
+    assert place.python(DOOMED, broker) == 0
     there = {f"job-{number}" for number in range(10, 25)}
     marked = there - {f"job-{number}" for number in range(15, 20)}
     assert copies(broker.url) == dict.fromkeys(there, 1)
     assert place.count("published_at IS NOT NULL") == len(marked)
-    with RelayProcess(place, broker, **lease):
+    # The leases of the killed relays end.
+    place.sql("UPDATE tasks_demo_records_outboxmessage SET due_at = created_at WHERE published_at IS NULL")
+    with RelayProcess(place, broker):
         until(lambda: place.count("published_at IS NULL") == 0, "every publication")
         assert copies(broker.url) == {task_id: 1 + (task_id in there - marked) for task_id in sent}
         with Worker(place.home, place.home.state / "inbox-worker.log", {"REDIS_URL": broker.url}):
             until(lambda: place.count("finished_at IS NOT NULL") == 40, "the end of all", 60)
             until(lambda: queued(broker.url) == 0, "the suppressed copies")
+            # A slow commit delays no body.
+            until(lambda: place.sql(EXECUTIONS, ledger=True)[0][1] == 40, "every start in the ledger")
     assert place.sql("SELECT count(*), count(DISTINCT task_id) FROM shop_booking") == [(40, 40)]
-    assert place.sql("SELECT max(executions), sum(executions) FROM tasks_demo_tally", ledger=True) == [(1, 40)]
+    assert place.sql(EXECUTIONS, ledger=True) == [(1, 40)]
 
 
 def test_commit_in_another_process_wakes_a_relay(place: Place, broker: RedisServer) -> None:
@@ -226,6 +249,7 @@ def test_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Place
     with RelayProcess(place, broker, **soon) as relay:
         # Compared by ID: on a slow disk the first messages are published again before the last.
         until(lambda: set(copies(broker.url)) == first, "the first messages in the queue")
+        until(lambda: place.count("published_at IS NOT NULL") == 40, "their marks, which follow the broker's answer")
         broker.kill()
         shutil.rmtree(broker.folder / "appendonlydir", ignore_errors=True)
         (broker.folder / "appendonly.aof").unlink(missing_ok=True)
@@ -236,7 +260,8 @@ def test_broker_that_comes_back_empty_has_everything_run_at_the_end(place: Place
             assert not client.exists("unacked"), "it knows nothing of what it had"
         with Worker(place.home, place.home.state / "worker.log", {"REDIS_URL": broker.url, **soon}):
             until(lambda: place.count("finished_at IS NOT NULL") == 60, "the end of all 60", 60)
-    assert place.count("publications >= 2") >= 40, "what was lost with the broker was published again"
+        # Marked after the broker's answer; the worker may be faster.
+        until(lambda: place.count("publications >= 2") >= 40, "the second publication of what was lost with the broker")
 
 
 def test_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer) -> None:
@@ -247,36 +272,35 @@ def test_database_that_is_killed_loses_nothing(place: Place, broker: RedisServer
     # messages would then look unstarted; hence --no-reconcile.
     arguments = ("--batch", "20", "--no-reconcile")
     with RelayProcess(place, broker, *arguments, TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS="10") as relay:
-        until(lambda: queued(broker.url) >= 20, "the first batch")
-        os.kill(relay.process.pid, signal.SIGSTOP)  # finding the server's processes takes a while
+        stop_at_work(relay, place, broker, sent, spare=20)  # finding the server's processes takes a while
         place.close()
         place.server.kill()
         os.kill(relay.process.pid, signal.SIGCONT)
         try:
             relay.await_words("the database does not answer")
-            assert queued(broker.url) < 400, "it was killed too late"
+            assert queued(broker.url) < len(sent), "it was killed too late"
         finally:
             place.server.start()
         until(lambda: place.count("published_at IS NULL") == 0, "every publication", 45)
         found = copies(broker.url)
     assert set(found) == sent
-    assert sum(found.values()) <= 420, "no more twice than one batch"
+    assert sum(found.values()) <= len(sent) + 20, "no more twice than one batch"
 
 
 def test_signal_ends_it_after_the_messages_in_hand_and_releases_the_rest(place: Place, broker: RedisServer) -> None:
-    sent = place.fill(500)  # each signal lets the hundred in hand be published
+    sent = place.fill(3000)  # until it looks whether it was asked to stop, some hundreds more are published
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
-        before = queued(broker.url)
         with RelayProcess(place, broker, "--batch", "500") as relay:
-            until(lambda before=before: queued(broker.url) > before, "the first message")  # type: ignore[misc]
+            stop_at_work(relay, place, broker, sent, spare=1000)
             os.kill(relay.process.pid, sign)
+            os.kill(relay.process.pid, signal.SIGCONT)
             assert relay.process.wait(30)
             relay.process.kill()  # reaps it
             assert relay.process.returncode == code
             assert "Traceback" not in relay.said()
         assert place.count("published_at IS NOT NULL") == queued(broker.url)
-    left = 500 - queued(broker.url)
-    assert 0 < left < 500
+    left = len(sent) - queued(broker.url)
+    assert 0 < left < len(sent)
     done = place.home.manage("relay", "--once", env={"REDIS_URL": broker.url})
     assert (done.code, done.out.strip()) == (0, f"{left} published"), "what was released is due at once"
     assert copies(broker.url) == dict.fromkeys(sent, 1)
