@@ -20,7 +20,7 @@ from tests.integration.stranger import Stranger, opened
 from tests.snippets import everything, printed, session
 from tests.support import PROJECT, free_port, until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 EVERYTHING = everything()
 PYTHON = [piece for piece in EVERYTHING if piece.kind == "python" and not piece.skipped]
@@ -68,7 +68,7 @@ def test_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
                     text = said.read_text()[seen:]
                     return bool(told.search(text)) if command.endswith("&") else mark in text  # noqa: B023
 
-                until(answered, f"{page}: {command}", 60)
+                until(answered, f"{page}: {command}", 180)
                 text = said.read_text()[seen:]
                 assert told.search(text), f"{page}: $ {command}\n{text}\ninstead of\n{expected}"
                 seen += len(text)
@@ -126,7 +126,7 @@ def ran(shop: Stranger) -> dict[str, str]:
         script.append(f"run({page!r}, {_module(page)!r}, {parts!r})")
     script.append("print('\\n=>' + json.dumps(outcome))")
     with shop.worker("-I", ",".join(_module(page) for page in PAGES)) as worker:
-        done = shop.python("\n".join(script), timeout=120)
+        done = shop.python("\n".join(script), timeout=240)
     assert done.code == 0, done.err + worker.said[-3000:]
     outcome: dict[str, str] = _json(done.out.rpartition("\n=>")[2])
     return {page: told and f"{told}\n{worker.said[-3000:]}" for page, told in outcome.items()}

@@ -31,6 +31,7 @@ from tests.support import until
 
 pytestmark = pytest.mark.timeout(60)
 FOR_EVER = 3600.0
+# Leases of 5 s are renewed after 1.7 s: a machine that stands still for 3 s costs none.
 
 
 @pytest.fixture
@@ -61,11 +62,11 @@ def paused(pid: int) -> Iterator[None]:
 
 
 def test_heartbeat_held_lease_outlives_its_length_several_times(server: RedisServer) -> None:
-    store = store_at(server, 2.4)
+    store = store_at(server, 5)
     claim = claimed(store)
     first_end = ends_at(server)
     with hold(store, claim, FOR_EVER) as lease:
-        until(lambda: ends_at(server) > first_end + 3 * 2.4)
+        until(lambda: ends_at(server) > first_end + 2 * 5)
         lease.check()
         assert not lease.lost
         assert lease.fence == claim.fence
@@ -73,11 +74,11 @@ def test_heartbeat_held_lease_outlives_its_length_several_times(server: RedisSer
 
 
 def test_heartbeat_renews_at_a_third_of_the_length(server: RedisServer) -> None:
-    store = store_at(server, 6)
+    store = store_at(server, 12)
     with hold(store, claimed(store), FOR_EVER):
         first = ends_at(server)
         second = until(lambda: end if (end := ends_at(server)) > first else 0.0)
-    assert 1.9 <= second - first < 4
+    assert 3.9 <= second - first < 8
 
 
 def test_heartbeat_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
@@ -88,11 +89,11 @@ def test_heartbeat_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
 
 
 def test_heartbeat_stops_at_the_cap(server: RedisServer) -> None:
-    store = store_at(server, 2.4)
+    store = store_at(server, 5)
     claim = claimed(store)
     with hold(store, claim, cap_seconds=3) as lease:
         until(lambda: lease.lost)
-        assert time.monotonic() >= claim.deadline - 2.4 + 3
+        assert time.monotonic() >= claim.deadline - 5 + 3
         with pytest.raises(LeaseLost, match="cap of 3 s "):
             lease.check()
         # Inside the block: the cap must release the lease, not the end of the block.
@@ -108,7 +109,7 @@ def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
 
 
 def test_heartbeat_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisServer) -> None:
-    store = store_at(server, 3)
+    store = store_at(server, 6)
     with hold(store, claimed(store), FOR_EVER) as lease:
         lease.check()
         server.client().hset(record_key("t:", "order"), "owner", "somebody else")
@@ -153,11 +154,11 @@ def test_heartbeat_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisS
 
 def test_heartbeat_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
-        slow = store_at(hung, 4.5, timeout=0.3)
-        good = store_at(server, 3)
-        # Twelve timeouts in a row take 3.6 s, longer than the good lease lasts.
-        patient = store_at(hung, 4.5)
-        leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(12)]
+        slow = store_at(hung, 7.5, timeout=0.3)
+        good = store_at(server, 5)
+        # Twenty timeouts in a row take 6 s, longer than the good lease lasts.
+        patient = store_at(hung, 7.5)
+        leases = [hold(slow, claimed(patient, f"slow {number}"), FOR_EVER) for number in range(20)]
         try:
             with paused(hung.pid), hold(good, claimed(good, "good"), FOR_EVER) as lease:
                 until(lambda: all(one.lost for one in leases))
@@ -177,8 +178,8 @@ class Broken(RedisLeaseStore):
 def test_heartbeat_mistake_in_one_store_costs_its_own_lease_and_no_other(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Broken(connect(server.url, 5), "t:", 2.4, 3600)
-    good = store_at(server, 2.4)
+    broken = Broken(connect(server.url, 5), "t:", 5, 3600)
+    good = store_at(server, 5)
     with (
         hold(broken, claimed(broken, "broken"), FOR_EVER) as lost,
         hold(good, claimed(good, "good"), FOR_EVER) as kept,
@@ -192,7 +193,7 @@ def test_heartbeat_mistake_in_one_store_costs_its_own_lease_and_no_other(
 
 
 def test_heartbeat_many_leases_have_one_thread(server: RedisServer) -> None:
-    store = store_at(server, 2.4)
+    store = store_at(server, 5)
     held = [hold(store, claimed(store, f"order {number}"), FOR_EVER) for number in range(20)]
     try:
         firsts = {one: ends_at(server, one.claimed.operation) for one in held}
@@ -205,7 +206,7 @@ def test_heartbeat_many_leases_have_one_thread(server: RedisServer) -> None:
 
 
 def test_heartbeat_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: RedisServer) -> None:
-    long, short = store_at(server, 60), store_at(server, 2.4)
+    long, short = store_at(server, 60), store_at(server, 5)
     with hold(long, claimed(long, "long"), FOR_EVER):
         until(lambda: "lease-heartbeat" in {thread.name for thread in threading.enumerate()})
         with hold(short, claimed(short, "short"), FOR_EVER) as lease:
@@ -221,7 +222,7 @@ from tasks_demo.leases.heartbeat import hold
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
 
-store = RedisLeaseStore(connect(sys.argv[1], 5), "t:", 2.4, 3600)
+store = RedisLeaseStore(connect(sys.argv[1], 5), "t:", 5, 3600)
 
 def say(text):
     print(text, flush=True)
@@ -276,7 +277,7 @@ with hold(store, store.claim("order", "d" * 64), 3600) as lease:
 
 
 def test_heartbeat_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
-    store = store_at(server, 2.4)
+    store = store_at(server, 5)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         first = ends_at(server)
@@ -308,7 +309,7 @@ def _redis_now(server: RedisServer) -> float:
 
 
 def test_heartbeat_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
-    store = store_at(server, 2.4)
+    store = store_at(server, 5)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         process.kill()

@@ -140,7 +140,7 @@ def test_protocol_release_lets_the_next_one_in_and_keeps_attempt_fence_and_diges
 
 
 def test_protocol_every_change_begins_the_retention_anew_and_a_question_does_not(place: Place, operation: str) -> None:
-    lease = claimed(place.store(0.2, 0.2), operation)
+    lease = claimed(place.store(0.2, 60), operation)
     assert place.store(0.2, 3600).renew(lease)
     assert place.store(0.2, 0.3).complete(lease, "1")
     asking = place.store(0.2, 3600)
@@ -148,9 +148,9 @@ def test_protocol_every_change_begins_the_retention_anew_and_a_question_does_not
 
 
 def test_protocol_record_that_was_changed_outlives_one_that_was_claimed_later(place: Place, operation: str) -> None:
-    lease = claimed(place.store(0.5, 0.5), operation)
+    lease = claimed(place.store(2, 2), operation)
     assert place.store(60, 3600).renew(lease)
-    claimed(place.store(0.5, 0.5), operation + " later")
+    claimed(place.store(2, 2), operation + " later")
     until(lambda: not place.record(operation + " later"))
     assert place.record(operation)
 

@@ -52,8 +52,7 @@ def test_sentinel_behind_sentinels_the_killed_primary_is_left_for_the_new_one(se
     assert isinstance(done, Claimed)
     assert store.complete(done, "1")
     servers.client(servers.first).wait(1, 5000)
-    servers.processes[servers.first].kill()
-    servers.processes[servers.first].wait()
+    servers.kill_primary()
     began = time.monotonic()
     until(lambda: claims(store, "next"), seconds=BOUND_SECONDS)
     assert time.monotonic() - began < BOUND_SECONDS

@@ -13,8 +13,9 @@ from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.redis import EMBEDDED
 from tests.support import free_port, until
 
-#: Milliseconds until the sentinel calls a primary down; the vote and the promotion come after that.
-DOWN_MS = 500
+#: Milliseconds until the sentinel calls a primary down that was killed; the vote and the promotion come after that. One that is
+#: only starved must not be called down.
+DOWN_MS, STARVED_MS = 500, 60_000
 PASSWORD = "s/cret:p@ss"
 ENCODED = "s%2Fcret%3Ap%40ss"
 
@@ -33,7 +34,7 @@ class Servers:
         conf = folder / "sentinel.conf"
         conf.write_text(
             f"port {self.sentinel}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {self.first} 1\n"
-            f'sentinel auth-pass mymaster "{PASSWORD}"\nsentinel down-after-milliseconds mymaster {DOWN_MS}\n'
+            f'sentinel auth-pass mymaster "{PASSWORD}"\nsentinel down-after-milliseconds mymaster {STARVED_MS}\n'
             "sentinel failover-timeout mymaster 3000\n"
         )
         self._spawn(self.sentinel, [EMBEDDED, str(conf), "--sentinel"])
@@ -53,6 +54,11 @@ class Servers:
         self.processes[port] = process
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
+
+    def kill_primary(self) -> None:
+        """SIGKILL the first server, which the sentinel then finds down soon."""
+        self.processes[self.first].kill()
+        self.asked.execute_command("SENTINEL", "SET", "mymaster", "down-after-milliseconds", DOWN_MS)
 
     def client(self, port: int) -> Any:
         return self._stack.enter_context(connect(f"redis://:{ENCODED}@127.0.0.1:{port}/0", 2.0))

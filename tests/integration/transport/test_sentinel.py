@@ -53,7 +53,7 @@ def test_worker_keeps_what_it_holds_when_the_primary_is_killed(servers: Servers,
     until(lambda: ground.count("began") and [it.held for it in list_owners(first)] == [2], "one runs, one is prefetched")
     first.set("marker", 1)
     first.wait(1, 5000)
-    servers.processes[servers.first].kill()
+    servers.kill_primary()
     until(lambda: published(ground, "after"), "a publication to the new primary")
     ground.let_go("running", "prefetched")
     until(lambda: ground.count("ran").keys() == {"running", "prefetched", "after"}, "all have run")

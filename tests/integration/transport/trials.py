@@ -261,7 +261,7 @@ def failover(template: Template, number: int = 10) -> str:
                     primary.config_set("masterauth", "wrong")
                     servers.client(servers.first).client_kill_filter(_type="replica")
                 time.sleep(lag or chance.uniform(0, 0.2))
-                servers.processes[servers.first].kill()
+                servers.kill_primary()
                 killed, before = time.monotonic(), len(publisher.confirmed)
                 until(lambda it=publisher, n=before: len(it.confirmed) > n + 50, "publications go on", 60)  # type: ignore[misc]
                 took.append(time.monotonic() - killed)
