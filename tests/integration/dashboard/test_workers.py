@@ -65,12 +65,13 @@ def test_what_became_of_the_jobs_of_a_killed_worker(shop: Stranger, tmp_path: Pa
         assert shop.python(code).code == 0
         until(lambda: begun["late"].exists() and begun["early"].exists(), "the start of two jobs")
         # "next" is received and waits for a free process.
-        until(lambda: set(fates(shop, first)["fates"]) == {"late", "early", "next"}, "a report of three jobs")
+        until(
+            lambda: {name: fate[0] for name, fate in fates(shop, first)["fates"].items()}
+            == {"late": "running", "early": "running", "next": "received"},
+            "a report of three jobs, and their points in the ledger",
+        )
         seen = fates(shop, first)
         assert (seen["state"], seen["dead"]) == ("alive", 0)
-        assert {name: fate[0] for name, fate in seen["fates"].items()} == {
-            "late": "running", "early": "running", "next": "received",
-        }  # fmt: skip
         os.killpg(first.pid, signal.SIGKILL)
         until(lambda: not first.alive(), "its death")
     seen = fates(shop, first)

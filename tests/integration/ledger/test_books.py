@@ -113,14 +113,14 @@ def test_books_that_fail_keep_no_others_from_being_read_and_call_nothing_lost(se
 
 def test_books_that_hang_are_given_up_and_asked_again_when_they_have_answered(settings: Settings) -> None:
     settings.TASKS_DEMO_BOOKS = {"hanging": f"{HERE}.Hanging", "payments": f"{HERE}.Payments"}
-    settings.TASKS_DEMO_BOOKS_TIMEOUT_SECONDS = 0.2
+    settings.TASKS_DEMO_BOOKS_TIMEOUT_SECONDS = 1.0
     Hanging.release.clear()
     append(life("paid", *ENDED, books="payments"))
     Payments.entries = [entry(1, "paid")]
     began = time.monotonic()
-    assert [state.trouble for state in read_books()] == ["no answer within 0.2 s", ""]
-    assert [state.trouble for state in read_books()] == ["no answer within 0.2 s", ""]
-    assert time.monotonic() - began < 10
+    assert [state.trouble for state in read_books()] == ["no answer within 1 s", ""]
+    assert [state.trouble for state in read_books()] == ["no answer within 1 s", ""]
+    assert time.monotonic() - began < 15, "twenty for one that waits for its answer"
     assert sum(thread.name == "books hanging" for thread in threading.enumerate()) == 1
     Hanging.release.set()
     reading._hanging["hanging"].join(20)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.integration.stranger import Stranger
 
+#: No process dies before its start is on record.
+SETTINGS = {"TASKS_DEMO_MAX_ATTEMPTS": 2, "TASKS_DEMO_LEDGER_WAIT_SECONDS": 30.0}
 #: The tally columns that the cases below state.
 COLUMNS = ("task", "outcome", "verdict", "executions", "deliveries", "failed", "ended")
 #: Publishes every case before a worker starts, so that expiring jobs have expired by then. Prints case -> task ID.
@@ -31,7 +33,7 @@ for case in %r:
         case ["early", "elsewhere"]:
             publish(case, a, case, "return", queue="nobody-listens")
         case ["late", "time limit"]:
-            publish(case, late, case, "hang", time_limit=1)
+            publish(case, late, case, "hang", time_limit=3)
         case [who, how]:
             publish(case, {"early": a, "late": late, "pattern": index}[who], case, how)
 print("=>" + json.dumps(sent))
@@ -41,7 +43,7 @@ WATCH = """
 import json, time
 from tasks_demo.ledger.models import Tally
 sent, wanted, columns = json.loads(%r), json.loads(%r), %r
-until = time.monotonic() + 25
+until = time.monotonic() + 60
 while True:
     rows = {row.pop("task_id"): row for row in Tally.objects.filter(task_id__in=sent.values()).values("task_id", *columns)}
     seen = {case: {name: rows.get(sent[case], {}).get(name) for name in wanted[case]} for case in wanted}
@@ -118,7 +120,7 @@ def published(stranger: Stranger, cases: list[str]) -> dict[str, str]:
 
 
 def watched(stranger: Stranger, sent: dict[str, str], wanted: dict[str, Any]) -> dict[str, Any]:
-    done = stranger.python(WATCH % (json.dumps(sent), json.dumps(wanted), COLUMNS))
+    done = stranger.python(WATCH % (json.dumps(sent), json.dumps(wanted), COLUMNS), timeout=90)
     assert done.code == 0, done.err
     seen: dict[str, Any] = json.loads(done.out.rpartition("=>")[2])
     return seen
@@ -129,7 +131,7 @@ def test_tally_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(st
     wanted = {**EVERY_POOL, **WITH_CHILDREN} if pool == "prefork" else EVERY_POOL
     earlier = stranger.value("Tally.objects.count()", before="from tasks_demo.ledger.models import Tally\n")
     sent = published(stranger, list(wanted))
-    with stranger.worker(f"--pool={pool}", settings={"TASKS_DEMO_MAX_ATTEMPTS": 2}):
+    with stranger.worker(f"--pool={pool}", settings=SETTINGS):
         assert watched(stranger, sent, wanted) == wanted
     done = stranger.manage("verify_ledger")
     assert done.code == 0, done.out + done.err
@@ -158,7 +160,7 @@ def test_tally_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_pa
         }
         assert watched(stranger, sent, began) == began
         # Only now: it must still wait for its time when it is revoked, however long the worker took to start.
-        sent["later"] = stranger.value("tasks.awkward.apply_async(args=['l', 'return'], countdown=6).id")
+        sent["later"] = stranger.value("tasks.awkward.apply_async(args=['l', 'return'], countdown=12).id")
         waits = {"later": has(EARLY, "waiting", "unresolved", executions=0, deliveries=1)}
         assert watched(stranger, sent, waits) == waits
         done = stranger.python(

@@ -61,7 +61,7 @@ def test_writer_writes_a_publication_after_its_transaction(
             cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
         reached(Point.PUBLISHED, subject("t"))
         transaction.set_rollback(True)
-    until(lambda: Event.objects.filter(kind="published").exists(), "the thread's commit", 10)
+    until(lambda: Event.objects.filter(kind="published").exists(), "the thread's commit")
     assert not caplog.records, "it does not wait for a file that this process itself holds"
 
 
@@ -69,7 +69,7 @@ def test_writer_soon_writes_what_the_main_process_sees() -> None:
     someone = subject()
     reached(Point.RECEIVED, someone)
     reached(Point.ACKED, someone)
-    until(lambda: Event.objects.filter(task_id=someone.task_id).count() == 2, "the thread's commit", 10)
+    until(lambda: Event.objects.filter(task_id=someone.task_id).count() == 2, "the thread's commit")
 
 
 @pytest.mark.parametrize("point", sorted(set(Point) - MUST_PRECEDE - FOLLOWS))
@@ -89,7 +89,7 @@ def test_writer_never_commits_on_the_event_loop_of_main(
     monkeypatch.setattr(recorder, "is_main", True)
     monkeypatch.setattr(recorder, "main_waits", waits)
     reached(point, subject("t"))
-    until(lambda: Event.objects.filter(kind=point).exists() and threads, "the commit", 10)
+    until(lambda: Event.objects.filter(kind=point).exists() and threads, "the commit")
     # A server may never answer. Then the thread waits for it, and no caller waits for the thread.
     asks_itself = waits and point is not Point.RETURNED and not store.can_hang()
     by = threading.current_thread().name if asks_itself else "ledger"
@@ -120,7 +120,7 @@ def test_writer_soon_writes_a_return_and_write_through_does_not_wait(
         reached(Point.STARTED)
         assert Tally.objects.get(task_id=first.task_id).executions == 1, "a start is committed before the body"
         reached(Point.RETURNED)
-    until(lambda: Tally.objects.get(task_id=first.task_id).ended == 1, "the thread's commit", 10)
+    until(lambda: Tally.objects.get(task_id=first.task_id).ended == 1, "the thread's commit")
     monkeypatch.setattr(recorder, "write_through", True)
     with about(second):
         reached(Point.STARTED)
@@ -155,7 +155,7 @@ def test_writer_thread_leaves_what_is_young_to_the_next_start(monkeypatch: pytes
         with about(subject()):
             reached(Point.STARTED)
             reached(Point.RETURNED)
-    until(lambda: not recorder._unwritten(), "the last return's commit", 10)
+    until(lambda: not recorder._unwritten(), "the last return's commit")
     assert max(ages) >= BATCH_SECONDS, "the last return is committed by the thread"
     # Not none: while the thread waits for a slow commit of a start, what it was to commit becomes part of that.
     assert sum(age < BATCH_SECONDS for age in ages) <= 3

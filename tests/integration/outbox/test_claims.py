@@ -18,6 +18,7 @@ SETTINGS: dict[str, Any] = {
     "TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": 0.3,
     "TASKS_DEMO_OUTBOX_LEASE_SECONDS": 5.0,
     "TASKS_DEMO_LEDGER_WRITE_THROUGH": True,
+    "TASKS_DEMO_LEDGER_WAIT_SECONDS": 30.0,  # no process is killed before its start is on record
 }
 ASK = """
 import time

@@ -1,4 +1,7 @@
-"""Relays, publishers, workers, brokers and databases as processes, killed at the worst moment; SQLite and PostgreSQL."""
+"""Relays, publishers, workers, brokers and databases as processes, killed at the worst moment; SQLite and PostgreSQL.
+
+Over 300 lines: every moment, on the same two databases.
+"""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ def test_reporting_does_not_take_a_deferral_for_an_end(worker: Worker) -> None:
     assert first < second < found.finished_at
 
 
-# Celery counts the hard limit from the soft one on.
-LIMITS = {"soft_time_limit": 2, "time_limit": 2.5}
+# Celery counts the hard limit from the soft one on. Long enough for a starved process to begin.
+LIMITS = {"soft_time_limit": 3, "time_limit": 3.2}
 
 
 @pytest.mark.parametrize("task", ["early", "late"])

@@ -127,7 +127,7 @@ for pattern in PATTERNS:
         for name, acks in (("acknowledged", True), ("requeued", False)):
             pattern.task(
                 bind=True, name=f"failing.{pattern.pattern}.{name}", operation=_operation,
-                soft_time_limit=1.5, time_limit=2.5, acks_on_timeout=acks, max_attempts=2,
+                soft_time_limit=3, time_limit=3.2, acks_on_timeout=acks, max_attempts=2,
             )(hang)  # fmt: skip
     storeless = pattern.task(
         bind=True, name=f"failing.{pattern.pattern}.storeless", operation=_operation, track_started=True

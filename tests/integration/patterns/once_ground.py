@@ -101,9 +101,10 @@ class Ground:
         return [kind for (kind,) in self.query(text, task_id, ledger=True)]
 
     def idle(self) -> bool:
-        """Whether nothing is queued or unacknowledged."""
-        with connect(self.redis_url, 5.0) as client:
-            return client.llen(self.worker.queue) == 0 and client.hlen("unacked") == 0
+        """Whether nothing is queued or unacknowledged; one look, because a message moves between the two."""
+        with connect(self.redis_url, 5.0) as client, client.pipeline() as pipe:
+            pipe.llen(self.worker.queue).hlen("unacked")
+            return not any(pipe.execute())
 
     def has(self, task_id: str, *wanted: str) -> None:
         until(lambda: set(wanted) <= set(self.points(task_id)), f"{wanted} of {task_id}")

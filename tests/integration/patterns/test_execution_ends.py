@@ -14,6 +14,7 @@ from tests.support import until
 SETTINGS: dict[str, Any] = {
     "TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS": 0.3,
     "TASKS_DEMO_LEDGER_WRITE_THROUGH": True,
+    "TASKS_DEMO_LEDGER_WAIT_SECONDS": 30.0,  # no process dies before its start is on record
     "TASKS_DEMO_MAX_ATTEMPTS": 2,
     # Longer than any test waits: a lease that is not released fails the test.
     "TASKS_DEMO_LEASE_SECONDS": 300.0,

@@ -114,7 +114,8 @@ def test_body_that_leaves_its_transaction_fails(ground: Ground, how: str, error:
     assert "completed" not in ground.points(sent.id)
     assert ground.count("shop_booking", operation) == left
     assert ground.count("tasks_demo_records_inboxentry", operation) == left
-    assert ground.query("SELECT count FROM tasks_demo_records_attempt WHERE task_id = %s", sent.id) == []
+    attempts = "SELECT count FROM tasks_demo_records_attempt WHERE task_id = %s"
+    until(lambda: ground.query(attempts, sent.id) == [], "the attempt taken back")
 
 
 def test_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(ground: Ground) -> None:
@@ -198,8 +199,10 @@ def test_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue
     assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 2
     assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
     text = "SELECT detail::text FROM tasks_demo_event WHERE kind = 'deferred' AND operation = %s"
-    why = ground.query(text, operation)
-    assert any("could not serialize access" in text for (text,) in why)
+    until(
+        lambda: any("could not serialize access" in why for (why,) in ground.query(text, operation)),
+        "the reason in the ledger, which nobody waits for",
+    )
 
 
 # -- without a worker ----------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_parking_once_when_killed_between_parking_and_acknowledging(worker: Work
     has(sent.id, "acked")
     assert list(Parked.objects.values_list("pk", flat=True)) == [row.pk]
     assert len(entries(diary)) == 1
-    assert seen(sent.id, "quarantined") == 2
+    until(lambda: seen(sent.id, "quarantined") == 2, "both points in the ledger")
     assert seen(sent.id, "started") == 1
     assert worker.alive()
 
@@ -65,7 +65,7 @@ def test_parking_releases_the_lease(redis_url: str, diary: Path) -> None:
         until(lambda: client.hget(key, "state") == b"released", "the lease given back")
     cure(diary)
     assert requeue(row, by="somebody", why="")
-    assert sent.get(timeout=10) == "cured"
+    assert sent.get(timeout=30) == "cured"
 
 
 @pytest.mark.usefixtures("worker")

@@ -44,6 +44,7 @@ def environment(redis_url: str, **more: str) -> dict[str, str]:
         "TASKS_DEMO_LEASE_SECONDS": "1",
         "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
         "TASKS_DEMO_MAX_ATTEMPTS": "3",
+        "TASKS_DEMO_LEDGER_WAIT_SECONDS": "30",  # no body kills its process before its start is on record
         "POISON_FLAG": str(STATE / "die-after-parking"),
         **more,
     }
