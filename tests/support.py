@@ -109,7 +109,7 @@ def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = 15.0) -> None:
+def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = BOUND_SECONDS) -> None:
     """Fail unless every process with this mark, and every process in ``seen``, ends within the bound.
 
     ``seen`` is for redis-server, which overwrites its environment with its title and so loses the mark.

@@ -55,6 +55,7 @@ def test_overview_refreshes_itself_until_it_is_switched_off(said: tuple[Page, li
     ]
     until(lambda: 204 in answered, 30, page)
     page.get_by_label("Refresh").select_option("off")
+    page.wait_for_load_state("networkidle")  # what was on its way
     before = len(asked)
     page.wait_for_timeout(2_500)  # two intervals: nothing can be waited for where nothing may come
     assert len(asked) == before

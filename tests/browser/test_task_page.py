@@ -24,7 +24,7 @@ def killed_job(home: Home, redis_url: str, bank_url: str, settings: Settings) ->
     settings.TASKS_DEMO_BANK_URL = bank_url
     env = {**databases_of_tests(), "REDIS_URL": redis_url, "BANK_URL": bank_url}
     with Worker(home, STATE / "task-page-worker.log", env, concurrency=1):
-        sent = CHARGES["acks_late"].apply_async(kwargs={"customer": "c", "amount": 1, "work_ms": 1500})
+        sent = CHARGES["acks_late"].apply_async(kwargs={"customer": "c", "amount": 1, "work_ms": 4000})
         mine = Event.objects.filter(task_id=sent.id)
         os.kill(until(lambda: mine.filter(kind="started").values_list("pid", flat=True).first()), signal.SIGKILL)
         until(lambda: mine.filter(kind="acked").exists(), "the second delivery's end", 60)

@@ -44,6 +44,7 @@ def test_dead_worker_to_the_fate_of_its_jobs_in_two_clicks(said: tuple[Page, lis
     expect(jobs.locator("tbody tr")).to_have_count(2)
     expect(jobs.locator("tr", has_text="charged-twice")).to_contain_text("twice, by the books “bank”")
     expect(jobs.locator("tr", has_text="never-run-again")).to_contain_text("nobody has it yet")
+    page.wait_for_load_state("load")  # with its style sheets
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.get_by_role("link", name="charged-twice").click()
     expect(page.locator(".kill")).to_be_visible()

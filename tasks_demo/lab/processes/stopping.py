@@ -17,7 +17,7 @@ import psutil
 #: Maximum time to wait until a process writes to no database, seconds.
 WAIT_SECONDS = 1.0
 #: Maximum time until SIGSTOP has taken effect, seconds.
-_EFFECT_SECONDS = 1.0
+_EFFECT_SECONDS = 10.0
 _LOCKS = Path("/proc/locks")
 
 
@@ -26,7 +26,7 @@ def stop(pid: int, descriptor: int) -> bool:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
-        if not is_stopped(pid):
+        if not is_stopped(pid, _EFFECT_SECONDS):
             return False
         if not locks_file(pid) or time.monotonic() > deadline:
             return True
@@ -34,13 +34,14 @@ def stop(pid: int, descriptor: int) -> bool:
         time.sleep(0.002)  # its thread needs a moment to commit
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether the process is stopped; SIGSTOP takes a moment to take effect."""
-    deadline = time.monotonic() + _EFFECT_SECONDS
+def is_stopped(pid: int, within: float = 0.0) -> bool:
+    """Whether the process is stopped, or is so many seconds later: SIGSTOP takes effect when the process gets the processor."""
+    deadline = time.monotonic() + within
     while True:
         try:
-            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-                return True
+            status = psutil.Process(pid).status()
+            if status in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                return bool(status == psutil.STATUS_STOPPED)
         except psutil.NoSuchProcess:
             return False
         if time.monotonic() > deadline:

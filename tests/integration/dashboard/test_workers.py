@@ -66,8 +66,10 @@ def test_what_became_of_the_jobs_of_a_killed_worker(shop: Stranger, tmp_path: Pa
         until(lambda: begun["late"].exists() and begun["early"].exists(), "the start of two jobs")
         # "next" is received and waits for a free process.
         until(
-            lambda: {name: fate[0] for name, fate in fates(shop, first)["fates"].items()}
-            == {"late": "running", "early": "running", "next": "received"},
+            lambda: (
+                {name: fate[0] for name, fate in fates(shop, first)["fates"].items()}
+                == {"late": "running", "early": "running", "next": "received"}
+            ),
             "a report of three jobs, and their points in the ledger",
         )
         seen = fates(shop, first)

@@ -154,12 +154,13 @@ def test_several_relays_at_once_publish_each_message_once(place: Place, broker: 
             sent |= place.fill(count, start=len(sent))
             until(lambda: place.count("published_at IS NULL") == 0, "every publication", 60)
             assert copies(broker.url) == dict.fromkeys(sent, 1)
-            until(lambda: sum(relay.published() for relay in relays) == len(sent), "the last line of each relay")
+            assert place.count("publications = 1") == len(sent)
+            total = len(sent)
+            until(lambda n=total: sum(relay.published() for relay in relays) == n, "the last line of each relay")  # type: ignore[misc]
             if sum(relay.published() > 0 for relay in relays) >= 2:
                 break
         else:
             raise AssertionError("they must work at the same time")
-    assert place.count("publications = 1") == len(sent)
 
 
 def test_publisher_killed_after_its_commit_has_its_job_published_and_one_killed_before_has_none(

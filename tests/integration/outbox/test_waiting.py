@@ -71,6 +71,8 @@ def test_job_that_waits_in_its_worker_for_its_rate_limit_is_not_taken_for_lost(
             return (tmp_path / "plain.log").read_text().count("tasks_demo_holds")
 
         # One that answers too late, because it is starved, is asked again.
-        until(lambda: look() and held._unasked_until != before, "the answer of the worker that does not know the question")
+        until(
+            lambda: look() and held._unasked_until != before, "the answer of the worker that does not know the question"
+        )
         assert look() == look(), "it is not asked again"
     relay.close()

@@ -47,7 +47,9 @@ def test_worker_killed_while_its_child_goes_on_is_noticed_by_its_connection(grou
     os.kill(child, signal.SIGSTOP)
     try:
         victim.kill()
-        until(lambda: ground.owners().keys() == {survivor.pid}, "the death is noticed, long before the heartbeat's 60 s")
+        until(
+            lambda: ground.owners().keys() == {survivor.pid}, "the death is noticed, long before the heartbeat's 60 s"
+        )
         os.kill(child, 0)  # it is still there
     finally:
         os.kill(child, signal.SIGKILL)

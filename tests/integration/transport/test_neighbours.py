@@ -42,7 +42,9 @@ def test_stock_worker_takes_over_after_the_visibility_timeout(ground: Ground) ->
     until(lambda: ground.books.llen("holding"), "the victim")
     victim.kill()
     for token in ground.redis.zrange("unacked_index", 0, -1):
-        ground.redis.zadd("unacked_index", {token: 1})  # claimed long ago: overdue, as no job of the stock worker ever is
+        ground.redis.zadd(
+            "unacked_index", {token: 1}
+        )  # claimed long ago: overdue, as no job of the stock worker ever is
     eager = {"visibility_timeout": 600, "unacked_restore_interval": 0.2, "unacked_restore_throttle": 1}
     ground.worker("-P", "threads", "-c", "1", stock=True, **eager)
     until(lambda: ground.count("ran") == {"a": 1, "b": 1} and ground.nowhere, "the stock worker has run them")

@@ -50,7 +50,9 @@ def test_worker_keeps_what_it_holds_when_the_primary_is_killed(servers: Servers,
     ground.publish("wait", "running", "prefetched")
     first, second = servers.client(servers.first), servers.client(servers.second)
     # A claim that the replica has not seen is lost.
-    until(lambda: ground.count("began") and [it.held for it in list_owners(first)] == [2], "one runs, one is prefetched")
+    until(
+        lambda: ground.count("began") and [it.held for it in list_owners(first)] == [2], "one runs, one is prefetched"
+    )
     first.set("marker", 1)
     first.wait(1, 5000)
     servers.kill_primary()

@@ -305,7 +305,7 @@ def running(short: Path) -> Iterator[Running]:
     with scratch_database(f"tasks_demo_{uuid.uuid4().hex[:12]}") as url:
         made = Running(short, url)
         try:
-            until(made.charging, "workers that charge", 60)
+            until(made.charging, "workers that charge", 120)
             made.seen = psutil.Process(made.process.pid).children(recursive=True)
             names = " ".join(describe(process) for process in made.seen)
             assert all(part in names for part in ("redis-server", "bank", "template")), names

@@ -20,7 +20,7 @@ from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.postgres import own_postgres
 from tests.support import PROJECT, STATE, TOKEN, Home, scratch_database, together, until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 COUNTS = (
     "import json\nfrom django.apps import apps\n"
@@ -59,7 +59,7 @@ def up(home: Home) -> Iterator[Path]:
         )  # fmt: skip
         try:
             until(
-                lambda: " ready." in said.read_text() and "the relay looks" in said.read_text(), "worker and relay", 60
+                lambda: " ready." in said.read_text() and "the relay looks" in said.read_text(), "worker and relay", 120
             )
             yield said
         finally:
@@ -85,7 +85,7 @@ def test_experiments_beside_make_up_are_as_predicted_and_leave_its_tables_and_it
         before = counts(home)
         assert (before["tasks_demo_records.OutboxMessage"], before["tasks_demo_records.Parked"]) == (2, 0)
         ran = together(
-            [lambda what=what: home.manage("experiment", *what, timeout=120) for what in EXPERIMENTS],  # type: ignore[misc]
+            [lambda what=what: home.manage("experiment", *what, timeout=240) for what in EXPERIMENTS],  # type: ignore[misc]
             len(EXPERIMENTS),
         )
         assert [done.code for done in ran] == [0, 0], [done.out + done.err for done in ran]

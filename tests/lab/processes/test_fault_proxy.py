@@ -70,9 +70,12 @@ def test_proxy_delays_each_way_until_it_is_healed_and_loses_nothing(behind: Star
     assert client.get("key") == b"x" * 300_000
     assert time.monotonic() - began >= 2 * LATENCY_SECONDS
     assert proxy.heal() == ""
-    began = time.monotonic()
-    client.ping()
-    assert time.monotonic() - began < LATENCY_SECONDS
+    took = []
+    for _ in range(3):  # a machine that stands still delays one of them
+        began = time.monotonic()
+        client.ping()
+        took.append(time.monotonic() - began)
+    assert min(took) < LATENCY_SECONDS
 
 
 def test_proxy_swallows_what_is_said_and_resets_the_connection_when_it_is_healed(
