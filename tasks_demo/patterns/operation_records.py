@@ -48,10 +48,17 @@ def find_or_insert(row: Row, alias: str) -> Row | None:
     except Error as error:
         raise RecordsUnavailable(
             f"The database {alias!r} did not accept the row of operation {row.operation!r}: "
-            f"{str(error).partition(chr(10))[0]}. The body was not run; the message is requeued. "
-            "Is the database running, writable and migrated (`manage.py migrate`)?"
+            f"{str(error).partition(chr(10))[0]}. The body was not run; the message is requeued. {_advice(error)}"
         ) from error
     return None
+
+
+def _advice(error: Error) -> str:
+    if (
+        getattr(error.__cause__, "sqlstate", None) == "40001"
+    ):  # above READ COMMITTED a duplicate cannot wait for the answer
+        return "Another delivery of it was committed meanwhile: nothing need be done."
+    return "Is the database running, writable and migrated (`manage.py migrate`)?"
 
 
 def _inserted(row: Claim | InboxEntry, alias: str) -> bool:
