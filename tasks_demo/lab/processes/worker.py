@@ -107,7 +107,8 @@ def run(spec: WorkerSpec, parent: int) -> int:
     for name in ("BROKER_URL", "RESULT_BACKEND"):  # Celery's command line prefers them to what was set here
         os.environ.pop(name, None)
     try:
-        app.worker_main(command_line(spec.name, spec.concurrency))
+        # The template has run the checks once for all; nobody reads a banner, for which each worker would start a program.
+        app.worker_main(["--skip-checks", "--quiet", *command_line(spec.name, spec.concurrency)])
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
     finally:
