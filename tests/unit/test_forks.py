@@ -36,12 +36,12 @@ def test_forks_end_as_a_program_does(tmp_path: Path) -> None:
     assert (code, err.strip().splitlines()[-1]) == (1, "ZeroDivisionError: division by zero")
     code, _, _ = forks.run(["-c", "import os; os.kill(os.getpid(), 9)"], cwd=tmp_path, env=os.environ, timeout=60)
     assert code == -signal.SIGKILL
-    with pytest.raises(AssertionError, match=r"not finished within 0\.5 s; it had said:\nsleeping"):
+    with pytest.raises(AssertionError, match=r"not finished within 3 s; it had said:\nsleeping"):
         forks.run(
             ["-c", "print('sleeping', flush=True); import time; time.sleep(60)"],
             cwd=tmp_path,
             env=os.environ,
-            timeout=0.5,
+            timeout=3,
         )
 
 

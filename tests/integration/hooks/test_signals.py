@@ -48,7 +48,7 @@ def still_works(worker: Worker) -> None:
 def test_job_without_any_pattern_of_ours_is_recorded_from_celery_s_signals(worker: Worker) -> None:
     sent = current_app.send_task("celery.accumulate", args=[1, 2])
     has(sent.id, "published", "received", "started", "returned")
-    assert sent.get(timeout=10) == [1, 2]
+    assert sent.get(timeout=30) == [1, 2]
     tally = Tally.objects.get(task_id=sent.id)
     assert (tally.publications, tally.deliveries, tally.executions, tally.pattern) == (1, 1, 1, "")
     assert (tally.task, tally.outcome, tally.verdict) == ("celery.accumulate", "succeeded", "ok")

@@ -299,7 +299,7 @@ def test_recording_fails_no_body(settings: Settings) -> None:
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE tasks_demo_event_away RENAME TO tasks_demo_event")
-    until(lambda: Event.objects.filter(kind="gap").exists(), "the ledger's return", 15)
+    until(lambda: Event.objects.filter(kind="gap").exists(), "the ledger's return")
     assert record_effect("order:1", amount=5) is True
     settings.TASKS_DEMO_LEDGER = False
     assert record_effect("order:1") is False
@@ -340,7 +340,7 @@ def test_inside_a_transaction_it_neither_waits_for_itself_nor_is_lost() -> None:
             cursor.execute("DELETE FROM tasks_demo_event WHERE task_id = 'nobody'")
         record_effect("order:1", key="a")
     until(lambda: Event.objects.filter(kind="effect").count() == 1, "the effect")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15, "twenty for one that waits for itself"
 
 
 def test_states_of_books_that_were_never_read() -> None:

@@ -185,7 +185,7 @@ def test_recorder_does_not_wait_for_the_tasks_own_transaction(through: bool, mon
         reached(Point.EFFECT_DONE)
         reached(Point.RETURNED)
     recorder.flush()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 15.0, "twenty for one that waits for itself"
     assert Tally.objects.get(task_id=someone.task_id).executions == 1
     consistent()
 

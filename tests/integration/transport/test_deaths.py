@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from time import monotonic
 
 import pytest
 
@@ -17,17 +16,15 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.mark.parametrize("point", ["claimed", "fetched", "acking"])
 def test_worker_killed_at_a_point_loses_nothing(ground: Ground, point: str) -> None:
-    survivor = ground.launched("-c", "1", "-Q", "later")
-    victim = ground.worker("-P", "solo", hold=point, prefetch=4)
+    survivor = ground.launched("-c", "1", "-Q", "later", heartbeat_timeout=60)
+    victim = ground.worker("-P", "solo", hold=point, prefetch=4, heartbeat_timeout=60)
     ground.publish("note", "a", "b", "c")
     until(lambda: ground.books.llen("holding"), f"the victim at {point}")
     survivor.await_ready()
     held = ground.owners()[victim.pid].held
     assert held >= 1
     victim.kill()
-    began = monotonic()
-    until(lambda: ground.owners().keys() == {survivor.pid}, "the death is noticed")
-    assert monotonic() - began < 10
+    until(lambda: ground.owners().keys() == {survivor.pid}, "the death is noticed, long before the heartbeat's 60 s")
     assert ground.redis.llen("celery") == 3
     # First in line, in the order of publication, and marked.
     ground.app().control.add_consumer("celery", reply=False)

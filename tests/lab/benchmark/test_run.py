@@ -136,7 +136,8 @@ def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: M
     assert "published → started" in measured.done.stdout
     # The relay polls every half second, and the jobs arrive at times spread over that interval.
     check_pair(found["latency"], ROUNDS)
-    assert all(through < 250 for through, _ in pairs(found["latency"])), (
+    # Beside the direct publication, which is as slow on a busy machine.
+    assert all(through - direct < 250 for through, direct in pairs(found["latency"])), (
         "half of the relay's interval: no commit woke it"
     )
     assert found["added_latency"]["a"]["values"] == [through - direct for through, direct in pairs(found["latency"])]

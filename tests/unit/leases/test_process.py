@@ -38,7 +38,7 @@ def test_process_living_process_is_not_gone_and_a_killed_one_is_before_and_after
     process.send_signal(signal.SIGSTOP)
     assert not holder.gone, "stopped"
     process.kill()
-    until(lambda: holder.gone, "its end, as a zombie", 5)
+    until(lambda: holder.gone, "its end, as a zombie")
     process.wait()
     assert holder.gone
 
