@@ -98,6 +98,8 @@ TransactionTestCase._fixture_teardown = _flush  # type: ignore[method-assign]
 LONGEST = (
     "lab/test_contract.py",
     "lab/benchmark/test_run.py",
+    "browser/test_every_screen.py",
+    "lab/test_main.py",
     "lab/engine/test_broker_kill.py",
     "integration/outbox/test_relay_processes.py",
     "integration/docs/test_snippets.py",
@@ -115,6 +117,7 @@ LONGEST = (
     "integration/ledger/test_writer_failures.py",
     "integration/outbox/test_relay.py",
     "integration/leases/test_protocol_model.py",
+    "lab/test_pytest_plugin.py",
     "lab/engine/test_runner.py",
     "lab/engine/test_broker_outages.py",
     "lab/processes/test_databases.py",
