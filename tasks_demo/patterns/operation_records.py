@@ -54,10 +54,9 @@ def find_or_insert(row: Row, alias: str) -> Row | None:
 
 
 def _advice(error: Error) -> str:
-    if (
-        getattr(error.__cause__, "sqlstate", None) == "40001"
-    ):  # above READ COMMITTED a duplicate cannot wait for the answer
-        return "Another delivery of it was committed meanwhile: nothing need be done."
+    # Rolled back for the sake of another transaction: a deadlock, or, above READ COMMITTED, a duplicate that could not wait.
+    if str(getattr(error.__cause__, "sqlstate", None)).startswith("40"):
+        return "Another transaction came first: nothing need be done."
     return "Is the database running, writable and migrated (`manage.py migrate`)?"
 
 

@@ -289,7 +289,7 @@ def _overdue(evidence: Evidence, limit: float) -> Mapping[str, str]:
         return {}
     why = (
         f"its message was delivered again to the worker that held it: it waited for longer than the visibility timeout of this "
-        f"cell, {limit:g} s, because the machine was too busy"
+        f"cell, {limit:g} s, as happens on a slow machine"
     )
     return {evidence.operation(task_id): why for task_id in evidence.overdue}
 

@@ -92,9 +92,8 @@ class Evidence:
         self.kills: list[Kill] = []
         self.awaited: dict[str, list[Kill]] = {}  # victims that have not started again
         self.parked: set[str] = set()  # operations in quarantine: not done, and not lost
-        self.receivers: dict[
-            str, int | None
-        ] = {}  # the main process that received each task last; the latest tasks only
+        # The main process that received each task last; the latest tasks only.
+        self.receivers: dict[str, int | None] = {}
         self.overdue: set[str] = set()  # redelivered to the main process that had received them before, and lived
         self.killed_in: dict[tuple[int, str], Kill] = {}
         self.named_otherwise: list[tuple[str, str]] = []
