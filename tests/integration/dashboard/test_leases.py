@@ -97,7 +97,7 @@ def test_redis_that_is_away_is_said_in_time(staff: Client, settings: Settings) -
     settings.TASKS_DEMO_REDIS_URL = "redis://:swordfish@10.255.255.1:6379/0"
     began = time.monotonic()
     shown = staff.get(PAGE).content.decode()
-    assert time.monotonic() - began < 10.0, "the system gives up after two minutes"
+    assert time.monotonic() - began < 2.0
     assert "Redis did not list the leases" in shown
     assert "swordfish" not in shown
     settings.TASKS_DEMO_REDIS_URL = ""

@@ -152,7 +152,7 @@ def test_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch:
     monkeypatch.setitem(current_app.conf, "broker_url", "redis://:swordfish@10.255.255.1:6379/0")
     began = time.monotonic()
     shown = text(staff.get(f"{PAGE}broker/"))
-    assert time.monotonic() - began < 10.0, "the system gives up after two minutes"
+    assert time.monotonic() - began < 2.0
     assert "The broker does not tell about its queues. No answer" in shown
     assert "swordfish" not in shown
 

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import dj_database_url
@@ -84,10 +83,8 @@ def test_first_waits_a_second_at_most_the_others_not_at_all_and_all_is_written_l
     with locked():
         first = timed(point, subject("t0"))
         others = [timed(point, subject(f"t{number}")) for number in range(1, 50)]
-    assert first < 10.0, "the database gives up after 20 s"
-    # By the median: a machine that stands still for a moment makes one of them slow.
-    assert median(others) < 0.05
-    assert sum(others) < 5.0
+    assert first < 2.0
+    assert sum(others) < 0.5
     until(lambda: Event.objects.filter(kind=point).count() == 50, "what was kept")
     assert gap()["late"] == 50
     assert gap()["lost"] == 0
@@ -136,7 +133,7 @@ def test_process_that_ends_meanwhile_does_not_wait_for_long_and_says_what_is_los
         reached(Point.STARTED, subject("t"))
         began = time.monotonic()
         recorder.close()
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < 3.0
     assert "of this process not written" in caplog.text
     until(lambda: Event.objects.filter(kind="started").exists(), "this one went on")
 
@@ -150,8 +147,8 @@ def test_effect_that_a_body_records_is_waited_for_a_second_at_most_and_written_l
             began = time.monotonic()
             assert record_effect("order:1", key=key) is False
             took.append(time.monotonic() - began)
-    assert took[0] < 10.0
-    assert median(took[1:]) < 0.5
+    assert took[0] < 2.0
+    assert sum(took[1:]) < 0.5
     assert gap()["late_by_task"] == {"shop.charge": 5}
     assert Event.objects.filter(kind="effect").count() == 4
     assert list(differences()) == []
@@ -231,8 +228,8 @@ def test_every_pattern_runs_though_the_ledger_does_not_work(
         paid = f"Payment.objects.filter(order_id__startswith={trouble!r}).count()"
         until(lambda: project.value(paid) == 7, "seven payments", 30)
         assert "Traceback" not in worker.said.replace('Traceback (most recent call last):\n  File "<string>"', "")
-    assert seconds[0] < 10.0, "it opens a connection to the broker, too, and waits for the ledger once"
-    assert median(seconds[1:]) < 0.5, seconds
+    assert seconds[0] < 3.0, "it opens a connection to the broker, too, and waits for the ledger once"
+    assert max(seconds[1:]) < 0.5, seconds
     said = {
         "it is MySQL": "the database 'ops' is MySQL",
         "its alias is in no DATABASES": "DATABASES has no database 'ops'",
