@@ -10,9 +10,11 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 
 #: Seconds until Redis redelivers an unacknowledged message. Short where only the timeout redelivers it. Longer where the
-#: worker rejects it after the death of a pool process: an early redelivery would hide a rejection that failed.
+#: worker rejects it after the death of a pool process: an early redelivery would hide a rejection that failed. Longer, too,
+#: where nothing tells a copy apart, so that a message does not wait for as long as that on a machine that stands still.
 VISIBILITY_AFTER_MAIN = 3.0
 VISIBILITY_AFTER_CHILD = 10.0
+VISIBILITY_WITHOUT_CLAIM = 10.0
 #: A message of 50 MB takes many seconds on a busy machine, and must not be redelivered meanwhile.
 VISIBILITY_AMONG_HOSTILE = 60.0
 #: Faults after which the visibility timeout redelivers the message.
@@ -56,7 +58,7 @@ LOAD_PROCESSES, LOAD_PREFETCH, LOAD_QUEUED = 2, 4, 500
 #: After a hostile message, the next job must be done within this many seconds.
 HOSTILE_SECONDS = 30.0
 #: Seconds: a base, and what each job and each fault may add.
-_LIMIT, _LIMIT_PER_JOB, _LIMIT_PER_FAULT = 60.0, 0.2, 6.0
+_LIMIT, _LIMIT_PER_JOB, _LIMIT_PER_FAULT = 60.0, 0.2, 3.0
 #: Seconds, measured on two cores with four cells side by side: the start of a run and of a cell, and what each job and each
 #: fault adds. After the death of a main process a worker is started.
 _EXPECTED_START, _EXPECTED_CELL, _EXPECTED_JOB = 2.0, 2.5, 0.01
@@ -68,8 +70,10 @@ def visibility_timeout(cell: Cell) -> float:
     least = 0.0 if cell.own is None else _OWN_WORK * cell.work_ms / 1000
     if cell.fault is Fault.HOSTILE:
         return VISIBILITY_AMONG_HOSTILE
-    by_timeout = BY_TIMEOUT.intersection(cell.faults) and Fault.DELAY not in cell.faults
-    return max(VISIBILITY_AFTER_MAIN if by_timeout else VISIBILITY_AFTER_CHILD, least)
+    if not BY_TIMEOUT.intersection(cell.faults) or Fault.DELAY in cell.faults:
+        return max(VISIBILITY_AFTER_CHILD, least)
+    patient = _without_claim(cell) and not OVERLAPPING.intersection(cell.faults)
+    return max(VISIBILITY_WITHOUT_CLAIM if patient else VISIBILITY_AFTER_MAIN, least)
 
 
 def waiting_limit(cell: Cell) -> float:
@@ -79,11 +83,14 @@ def waiting_limit(cell: Cell) -> float:
     else tells the copies apart. A cell is planned to wait for less; on a busy machine it may not. (After a fault of the
     connection or the broker a living worker may be given a message again for that reason, and a clock that jumps is one.)
     """
-    plain = (cell.own.pattern or "acks_early") if cell.own else cell.pattern
-    only_so = KINDS[cell.broker].times_out and not any(
-        fault.of_connection or fault.of_broker or fault is Fault.CLOCK_JUMP for fault in cell.faults
-    )
-    return visibility_timeout(cell) if only_so and cell.early and plain == "acks_early" else 0.0
+    only_so = not any(fault.of_connection or fault.of_broker or fault is Fault.CLOCK_JUMP for fault in cell.faults)
+    return visibility_timeout(cell) if only_so and _without_claim(cell) else 0.0
+
+
+def _without_claim(cell: Cell) -> bool:
+    """Whether a copy that the visibility timeout delivers runs beside the first: nothing but the acknowledgement tells them."""
+    pattern = (cell.own.pattern or "acks_early") if cell.own else cell.pattern
+    return KINDS[cell.broker].times_out and cell.early and pattern == "acks_early"
 
 
 def pause(cell: Cell) -> float:
@@ -113,7 +120,11 @@ def planned_faults(cell: Cell) -> int:
 def time_limit(cell: Cell) -> float:
     """Seconds after which a cell that is not quiescent and makes no progress is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
-    each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT + disturbed(cell)
+    each = (
+        HOSTILE_SECONDS
+        if cell.fault is Fault.HOSTILE
+        else _LIMIT_PER_FAULT + visibility_timeout(cell) + disturbed(cell)
+    )
     return _LIMIT + jobs + (each + KINDS[cell.broker].sweep_seconds) * planned_faults(cell)
 
 
@@ -126,7 +137,9 @@ def expected_seconds(cells: Sequence[Cell], lanes: int) -> float:
 def _expected(cell: Cell) -> float:
     jobs = cell.tasks * cell.clicks * (_EXPECTED_JOB + cell.work_ms / 1000)
     faults = planned_faults(cell) * (_EXPECTED_MAIN if cell.fault.victim in {"main", "group"} else _EXPECTED_FAULT)
-    waiting = VISIBILITY_AFTER_MAIN + KINDS[cell.broker].sweep_seconds if BY_TIMEOUT.intersection(cell.faults) else 0.0
+    waiting = (
+        visibility_timeout(cell) + KINDS[cell.broker].sweep_seconds if BY_TIMEOUT.intersection(cell.faults) else 0.0
+    )
     waiting += disturbed(cell) * len(cell.victims)
     if cell.fault in OVERLAPPING:
         waiting += TOO_LONG_SECONDS * math.ceil(len(cell.victims) / MOST_OVERLAPPING)
