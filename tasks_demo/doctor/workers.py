@@ -12,6 +12,7 @@ from typing import Any
 import redis
 from django.db import DatabaseError
 from django.utils.timezone import now
+from kombu.exceptions import ContentDisallowed, SerializerNotInstalled
 
 from tasks_demo.checks.setup import Setup
 from tasks_demo.core.wording import counted, listed, shown
@@ -50,7 +51,7 @@ def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding
         pools, consumed = _workers(app)
     except Exception as error:  # noqa: BLE001  (each transport has its own errors)
         seen = f"cannot be asked: {reason(error)}"
-        rows = [warn(PART, "workers", seen, "Repair the broker, and run the doctor again.")]
+        rows = [warn(PART, "workers", seen, _why_not_asked(error))]
         pools, consumed, asked = {}, {}, False
     else:
         rows = [_answering(app, pools, limited=any(setup.declared_limit(task) for task in setup.tasks))]
@@ -72,6 +73,15 @@ def jobs(app: Any, setup: Setup, broker: RedisUser | None) -> tuple[list[Finding
 
 def _asks(app: Any) -> bool:
     return bool(app.conf.worker_enable_remote_control)
+
+
+def _why_not_asked(error: BaseException) -> str:
+    """Return the fix: remote control is encoded by this project's serializer, and reads only content that it accepts."""
+    if isinstance(error, ContentDisallowed):  # which is a SerializerNotInstalled, too
+        return "Add this content type to CELERY_ACCEPT_CONTENT: the workers answer in it."
+    if isinstance(error, SerializerNotInstalled):
+        return "Install that serializer's library, or correct the spelling of CELERY_TASK_SERIALIZER."
+    return "Repair the broker, and run the doctor again."
 
 
 def _workers(app: Any) -> tuple[dict[str, str], dict[str, list[str]]]:

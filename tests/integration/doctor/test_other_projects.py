@@ -97,6 +97,23 @@ def test_doctor_shows_a_backlog_with_its_age_and_its_workers(stranger: Stranger)
         until(lambda: stranger.payments("1") == 3, "the receipt", 60)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "fix"),
+    [
+        ("CELERY_TASK_SERIALIZER", "msgpack7", "correct the spelling of CELERY_TASK_SERIALIZER"),
+        ("CELERY_ACCEPT_CONTENT", ["yaml"], "Add this content type to CELERY_ACCEPT_CONTENT"),
+    ],
+)
+def test_doctor_does_not_blame_the_broker_for_a_serializer(
+    stranger: Stranger, setting: str, value: object, fix: str
+) -> None:
+    with stranger.worker(queues="extra"):
+        answered(stranger)
+        _, rows = doctor(stranger, {setting: value})
+    row = rows["jobs", "workers"]
+    assert fix in row["fix"], row
+
+
 def test_doctor_counts_what_workers_hold_and_what_dead_ones_left(stranger: Stranger) -> None:
     with redis.Redis.from_url(stranger.broker_url) as client:
         client.hset("unacked", "tag", "x")
