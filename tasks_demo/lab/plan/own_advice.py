@@ -48,7 +48,7 @@ def advice(cell: Cell, seen: set[str], failed: str = "") -> list[str]:
     own = cell.own
     if own is None:
         return []
-    said = [f"bodies failed, and a job that fails is not done: {failed}"] if failed and LOST in seen else []
+    said = [f"Bodies failed, and a job that fails is not done: {failed}"] if failed and LOST in seen else []
     at_least = own.semantics != Semantics.AT_MOST_ONCE
     if LOST in seen and at_least:
         said += _of_loss(cell, own)

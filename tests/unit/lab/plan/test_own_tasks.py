@@ -146,7 +146,7 @@ def test_advice_is_silent_about_what_the_promise_allows() -> None:
     assert advice(cell(own(semantics="at-most-once", early=True), Fault.KILL_MAIN), {"lost"}) == []
     rejects = own(settings={"reject_on_worker_lost": True})
     assert advice(cell(rejects, Fault.KILL_CHILD), {"lost"}, "ValueError: no") == [
-        "bodies failed, and a job that fails is not done: ValueError: no"
+        "Bodies failed, and a job that fails is not done: ValueError: no"
     ]
 
 
