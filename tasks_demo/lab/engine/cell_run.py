@@ -105,8 +105,8 @@ class CellRun:
             self.broker = self.troubled.lane
         else:
             self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
-        disturbance = next((fault for fault in cell.faults if fault.of_connection), None)
-        #: Between its workers and the broker; None where connections are left alone.
+        disturbance = next((fault for fault in cell.faults if fault.disturbance is not Fault.NONE), None)
+        #: Between its workers and the broker, or what the fault's place names; None where connections are left alone.
         self.proxy: FaultProxy | None = None
         if disturbance:
             self.proxy = FaultProxy(self.broker.broker_url, environment.socket_dir, disturbance)
@@ -135,7 +135,12 @@ class CellRun:
     @property
     def worker_url(self) -> str:
         """Where its workers find the broker."""
-        return self.proxy.url if self.proxy else self.broker.broker_url
+        return self.proxy.url if self.proxy and not self.cell.fault.place else self.broker.broker_url
+
+    @property
+    def publisher_url(self) -> str:
+        """Where its publisher and its relay find the broker."""
+        return self.proxy.url if self.proxy and self.cell.fault.place == "publish" else self.broker.broker_url
 
     def row(self, kind: str, **fields: Any) -> EventData:
         """Return an event for ``store.append``."""

@@ -15,6 +15,7 @@ from django.db.models import Q
 from tasks_demo import outbox
 from tasks_demo.demo.shop.models import Order
 from tasks_demo.lab.engine.cell_run import CellRun
+from tasks_demo.lab.engine.disturbed_publishing import DisturbedPublishing
 from tasks_demo.lab.engine.hostile_messages import HostileMessages
 from tasks_demo.lab.engine.load import Load
 from tasks_demo.lab.engine.workers import Workers
@@ -41,6 +42,7 @@ class Publisher:
     """Publishes the jobs of one cell and records each publication with its outcome.
 
     The outcome is ``ok`` (confirmed), ``fail`` (refused) or ``info`` (the answer was lost: the broker may have the message).
+    A job whose publication was disturbed is published again after ``info``, with the same task ID.
     ``confirmed``: how many were ``ok``. ``stop``: set when the run is interrupted.
     """
 
@@ -50,6 +52,7 @@ class Publisher:
         self._workers = workers
         self._stop = stop
         self.hostile = HostileMessages(run, workers, stop)
+        self._disturbed = DisturbedPublishing(run, stop)
         self._headers = {RUN_HEADER: run.name}
         self._rows = Q(**{f"options__headers__{RUN_HEADER}": run.name})
         self._to_outbox = run.cell.publisher == "outbox"
@@ -59,7 +62,8 @@ class Publisher:
             self._route = {"queue": run.broker.queue.name}
 
     def publish(self, report: Callable[[str, FaultReport], None], load: Load | None = None) -> None:
-        """Publish every job, as fast as ``load`` allows, and ``report`` what became of the hostile messages among them.
+        """Publish every job, as fast as ``load`` allows, and ``report`` what became of the hostile messages and the disturbed
+        publications among them.
 
         Raises Stop when the run is interrupted; what was published until then is recorded.
         """
@@ -68,7 +72,7 @@ class Publisher:
         rows: list[EventData] = []
         try:
             with current_app.connection_for_write(
-                run.broker.broker_url, transport_options=run.transport_options()
+                run.publisher_url, transport_options=run.transport_options()
             ) as connection:
                 producer = connection.Producer()
                 for index, job in enumerate(run.jobs):
@@ -80,10 +84,14 @@ class Publisher:
                             raise Stop
                         if index in killed:
                             outcome = self._by_killed_publisher(task_id, job.kwargs)
-                        elif self._to_outbox:
-                            outcome = self._by_outbox(task_id, job)
                         else:
-                            outcome = self._by_broker(task_id, job, producer)
+                            with self._disturbed.publication(index, task_id) as disturbed:
+                                outcome = self._hand_over(task_id, job, producer)
+                            if disturbed:
+                                report(task_id, disturbed())
+                            if disturbed and outcome["outcome"] == "info":
+                                rows.append(run.row("published", task_id=task_id, detail=outcome))
+                                outcome = self._hand_over(task_id, job, producer, again=True)
                         self.confirmed += outcome["outcome"] == "ok"
                         rows.append(run.row("published", task_id=task_id, detail=outcome))
                     if len(rows) >= _BATCH or self._to_outbox:
@@ -94,7 +102,11 @@ class Publisher:
         finally:
             store.append(rows)
 
-    def _by_broker(self, task_id: str, job: Job, producer: Any) -> dict[str, str]:
+    def _hand_over(self, task_id: str, job: Job, producer: Any, *, again: bool = False) -> dict[str, str]:
+        return self._by_outbox(task_id, job) if self._to_outbox else self._by_broker(task_id, job, producer, again)
+
+    def _by_broker(self, task_id: str, job: Job, producer: Any, again: bool) -> dict[str, str]:
+        """``again``: on a new connection, if the one it had is broken."""
         try:
             self._run.task.apply_async(
                 job.args,
@@ -102,7 +114,7 @@ class Publisher:
                 task_id=task_id,
                 producer=producer,
                 ignore_result=self._run.control is None or not self._run.control.keeps_results,
-                retry=False,
+                retry=again,
                 **self._route,
             )
         except kombu.exceptions.OperationalError:
@@ -148,7 +160,7 @@ class Publisher:
 
     def _connect(self, options: dict[str, Any]) -> Any:
         options = {**options, **self._run.transport_options()}
-        return current_app.connection_for_write(self._run.broker.broker_url, transport_options=options)
+        return current_app.connection_for_write(self._run.publisher_url, transport_options=options)
 
     @staticmethod
     def _relay(relay: Relay, stop: threading.Event) -> None:

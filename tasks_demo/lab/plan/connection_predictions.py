@@ -1,16 +1,17 @@
-"""Predicts what each pattern does when the connections of its worker to the broker are cut, delayed or black-holed. Pure."""
+"""Predicts what each pattern does when a connection is cut, delayed or black-holed: of its worker or of its publisher. Pure."""
 
 from __future__ import annotations
 
 from tasks_demo.core.lifecycle import BY_MAIN
 from tasks_demo.lab.plan.brokers import BrokerKind
+from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import LOST, ONCE, Prediction, predict
 
 _COPY = "An acknowledgement that was lost brings a copy"
 
 
 def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Prediction:
-    """``fault``: ``cut``, ``delay`` or ``black-hole``; at ``point``, or in the body."""
+    """The worker's connections to the broker. ``fault``: ``cut``, ``delay`` or ``black-hole``; at ``point``, or in the body."""
     if fault == "delay":
         why = "Everything arrives, and before any timeout: what is late is neither lost nor repeated."
         return predict(pattern, why, lost=False, twice=False)
@@ -45,3 +46,16 @@ def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Pr
         return predict(pattern, f"{why}{_COPY}, which stops at the claim.", lost=lost, twice=False)
     never = frozenset[str]() if lost is None else frozenset({LOST})
     return Prediction("open", f"{why}{_COPY}, and the body runs again.", never=never)
+
+
+def published(pattern: str, fault: Fault) -> Prediction:
+    """The connection of the publisher, while it publishes. It publishes again what was not confirmed."""
+    if fault.disturbance is not Fault.CUT:
+        why = "The publisher waits for the confirmation; what was swallowed has not arrived, and is published again: once."
+        return predict(pattern, why, lost=False, twice=False)
+    why = "The broker has the message and the publisher does not know it: it publishes again, and there are two"
+    if pattern == "outbox":
+        return predict(pattern, f"{why}. Their row names the worker that begins first.", lost=False, twice=False)
+    if pattern in {"acks_early", "acks_late"}:
+        return predict(pattern, f"{why}. Nothing compares them, and both run.", lost=False, twice=True)
+    return predict(pattern, f"{why} of one operation: the second finds it claimed or done.", lost=False, twice=False)

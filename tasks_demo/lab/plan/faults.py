@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from enum import StrEnum
 
+_LOST_ANSWER = "the {0} reaches the {1}, and the connection is closed instead of its answer"
+_SWALLOWED = "the {0} is swallowed, and the connection is reset after 2 s"
+
 
 class Fault(StrEnum):
     """What is injected at each planned victim."""
@@ -34,6 +37,9 @@ class Fault(StrEnum):
     CUT = "cut"
     DELAY = "delay"
     BLACK_HOLE = "black-hole"
+    CUT_PUBLISH = "cut-publish"
+    DELAY_PUBLISH = "delay-publish"
+    BLACK_HOLE_PUBLISH = "black-hole-publish"
     OUT_OF_MEMORY = "out-of-memory"
     CLOCK_JUMP = "clock-jump"
     LOAD = "load"
@@ -83,6 +89,19 @@ class Fault(StrEnum):
     def of_connection(self) -> bool:
         """Whether it happens to the connections between a worker and its broker, and to no process."""
         return self.victim == "connection"
+
+    @property
+    def place(self) -> str:
+        """At what a connection is disturbed that is not the one between worker and broker: "publish"; else ""."""
+        what, _, place = self.rpartition("-")
+        return place if what in {Fault.CUT, Fault.DELAY, Fault.BLACK_HOLE} else ""
+
+    @property
+    def disturbance(self) -> Fault:
+        """What happens to a connection, at whatever place: CUT, DELAY or BLACK_HOLE; NONE for all other faults."""
+        if self.of_connection:
+            return self
+        return Fault(self.removesuffix(f"-{self.place}")) if self.place else Fault.NONE
 
     @property
     def outage(self) -> bool:
@@ -138,6 +157,9 @@ class Fault(StrEnum):
             Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
             Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
             Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",
+            Fault.CUT_PUBLISH: f"{_LOST_ANSWER.format('publication', 'broker')}; the publisher publishes again",
+            Fault.DELAY_PUBLISH: "a publication and its confirmation arrive 2 s later each",
+            Fault.BLACK_HOLE_PUBLISH: f"{_SWALLOWED.format('publication')}; the publisher publishes again",
             Fault.OUT_OF_MEMORY: "the pool process gets no more memory (RLIMIT_AS) at its next call: MemoryError",
             Fault.CLOCK_JUMP: "the worker's wall clock jumps two hours forward, and back 4 s later",
             Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",

@@ -109,6 +109,7 @@ _TOO_LONG = {
 _KEPT = ("broker-kill-always", "broker-kill-everysec")
 _OUTAGES = [str(fault) for fault in Fault if fault.outage]
 _DISTURBANCES = [str(fault) for fault in Fault if fault.of_connection]
+_AT_PUBLICATION = [fault for fault in Fault if fault.place == "publish"]
 _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "none": _healthy,
     "kill-child": kill_predictions.killed,
@@ -132,6 +133,7 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "clock-jump": partial(clock_predictions.jumped, kind=REDIS),
     "database-kill": database_predictions.killed,
     **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
+    **{fault: partial(connection_predictions.published, fault=fault) for fault in _AT_PUBLICATION},
     "load": kill_predictions.under_load,
 }
 

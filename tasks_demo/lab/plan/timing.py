@@ -31,7 +31,9 @@ OUTAGE_SECONDS = 2.0
 #: How much later what is delayed arrives, each way, and how long a delay and a black hole last. Longer than a request and its
 #: reply; shorter than the 15 s in which our transport takes a silent worker for dead, and than a lease of stock Redis.
 LATENCY_SECONDS = 2.0
-DISTURBED_SECONDS = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0, Fault.CLOCK_JUMP: 2.0}
+DISTURBED_SECONDS: dict[Fault, float] = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0, Fault.CLOCK_JUMP: 2.0}
+#: Maximum time for a request to be made, and for its answer to be at the proxy that cuts there, seconds.
+ANSWER_SECONDS = 10.0
 #: How far a clock jumps, longer than any timeout; and for how long a victim is held meanwhile, before it goes on for as long as
 #: above: long enough for its main process to look for what seems to be overdue.
 JUMP_SECONDS, HELD_SECONDS = 7200, 2.0
@@ -107,6 +109,9 @@ def concurrency(cell: Cell) -> int:
 
 def disturbed(cell: Cell) -> float:
     """Seconds for which each fault of this cell disturbs its connections, or its clock."""
+    if cell.fault.place:  # a delay is over when request and answer have arrived
+        late = cell.fault.disturbance is Fault.DELAY
+        return 2 * LATENCY_SECONDS if late else DISTURBED_SECONDS.get(cell.fault.disturbance, 0.0)
     held = HELD_SECONDS if cell.fault is Fault.CLOCK_JUMP else 0.0
     return held + max(DISTURBED_SECONDS.get(fault, 0.0) for fault in cell.faults)
 

@@ -1,6 +1,7 @@
-"""Stands between the workers of a cell and their broker, and cuts, delays or swallows what passes.
+"""Stands between one side of a cell and a server, and cuts, delays or swallows what passes.
 
-It knows bytes only, so that it serves every broker without TLS. Publishers and relays connect past it.
+The sides are its workers and their broker; or, for a fault of a place (``Fault.place``), its publisher and the broker. Whoever
+else uses the server connects past it. It knows bytes only, so that it serves every broker without TLS.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 import uuid
 from collections.abc import Coroutine
 from pathlib import Path
@@ -18,13 +20,16 @@ from urllib.parse import quote, unquote, urlsplit
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, LATENCY_SECONDS
+from tasks_demo.lab.plan.timing import ANSWER_SECONDS, DISTURBED_SECONDS, LATENCY_SECONDS
 from tasks_demo.lab.processes.failpoints import GO_ON
 
 _PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672}
 _CHUNK = 65536
+_POLL_SECONDS = 0.01
 #: Maximum time for the proxy's own thread to do what it is told, seconds.
 _ANSWER_SECONDS = 30.0
+#: An answer after which the client sends the same request again: Redis does not know the script.
+_SENT_AGAIN = b"-NOSCRIPT"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 T = TypeVar("T")
@@ -32,7 +37,11 @@ _Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class FaultProxy:
-    """One listener, and a connection to the broker for each one that it accepts; in a thread of its own.
+    """One listener, and a connection to the server for each one that it accepts; in a thread of its own.
+
+    At a place it disturbs one request and its answer: the first request that has the bytes in question. A cut there lets the
+    request pass and closes the connection instead of the answer, so that nobody on this side knows whether it was executed; a
+    delay is over when both have arrived.
 
     ``turn``: held by whoever disturbs, because there is one disturbance at a time. ``url``: the broker's address through it;
     known after ``start``. ``held_seconds``: nobody is held while connections are disturbed.
@@ -41,10 +50,12 @@ class FaultProxy:
     held_seconds = 0.0
 
     def __init__(self, url: str, folder: Path, fault: Fault) -> None:
-        """``url``: of the broker, in kombu's form. ``fault``: what ``begin`` does."""
+        """``url``: of the server, in kombu's form. ``fault``: what ``begin`` does."""
         self.fault = fault
         self.url = ""
-        self.seconds = DISTURBED_SECONDS.get(fault, 0.0)
+        self._what, self._at_place = fault.disturbance, bool(fault.place)
+        self._at_answer = self._at_place and self._what is Fault.CUT
+        self.seconds = ANSWER_SECONDS if self._at_answer else DISTURBED_SECONDS.get(self._what, 0.0)
         self.turn = threading.Lock()
         self._target = urlsplit(url)
         if self._target.scheme.endswith("ss") or self._target.scheme == "amqps":
@@ -53,7 +64,10 @@ class FaultProxy:
         self._open: dict[object, tuple[_Side, ...]] = {}
         self._healthy = asyncio.Event()
         self._healthy.set()
-        #: Bytes that were held back for the full time or swallowed, to the broker and from it.
+        #: At a place: the bytes by which the request is known, and whether it has been seen.
+        self._request, self._seen = b"", False
+        #: Bytes that were held back for the full time or swallowed, to the server and from it; to it, where a cut waits for the
+        #: answer, those that passed.
         self._stopped = [0, 0]
 
     @property
@@ -78,18 +92,34 @@ class FaultProxy:
         self.url = old._replace(netloc=f"{user}{at}127.0.0.1:{server.sockets[0].getsockname()[1]}").geturl()
         return server
 
-    def begin(self) -> int:
-        """Cut every connection, or delay or swallow from now on what passes; return how many connections are open."""
-        return self._do(self._begin())
+    def begin(self, task_id: str) -> int:
+        """Cut every connection, or delay or swallow from now on what passes; return how many connections are open.
 
-    async def _begin(self) -> int:
-        number = len(self._open)
+        At a place, wait for the request of this job first, maybe on a new connection.
+        """
+        return self._do(self._begin(task_id))
+
+    async def _begin(self, task_id: str) -> int:
+        number = len(self._open) or int(self._at_place)
         self._stopped = [0, 0]
-        if self.fault is Fault.CUT:
+        self._request, self._seen = task_id.encode(), not self._at_place
+        if self._what is Fault.CUT and not self._at_answer:
             self._abort()
         else:
             self._healthy.clear()
         return number
+
+    def last(self, closing: threading.Event) -> None:
+        """Return when it has lasted for its time, or when ``closing`` is set. At a place its time begins with the request."""
+        ends, lasts = time.monotonic() + ANSWER_SECONDS, False
+        while not (self._is_over() or closing.wait(_POLL_SECONDS)) and time.monotonic() < ends:
+            if self._seen != lasts:
+                lasts = self._seen
+                ends = time.monotonic() + (self.seconds if lasts else ANSWER_SECONDS)
+
+    def _is_over(self) -> bool:
+        """A black hole is never over by itself: this side has to wait for its answer for a while."""
+        return self._at_place and self._what is not Fault.BLACK_HOLE and all(self._stopped)
 
     def let_go(self, line: socket.socket) -> None:
         """Let the victim at the other end of ``line`` go on meanwhile."""
@@ -102,9 +132,11 @@ class FaultProxy:
     async def _heal(self) -> str:
         self._healthy.set()
         to, back = self._stopped
-        if self.fault is Fault.BLACK_HOLE:
+        if self._what is Fault.BLACK_HOLE:
             self._abort()
             return "" if to + back else "no byte was on its way"
+        if self._at_answer:
+            return "" if to and back else "no answer was on its way"
         return "" if to and back else "no request and reply was on its way for so long"
 
     def close(self) -> None:
@@ -167,15 +199,28 @@ class FaultProxy:
         """Take what one side says, and when it is due at the other; an empty piece is its end."""
         with contextlib.suppress(OSError):
             while piece := await source.read(_CHUNK):
-                if self._healthy.is_set():
+                if self._healthy.is_set() or (self._at_place and self._passes(piece, way)):
                     pieces.put_nowait((0.0, piece))
-                elif self.fault is Fault.DELAY:
+                elif self._what is Fault.DELAY:
                     pieces.put_nowait((self._loop.time() + LATENCY_SECONDS, piece))
                 else:
                     self._stopped[way] += len(piece)
-        if self.fault is Fault.BLACK_HOLE:
+                    if self._at_answer and way == 0:
+                        pieces.put_nowait((0.0, piece))
+                    elif self._at_answer:
+                        self._healthy.set()
+                        self._abort()
+        if self._what is Fault.BLACK_HOLE:
             await self._healthy.wait()  # the other side does not hear of this end
         pieces.put_nowait((0.0, b""))
+
+    def _passes(self, piece: bytes, way: int) -> bool:
+        """Whether this is neither the request that is waited for, nor what follows it."""
+        if way == 0 and self._request in piece:
+            self._seen = True
+        elif way == 1 and self._at_answer and piece.startswith(_SENT_AGAIN):
+            self._seen, self._stopped = False, [0, 0]
+        return not self._seen
 
     async def _pass(self, pieces: asyncio.Queue[tuple[float, bytes]], target: asyncio.StreamWriter, way: int) -> None:
         """Say it to the other side when it is due, until the end."""

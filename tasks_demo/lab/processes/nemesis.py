@@ -223,7 +223,7 @@ class Nemesis:
         Without a signal, what lasts is reported when it has ended: only then it is known whether anybody noticed.
         """
         with what.turn:
-            number = what.begin()
+            number = what.begin(task_id)
             report = replace(report, connections=number if isinstance(what, FaultProxy) else None)
             if not number:
                 what.heal()
@@ -247,7 +247,7 @@ class Nemesis:
                 self.report(task_id, replace(report, landed=not why, why=why, seconds=what.held_seconds + what.seconds))
 
     def _heal_in_time(self, what: FaultProxy | WallClock) -> str:
-        self._closing.wait(what.seconds)
+        what.last(self._closing)
         return what.heal()
 
     def kill_now(self, main: int) -> str:

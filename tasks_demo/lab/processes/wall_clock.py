@@ -32,7 +32,7 @@ class WallClock:
         self._ahead = 0.0
         self._set(0)
 
-    def begin(self) -> int:
+    def begin(self, _task_id: str) -> int:
         """Move it forward."""
         self._set(JUMP_SECONDS)
         return 1
@@ -41,6 +41,10 @@ class WallClock:
         """Let the victim at the other end of ``line`` go on in the wrong time, and ask it for its time."""
         line.sendall(TELL_TIME)
         self._ahead = float(line.recv(64) or 0) - time.time()
+
+    def last(self, closing: threading.Event) -> None:
+        """Return when it has been wrong for its time, or when ``closing`` is set."""
+        closing.wait(self.seconds)
 
     def heal(self) -> str:
         """Move it back to the right time; return why nobody can have noticed, or ""."""

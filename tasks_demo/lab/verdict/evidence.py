@@ -49,7 +49,9 @@ _ENDED = sum(_BITS[point] for point in _ENDINGS)
 _BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
 #: Faults that kill no process of the history.
-_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"})
+_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"}) | {
+    f"{what}-{place}" for what in ("cut", "delay", "black-hole") for place in ("publish",)
+}
 _OF_BROKER = "broker-"  # those of the broker
 _CLOCK = "clock-jump"
 #: Faults that last: their victim has gone on when they end, and are reported.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import redis
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.stack.redis import EmbeddedRedis
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.timing import LATENCY_SECONDS
+from tasks_demo.lab.plan.timing import DISTURBED_SECONDS, LATENCY_SECONDS
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
 from tests.support import until
 
@@ -50,7 +52,7 @@ def test_proxy_cuts_the_open_connections_and_takes_new_ones(behind: Start) -> No
     proxy, client = behind(Fault.CUT)
     assert client.get("key") == b"x" * 300_000
     connection = client.connection_pool.get_connection()
-    assert proxy.begin() == 1
+    assert proxy.begin("") == 1
     with pytest.raises(redis.ConnectionError):
         connection.read_response()
     client.connection_pool.release(connection)
@@ -60,12 +62,12 @@ def test_proxy_cuts_the_open_connections_and_takes_new_ones(behind: Start) -> No
 def test_proxy_without_a_connection_cuts_none(behind: Start) -> None:
     proxy, client = behind(Fault.CUT)
     client.close()
-    until(lambda: proxy.begin() == 0, "the end of the connection at the proxy")
+    until(lambda: proxy.begin("") == 0, "the end of the connection at the proxy")
 
 
 def test_proxy_delays_each_way_until_it_is_healed_and_loses_nothing(behind: Start) -> None:
     proxy, client = behind(Fault.DELAY)
-    assert proxy.begin() == 1
+    assert proxy.begin("") == 1
     began = time.monotonic()
     assert client.get("key") == b"x" * 300_000
     assert time.monotonic() - began >= 2 * LATENCY_SECONDS
@@ -83,7 +85,7 @@ def test_proxy_swallows_what_is_said_and_resets_the_connection_when_it_is_healed
 ) -> None:
     proxy, client = behind(Fault.BLACK_HOLE)
     connection = client.connection_pool.get_connection()
-    assert proxy.begin() == 1
+    assert proxy.begin("") == 1
     connection.send_command("SET", "key", "swallowed")
     assert not connection.can_read(timeout=0.3)  # still open, and silent
     until(lambda: proxy.heal() == "", "the bytes at the proxy")
@@ -101,8 +103,86 @@ def test_proxy_swallows_what_is_said_and_resets_the_connection_when_it_is_healed
 )
 def test_proxy_says_that_nothing_was_disturbed(behind: Start, fault: Fault, said: str) -> None:
     proxy, _ = behind(fault)
-    assert proxy.begin() == 1
+    assert proxy.begin("") == 1
     assert proxy.heal() == said
+
+
+def test_proxy_at_a_place_lets_the_request_pass_and_cuts_instead_of_its_answer(
+    behind: Start, server: EmbeddedRedis
+) -> None:
+    proxy, client = behind(Fault.CUT_PUBLISH)
+    assert proxy.begin("job 7") == 1
+    client.lpush("queue", "job 6")  # another request is answered
+    with pytest.raises(redis.ConnectionError):
+        client.lpush("queue", "job 7")
+    proxy.last(threading.Event())
+    assert proxy.heal() == ""
+    client.lpush("queue", "job 8")
+    with redis.Redis.from_url(server.url) as direct:
+        assert direct.lrange("queue", 0, -1) == [b"job 8", b"job 7", b"job 6"]
+
+
+def test_proxy_at_a_place_lets_redis_ask_for_a_script_and_cuts_after_it_has_run(behind: Start) -> None:
+    proxy, client = behind(Fault.CUT_PUBLISH)
+    push = client.register_script("return redis.call('LPUSH', 'queue', ARGV[1])")
+    proxy.begin("job 7")
+    with pytest.raises(redis.ConnectionError):
+        push(args=["job 7"])
+    assert client.lrange("queue", 0, -1) == [b"job 7"]
+
+
+def test_proxy_at_a_place_waits_for_the_request_on_a_new_connection(behind: Start) -> None:
+    proxy, client = behind(Fault.CUT_PUBLISH)
+    client.close()
+    proxy.begin("job 7")
+    with pytest.raises(redis.ConnectionError):
+        client.lpush("queue", "job 7")
+    assert proxy.heal() == ""
+    assert client.llen("queue") == 1
+
+
+def test_proxy_at_a_place_delays_one_request_and_its_answer(behind: Start) -> None:
+    proxy, client = behind(Fault.DELAY_PUBLISH)
+    proxy.begin("job 7")
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.lpush, "queue", "job 7")
+        proxy.last(threading.Event())
+        assert answer.result() == 1
+    assert 2 * LATENCY_SECONDS <= time.monotonic() - began < DISTURBED_SECONDS[Fault.DELAY]
+    assert proxy.heal() == ""
+
+
+def test_proxy_at_a_place_swallows_the_request_and_resets_the_connection(behind: Start) -> None:
+    proxy, client = behind(Fault.BLACK_HOLE_PUBLISH)
+    proxy.begin("job 7")
+    client.lpush("queue", "job 6")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.lpush, "queue", "job 7")
+        proxy.last(threading.Event())
+        assert not answer.done()
+        assert proxy.heal() == ""
+        assert isinstance(answer.exception(), redis.ConnectionError)
+    assert client.lrange("queue", 0, -1) == [b"job 6"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault.CUT_PUBLISH, "no answer was on its way"),
+        (Fault.DELAY_PUBLISH, "no request and reply was on its way for so long"),
+        (Fault.BLACK_HOLE_PUBLISH, "no byte was on its way"),
+    ],
+)
+def test_proxy_at_a_place_says_that_the_request_was_not_made(behind: Start, fault: Fault, said: str) -> None:
+    proxy, client = behind(fault)
+    proxy.begin("job 7")
+    client.lpush("queue", "job 6")
+    interrupted = threading.Event()
+    interrupted.set()
+    proxy.last(interrupted)
+    assert proxy.heal() == said
+    assert client.lpush("queue", "job 7") == 2
 
 
 def test_proxy_before_tls_is_refused(tmp_path: Path) -> None:

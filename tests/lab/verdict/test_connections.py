@@ -53,6 +53,12 @@ def test_victim_of_two_faults_one_of_which_kills_must_not_go_on(fault: str) -> N
     assert "went on to effect_done" in result.reasons[0]
 
 
+def test_disturbed_publication_needs_no_execution_that_was_open() -> None:
+    story = Story("acks_late", "cut-publish").killed("a", died="").published("a", outcome="info").published("a", "b")
+    result = expect(story.ran("a").ran("a").ran("b").end(), "held")
+    assert (result.kills, result.published, result.duplicated) == ({"planned": 1, "landed": 1}, 2, 1)
+
+
 def test_fault_of_another_cell_that_is_not_seen_in_it_is_refuted() -> None:
     story = Story("acks_late", "slow").published("a").ran("a").killed("a", what="double-publish")
     assert "it is a double-publish in a cell of slow" in judged(story.end()).reasons[0]

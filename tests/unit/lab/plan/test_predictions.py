@@ -78,6 +78,18 @@ def test_disturbed_connection_costs_nothing_on_our_transport_and_a_delay_nowhere
             assert prediction(pattern, fault, broker="reliable").never == {"lost", "duplicated"}
 
 
+@pytest.mark.parametrize("pattern", list(PROMISES))
+def test_disturbed_publication_never_loses_a_job_and_doubles_it_only_where_nothing_compares_messages(
+    pattern: str,
+) -> None:
+    for fault in (fault for fault in Fault if fault.place == "publish"):
+        for broker in KINDS:
+            found = prediction(pattern, fault, broker=broker)
+            assert "lost" in found.never
+            doubled = fault is Fault.CUT_PUBLISH and pattern in {"acks_early", "acks_late"}
+            assert found.expect == ({"duplicated"} if doubled else set())
+
+
 def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis_while_its_worker_lives() -> None:
     for pattern, outcome in (("acks_early", "open"), ("claim_first", "open"), ("acks_late", "broken")):
         found = prediction(pattern, "black-hole", "fetched")
