@@ -24,7 +24,9 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
 from tasks_demo.lab.plan.own_tasks import Call
+from tasks_demo.lab.plan.places import HELD_AT
 from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
+from tasks_demo.lab.processes import databases
 from tasks_demo.lab.processes.brokers import Lane
 from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
@@ -89,7 +91,8 @@ class CellRun:
         self.jobs = jobs_of(cell, self.name)
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
         # A body of the project's may be over in a millisecond: the first is held until what happens to all jobs has begun.
-        self.aimed = self.victims if cell.fault.aimable or (cell.own and cell.fault.once) else {}
+        held = cell.fault.aimable or cell.fault.place in HELD_AT or (cell.own and cell.fault.once)
+        self.aimed = self.victims if held else {}
         if cell.fault.among_queued and not cell.own:  # so may all of the demo's be
             self.aimed = {self.jobs[0].task_ids[0]: Point.STARTED}
         self.visibility_timeout = visibility_timeout(cell)
@@ -109,7 +112,8 @@ class CellRun:
         #: Between its workers and the broker, or what the fault's place names; None where connections are left alone.
         self.proxy: FaultProxy | None = None
         if disturbance:
-            self.proxy = FaultProxy(self.broker.broker_url, environment.socket_dir, disturbance)
+            server = databases.address() if disturbance.place == "commit" else self.broker.broker_url
+            self.proxy = FaultProxy(server, environment.socket_dir, disturbance)
         #: Of its workers; None where it is right.
         self.clock: WallClock | None = None
         if cell.fault is Fault.CLOCK_JUMP:
@@ -136,6 +140,11 @@ class CellRun:
     def worker_url(self) -> str:
         """Where its workers find the broker."""
         return self.proxy.url if self.proxy and not self.cell.fault.place else self.broker.broker_url
+
+    @property
+    def database_port(self) -> int:
+        """At which port of 127.0.0.1 its workers find the database; 0: where the run has it."""
+        return self.proxy.port if self.proxy and self.cell.fault.place == "commit" else 0
 
     @property
     def publisher_url(self) -> str:

@@ -16,6 +16,7 @@ from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import BODY, OwnTask
+from tasks_demo.lab.plan.places import HELD_AT, why_never
 
 #: Where a fault is injected when no point is given: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
@@ -185,10 +186,8 @@ class Cell:
 
 
 def applies(pattern: str, fault: Fault, own: OwnTask | None = None) -> bool:
-    """Whether the fault can happen to the pattern's demo job. The inbox job calls no bank, so no response can be lost."""
-    if own is not None:
-        return fault in own.faults
-    return not (pattern == "inbox" and fault is Fault.LOST_RESPONSE)
+    """Whether the fault can happen to the pattern's demo job, or to ``own``."""
+    return fault in own.faults if own is not None else not why_never(pattern, fault)
 
 
 def why_not_on(broker: str, fault: Fault) -> str:
@@ -246,7 +245,7 @@ def plan(
             if fault is Fault.NONE:
                 aims = [("", ())]
             elif fault in {Fault.STOP, Fault.POISON} or not fault.aimable:
-                aims = [("", usual[:1])]
+                aims = [("", (HELD_AT.get(fault.place, usual[0]),))]
             if points and fault.aimable:
                 known = points_of(pattern, fault, own)
                 aims = [(MIXED, known)] if MIXED in points else []

@@ -59,3 +59,13 @@ def published(pattern: str, fault: Fault) -> Prediction:
     if pattern in {"acks_early", "acks_late"}:
         return predict(pattern, f"{why}. Nothing compares them, and both run.", lost=False, twice=True)
     return predict(pattern, f"{why} of one operation: the second finds it claimed or done.", lost=False, twice=False)
+
+
+def committed(pattern: str, fault: Fault) -> Prediction:
+    """The worker's connection to its database, at the commit of the effect."""
+    why = "The commit and its answer arrive, and before any timeout."
+    if fault.disturbance is Fault.CUT:
+        why = "Effect and inbox entry are committed; the worker does not know it and requeues the message, whose copy stops."
+    elif fault.disturbance is Fault.BLACK_HOLE:
+        why = "The database never sees the commit and rolls back with the connection; the message is requeued and runs again."
+    return predict(pattern, why, lost=False, twice=False)

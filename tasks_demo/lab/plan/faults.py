@@ -40,6 +40,9 @@ class Fault(StrEnum):
     CUT_PUBLISH = "cut-publish"
     DELAY_PUBLISH = "delay-publish"
     BLACK_HOLE_PUBLISH = "black-hole-publish"
+    CUT_COMMIT = "cut-commit"
+    DELAY_COMMIT = "delay-commit"
+    BLACK_HOLE_COMMIT = "black-hole-commit"
     OUT_OF_MEMORY = "out-of-memory"
     CLOCK_JUMP = "clock-jump"
     LOAD = "load"
@@ -92,7 +95,7 @@ class Fault(StrEnum):
 
     @property
     def place(self) -> str:
-        """At what a connection is disturbed that is not the one between worker and broker: "publish"; else ""."""
+        """At what a connection is disturbed that is not the one between worker and broker: "publish" or "commit"; else ""."""
         what, _, place = self.rpartition("-")
         return place if what in {Fault.CUT, Fault.DELAY, Fault.BLACK_HOLE} else ""
 
@@ -160,6 +163,9 @@ class Fault(StrEnum):
             Fault.CUT_PUBLISH: f"{_LOST_ANSWER.format('publication', 'broker')}; the publisher publishes again",
             Fault.DELAY_PUBLISH: "a publication and its confirmation arrive 2 s later each",
             Fault.BLACK_HOLE_PUBLISH: f"{_SWALLOWED.format('publication')}; the publisher publishes again",
+            Fault.CUT_COMMIT: _LOST_ANSWER.format("commit of the effect", "database"),
+            Fault.DELAY_COMMIT: "the commit of the effect and its answer arrive 2 s later each",
+            Fault.BLACK_HOLE_COMMIT: _SWALLOWED.format("commit of the effect"),
             Fault.OUT_OF_MEMORY: "the pool process gets no more memory (RLIMIT_AS) at its next call: MemoryError",
             Fault.CLOCK_JUMP: "the worker's wall clock jumps two hours forward, and back 4 s later",
             Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",

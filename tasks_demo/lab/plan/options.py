@@ -23,6 +23,7 @@ from tasks_demo.lab.plan.cells import (
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.own_tasks import OwnTask
+from tasks_demo.lab.plan.places import why_never
 
 PATTERNS = list(PROMISES)
 #: What ``--fault`` names. ``load`` comes with a rate, by ``--load``.
@@ -281,7 +282,7 @@ def why_not(
             (0, 1),
         )
     if not applies(pattern, fault, own):
-        return f"the job of {pattern} calls no bank, so {fault} cannot happen to it", (0, 1)
+        return f"the job of {pattern} {why_never(pattern, fault)}, so {fault} cannot happen to it", (0, 1)
     if point and not fault.aimable:
         return f"{fault} cannot be injected at a point", ()  # its cell runs anyway
     if point in ("", MIXED):

@@ -24,6 +24,7 @@ from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import PLUS, predict_both
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LATE, LOST, ONCE, Prediction, predict
+from tasks_demo.lab.plan.places import why_never
 
 if TYPE_CHECKING:
     from tasks_demo.lab.controls.control import Control
@@ -109,7 +110,6 @@ _TOO_LONG = {
 _KEPT = ("broker-kill-always", "broker-kill-everysec")
 _OUTAGES = [str(fault) for fault in Fault if fault.outage]
 _DISTURBANCES = [str(fault) for fault in Fault if fault.of_connection]
-_AT_PUBLICATION = [fault for fault in Fault if fault.place == "publish"]
 _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "none": _healthy,
     "kill-child": kill_predictions.killed,
@@ -133,7 +133,8 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "clock-jump": partial(clock_predictions.jumped, kind=REDIS),
     "database-kill": database_predictions.killed,
     **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
-    **{fault: partial(connection_predictions.published, fault=fault) for fault in _AT_PUBLICATION},
+    **{fault: partial(connection_predictions.published, fault=fault) for fault in Fault if fault.place == "publish"},
+    **{fault: partial(connection_predictions.committed, fault=fault) for fault in Fault if fault.place == "commit"},
     "load": kill_predictions.under_load,
 }
 
@@ -142,7 +143,7 @@ PREDICTIONS: dict[tuple[str, str], Prediction] = {
     (pattern, fault): of(pattern)
     for fault, of in _BY_FAULT.items()
     for pattern in (*EARLY, *LATE, *ONCE)
-    if (pattern, fault) != ("inbox", "lost-response")
+    if not why_never(pattern, Fault(fault))
 }
 
 

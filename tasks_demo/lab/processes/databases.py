@@ -20,6 +20,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from django.core.management import call_command
 from django.db import DatabaseError, connections, router
@@ -70,6 +72,24 @@ def use_database(place: str, *, lock_seconds: float = 0.0) -> Callable[[], None]
     options = known.setdefault("OPTIONS", {})
     options["options"] = f"{options.get('options', '')} -c search_path={place}".strip()
     return add_database(ALIAS, known, APPS)
+
+
+def address() -> str:
+    """Where the server of the jobs' tables is, for a proxy: PostgreSQL, without user and password."""
+    connection = connections[router.db_for_write(Booking)]
+    connection.ensure_connection()
+    known: Any = connection.connection.info
+    if known.host.startswith("/"):
+        return f"postgresql+socket://{quote(f'{known.host}/.s.PGSQL.{known.port}')}"
+    host = f"[{known.host}]" if ":" in known.host else known.host
+    return f"postgresql://{host}:{known.port}"
+
+
+def connect_at(port: int) -> None:
+    """Have this process find the scratch database at this port of 127.0.0.1. What it says there is not encrypted."""
+    known = connections.settings[ALIAS]
+    known |= {"HOST": "127.0.0.1", "PORT": str(port)}
+    known["OPTIONS"] = {**known.get("OPTIONS", {}), "sslmode": "disable"}
 
 
 @contextlib.contextmanager

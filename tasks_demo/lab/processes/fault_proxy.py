@@ -23,7 +23,9 @@ from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import ANSWER_SECONDS, DISTURBED_SECONDS, LATENCY_SECONDS
 from tasks_demo.lab.processes.failpoints import GO_ON
 
-_PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672}
+_PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672, "postgresql": 5432}
+#: At a place: what the request is known by, if it has not the job's task ID in it.
+_REQUESTS = {"commit": b"COMMIT"}
 _CHUNK = 65536
 _POLL_SECONDS = 0.01
 #: Maximum time for the proxy's own thread to do what it is told, seconds.
@@ -74,6 +76,11 @@ class FaultProxy:
     def _is_socket(self) -> bool:
         return self._target.scheme.endswith("socket")
 
+    @property
+    def port(self) -> int:
+        """The port of 127.0.0.1 at which it listens; 0: it listens at a socket. Known after ``start``."""
+        return urlsplit(self.url).port or 0
+
     def start(self) -> None:
         """Listen. A connection that the broker refuses is closed."""
         self._loop = asyncio.new_event_loop()
@@ -83,7 +90,7 @@ class FaultProxy:
 
     async def _listen(self) -> asyncio.Server:
         old = self._target
-        if self._is_socket:
+        if self._is_socket and not old.scheme.startswith("postgresql"):  # whose clients know a socket by its port
             server = await asyncio.start_unix_server(self._serve, str(self._path))
             self.url = f"{old.scheme}://{quote(str(self._path))}" + (f"?{old.query}" if old.query else "")
             return server
@@ -102,7 +109,8 @@ class FaultProxy:
     async def _begin(self, task_id: str) -> int:
         number = len(self._open) or int(self._at_place)
         self._stopped = [0, 0]
-        self._request, self._seen = task_id.encode(), not self._at_place
+        self._request = _REQUESTS.get(self.fault.place, task_id.encode())
+        self._seen = not self._at_place
         if self._what is Fault.CUT and not self._at_answer:
             self._abort()
         else:
@@ -159,8 +167,8 @@ class FaultProxy:
         for sides in self._open.values():
             for _, writer in sides:
                 with contextlib.suppress(OSError):
-                    if not self._is_socket:
-                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    if (end := writer.get_extra_info("socket")).family != socket.AF_UNIX:
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
     def _do(self, what: Coroutine[Any, Any, T]) -> T:

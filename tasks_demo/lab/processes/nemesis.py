@@ -241,10 +241,11 @@ class Nemesis:
                 self.report(task_id, replace(report, landed=True))
                 line.sendall(GO_ON)
             else:
+                began = time.monotonic()
                 self._closing.wait(what.held_seconds)
                 what.let_go(line)
-                why = self._heal_in_time(what)
-                self.report(task_id, replace(report, landed=not why, why=why, seconds=what.held_seconds + what.seconds))
+                why, lasted = self._heal_in_time(what), round(time.monotonic() - began, 3)
+                self.report(task_id, replace(report, landed=not why, why=why, seconds=lasted))
 
     def _heal_in_time(self, what: FaultProxy | WallClock) -> str:
         what.last(self._closing)

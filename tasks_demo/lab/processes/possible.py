@@ -24,11 +24,26 @@ def _postgres_and_a_project_on_it() -> None:
     postgres.binaries()
 
 
+def _postgres_without_tls() -> None:
+    connection = connections[router.db_for_write(Booking)]
+    if connection.vendor != "postgresql":
+        raise EnvironmentNotReady(
+            f"The jobs' tables are in {connection.display_name}: there is no connection that could be disturbed. Set "
+            "SHOP_DATABASE_URL to a PostgreSQL database."
+        )
+    if (mode := connection.settings_dict["OPTIONS"].get("sslmode", "prefer")) not in {"disable", "allow", "prefer"}:
+        raise EnvironmentNotReady(
+            f"The database of the jobs' tables is used with TLS (sslmode={mode}), so that a commit cannot be told from other "
+            "bytes. Set SHOP_DATABASE_URL to a PostgreSQL database without TLS."
+        )
+
+
 #: Each raises EnvironmentNotReady if what the fault needs is missing.
 _NEEDS: dict[Fault, Callable[[], object]] = {
     Fault.BROKER_KILL: rabbitmq.program,
     Fault.CLOCK_JUMP: wall_clock.library,
     Fault.DATABASE_KILL: _postgres_and_a_project_on_it,
+    **{fault: _postgres_without_tls for fault in Fault if fault.place == "commit"},
 }
 
 

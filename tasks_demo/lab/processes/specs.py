@@ -25,6 +25,7 @@ class WorkerSpec:
     :param socket: the nemesis's address; a process that reaches a point planned in ``victims`` (task ID → point) waits there.
     :param run: the name of the cell's events in the ledger.
     :param redis_url: the server of leases and results; ``key_prefix``: of all their keys.
+    :param database_port: of 127.0.0.1, where the database of the jobs' tables is found; 0: where the template has it.
     :param broker: the name of the broker's kind; ``held``: a file, see ``brokers.watch``.
     :param settings: ``TASKS_DEMO_*`` settings without their prefix.
     :param main_waits: the main process, too, commits each point when it is reached.
@@ -46,6 +47,7 @@ class WorkerSpec:
     broker: str = "redis"
     held: str = ""
     bank_url: str = ""
+    database_port: int = 0
     run: str = ""
     victims: dict[str, str] = field(default_factory=dict)
     concurrency: int = 1

@@ -58,6 +58,7 @@ def run(spec: WorkerSpec, parent: int) -> int:
     from tasks_demo.core import lifecycle
     from tasks_demo.lab.processes.brokers import watch
     from tasks_demo.lab.processes.brokers.redis import celery_address
+    from tasks_demo.lab.processes.databases import connect_at
     from tasks_demo.lab.processes.main_points import announce_acking, announce_acks_of, announce_fetched
     from tasks_demo.lab.processes.publisher import publish
     from tasks_demo.ledger.recorder import recorder
@@ -80,6 +81,8 @@ def run(spec: WorkerSpec, parent: int) -> int:
         setattr(settings, f"TASKS_DEMO_{name}", value)
     if spec.control:
         controls.prepare(spec.control, spec.redis_url)
+    if spec.database_port:
+        connect_at(spec.database_port)
 
     failpoints = Failpoints(spec.socket, spec.victims)
     lifecycle.ignore(recorder)

@@ -41,8 +41,14 @@ def test_every_pattern_meets_every_fault() -> None:
     # Under load there is a rate; and of a killed RabbitMQ there are no cells on Redis.
     without = {Fault.LOAD, Fault.BROKER_KILL}
     everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
-    # The inbox job calls no bank: there is no response to lose.
-    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)}
+    # The inbox job calls no bank: there is no response to lose. And it alone commits its effect.
+    no_commit = {(name, fault) for name, fault in everything if fault.place == "commit" and name != "inbox"}
+    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - no_commit
+
+
+def test_victim_of_a_disturbed_commit_is_held_when_its_effect_is_done() -> None:
+    for cell in make(faults=[Fault.CUT_COMMIT, Fault.DELAY_COMMIT, Fault.BLACK_HOLE_COMMIT]):
+        assert set(cell.victims.values()) == {Point.EFFECT_DONE}
 
 
 def test_healthy_control_has_no_victims_and_every_other_cell_has() -> None:

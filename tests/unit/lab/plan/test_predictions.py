@@ -90,6 +90,12 @@ def test_disturbed_publication_never_loses_a_job_and_doubles_it_only_where_nothi
             assert found.expect == ({"duplicated"} if doubled else set())
 
 
+def test_disturbed_commit_has_one_effect() -> None:
+    for fault in (fault for fault in Fault if fault.place == "commit"):
+        found = prediction("inbox", fault)
+        assert (found.outcome, found.never) == ("held", {"lost", "duplicated"})
+
+
 def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis_while_its_worker_lives() -> None:
     for pattern, outcome in (("acks_early", "open"), ("claim_first", "open"), ("acks_late", "broken")):
         found = prediction(pattern, "black-hole", "fetched")

@@ -1,0 +1,19 @@
+"""Which jobs of the demo meet a fault that needs a certain request, and where a victim is held until it is made. Pure."""
+
+from __future__ import annotations
+
+from tasks_demo.core.lifecycle import Point
+from tasks_demo.lab.plan.faults import Fault
+
+#: Where the victim of a fault of this place is held until its proxy waits for the request. A publisher's is not held.
+HELD_AT = {"commit": Point.EFFECT_DONE}
+#: Patterns whose jobs make the request of a place, and what the others do not do; a place that is not here: all.
+_MADE_BY = {"commit": (("inbox",), "commits no effect")}
+
+
+def why_never(pattern: str, fault: Fault) -> str:
+    """What the demo's job of this pattern does not do, so that the fault cannot happen to it; "" if it can."""
+    if fault is Fault.LOST_RESPONSE:
+        return "calls no bank" if pattern == "inbox" else ""
+    patterns, missing = _MADE_BY.get(fault.place, ((pattern,), ""))
+    return "" if pattern in patterns else missing
