@@ -24,10 +24,11 @@ from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
 from tasks_demo.lab.plan.own_tasks import Call
-from tasks_demo.lab.plan.places import HELD_AT
+from tasks_demo.lab.plan.places import HELD_AT, uses_database
 from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes import databases
 from tasks_demo.lab.processes.brokers import Lane
+from tasks_demo.lab.processes.brokers.redis import celery_address, client_address
 from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
@@ -112,7 +113,11 @@ class CellRun:
         #: Between its workers and the broker, or what the fault's place names; None where connections are left alone.
         self.proxy: FaultProxy | None = None
         if disturbance:
-            server = databases.address() if disturbance.place == "commit" else self.broker.broker_url
+            server = self.broker.broker_url
+            if uses_database(cell.pattern, disturbance):
+                server = databases.address()
+            elif disturbance.place == "claim":
+                server = celery_address(self.leases.url)
             self.proxy = FaultProxy(server, environment.socket_dir, disturbance)
         #: Of its workers; None where it is right.
         self.clock: WallClock | None = None
@@ -144,7 +149,14 @@ class CellRun:
     @property
     def database_port(self) -> int:
         """At which port of 127.0.0.1 its workers find the database; 0: where the run has it."""
-        return self.proxy.port if self.proxy and self.cell.fault.place == "commit" else 0
+        return self.proxy.port if self.proxy and uses_database(self.cell.pattern, self.cell.fault) else 0
+
+    @property
+    def leases_url(self) -> str:
+        """Where its workers find the Redis of the leases."""
+        if self.proxy is None or self.cell.fault.place != "claim" or self.database_port:
+            return self.leases.url
+        return client_address(self.proxy.url)
 
     @property
     def publisher_url(self) -> str:

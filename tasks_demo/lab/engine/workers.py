@@ -66,6 +66,7 @@ class Workers:
             held=run.broker.held(name),
             conf=run.broker.conf(name) | self._as_users_have_it(),
             redis_url=run.leases.url,
+            leases_url=run.leases_url,
             database_port=run.database_port,
             key_prefix=run.leases.prefix,
             lease_seconds=timing.LEASE_SECONDS,

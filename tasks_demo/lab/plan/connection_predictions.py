@@ -69,3 +69,19 @@ def committed(pattern: str, fault: Fault) -> Prediction:
     elif fault.disturbance is Fault.BLACK_HOLE:
         why = "The database never sees the commit and rolls back with the connection; the message is requeued and runs again."
     return predict(pattern, why, lost=False, twice=False)
+
+
+def claimed(pattern: str, fault: Fault) -> Prediction:
+    """The worker's connection to the server of its claims: a database, or for ``dedup_lock`` the Redis of the leases."""
+    if pattern == "dedup_lock" and fault.disturbance is Fault.DELAY:
+        why = "The lease is over when its holder hears of it; nobody has claimed since, and its end is still recorded."
+    elif pattern == "dedup_lock":
+        why = "The claim is sent again with the same token, which Redis answers as the first time."
+    elif pattern == "outbox":
+        why = "The row is claimed again on a new connection, by the same worker, which is allowed."
+    elif fault.disturbance is Fault.CUT:
+        why = "The claim is committed and the worker does not know it: the body does not run, and the copy stops at the claim."
+        return predict(pattern, why, lost=True, twice=False)
+    else:
+        why = "The claim arrives late, or not at all: then the message is deferred, and the copy claims the operation."
+    return predict(pattern, why, lost=False, twice=False)

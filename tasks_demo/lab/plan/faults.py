@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from enum import StrEnum
 
-_LOST_ANSWER = "the {0} reaches the {1}, and the connection is closed instead of its answer"
+_LOST_ANSWER = "the {0} reaches {1}, and the connection is closed instead of its answer"
 _SWALLOWED = "the {0} is swallowed, and the connection is reset after 2 s"
 
 
@@ -43,6 +43,9 @@ class Fault(StrEnum):
     CUT_COMMIT = "cut-commit"
     DELAY_COMMIT = "delay-commit"
     BLACK_HOLE_COMMIT = "black-hole-commit"
+    CUT_CLAIM = "cut-claim"
+    DELAY_CLAIM = "delay-claim"
+    BLACK_HOLE_CLAIM = "black-hole-claim"
     OUT_OF_MEMORY = "out-of-memory"
     CLOCK_JUMP = "clock-jump"
     LOAD = "load"
@@ -95,7 +98,7 @@ class Fault(StrEnum):
 
     @property
     def place(self) -> str:
-        """At what a connection is disturbed that is not the one between worker and broker: "publish" or "commit"; else ""."""
+        """At what another connection is disturbed than the one of worker and broker: "publish", "commit", "claim"; else ""."""
         what, _, place = self.rpartition("-")
         return place if what in {Fault.CUT, Fault.DELAY, Fault.BLACK_HOLE} else ""
 
@@ -160,12 +163,15 @@ class Fault(StrEnum):
             Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
             Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
             Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",
-            Fault.CUT_PUBLISH: f"{_LOST_ANSWER.format('publication', 'broker')}; the publisher publishes again",
+            Fault.CUT_PUBLISH: f"{_LOST_ANSWER.format('publication', 'the broker')}; the publisher publishes again",
             Fault.DELAY_PUBLISH: "a publication and its confirmation arrive 2 s later each",
             Fault.BLACK_HOLE_PUBLISH: f"{_SWALLOWED.format('publication')}; the publisher publishes again",
-            Fault.CUT_COMMIT: _LOST_ANSWER.format("commit of the effect", "database"),
+            Fault.CUT_COMMIT: _LOST_ANSWER.format("commit of the effect", "the database"),
             Fault.DELAY_COMMIT: "the commit of the effect and its answer arrive 2 s later each",
             Fault.BLACK_HOLE_COMMIT: _SWALLOWED.format("commit of the effect"),
+            Fault.CUT_CLAIM: _LOST_ANSWER.format("claim of an operation", "Redis or the database"),
+            Fault.DELAY_CLAIM: "the claim of an operation and its answer arrive 2 s later each",
+            Fault.BLACK_HOLE_CLAIM: _SWALLOWED.format("claim of an operation"),
             Fault.OUT_OF_MEMORY: "the pool process gets no more memory (RLIMIT_AS) at its next call: MemoryError",
             Fault.CLOCK_JUMP: "the worker's wall clock jumps two hours forward, and back 4 s later",
             Fault.LOAD: "SIGKILL to a worker's main process at random moments, while jobs flow and another worker lives",

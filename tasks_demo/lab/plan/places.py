@@ -6,9 +6,17 @@ from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
 
 #: Where the victim of a fault of this place is held until its proxy waits for the request. A publisher's is not held.
-HELD_AT = {"commit": Point.EFFECT_DONE}
+HELD_AT = {"commit": Point.EFFECT_DONE, "claim": Point.RECEIVED}
 #: Patterns whose jobs make the request of a place, and what the others do not do; a place that is not here: all.
-_MADE_BY = {"commit": (("inbox",), "commits no effect")}
+_MADE_BY = {
+    "commit": (("inbox",), "commits no effect"),
+    "claim": (("claim_first", "outbox", "dedup_lock"), "makes no claim of its own"),
+}
+
+
+def uses_database(pattern: str, fault: Fault) -> bool:
+    """Whether it is a request to the database of the jobs' tables."""
+    return fault.place == "commit" or (fault.place == "claim" and pattern != "dedup_lock")
 
 
 def why_never(pattern: str, fault: Fault) -> str:

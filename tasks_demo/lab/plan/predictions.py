@@ -135,6 +135,7 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
     **{fault: partial(connection_predictions.published, fault=fault) for fault in Fault if fault.place == "publish"},
     **{fault: partial(connection_predictions.committed, fault=fault) for fault in Fault if fault.place == "commit"},
+    **{fault: partial(connection_predictions.claimed, fault=fault) for fault in Fault if fault.place == "claim"},
     "load": kill_predictions.under_load,
 }
 

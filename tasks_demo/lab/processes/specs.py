@@ -24,7 +24,8 @@ class WorkerSpec:
 
     :param socket: the nemesis's address; a process that reaches a point planned in ``victims`` (task ID → point) waits there.
     :param run: the name of the cell's events in the ledger.
-    :param redis_url: the server of leases and results; ``key_prefix``: of all their keys.
+    :param redis_url: the server of leases and results; ``key_prefix``: of all their keys. ``leases_url``: where it is found for
+        leases, if elsewhere.
     :param database_port: of 127.0.0.1, where the database of the jobs' tables is found; 0: where the template has it.
     :param broker: the name of the broker's kind; ``held``: a file, see ``brokers.watch``.
     :param settings: ``TASKS_DEMO_*`` settings without their prefix.
@@ -46,6 +47,7 @@ class WorkerSpec:
     lease_seconds: float
     broker: str = "redis"
     held: str = ""
+    leases_url: str = ""
     bank_url: str = ""
     database_port: int = 0
     run: str = ""

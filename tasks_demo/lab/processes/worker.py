@@ -73,7 +73,7 @@ def run(spec: WorkerSpec, parent: int) -> int:
     app.__dict__.pop("amqp", None)  # made of the settings before these
     for module in spec.imports:
         import_module(module)
-    settings.TASKS_DEMO_REDIS_URL = spec.redis_url
+    settings.TASKS_DEMO_REDIS_URL = spec.leases_url or spec.redis_url
     settings.TASKS_DEMO_KEY_PREFIX = spec.key_prefix
     settings.TASKS_DEMO_LEASE_SECONDS = spec.lease_seconds
     settings.TASKS_DEMO_BANK_URL = spec.bank_url

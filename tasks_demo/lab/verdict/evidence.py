@@ -50,7 +50,7 @@ _BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
 #: Faults that kill no process of the history.
 _UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"}) | {
-    f"{what}-{place}" for what in ("cut", "delay", "black-hole") for place in ("publish", "commit")
+    f"{what}-{place}" for what in ("cut", "delay", "black-hole") for place in ("publish", "commit", "claim")
 }
 _OF_BROKER = "broker-"  # those of the broker
 _CLOCK = "clock-jump"

@@ -24,7 +24,7 @@ def test_commit_without_an_answer_has_one_effect_whether_the_database_saw_it_or_
         secret = Home(short, f"{server.url('postgres')}?sslmode=require")
         refused = secret.manage("experiment", "--fault", "cut-commit", "--pattern", "inbox", "--tasks", "3")
         assert (refused.code, refused.out) == (4, "")
-        assert "used with TLS (sslmode=require), so that a commit cannot be told from other bytes" in refused.err
+        assert "used with TLS (sslmode=require), so that no request can be told from other bytes" in refused.err
         events = short / "events.jsonl"
         done = home.manage(
             "experiment", "--fault", *FAULTS, "--pattern", "inbox", "--tasks", "4", "--kills", "2", "--seed", "1", "--broker",

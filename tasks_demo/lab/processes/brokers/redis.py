@@ -156,6 +156,11 @@ def celery_address(url: str) -> str:
     return url.replace("unix://", "redis+socket://", 1)
 
 
+def client_address(url: str) -> str:
+    """The inverse of ``celery_address``."""
+    return url.replace("redis+socket://", "unix://", 1)
+
+
 def watch(_held: str, fetched: OnFetched | None) -> None:
     """Call ``fetched`` where kombu has popped a message, and Redis does not know yet who has it (``QoS.append``)."""
     from kombu.transport.redis import QoS

@@ -41,14 +41,21 @@ def test_every_pattern_meets_every_fault() -> None:
     # Under load there is a rate; and of a killed RabbitMQ there are no cells on Redis.
     without = {Fault.LOAD, Fault.BROKER_KILL}
     everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
-    # The inbox job calls no bank: there is no response to lose. And it alone commits its effect.
-    no_commit = {(name, fault) for name, fault in everything if fault.place == "commit" and name != "inbox"}
-    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - no_commit
+    # The inbox job calls no bank: there is no response to lose. It alone commits its effect, and three claim their operation.
+    never = {
+        *((name, fault) for name, fault in everything if fault.place == "commit" and name != "inbox"),
+        *(
+            (name, fault)
+            for name, fault in everything
+            if fault.place == "claim" and name in {"acks_early", "acks_late", "inbox"}
+        ),
+    }
+    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - never
 
 
-def test_victim_of_a_disturbed_commit_is_held_when_its_effect_is_done() -> None:
-    for cell in make(faults=[Fault.CUT_COMMIT, Fault.DELAY_COMMIT, Fault.BLACK_HOLE_COMMIT]):
-        assert set(cell.victims.values()) == {Point.EFFECT_DONE}
+def test_victim_at_a_place_is_held_before_the_request_is_made() -> None:
+    for cell in make(faults=[fault for fault in Fault if fault.place in {"commit", "claim"}]):
+        assert set(cell.victims.values()) == {Point.EFFECT_DONE if cell.fault.place == "commit" else Point.RECEIVED}
 
 
 def test_healthy_control_has_no_victims_and_every_other_cell_has() -> None:

@@ -75,7 +75,7 @@ def test_what_was_named_and_does_not_go_together_is_said() -> None:
     ]
 
 
-#: The inbox job calls no bank, and the others commit no effect.
+#: The inbox job calls no bank, the others commit no effect, and some claim nothing.
 NEVER = [(name, fault) for name in PATTERNS for fault in FAULTS if why_never(name, Fault(fault))]
 
 

@@ -96,6 +96,15 @@ def test_disturbed_commit_has_one_effect() -> None:
         assert (found.outcome, found.never) == ("held", {"lost", "duplicated"})
 
 
+def test_claim_without_an_answer_costs_claim_first_its_job_and_nothing_else() -> None:
+    for pattern in ("claim_first", "outbox", "dedup_lock"):
+        for fault in (fault for fault in Fault if fault.place == "claim"):
+            found = prediction(pattern, fault)
+            lost = (pattern, fault) == ("claim_first", Fault.CUT_CLAIM)
+            assert (found.outcome, found.expect) == ("held", {"lost"} if lost else set())
+            assert found.never == {"lost", "duplicated"} - found.expect
+
+
 def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis_while_its_worker_lives() -> None:
     for pattern, outcome in (("acks_early", "open"), ("claim_first", "open"), ("acks_late", "broken")):
         found = prediction(pattern, "black-hole", "fetched")
