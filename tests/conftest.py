@@ -107,6 +107,7 @@ def _flush(case: Any) -> None:
 _settle_in()
 _hash_passwords_quickly()
 _list_static_files_once()
+forks.adopt()
 TransactionTestCase._fixture_teardown = _flush  # type: ignore[method-assign]
 
 

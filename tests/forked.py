@@ -1,12 +1,15 @@
 """Run by path, not imported: ``python tests/forked.py DESCRIPTOR``. The interpreter that ``tests.forks`` forks.
 
-Requests and answers are JSON, one a packet: ``{"run": [argument, ...], "cwd": ..., "env": ...}`` with three descriptors is
-answered by ``{"pid": ...}``, and ``{"reap": pid}`` by ``{"status": code or null}``. It ends when the socket is closed.
+Requests and answers are JSON, one a packet: ``{"run": [argument, ...], "cwd": ..., "env": ..., "pass": [number, ...]}`` with
+three descriptors, and those to pass on, is answered by ``{"pid": ...}``, and ``{"reap": pid}`` by ``{"status": code or null}``.
+It ends when the socket is closed. A fork that runs experiments has such an interpreter of its own, for what it starts:
+this ends with it.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -43,12 +46,15 @@ PRELOADED = [
     "django.templatetags.l10n", "django.templatetags.tz", "django.utils.translation.reloader", "django.views.csrf",
 ]  # fmt: skip
 _MOST_BYTES = 1 << 17
+_MOST_DESCRIPTORS = 16
+#: Above the numbers that are in use.
+_FREE = 200
 
 
 def _serve(control: socket.socket) -> dict[str, Any]:
     """Answer requests; leave with one in the fork that is to run it."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _MOST_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(control, _MOST_BYTES, _MOST_DESCRIPTORS)
         if not message:
             os._exit(0)
         asked: dict[str, Any] = json.loads(message)
@@ -69,13 +75,12 @@ def _serve(control: socket.socket) -> dict[str, Any]:
 
 def _become(asked: dict[str, Any], descriptors: Sequence[int], parent: int) -> None:
     """Be as a new interpreter would be before its first line."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
+    _die_with(parent)
     os.setsid()
-    for number, descriptor in enumerate(descriptors):
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _FREE) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for number, descriptor in zip((0, 1, 2, *asked["pass"]), moved, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(asked["cwd"])
@@ -87,6 +92,32 @@ def _become(asked: dict[str, Any], descriptors: Sequence[int], parent: int) -> N
     sys.path[:] = [where, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *sys.path[1:]]
     importlib.invalidate_caches()
     sys.argv[:] = arguments if first not in ("-c", "-m") else ["-c", *arguments[2:]] if first == "-c" else arguments[1:]
+
+
+def _die_with(parent: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _keep_one() -> dict[str, Any]:
+    """Have a fork of this fork, as clean as it is now, start the banks and templates that this one asks for.
+
+    Returns twice: here with an empty request, and with that of each program in the process that is to run it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent, pid = os.getpid(), os.fork()
+    if not pid:
+        ours.close()
+        _die_with(parent)
+        return _serve(theirs)
+    theirs.close()
+    from tests import forks
+
+    forks.adopt(forks.Server(ours, pid, lambda: None))
+    return {}
 
 
 def _preload() -> None:
@@ -124,6 +155,8 @@ def _end(code: int) -> None:
 if __name__ == "__main__":
     _preload()
     _asked = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if _asked["run"][1:2] == ["experiment"]:
+        _asked = _keep_one() or _asked
     _first, *_rest = _asked["run"]
     try:
         _run(_first, _rest)

@@ -5,7 +5,9 @@ hundreds. What is started here is a process of its own, with its own environment
 imports are shared. Nothing of this project is imported beforehand.
 
 Does not do what depends on an option of the interpreter (``-W``) or on a variable that it reads at its start
-(PYTHONIOENCODING, LC_ALL, …): then ``run`` and ``spawn`` start a new interpreter. PYTHONPATH is honoured.
+(PYTHONIOENCODING, LC_ALL, LD_PRELOAD, …): then ``run`` and ``spawn`` start a new interpreter. PYTHONPATH is honoured.
+
+``adopt`` does the same for the interpreters that the project itself starts: banks, and templates of the lab's workers.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_READ_AT_START = ("PYTHON", "LC_", "LANG")
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")
+#: What is forked of that which the project starts itself (``adopt``).
+_ADOPTED = (["-m", "django", "bank"], ["-m", "tasks_demo.lab.processes.template"])
 _PATH = "PYTHONPATH"
 _SERVER = Path(__file__).with_name("forked.py")
 _MOST_BYTES = 1 << 17
@@ -66,26 +70,39 @@ class Child:
 class Server:
     """The interpreter that is forked. Start it in the main thread: it is killed when that thread ends."""
 
-    def __init__(self) -> None:
-        from tasks_demo.demo.stack.processes import spawn
-
+    def __init__(self, control: socket.socket, pid: int, end: Callable[[], None]) -> None:
         self.env = dict(os.environ)
         self._lock = threading.Lock()
+        self._socket, self.pid, self._end = control, pid, end
+
+    @classmethod
+    def started(cls) -> Server:
+        """One in a new interpreter."""
+        from tasks_demo.demo.stack.processes import spawn
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, str(_SERVER), str(theirs.fileno())]
-            bare = {name: value for name, value in self.env.items() if name != _PATH}
-            self._process = spawn(command, env=bare, pass_fds=[theirs.fileno()])
-        self._socket, self.pid = ours, self._process.pid
+            bare = {name: value for name, value in os.environ.items() if name != _PATH}
+            process = spawn(command, env=bare, pass_fds=[theirs.fileno()])
+        return cls(ours, process.pid, process.kill)
 
     def forks(self, arguments: Sequence[str], env: Mapping[str, str]) -> bool:
         """Whether a fork does with these what a new interpreter does."""
         names = {name for name in {*env, *self.env} if name.startswith(_READ_AT_START)} - {_PATH}
         return not arguments[0].startswith("-W") and all(env.get(name) == self.env.get(name) for name in names)
 
-    def start(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], streams: Sequence[int]) -> Child:
-        asked = {"run": list(arguments), "cwd": str(cwd), "env": dict(env)}
-        return Child(self, self.ask(asked, streams)["pid"], [sys.executable, *arguments])
+    def start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        passed: Sequence[int] = (),
+    ) -> Child:
+        """``passed``: further descriptors, which have the same numbers there."""
+        asked = {"run": list(arguments), "cwd": str(cwd), "env": dict(env), "pass": list(passed)}
+        return Child(self, self.ask(asked, [*streams, *passed])["pid"], [sys.executable, *arguments])
 
     def ask(self, asked: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         with self._lock:
@@ -99,7 +116,7 @@ class Server:
     def close(self) -> None:
         """End it, and with it whatever still runs of what it started."""
         self._socket.close()
-        self._process.kill()
+        self._end()
 
 
 _server: Server | None = None
@@ -109,7 +126,7 @@ def server() -> Server | None:
     """The server of this process, started on first use; None in a thread that cannot start it."""
     global _server
     if _server is None and threading.current_thread() is threading.main_thread():
-        _server = Server()
+        _server = Server.started()
     return _server
 
 
@@ -176,3 +193,32 @@ def spawn(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: P
         return processes.spawn([sys.executable, *arguments], log=log, env=env, cwd=cwd)
     with open(os.devnull) as nothing, log.open("ab") as file:
         return processes.Process(ours.start(arguments, cwd, env, [nothing.fileno(), file.fileno(), file.fileno()]))
+
+
+def adopt(lent: Server | None = None) -> None:
+    """Start banks, and templates of the lab's workers, as forks too. ``lent``: the server; else the one of this process."""
+    from tasks_demo.demo.stack import bank, processes
+
+    global _server
+    _server = lent or _server
+    start_anew = processes.spawn
+
+    def spawn(
+        argv: Sequence[str],
+        *,
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        output: int | None = None,
+        cwd: Path | None = None,
+    ) -> processes.Process:
+        program, *arguments = argv
+        if program == sys.executable and log and any(arguments[: len(known)] == known for known in _ADOPTED):
+            ours, whole = server(), dict(os.environ if env is None else env)
+            if ours is not None and ours.forks(arguments, whole):
+                with open(os.devnull) as nothing, open(processes._open_log(log), "ab") as file:
+                    streams = [nothing.fileno(), file.fileno(), file.fileno()]
+                    return processes.Process(ours.start(arguments, cwd or Path.cwd(), whole, streams, pass_fds))  # type: ignore[arg-type]
+        return start_anew(argv, log=log, env=env, pass_fds=pass_fds, output=output, cwd=cwd)
+
+    processes.spawn = bank.spawn = spawn

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests import forks
-from tests.support import living, until
+from tests.support import PROJECT, living, until
 
 SHOW = """import os, sys
 print(sys.argv, sys.path[0], os.getcwd(), os.environ['SAID'], os.getsid(0) == os.getpid(), sys.stdin.read())"""
@@ -45,13 +45,64 @@ def test_forks_end_as_a_program_does(tmp_path: Path) -> None:
         )
 
 
+def test_forks_have_what_is_passed_to_them_under_the_same_numbers(tmp_path: Path) -> None:
+    ends = [os.pipe() for _ in range(2)]
+    passed = [write for _, write in reversed(ends)]
+    program = f"import os; [os.write(number, str(number).encode()) for number in {passed}]"
+    server = forks.server()
+    assert server is not None
+    with open(os.devnull) as nothing:
+        child = server.start(["-c", program], tmp_path, os.environ, [nothing.fileno()] * 3, passed)
+    assert child.wait(30) == 0
+    for read, write in ends:
+        assert os.read(read, 100) == str(write).encode()
+        os.close(write)
+        assert os.read(read, 100) == b"", "somebody else has it open, too"
+        os.close(read)
+
+
+BANK = """import sys, django; django.setup()
+from pathlib import Path
+from tasks_demo.demo.stack import EmbeddedBank
+with EmbeddedBank(Path("bank.log")) as bank:
+    print(bank.process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("fatal", [signal.SIGKILL, None])
+def test_forks_that_run_experiments_have_their_banks_forked_which_end_with_them(
+    tmp_path: Path, fatal: signal.Signals | None
+) -> None:
+    env = {
+        **os.environ,
+        "STATE_DIR": str(tmp_path),
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "PYTHONPATH": str(PROJECT),
+    }
+    (tmp_path / "program.py").write_text(BANK)
+    (read, write), out = os.pipe(), tmp_path / "out"
+    with open(read), open(write, "wb") as held, out.open("wb") as file:
+        streams = [read, file.fileno(), file.fileno()]
+        child = forks.start(["program.py", "experiment"], cwd=tmp_path, env=env, streams=streams)
+        until(lambda: child.poll() is not None or out.read_text().endswith("\n"), "the bank")
+        bank = psutil.Process(int(out.read_text()))
+        assert [parent.pid for parent in bank.parents()[1:3]] == [child.pid, forks.pid()]
+        if fatal:
+            os.kill(child.pid, fatal)
+        else:
+            held.close()
+        assert child.wait(30) == (-fatal if fatal else 0)
+    until(lambda: not living([bank]), "the end of the bank")
+
+
 def test_forks_have_imported_nothing_of_this_project(tmp_path: Path) -> None:
     program = "import sys; print([name for name in sys.modules if name.partition('.')[0] in ('tasks_demo', 'project', 'tests')])"
     assert forks.run(["-c", program], cwd=tmp_path, env=os.environ, timeout=60)[1] == "[]\n"
 
 
 def test_forks_die_with_the_interpreter_that_was_forked(tmp_path: Path) -> None:
-    own = forks.Server()
+    own = forks.Server.started()
     with open(os.devnull) as nothing:
         asleep = own.start(["-c", "import time; time.sleep(60)"], tmp_path, os.environ, [nothing.fileno()] * 3)
     child = psutil.Process(asleep.pid)
