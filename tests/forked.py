@@ -155,7 +155,7 @@ def _end(code: int) -> None:
 if __name__ == "__main__":
     _preload()
     _asked = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if _asked["run"][1:2] == ["experiment"]:
+    if _asked["run"][1:2] == ["experiment"] or _asked["run"][:2] == ["-m", "tasks_demo.lab"]:
         _asked = _keep_one() or _asked
     _first, *_rest = _asked["run"]
     try:

@@ -21,7 +21,8 @@ from celery.exceptions import CDeprecationWarning
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.processes import wall_clock
-from tests.support import PROJECT, STATE, Finished, finish, living, until
+from tests import forks
+from tests.support import PROJECT, STATE, Finished, living, until
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -42,12 +43,10 @@ class Plain:
         }
         orders = self.folder / "orders"
         orders.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tasks_demo.lab", *(["--app", app] if app else []), *arguments],
-            cwd=SHOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        return Finished(*forks.run(
+            ["-m", "tasks_demo.lab", *(["--app", app] if app else []), *arguments], cwd=SHOP, timeout=300,
             env={**kept, "PYTHONPATH": str(PROJECT), "STATE_DIR": str(self.folder), "SHOP_FOLDER": str(orders), **(env or {})},
-        )  # fmt: skip
-        return finish(process, 300)
+        ))  # fmt: skip
 
     def result(self, *arguments: str, code: int) -> tuple[Finished, dict[str, Any]]:
         """Run an experiment; return what it said and its result, which follows the schema."""

@@ -22,8 +22,9 @@ class RabbitServer(RabbitNode):
 
     @property
     def for_rabbitmqctl(self) -> dict[str, str]:
-        """The environment in which ``rabbitmqctl`` finds this node."""
-        return self.environment
+        """The environment in which ``rabbitmqctl`` finds this node. What has LC_ALL is not forked, and LANG may do as well."""
+        enough = os.environ.get("LANG", "").endswith("UTF-8")
+        return {name: value for name, value in self.environment.items() if name != "LC_ALL" or not enough}
 
     def vhosts(self) -> set[str]:
         """The names of its virtual hosts."""
