@@ -15,16 +15,16 @@ class DisturbedPublishing:
     """The disturbed publications of a cell; does nothing in other cells. ``stop``: set when the run is interrupted."""
 
     def __init__(self, run: CellRun, stop: threading.Event) -> None:
-        self._what, self._victims = str(run.cell.fault), run.cell.victims
+        self._what, self._victims = str(run.cell.fault), run.victims
         self._proxy = run.proxy if run.cell.fault.place == "publish" else None
         self._stop = stop
 
     @contextlib.contextmanager
-    def publication(self, index: int, task_id: str) -> Iterator[Callable[[], FaultReport] | None]:
-        """Disturb the publication that happens meanwhile, if the job ``index`` is a victim: what is then yielded waits until the
+    def publication(self, task_id: str) -> Iterator[Callable[[], FaultReport] | None]:
+        """Disturb the publication that happens meanwhile, if it is of a victim: what is then yielded waits until the
         disturbance has ended, and returns the report."""
         proxy = self._proxy
-        if proxy is None or index not in self._victims:
+        if proxy is None or task_id not in self._victims:
             yield None
             return
 

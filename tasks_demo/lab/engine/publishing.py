@@ -85,7 +85,7 @@ class Publisher:
                         if index in killed:
                             outcome = self._by_killed_publisher(task_id, job.kwargs)
                         else:
-                            with self._disturbed.publication(index, task_id) as disturbed:
+                            with self._disturbed.publication(task_id) as disturbed:
                                 outcome = self._hand_over(task_id, job, producer)
                             if disturbed:
                                 report(task_id, disturbed())

@@ -13,6 +13,17 @@ pytestmark = pytest.mark.timeout(600)
 FAULTS = ("cut-publish", "black-hole-publish", "delay-publish")
 
 
+def test_first_of_two_clicks_is_disturbed(home: Home) -> None:
+    done = home.manage(
+        "experiment", "--fault", "cut-publish", "--pattern", "dedup_lock", "--clicks", "2", "--tasks", "4", "--kills", "2",
+        "--seed", "1", "--json", "-", timeout=500,
+    )  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    [cell] = json.loads(done.out)["cells"]
+    assert (cell["tasks"], cell["published"], cell["kills"]) == (8, 8, {"planned": 2, "landed": 2})
+    assert cell["effects"] == {"0": 0, "1": 4, "2+": 0}
+
+
 def test_publication_without_an_answer_is_repeated_and_no_job_is_lost(home: Home) -> None:
     events = home.state / "events.jsonl"
     done = home.manage(
