@@ -4,6 +4,7 @@
                        ├─ held ─────▶ a delayed copy is published, then acked     (deferred)
                        ├─ completed ▶ the stored result is returned, then acked   (suppressed)
                        └─ mismatch ─▶ OperationMismatch: other arguments or another task, same key
+                          a claim that took longer than the lease lasts begins no body      (deferred)
                           a heartbeat renews the lease while the body runs
 
 Redis errors fail closed: the body does not run, or its completion is not trusted, and the message is requeued.
@@ -127,6 +128,7 @@ class DedupLock(LateTask):
                 # Only the holder's attempt is counted, and only until its marker is stored.
                 until_completed.enter_context(count_attempt(self, body))
                 reached(Point.CLAIMED, fence=claimed.fence, attempt=claimed.attempt)
+                held.check()  # claim and count may have taken longer than the lease lasts: a stopped process, a slow server
                 reached(Point.STARTED)
                 result = body.run(args, kwargs)
             except LeaseLost as error:

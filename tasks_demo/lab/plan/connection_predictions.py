@@ -74,7 +74,7 @@ def committed(pattern: str, fault: Fault) -> Prediction:
 def claimed(pattern: str, fault: Fault) -> Prediction:
     """The worker's connection to the server of its claims: a database, or for ``dedup_lock`` the Redis of the leases."""
     if pattern == "dedup_lock" and fault.disturbance is Fault.DELAY:
-        why = "The lease is over when its holder hears of it; nobody has claimed since, and its end is still recorded."
+        why = "The lease is over when its holder hears of it: the body does not begin, and the deferred copy claims again."
     elif pattern == "dedup_lock":
         why = "The claim is sent again with the same token, which Redis answers as the first time."
     elif pattern == "outbox":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,17 @@ PATTERNS = (AcksEarly, AcksLate, ClaimFirst, DedupLock, Inbox, Outbox)
 def fails(event: Reached) -> None:
     """Raise what the operation names, the first time that it reaches the point it names."""
     point, _, rest = event.subject.operation.partition(" ")
-    error = ERRORS.get(rest.partition(" ")[0])
-    if error is not None and event.point == point:
+    what = rest.partition(" ")[0]
+    if (what in ERRORS or what == "stall") and event.point == point:
         mark = Path(os.environ["FAILED_FOLDER"], f"{rest} {event.subject.pattern}")
         try:
             mark.touch(exist_ok=False)
         except FileExistsError:
             return
-        raise error("as the test wants it")
+        if what == "stall":
+            time.sleep(float(os.environ["STALL_SECONDS"]))
+            return
+        raise ERRORS[what]("as the test wants it")
 
 
 class Hostile:

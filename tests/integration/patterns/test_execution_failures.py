@@ -38,7 +38,7 @@ class FailingWorker(OnceWorker):
 class Failing(Ground):
     """The environment of ``once_tasks`` with a separate worker."""
 
-    def __init__(self, home: Home, redis_url: str) -> None:
+    def __init__(self, home: Home, redis_url: str, **env: str) -> None:
         self.redis_url, self.home, self.postgres = redis_url, home, None
         self.vendor = "postgresql" if home.database_url else "sqlite"
         self.folder = STATE / f"failing-{uuid.uuid4().hex[:8]}"
@@ -49,6 +49,7 @@ class Failing(Ground):
             "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
             "TASKS_DEMO_LEASE_SECONDS": str(LEASE_SECONDS),
             "FAILED_FOLDER": str(self.folder),
+            **env,
         }
         self.worker = FailingWorker(home, STATE / "failing.log", env, concurrency=2)
 
@@ -107,6 +108,20 @@ def test_observer_that_fails_after_the_start_fails_no_job_and_loses_none(ground:
     assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
     until(ground.idle, "every job acknowledged")
     assert ground.worker.alive()
+
+
+def test_lease_that_is_over_before_the_body_has_the_delivery_requeued(home: Home, redis_url: str) -> None:
+    """Its cap too, which fails a job whose body has used it up."""
+    over = {"TASKS_DEMO_LEASE_SECONDS": "1.5", "TASKS_DEMO_LEASE_CAP_SECONDS": "1.5", "STALL_SECONDS": "2"}
+    ground = Failing(home, redis_url, **over)
+    with ground.worker:
+        folder, sent = ground.job("dedup_lock", "claimed stall")
+        assert sent.get(timeout=30, propagate=False) == {"number": 1}
+        ground.has(sent.id, "completed", "returned")
+        points = ground.points(sent.id)
+        assert points.count("claimed") == 2
+        assert points.count("started") == executions(folder) == 1
+        assert points.index("lease_lost") < points.index("started")
 
 
 @pytest.mark.parametrize("pattern", NAMES)
