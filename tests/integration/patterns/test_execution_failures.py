@@ -16,58 +16,16 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
+from tests.integration.patterns.failing_ground import LEASE_SECONDS, Failing, executions
 from tests.integration.patterns.failing_tasks import ERRORS, PATTERNS, app
-from tests.integration.patterns.once_ground import Ground, OnceWorker
-from tests.support import STATE, Home, emptied, until
+from tests.support import Home, until
 
 NAMES = [pattern.pattern for pattern in PATTERNS]
-#: A third of it is far longer than a redelivery takes, and far shorter than the lease.
-LEASE_SECONDS = 60
 CLAIMING = {"claim_first", "dedup_lock"}
 BEFORE = {name: ["claimed", "started"] if name in CLAIMING else ["started"] for name in NAMES}
 AFTER = {name: ["effect_begun", "effect_done", "returned", "received", "acked"] for name in NAMES}
 AFTER["dedup_lock"].append("completed")
 AFTER["inbox"].append("completed")
-
-
-class FailingWorker(OnceWorker):
-    queue = "failing"
-    app = "tests.integration.patterns.failing_tasks"
-
-
-class Failing(Ground):
-    """The environment of ``once_tasks`` with a separate worker."""
-
-    def __init__(self, home: Home, redis_url: str, **env: str) -> None:
-        self.redis_url, self.home, self.postgres = redis_url, home, None
-        self.vendor = "postgresql" if home.database_url else "sqlite"
-        self.folder = STATE / f"failing-{uuid.uuid4().hex[:8]}"
-        self.folder.mkdir()
-        emptied(redis_url)
-        env = {
-            "REDIS_URL": redis_url,
-            "TASKS_DEMO_DEFER_MAX_SECONDS": "1",
-            "TASKS_DEMO_LEASE_SECONDS": str(LEASE_SECONDS),
-            "FAILED_FOLDER": str(self.folder),
-            **env,
-        }
-        self.worker = FailingWorker(home, STATE / "failing.log", env, concurrency=2)
-
-    def job(
-        self, pattern: str, operation: str = "", *, gate: bool = False, **kwargs: Any
-    ) -> tuple[str, AsyncResult[Any]]:
-        """Publish a job that asks for a failure; return the folder with its diary, and its result."""
-        operation = f"{operation} {uuid.uuid4().hex[:8]}".strip()
-        folder = self.folder / f"{operation} {pattern}".replace(" ", "-")
-        folder.mkdir()
-        if gate:
-            (folder / "gate").touch()
-        return str(folder), self.send(f"failing.{pattern}", operation=operation, folder=str(folder), **kwargs)
-
-    def attempts(self, task_id: str) -> tuple[int, str]:
-        """Count and history of the attempts of a message."""
-        found = self.query("SELECT count, history FROM tasks_demo_records_attempt WHERE task_id = %s", task_id)
-        return tuple(found[0]) if found else (0, "")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +34,6 @@ def ground(home: Home, redis_url: str) -> Iterator[Failing]:
     with made.worker:
         yield made
     made.query("DELETE FROM tasks_demo_records_parked")  # the home is shared
-
-
-def executions(folder: str) -> int:
-    diary = Path(folder) / "ran"
-    return len(diary.read_text().split()) if diary.exists() else 0
 
 
 @pytest.mark.parametrize("pattern", NAMES)
@@ -108,20 +61,6 @@ def test_observer_that_fails_after_the_start_fails_no_job_and_loses_none(ground:
     assert {why: executions(folder) for why, (folder, _) in jobs.items()} == dict.fromkeys(jobs, 1)
     until(ground.idle, "every job acknowledged")
     assert ground.worker.alive()
-
-
-def test_lease_that_is_over_before_the_body_has_the_delivery_requeued(home: Home, redis_url: str) -> None:
-    """Its cap too, which fails a job whose body has used it up."""
-    over = {"TASKS_DEMO_LEASE_SECONDS": "1.5", "TASKS_DEMO_LEASE_CAP_SECONDS": "1.5", "STALL_SECONDS": "2"}
-    ground = Failing(home, redis_url, **over)
-    with ground.worker:
-        folder, sent = ground.job("dedup_lock", "claimed stall")
-        assert sent.get(timeout=30, propagate=False) == {"number": 1}
-        ground.has(sent.id, "completed", "returned")
-        points = ground.points(sent.id)
-        assert points.count("claimed") == 2
-        assert points.count("started") == executions(folder) == 1
-        assert points.index("lease_lost") < points.index("started")
 
 
 @pytest.mark.parametrize("pattern", NAMES)
@@ -224,7 +163,7 @@ def test_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(g
     folder, first = ground.job(pattern)
     assert first.get(timeout=20) == {"number": 1}
     operation = folder.rpartition("/")[2].partition("-")[0]
-    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=ground.worker.queue)
     for embed in {"chain": [follow]}, {"callbacks": [follow]}, {"errbacks": [follow]}:
         ground.send(f"failing.{pattern}", task_id=first.id, embed=embed, operation=operation, folder=folder)
     until(lambda: ground.points(first.id).count("suppressed") == 3, "all copies suppressed")
@@ -247,7 +186,7 @@ def test_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_a
     first.get(timeout=20)
     operation = folder.rpartition("/")[2].partition("-")[0]
     first.forget()  # as if the first had been killed after its marker
-    follow = app.tasks["once.follow"].s(folder=folder).set(queue=FailingWorker.queue)
+    follow = app.tasks["once.follow"].s(folder=folder).set(queue=ground.worker.queue)
     ground.send(f"failing.{pattern}", task_id=first.id, embed={"chain": [follow]}, operation=operation, folder=folder)
     until((Path(folder) / "followed").exists, "what follows")
     until(lambda: now(first) == ("SUCCESS", {"number": 1}), "its outcome")
