@@ -12,8 +12,6 @@ from django.utils.safestring import SafeString
 
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.standalone import script, styles
-from tasks_demo.lab.learn.content import content
-from tasks_demo.lab.learn.recording import read
 
 STYLES = ("tasks_demo/dashboard.css", "tasks_demo/swimlanes.css", "tasks_demo/learn.css")
 SCRIPT = "tasks_demo/learn.js"
@@ -22,6 +20,10 @@ SCRIPT = "tasks_demo/learn.js"
 @cache
 def body() -> SafeString:
     """The part that the screen and the file share, as HTML."""
+    # Imported here, because every process that has the admin imports this module, workers too, and few show the page.
+    from tasks_demo.lab.learn.content import content
+    from tasks_demo.lab.learn.recording import read
+
     return render_to_string("admin/tasks_demo/learn_body.html", {"learn": content(read())})
 
 
