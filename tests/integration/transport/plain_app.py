@@ -9,6 +9,7 @@ PREFETCH       messages per pool process
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -54,6 +55,13 @@ def wait(word: str) -> None:
         while not client.exists(f"let-go:{word}"):
             time.sleep(0.02)
         client.rpush("ran", word)
+
+
+@app.task(name="wait_alone")
+def wait_alone(word: str) -> None:
+    """As ``wait``, in a process that goes on when its parent dies: Celery's pool has the kernel end it."""
+    ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG
+    wait(word)
 
 
 def _hold(*_: Any, **__: Any) -> None:
