@@ -218,6 +218,7 @@ def _run(
         return process.wait(LIMIT), log.read_text(encoding="utf-8", errors="replace")[-3000:]
     finally:
         if process.poll() is None:
+            line.close()  # it may wait for an answer, which nobody gives any more
             process.send_signal(signal.SIGINT)  # it ends its workers
             try:
                 process.wait(30)

@@ -143,6 +143,9 @@ def test_delivery_lab_says_what_it_cannot_do(home: Path) -> None:
         assert said in done.out, done.out
     assert "never reaches claimed" in done.out
     assert "LookupError: the books are closed" in done.out
+    logs = [path.read_text(encoding="utf-8") for path in home.rglob("lab.log")]
+    ended = [log for log in logs if "Everything was ended" in log]
+    assert len(ended) == 2, f"the lab waited for an answer about effects until it was killed: {logs}"
 
 
 def test_delivery_lab_without_the_extra_names_it(home: Path) -> None:
