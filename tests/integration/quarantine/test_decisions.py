@@ -195,7 +195,9 @@ def test_requeue_on_a_broker_that_does_not_take_it_leaves_it_parked(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_requeue_to_an_exchange_without_a_queue_leaves_it_parked(broker: str, request: pytest.FixtureRequest) -> None:
+def test_requeue_to_an_exchange_without_a_queue_leaves_it_parked(
+    broker: str, redis_url: str, request: pytest.FixtureRequest
+) -> None:
     app = current_app._get_current_object()
     with ExitStack() as stack:
         if broker == "rabbitmq":
@@ -215,6 +217,7 @@ def refuses_to_requeue_what_no_queue_takes() -> None:
     assert (row.state, row.decisions.count()) == ("parked", 0)
 
 
+@pytest.mark.usefixtures("redis_url")
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
