@@ -1,11 +1,11 @@
 # Needs Python 3.11 or newer, pip and make; nothing has to be activated, and no service has to run.
 # PYTHON=python3.12 make install    another interpreter      PYTEST_ARGS="-k redis" make test    a part of the tests
-# PYTEST_JOBS=4 make test           more files at a time; 0: one after the other, in this process. Tests wait for workers for
-#                                   more than half of their time, so that 2 processes leave 2 cores half idle.
+# PYTEST_JOBS=8 make test           more files at a time; 0: one after the other, in this process. Tests wait for workers for
+#                                   more than half of their time: 5 processes keep 2 cores busy, and 2 leave them half idle.
 PYTHON ?= python3
 PORT ?= 8000
 PYTEST_ARGS ?=
-PYTEST_JOBS ?= 3
+PYTEST_JOBS ?= 5
 BENCH_ARGS ?=
 MATRIX_ARGS ?=
 BROKER ?= redis
