@@ -8,14 +8,18 @@ the task is declared. The validators of the models also run where a job is publi
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, get_type_hints
 
+from celery import __version__ as celery_version
 from celery.utils.annotations import annotation_issubclass, get_optional_arg
 
 from tasks_demo.core.digest import canonical, fields
 from tasks_demo.core.exceptions import ArgumentsNotJson
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,24 @@ class Models:
 
 
 def models_of(body: Any) -> Models | None:
-    """Return the models of this body's parameters; None if Celery does not validate its arguments."""
+    """Return the models of this body's parameters; None if Celery does not validate its arguments.
+
+    Logs a warning, and returns None, if Celery wraps the body in a way that is not known here.
+    """
     found = _closure(body)
-    if not _is_celerys(body) or "task_fun" not in found:
+    if not _is_celerys(body):
         return None
     for inner in list(found.values()):  # since Celery 5.7 the validation is a function of its own
         if isinstance(inner, FunctionType) and _is_celerys(inner):
             found = {**_closure(inner), **found}
+    if not {"task_fun", "BaseModel"} <= found.keys():
+        logger.warning(
+            "Celery %s wraps the body of %s in a way that this package does not know: its arguments are compared as they were "
+            "given, so a model and the dictionary that is sent for it have different operation keys. Use a version of Celery "
+            "that the README names, or compute the key with operation=.",
+            celery_version, getattr(body, "__qualname__", body),
+        )  # fmt: skip
+        return None
     function = found["task_fun"]
     signature = inspect.signature(function)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from types import FunctionType
 from typing import Any, Optional
 
 import pydantic
@@ -13,6 +14,7 @@ from celery import VERSION, Celery
 from kombu.utils.json import dumps, loads
 
 from tasks_demo.patterns import DedupLock
+from tasks_demo.patterns.models import models_of
 from tasks_demo.patterns.publishing import arguments
 
 #: Earlier ones neither send a model, nor, before 5.6, resolve the annotations of a module like this one.
@@ -189,3 +191,9 @@ def test_task_without_pydantic_has_no_models() -> None:
     task: Any = app.task(base=DedupLock, name="calls.task", shared=False)(charge)
     app.finalize()
     assert [each._models for each in task._parameters] == [None]
+
+
+def test_wrapper_of_celery_that_is_not_known_is_reported(caplog: Any) -> None:
+    wrapper = FunctionType((lambda: None).__code__, {"__name__": "celery.app.base"}, "charge")
+    assert models_of(wrapper) is None
+    assert "in a way that this package does not know" in caplog.text
