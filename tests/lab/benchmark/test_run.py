@@ -22,6 +22,7 @@ import pytest
 from rich.console import Console
 
 from tasks_demo.benchmark.figures import SCHEMA, Budget, Figure, Series, render, trade_off
+from tasks_demo.benchmark.workers import cpu_seconds
 from tests.support import PROJECT, describe, until
 
 #: Above the time limit of one run of the command.
@@ -227,6 +228,17 @@ def test_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path
     done = benchmark(tmp_path, scratch, "--only", "start", PYTHONPATH=str(broken), PATH=str(broken))
     assert (done.returncode, done.stdout) == (4, "")
     assert "make install" in done.stderr
+
+
+def test_cpu_seconds_see_less_than_a_tick_of_the_kernel() -> None:
+    """A short measurement of 0 would have no ratio: 40 jobs cost a main process less than 10 ms."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE):
+        main, pool = cpu_seconds(os.getpid())
+        for _ in range(1000):
+            pass
+        later, _ = cpu_seconds(os.getpid())
+        assert later > main
+        assert pool > 0
 
 
 def test_missed_budget_is_a_no_and_a_missing_measure_is_neither() -> None:
