@@ -16,6 +16,7 @@ ABOUT_JOBS = ("patterns", "leases", "hooks", "outbox/claims.py", "outbox/complet
 NOT_ABOUT_ONE = (
     "%s", "%s is published with expires=%s", "%s: %s %s",
     "The ledger did not store this worker's report", "This worker's report failed",
+    "Celery %s wraps the body of %s in a way",
 )  # fmt: skip
 
 
