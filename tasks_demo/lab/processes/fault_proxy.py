@@ -1,7 +1,8 @@
 """Stands between one side of a cell and a server, and cuts, delays or swallows what passes.
 
-The sides are its workers and their broker; or, for a fault of a place (``Fault.place``), its publisher and the broker. Whoever
-else uses the server connects past it. It knows bytes only, so that it serves every broker without TLS.
+The sides are its workers and their broker; or, for a fault of a place (``Fault.place``), its publisher and the broker, or its
+workers and their database or the Redis of their leases. Whoever else uses the server connects past it. It knows bytes only, so
+that it serves every server without TLS.
 """
 
 from __future__ import annotations
