@@ -125,11 +125,8 @@ def planned_faults(cell: Cell) -> int:
 def time_limit(cell: Cell) -> float:
     """Seconds after which a cell that is not quiescent and makes no progress is ``unknown``."""
     jobs = cell.tasks * (_LIMIT_PER_JOB * cell.clicks + cell.work_ms / 1000 * 2)
-    each = (
-        HOSTILE_SECONDS
-        if cell.fault is Fault.HOSTILE
-        else _LIMIT_PER_FAULT + visibility_timeout(cell) + disturbed(cell)
-    )
+    redelivered = visibility_timeout(cell) if _without_claim(cell) else VISIBILITY_AFTER_MAIN
+    each = HOSTILE_SECONDS if cell.fault is Fault.HOSTILE else _LIMIT_PER_FAULT + redelivered + disturbed(cell)
     return _LIMIT + jobs + (each + KINDS[cell.broker].sweep_seconds) * planned_faults(cell)
 
 
