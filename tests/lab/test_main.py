@@ -128,6 +128,24 @@ def test_task_as_celery_ships_it_runs_twice_if_its_worker_dies_before_the_acknow
     assert "ClaimFirst refuses the second delivery" in done.out
 
 
+def test_confirmation_that_a_publisher_never_gets_makes_two_messages_and_both_run(plain: Plain) -> None:
+    task = ("--task", "shop.charge", "--args", "orders.jsonl", "--effects", "shop.app:charges")
+    done, result = plain.result(
+        *task, "--fault", "cut-publish", "--broker", "redis", "reliable", "--kills", "1", code=1
+    )  # fmt: skip
+    for cell in result["cells"]:
+        assert (cell["semantics"], cell["lost"], cell["duplicated"]) == ("at-most-once", 0, 1), cell
+        assert (cell["published"], cell["kills"]) == (3, {"planned": 1, "landed": 1}), cell
+    assert (
+        done.out.count(
+            "publishes again what was not confirmed (task_publish_retry): a second message. ClaimFirst refuses it"
+        )
+        == 2
+    )
+    _, result = plain.result(*task, "--fault", "delay-publish", "black-hole-publish", "--kills", "1", code=0)
+    assert [(cell["lost"], cell["duplicated"], cell["kills"]["landed"]) for cell in result["cells"]] == [(0, 0, 1)] * 2
+
+
 def test_memory_error_of_a_body_ends_the_worker_and_a_late_acknowledged_job_runs_again(plain: Plain) -> None:
     task = ("--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "out-of-memory", "--point=returned")
     _, result = plain.result("--task", "shop.charge_surely", *task, code=0)
@@ -211,6 +229,7 @@ def test_bodies_that_fail_are_not_done(plain: Plain) -> None:
         (["--task", "shop.charge", "--args", "orders.jsonl", "--point", "effect_done"], "never reaches effect_done"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "poison"], "it parks nothing"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "database-kill"], "servers that it starts"),
+        (["--task", "shop.charge", "--args", "orders.jsonl", "--fault", "cut-claim"], "only connections to its broker"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--tasks", "7"], "more than the 6 lines"),
         (["--task", "shop.charge", "--args", "orders.jsonl", "--pattern", "inbox"], "--pattern is about the jobs of the demo"),
         (["--task", ""], "argument --task: the value is empty"),

@@ -22,7 +22,7 @@ from tasks_demo.lab.plan.cells import (
 )
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.own_tasks import OwnTask
+from tasks_demo.lab.plan.own_tasks import NOT_FAULTS, OwnTask
 from tasks_demo.lab.plan.places import why_never
 
 PATTERNS = list(PROMISES)
@@ -45,12 +45,6 @@ OF_A_PLAN = (
 )
 OF_A_RUN = ("lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
 
-#: Why a fault cannot happen to a task of the project.
-_NOT_TO_OWN = {
-    Fault.POISON: "it parks nothing, so it would never end",
-    Fault.DATABASE_KILL: "it uses the databases of its own project, and the lab kills only servers that it starts. Run "
-    "`python -m tasks_demo.lab --task … --fault none`, whose ledger is a file, and restart your server meanwhile",
-}
 #: An option that Django has no name for.
 _WRITTEN = {"calls": "args"}
 
@@ -278,7 +272,7 @@ def why_not(
         return max(why_not(pattern, fault.first, point, own), why_not(pattern, fault.also, "", own))
     if own is not None and fault not in own.faults:
         return (
-            f"{fault} cannot happen to {pattern}: {_NOT_TO_OWN.get(fault, 'it is a fault of the jobs of the demo')}",
+            f"{fault} cannot happen to {pattern}: {NOT_FAULTS.get(fault, 'it is a fault of the jobs of the demo')}",
             (0, 1),
         )
     if not applies(pattern, fault, own):

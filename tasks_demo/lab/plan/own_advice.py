@@ -89,8 +89,17 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
             "being worked on. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
             "the copy"
         ]
-    if (_disturbed(cell) or cell.fault.of_broker) and own.pattern not in {"claim_first", "dedup_lock", "inbox"}:
+    repeated = cell.fault.place == "publish"
+    if (repeated or _disturbed(cell) or cell.fault.of_broker) and own.pattern not in {
+        "claim_first",
+        "dedup_lock",
+        "inbox",
+    }:
         keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
+        if repeated:
+            return [
+                f"a publisher publishes again what was not confirmed (task_publish_retry): a second message. {keeps}"
+            ]
         return [f"an acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
     if own.early and cell.point in {"acking", "acked", MIXED}:
         return [

@@ -25,10 +25,21 @@ MAIN = ((Point.FETCHED, Point.RECEIVED), (Point.ACKING, Point.ACKED))
 #: Faults that need nothing of the demo. ``poison`` needs a pattern that parks, or it would never end.
 FAULTS = (
     *(Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP),
-    *(fault for fault in Fault if fault.of_connection),
+    *(fault for fault in Fault if fault.of_connection or fault.place == "publish"),
     *(Fault.OUT_OF_MEMORY, Fault.CLOCK_JUMP),
     *(fault for fault in Fault if fault.of_broker),
 )
+#: Why others cannot happen to it, where there is more to say than that they are of the demo's jobs.
+NOT_FAULTS = {
+    Fault.POISON: "it parks nothing, so it would never end",
+    Fault.DATABASE_KILL: "it uses the databases of its own project, and the lab kills only servers that it starts. Run "
+    "`python -m tasks_demo.lab --task … --fault none`, whose ledger is a file, and restart your server meanwhile",
+    **{
+        fault: "its databases and leases are those of its own project, and the lab disturbs only connections to its broker"
+        for fault in Fault
+        if fault.place in {"commit", "claim"}
+    },
+}
 #: Settings of a task that decide about its deliveries, and what Celery ships.
 SETTINGS = {
     "acks_late": False,
