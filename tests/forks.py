@@ -98,11 +98,11 @@ class Server:
         cwd: Path,
         env: Mapping[str, str],
         streams: Sequence[int],
-        passed: Sequence[int] = (),
+        pass_fds: Sequence[int] = (),
     ) -> Child:
-        """``passed``: further descriptors, which have the same numbers there."""
-        asked = {"run": list(arguments), "cwd": str(cwd), "env": dict(env), "pass": list(passed)}
-        return Child(self, self.ask(asked, [*streams, *passed])["pid"], [sys.executable, *arguments])
+        """``pass_fds``: further descriptors, which have the same numbers there."""
+        asked = {"run": list(arguments), "cwd": str(cwd), "env": dict(env), "pass": list(pass_fds)}
+        return Child(self, self.ask(asked, [*streams, *pass_fds])["pid"], [sys.executable, *arguments])
 
     def ask(self, asked: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         with self._lock:
@@ -204,13 +204,7 @@ def adopt(lent: Server | None = None) -> None:
     start_anew = processes.spawn
 
     def spawn(
-        argv: Sequence[str],
-        *,
-        log: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        pass_fds: Sequence[int] = (),
-        output: int | None = None,
-        cwd: Path | None = None,
+        argv: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
     ) -> processes.Process:
         program, *arguments = argv
         if program == sys.executable and log and any(arguments[: len(known)] == known for known in _ADOPTED):
@@ -218,7 +212,7 @@ def adopt(lent: Server | None = None) -> None:
             if ours is not None and ours.forks(arguments, whole):
                 with open(os.devnull) as nothing, open(processes._open_log(log), "ab") as file:
                     streams = [nothing.fileno(), file.fileno(), file.fileno()]
-                    return processes.Process(ours.start(arguments, cwd or Path.cwd(), whole, streams, pass_fds))  # type: ignore[arg-type]
-        return start_anew(argv, log=log, env=env, pass_fds=pass_fds, output=output, cwd=cwd)
+                    return processes.Process(ours.start(arguments, Path.cwd(), whole, streams, **options))  # type: ignore[arg-type]
+        return start_anew(argv, log=log, env=env, **options)
 
     processes.spawn = bank.spawn = spawn

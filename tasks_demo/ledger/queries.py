@@ -148,7 +148,7 @@ def _what(event: Event) -> str:
     if event.kind == EFFECT:
         name, _, number = str(detail.get("source", "")).partition(":")
         by = "" if event.task_id else ", by an unknown task"
-        fields = ", ".join(f"{key} {value}" for key, value in detail.items() if key not in {"source", "open_since"})
+        fields = ", ".join(f"{key} {value}" for key, value in detail.items() if key != "source")
         if name == RECORDED:
             return f"recorded by the task itself{': ' if fields else ''}{fields}"
         return f"the {name + chr(39) + 's ' if name else ''}books{f', number {number}' if number else ''}: {fields}{by}"

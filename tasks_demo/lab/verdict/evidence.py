@@ -48,11 +48,8 @@ _ENDED = sum(_BITS[point] for point in _ENDINGS)
 #: Announced from a thread of its own, so that another point of the process may be written before it.
 _BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
-#: Faults that kill no process of the history.
-_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"}) | {
-    f"{what}-{place}" for what in ("cut", "delay", "black-hole") for place in ("publish", "commit", "claim")
-}
-_OF_BROKER = "broker-"  # those of the broker
+#: Faults that kill no process of the history. Those of the broker, and of a connection at a place, do not either.
+_UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"})
 _CLOCK = "clock-jump"
 #: Faults that last: their victim has gone on when they end, and are reported.
 _LASTING = frozenset({"delay", "black-hole", _CLOCK})
@@ -180,7 +177,9 @@ class Evidence:
             self.killed_under_load(kill, event)
             return
         parts = set(what.split(" + "))
-        if parts <= _UNSEEN or what.startswith(_OF_BROKER):
+        # "cut-publish" is a fault of a connection at the place "publish".
+        unseen = {part for part in parts if part in _UNSEEN or part.rpartition("-")[0] in _OF_CONNECTION}
+        if parts == unseen or what.startswith("broker-"):
             if what != self.fault:
                 self._refute(kill, event, f"it is a {name(what)} in a cell of {name(self.fault)}")
             return
@@ -188,7 +187,7 @@ class Evidence:
         state = self.running.get(pid) if isinstance(pid, int) else None
         # A warm shutdown and a pause let their victim go on: its later events do not contradict them.
         problem = self._not_at(state, point, task_id, survives=parts <= _SURVIVED)
-        if parts & _LASTING and parts <= _UNSEEN | _LASTING | _OF_CONNECTION:
+        if parts & _LASTING and parts <= unseen | _LASTING | _OF_CONNECTION:
             problem = "" if state else "that process has done nothing"
         if parts & _OF_CONNECTION and not detail.get("connections"):
             problem = "no connection was open"
