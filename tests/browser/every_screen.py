@@ -24,7 +24,7 @@ from tests.integration.quarantine.letters import GARBAGE, message
 from tests.integration.quarantine.letters import dead as dead_letter
 from tests.integration.quarantine.parked_rows import lying
 from tests.lab.reports.results import good
-from tests.lab.screens.ground import NAME, laid, use
+from tests.lab.screens.run_folders import NAME, laid, use
 from tests.support import emptied
 
 OTHER = "20260102T030406-seed7-0123456789"

@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from tasks_demo.lab.processes.run_folder import is_alive
 from tests.browser.conftest import Open
-from tests.lab.screens.ground import ROOT, use
+from tests.lab.screens.run_folders import ROOT, use
 from tests.support import until
 
 pytestmark = [

@@ -17,7 +17,7 @@ from tasks_demo.lab.processes.run_folder import is_alive
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.models import Tally
 from tests.browser.conftest import Open
-from tests.lab.screens.ground import ROOT, use
+from tests.lab.screens.run_folders import ROOT, use
 from tests.support import until
 
 pytestmark = [

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.outbox.outbox_ground import elsewhere, table
+from tests.integration.bookshop import any_broker, bookshop
+from tests.integration.outbox.outbox_table import elsewhere, table
 from tests.integration.quarantine.letters import broker_client
 from tests.integration.servers.rabbitmq import rabbitmq
-from tests.integration.stranger import any_broker, stranger
 
-__all__ = ["any_broker", "broker_client", "elsewhere", "no_task_elsewhere", "rabbitmq", "stranger", "table"]
+__all__ = ["any_broker", "bookshop", "broker_client", "elsewhere", "no_task_elsewhere", "rabbitmq", "table"]
 
 
 @pytest.fixture

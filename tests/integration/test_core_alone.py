@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 from tests.support import PROJECT
 
 #: The arguments that a command requires.
@@ -24,9 +24,9 @@ EXTRAS = [
 APART = (*(f"tasks_demo.{name}" for name in ("benchmark", "demo", "lab", "metrics")), "tasks_demo.testing.pytest")
 
 
-def _without_extras(stranger: Stranger) -> str:
+def _without_extras(bookshop: Bookshop) -> str:
     """Statements that block the import of those packages, except the ones that the example's settings use."""
-    used = {"dj_database_url"} | ({"psycopg"} if "postgres" in stranger.env()["BOOKSHOP_DATABASE_URL"] else set())
+    used = {"dj_database_url"} | ({"psycopg"} if "postgres" in bookshop.env()["BOOKSHOP_DATABASE_URL"] else set())
     return f"import sys\nsys.modules |= dict.fromkeys({sorted(set(EXTRAS) - used)!r})\n"
 
 
@@ -42,17 +42,17 @@ def test_every_extra_is_blocked_here() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_core_command_answers_with_a_sentence(stranger: Stranger, name: str) -> None:
+def test_core_command_answers_with_a_sentence(bookshop: Bookshop, name: str) -> None:
     arguments = ["manage.py", name, *ARGUMENTS.get(name, [])]
     run = f"from django.core.management import execute_from_command_line\nexecute_from_command_line({arguments!r})"
-    done = stranger.program(_without_extras(stranger) + run)
+    done = bookshop.program(_without_extras(bookshop) + run)
     assert "Traceback" not in done.out + done.err, done.err
     assert done.code in (0, 1), done.err  # 1: the thing asked for does not exist
 
 
-def test_core_module_asks_for_no_extra_and_for_nothing_of_demo_and_lab(stranger: Stranger) -> None:
-    seen = stranger.program(
-        _without_extras(stranger) + "import django, importlib, json, pkgutil\n"
+def test_core_module_asks_for_no_extra_and_for_nothing_of_demo_and_lab(bookshop: Bookshop) -> None:
+    seen = bookshop.program(
+        _without_extras(bookshop) + "import django, importlib, json, pkgutil\n"
         "import bookshop; django.setup()\n"
         "from django.contrib import admin\nfrom django.core.checks import run_checks\n"
         "from django.core.management import get_commands\n"
@@ -77,9 +77,9 @@ def test_core_module_asks_for_no_extra_and_for_nothing_of_demo_and_lab(stranger:
     ("app", "extra"),
     [("tasks_demo.demo", "demo"), ("tasks_demo.lab", "lab"), ("tasks_demo.benchmark", "lab")],
 )
-def test_missing_extra_is_named_in_one_sentence(stranger: Stranger, app: str, extra: str) -> None:
+def test_missing_extra_is_named_in_one_sentence(bookshop: Bookshop, app: str, extra: str) -> None:
     installed = f"from django.conf import settings\nsettings.INSTALLED_APPS.append({app!r})\n"
-    done = stranger.program(_without_extras(stranger) + "import bookshop, django\n" + installed + "django.setup()\n")
+    done = bookshop.program(_without_extras(bookshop) + "import bookshop, django\n" + installed + "django.setup()\n")
     last = done.err.strip().splitlines()[-1]
     assert done.code == 1
     assert last.startswith(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 
 #: The project's own INSTALLED_APPS.
 APPS = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages", "staticfiles")]
@@ -15,8 +15,8 @@ def without(*names: str) -> dict[str, list[str]]:
     return {"INSTALLED_APPS": [name for name in APPS if name not in names]}
 
 
-def test_records_that_are_not_installed_are_missed(stranger: Stranger) -> None:
-    done = stranger.manage("check", settings=without("tasks_demo.records"))
+def test_records_that_are_not_installed_are_missed(bookshop: Bookshop) -> None:
+    done = bookshop.manage("check", settings=without("tasks_demo.records"))
     assert done.code == 0
     found = [line for line in done.err.splitlines() if "tasks_demo.W019" in line]
     named = " ".join(found)
@@ -25,36 +25,36 @@ def test_records_that_are_not_installed_are_missed(stranger: Stranger) -> None:
     assert "orders.count_view" not in named
     assert "orders.plain" not in named
     assert "HINT: Write 'tasks_demo.records' into INSTALLED_APPS" in done.err
-    assert "W019" not in stranger.manage("check", settings=without()).err
+    assert "W019" not in bookshop.manage("check", settings=without()).err
 
 
-def test_app_itself_is_missed_where_the_records_are_installed(stranger: Stranger) -> None:
-    done = stranger.manage("check", settings=without("tasks_demo"))
+def test_app_itself_is_missed_where_the_records_are_installed(bookshop: Bookshop) -> None:
+    done = bookshop.manage("check", settings=without("tasks_demo"))
     assert done.code == 0, done.err
     assert "(tasks_demo.W019) A pattern of tasks_demo is used, but 'tasks_demo' is not installed" in done.err
 
 
-def test_app_itself_is_missed_where_only_the_tasks_are_imported(stranger: Stranger) -> None:
-    done = stranger.python(
+def test_app_itself_is_missed_where_only_the_tasks_are_imported(bookshop: Bookshop) -> None:
+    done = bookshop.python(
         "from django.core.checks import run_checks\nprint(*[message.id for message in run_checks(tags=['celery'])])",
         settings=without("tasks_demo", "tasks_demo.records"),
     )
     assert done.out.split() == ["tasks_demo.W019"], done.err
 
 
-def test_worker_says_that_its_pool_does_not_enforce_the_limits(stranger: Stranger) -> None:
-    assert "does not enforce" not in stranger.manage("check").err  # ``check`` cannot know the worker's command line
-    with stranger.worker("-P", "threads") as worker:
+def test_worker_says_that_its_pool_does_not_enforce_the_limits(bookshop: Bookshop) -> None:
+    assert "does not enforce" not in bookshop.manage("check").err  # ``check`` cannot know the worker's command line
+    with bookshop.worker("-P", "threads") as worker:
         said = worker.said
     assert "which the pool threads does not enforce" in said
     for number in ("W001", "W006", "W024"):
         assert re.search(rf"tasks_demo\.{number}: .*the pool threads does not enforce", said), said
-    setting = stranger.manage("check", settings={"CELERY_WORKER_POOL": "threads"})
+    setting = bookshop.manage("check", settings={"CELERY_WORKER_POOL": "threads"})
     assert "(tasks_demo.W024) " in setting.err
 
 
-def test_every_app_of_a_project_is_judged_by_its_own_settings(stranger: Stranger) -> None:
-    done = stranger.python(
+def test_every_app_of_a_project_is_judged_by_its_own_settings(bookshop: Bookshop) -> None:
+    done = bookshop.python(
         "import sys, types\n"
         "from celery import Celery\n"
         "def module(name):\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.support import until
 
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view", "plain", "plain_late")
@@ -31,7 +31,7 @@ def off():
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[Stranger]:
+def local() -> Iterator[Bookshop]:
     """The project without time zones, in a zone with summer time, after all its tasks have run."""
     with opened(settings={"USE_TZ": False, "TIME_ZONE": "America/New_York"}) as project:
         with project.worker() as worker, project.running("relay"):
@@ -65,12 +65,12 @@ def local() -> Iterator[Stranger]:
         yield project
 
 
-def test_moments_are_local_and_say_no_zone(local: Stranger) -> None:
+def test_moments_are_local_and_say_no_zone(local: Bookshop) -> None:
     found = local.value("off()", before=MOMENTS)
     assert {name: seen for name, seen in found.items() if seen != [True, 0, []]} == {}
 
 
-def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Stranger) -> None:
+def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Bookshop) -> None:
     waiting = local.value(
         "[m.publications, 1800 < (m.due_at - datetime.now()).total_seconds() < 3600, overdue()]",
         before=MOMENTS + "from tasks_demo.outbox.table import overdue\nm = OutboxMessage.objects.get(task_id='far')",
@@ -83,13 +83,13 @@ def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Stranger) -> 
     [["verify_ledger"], ["prune"], ["check", "--tag", "celery"], ["quarantine", "list"], ["doctor"]],
     ids=lambda command: command[0],
 )
-def test_commands_know_such_moments(local: Stranger, command: list[str]) -> None:
+def test_commands_know_such_moments(local: Bookshop, command: list[str]) -> None:
     done = local.manage(*command)
     assert "Traceback" not in done.err, done.err
     assert done.code in ({0, 1, 4} if command == ["doctor"] else {0}), done.err + done.out
 
 
-def test_doctor_says_when_a_message_was_parked_in_utc(local: Stranger) -> None:
+def test_doctor_says_when_a_message_was_parked_in_utc(local: Bookshop) -> None:
     seen = local.value(
         "[row.seen for row in _parked(Setup(app, ()))]",
         before=MOMENTS + "from tasks_demo.doctor.records import _parked\nfrom tasks_demo.checks.setup import Setup\n"
@@ -101,7 +101,7 @@ def test_doctor_says_when_a_message_was_parked_in_utc(local: Stranger) -> None:
     assert seen == ["1 message without a decision, the first since 2026-01-15 17:30 UTC (t)"]
 
 
-def test_timeline_says_the_zone(local: Stranger) -> None:
+def test_timeline_says_the_zone(local: Bookshop) -> None:
     task_id = local.value("Tally.objects.filter(pattern='inbox').get().task_id", before=MOMENTS)
     assert local.manage("timeline", task_id).code == 0
     done = local.manage("timeline", task_id, "--json")
@@ -109,7 +109,7 @@ def test_timeline_says_the_zone(local: Stranger) -> None:
     assert "-05:00" in done.out or "-04:00" in done.out
 
 
-def test_pages_show_such_moments(local: Stranger) -> None:
+def test_pages_show_such_moments(local: Bookshop) -> None:
     pages = """
 from django.contrib.auth.models import User
 from django.test import Client

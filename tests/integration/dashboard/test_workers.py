@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.bookshop import QUEUES, Bookshop, ShopWorker, opened
 from tests.integration.servers.rabbitmq import RabbitServer
-from tests.integration.stranger import QUEUES, ShopWorker, Stranger, opened
 from tests.support import until
 
 #: Messages of a killed worker are delivered again after a second; two jobs run and two wait in the worker.
@@ -28,12 +28,12 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Stranger]:
+def shop() -> Iterator[Bookshop]:
     with opened(settings=SETTINGS) as project:
         yield project
 
 
-def fates(shop: Stranger, worker: ShopWorker) -> dict[str, Any]:
+def fates(shop: Bookshop, worker: ShopWorker) -> dict[str, Any]:
     """The state of this worker, and the fate of each job it held by task ID."""
     return shop.value(
         "{'state': w.state, 'cut': jobs.cut, 'unresolved': len(jobs.unresolved), 'dead': len(dead_with_unresolved_jobs()), "
@@ -48,7 +48,7 @@ def fates(shop: Stranger, worker: ShopWorker) -> dict[str, Any]:
     )
 
 
-def test_what_became_of_the_jobs_of_a_killed_worker(shop: Stranger, tmp_path: Path) -> None:
+def test_what_became_of_the_jobs_of_a_killed_worker(shop: Bookshop, tmp_path: Path) -> None:
     gates = {name: tmp_path / name for name in ("late", "early", "next", "done")}
     begun = {name: Path(f"{gate}.pid") for name, gate in gates.items()}
     gates["done"].touch()

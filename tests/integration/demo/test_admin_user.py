@@ -11,7 +11,7 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from tasks_demo.demo.management.commands.admin_user import ensure_admin
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 
 pytestmark = pytest.mark.django_db
 
@@ -77,7 +77,7 @@ def test_admin_user_command_prints_address_user_and_password(tmp_path: Path, set
 
 
 def test_admin_user_and_the_benchmarks_users_are_of_the_projects_own_user_model(
-    stranger: Stranger, tmp_path: Path
+    bookshop: Bookshop, tmp_path: Path
 ) -> None:
     before = (
         "from pathlib import Path\nfrom django.apps import apps\nfrom django.core.management import call_command\n"
@@ -98,4 +98,4 @@ def test_admin_user_and_the_benchmarks_users_are_of_the_projects_own_user_model(
         "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         "INSTALLED_APPS": [*apps, "tests.integration.demo.people", "tasks_demo.records", "tasks_demo", "orders"],
     }  # fmt: skip
-    assert stranger.value(values, before=before, settings=settings) == ["admin", True, True, True, True, True]
+    assert bookshop.value(values, before=before, settings=settings) == ["admin", True, True, True, True, True]

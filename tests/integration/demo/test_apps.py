@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks_demo.demo.defaults import redis_address, set_defaults
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from tests.integration.stranger import Stranger
         (["tasks_demo.benchmark"], "tasks_demo.benchmark needs the workers and databases of tasks_demo.lab"),
     ],
 )
-def test_app_alone_is_refused_with_a_sentence(stranger: Stranger, installed: list[str], said: str) -> None:
-    done = stranger.program(
+def test_app_alone_is_refused_with_a_sentence(bookshop: Bookshop, installed: list[str], said: str) -> None:
+    done = bookshop.program(
         f"import bookshop, django\nfrom django.conf import settings\nsettings.INSTALLED_APPS += {installed!r}\ndjango.setup()\n"
     )
     last = done.err.strip().splitlines()[-1]

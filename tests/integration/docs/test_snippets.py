@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.snippets import everything, printed, session
 from tests.support import PROJECT, free_port, until
 
@@ -103,13 +103,13 @@ def _own_names(page: str, code: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def shop(bank_url: str) -> Iterator[Stranger]:
+def shop(bank_url: str) -> Iterator[Bookshop]:
     with opened(settings={"BANK_URL": bank_url, "TASKS_DEMO_BANK_URL": bank_url}) as project:
         yield project
 
 
 @pytest.fixture(scope="module")
-def ran(shop: Stranger) -> dict[str, str]:
+def ran(shop: Bookshop) -> dict[str, str]:
     """The outcome of each page, "" or a traceback: one interpreter runs the pages, one worker their tasks."""
     for page in PAGES:
         code: list[str] = []

@@ -1,5 +1,5 @@
 """Fixtures of the doctor's tests."""
 
-from tests.integration.doctor.doctor_ground import server
+from tests.integration.doctor.doctor_command import server
 
 __all__ = ["server"]

@@ -13,7 +13,7 @@ import pytest
 from tasks_demo.doctor.findings import State, address
 from tasks_demo.doctor.redis_server import RedisUser, group
 from tasks_demo.management.arguments import Exit
-from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of
+from tests.integration.doctor.doctor_command import doctor, not_ready, rows_of
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, together
 

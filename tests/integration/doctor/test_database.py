@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.doctor.doctor_ground import doctor, not_ready
+from tests.integration.doctor.doctor_command import doctor, not_ready
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, together
 

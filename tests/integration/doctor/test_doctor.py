@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks_demo.doctor.findings import Finding, State, side_by_side
-from tests.integration.doctor.doctor_ground import doctor
+from tests.integration.doctor.doctor_command import doctor
 from tests.integration.servers.redis import RedisServer
 from tests.support import PROJECT, Home, Worker, until
 

@@ -17,21 +17,21 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.doctor.doctor_ground import read
+from tests.integration.bookshop import Bookshop, opened
+from tests.integration.doctor.doctor_command import read
 from tests.integration.servers.rabbitmq import RabbitServer
-from tests.integration.stranger import Stranger, opened
 from tests.support import PROJECT, Finished, finish, until
 
 pytestmark = pytest.mark.timeout(180)
 Rows = dict[tuple[str, str], dict[str, str]]
 
 
-def doctor(project: Stranger, settings: dict[str, Any] | None = None) -> tuple[int, Rows]:
+def doctor(project: Bookshop, settings: dict[str, Any] | None = None) -> tuple[int, Rows]:
     seen = read(project.manage("doctor", "--json", settings=settings))
     return seen.code, seen.rows
 
 
-def answered(project: Stranger) -> tuple[int, Rows]:
+def answered(project: Bookshop) -> tuple[int, Rows]:
     """The doctor's answer when the worker was in time for each of its questions: a starved one needs more than a second."""
 
     def asked() -> tuple[int, Rows] | None:
@@ -59,8 +59,8 @@ def without(*names: str) -> dict[str, list[str]]:
 # -- workers and queues --------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_finds_a_project_at_rest_well_and_misses_nothing_of_the_demo(stranger: Stranger) -> None:
-    code, rows = doctor(stranger)
+def test_doctor_finds_a_project_at_rest_well_and_misses_nothing_of_the_demo(bookshop: Bookshop) -> None:
+    code, rows = doctor(bookshop)
     assert (code, failed(rows)) == (0, set()), rows
     assert ("connections", "bank") not in rows
     assert rows["Celery app", "application"]["seen"] == "bookshop"
@@ -69,22 +69,22 @@ def test_doctor_finds_a_project_at_rest_well_and_misses_nothing_of_the_demo(stra
     for queue in ("bookshop", "bookshop-mail"):
         assert rows["jobs", f"queue {queue}"]["seen"].startswith("empty; no worker")
     assert rows["records", "tables"]["state"] == "ok"
-    assert "once a worker is started" in stranger.manage("doctor").out.replace("\n", " ")
+    assert "once a worker is started" in bookshop.manage("doctor").out.replace("\n", " ")
 
 
-def test_doctor_shows_a_backlog_with_its_age_and_its_workers(stranger: Stranger) -> None:
+def test_doctor_shows_a_backlog_with_its_age_and_its_workers(bookshop: Bookshop) -> None:
     sent = "[tasks.count_view.apply_async(kwargs={'order_id': n}, priority=p) for n in range(2) for p in (0, 9)]"
-    assert stranger.python(f"{sent}; tasks.mail_receipt.delay(order_id=1)").code == 0
-    code, rows = doctor(stranger)
+    assert bookshop.python(f"{sent}; tasks.mail_receipt.delay(order_id=1)").code == 0
+    code, rows = doctor(bookshop)
     assert code == 4, rows
     assert failed(rows) == {("jobs", "queue bookshop"), ("jobs", "queue bookshop-mail")}
     seen = rows["jobs", "queue bookshop"]["seen"]
     assert seen.startswith("4 wait, the oldest for ")
     assert seen.partition("the oldest for ")[2].partition(" s; ")[0].isdigit(), seen
     assert "worker -Q bookshop`" in rows["jobs", "queue bookshop"]["fix"]
-    with stranger.worker("-P", "threads", queues="bookshop,extra") as worker:
-        until(lambda: stranger.payments("1") == 2, "two views", 60)
-        code, rows = answered(stranger)
+    with bookshop.worker("-P", "threads", queues="bookshop,extra") as worker:
+        until(lambda: bookshop.payments("1") == 2, "two views", 60)
+        code, rows = answered(bookshop)
         assert failed(rows) == {("jobs", "queue bookshop-mail")}, rows  # nobody consumes it
         workers = rows["jobs", "workers"]
         assert workers["seen"].startswith("1 answers: w")
@@ -93,8 +93,8 @@ def test_doctor_shows_a_backlog_with_its_age_and_its_workers(stranger: Stranger)
         for queue in ("bookshop", "extra"):  # only the worker's command line names the second
             assert rows["jobs", f"queue {queue}"]["seen"].startswith("empty; consumed by w"), worker.said
         assert "not in our settings" not in rows["Redis (broker, results, leases)", "other users"]["seen"]
-    with stranger.worker(queues="bookshop-mail"):
-        until(lambda: stranger.payments("1") == 3, "the receipt", 60)
+    with bookshop.worker(queues="bookshop-mail"):
+        until(lambda: bookshop.payments("1") == 3, "the receipt", 60)
 
 
 @pytest.mark.parametrize(
@@ -105,21 +105,21 @@ def test_doctor_shows_a_backlog_with_its_age_and_its_workers(stranger: Stranger)
     ],
 )
 def test_doctor_does_not_blame_the_broker_for_a_serializer(
-    stranger: Stranger, setting: str, value: object, fix: str
+    bookshop: Bookshop, setting: str, value: object, fix: str
 ) -> None:
-    with stranger.worker(queues="extra"):
-        answered(stranger)
-        _, rows = doctor(stranger, {setting: value})
+    with bookshop.worker(queues="extra"):
+        answered(bookshop)
+        _, rows = doctor(bookshop, {setting: value})
     row = rows["jobs", "workers"]
     assert fix in row["fix"], row
 
 
-def test_doctor_counts_what_workers_hold_and_what_dead_ones_left(stranger: Stranger) -> None:
-    with redis.Redis.from_url(stranger.broker_url) as client:
+def test_doctor_counts_what_workers_hold_and_what_dead_ones_left(bookshop: Bookshop) -> None:
+    with redis.Redis.from_url(bookshop.broker_url) as client:
         client.hset("unacked", "tag", "x")
         client.zadd("unacked_index", {"tag": 1})
         try:
-            _, rows = doctor(stranger)
+            _, rows = doctor(bookshop)
         finally:
             client.delete("unacked", "unacked_index")
     row = rows["jobs", "unacknowledged"]
@@ -128,19 +128,19 @@ def test_doctor_counts_what_workers_hold_and_what_dead_ones_left(stranger: Stran
     assert "beyond the visibility timeout of 900 s" in row["seen"]
 
 
-def test_doctor_takes_queues_named_in_settings_for_ours(stranger: Stranger) -> None:
+def test_doctor_takes_queues_named_in_settings_for_ours(bookshop: Bookshop) -> None:
     """In routes (for known and unknown tasks), in the schedule, or as a plain name; only ``stray`` is unknown."""
     settings = {
         "CELERY_TASK_ROUTES": [{"elsewhere.*": {"queue": "q-route"}, "orders.plain": "q-plain"}],
         "CELERY_BEAT_SCHEDULE": {"n": {"task": "orders.plain", "schedule": 60, "options": {"queue": "q-beat"}}},
     }
     names = ["q-route", "q-plain", "q-beat", "stray"]
-    with redis.Redis.from_url(stranger.broker_url) as client:
+    with redis.Redis.from_url(bookshop.broker_url) as client:
         keys = [*(f"_kombu.binding.{name}" for name in names), "_kombu.binding_permanent.q-beat"]
         for key in keys:
             client.sadd(key, "x")
         client.zadd("_kombu.binding_deadlines", {"q-beat": time.time() + 3600})  # as kombu 5.7 stores it
-        _, rows = doctor(stranger, settings)
+        _, rows = doctor(bookshop, settings)
         client.delete(*keys)
     seen = rows["Redis (broker, results, leases)", "other users"]["seen"]
     assert "a queue that is not in our settings: stray (1)" in seen
@@ -148,15 +148,15 @@ def test_doctor_takes_queues_named_in_settings_for_ours(stranger: Stranger) -> N
     assert "_kombu" not in seen
 
 
-def test_doctor_shows_what_waits_in_a_queue_that_only_a_call_names(stranger: Stranger) -> None:
+def test_doctor_shows_what_waits_in_a_queue_that_only_a_call_names(bookshop: Bookshop) -> None:
     """Also for a function in ``task_routes`` that depends on the arguments: no setting names the queue."""
     typo = "a-mistyped-name-that-is-longer-than-is-shown-of-others"
-    sent = stranger.python(
+    sent = bookshop.python(
         f"[tasks.count_view.apply_async(kwargs={{'order_id': n}}, queue='{typo}') for n in range(3)]"
     )
     assert sent.code == 0, sent.err
-    code, rows = doctor(stranger)
-    with redis.Redis.from_url(stranger.broker_url) as client:
+    code, rows = doctor(bookshop)
+    with redis.Redis.from_url(bookshop.broker_url) as client:
         client.delete(typo, f"_kombu.binding.{typo}", f"_kombu.binding_permanent.{typo}")
     row = rows["Redis (broker, results, leases)", "other users"]
     assert (code, row["state"]) == (0, "warn")
@@ -168,17 +168,17 @@ def test_doctor_shows_what_waits_in_a_queue_that_only_a_call_names(stranger: Str
 # -- what jobs need ------------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_says_that_jobs_cannot_run_without_the_redis_of_the_leases(stranger: Stranger) -> None:
-    code, rows = doctor(stranger, {"TASKS_DEMO_REDIS_URL": ""})
+def test_doctor_says_that_jobs_cannot_run_without_the_redis_of_the_leases(bookshop: Bookshop) -> None:
+    code, rows = doctor(bookshop, {"TASKS_DEMO_REDIS_URL": ""})
     assert code == 4
     assert failed(rows) == {("connections", "leases")}
     assert "orders.charge" in rows["connections", "leases"]["seen"]
 
 
-def test_doctor_misses_records_that_are_not_installed_or_not_migrated(stranger: Stranger, short: Path) -> None:
+def test_doctor_misses_records_that_are_not_installed_or_not_migrated(bookshop: Bookshop, short: Path) -> None:
     empty = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(short / "empty.sqlite3")}
     code, rows = doctor(
-        stranger, {**without("tasks_demo.records"), "DATABASES": {"default": empty}, "DATABASE_ROUTERS": []}
+        bookshop, {**without("tasks_demo.records"), "DATABASES": {"default": empty}, "DATABASE_ROUTERS": []}
     )
     assert code == 4
     missing = {what for part, what in failed(rows) if part == "records"}
@@ -192,19 +192,19 @@ def test_doctor_misses_records_that_are_not_installed_or_not_migrated(stranger: 
     assert row["fix"].startswith("Write 'tasks_demo.records' into INSTALLED_APPS.")
 
 
-def test_doctor_looks_for_the_tables_where_the_router_writes_them(stranger: Stranger, short: Path) -> None:
-    settings = stranger.value("{n: {k: str(d[k]) for k in d if k in ('ENGINE', 'NAME', 'USER', 'HOST', 'PORT')} "
+def test_doctor_looks_for_the_tables_where_the_router_writes_them(bookshop: Bookshop, short: Path) -> None:
+    settings = bookshop.value("{n: {k: str(d[k]) for k in d if k in ('ENGINE', 'NAME', 'USER', 'HOST', 'PORT')} "
                               "for n, d in settings.DATABASES.items()}", before="from django.conf import settings")  # fmt: skip
     settings["ops"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(short / "ops.sqlite3")}
-    code, rows = doctor(stranger, {"DATABASES": settings, "DATABASE_ROUTERS": ["bookshop.routers.LedgerInOps"]})
+    code, rows = doctor(bookshop, {"DATABASES": settings, "DATABASE_ROUTERS": ["bookshop.routers.LedgerInOps"]})
     assert code == 4
     row = rows["records", "table tasks_demo_event"]
     assert "missing in the database 'ops', where the router writes it (the ledger)" in row["seen"]
     assert row["fix"] == "Run `python manage.py migrate --database ops`."
 
 
-def test_doctor_shows_what_waits_for_people_or_for_a_relay(stranger: Stranger) -> None:
-    made = stranger.python(
+def test_doctor_shows_what_waits_for_people_or_for_a_relay(bookshop: Bookshop) -> None:
+    made = bookshop.python(
         "from datetime import timedelta\n"
         "from django.utils.timezone import now\n"
         "from tasks_demo.records.models import OutboxMessage, Parked\n"
@@ -217,9 +217,9 @@ def test_doctor_shows_what_waits_for_people_or_for_a_relay(stranger: Stranger) -
     )
     assert made.code == 0, made.err
     try:
-        code, rows = doctor(stranger)
+        code, rows = doctor(bookshop)
     finally:
-        stranger.python(
+        bookshop.python(
             "from tasks_demo.records.models import *\nOutboxMessage.objects.all().delete(); Parked.objects.all().delete()"
         )
     assert code == 4
@@ -234,12 +234,12 @@ def test_doctor_shows_what_waits_for_people_or_for_a_relay(stranger: Stranger) -
 
 
 @pytest.fixture(scope="module")
-def on_rabbitmq(rabbitmq: RabbitServer) -> Iterator[Stranger]:
+def on_rabbitmq(rabbitmq: RabbitServer) -> Iterator[Bookshop]:
     with opened(rabbitmq.url, {"CELERY_TASK_DEFAULT_QUEUE": "doctor-test", "CELERY_TASK_ROUTES": {}}) as project:
         yield project
 
 
-def test_doctor_asks_rabbitmq_for_what_it_says_of_itself(on_rabbitmq: Stranger) -> None:
+def test_doctor_asks_rabbitmq_for_what_it_says_of_itself(on_rabbitmq: Bookshop) -> None:
     assert on_rabbitmq.python("[tasks.count_view.delay(order_id=n) for n in range(3)]").code == 0
     code, rows = doctor(on_rabbitmq)
     assert code == 4
@@ -255,7 +255,7 @@ def test_doctor_asks_rabbitmq_for_what_it_says_of_itself(on_rabbitmq: Stranger) 
     assert rows["jobs", "queue doctor-test"]["seen"].startswith("empty; consumed by w")
 
 
-def test_doctor_finds_a_queue_that_differs_from_its_declaration(on_rabbitmq: Stranger) -> None:
+def test_doctor_finds_a_queue_that_differs_from_its_declaration(on_rabbitmq: Bookshop) -> None:
     on_rabbitmq.python(
         "tasks.count_view.delay(order_id='x')",
         settings={"CELERY_TASK_DEFAULT_QUEUE": "doctor-kind", "CELERY_TASK_ROUTES": {}},
@@ -273,7 +273,7 @@ def test_doctor_finds_a_queue_that_differs_from_its_declaration(on_rabbitmq: Str
     assert "W021" in rows["settings", "system checks"]["seen"]
 
 
-def test_doctor_warns_of_a_quorum_queue_that_drops_messages(on_rabbitmq: Stranger) -> None:
+def test_doctor_warns_of_a_quorum_queue_that_drops_messages(on_rabbitmq: Bookshop) -> None:
     made = (
         "from kombu import Queue\n"
         "arguments = {'x-queue-type': 'quorum', 'x-delivery-limit': 3}\n"

@@ -8,7 +8,7 @@ from celery import Celery
 from tasks_demo.doctor.connections import broker
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import RedisUser
-from tests.integration.doctor.doctor_ground import doctor
+from tests.integration.doctor.doctor_command import doctor
 from tests.integration.servers.rabbitmq import RabbitServer
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home

@@ -9,7 +9,7 @@ import pytest
 from tasks_demo.doctor.database import clock
 from tasks_demo.doctor.findings import State
 from tasks_demo.doctor.redis_server import OLDEST
-from tests.integration.doctor.doctor_ground import doctor, not_ready, rows_of
+from tests.integration.doctor.doctor_command import doctor, not_ready, rows_of
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import Home, together
 

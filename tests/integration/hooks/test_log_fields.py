@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 from tests.support import PROJECT, until
 
 FIELDS = ("name", "task_name", "operation", "pattern", "fence", "task_id")
@@ -20,7 +20,7 @@ NOT_ABOUT_ONE = (
 )  # fmt: skip
 
 
-def test_log_line_of_a_worker_carries_the_fields(stranger: Stranger, tmp_path: Path) -> None:
+def test_log_line_of_a_worker_carries_the_fields(bookshop: Bookshop, tmp_path: Path) -> None:
     log = tmp_path / "fields.log"
     formatter = {
         "()": "logging.Formatter",
@@ -35,8 +35,8 @@ def test_log_line_of_a_worker_carries_the_fields(stranger: Stranger, tmp_path: P
         "loggers": {"tasks_demo": {"handlers": ["file"], "level": "INFO"}},
     }
     settings = {"LOGGING": logging, "TASKS_DEMO_RESULT_MAX_BYTES": 1}
-    with stranger.worker(settings=settings):
-        ids = stranger.value(
+    with bookshop.worker(settings=settings):
+        ids = bookshop.value(
             "[click.id for click in clicks]",
             before="for _ in range(10): Payment.objects.create(order_id='before', cents=1, by='a result of two bytes')\n"
             "clicks = []\n"

@@ -23,7 +23,7 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.memory_store import Memory, MemoryLeaseStore
 from tasks_demo.leases.protocol import Claimed, Completed, Held, LeaseStore, Mismatch
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.leases.ground import DIGEST, OTHER, SHORT, ask, claimed, taken_over
+from tests.integration.leases.lease_claims import DIGEST, OTHER, SHORT, ask, claimed, taken_over
 from tests.integration.servers.redis import BINARIES, RedisServer
 from tests.support import until
 

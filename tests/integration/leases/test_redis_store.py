@@ -12,7 +12,7 @@ from tasks_demo.leases.lua import script
 from tasks_demo.leases.protocol import Completed
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.leases.ground import DIGEST, SHORT, claimed, taken_over
+from tests.integration.leases.lease_claims import DIGEST, SHORT, claimed, taken_over
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 

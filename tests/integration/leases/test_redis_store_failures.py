@@ -25,7 +25,7 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Completed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tests.integration.leases.ground import DIGEST, claimed
+from tests.integration.leases.lease_claims import DIGEST, claimed
 from tests.integration.servers.redis import BINARIES, RedisServer
 from tests.support import until
 

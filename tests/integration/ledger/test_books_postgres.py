@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.bookshop import Bookshop, opened
 from tests.integration.servers.postgres import own_postgres
-from tests.integration.stranger import Stranger, opened
 
 BOOKS: dict[str, Any] = {"TASKS_DEMO_BOOKS": {"till": "tests.integration.project_routers.Payments"}}
 EVENTS = "from tasks_demo.ledger.models import BookCursor, Event\nfrom tasks_demo.ledger.reading import read_books\n"
@@ -17,14 +17,14 @@ READ = "[state.trouble for state in read_books()]"
 
 
 @pytest.fixture
-def shop() -> Iterator[Stranger]:
+def shop() -> Iterator[Bookshop]:
     with own_postgres() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", server.url("postgres"))
         with opened() as project:
             yield project
 
 
-def test_books_what_was_pruned_is_not_read_again_as_new(shop: Stranger) -> None:
+def test_books_what_was_pruned_is_not_read_again_as_new(shop: Bookshop) -> None:
     def after(statements: str) -> int:
         before = f"{EVENTS}{statements}\nassert {READ} == [''], {READ}\n"
         return int(shop.value(COUNT, settings=BOOKS, before=before))

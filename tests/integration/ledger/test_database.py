@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.support import until
 
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view", "plain", "plain_late")
@@ -14,13 +14,13 @@ EVENTS = "from tasks_demo.ledger.models import Event, Tally\nfrom django.db impo
 
 
 @pytest.fixture(scope="module")
-def routed() -> Iterator[Stranger]:
+def routed() -> Iterator[Bookshop]:
     """A project whose router sends the ledger to the alias ``ops``; ``default`` has none of its tables."""
     with opened(settings={"DATABASE_ROUTERS": ["bookshop.routers.LedgerInOps"]}) as project:
         yield project
 
 
-def test_database_every_pattern_runs_where_a_router_sends_the_ledger_elsewhere(routed: Stranger) -> None:
+def test_database_every_pattern_runs_where_a_router_sends_the_ledger_elsewhere(routed: Bookshop) -> None:
     tables = routed.value(
         "[[t for t in connections[a].introspection.table_names() if t.startswith('tasks_demo') and 'records' not in t] "
         "for a in ('default', 'ops')]",
@@ -49,7 +49,7 @@ def test_database_every_pattern_runs_where_a_router_sends_the_ledger_elsewhere(r
     assert seen == [200, 200]
 
 
-def test_database_that_we_do_not_speak_to_is_named_by_check(routed: Stranger) -> None:
+def test_database_that_we_do_not_speak_to_is_named_by_check(routed: Bookshop) -> None:
     mysql = {"ENGINE": "tests.integration.checks.mysql_like", "NAME": "shop"}
     done = routed.manage("check", "--tag", "celery", settings={"DATABASES": {"default": mysql, "ops": mysql}})
     assert done.err.partition("WARNINGS:")[0].count("tasks_demo.W018") == 2, done.err

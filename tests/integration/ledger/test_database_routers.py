@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.support import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -21,7 +21,7 @@ LEDGER = (
 )
 
 
-def databases(project: Stranger) -> dict[str, Any]:
+def databases(project: Bookshop) -> dict[str, Any]:
     """The project's databases and a replica: a copy made while everything was empty and never updated."""
     known = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT")
     found: dict[str, Any] = project.value(
@@ -32,7 +32,7 @@ def databases(project: Stranger) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def split() -> Iterator[tuple[Stranger, dict[str, Any]]]:
+def split() -> Iterator[tuple[Bookshop, dict[str, Any]]]:
     """A project that reads from a replica."""
     with opened(settings={"DATABASE_ROUTERS": []}) as project:
         yield (
@@ -45,7 +45,7 @@ def split() -> Iterator[tuple[Stranger, dict[str, Any]]]:
         )
 
 
-def test_router_with_a_replica_keeps_every_promise(split: tuple[Stranger, dict[str, Any]]) -> None:
+def test_router_with_a_replica_keeps_every_promise(split: tuple[Bookshop, dict[str, Any]]) -> None:
     project, settings = split
     with project.worker(settings=settings), project.running("relay", "--interval", "0.1", settings=settings):
         sent = project.python(
@@ -69,7 +69,7 @@ def test_router_with_a_replica_keeps_every_promise(split: tuple[Stranger, dict[s
     assert project.manage("check", "--tag", "celery", settings=settings).err.count("W018") == 0
 
 
-def test_database_read_books_reads_the_database_that_is_written_to(split: tuple[Stranger, dict[str, Any]]) -> None:
+def test_database_read_books_reads_the_database_that_is_written_to(split: tuple[Bookshop, dict[str, Any]]) -> None:
     """Two jobs ended. The replica has neither job, nor the payment of one, nor the cursor of the books."""
     project, settings = split
     made = (
@@ -95,7 +95,7 @@ def test_database_read_books_reads_the_database_that_is_written_to(split: tuple[
 
 
 def test_router_with_a_replica_decisions_are_written_beside_the_parked_message(
-    split: tuple[Stranger, dict[str, Any]],
+    split: tuple[Bookshop, dict[str, Any]],
 ) -> None:
     project, settings = split
     made = (
@@ -125,7 +125,7 @@ def test_router_with_a_replica_decisions_are_written_beside_the_parked_message(
 
 
 def test_check_w018_names_models_of_one_transaction_in_several_databases(
-    split: tuple[Stranger, dict[str, Any]],
+    split: tuple[Bookshop, dict[str, Any]],
 ) -> None:
     project, settings = split
     settings = {**settings, "DATABASE_ROUTERS": [f"{HERE}.SomeModelsElsewhere"]}
@@ -142,7 +142,7 @@ def test_check_w018_names_models_of_one_transaction_in_several_databases(
     assert "Route the whole app 'tasks_demo_records' to one database." in done.err
 
 
-def test_check_w018_names_one_model_in_an_unsupported_database(split: tuple[Stranger, dict[str, Any]]) -> None:
+def test_check_w018_names_one_model_in_an_unsupported_database(split: tuple[Bookshop, dict[str, Any]]) -> None:
     project, settings = split
     mysql = {"ENGINE": "tests.integration.checks.mysql_like", "NAME": "shop"}
     settings = {**settings, "DATABASE_ROUTERS": [f"{HERE}.SomeModelsElsewhere"]}

@@ -9,7 +9,7 @@ import pytest
 from tasks_demo.core.lifecycle import Point, about, reached
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import consistent, row, subject
+from tests.integration.ledger.ledger_table import consistent, row, subject
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

@@ -11,7 +11,7 @@ import pytest
 from tasks_demo.ledger.events import EFFECT, KNOWS_ITS_TASK, SETTLED
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import consistent, row
+from tests.integration.ledger.ledger_table import consistent, row
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

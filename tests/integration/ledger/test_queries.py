@@ -7,7 +7,7 @@ import pytest
 from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.queries import find, timeline
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import row
+from tests.integration.ledger.ledger_table import row
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

@@ -30,7 +30,7 @@ from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.reading import copy
 from tasks_demo.ledger.settling import settle
 from tasks_demo.ledger.store import Store, store
-from tests.integration.ledger.ledger_ground import consistent, row
+from tests.integration.ledger.ledger_table import consistent, row
 from tests.support import PROJECT, database_url_of_tests, until
 
 pytestmark = pytest.mark.usefixtures("ledger")

@@ -20,7 +20,7 @@ from tasks_demo.ledger.events import GAP
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import MUST_PRECEDE, recorder
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import consistent, mend_table, row, subject, without_table
+from tests.integration.ledger.ledger_table import consistent, mend_table, row, subject, without_table
 from tests.support import PROJECT, until
 
 __all__ = ["without_table"]

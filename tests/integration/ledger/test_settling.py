@@ -11,7 +11,7 @@ from tasks_demo.ledger.events import EFFECT
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.settling import settle
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import consistent, row
+from tests.integration.ledger.ledger_table import consistent, row
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

@@ -15,7 +15,7 @@ from tasks_demo.core.exceptions import LedgerUnavailable
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.store import store
-from tests.integration.ledger.ledger_ground import consistent, row
+from tests.integration.ledger.ledger_table import consistent, row
 from tests.support import PROJECT, database_url_of_tests, together
 
 pytestmark = pytest.mark.usefixtures("ledger")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.support import until
 
 pytestmark = pytest.mark.skipif("DATABASE_URL" in os.environ, reason="is about SQLite's defaults")
@@ -20,12 +20,12 @@ LOOK = (
 
 
 @pytest.fixture(scope="module")
-def one_file() -> Iterator[Stranger]:
+def one_file() -> Iterator[Bookshop]:
     with opened(settings={"DATABASE_ROUTERS": []}) as project:
         yield project
 
 
-def test_store_jobs_of_every_pattern_come_to_their_end_side_by_side(one_file: Stranger) -> None:
+def test_store_jobs_of_every_pattern_come_to_their_end_side_by_side(one_file: Bookshop) -> None:
     mode = "connection.cursor().execute('PRAGMA journal_mode').fetchone()[0]"
     assert one_file.value(mode, before="from django.db import connection") == "delete"
     with one_file.running("relay") as _, one_file.worker("--concurrency=4") as worker:

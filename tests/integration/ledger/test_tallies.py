@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 
 #: No process dies before its start is on record.
 SETTINGS = {"TASKS_DEMO_MAX_ATTEMPTS": 2, "TASKS_DEMO_LEDGER_WAIT_SECONDS": 30.0}
@@ -112,40 +112,40 @@ WITH_CHILDREN = {
 }
 
 
-def published(stranger: Stranger, cases: list[str]) -> dict[str, str]:
-    done = stranger.python(PUBLISH % (cases,))
+def published(bookshop: Bookshop, cases: list[str]) -> dict[str, str]:
+    done = bookshop.python(PUBLISH % (cases,))
     assert done.code == 0, done.err
     sent: dict[str, str] = json.loads(done.out.rpartition("=>")[2])
     return sent
 
 
-def watched(stranger: Stranger, sent: dict[str, str], wanted: dict[str, Any]) -> dict[str, Any]:
-    done = stranger.python(WATCH % (json.dumps(sent), json.dumps(wanted), COLUMNS), timeout=90)
+def watched(bookshop: Bookshop, sent: dict[str, str], wanted: dict[str, Any]) -> dict[str, Any]:
+    done = bookshop.python(WATCH % (json.dumps(sent), json.dumps(wanted), COLUMNS), timeout=90)
     assert done.code == 0, done.err
     seen: dict[str, Any] = json.loads(done.out.rpartition("=>")[2])
     return seen
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_tally_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(stranger: Stranger, pool: str) -> None:
+def test_tally_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(bookshop: Bookshop, pool: str) -> None:
     wanted = {**EVERY_POOL, **WITH_CHILDREN} if pool == "prefork" else EVERY_POOL
-    earlier = stranger.value("Tally.objects.count()", before="from tasks_demo.ledger.models import Tally\n")
-    sent = published(stranger, list(wanted))
-    with stranger.worker(f"--pool={pool}", settings=SETTINGS):
-        assert watched(stranger, sent, wanted) == wanted
-    done = stranger.manage("verify_ledger")
+    earlier = bookshop.value("Tally.objects.count()", before="from tasks_demo.ledger.models import Tally\n")
+    sent = published(bookshop, list(wanted))
+    with bookshop.worker(f"--pool={pool}", settings=SETTINGS):
+        assert watched(bookshop, sent, wanted) == wanted
+    done = bookshop.manage("verify_ledger")
     assert done.code == 0, done.out + done.err
-    counts = stranger.python(OVERVIEW_AND_RECOUNT)
+    counts = bookshop.python(OVERVIEW_AND_RECOUNT)
     assert counts.code == 0, counts.err
     overview, recount = json.loads(counts.out.rpartition("=>")[2])
     assert overview == recount
     assert overview["task_ids"] - earlier == len(wanted)
 
 
-def test_tally_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_path: Path) -> None:
+def test_tally_task_that_runs_and_one_that_is_revoked(bookshop: Bookshop, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     sent = json.loads(
-        stranger.python(
+        bookshop.python(
             "import json\n"
             f"running = tasks.index_slowly.apply_async(args=['r', {str(gate)!r}]).id\n"
             "killed = tasks.awkward_late.apply_async(args=['k', 'hang']).id\n"
@@ -153,17 +153,17 @@ def test_tally_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_pa
         ).out.rpartition("=>")[2]
     )
     # Two jobs occupy its processes: a third must be fetched all the same.
-    with stranger.worker("--prefetch-multiplier=2"):
+    with bookshop.worker("--prefetch-multiplier=2"):
         began = {
             "running": has("orders.index_slowly", "running", "unresolved", executions=1),
             "killed": has(LATE, "running", "unresolved", executions=1),
         }
-        assert watched(stranger, sent, began) == began
+        assert watched(bookshop, sent, began) == began
         # Only now: it must still wait for its time when it is revoked, however long the worker took to start.
-        sent["later"] = stranger.value("tasks.awkward.apply_async(args=['l', 'return'], countdown=12).id")
+        sent["later"] = bookshop.value("tasks.awkward.apply_async(args=['l', 'return'], countdown=12).id")
         waits = {"later": has(EARLY, "waiting", "unresolved", executions=0, deliveries=1)}
-        assert watched(stranger, sent, waits) == waits
-        done = stranger.python(
+        assert watched(bookshop, sent, waits) == waits
+        done = bookshop.python(
             f"app.control.revoke({sent['later']!r})\n"
             f"app.control.revoke({sent['killed']!r}, terminate=True, signal='SIGKILL')"
         )
@@ -174,7 +174,7 @@ def test_tally_task_that_runs_and_one_that_is_revoked(stranger: Stranger, tmp_pa
             "killed": has(LATE, "revoked", "dropped", executions=1, deliveries=1, failed=0, ended=1),
             "later": has(EARLY, "revoked", "dropped", executions=0, deliveries=1, ended=1),
         }
-        assert watched(stranger, sent, ended) == ended
-    done = stranger.manage("timeline", sent["killed"], "--json")
+        assert watched(bookshop, sent, ended) == ended
+    done = bookshop.manage("timeline", sent["killed"], "--json")
     shown = json.loads(done.out)
     assert (shown["task"], shown["outcome"], shown["verdict"]) == (LATE, "revoked", "dropped")

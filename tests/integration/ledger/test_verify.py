@@ -8,7 +8,7 @@ from django.test.utils import CaptureQueriesContext
 
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
-from tests.integration.ledger.ledger_ground import consistent, row
+from tests.integration.ledger.ledger_table import consistent, row
 
 pytestmark = pytest.mark.usefixtures("ledger")
 

@@ -17,7 +17,7 @@ from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import FOLLOWS, MUST_PRECEDE, recorder
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.writer import BATCH_SECONDS
-from tests.integration.ledger.ledger_ground import consistent, mend_table, subject, without_table
+from tests.integration.ledger.ledger_table import consistent, mend_table, subject, without_table
 from tests.support import Home, until
 
 __all__ = ["without_table"]

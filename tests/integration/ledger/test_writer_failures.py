@@ -28,7 +28,7 @@ from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.ledger.recorder import recorder
 from tasks_demo.ledger.store import store
 from tasks_demo.ledger.verify import differences
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.support import until
 
 TASKS = ("charge", "book", "mail_receipt", "index", "count_view", "plain", "plain_late")
@@ -185,7 +185,7 @@ def page(client: Client, url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[Stranger]:
+def project() -> Iterator[Bookshop]:
     with opened() as made:
         yield made
 
@@ -201,7 +201,7 @@ def silent_server() -> Iterator[str]:
     "trouble", ["its server never answers", "its tables are missing", "it is MySQL", "its alias is in no DATABASES"]
 )
 def test_every_pattern_runs_though_the_ledger_does_not_work(
-    project: Stranger, trouble: str, silent_server: str, tmp_path: Path
+    project: Bookshop, trouble: str, silent_server: str, tmp_path: Path
 ) -> None:
     ops: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "empty.sqlite3")}
     if trouble == "its server never answers":

@@ -19,8 +19,8 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
 from tasks_demo.operations import forget, known
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry
+from tests.integration.bookshop import Bookshop
 from tests.integration.management.conftest import Run
-from tests.integration.stranger import Stranger
 from tests.support import until
 
 COMMAND = "operation"
@@ -253,28 +253,28 @@ def test_ledger_s_counts_are_told(redis_url: str, run: Run) -> None:
 # -- in a project ---------------------------------------------------------------------------------------------------------------
 
 
-def test_operation_that_is_forgotten_is_done_again(stranger: Stranger) -> None:
+def test_operation_that_is_forgotten_is_done_again(bookshop: Bookshop) -> None:
     def charge() -> None:
-        assert stranger.python("tasks.charge.delay(order_id='again')").code == 0
+        assert bookshop.python("tasks.charge.delay(order_id='again')").code == 0
 
     def ended(kind: str) -> Any:
-        return stranger.value(
+        return bookshop.value(
             f"Event.objects.filter(kind={kind!r}, operation='charge:again').count()",
             before="from tasks_demo.ledger.models import Event",
         )
 
-    with stranger.worker():
+    with bookshop.worker():
         charge()
         until(lambda: ended("returned") == 1, "the first charge", 60)
         charge()
         until(lambda: ended("suppressed") == 1, "its copy", 60)
-        shown = stranger.manage("operation", "show", "charge:again")
+        shown = bookshop.manage("operation", "show", "charge:again")
         assert "dedup_lock (Redis): completed" in shown.out
-        done = stranger.manage("operation", "forget", "charge:again", "--why", "refunded by hand", "--yes")
+        done = bookshop.manage("operation", "forget", "charge:again", "--why", "refunded by hand", "--yes")
         assert done.code == 0, done.err
         charge()
         until(lambda: ended("returned") == 2, "the second charge", 60)
-    assert stranger.payments("again") == 2
+    assert bookshop.payments("again") == 2
     acts = "[[a.operation, a.why, a.outcome] for a in ForgottenOperation.objects.all()]"
-    kept = stranger.value(acts, before="from tasks_demo.records.models import ForgottenOperation")
+    kept = bookshop.value(acts, before="from tasks_demo.records.models import ForgottenOperation")
     assert kept == [["charge:again", "refunded by hand", "removed"]]

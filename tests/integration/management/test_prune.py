@@ -14,7 +14,7 @@ from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.outbox import enqueue
 from tasks_demo.outbox.table import prune
 from tasks_demo.records.models import Attempt, Claim, Fence, InboxEntry, OutboxMessage
-from tests.integration.outbox.outbox_ground import JOB, charge
+from tests.integration.outbox.outbox_table import JOB, charge
 
 pytestmark = pytest.mark.usefixtures("table")
 

@@ -15,7 +15,7 @@ from tests.integration.management.conftest import Run
 from tests.integration.quarantine.letters import GARBAGE, QUEUE, dead, message
 from tests.integration.quarantine.parked_rows import QUEUE as NOBODY
 from tests.integration.quarantine.parked_rows import lying, states
-from tests.integration.quarantine.quarantine_ground import records
+from tests.integration.quarantine.poison_worker import records
 from tests.support import Home
 
 __all__ = ["records"]

@@ -11,7 +11,7 @@ import pytest
 import urllib3
 
 from tasks_demo.core.lifecycle import Point, Reached, Subject
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 from tests.snippets import pieces
 from tests.support import PROJECT, free_port, until
 
@@ -57,11 +57,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("folder")
-def test_scrape_of_a_prefork_worker_reads_what_the_page_shows(stranger: Stranger) -> None:
+def test_scrape_of_a_prefork_worker_reads_what_the_page_shows(bookshop: Bookshop) -> None:
     port = free_port()
-    with stranger.worker(settings=settings(0, port)) as worker:
+    with bookshop.worker(settings=settings(0, port)) as worker:
         charge = "[tasks.charge.delay('metrics').get(timeout=30) for click in range(2)]"
-        first, second = stranger.value(charge, settings=settings(0, port))
+        first, second = bookshop.value(charge, settings=settings(0, port))
         assert first == second
         seen: list[str] = []
         until(lambda: seen.clear() or seen.extend(scraped(port)) or set(SHOWN) <= set(seen), f"{SHOWN}, not {seen}")
@@ -74,36 +74,36 @@ def test_scrape_of_a_prefork_worker_reads_what_the_page_shows(stranger: Stranger
 
 
 @pytest.mark.usefixtures("folder")
-def test_second_worker_at_the_same_port_says_so_and_works(stranger: Stranger) -> None:
+def test_second_worker_at_the_same_port_says_so_and_works(bookshop: Bookshop) -> None:
     port = free_port()
-    with stranger.worker(settings=settings(0, port)), stranger.worker(settings=settings(0, port)) as second:
+    with bookshop.worker(settings=settings(0, port)), bookshop.worker(settings=settings(0, port)) as second:
         until(lambda: "No metrics are served at TASKS_DEMO_METRICS_ADDRESS" in second.said, "its word about the port")
-        assert stranger.value("tasks.plain.delay('two workers').get(timeout=30)", settings=settings(0, port))
+        assert bookshop.value("tasks.plain.delay('two workers').get(timeout=30)", settings=settings(0, port))
 
 
 def test_prefork_worker_without_the_folder_says_what_is_not_served(
-    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+    bookshop: Bookshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     port = free_port()
-    with stranger.worker(settings=settings(0, port)) as worker:
+    with bookshop.worker(settings=settings(0, port)) as worker:
         until(
             lambda: "PROMETHEUS_MULTIPROC_DIR is not set: the counts of pool processes are not served" in worker.said,
             "the warning",
         )
 
 
-def test_scrape_while_the_tables_do_not_answer_says_so(stranger: Stranger, tmp_path: Path) -> None:
+def test_scrape_while_the_tables_do_not_answer_says_so(bookshop: Bookshop, tmp_path: Path) -> None:
     port = free_port()
-    with stranger.worker("--pool=threads", settings=settings(0, port)):
+    with bookshop.worker("--pool=threads", settings=settings(0, port)):
         assert 'tasks_demo_records_up{database="default"} 1.0' in scraped(port)
         away = "from django.db import connection\nconnection.cursor().execute('ALTER TABLE %s RENAME TO %s')"
         there, gone = "tasks_demo_records_outboxmessage", "tasks_demo_records_outboxmessage_away"
-        assert stranger.python(away % (there, gone)).code == 0
+        assert bookshop.python(away % (there, gone)).code == 0
         try:
             seen = scraped(port)
         finally:
-            assert stranger.python(away % (gone, there)).code == 0
+            assert bookshop.python(away % (gone, there)).code == 0
         assert 'tasks_demo_records_up{database="default"} 0.0' in seen
         assert not [line for line in seen if "outbox_age" in line or "parked_waiting" in line]
         assert [line for line in seen if line.startswith("process_cpu")], "without the folder: this process, whole"

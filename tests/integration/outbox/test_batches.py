@@ -20,7 +20,7 @@ from tasks_demo.core.lifecycle import Point, Reached
 from tasks_demo.outbox import batches, enqueue, publisher
 from tasks_demo.outbox.batches import ConfirmedBatch, RedisBatch
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import copies, relay_to, row
+from tests.integration.outbox.outbox_table import copies, relay_to, row
 from tests.integration.servers.rabbitmq import RabbitServer, queue_name
 from tests.integration.servers.redis import RedisServer
 from tests.support import until

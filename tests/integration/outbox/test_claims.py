@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import ShopWorker, Stranger
+from tests.integration.bookshop import Bookshop, ShopWorker
 from tests.support import until
 
 #: The reconciler looks so early that every job here waits ten times as long.
@@ -39,7 +39,7 @@ def facts(task_id):
 
 
 @pytest.fixture(scope="module")
-def worker(any_broker: Stranger) -> Iterator[ShopWorker]:
+def worker(any_broker: Bookshop) -> Iterator[ShopWorker]:
     with (
         any_broker.running("relay", "--interval", "0.05", settings=SETTINGS),
         any_broker.worker(settings=SETTINGS) as worker,
@@ -47,7 +47,7 @@ def worker(any_broker: Stranger) -> Iterator[ShopWorker]:
         yield worker
 
 
-def asked(project: Stranger, expression: str, statements: str = "") -> Any:
+def asked(project: Bookshop, expression: str, statements: str = "") -> Any:
     return project.value(expression, settings=SETTINGS, before=ASK + statements)
 
 
@@ -55,7 +55,7 @@ def succeeded(worker: ShopWorker, prefix: str) -> int:
     return len(re.findall(rf"\[{prefix}[^]]*\] succeeded", worker.said))
 
 
-def test_outbox_claim_queue_that_is_long_makes_no_copies(any_broker: Stranger, worker: ShopWorker) -> None:
+def test_outbox_claim_queue_that_is_long_makes_no_copies(any_broker: Bookshop, worker: ShopWorker) -> None:
     # 4 s of work for two processes, in a queue that the reconciler examines after 0.3 s.
     asked(
         any_broker, "1", "for n in range(80): enqueue(tasks.ship, (f'long-{n}',), {'work': 0.1}, task_id=f'long-{n}')\n"
@@ -66,7 +66,7 @@ def test_outbox_claim_queue_that_is_long_makes_no_copies(any_broker: Stranger, w
     assert (sent <= 84, done) == (True, 80), sent
 
 
-def test_outbox_claim_copy_of_a_job_that_has_ended_is_suppressed(any_broker: Stranger, worker: ShopWorker) -> None:
+def test_outbox_claim_copy_of_a_job_that_has_ended_is_suppressed(any_broker: Bookshop, worker: ShopWorker) -> None:
     names = ["orders.ship", "orders.plain"]
     asked(any_broker, "1", f"for name in {names}: enqueue(name, (name,), task_id='ended-' + name)\n")
     until(lambda: succeeded(worker, "ended-") == 2, "both ends")
@@ -85,7 +85,7 @@ def test_outbox_claim_copy_of_a_job_that_has_ended_is_suppressed(any_broker: Str
 
 
 def test_outbox_claim_copy_of_a_job_that_is_running_is_suppressed_until_its_process_dies(
-    any_broker: Stranger, worker: ShopWorker
+    any_broker: Bookshop, worker: ShopWorker
 ) -> None:
     gate = any_broker.folder / "runs"
     holder = asked(
@@ -125,7 +125,7 @@ while len(looks) < 6 and row.get().publications == 1:
 
 
 def test_outbox_claim_job_that_is_acknowledged_and_has_not_claimed_its_row_is_no_loss(
-    any_broker: Stranger, worker: ShopWorker
+    any_broker: Bookshop, worker: ShopWorker
 ) -> None:
     gate = any_broker.folder / "unclaimed"
     # Its message lacks the outbox's header, so it never claims its row: as if it had stopped between acknowledgement and claim.
@@ -136,7 +136,7 @@ def test_outbox_claim_job_that_is_acknowledged_and_has_not_claimed_its_row_is_no
 
 
 def test_outbox_claim_retry_that_is_due_later_is_waited_for_and_starts_no_second_chain(
-    any_broker: Stranger, worker: ShopWorker
+    any_broker: Bookshop, worker: ShopWorker
 ) -> None:
     asked(
         any_broker,
@@ -169,7 +169,7 @@ def said(name, **options):
     ],
 )
 def test_outbox_claim_what_no_worker_would_run_is_refused_with_the_nearest_name(
-    any_broker: Stranger, settings: dict[str, Any], queue: str
+    any_broker: Bookshop, settings: dict[str, Any], queue: str
 ) -> None:
     calls = (
         "said('orders.shipp'), said('nope'), said('orders.ship', queue='bookshp'), said('another.app', external=True)"

@@ -15,7 +15,7 @@ from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
-from tests.integration.outbox.outbox_ground import JOB, charge, count, messages, relay_to, row
+from tests.integration.outbox.outbox_table import JOB, charge, count, messages, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 

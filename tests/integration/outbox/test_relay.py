@@ -28,7 +28,7 @@ from tasks_demo.outbox.publisher import Answers
 from tasks_demo.outbox.relay import Relay, _back_off
 from tasks_demo.outbox.table import overdue
 from tasks_demo.records.models import OutboxMessage, Parked
-from tests.integration.outbox.outbox_ground import copies, messages, relay_to, row
+from tests.integration.outbox.outbox_table import copies, messages, relay_to, row
 from tests.integration.servers.rabbitmq import RabbitServer, queue_name
 from tests.integration.servers.redis import RedisServer, full, read_only
 from tests.support import until

@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from tests import forks
-from tests.integration.outbox.outbox_ground import copies
+from tests.integration.outbox.outbox_table import copies
 from tests.integration.servers.postgres import PostgresServer, own_postgres
 from tests.integration.servers.redis import RedisServer
 from tests.support import PROJECT, STATE, Home, Worker, queued, until

@@ -18,7 +18,7 @@ from tasks_demo.outbox import completion, enqueue
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.reporting import HEADER
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import JOB, charge, environment, row
+from tests.integration.outbox.outbox_table import JOB, charge, environment, row
 from tests.support import STATE, Home, Worker, queued, until
 
 pytestmark = pytest.mark.usefixtures("table")

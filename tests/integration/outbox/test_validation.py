@@ -23,7 +23,7 @@ from tasks_demo.core.exceptions import ContradictoryDeclaration, OutboxRefused
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.outbox import enqueue
 from tasks_demo.records.models import Parked
-from tests.integration.outbox.outbox_ground import JOB, charge, count, messages, relay_to, row
+from tests.integration.outbox.outbox_table import JOB, charge, count, messages, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import producer_on
 
@@ -33,19 +33,19 @@ pytestmark = pytest.mark.usefixtures("table")
 def _of_another_app() -> Any:
     """A task that our app does not know. Its app is in no module: the checks would judge it with the project's own."""
 
-    def stranger() -> None: ...
+    def bookshop() -> None: ...
 
-    return Celery("never", set_as_current=False).task(name="never.registered", shared=False)(stranger)
+    return Celery("never", set_as_current=False).task(name="never.registered", shared=False)(bookshop)
 
 
-stranger = _of_another_app()
+bookshop = _of_another_app()
 
 
 REFUSED: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     (None, (), {}, {}, "None is neither a task nor the name of one"),
     (len, (), {}, {}, "neither a task nor the name"),
     (charge.s(**JOB), (), {}, {}, "pass a signature's task, args and kwargs separately"),
-    (stranger, (), {}, {}, "'never.registered' is not registered"),
+    (bookshop, (), {}, {}, "'never.registered' is not registered"),
     ("", (), {}, {}, "must have 1 to 255 characters"),
     ("x" * 256, (), {}, {}, "must have 1 to 255 characters"),
     ("a", "text", {}, {}, "must be a list or tuple and a dict"),

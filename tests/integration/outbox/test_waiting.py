@@ -11,7 +11,7 @@ from django.db.models import F
 
 from tasks_demo.outbox import enqueue, held
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import environment, relay_to, row
+from tests.integration.outbox.outbox_table import environment, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import Home, Worker, until
 

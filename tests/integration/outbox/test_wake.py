@@ -19,7 +19,7 @@ from tasks_demo.outbox.decisions import hasten
 from tasks_demo.outbox.relay import Relay
 from tasks_demo.outbox.wake import CHANNEL, WakeUps, _Signal
 from tasks_demo.records.models import OutboxMessage
-from tests.integration.outbox.outbox_ground import copies, relay_to, row
+from tests.integration.outbox.outbox_table import copies, relay_to, row
 from tests.integration.servers.redis import RedisServer
 from tests.support import until
 

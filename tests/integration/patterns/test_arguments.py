@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stranger import ShopWorker, Stranger, opened
+from tests.integration.bookshop import Bookshop, ShopWorker, opened
 from tests.support import until
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Stranger]:
+def shop() -> Iterator[Bookshop]:
     with opened() as project:
         yield project
 
 
 @pytest.fixture(scope="module")
-def worker(shop: Stranger) -> Iterator[ShopWorker]:
+def worker(shop: Bookshop) -> Iterator[ShopWorker]:
     with shop.worker() as running:
         yield running
 
 
-def test_arguments_every_spelling_of_one_call_charges_once(shop: Stranger, worker: ShopWorker) -> None:
+def test_arguments_every_spelling_of_one_call_charges_once(shop: Bookshop, worker: ShopWorker) -> None:
     before = (
         "calls = [tasks.charge.delay(42, 100), tasks.charge.delay(42), tasks.charge.delay(order_id=42, cents=100),\n"
         "         tasks.charge.delay(cents=100, order_id=42), tasks.charge.s(100).delay(42),\n"
@@ -34,7 +34,7 @@ def test_arguments_every_spelling_of_one_call_charges_once(shop: Stranger, worke
     assert shop.payments("42") == 1
 
 
-def test_arguments_what_json_carries_works(shop: Stranger, worker: ShopWorker) -> None:
+def test_arguments_what_json_carries_works(shop: Bookshop, worker: ShopWorker) -> None:
     before = (
         "import datetime, decimal, uuid\nfrom django.utils.translation import gettext_lazy\n"
         "given = [uuid.UUID(int=7), decimal.Decimal('1.50'), datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2),\n"
@@ -46,7 +46,7 @@ def test_arguments_what_json_carries_works(shop: Stranger, worker: ShopWorker) -
 
 
 @pytest.mark.parametrize("given", ["object()", "{1, 2}", "datetime.timedelta(1)"])
-def test_arguments_what_json_does_not_carry_is_refused_in_the_caller(shop: Stranger, given: str) -> None:
+def test_arguments_what_json_does_not_carry_is_refused_in_the_caller(shop: Bookshop, given: str) -> None:
     done = shop.python(f"import datetime\ntasks.ship_to.delay({given})")
     assert done.code == 1
     assert "ArgumentsNotJson" in done.err
@@ -54,7 +54,7 @@ def test_arguments_what_json_does_not_carry_is_refused_in_the_caller(shop: Stran
 
 
 def test_arguments_operation_is_computed_by_the_publisher_only(
-    shop: Stranger, worker: ShopWorker, tmp_path: Path
+    shop: Bookshop, worker: ShopWorker, tmp_path: Path
 ) -> None:
     log = tmp_path / "operations"
     before = f"import os\ntasks.charge_counted.delay(1, {str(log)!r}).get(timeout=30)"
@@ -67,7 +67,7 @@ def test_arguments_operation_is_computed_by_the_publisher_only(
     assert len(others) == 1
 
 
-def test_arguments_body_that_nobody_ran_is_a_failure_each_time(shop: Stranger, worker: ShopWorker) -> None:
+def test_arguments_body_that_nobody_ran_is_a_failure_each_time(shop: Bookshop, worker: ShopWorker) -> None:
     before = "calls = [tasks.charge_async.delay(1) for _ in range(2)]\n[call.get(timeout=30, propagate=False) for call in calls]"
     assert (
         shop.value("[[call.state, type(call.result).__name__] for call in calls]", before=before)
@@ -76,7 +76,7 @@ def test_arguments_body_that_nobody_ran_is_a_failure_each_time(shop: Stranger, w
     assert "never awaited" not in worker.said
 
 
-def test_arguments_errback_with_several_arguments_is_a_job_of_its_own(shop: Stranger, worker: ShopWorker) -> None:
+def test_arguments_errback_with_several_arguments_is_a_job_of_its_own(shop: Bookshop, worker: ShopWorker) -> None:
     before = (
         "from celery import chord, group\nfrom tasks_demo.ledger.models import Tally\n"
         "back = tasks.ship_to.si('back', 3)\n"
@@ -91,7 +91,7 @@ def test_arguments_errback_with_several_arguments_is_a_job_of_its_own(shop: Stra
     assert shop.payments("back") == 1
 
 
-def test_arguments_job_published_in_the_transaction_of_an_inbox_is_named(shop: Stranger, worker: ShopWorker) -> None:
+def test_arguments_job_published_in_the_transaction_of_an_inbox_is_named(shop: Bookshop, worker: ShopWorker) -> None:
     assert shop.python("tasks.book_and_notify.delay(1).get(timeout=30)").code == 0
     until(lambda: "orders.count_view is published at " in worker.said, "the warning")
     assert "orders/tasks.py:" in worker.said.partition("orders.count_view is published at ")[2].partition("\n")[0]

@@ -22,7 +22,7 @@ from tasks_demo.patterns import AcksEarly, AcksLate, DedupLock
 from tasks_demo.patterns.attempts import PARKED
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.records.models import Attempt, Parked
-from tests.integration.quarantine.quarantine_ground import (
+from tests.integration.quarantine.poison_worker import (
     PoisonWorker,
     cure,
     diary,

@@ -183,7 +183,7 @@ def test_same_key_with_other_arguments_fails_loudly(books: BankClient) -> None:
 # -- failing infrastructure --------------------------------------------------------------------------------------------------
 
 
-class Ground:
+class Environment:
     """A worker with its own broker, lock store and bank, each of which a test may break."""
 
     def __init__(self, stack: ExitStack, home: Home, folder: Path) -> None:
@@ -226,77 +226,77 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(home: Home, django_db_setup: None) -> Iterator[Ground]:
-    folder = STATE / "ground"
+def environment(home: Home, django_db_setup: None) -> Iterator[Environment]:
+    folder = STATE / "environment"
     folder.mkdir()
     with ExitStack() as stack:
-        yield Ground(stack, home, folder)
+        yield Environment(stack, home, folder)
 
 
 @pytest.mark.parametrize("refusing", [read_only, full])
 def test_lock_store_that_takes_no_writes_keeps_the_body_from_running_and_loses_nothing(
-    ground: Ground, refusing: Callable[[Any], AbstractContextManager[None]]
+    environment: Environment, refusing: Callable[[Any], AbstractContextManager[None]]
 ) -> None:
-    with connect(ground.locks.url, 5.0) as client, refusing(client):
-        task_id = ground.send("dedup_lock")
+    with connect(environment.locks.url, 5.0) as client, refusing(client):
+        task_id = environment.send("dedup_lock")
         has(task_id, "deferred")
-        assert ground.charges(task_id) == 0
+        assert environment.charges(task_id) == 0
         assert Tally.objects.get(task_id=task_id).executions == 0
     has(task_id, "completed", "returned", "acked")
-    assert ground.charges(task_id) == 1
+    assert environment.charges(task_id) == 1
     assert Tally.objects.get(task_id=task_id).executions == 1
-    until(ground.idle, "an empty broker")
+    until(environment.idle, "an empty broker")
 
 
-def test_lock_store_that_is_gone_keeps_the_body_from_running_and_loses_nothing(ground: Ground) -> None:
-    ground.locks.kill()
+def test_lock_store_that_is_gone_keeps_the_body_from_running_and_loses_nothing(environment: Environment) -> None:
+    environment.locks.kill()
     try:
-        task_id = ground.send("dedup_lock")
+        task_id = environment.send("dedup_lock")
         has(task_id, "deferred")
-        assert ground.charges(task_id) == 0
+        assert environment.charges(task_id) == 0
     finally:
-        ground.locks.start()
+        environment.locks.start()
     has(task_id, "completed", "returned", "acked")
-    assert ground.charges(task_id) == 1
+    assert environment.charges(task_id) == 1
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "dedup_lock"])
 def test_with_the_bank_down_a_late_pattern_retries_and_charges_once_when_it_is_back(
-    ground: Ground, pattern: str
+    environment: Environment, pattern: str
 ) -> None:
-    ground.bank.kill()
+    environment.bank.kill()
     try:
-        task_id = ground.send(pattern)
+        task_id = environment.send(pattern)
         has(task_id, "retried")
     finally:
-        ground.bank.start()
+        environment.bank.start()
     has(task_id, "effect_done", "returned")
-    assert ground.charges(task_id) == 1
+    assert environment.charges(task_id) == 1
     assert not Event.objects.filter(task_id=task_id, kind="failed").exists()
-    until(ground.idle, "an empty broker")
+    until(environment.idle, "an empty broker")
 
 
-def test_with_the_bank_down_acks_early_fails_visibly_and_is_not_tried_again(ground: Ground) -> None:
-    ground.bank.kill()
+def test_with_the_bank_down_acks_early_fails_visibly_and_is_not_tried_again(environment: Environment) -> None:
+    environment.bank.kill()
     try:
-        task_id = ground.send("acks_early")
+        task_id = environment.send("acks_early")
         has(task_id, "failed", "acked")
     finally:
-        ground.bank.start()
+        environment.bank.start()
     assert "BankUnavailable" in Event.objects.get(task_id=task_id, kind="failed").detail["why"]
-    until(ground.idle, "an empty broker")
-    assert ground.charges(task_id) == 0
+    until(environment.idle, "an empty broker")
+    assert environment.charges(task_id) == 0
     assert Tally.objects.get(task_id=task_id).executions == 1
 
 
 @pytest.mark.parametrize("pattern", CHARGING_AT_THE_BANK)
-def test_without_its_ledger_no_body_runs_and_the_message_is_requeued(ground: Ground, pattern: str) -> None:
-    log = ground.worker.log
+def test_without_its_ledger_no_body_runs_and_the_message_is_requeued(environment: Environment, pattern: str) -> None:
+    log = environment.worker.log
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE tasks_demo_event RENAME TO tasks_demo_event_away")
     try:
         before = log.read_text(errors="replace").count("received")
-        with producer_on(ground.broker.url) as producer:
+        with producer_on(environment.broker.url) as producer:
             # Not through apply_async, because this process's ledger is unavailable too.
             task_id = str(uuid.uuid4())
             headers = {"task": CHARGES[pattern].name, "id": task_id, "lang": "py"}
@@ -304,15 +304,15 @@ def test_without_its_ledger_no_body_runs_and_the_message_is_requeued(ground: Gro
             producer.publish(body, routing_key="celery", serializer="json", headers=headers, correlation_id=task_id)
         # Received twice by the worker: it was requeued and redelivered.
         until(lambda: log.read_text(errors="replace").count("received") >= before + 2, "the second delivery")
-        assert ground.charges(task_id) == 0
+        assert environment.charges(task_id) == 0
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE tasks_demo_event_away RENAME TO tasks_demo_event")
     has(task_id, "effect_done", "returned")
-    assert ground.charges(task_id) == 1
+    assert environment.charges(task_id) == 1
     assert Tally.objects.get(task_id=task_id).executions == 1
-    until(ground.idle, "an empty broker")
-    assert ground.worker.alive()
+    until(environment.idle, "an empty broker")
+    assert environment.worker.alive()
 
 
 @pytest.mark.parametrize(

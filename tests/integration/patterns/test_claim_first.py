@@ -15,127 +15,127 @@ from django.db import connections, router
 from tasks_demo.core.exceptions import OperationMismatch
 from tasks_demo.patterns import claim_first, operation_records
 from tasks_demo.records.models import Claim
-from tests.integration.patterns.once_ground import Ground, OnceWorker
 from tests.integration.patterns.once_tasks import app
+from tests.integration.patterns.once_worker import Environment, OnceWorker
 from tests.support import until
 
 DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
 
 
-def test_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    first = ground.send("once.claim", **job)
+def test_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    first = environment.send("once.claim", **job)
     assert first.get(timeout=30) == {"number": 1}
-    ground.has(first.id, "acked", "returned")
-    mine = [point for point in ground.points(first.id) if point not in {"received", "acked"}]
+    environment.has(first.id, "acked", "returned")
+    mine = [point for point in environment.points(first.id) if point not in {"received", "acked"}]
     assert mine == ["claimed", "started", "returned"]
-    second = ground.send("once.claim", **job)
+    second = environment.send("once.claim", **job)
     assert second.get(timeout=30) is None
-    ground.has(second.id, "suppressed", "acked")
-    third = ground.send("once.claim", **job, first="x")
+    environment.has(second.id, "suppressed", "acked")
+    third = environment.send("once.claim", **job, first="x")
     assert "already used by another task or with other arguments. Nothing was run" in str(
         third.get(timeout=30, propagate=False)
     )
-    assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
+    assert (len(environment.ran(operation)), environment.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
-def test_another_task_under_the_same_key_fails_and_is_not_taken_for_done(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    ground.send("once.claim", **job).get(timeout=30)
-    other = ground.send("once.claim_too", **job)
+def test_another_task_under_the_same_key_fails_and_is_not_taken_for_done(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    environment.send("once.claim", **job).get(timeout=30)
+    other = environment.send("once.claim_too", **job)
     assert "already used by another task" in str(other.get(timeout=30, propagate=False))
-    assert len(ground.ran(operation)) == 1
+    assert len(environment.ran(operation)) == 1
 
 
-def test_suppressed_copy_starts_nothing_that_was_to_follow_the_work(ground: Ground) -> None:
-    operation, job = ground.fresh()
+def test_suppressed_copy_starts_nothing_that_was_to_follow_the_work(environment: Environment) -> None:
+    operation, job = environment.fresh()
     follow: Any = app.tasks["once.follow"].s(folder=job["folder"]).set(queue=OnceWorker.queue)
-    followed = ground.folder / operation / "followed"
+    followed = environment.folder / operation / "followed"
     workflows: list[dict[str, Any]] = [{"chain": [follow]}, {"callbacks": [follow]}]
-    first = ground.send("once.claim", embed=workflows[0], **job)
+    first = environment.send("once.claim", embed=workflows[0], **job)
     assert first.get(timeout=30) == {"number": 1}
     until(followed.exists, "what follows the first")
     for embed in workflows:
-        ground.send("once.claim", task_id=first.id, embed=embed, **job)
-    until(lambda: ground.points(first.id).count("suppressed") == 2, "both copies suppressed")
-    until(ground.idle, "an idle worker: what the copies might have published has been run")
+        environment.send("once.claim", task_id=first.id, embed=embed, **job)
+    until(lambda: environment.points(first.id).count("suppressed") == 2, "both copies suppressed")
+    until(environment.idle, "an idle worker: what the copies might have published has been run")
     assert followed.read_text() == "{'number': 1}\n"
 
 
-def test_duplicate_of_a_running_job_is_suppressed_at_once(ground: Ground) -> None:
-    operation, job = ground.fresh(gate=True)
-    first = ground.send("once.claim", **job)
-    ground.running(operation)
-    second = ground.send("once.claim", **job)
-    ground.has(second.id, "suppressed")
-    ground.open(operation)
+def test_duplicate_of_a_running_job_is_suppressed_at_once(environment: Environment) -> None:
+    operation, job = environment.fresh(gate=True)
+    first = environment.send("once.claim", **job)
+    environment.running(operation)
+    second = environment.send("once.claim", **job)
+    environment.has(second.id, "suppressed")
+    environment.open(operation)
     assert first.get(timeout=30) == {"number": 1}
-    assert len(ground.ran(operation)) == 1
+    assert len(environment.ran(operation)) == 1
 
 
-def test_pool_process_killed_in_the_body_is_never_followed_by_another_execution(ground: Ground) -> None:
-    operation, job = ground.fresh(gate=True)
-    sent = ground.send("once.claim", **job)
-    pid = ground.running(operation)
-    ground.has(sent.id, "started", "acked")
-    ground.killed(pid)
+def test_pool_process_killed_in_the_body_is_never_followed_by_another_execution(environment: Environment) -> None:
+    operation, job = environment.fresh(gate=True)
+    sent = environment.send("once.claim", **job)
+    pid = environment.running(operation)
+    environment.has(sent.id, "started", "acked")
+    environment.killed(pid)
     # The broker redelivers it twice, as after a lost acknowledgement; then another caller requests the same operation.
     for _ in range(2):
-        ground.send("once.claim", task_id=sent.id, **job)
-    other = ground.send("once.claim", **job)
-    ground.has(other.id, "suppressed")
-    until(lambda: ground.points(sent.id).count("suppressed") == 2, "both copies suppressed")
-    assert ground.ran(operation) == [pid]
+        environment.send("once.claim", task_id=sent.id, **job)
+    other = environment.send("once.claim", **job)
+    environment.has(other.id, "suppressed")
+    until(lambda: environment.points(sent.id).count("suppressed") == 2, "both copies suppressed")
+    assert environment.ran(operation) == [pid]
 
 
-def test_body_that_raised_is_not_run_again(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    sent = ground.send("once.claim", **job, first="no luck")
+def test_body_that_raised_is_not_run_again(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    sent = environment.send("once.claim", **job, first="no luck")
     assert str(sent.get(timeout=30, propagate=False)) == "no luck"
-    ground.has(sent.id, "failed")
-    again = ground.send("once.claim", **job, first="no luck")
-    ground.has(again.id, "suppressed")
+    environment.has(sent.id, "failed")
+    again = environment.send("once.claim", **job, first="no luck")
+    environment.has(again.id, "suppressed")
     assert again.get(timeout=30) is None, "a double click gets an answer"
-    ground.send("once.claim", task_id=sent.id, **job, first="no luck")
-    ground.has(sent.id, "suppressed")
-    until(ground.idle, "the copy's end")
+    environment.send("once.claim", task_id=sent.id, **job, first="no luck")
+    environment.has(sent.id, "suppressed")
+    until(environment.idle, "the copy's end")
     assert (sent.state, str(AsyncResult(sent.id, app=app).result)) == ("FAILURE", "no luck")
-    assert len(ground.ran(operation)) == 1
+    assert len(environment.ran(operation)) == 1
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_claim", False)])
 def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
-    ground: Ground, table: str, ledger: bool
+    environment: Environment, table: str, ledger: bool
 ) -> None:
-    operation, job = ground.fresh()
-    with ground.away(table, ledger=ledger):
-        sent = ground.send("once.claim", **job)
-        ground.returned_to_the_queue(sent.id)
-        assert ground.ran(operation) == []
+    operation, job = environment.fresh()
+    with environment.away(table, ledger=ledger):
+        sent = environment.send("once.claim", **job)
+        environment.returned_to_the_queue(sent.id)
+        assert environment.ran(operation) == []
     assert sent.get(timeout=30) == {"number": 1}
-    assert (len(ground.ran(operation)), ground.count("tasks_demo_records_claim", operation)) == (1, 1)
+    assert (len(environment.ran(operation)), environment.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
 def test_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
-    ground: Ground,
+    environment: Environment,
 ) -> None:
-    if ground.postgres is None:
-        pytest.skip("no server of its own to be killed; the test runs on the other ground")
-    jobs = [ground.fresh(gate=True) for _ in range(4)]
-    sent = [ground.send("once.claim", **job) for _, job in jobs]
-    until(lambda: sum(len(ground.ran(operation)) for operation, _ in jobs) == 2, "two bodies behind their claims")
-    ground.postgres.kill()
+    if environment.postgres is None:
+        pytest.skip("no server of its own to be killed; the test runs on the other environment")
+    jobs = [environment.fresh(gate=True) for _ in range(4)]
+    sent = [environment.send("once.claim", **job) for _, job in jobs]
+    until(lambda: sum(len(environment.ran(operation)) for operation, _ in jobs) == 2, "two bodies behind their claims")
+    environment.postgres.kill()
     for operation, _ in jobs:
-        ground.open(operation)
+        environment.open(operation)
     for one in sent[2:]:
-        ground.returned_to_the_queue(one.id)
-    ground.postgres.start()
+        environment.returned_to_the_queue(one.id)
+    environment.postgres.start()
     assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 4
     for (_, job), one in zip(jobs, sent, strict=True):
-        ground.send("once.claim", task_id=one.id, **job)
+        environment.send("once.claim", task_id=one.id, **job)
     for one in sent:
-        ground.has(one.id, "suppressed")
-    assert [len(ground.ran(operation)) for operation, _ in jobs] == [1] * 4
+        environment.has(one.id, "suppressed")
+    assert [len(environment.ran(operation)) for operation, _ in jobs] == [1] * 4
 
 
 # -- without a worker ----------------------------------------------------------------------------------------------------
@@ -169,12 +169,12 @@ def test_what_is_given_back_is_exactly_the_own_row() -> None:
     alias = router.db_for_write(Claim)
     mine = claim("given-back")
     assert operation_records.find_or_insert(mine, alias) is None
-    stranger = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
-    assert claim_first._undo(stranger, alias)
+    bookshop = claim("given-back", claimed_at=mine.claimed_at + timedelta(microseconds=1))
+    assert claim_first._undo(bookshop, alias)
     with pytest.raises(OperationMismatch):
         operation_records.find_or_insert(claim("given-back", digest="other"), alias)
     assert claim_first._undo(mine, alias)
-    assert operation_records.find_or_insert(stranger, alias) is None
+    assert operation_records.find_or_insert(bookshop, alias) is None
 
 
 @DATABASES

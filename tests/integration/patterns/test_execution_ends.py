@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import ShopWorker, Stranger, opened
+from tests.integration.bookshop import Bookshop, ShopWorker, opened
 from tests.support import until
 
 SETTINGS: dict[str, Any] = {
@@ -47,28 +47,28 @@ ENDS = {
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[Stranger]:
+def project() -> Iterator[Bookshop]:
     with opened() as project, project.running("relay", "--interval", "0.05", settings=SETTINGS):
         yield project
 
 
 @pytest.fixture
-def worker(project: Stranger) -> Iterator[ShopWorker]:
+def worker(project: Bookshop) -> Iterator[ShopWorker]:
     with project.worker(settings=SETTINGS) as worker:
         yield worker
 
 
-def sent(project: Stranger, prefix: str, jobs: list[tuple[str, str]]) -> None:
+def sent(project: Bookshop, prefix: str, jobs: list[tuple[str, str]]) -> None:
     """Put the jobs into the outbox, each with its prefix, task and way to end; each order is a separate operation."""
     ask(project, "1", f"for name, how in {jobs!r}: enqueue(name, (f'{prefix}{{name}} {{how}}', how), "
         f"task_id=f'{prefix}{{name}} {{how}}')\n")  # fmt: skip
 
 
-def ask(project: Stranger, expression: str, before: str = "") -> Any:
+def ask(project: Bookshop, expression: str, before: str = "") -> Any:
     return project.value(expression, settings=SETTINGS, before=ASK + before)
 
 
-def settled(project: Stranger, prefix: str, wanted: dict[str, list[Any]]) -> None:
+def settled(project: Bookshop, prefix: str, wanted: dict[str, list[Any]]) -> None:
     """Wait for this state of the jobs: Celery's main process and the ledger report an end shortly after its row changes."""
     found: dict[str, list[Any]] = {}
 
@@ -81,14 +81,14 @@ def settled(project: Stranger, prefix: str, wanted: dict[str, list[Any]]) -> Non
     assert found == wanted
 
 
-def test_execution_it_is_one_end_and_the_relay_does_not_publish_it_again(project: Stranger, worker: ShopWorker) -> None:
+def test_execution_it_is_one_end_and_the_relay_does_not_publish_it_again(project: Bookshop, worker: ShopWorker) -> None:
     jobs = [(name, how) for name in NAMES for how in ENDS]
     sent(project, "end ", jobs)
     settled(project, "end ", {f"{name} {how}": [1, True, 1, False, *ENDS[how]] for name, how in jobs})
     assert worker.alive()
 
 
-def test_execution_lease_of_such_a_body_is_not_waited_for(project: Stranger, worker: ShopWorker) -> None:
+def test_execution_lease_of_such_a_body_is_not_waited_for(project: Bookshop, worker: ShopWorker) -> None:
     before = (
         "task = app.tasks['orders.dedup_lock_awkwardly']\n"
         f"for how in {sorted(ENDS)!r}:\n"
@@ -101,7 +101,7 @@ def test_execution_lease_of_such_a_body_is_not_waited_for(project: Stranger, wor
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_execution_pools_without_processes_have_the_same_ends(project: Stranger, pool: str) -> None:
+def test_execution_pools_without_processes_have_the_same_ends(project: Bookshop, pool: str) -> None:
     jobs = [(name, how) for name in LATE for how in ("cancelled", "stopped", "exit")]
     with project.worker("-P", pool, settings=SETTINGS) as worker:
         sent(project, f"{pool} ", jobs)
@@ -110,7 +110,7 @@ def test_execution_pools_without_processes_have_the_same_ends(project: Stranger,
 
 
 def test_execution_error_on_the_way_out_of_a_terminated_process_is_no_failure_of_its_job(
-    project: Stranger, worker: ShopWorker
+    project: Bookshop, worker: ShopWorker
 ) -> None:
     jobs = [(name, "terminated") for name in LATE]
     sent(project, "term ", jobs)

@@ -18,78 +18,80 @@ from tasks_demo.core.databases import execute
 from tasks_demo.core.exceptions import OtherDatabaseUsed, TransactionOpen
 from tasks_demo.patterns import attempts, inbox, operation_records, transactions
 from tasks_demo.records.models import Attempt, InboxEntry
-from tests.integration.patterns.once_ground import Ground
+from tests.integration.patterns.once_worker import Environment
 from tests.support import until
 
 DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
 
 
-def test_second_caller_gets_the_stored_result_and_other_arguments_fail(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    first = ground.send("once.book", **job)
+def test_second_caller_gets_the_stored_result_and_other_arguments_fail(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    first = environment.send("once.book", **job)
     assert first.get(timeout=30) == {"number": 1}
-    ground.has(first.id, "acked", "returned")
-    mine = [point for point in ground.points(first.id) if point not in {"received", "acked"}]
+    environment.has(first.id, "acked", "returned")
+    mine = [point for point in environment.points(first.id) if point not in {"received", "acked"}]
     assert mine == ["started", "completed", "returned"]
-    second = ground.send("once.book", **job)
+    second = environment.send("once.book", **job)
     assert second.get(timeout=30) == {"number": 1}
-    ground.has(second.id, "suppressed", "acked")
-    assert "started" not in ground.points(second.id)
-    third = ground.send("once.book", **job, wait="before")
+    environment.has(second.id, "suppressed", "acked")
+    assert "started" not in environment.points(second.id)
+    third = environment.send("once.book", **job, wait="before")
     assert "already used by another task or with other arguments. Nothing was run" in str(
         third.get(timeout=30, propagate=False)
     )
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
-    assert ground.query("SELECT result FROM tasks_demo_records_inboxentry WHERE operation = %s", operation) == [
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (1, 1)
+    assert environment.query("SELECT result FROM tasks_demo_records_inboxentry WHERE operation = %s", operation) == [
         ('{"number": 1}',)
     ]
 
 
-def test_duplicate_of_a_running_job_waits_and_is_suppressed_with_its_result(ground: Ground) -> None:
-    operation, job = ground.fresh(gate=True)
-    sent = [ground.send("once.book", **job) for _ in range(2)]
-    ground.running(operation)
-    waits(ground)
-    ground.open(operation)
+def test_duplicate_of_a_running_job_waits_and_is_suppressed_with_its_result(environment: Environment) -> None:
+    operation, job = environment.fresh(gate=True)
+    sent = [environment.send("once.book", **job) for _ in range(2)]
+    environment.running(operation)
+    waits(environment)
+    environment.open(operation)
     assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 2
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (1, 1)
 
 
-def test_if_the_first_rolls_back_the_waiting_duplicate_runs(ground: Ground) -> None:
-    operation, job = ground.fresh(gate=True)
-    sent = [ground.send("once.book", **job, first="error") for _ in range(2)]
-    ground.running(operation)
-    waits(ground)
-    ground.open(operation)
+def test_if_the_first_rolls_back_the_waiting_duplicate_runs(environment: Environment) -> None:
+    operation, job = environment.fresh(gate=True)
+    sent = [environment.send("once.book", **job, first="error") for _ in range(2)]
+    environment.running(operation)
+    waits(environment)
+    environment.open(operation)
     results = [one.get(timeout=30, propagate=False) for one in sent]
     assert sorted(map(str, results)) == ["error", "{'number': 2}"]
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (2, 1)
 
 
-def waits(ground: Ground) -> None:
+def waits(environment: Environment) -> None:
     """Wait until the duplicate waits for the row. Only PostgreSQL shows that; on SQLite it may not have come that far."""
-    if ground.vendor == "postgresql":
+    if environment.vendor == "postgresql":
         text = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%records_inbox%'"
-        until(lambda: ground.query(text), "the waiting INSERT")
+        until(lambda: environment.query(text), "the waiting INSERT")
 
 
-def test_body_that_asks_for_a_retry_leaves_nothing_behind(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    sent = ground.send("once.book", **job, first="retry")
+def test_body_that_asks_for_a_retry_leaves_nothing_behind(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    sent = environment.send("once.book", **job, first="retry")
     assert sent.get(timeout=30) == {"number": 2}
-    ground.has(sent.id, "retried", "completed")
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+    environment.has(sent.id, "retried", "completed")
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (2, 1)
 
 
 @pytest.mark.parametrize("wait", ["before", "after"])
-def test_pool_process_killed_on_either_side_of_the_effect_leaves_one_effect(ground: Ground, wait: str) -> None:
-    operation, job = ground.fresh(gate=True)
-    sent = ground.send("once.book", **job, wait=wait)
-    ground.killed(ground.running(operation))
-    ground.running(operation, 2)
-    ground.open(operation)
+def test_pool_process_killed_on_either_side_of_the_effect_leaves_one_effect(
+    environment: Environment, wait: str
+) -> None:
+    operation, job = environment.fresh(gate=True)
+    sent = environment.send("once.book", **job, wait=wait)
+    environment.killed(environment.running(operation))
+    environment.running(operation, 2)
+    environment.open(operation)
     assert sent.get(timeout=30) == {"number": 2}
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (2, 1)
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -105,104 +107,115 @@ def test_pool_process_killed_on_either_side_of_the_effect_leaves_one_effect(grou
         ("statement", "nowhere", 0),
     ],
 )
-def test_body_that_leaves_its_transaction_fails(ground: Ground, how: str, error: str, left: int) -> None:
-    operation, job = ground.fresh()
-    sent = ground.send("once.misuse", **job, how=how)
+def test_body_that_leaves_its_transaction_fails(environment: Environment, how: str, error: str, left: int) -> None:
+    operation, job = environment.fresh()
+    sent = environment.send("once.misuse", **job, how=how)
     with pytest.raises(Exception, match=error):
         sent.get(timeout=30)
-    ground.has(sent.id, "failed")
-    assert "completed" not in ground.points(sent.id)
-    assert ground.count("shop_booking", operation) == left
-    assert ground.count("tasks_demo_records_inboxentry", operation) == left
+    environment.has(sent.id, "failed")
+    assert "completed" not in environment.points(sent.id)
+    assert environment.count("shop_booking", operation) == left
+    assert environment.count("tasks_demo_records_inboxentry", operation) == left
     attempts = "SELECT count FROM tasks_demo_records_attempt WHERE task_id = %s"
-    until(lambda: ground.query(attempts, sent.id) == [], "the attempt taken back")
+    until(lambda: environment.query(attempts, sent.id) == [], "the attempt taken back")
 
 
-def test_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(ground: Ground) -> None:
-    if ground.vendor != "postgresql":
+def test_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(environment: Environment) -> None:
+    if environment.vendor != "postgresql":
         pytest.skip("SQLite has no bound on a statement")
-    operation, job = ground.fresh()
-    sent = ground.send("once.misuse", **job, how="too slow")
+    operation, job = environment.fresh()
+    sent = environment.send("once.misuse", **job, how="too slow")
     with pytest.raises(Exception, match="statement timeout"):
         sent.get(timeout=30)
-    ground.has(sent.id, "failed", "acked")
-    assert ground.count("shop_booking", operation) == 0
+    environment.has(sent.id, "failed", "acked")
+    assert environment.count("shop_booking", operation) == 0
 
 
-def test_result_that_is_too_large_is_not_stored_and_a_duplicate_gets_none(ground: Ground) -> None:
-    operation, job = ground.fresh()
-    assert ground.send("once.misuse", **job, how="large").get(timeout=30)
-    assert ground.send("once.misuse", **job, how="large").get(timeout=30) is None
-    assert ground.count("shop_booking", operation) == 1
+def test_result_that_is_too_large_is_not_stored_and_a_duplicate_gets_none(environment: Environment) -> None:
+    operation, job = environment.fresh()
+    assert environment.send("once.misuse", **job, how="large").get(timeout=30)
+    assert environment.send("once.misuse", **job, how="large").get(timeout=30) is None
+    assert environment.count("shop_booking", operation) == 1
 
 
-def test_demo_job_writes_one_booking_and_announces_its_effect(ground: Ground) -> None:
-    operation, _ = ground.fresh()
+def test_demo_job_writes_one_booking_and_announces_its_effect(environment: Environment) -> None:
+    operation, _ = environment.fresh()
     job = {"customer": "c", "amount": 5, "operation": operation, "work_ms": 5}
-    first = ground.send("tasks_demo.charge_inbox", **job)
+    first = environment.send("tasks_demo.charge_inbox", **job)
     assert first.get(timeout=30)["amount"] == 5
-    ground.has(first.id, "started", "effect_begun", "effect_done", "completed", "returned", "acked")
-    assert ground.send("tasks_demo.charge_inbox", **job).get(timeout=30) == first.get()
-    assert ground.query("SELECT task_id, amount FROM shop_booking WHERE operation = %s", operation) == [(first.id, 5)]
+    environment.has(first.id, "started", "effect_begun", "effect_done", "completed", "returned", "acked")
+    assert environment.send("tasks_demo.charge_inbox", **job).get(timeout=30) == first.get()
+    assert environment.query("SELECT task_id, amount FROM shop_booking WHERE operation = %s", operation) == [
+        (first.id, 5)
+    ]
 
 
-def test_swallowed_database_error_is_not_lost(ground: Ground) -> None:
+def test_swallowed_database_error_is_not_lost(environment: Environment) -> None:
     """PostgreSQL aborts the transaction after the error; SQLite undoes only the statement."""
-    operation, job = ground.fresh()
-    sent = ground.send("once.misuse", **job, how="swallowed")
+    operation, job = environment.fresh()
+    sent = environment.send("once.misuse", **job, how="swallowed")
     answer = sent.get(timeout=30, propagate=False)
-    assert (answer == "swallowed") is (ground.vendor == "sqlite")
-    assert ground.count("shop_booking", operation) == ground.count("tasks_demo_records_inboxentry", operation)
-    assert ground.count("shop_booking", operation) == (1 if ground.vendor == "sqlite" else 0)
+    assert (answer == "swallowed") is (environment.vendor == "sqlite")
+    assert environment.count("shop_booking", operation) == environment.count("tasks_demo_records_inboxentry", operation)
+    assert environment.count("shop_booking", operation) == (1 if environment.vendor == "sqlite" else 0)
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_inboxentry", False)])
 def test_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_lost(
-    ground: Ground, table: str, ledger: bool
+    environment: Environment, table: str, ledger: bool
 ) -> None:
-    operation, job = ground.fresh()
-    with ground.away(table, ledger=ledger):
-        sent = ground.send("once.book", **job)
-        ground.returned_to_the_queue(sent.id)
-        assert (ground.ran(operation), ground.count("shop_booking", operation)) == ([], 0)
+    operation, job = environment.fresh()
+    with environment.away(table, ledger=ledger):
+        sent = environment.send("once.book", **job)
+        environment.returned_to_the_queue(sent.id)
+        assert (environment.ran(operation), environment.count("shop_booking", operation)) == ([], 0)
     assert sent.get(timeout=30) == {"number": 1}
-    assert ground.count("shop_booking", operation) == 1
+    assert environment.count("shop_booking", operation) == 1
 
 
-def test_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(ground: Ground) -> None:
-    if ground.postgres is None:
-        pytest.skip("no server of its own to be killed; the test runs on the other ground")
-    jobs = [ground.fresh(gate=True) for _ in range(5)]
-    sent = [ground.send("once.book", **job) for _, job in jobs]
-    until(lambda: sum(len(ground.ran(operation)) for operation, _ in jobs) == 2, "two bodies inside their transactions")
-    ground.postgres.kill()
+def test_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(
+    environment: Environment,
+) -> None:
+    if environment.postgres is None:
+        pytest.skip("no server of its own to be killed; the test runs on the other environment")
+    jobs = [environment.fresh(gate=True) for _ in range(5)]
+    sent = [environment.send("once.book", **job) for _, job in jobs]
+    until(
+        lambda: sum(len(environment.ran(operation)) for operation, _ in jobs) == 2,
+        "two bodies inside their transactions",
+    )
+    environment.postgres.kill()
     for operation, _ in jobs:
-        ground.open(operation)
+        environment.open(operation)
     for one in sent[:2]:
-        ground.returned_to_the_queue(one.id)
-    ground.postgres.start()
+        environment.returned_to_the_queue(one.id)
+    environment.postgres.start()
     for (operation, _), one in zip(jobs, sent, strict=True):
-        assert one.get(timeout=30) == {"number": len(ground.ran(operation))}
-        assert ground.count("shop_booking", operation) == ground.count("tasks_demo_records_inboxentry", operation) == 1
-    assert sum(len(ground.ran(operation)) for operation, _ in jobs) >= 7
+        assert one.get(timeout=30) == {"number": len(environment.ran(operation))}
+        assert (
+            environment.count("shop_booking", operation)
+            == environment.count("tasks_demo_records_inboxentry", operation)
+            == 1
+        )
+    assert sum(len(environment.ran(operation)) for operation, _ in jobs) >= 7
 
 
-def test_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(ground: Ground) -> None:
+def test_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(environment: Environment) -> None:
     """REPEATABLE READ: the winner's row is not in the duplicate's snapshot, and PostgreSQL reports a serialisation failure."""
-    if ground.vendor == "sqlite":
-        pytest.skip("SQLite's transactions are serial; the test runs on the other ground")
-    operation, job = ground.fresh(gate=True)
-    sent = [ground.send("once.book_repeatable_read", **job) for _ in range(2)]
-    ground.running(operation)
-    waits(ground)
-    ground.open(operation)
+    if environment.vendor == "sqlite":
+        pytest.skip("SQLite's transactions are serial; the test runs on the other environment")
+    operation, job = environment.fresh(gate=True)
+    sent = [environment.send("once.book_repeatable_read", **job) for _ in range(2)]
+    environment.running(operation)
+    waits(environment)
+    environment.open(operation)
     assert [one.get(timeout=30) for one in sent] == [{"number": 1}] * 2
-    assert (len(ground.ran(operation)), ground.count("shop_booking", operation)) == (1, 1)
+    assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (1, 1)
     text = "SELECT detail::text FROM tasks_demo_event WHERE kind = 'deferred' AND operation = %s"
     until(
         lambda: any(
             "could not serialize access" in why and "nothing need be done" in why
-            for (why,) in ground.query(text, operation)
+            for (why,) in environment.query(text, operation)
         ),
         "the reason in the ledger, which nobody waits for",
     )

@@ -23,7 +23,7 @@ from tasks_demo.patterns.parking import _packed, message_of
 from tasks_demo.quarantine import requeue
 from tasks_demo.records.models import Attempt, Parked
 from tests.integration.quarantine.parked_rows import lying
-from tests.integration.quarantine.quarantine_ground import (
+from tests.integration.quarantine.poison_worker import (
     cure,
     diary,
     entries,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import Stranger
+from tests.integration.bookshop import Bookshop
 from tests.support import until
 
 COPIES = """
@@ -28,10 +28,10 @@ SUPPRESSED = (
         ("memory", {"CELERY_RESULT_BACKEND": "cache+memory://"}),
     ],
 )
-def test_copies_are_suppressed_without_results(stranger: Stranger, order: str, settings: dict[str, Any]) -> None:
-    with stranger.worker(settings=settings) as worker:
-        done = stranger.python(f"ORDER = {order!r}{COPIES}", settings=settings)
+def test_copies_are_suppressed_without_results(bookshop: Bookshop, order: str, settings: dict[str, Any]) -> None:
+    with bookshop.worker(settings=settings) as worker:
+        done = bookshop.python(f"ORDER = {order!r}{COPIES}", settings=settings)
         assert done.code == 0, done.err
-        until(lambda: stranger.value(SUPPRESSED.format(order=order)) == 6, "two more copies of each are suppressed", 60)
-        assert stranger.payments(order) == 3
+        until(lambda: bookshop.value(SUPPRESSED.format(order=order)) == 6, "two more copies of each are suppressed", 60)
+        assert bookshop.payments(order) == 3
         assert "AttributeError" not in worker.said, worker.said  # as a backend that cannot be read raises

@@ -10,7 +10,7 @@ import amqp
 import pytest
 
 from project.rabbitmq import DEAD_LETTERS, DELIVERY_LIMIT, QUEUE
-from tests.integration.doctor.doctor_ground import SOUND, doctor
+from tests.integration.doctor.doctor_command import SOUND, doctor
 from tests.integration.servers.rabbitmq import RabbitServer, own_rabbitmq
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.support import STATE, Finished, Home, Worker, until

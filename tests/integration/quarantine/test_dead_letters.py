@@ -16,7 +16,7 @@ from tasks_demo.records.models import Parked
 from tasks_demo.transport import count_dead_letters
 from tasks_demo.transport.messages import deliveries, read
 from tests.integration.quarantine.letters import GARBAGE, QUEUE, dead, message
-from tests.integration.quarantine.quarantine_ground import records
+from tests.integration.quarantine.poison_worker import records
 from tests.support import together
 
 __all__ = ["records"]

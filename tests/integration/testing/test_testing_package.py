@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests import forks
+from tests.integration.bookshop import Bookshop
 from tests.integration.servers.postgres import own_postgres
-from tests.integration.stranger import Stranger
 from tests.support import PROJECT, STATE, Finished
 
 PAGE = PROJECT / "docs" / "how-to" / "testing.md"
@@ -220,7 +220,7 @@ def test_markers_on_a_real_redis_are_of_one_test_and_do_not_stay_for_long(redis_
         client.delete(*left)
 
 
-def test_example_s_own_suite_passes_twice(stranger: Stranger) -> None:
+def test_example_s_own_suite_passes_twice(bookshop: Bookshop) -> None:
     """The second time with the ledger in another database, through the project's router."""
     for order in (["--shuffle"], ["--reverse"]):
-        passed(stranger.manage("test", "--noinput", *order), 4)
+        passed(bookshop.manage("test", "--noinput", *order), 4)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.transport.ground import a_ground, template
 from tests.integration.transport.hosts import Host, a_host, missing
+from tests.integration.transport.plain_workers import running_environment, template
 from tests.support import until
 
 __all__ = ["template"]
@@ -33,21 +33,23 @@ def away(permitted: None) -> Iterator[Host]:
 def test_host_that_vanishes_is_replaced_and_fenced_when_it_returns(
     away: Host, ways: str, tmp_path: Path, template: subprocess.Popen[str]
 ) -> None:
-    with a_ground(template, tmp_path, "--port", str(PORT), "--bind", away.ours, "--protected-mode", "no") as ground:
+    with running_environment(
+        template, tmp_path, "--port", str(PORT), "--bind", away.ours, "--protected-mode", "no"
+    ) as environment:
         broker = f"reliable+redis://{away.ours}:{PORT}/0"
-        victim = ground.worker(host=away.name, broker=broker, heartbeat_timeout=3, heartbeat_interval=0.25)
-        ground.publish("wait", "a")
-        until(lambda: ground.count("began"), "the job")
-        survivor = ground.worker(heartbeat_interval=0.25)
+        victim = environment.worker(host=away.name, broker=broker, heartbeat_timeout=3, heartbeat_interval=0.25)
+        environment.publish("wait", "a")
+        until(lambda: environment.count("began"), "the job")
+        survivor = environment.worker(heartbeat_interval=0.25)
         away.cut(ways)
-        until(lambda: ground.owners().keys() == {survivor.pid}, "it is declared dead")
-        until(lambda: ground.count("began")["a"] == 2, "the survivor has the job")
-        ground.let_go("a")
-        until(lambda: ground.count("ran")["a"] == 2, "both have run it")
-        until(lambda: ground.nowhere, "the survivor's acknowledgement")
+        until(lambda: environment.owners().keys() == {survivor.pid}, "it is declared dead")
+        until(lambda: environment.count("began")["a"] == 2, "the survivor has the job")
+        environment.let_go("a")
+        until(lambda: environment.count("ran")["a"] == 2, "both have run it")
+        until(lambda: environment.nowhere, "the survivor's acknowledgement")
         away.heal()
         until(lambda: "acknowledgement was refused" in victim.said, "the late acknowledgement is refused")
-        until(lambda: victim.pid in ground.owners(), "the victim is back")
+        until(lambda: victim.pid in environment.owners(), "the victim is back")
         survivor.stop(10)
-        ground.publish("note", "b")
-        until(lambda: ground.count("ran")["b"] == 1 and ground.nowhere, "the next job")
+        environment.publish("note", "b")
+        until(lambda: environment.count("ran")["b"] == 1 and environment.nowhere, "the next job")

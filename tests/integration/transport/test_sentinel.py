@@ -15,7 +15,7 @@ import redis
 from tasks_demo.transport import list_owners
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.integration.servers.sentinel import ENCODED, Servers
-from tests.integration.transport.ground import Ground, template
+from tests.integration.transport.plain_workers import Environment, template
 from tests.support import until
 
 __all__ = ["template"]
@@ -29,36 +29,37 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
-def ground(servers: Servers, tmp_path: Path, template: subprocess.Popen[str]) -> Iterator[Ground]:
+def environment(servers: Servers, tmp_path: Path, template: subprocess.Popen[str]) -> Iterator[Environment]:
     """The books are in a server of their own, which nobody kills."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="books-")))
         books = stack.enter_context(RedisServer(folder, EMBEDDED))
         broker = f"reliable+sentinel://:{ENCODED}@127.0.0.1:{servers.sentinel}/0"
-        yield Ground(books, books, tmp_path, stack, template, broker, master_name="mymaster")
+        yield Environment(books, books, tmp_path, stack, template, broker, master_name="mymaster")
 
 
-def published(ground: Ground, word: str) -> bool:
+def published(environment: Environment, word: str) -> bool:
     with contextlib.suppress(kombu.exceptions.OperationalError, redis.RedisError):
-        ground.publish("note", word, retry=False)
+        environment.publish("note", word, retry=False)
         return True
     return False
 
 
-def test_worker_keeps_what_it_holds_when_the_primary_is_killed(servers: Servers, ground: Ground) -> None:
-    worker = ground.worker("-P", "threads", "-c", "1", prefetch=2)
-    ground.publish("wait", "running", "prefetched")
+def test_worker_keeps_what_it_holds_when_the_primary_is_killed(servers: Servers, environment: Environment) -> None:
+    worker = environment.worker("-P", "threads", "-c", "1", prefetch=2)
+    environment.publish("wait", "running", "prefetched")
     first, second = servers.client(servers.first), servers.client(servers.second)
     # A claim that the replica has not seen is lost.
     until(
-        lambda: ground.count("began") and [it.held for it in list_owners(first)] == [2], "one runs, one is prefetched"
+        lambda: environment.count("began") and [it.held for it in list_owners(first)] == [2],
+        "one runs, one is prefetched",
     )
     first.set("marker", 1)
     first.wait(1, 5000)
     servers.kill_primary()
-    until(lambda: published(ground, "after"), "a publication to the new primary")
-    ground.let_go("running", "prefetched")
-    until(lambda: ground.count("ran").keys() == {"running", "prefetched", "after"}, "all have run")
+    until(lambda: published(environment, "after"), "a publication to the new primary")
+    environment.let_go("running", "prefetched")
+    until(lambda: environment.count("ran").keys() == {"running", "prefetched", "after"}, "all have run")
     until(lambda: not (second.llen("celery") or second.hlen("unacked")), "all are acknowledged")
-    assert set(ground.count("ran").values()) == {1}
+    assert set(environment.count("ran").values()) == {1}
     assert [owner.pid for owner in list_owners(second) if not owner.dead] == [worker.pid]

@@ -25,8 +25,8 @@ from typing import Any
 
 from tests.integration.servers.redis import EMBEDDED, RedisServer
 from tests.integration.servers.sentinel import ENCODED, Servers
-from tests.integration.transport.ground import Ground, PlainWorker, a_ground, started_template
 from tests.integration.transport.hosts import a_host, missing
+from tests.integration.transport.plain_workers import Environment, PlainWorker, running_environment, started_template
 from tests.support import until
 
 SEED = 1
@@ -39,24 +39,27 @@ def spread(times: list[float]) -> str:
     return f"n = {len(times)}, p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s, most {max(times):.2f} s"
 
 
-def await_all(ground: Ground, words: list[str], seconds: float) -> None:
+def await_all(environment: Environment, words: list[str], seconds: float) -> None:
     """Wait until every job has run; a job that has not by then is lost, and counted by the caller."""
     with contextlib.suppress(AssertionError):
-        until(lambda: ground.count("ran").keys() >= set(words) and ground.nowhere, "all jobs", seconds)
+        until(lambda: environment.count("ran").keys() >= set(words) and environment.nowhere, "all jobs", seconds)
 
 
 @contextlib.contextmanager
-def a_plain_ground(template: Template, *options: str) -> Iterator[Ground]:
-    with tempfile.TemporaryDirectory(prefix="logs-") as logs, a_ground(template, Path(logs), *options) as ground:
-        yield ground
+def plain_environment(template: Template, *options: str) -> Iterator[Environment]:
+    with (
+        tempfile.TemporaryDirectory(prefix="logs-") as logs,
+        running_environment(template, Path(logs), *options) as environment,
+    ):
+        yield environment
 
 
 class Publisher(Thread):
     """Publishes one job after the other, and remembers those whose publication was confirmed."""
 
-    def __init__(self, ground: Ground, pause: float = 0.002) -> None:
+    def __init__(self, environment: Environment, pause: float = 0.002) -> None:
         super().__init__(daemon=True)
-        self._ground, self._pause, self._enough = ground, pause, Event()
+        self._ground, self._pause, self._enough = environment, pause, Event()
         self.confirmed: list[str] = []
         self.tried = 0
 
@@ -75,54 +78,55 @@ class Publisher(Thread):
 
 def recovery(template: Template, number: int = 200) -> str:
     """From SIGKILL of a worker's main process, which holds one job, to the start of that job in another worker."""
-    with a_plain_ground(template) as ground:
-        ground.worker("-c", "2")
+    with plain_environment(template) as environment:
+        environment.worker("-c", "2")
         took: list[float] = []
         for round_ in range(number):
-            victim = ground.worker("-c", "2", hold="fetched")
+            victim = environment.worker("-c", "2", hold="fetched")
             for attempt in range(1000):  # until the victim gets one, and not the survivor
                 word = f"{round_}:{attempt}"
-                ground.publish("note", word)
+                environment.publish("note", word)
                 until(
-                    lambda word=word, n=round_: ground.count("ran")[word] or ground.books.llen("holding") > n, "a job"
+                    lambda word=word, n=round_: environment.count("ran")[word] or environment.books.llen("holding") > n,
+                    "a job",
                 )  # type: ignore[misc]
-                if ground.books.llen("holding") > round_:
+                if environment.books.llen("holding") > round_:
                     break
-            assert not ground.count("ran")[word]
+            assert not environment.count("ran")[word]
             victim._process.kill()
             killed = time.monotonic()
-            while not ground.count("ran")[word]:
+            while not environment.count("ran")[word]:
                 time.sleep(0.002)
             took.append(time.monotonic() - killed)
             victim.stop()
-            ground.books.delete("ran")
-        assert ground.nowhere
+            environment.books.delete("ran")
+        assert environment.nowhere
         return spread(took)
 
 
 def connections(template: Template, number: int = 200) -> str:
     """CLIENT KILL of every connection while jobs run, others are prefetched, and acknowledgements are due."""
-    with a_plain_ground(template) as ground:
-        workers = [ground.worker("-c", "2", prefetch=4) for _ in range(2)]
+    with plain_environment(template) as environment:
+        workers = [environment.worker("-c", "2", prefetch=4) for _ in range(2)]
         words, dropped = [], 0
-        ground.publish("wait", "long")
+        environment.publish("wait", "long")
         for round_ in range(number):
             held = [f"held{round_}:{place}" for place in range(2)]
             short = [f"short{round_}:{place}" for place in range(6)]
-            ground.publish("wait", *held)
-            ground.publish("note", *short)
-            until(lambda held=held: ground.count("began").keys() & set(held), "a job in flight")  # type: ignore[misc]
-            dropped += ground.drop_connections()
-            ground.let_go(*held)
+            environment.publish("wait", *held)
+            environment.publish("note", *short)
+            until(lambda held=held: environment.count("began").keys() & set(held), "a job in flight")  # type: ignore[misc]
+            dropped += environment.drop_connections()
+            environment.let_go(*held)
             words += held + short
-        await_all(ground, words, 60)
-        ground.let_go("long")
-        await_all(ground, [*words, "long"], 60)
-        ran = ground.count("ran") | ground.count("began")
+        await_all(environment, words, 60)
+        environment.let_go("long")
+        await_all(environment, [*words, "long"], 60)
+        ran = environment.count("ran") | environment.count("began")
         lost, twice = {*words, "long"} - ran.keys(), [word for word, times in ran.items() if times > 1]
         assert not lost, lost
         assert not twice, twice
-        assert ground.owners().keys() == {worker.pid for worker in workers}
+        assert environment.owners().keys() == {worker.pid for worker in workers}
         return f"{number} times, {dropped} connections, {len(words) + 1} jobs: 0 lost, 0 executed twice"
 
 
@@ -136,21 +140,26 @@ def host(template: Template, number: int = 3) -> str:
         for _ in range(number):
             with (
                 a_host() as away,
-                a_plain_ground(template, "--port", str(port), "--bind", away.ours, "--protected-mode", "no") as ground,
+                plain_environment(
+                    template, "--port", str(port), "--bind", away.ours, "--protected-mode", "no"
+                ) as environment,
             ):
-                victim = ground.worker(host=away.name, broker=f"reliable+redis://{away.ours}:{port}/0")
-                ground.publish("wait", "a")
-                until(lambda ground=ground: ground.count("began"), "the job")  # type: ignore[misc]
-                ground.worker()
+                victim = environment.worker(host=away.name, broker=f"reliable+redis://{away.ours}:{port}/0")
+                environment.publish("wait", "a")
+                until(lambda environment=environment: environment.count("began"), "the job")  # type: ignore[misc]
+                environment.worker()
                 away.cut(ways)
                 began = time.monotonic()
-                until(lambda ground=ground: ground.count("began")["a"] == 2, "the job elsewhere", 40)  # type: ignore[misc]
+                until(lambda environment=environment: environment.count("began")["a"] == 2, "the job elsewhere", 40)  # type: ignore[misc]
                 took.append(time.monotonic() - began)
-                ground.let_go("a")
-                until(lambda ground=ground: ground.nowhere and ground.count("ran")["a"] == 2, "both have run it")  # type: ignore[misc]
+                environment.let_go("a")
+                until(
+                    lambda environment=environment: environment.nowhere and environment.count("ran")["a"] == 2,
+                    "both have run it",
+                )  # type: ignore[misc]
                 away.heal()
                 until(lambda it=victim: "acknowledgement was refused" in it.said, "the refusal", 60)  # type: ignore[misc]
-                until(lambda it=victim, ground=ground: it.pid in ground.owners(), "it is back", 60)  # type: ignore[misc]
+                until(lambda it=victim, environment=environment: it.pid in environment.owners(), "it is back", 60)  # type: ignore[misc]
         assert max(took) <= 20, took
         said.append(f"{ways}: {', '.join(f'{seconds:.1f}' for seconds in sorted(took))} s")
     return "; ".join(said) + "; each late acknowledgement was refused, nothing lost"
@@ -158,25 +167,25 @@ def host(template: Template, number: int = 3) -> str:
 
 def mixed(template: Template, rounds: int = 20, each: int = 500) -> str:
     """Stock and new publishers and workers on one queue; the main processes of the new workers are killed under load."""
-    with a_plain_ground(template) as ground:
+    with plain_environment(template) as environment:
         for _ in range(2):
-            ground.worker("-c", "2", prefetch=4, stock=True)
+            environment.worker("-c", "2", prefetch=4, stock=True)
         words, held, kills = [], 0, 0
         new: list[PlainWorker] = []
         for round_ in range(rounds):
-            new += [ground.launched("-c", "2", prefetch=4) for _ in range(2 - len(new))]
+            new += [environment.launched("-c", "2", prefetch=4) for _ in range(2 - len(new))]
             for worker in new:
                 worker.await_ready()
             fresh = [f"j{round_}:{place}" for place in range(each)]
             both = [
-                Thread(target=ground.publish, args=("note", *fresh[kind::2]), kwargs={"stock": bool(kind)})
+                Thread(target=environment.publish, args=("note", *fresh[kind::2]), kwargs={"stock": bool(kind)})
                 for kind in (0, 1)
             ]
             for thread in both:
                 thread.start()
-            until(lambda first=fresh[0]: ground.count("ran")[first], "the load")  # type: ignore[misc]
+            until(lambda first=fresh[0]: environment.count("ran")[first], "the load")  # type: ignore[misc]
             for worker in new:
-                before = ground.owners()[worker.pid].held
+                before = environment.owners()[worker.pid].held
                 worker.kill()
                 held, kills = held + before, kills + 1
             for thread in both:
@@ -185,55 +194,55 @@ def mixed(template: Template, rounds: int = 20, each: int = 500) -> str:
                 worker.stop()
             new = []
             words += fresh
-        ground.worker("-c", "2", prefetch=4)
-        await_all(ground, words, 60)
-        ran = ground.count("ran")
+        environment.worker("-c", "2", prefetch=4)
+        await_all(environment, words, 60)
+        ran = environment.count("ran")
         lost, twice = set(words) - ran.keys(), sum(times > 1 for times in ran.values())
-        assert not lost, (len(lost), ground.redis.llen("celery"), ground.redis.hlen("unacked"))
+        assert not lost, (len(lost), environment.redis.llen("celery"), environment.redis.hlen("unacked"))
         return f"{len(words)} jobs, {kills} kills, about {held} held by the killed: 0 lost, {twice} executed twice"
 
 
 def long(template: Template, seconds: int = 600) -> str:
     """A job and an ETA of ten minutes, beside another worker that is idle and a stock one."""
-    with a_plain_ground(template) as ground:
-        first = ground.worker("-c", "2", prefetch=4)
-        ground.publish("wait", "long")
-        ground.publish("note", "later", eta=datetime.now(UTC) + timedelta(seconds=seconds))
+    with plain_environment(template) as environment:
+        first = environment.worker("-c", "2", prefetch=4)
+        environment.publish("wait", "long")
+        environment.publish("note", "later", eta=datetime.now(UTC) + timedelta(seconds=seconds))
         began = time.monotonic()
-        until(lambda: ground.count("began") and ground.owners()[first.pid].held == 2, "both are held")
-        ground.worker()
-        ground.worker("-P", "threads", "-c", "1", stock=True)
-        until(lambda: ground.count("ran")["later"], "the ETA", seconds + 30)
+        until(lambda: environment.count("began") and environment.owners()[first.pid].held == 2, "both are held")
+        environment.worker()
+        environment.worker("-P", "threads", "-c", "1", stock=True)
+        until(lambda: environment.count("ran")["later"], "the ETA", seconds + 30)
         until(lambda: time.monotonic() - began > seconds, "the long job's time", seconds)
-        ground.let_go("long")
-        until(lambda: ground.nowhere, "both are acknowledged")
-        assert ground.count("began") == {"long": 1}
-        assert ground.count("ran") == {"long": 1, "later": 1}
-        received = sum(path.read_text(errors="replace").count("received") for path in ground.logs())
+        environment.let_go("long")
+        until(lambda: environment.nowhere, "both are acknowledged")
+        assert environment.count("began") == {"long": 1}
+        assert environment.count("ran") == {"long": 1, "later": 1}
+        received = sum(path.read_text(errors="replace").count("received") for path in environment.logs())
         assert received == 2, received
         return f"{seconds} s each: one delivery each"
 
 
 def restarts(template: Template, number: int = 20) -> str:
     """Redis with an append-only file is killed and started again, while jobs are published and run."""
-    with a_plain_ground(template) as ground:
+    with plain_environment(template) as environment:
         for _ in range(2):
-            ground.worker("-c", "2", prefetch=4)
-        publisher = Publisher(ground)
+            environment.worker("-c", "2", prefetch=4)
+        publisher = Publisher(environment)
         publisher.start()
         chance = random.Random(SEED)
         for _ in range(number):
             count = len(publisher.confirmed)
             until(lambda count=count: len(publisher.confirmed) > count + 100, "the load", 60)  # type: ignore[misc]
             time.sleep(chance.uniform(0, 0.2))
-            ground.server.kill()
-            ground.server.start()
+            environment.server.kill()
+            environment.server.start()
         publisher.end()
-        await_all(ground, publisher.confirmed, 90)
-        ran = ground.count("ran")
+        await_all(environment, publisher.confirmed, 90)
+        ran = environment.count("ran")
         lost = set(publisher.confirmed) - ran.keys()
         twice = sum(times > 1 for times in ran.values())
-        assert not lost, (len(lost), ground.redis.llen("celery"), ground.redis.hlen("unacked"))
+        assert not lost, (len(lost), environment.redis.llen("celery"), environment.redis.hlen("unacked"))
         return f"{number} restarts, {len(publisher.confirmed)} jobs: 0 lost, {twice} executed twice"
 
 
@@ -250,10 +259,10 @@ def failover(template: Template, number: int = 10) -> str:
                 (folder / "books").mkdir()
                 books = stack.enter_context(RedisServer(folder / "books", EMBEDDED))
                 broker = f"reliable+sentinel://:{ENCODED}@127.0.0.1:{servers.sentinel}/0"
-                ground = Ground(books, books, folder, stack, template, broker, master_name="mymaster")
+                environment = Environment(books, books, folder, stack, template, broker, master_name="mymaster")
                 for _ in range(2):
-                    ground.worker("-c", "2", prefetch=4)
-                publisher = Publisher(ground)
+                    environment.worker("-c", "2", prefetch=4)
+                publisher = Publisher(environment)
                 publisher.start()
                 until(lambda it=publisher: len(it.confirmed) > 100, "the load")  # type: ignore[misc]
                 primary: Any = servers.client(servers.second)
@@ -267,7 +276,7 @@ def failover(template: Template, number: int = 10) -> str:
                 took.append(time.monotonic() - killed)
                 publisher.end()
                 until(lambda it=primary: not (it.llen("celery") or it.hlen("unacked")), "all that is there has run", 60)  # type: ignore[misc]
-                ran = ground.count("ran")
+                ran = environment.count("ran")
                 confirmed += len(publisher.confirmed)
                 lost += len(set(publisher.confirmed) - ran.keys())
                 twice += sum(times > 1 for times in ran.values())

@@ -234,14 +234,14 @@ def test_redis_that_is_not_ready_is_code_4_before_anything_is_published(home: Ho
         with locked.client() as client:
             client.config_set("requirepass", "right")
         wrong = locked.url.replace("unix://", "unix://:wrong@")
-        grounds: list[tuple[dict[str, str], tuple[str, ...]]] = [
+        environments: list[tuple[dict[str, str], tuple[str, ...]]] = [
             ({"REDIS_URL": f"unix://{short}/nobody"}, ()),
             ({"REDIS_URL": replica.url}, ("ReadOnlyError",)),
             ({"REDIS_URL": full.url}, ("OutOfMemoryError",)),
             ({"REDIS_URL": wrong}, ("password",)),
         ]
-        finished = together([lambda env=env: home.manage("experiment", *TINY, env=env) for env, _ in grounds], 2)  # type: ignore[misc]
-        for done, (env, said) in zip(finished, grounds, strict=True):
+        finished = together([lambda env=env: home.manage("experiment", *TINY, env=env) for env, _ in environments], 2)  # type: ignore[misc]
+        for done, (env, said) in zip(finished, environments, strict=True):
             refused(done, "cannot be used", *said)
             assert "wrong@" not in done.err, f"a password is shown: {env}"
         for server in (replica, full):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -37,13 +37,13 @@ HOSTILE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Stranger]:
+def elsewhere() -> Iterator[Bookshop]:
     with opened(settings=HOSTILE) as project:
         yield project
 
 
 @pytest.fixture(scope="module")
-def result(elsewhere: Stranger) -> dict[str, Any]:
+def result(elsewhere: Bookshop) -> dict[str, Any]:
     """The result of an experiment there, under the variables that Celery, or its command line, prefers to every setting."""
     out = elsewhere.folder / "out.json"
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def test_experiment_in_a_project_with_settings_of_its_own_is_as_predicted(result
 
 
 @pytest.mark.usefixtures("result")
-def test_experiment_writes_nothing_to_the_projects_own_tables(elsewhere: Stranger) -> None:
+def test_experiment_writes_nothing_to_the_projects_own_tables(elsewhere: Bookshop) -> None:
     models = "Booking, Order, InboxEntry, OutboxMessage, Attempt"
     before = (
         "from tasks_demo.records.models import Attempt, InboxEntry, OutboxMessage\n"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stranger import Stranger, opened
+from tests.integration.bookshop import Bookshop, opened
 from tests.lab.processes.test_assumed import HOSTILE
 
 pytestmark = pytest.mark.timeout(420)
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[Stranger]:
+def project() -> Iterator[Bookshop]:
     with opened(settings=HOSTILE) as project:
         (project.folder / "orders.jsonl").write_text(
             '["17"]\n{"order_id": "18"}\n{"args": ["19"], "kwargs": {"cents": 5}}\n'
@@ -23,7 +23,7 @@ def project() -> Iterator[Stranger]:
         yield project
 
 
-def experiment(project: Stranger, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+def experiment(project: Bookshop, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     """Run an experiment on the file of orders; return its cells."""
     out = project.folder / "out.json"
     done = project.manage(
@@ -41,7 +41,7 @@ RECORDS = (
 )
 
 
-def test_task_with_a_pattern_is_held_to_its_promise_and_leaves_no_records(project: Stranger) -> None:
+def test_task_with_a_pattern_is_held_to_its_promise_and_leaves_no_records(project: Bookshop) -> None:
     task = ("--task", "orders.book", "--fault", "kill-child", "--point", "started", "completed")
     for _ in range(2):  # the second run finds the payments of the first, and no records
         cells = experiment(project, *task)
@@ -58,7 +58,7 @@ def test_task_with_a_pattern_is_held_to_its_promise_and_leaves_no_records(projec
     assert runs == 12, "the dashboard shows the runs"
 
 
-def test_operation_that_was_done_before_is_refused(project: Stranger) -> None:
+def test_operation_that_was_done_before_is_refused(project: Bookshop) -> None:
     again = project.folder / "again.jsonl"
     again.write_text('["21"]\n["22"]\n')
     entry = (
@@ -76,7 +76,7 @@ def test_operation_that_was_done_before_is_refused(project: Stranger) -> None:
     assert kept == 1, "it is not the lab's"
 
 
-def test_task_that_the_project_does_not_have_is_refused_with_names_of_its_own_only(project: Stranger) -> None:
+def test_task_that_the_project_does_not_have_is_refused_with_names_of_its_own_only(project: Bookshop) -> None:
     done = project.manage("experiment", "--task", "charge_inbox", "--fault", "none", settings=HOSTILE)
     assert (done.code, "has no such task. Did you mean orders." in done.err, "tasks_demo.charge" in done.err) == (
         2,

@@ -36,7 +36,7 @@ from tasks_demo.leases.process import child_process
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.models import Tally
 from tests.lab.reports.results import good
-from tests.lab.screens.ground import NAME, ROOT, laid, person, use
+from tests.lab.screens.run_folders import NAME, ROOT, laid, person, use
 from tests.support import until
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]

@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from tasks_demo.lab.screens.choices import Choices
 from tasks_demo.lab.screens.presets import PRESETS, Preset
-from tests.lab.screens.ground import ROOT, use
+from tests.lab.screens.run_folders import ROOT, use
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 EACH = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.question)

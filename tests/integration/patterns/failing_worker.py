@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.result import AsyncResult
 
-from tests.integration.patterns.once_ground import Ground, OnceWorker
+from tests.integration.patterns.once_worker import Environment, OnceWorker
 from tests.support import STATE, Home, emptied
 
 #: A third of it is far longer than a redelivery takes, and far shorter than the lease.
@@ -20,7 +20,7 @@ class FailingWorker(OnceWorker):
     app = "tests.integration.patterns.failing_tasks"
 
 
-class Failing(Ground):
+class Failing(Environment):
     """The environment of ``once_tasks`` with a separate worker."""
 
     def __init__(self, home: Home, redis_url: str, **env: str) -> None:

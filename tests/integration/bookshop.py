@@ -3,7 +3,7 @@
 It uses SQLite files, or two databases on the PostgreSQL server of DATABASE_URL. Its broker is its own Redis or the RabbitMQ
 of
 ``rabbitmq_server``. Programs (``python``, ``value``) are forks of one interpreter with Django set up, because a start takes
-most of a second. Fixtures: ``stranger`` (one project per module, on Redis) and ``any_broker`` (the same, once per broker).
+most of a second. Fixtures: ``bookshop`` (one project per module, on Redis) and ``any_broker`` (the same, once per broker).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Console:
 
 
 @dataclass(frozen=True)
-class Stranger:
+class Bookshop:
     """The project, with migrated databases."""
 
     folder: Path
@@ -163,7 +163,7 @@ class Stranger:
 
 
 @contextlib.contextmanager
-def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Stranger]:
+def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> Iterator[Bookshop]:
     """A new project with empty, migrated databases. With an empty ``broker_url``, its Redis is also the broker."""
     from tasks_demo.demo.stack import EmbeddedRedis
 
@@ -187,7 +187,7 @@ def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> I
         }
         if settings:
             extra["BOOKSHOP_SETTINGS"] = repr(dict(settings))
-        project = Stranger(folder, Home(folder, extra=extra), broker_url or server.url)
+        project = Bookshop(folder, Home(folder, extra=extra), broker_url or server.url)
         stack.callback(lambda: [console.close() for console in project.consoles.values()])
 
         def migrate() -> None:
@@ -203,14 +203,14 @@ def opened(broker_url: str = "", settings: Mapping[str, Any] | None = None) -> I
 
 
 @pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
+def bookshop() -> Iterator[Bookshop]:
     """The project on Redis."""
     with opened() as project:
         yield project
 
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def any_broker(request: pytest.FixtureRequest) -> Iterator[Stranger]:
+def any_broker(request: pytest.FixtureRequest) -> Iterator[Bookshop]:
     """The project, once on Redis and once on RabbitMQ. Leases and results stay on Redis."""
     if request.param == "redis":
         with opened() as project:

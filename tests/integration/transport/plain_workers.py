@@ -95,7 +95,7 @@ class PlainWorker:
             psutil.wait_procs([self._process, *children], 10)
 
 
-class Ground:
+class Environment:
     """One Redis and its workers.
 
     ``books``: the Redis where the tasks write down what they did; nobody breaks it, because a client that connects again might
@@ -212,15 +212,15 @@ class Ground:
 
 
 @contextlib.contextmanager
-def a_ground(template: subprocess.Popen[str], logs: Path, *options: str) -> Iterator[Ground]:
-    """A ground on a Redis with these further options."""
+def running_environment(template: subprocess.Popen[str], logs: Path, *options: str) -> Iterator[Environment]:
+    """An environment on a Redis with these further options."""
     with tempfile.TemporaryDirectory(prefix="transport-") as folder, contextlib.ExitStack() as stack:
         server = stack.enter_context(RedisServer(Path(folder) / "broker", EMBEDDED, *options))
         books = stack.enter_context(RedisServer(Path(folder) / "books", EMBEDDED))
-        yield Ground(server, books, logs, stack, template)
+        yield Environment(server, books, logs, stack, template)
 
 
 @pytest.fixture
-def ground(tmp_path: Path, template: subprocess.Popen[str]) -> Iterator[Ground]:
-    with a_ground(template, tmp_path) as made:
+def environment(tmp_path: Path, template: subprocess.Popen[str]) -> Iterator[Environment]:
+    with running_environment(template, tmp_path) as made:
         yield made

@@ -31,7 +31,7 @@ class OnceWorker(Worker):
         return ("-Q", self.queue)
 
 
-class Ground:
+class Environment:
     """The worker, its databases, and a folder for each test."""
 
     def __init__(self, stack: ExitStack, home: Home, redis_url: str, log: Path, own_server: bool) -> None:
