@@ -70,7 +70,7 @@ def test_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
 @pytest.mark.parametrize(
     "page", [{"viewport": {"width": width, "height": 900}} for width in (1400, 1340, 900, 360)], indirect=True, ids=str
 )
-def test_no_column_of_a_list_is_cut(page: Page) -> None:
+def test_admin_page_no_column_of_a_list_is_cut(page: Page) -> None:
     append(lost("W" * 200, task="shop.payments.tasks.charge_the_customer_of_an_order", pattern="dedup_lock"))
     OutboxMessage.objects.create(
         task_id="w" * 100,

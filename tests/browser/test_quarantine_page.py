@@ -78,7 +78,7 @@ def test_several_are_discarded_from_the_list(page: Page) -> None:
     expect(page.locator("#result_list .badge-unresolved")).to_have_count(2)
 
 
-def test_all_that_match_are_requeued_with_the_keyboard_alone(page: Page, redis_url: str) -> None:
+def test_quarantine_all_that_match_are_requeued_with_the_keyboard_alone(page: Page, redis_url: str) -> None:
     others = [lying(task="shop.other") for _ in range(3)]
     page.goto("/admin/tasks_demo_records/parked/?task=shop.other")
     press_until_focused(page, "Requeue all that match…")

@@ -70,7 +70,7 @@ def test_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: Page) -
 
 
 @pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
-def test_without_a_script_times_are_in_the_zone_of_the_server(page: Page) -> None:
+def test_times_without_a_script_times_are_in_the_zone_of_the_server(page: Page) -> None:
     at = clock.aware(Tally.objects.get(task_id="fine").first_at)
     expect(page.locator("#result_list time")).to_have_text(f"{at:%Y-%m-%d %H:%M:%S}")
     expect(page.locator("[data-zone]")).to_have_text("Times: UTC")

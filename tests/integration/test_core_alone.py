@@ -30,7 +30,7 @@ def _without_extras(bookshop: Bookshop) -> str:
     return f"import sys\nsys.modules |= dict.fromkeys({sorted(set(EXTRAS) - used)!r})\n"
 
 
-def test_every_extra_is_blocked_here() -> None:
+def test_core_alone_every_extra_is_blocked_here() -> None:
     known = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
         name.partition(">")[0].removeprefix("django-").replace("-", "_")

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(420)
     ],
     ids=lambda value: str(value)[-40:],
 )  # fmt: skip
-def test_what_cannot_be_tried_is_code_2_and_a_sentence(
+def test_lab_of_own_tasks_what_cannot_be_tried_is_code_2_and_a_sentence(
     standing: Callable[[list[str]], None],
     plain: Plain,
     arguments: list[str],

@@ -170,7 +170,7 @@ def in_the_shop(home: Path, databases: dict[str, Any], text: str) -> Finished:
     return pytest_in(SHOP, home, text, env=env)
 
 
-def test_how_to_passes_as_it_is(home: Path) -> None:
+def test_pytest_plugin_how_to_passes_as_it_is(home: Path) -> None:
     (text,) = shown(HOW_TO)
     done = pytest_in(PLAIN, home, text, "-p", "no:django")
     assert "1 passed" in done.out, done.out + done.err

@@ -53,7 +53,7 @@ def test_worker_says_that_its_pool_does_not_enforce_the_limits(bookshop: Booksho
     assert "(tasks_demo.W024) " in setting.err
 
 
-def test_every_app_of_a_project_is_judged_by_its_own_settings(bookshop: Bookshop) -> None:
+def test_check_judges_every_app_of_a_project_by_its_own_settings(bookshop: Bookshop) -> None:
     done = bookshop.python(
         "import sys, types\n"
         "from celery import Celery\n"

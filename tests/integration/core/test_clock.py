@@ -65,12 +65,12 @@ def local() -> Iterator[Bookshop]:
         yield project
 
 
-def test_moments_are_local_and_say_no_zone(local: Bookshop) -> None:
+def test_clock_without_use_tz_stores_local_moments_without_a_zone(local: Bookshop) -> None:
     found = local.value("off()", before=MOMENTS)
     assert {name: seen for name, seen in found.items() if seen != [True, 0, []]} == {}
 
 
-def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Bookshop) -> None:
+def test_clock_what_waits_for_its_moment_waits_and_is_not_overdue(local: Bookshop) -> None:
     waiting = local.value(
         "[m.publications, 1800 < (m.due_at - datetime.now()).total_seconds() < 3600, overdue()]",
         before=MOMENTS + "from tasks_demo.outbox.table import overdue\nm = OutboxMessage.objects.get(task_id='far')",
@@ -83,7 +83,7 @@ def test_what_waits_for_its_moment_waits_and_is_not_overdue(local: Bookshop) -> 
     [["verify_ledger"], ["prune"], ["check", "--tag", "celery"], ["quarantine", "list"], ["doctor"]],
     ids=lambda command: command[0],
 )
-def test_commands_know_such_moments(local: Bookshop, command: list[str]) -> None:
+def test_clock_without_use_tz_is_understood_by_every_command(local: Bookshop, command: list[str]) -> None:
     done = local.manage(*command)
     assert "Traceback" not in done.err, done.err
     assert done.code in ({0, 1, 4} if command == ["doctor"] else {0}), done.err + done.out
@@ -109,7 +109,7 @@ def test_timeline_says_the_zone(local: Bookshop) -> None:
     assert "-05:00" in done.out or "-04:00" in done.out
 
 
-def test_pages_show_such_moments(local: Bookshop) -> None:
+def test_clock_without_use_tz_is_shown_by_every_page(local: Bookshop) -> None:
     pages = """
 from django.contrib.auth.models import User
 from django.test import Client

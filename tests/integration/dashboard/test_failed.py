@@ -66,7 +66,7 @@ def test_failed_job_runs_again_with_its_arguments_and_its_key(keeper: Client) ->
     assert len(again(one)) == 1, "a form that is sent twice acts once"
 
 
-def test_why_it_failed_is_in_the_list(keeper: Client) -> None:
+def test_failed_page_says_why_a_job_failed(keeper: Client) -> None:
     one = failed("k")
     same: dict[str, Any] = {"task_id": one, "operation": "k", "pattern": "acks_late"}
     append([event("failed", 90, **same, detail={"why": "an earlier error"})])
@@ -84,7 +84,7 @@ def test_job_whose_key_is_its_task_id_keeps_it(keeper: Client) -> None:
     assert new.options["headers"]["tasks_demo_operation"].endswith(f":{one}")
 
 
-def test_all_that_match_the_filter(keeper: Client) -> None:
+def test_failed_page_runs_all_again_that_match_the_filter(keeper: Client) -> None:
     ours, other = [failed(f"k{number}") for number in range(3)], failed("other", task="shop.other")
     asked = ask(keeper, query=f"?task={TASK}", all="1")
     assert "Run again: 3 jobs" in text(asked)
@@ -93,7 +93,7 @@ def test_all_that_match_the_filter(keeper: Client) -> None:
     assert f"task={TASK}" in LogEntry.objects.get().change_message
 
 
-def test_why_a_job_cannot_be_run_again(keeper: Client) -> None:
+def test_failed_page_says_why_a_job_cannot_be_run_again(keeper: Client) -> None:
     unknown = str(uuid.uuid4())
     append(life(unknown, "published", "received", "started", "failed", task=TASK))
     done = failed("paid")
@@ -113,7 +113,7 @@ def test_why_a_job_cannot_be_run_again(keeper: Client) -> None:
     assert len(again(done)) == 0
 
 
-def test_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> None:
+def test_failed_page_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> None:
     one = failed("k")
     asked = ask(keeper, one)
     append(life(str(uuid.uuid4()), "published", "received", "started", "returned", operation="k", task=TASK))
@@ -122,7 +122,7 @@ def test_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> None:
     assert "1 left alone, because changed meanwhile" in text(keeper.get(PAGE))
 
 
-def test_who_may_only_look_runs_nothing_again(client: Client) -> None:
+def test_failed_page_who_may_only_look_runs_nothing_again(client: Client) -> None:
     one = failed("k")
     viewer = somebody(client, "viewer", "view_tally")
     assert "chosen ones again" not in text(viewer.get(PAGE))
@@ -135,11 +135,11 @@ def test_who_may_only_look_runs_nothing_again(client: Client) -> None:
 @pytest.mark.parametrize(
     "query", ["?task=%00", "?task=%3Cb%3E", "?outcome=x", "?outcome=rejected", f"?task={'x' * 5000}"]
 )
-def test_any_filter_gets_a_page(keeper: Client, query: str) -> None:
+def test_failed_page_answers_any_filter(keeper: Client, query: str) -> None:
     assert keeper.get(f"{PAGE}{query}").status_code == 200
 
 
-def test_page_has_a_bounded_number_of_queries(keeper: Client, django_assert_max_num_queries: Any) -> None:
+def test_failed_page_has_a_bounded_number_of_queries(keeper: Client, django_assert_max_num_queries: Any) -> None:
     for number in range(10):
         failed(f"k{number}")
     for alias in {"default", router.db_for_write(OutboxMessage)}:

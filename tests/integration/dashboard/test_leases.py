@@ -84,7 +84,7 @@ def test_list_that_was_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatc
     assert "There may be more" in response.content.decode()
 
 
-def test_other_keys_do_not_break_the_page(staff: Client, redis_url: str) -> None:
+def test_leases_page_other_keys_do_not_break_the_page(staff: Client, redis_url: str) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(f"{ours.KEY_PREFIX}op:{{not-ours}}", "a string")
         client.hset(f"{ours.KEY_PREFIX}op:{{empty}}", "state", "claimed")

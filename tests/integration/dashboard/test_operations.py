@@ -58,7 +58,7 @@ def test_viewer_looks_and_cannot_forget(viewer: Client) -> None:
     assert InboxEntry.objects.count() == 1
 
 
-def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
+def test_operations_page_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
     done(HOSTILE)
     assert "Forget this operation" in text(forgetter.get(LOOK, {"key": HOSTILE}))
     assert InboxEntry.objects.count() == 1, "looking changes nothing"
@@ -78,7 +78,7 @@ def test_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
     assert 'name="_save"' not in page.content.decode()
 
 
-def test_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
+def test_operations_page_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
     Claim.objects.create(operation="op", task_id="t", digest="d", worker="w@h", claimed_at=timezone.now())
     assert "A worker may be running it now" in text(forgetter.get(LOOK, {"key": "op"}))
     shown = text(forget(forgetter, "op", why="x"))
@@ -88,7 +88,7 @@ def test_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
     assert Claim.objects.count() == 0
 
 
-def test_what_has_changed_since_it_was_shown_is_left(forgetter: Client) -> None:
+def test_operations_page_what_has_changed_since_it_was_shown_is_left(forgetter: Client) -> None:
     done("op")
     mark = known("op").mark
     assert known("op").mark == mark

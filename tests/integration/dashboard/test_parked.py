@@ -49,7 +49,7 @@ def decide(client: Client, act: str, *rows: Parked, why: str = "because") -> Any
 # -- viewing ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_waits_for_a_decision_comes_first(viewer: Client) -> None:
+def test_parked_page_what_waits_for_a_decision_comes_first(viewer: Client) -> None:
     rows = [lying(state=state) for state in ("parked", "discarded", "parked", "requeued")]
     shown = [row.pk for row in viewer.get(LIST).context["cl"].result_list]
     assert shown == [rows[2].pk, rows[0].pk, rows[3].pk, rows[1].pk]
@@ -92,7 +92,7 @@ def test_page_that_is_not_there(viewer: Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
-def test_nothing_is_edited_added_or_deleted(decider: Client, method: str) -> None:
+def test_parked_page_nothing_is_edited_added_or_deleted(decider: Client, method: str) -> None:
     row = lying()
     assert getattr(decider, method)(page(row)).status_code == 403
     assert getattr(decider, method)(f"{LIST}add/").status_code == 403
@@ -131,12 +131,12 @@ def test_discard_sends_nothing_and_keeps_the_row(decider: Client, queue: Callabl
 
 
 @pytest.mark.parametrize("why", ["", "  \n"])
-def test_without_a_reason_nothing_is_done(decider: Client, queue: Callable[[], int], why: str) -> None:
+def test_parked_page_without_a_reason_nothing_is_done(decider: Client, queue: Callable[[], int], why: str) -> None:
     assert "Please say why" in text(decide(decider, "requeue", lying(), why=why))
     assert (states(), queue()) == (["parked"], 0)
 
 
-def test_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callable[[], int]) -> None:
     rows = [lying(), lying(), lying(state="discarded"), lying(state="requeued")]
     asked = choose(decider, "requeue", *rows)
     assert "Not possible for 2: not parked any more" in text(asked)
@@ -152,7 +152,7 @@ def all_that_match(client: Client, act: str, query: str, any_row: Parked) -> Any
     return client.post(f"{LIST}{query}", data)
 
 
-def test_all_that_match_are_those_that_were_counted(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_all_that_match_are_those_that_were_counted(decider: Client, queue: Callable[[], int]) -> None:
     rows = [lying(task="a.b"), lying(task="a.b"), lying(task="c.d")]
     asked = all_that_match(decider, "requeue", "?task=a.b", rows[0])
     assert "Requeue: 2 messages" in text(asked)
@@ -197,7 +197,7 @@ def test_batch_is_bounded_and_says_what_is_left(
     assert "2 messages discarded, 3 left: do it again for these." in text(decider.get(LIST))
 
 
-def test_each_act_has_a_permission_of_its_own(client: Client) -> None:
+def test_parked_page_each_act_has_a_permission_of_its_own(client: Client) -> None:
     row = lying()
     only = somebody(client, "only", "view_parked", "discard_parked")
     seen = text(only.get(page(row)))
@@ -219,7 +219,7 @@ def test_arguments_with_declared_names_are_masked(viewer: Client, settings: Any)
 
 
 @pytest.mark.parametrize("act", ["requeue", "discard"])
-def test_who_may_only_look_cannot_decide(viewer: Client, queue: Callable[[], int], act: str) -> None:
+def test_parked_page_who_may_only_look_cannot_decide(viewer: Client, queue: Callable[[], int], act: str) -> None:
     row = lying()
     for _ in (choose(viewer, act, row), decide(viewer, act, row)):
         assert (states(), queue(), LogEntry.objects.count()) == (["parked"], 0, 0)
@@ -227,7 +227,7 @@ def test_who_may_only_look_cannot_decide(viewer: Client, queue: Callable[[], int
 
 
 @pytest.mark.usefixtures("no_broker")
-def test_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Client) -> None:
+def test_parked_page_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Client) -> None:
     rows = [lying(), lying()]
     decide(decider, "requeue", *rows)
     assert states() == ["parked", "parked"]

@@ -90,7 +90,7 @@ def test_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -
     assert LogEntry.objects.count() == 1
 
 
-def test_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
+def test_publish_page_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
     sent = form()
 
     def post() -> int:
@@ -152,7 +152,7 @@ def test_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation
     assert queue() == []
 
 
-def test_what_was_typed_is_shown_as_text_and_kept_in_the_form(publisher: Client) -> None:
+def test_publish_page_what_was_typed_is_shown_as_text_and_kept_in_the_form(publisher: Client) -> None:
     hostile = '{"<script>alert(1)</script>": "</textarea><b>"'
     seen = publisher.post(PAGE, form(arguments=hostile)).content.decode()
     assert "<script>alert" not in seen
@@ -160,13 +160,13 @@ def test_what_was_typed_is_shown_as_text_and_kept_in_the_form(publisher: Client)
 
 
 @pytest.mark.parametrize("task", ["celery.backend_cleanup", "no.such.task", "", "<b>"])
-def test_only_tasks_that_the_project_allows(publisher: Client, queue: Any, task: str) -> None:
+def test_publish_page_only_tasks_that_the_project_allows(publisher: Client, queue: Any, task: str) -> None:
     assert publisher.post(PAGE, form(task)).status_code == 400
     assert publisher.get(PAGE, {"task": task}).status_code == 200
     assert queue() == []
 
 
-def test_without_the_setting_there_is_no_such_screen(publisher: Client, settings: Any) -> None:
+def test_publish_page_is_absent_without_the_setting(publisher: Client, settings: Any) -> None:
     for value in ([], 17):
         settings.TASKS_DEMO_PUBLISHABLE = value
         assert publisher.get(PAGE).status_code == 404
@@ -174,7 +174,7 @@ def test_without_the_setting_there_is_no_such_screen(publisher: Client, settings
         assert ">Publish<" not in publisher.get("/admin/tasks_demo/tally/").content.decode()
 
 
-def test_who_may_only_look_publishes_nothing(client: Client, queue: Any) -> None:
+def test_publish_page_who_may_only_look_publishes_nothing(client: Client, queue: Any) -> None:
     viewer = somebody(client, "viewer", "view_tally")
     assert viewer.get(PAGE).status_code == 403
     assert viewer.post(PAGE, form()).status_code == 403
@@ -182,7 +182,7 @@ def test_who_may_only_look_publishes_nothing(client: Client, queue: Any) -> None
     assert (queue(), LogEntry.objects.count()) == ([], 0)
 
 
-def test_with_the_broker_down_it_says_so(publisher: Client, queue: Any) -> None:
+def test_publish_page_says_that_the_broker_is_down(publisher: Client, queue: Any) -> None:
     app = current_app._get_current_object()
     app.conf.broker_write_url = "redis+socket:///nobody/listens/here.sock"
     try:

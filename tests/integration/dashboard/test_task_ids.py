@@ -72,7 +72,7 @@ def test_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:
     assert "broken" not in by_id["late"]
 
 
-def test_nothing_can_be_changed(admin_client: Client) -> None:
+def test_task_ids_can_not_be_changed(admin_client: Client) -> None:
     append(ok("a"))
     for path in ("add/", "a/delete/"):
         assert admin_client.get(LIST + "" + path).status_code == 403
@@ -262,7 +262,7 @@ def test_search_of_several_names_finds_the_latest_of_all(
 
 @pytest.mark.parametrize("query", ["q=t", "q=x.", "q=w1", "worker=w1@test", "q=x.&effects=1", "q=x.&worker=w1@test"])
 @pytest.mark.parametrize("order", ["", "&first=problems"])
-def test_what_is_found_is_read_once(staff: Client, query: str, order: str) -> None:
+def test_task_ids_what_is_found_is_read_once(staff: Client, query: str, order: str) -> None:
     append(*(ok(f"t{n:02}", task="x.y") for n in range(60)))
     with CaptureQueriesContext(connection) as captured:
         assert len(shown(staff, f"?{query}{order}")) == 50
@@ -314,7 +314,7 @@ def test_strip_counts_verdicts_by_pattern(staff: Client) -> None:
     assert "1 promise broken" in text(staff.get(LIST))
 
 
-def test_only_the_latest_runs_are_offered(staff: Client) -> None:
+def test_task_ids_only_the_latest_runs_are_offered(staff: Client) -> None:
     append(*(ok(f"t{n}", run=f"run{n:02}:acks_late/none") for n in range(30)))
     specs = staff.get(LIST + "?run=run00:acks_late/none").context["cl"].filter_specs
     offered = next(spec for spec in specs if isinstance(spec, RunFilter)).lookup_choices
@@ -325,7 +325,7 @@ def test_only_the_latest_runs_are_offered(staff: Client) -> None:
 ODD = ["a/b", "<script>alert(1)</script>", "quote'\"quote", "späß ✗ 中", "a b?c=d#e&f", "_2F", "%2F", "x\ny"]
 
 
-def test_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
+def test_task_ids_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
     append(*(ok(task_id) for task_id in ODD))
     page = staff.get(LIST).content.decode()
     assert "<script>alert" not in page
@@ -345,7 +345,7 @@ EVERY_KIND = (
 
 
 @pytest.mark.parametrize("query", EVERY_KIND)
-def test_no_query_sorts_or_scans_the_whole_table(staff: Client, query: str) -> None:
+def test_task_ids_no_query_sorts_or_scans_the_whole_table(staff: Client, query: str) -> None:
     append(*(ok(f"t{n}") for n in range(60)))
     with CaptureQueriesContext(connection) as captured:
         shown(staff, f"?{query}")
@@ -390,7 +390,7 @@ def test_no_query_sorts_or_scans_the_whole_table(staff: Client, query: str) -> N
         ("?executions=1&outcome=succeeded&since=1h", "tally_latest"),
     ],
 )
-def test_what_may_be_rare_is_found_by_an_index_of_its_own(staff: Client, query: str, index: str) -> None:
+def test_task_ids_what_may_be_rare_is_found_by_an_index_of_its_own(staff: Client, query: str, index: str) -> None:
     if connection.vendor != "sqlite":
         pytest.skip("reads SQLite's query plans; PostgreSQL plans by statistics, which a small table does not have")
     append(*(ok(f"t{n}") for n in range(60)))

@@ -100,7 +100,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
         "-".join(kind for kind, _ in value) if isinstance(value, list) and value and isinstance(value[0], tuple) else ""
     ),
 )
-def test_whatever_main_announces_belongs_to_the_delivery_it_is_about(
+def test_task_page_whatever_main_announces_belongs_to_the_delivery_it_is_about(
     events: list[tuple[str, dict[str, Any]]], phases_: list[str]
 ) -> None:
     append([event(kind, number, task_id="t", operation="t", **who) for number, (kind, who) in enumerate(events)])
@@ -135,14 +135,14 @@ def test_timeline_is_in_the_order_of_cause_though_clocks_race(moments: dict[str,
     }
 
 
-def test_each_publication_stands_before_its_own_delivery() -> None:
+def test_task_page_each_publication_stands_before_its_own_delivery() -> None:
     kinds = ["published", "received", "started", "received", "started", "published", "published"]
     append([event(kind, number, task_id="t", operation="t", worker="w") for number, kind in enumerate(kinds)])
     order = "published received started published received started published"
     assert " ".join(step.kind for step in timeline(Tally.objects.get())) == order
 
 
-def test_two_deliveries_to_one_worker_are_two_acts() -> None:
+def test_task_page_two_deliveries_to_one_worker_are_two_acts() -> None:
     same: dict[str, Any] = {"task_id": "t", "operation": "t", "pattern": "acks_early", "books": "bank", "worker": "w"}
     append(
         [
@@ -232,7 +232,7 @@ def test_page_asks_a_bounded_number_of_queries(
     assert page.count("sibling-") > 10
 
 
-def test_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(admin_client: Client) -> None:
+def test_task_page_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(admin_client: Client) -> None:
     append(killed("t"))
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
     assert "The kill hit it at effect_done: the effect had happened and the message was not acknowledged" in page

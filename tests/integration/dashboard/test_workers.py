@@ -48,7 +48,7 @@ def fates(shop: Bookshop, worker: ShopWorker) -> dict[str, Any]:
     )
 
 
-def test_what_became_of_the_jobs_of_a_killed_worker(shop: Bookshop, tmp_path: Path) -> None:
+def test_workers_what_became_of_the_jobs_of_a_killed_worker(shop: Bookshop, tmp_path: Path) -> None:
     gates = {name: tmp_path / name for name in ("late", "early", "next", "done")}
     begun = {name: Path(f"{gate}.pid") for name, gate in gates.items()}
     gates["done"].touch()

@@ -76,7 +76,7 @@ def test_dead_worker_whose_job_is_done_needs_nobody() -> None:
     assert [many for _, many in dead_with_unresolved_jobs()] == [1]
 
 
-def test_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
+def test_workers_page_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
     append(life("t", "published", "received", "started"))
     first = Event.objects.get(kind="started")
     dead = row("w1@test", held=["t"])
@@ -91,7 +91,7 @@ def test_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
     assert (found.row.pk, many) == (dead.pk, 1)
 
 
-def test_what_cannot_be_told_is_said(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_page_what_cannot_be_told_is_said(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     append(*(life(f"t{number}", "published", "received", "started") for number in range(5)))
     dead = row("w1@test", held=["never-heard-of", HOSTILE], held_more=7)
     shown = text(staff.get(f"{PAGE}{dead.pk}/"))

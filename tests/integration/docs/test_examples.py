@@ -9,12 +9,12 @@ from tests.support import until
 ONCE = {"charge": 1, "book": 1, "mail_receipt": 1, "index": 2, "count_view": 2, "plain": 2, "plain_late": 2}
 
 
-def test_nothing_is_left_to_migrate(any_broker: Bookshop) -> None:
+def test_examples_nothing_is_left_to_migrate(any_broker: Bookshop) -> None:
     done = any_broker.manage("makemigrations", "--check", "--dry-run")
     assert (done.code, done.out.strip()) == (0, "No changes detected"), done.err
 
 
-def test_each_pattern_runs_a_double_click_as_often_as_it_promises(any_broker: Bookshop) -> None:
+def test_examples_run_a_double_click_as_often_as_each_pattern_promises(any_broker: Bookshop) -> None:
     with any_broker.worker() as worker, any_broker.running("relay"):
         sent = any_broker.python(
             f"for name in {list(ONCE)!r}:\n"
@@ -38,7 +38,7 @@ def test_each_pattern_runs_a_double_click_as_often_as_it_promises(any_broker: Bo
     assert counted == {**ONCE, "ship": 1}
 
 
-def test_its_check_names_no_task_with_a_pattern(any_broker: Bookshop) -> None:
+def test_examples_check_names_no_task_with_a_pattern(any_broker: Bookshop) -> None:
     done = any_broker.manage("check", "--tag", "celery")
     assert done.code == 0, done.err
     assert [name for name in ONCE if not name.startswith("plain") and f"orders.{name}:" in done.err] == []

@@ -87,7 +87,7 @@ def verdicts() -> dict[str, str]:
     return dict(Tally.objects.values_list("task_id", "verdict"))
 
 
-def test_each_task_is_settled_by_its_own_books_only(settings: Settings) -> None:
+def test_books_each_task_is_settled_by_its_own_books_only(settings: Settings) -> None:
     append(life("paid", *ENDED, books="payments"), life("unpaid", *ENDED, books="payments"))
     append(life("mailed", *ENDED, books="mail"), life("nobody's", *ENDED, books=""))
     settings.TASKS_DEMO_BOOKS = {"payments": f"{HERE}.Payments"}
@@ -187,7 +187,7 @@ def test_lost_cursor_is_found_again() -> None:
     assert copy("payments", Payments()) == 1
 
 
-def test_another_identity_is_read_from_its_beginning() -> None:
+def test_books_another_identity_is_read_from_its_beginning() -> None:
     class Anew(Payments):
         def identity(self) -> str:
             return "second"
@@ -307,11 +307,11 @@ def test_recording_fails_no_body(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"key": 17}, {"operation": 17}, {"operation": "o", "source": object()}])
-def test_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
+def test_books_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
     assert record_effect(**{"operation": "order:1", **wrong}) is True
 
 
-def test_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
+def test_books_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
     """A row of this test stands for the other process: it is there when ours is committed."""
     assert record_effect("order:1", key="a") is True
     source = Event.objects.get(kind="effect").source
@@ -325,7 +325,7 @@ def test_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> Non
     ]  # fmt: skip
 
 
-def test_what_is_rolled_back_was_no_effect() -> None:
+def test_books_what_is_rolled_back_was_no_effect() -> None:
     with transaction.atomic():
         assert record_effect("order:1", key="a") is False
         transaction.set_rollback(True)

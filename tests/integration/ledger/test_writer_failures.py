@@ -77,7 +77,7 @@ def gap() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("point", [Point.PUBLISHED, Point.STARTED])
-def test_first_waits_a_second_at_most_the_others_not_at_all_and_all_is_written_later(
+def test_writer_first_waits_a_second_at_most_the_others_not_at_all_and_all_is_written_later(
     point: Point, caplog: pytest.LogCaptureFixture
 ) -> None:
     with locked():
@@ -113,7 +113,7 @@ def _impatience() -> tuple[str, Any]:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_what_does_not_fit_into_memory_is_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_what_does_not_fit_into_memory_is_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 10)
     with locked():
         for number in range(30):
@@ -200,7 +200,7 @@ def silent_server() -> Iterator[str]:
 @pytest.mark.parametrize(
     "trouble", ["its server never answers", "its tables are missing", "it is MySQL", "its alias is in no DATABASES"]
 )
-def test_every_pattern_runs_though_the_ledger_does_not_work(
+def test_writer_every_pattern_runs_though_the_ledger_does_not_work(
     project: Bookshop, trouble: str, silent_server: str, tmp_path: Path
 ) -> None:
     ops: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "empty.sqlite3")}

@@ -57,7 +57,7 @@ def test_again_publishes_with_the_same_key_once(run: Run) -> None:
     assert "no-such is not on record as failed or rejected" in err
 
 
-def test_all_that_match(run: Run) -> None:
+def test_failed_command_runs_all_again_that_match(run: Run) -> None:
     ours = [failed(f"charge:{number}") for number in range(3)]
     other = failed("elsewhere", task="shop.other")
     code, out, _ = run("again", "--all", "--task", TASK)

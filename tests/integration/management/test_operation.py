@@ -90,7 +90,7 @@ def test_marker_is_shown_and_forgotten_and_the_fence_only_grows(key: str, store:
     assert isinstance(store.claim(key, "other arguments"), Completed)
 
 
-def test_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
+def test_operation_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
     holder = claimed(store, "op")
     with pytest.raises(OperationHeld, match="a worker holds its lease for"):
         forget(known("op"), by="me", why="because")
@@ -112,7 +112,7 @@ def test_lease_that_has_ended_is_not_held(redis_url: str, run: Run) -> None:
         assert forgets(run, "ended")[0] == 0
 
 
-def test_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None:
+def test_operation_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None:
     completed(store, "op")
     shown = known("op")
     assert forget(shown, by="me", why="first") != []
@@ -194,7 +194,7 @@ def test_task_restricts_it_to_what_its_pattern_keeps(store: RedisLeaseStore, run
 # -- usage and errors --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_known_is_code_1(redis_url: str, run: Run) -> None:
+def test_operation_nothing_known_is_code_1(redis_url: str, run: Run) -> None:
     code, out, _ = run("show", "never-heard")
     assert (code, "Nothing is recorded about it" in out) == (1, True)
     code, _, err = forgets(run, "never-heard")

@@ -83,7 +83,9 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\0\r\u202e" + "x" * 1_000_000
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.usefixtures("ledger")
-def test_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(kind: str, detail: dict[str, Any], run: Run) -> None:
+def test_timeline_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
+    kind: str, detail: dict[str, Any], run: Run
+) -> None:
     names = {"worker": "w\x1b[2J@t", "task": "shop.\x1b[31mnope", "operation": "\x1b[2J"}
     begun = EventData(at=1.0, kind="started", source="x:0", task_id=ID, **names)
     store.append([begun, EventData(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])

@@ -74,7 +74,7 @@ def test_scrape_of_a_prefork_worker_reads_what_the_page_shows(bookshop: Bookshop
 
 
 @pytest.mark.usefixtures("folder")
-def test_second_worker_at_the_same_port_says_so_and_works(bookshop: Bookshop) -> None:
+def test_metrics_second_worker_at_the_same_port_says_so_and_works(bookshop: Bookshop) -> None:
     port = free_port()
     with bookshop.worker(settings=settings(0, port)), bookshop.worker(settings=settings(0, port)) as second:
         until(lambda: "No metrics are served at TASKS_DEMO_METRICS_ADDRESS" in second.said, "its word about the port")
@@ -132,7 +132,7 @@ def _reach(point: Point, task: str = "celery.chain", task_id: str = "m") -> None
         (Point.QUARANTINED, "parked"),
     ],
 )
-def test_each_point_has_its_counter(point: Point, name: str) -> None:
+def test_metrics_each_point_has_its_counter(point: Point, name: str) -> None:
     labels = {"task": "celery.chain", "pattern": "acks_late"}
     before = _value(f"tasks_demo_{name}_total", **labels)
     _reach(point)
@@ -177,7 +177,7 @@ def test_ledger_away_is_counted() -> None:
     assert (after[0] - before[0], after[1] - before[1]) == (2, 1)
 
 
-def test_what_cannot_be_counted_is_logged_and_fails_no_job(
+def test_metrics_what_cannot_be_counted_is_logged_and_fails_no_job(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tasks_demo.metrics import counters

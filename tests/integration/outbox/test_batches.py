@@ -118,7 +118,7 @@ def test_lost_answers_mark_nothing_and_the_messages_are_published_one_by_one(
     assert {task_id: found[task_id] for task_id in (*sent, held)} == {**dict.fromkeys(sent, 2), held: 1}
 
 
-def test_without_kombus_batches_each_message_is_sent_at_once(
+def test_batch_without_kombus_batches_each_message_is_sent_at_once(
     broker: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with an older kombu, or with retry_on_timeout, which would repeat a whole batch."""

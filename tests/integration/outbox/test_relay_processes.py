@@ -310,7 +310,7 @@ def test_signal_ends_it_after_the_messages_in_hand_and_releases_the_rest(place: 
     assert copies(broker.url) == dict.fromkeys(sent, 1)
 
 
-def test_what_is_not_there_is_said_in_a_sentence(place: Place, broker: RedisServer, tmp_path: Path) -> None:
+def test_relay_what_is_not_there_is_said_in_a_sentence(place: Place, broker: RedisServer, tmp_path: Path) -> None:
     if place.server is not None:
         pytest.skip("once is enough")
     place.fill(3)

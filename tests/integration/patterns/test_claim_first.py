@@ -22,7 +22,9 @@ from tests.support import until
 DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
 
 
-def test_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(environment: Environment) -> None:
+def test_claim_first_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(
+    environment: Environment,
+) -> None:
     operation, job = environment.fresh()
     first = environment.send("once.claim", **job)
     assert first.get(timeout=30) == {"number": 1}
@@ -39,7 +41,7 @@ def test_second_task_of_an_operation_is_suppressed_and_other_arguments_fail(envi
     assert (len(environment.ran(operation)), environment.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
-def test_another_task_under_the_same_key_fails_and_is_not_taken_for_done(environment: Environment) -> None:
+def test_claim_first_another_task_under_the_same_key_fails_and_is_not_taken_for_done(environment: Environment) -> None:
     operation, job = environment.fresh()
     environment.send("once.claim", **job).get(timeout=30)
     other = environment.send("once.claim_too", **job)
@@ -104,7 +106,7 @@ def test_body_that_raised_is_not_run_again(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_claim", False)])
-def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
+def test_claim_first_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
     environment: Environment, table: str, ledger: bool
 ) -> None:
     operation, job = environment.fresh()
@@ -116,7 +118,7 @@ def test_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
     assert (len(environment.ran(operation)), environment.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
-def test_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
+def test_claim_first_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
     environment: Environment,
 ) -> None:
     if environment.postgres is None:
@@ -146,7 +148,7 @@ def claim(operation: str, **fields: object) -> Claim:
 
 
 @DATABASES
-def test_of_many_at_once_exactly_one_claims() -> None:
+def test_claim_first_of_many_at_once_exactly_one_claims() -> None:
     alias, both, won = router.db_for_write(Claim), threading.Barrier(8, timeout=20), []
 
     def deliver(number: int) -> None:
@@ -165,7 +167,7 @@ def test_of_many_at_once_exactly_one_claims() -> None:
 
 
 @DATABASES
-def test_what_is_given_back_is_exactly_the_own_row() -> None:
+def test_claim_first_what_is_given_back_is_exactly_the_own_row() -> None:
     alias = router.db_for_write(Claim)
     mine = claim("given-back")
     assert operation_records.find_or_insert(mine, alias) is None

@@ -90,7 +90,9 @@ def test_after_such_a_result_the_operation_is_completed(environment: Failing, pa
 
 
 @pytest.mark.parametrize("pattern", NAMES)
-def test_without_its_result_store_a_job_is_run_once_and_acknowledged(environment: Failing, pattern: str) -> None:
+def test_execution_without_its_result_store_a_job_is_run_once_and_acknowledged(
+    environment: Failing, pattern: str
+) -> None:
     folder, sent = environment.job(f"{pattern}.storeless")
     environment.has(sent.id, "returned", "acked")
     assert executions(folder) == 1
@@ -221,7 +223,9 @@ def test_mismatching_message_with_the_id_of_a_task_that_has_ended_does_not_make_
     assert "already used" in str(other.get(timeout=20, propagate=False))
 
 
-def test_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operation(environment: Failing) -> None:
+def test_execution_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operation(
+    environment: Failing,
+) -> None:
     # a task of its own: equal lines about one task are limited per minute, and the worker serves this file's other tests
     folder, first = environment.job("dedup_lock.logged", gate=True)
     until(lambda: executions(folder) == 1, "the execution")
@@ -297,7 +301,7 @@ def test_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_
     until(lambda: environment.attempts(first.id) == (0, ""), "the other attempt taken back")
 
 
-def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(environment: Failing) -> None:
+def test_execution_what_has_ended_leaves_no_attempt_of_a_process_that_died(environment: Failing) -> None:
     folder, sent = environment.job("acks_late", gate=True)
     until(lambda: executions(folder) == 1, "the first copy")
     environment.killed(int((Path(folder) / "ran").read_text()))
@@ -314,7 +318,7 @@ def test_what_has_ended_leaves_no_attempt_of_a_process_that_died(environment: Fa
 LATE = [pattern.pattern for pattern in PATTERNS if pattern.acks_late and pattern.pattern != "inbox"]
 
 
-def test_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_not_run_again(
+def test_execution_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_not_run_again(
     environment: Failing,
 ) -> None:
     jobs = [environment.job(f"{pattern}.acknowledged", gate=True) for pattern in LATE]
@@ -325,7 +329,9 @@ def test_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_no
     until(environment.idle, "every job acknowledged")
 
 
-def test_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_used_up(environment: Failing) -> None:
+def test_execution_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_used_up(
+    environment: Failing,
+) -> None:
     jobs = [environment.job(f"{pattern}.requeued", gate=True) for pattern in LATE]
     for folder, sent in jobs:
         environment.has(sent.id, "quarantined")

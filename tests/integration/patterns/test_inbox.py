@@ -24,7 +24,7 @@ from tests.support import until
 DATABASES = pytest.mark.django_db(transaction=True, databases="__all__")
 
 
-def test_second_caller_gets_the_stored_result_and_other_arguments_fail(environment: Environment) -> None:
+def test_inbox_second_caller_gets_the_stored_result_and_other_arguments_fail(environment: Environment) -> None:
     operation, job = environment.fresh()
     first = environment.send("once.book", **job)
     assert first.get(timeout=30) == {"number": 1}
@@ -55,7 +55,7 @@ def test_duplicate_of_a_running_job_waits_and_is_suppressed_with_its_result(envi
     assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (1, 1)
 
 
-def test_if_the_first_rolls_back_the_waiting_duplicate_runs(environment: Environment) -> None:
+def test_inbox_if_the_first_rolls_back_the_waiting_duplicate_runs(environment: Environment) -> None:
     operation, job = environment.fresh(gate=True)
     sent = [environment.send("once.book", **job, first="error") for _ in range(2)]
     environment.running(operation)
@@ -161,7 +161,7 @@ def test_swallowed_database_error_is_not_lost(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_inboxentry", False)])
-def test_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_lost(
+def test_inbox_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_lost(
     environment: Environment, table: str, ledger: bool
 ) -> None:
     operation, job = environment.fresh()
@@ -173,7 +173,7 @@ def test_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_lost(
     assert environment.count("shop_booking", operation) == 1
 
 
-def test_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(
+def test_inbox_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(
     environment: Environment,
 ) -> None:
     if environment.postgres is None:
@@ -200,7 +200,9 @@ def test_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_a
     assert sum(len(environment.ran(operation)) for operation, _ in jobs) >= 7
 
 
-def test_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(environment: Environment) -> None:
+def test_inbox_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(
+    environment: Environment,
+) -> None:
     """REPEATABLE READ: the winner's row is not in the duplicate's snapshot, and PostgreSQL reports a serialisation failure."""
     if environment.vendor == "sqlite":
         pytest.skip("SQLite's transactions are serial; the test runs on the other environment")
@@ -232,7 +234,7 @@ def entry(operation: str, **fields: object) -> InboxEntry:
 
 @DATABASES
 @pytest.mark.parametrize("mode", ["IMMEDIATE", None, "DEFERRED"])
-def test_first_statement_takes_sqlite_s_write_lock_whatever_the_transaction_mode(
+def test_inbox_first_statement_takes_sqlite_s_write_lock_whatever_the_transaction_mode(
     mode: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alias = router.db_for_write(InboxEntry)

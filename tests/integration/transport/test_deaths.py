@@ -77,7 +77,7 @@ def test_worker_stopped_beyond_its_heartbeat_is_fenced(environment: Environment,
     until(lambda: environment.count("ran")["b"] == 1, "the next job")
 
 
-def test_last_worker_killed_leaves_its_messages_to_the_next_one(environment: Environment) -> None:
+def test_death_last_worker_killed_leaves_its_messages_to_the_next_one(environment: Environment) -> None:
     victim = environment.worker("-P", "solo", hold="fetched", prefetch=4)
     environment.publish("note", "a", "b")
     until(lambda: environment.books.llen("holding"), "the victim")

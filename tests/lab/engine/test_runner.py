@@ -76,7 +76,7 @@ def published(ran: Ran, cell: Cell) -> set[str]:
     return {event["task_id"] for event in ran.by_cell()[cell] if event["kind"] == "published"}
 
 
-def test_everything_is_as_predicted(ran: Ran) -> None:
+def test_runner_everything_is_as_predicted(ran: Ran) -> None:
     assert ran.done.code == 0, ran.done.err + ran.done.out[-3000:]
     assert ran.result["as_predicted"] is True
     assert set(ran.cells()) == {(pattern, fault) for pattern in PATTERNS for fault in FAULTS}
@@ -223,7 +223,7 @@ def test_timeline_of_a_victim_shows_the_kill(ran: Ran) -> None:
     assert any(event["kind"] == "fault" and event["pid"] == victim["pid"] for event in shown["events"])
 
 
-def test_what_it_left_behind_is_in_its_folder_and_no_socket_is(ran: Ran) -> None:
+def test_runner_what_it_left_behind_is_in_its_folder_and_no_socket_is(ran: Ran) -> None:
     latest = (ran.home.state / "runs" / "latest").resolve()
     assert (latest / "events.jsonl").read_text(encoding="utf-8").count("\n") == len(ran.events)
     assert not [path for path in Path(latest).rglob("*") if path.is_socket()]

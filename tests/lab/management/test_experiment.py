@@ -347,7 +347,7 @@ def test_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
     assert {cell["observed"] for cell in result["cells"]} <= {"unknown"}, "what was cut short never passes"
 
 
-def test_when_the_experiment_is_killed_everything_it_started_ends_too(running: Running) -> None:
+def test_experiment_when_the_experiment_is_killed_everything_it_started_ends_too(running: Running) -> None:
     assert len(running.seen) >= 5
     running.process.send_signal(signal.SIGKILL)
     finish(running.process, 10)

@@ -14,7 +14,7 @@ from tasks_demo.lab.reports import document as report
 from tests.lab.reports.results import SCHEMA, built, good, story, terminal, valid
 
 
-def test_as_predicted() -> None:
+def test_document_as_predicted() -> None:
     result = good()
     valid(result)
     assert report.exit_code(result) == 0
@@ -49,7 +49,7 @@ def test_unknown_cell() -> None:
     assert "it is unknown what happened" in terminal(result)
 
 
-def test_what_broke_outranks_what_is_unknown() -> None:
+def test_document_what_broke_outranks_what_is_unknown() -> None:
     unknown, broken = story("dedup_lock", "none"), story("acks_late", "kill-main", again=False).end()
     assert report.exit_code(built(unknown, broken)) == 1
 
@@ -85,7 +85,7 @@ def test_control_of_which_nothing_is_known_is_unknown() -> None:
     assert report.exit_code(built(story("acks_late", "kill-main"), predictions=control)) == 3
 
 
-def test_nothing_was_run() -> None:
+def test_document_of_which_nothing_was_run() -> None:
     result = built()
     valid(result)
     assert (result["as_predicted"], report.exit_code(result)) == (False, 3)

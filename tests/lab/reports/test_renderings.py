@@ -57,7 +57,7 @@ def test_sentence_says_what_became_of_the_charges(effects: str, lost: int, twice
     assert sentences(document)[0].startswith(f"acks_late {said} when the worker was killed; its promise")
 
 
-def test_last_sentence_counts_in_english() -> None:
+def test_report_last_sentence_counts_in_english() -> None:
     broken = story("acks_late", "kill-main", again=False).end()
     unknown = story("dedup_lock", "kill-main").end(queued=1)
     assert sentences(built(broken))[-1] == "Of 1 cell, 1 was not as predicted."
@@ -66,7 +66,7 @@ def test_last_sentence_counts_in_english() -> None:
     assert one == "Of 3 cells, 1 was not as predicted and 1 is unknown."
 
 
-def test_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
+def test_report_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
     [result] = check(story("acks_early", "kill-main", again=False).end().events)
     big = {"0": 123_456, "1": 654_321, "2+": 222_223}
     document = from_results([CellResult(**{**vars(result), "executions": big, "effects": big})])
@@ -235,7 +235,7 @@ def test_odd_text_stays_text(field: str) -> None:
         rendering(odd).encode("utf-8")
 
 
-def test_all_renderings_speak_of_every_cell() -> None:
+def test_report_all_renderings_speak_of_every_cell() -> None:
     result = good()
     for shown in (terminal(result), report.as_junit(result), report.as_html(result), report.as_json(result)):
         assert all(cell["pattern"] in shown and cell["fault"] in shown for cell in result["cells"])

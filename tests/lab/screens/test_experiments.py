@@ -64,7 +64,7 @@ PAGES = ("", "new/", "start/", "compare/", f"{NAME}/", f"{NAME}/stop/", f"{NAME}
 ONLY_RUN = {"new/", "start/", f"{NAME}/stop/"}
 
 
-def test_each_page_asks_for_its_permission(state: Path, settings: Settings) -> None:
+def test_experiments_page_each_page_asks_for_its_permission(state: Path, settings: Settings) -> None:
     laid(state)
     nobody, other, viewer, runner = Client(), person("view_tally"), person(VIEW), person(VIEW, RUN)
     for page in PAGES:
@@ -76,7 +76,7 @@ def test_each_page_asks_for_its_permission(state: Path, settings: Settings) -> N
     assert {runner.get(ROOT + page).status_code for page in PAGES} == {404}
 
 
-def test_the_link_is_shown_to_those_who_may_follow_it(state: Path, settings: Settings) -> None:
+def test_experiments_page_the_link_is_shown_to_those_who_may_follow_it(state: Path, settings: Settings) -> None:
     address = "/admin/tasks_demo/tally/overview/"
     assert ROOT not in person("view_tally").get(address).content.decode()
     both = person("view_tally", VIEW)
@@ -85,12 +85,12 @@ def test_the_link_is_shown_to_those_who_may_follow_it(state: Path, settings: Set
     assert ROOT not in both.get(address).content.decode()
 
 
-def test_it_is_off_unless_switched_on(state: Path, settings: Settings, admin: Client) -> None:
+def test_experiments_page_is_off_unless_switched_on(state: Path, settings: Settings, admin: Client) -> None:
     del settings.TASKS_DEMO_LAB_ENABLED
     assert admin.get(ROOT).status_code == 404
 
 
-def test_who_may_only_view_is_offered_nothing_to_start_or_stop(state: Path) -> None:
+def test_experiments_page_who_may_only_view_is_offered_nothing_to_start_or_stop(state: Path) -> None:
     folder = laid(state, exit=None, phase="running", request={"by": "x", "process": "p"})
     held = lock(folder)
     assert held is not None
@@ -109,14 +109,14 @@ def test_get_starts_and_stops_nothing(state: Path, admin: Client) -> None:
     assert not (state / "runs").exists()
 
 
-def test_a_post_without_a_token_starts_nothing(state: Path) -> None:
+def test_experiments_page_a_post_without_a_token_starts_nothing(state: Path) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(User.objects.create_superuser("admin", password="p"))
     assert strict.post(f"{ROOT}start/", TINY).status_code == 403
     assert not (state / "runs").exists()
 
 
-def test_what_is_out_of_bounds_starts_nothing(state: Path, admin: Client) -> None:
+def test_experiments_page_what_is_out_of_bounds_starts_nothing(state: Path, admin: Client) -> None:
     answer = admin.post(f"{ROOT}start/", {**TINY, "tasks": "100000"})
     assert answer.status_code == 400
     assert "less than or equal to 500" in answer.content.decode()
@@ -124,7 +124,7 @@ def test_what_is_out_of_bounds_starts_nothing(state: Path, admin: Client) -> Non
 
 
 @pytest.mark.parametrize("name", ["latest", "page", "x", "20260102T030405-seed7-0123456780"])
-def test_only_a_run_has_a_page(state: Path, admin: Client, name: str) -> None:
+def test_experiments_page_only_a_run_has_a_page(state: Path, admin: Client, name: str) -> None:
     folder = laid(state)
     (state / "runs" / "latest").symlink_to(folder.name)
     (state / "runs" / "20260102T030405-seed7-0123456780").symlink_to("/etc")
@@ -132,7 +132,7 @@ def test_only_a_run_has_a_page(state: Path, admin: Client, name: str) -> None:
         assert admin.get(ROOT + page).status_code == 404
 
 
-def test_a_process_is_signalled_only_if_its_start_is_the_recorded_one(state: Path) -> None:
+def test_experiments_page_a_process_is_signalled_only_if_its_start_is_the_recorded_one(state: Path) -> None:
     program = "import signal; signal.signal(2, signal.SIG_DFL); print(flush=True); signal.pause()"
     victim = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     try:
@@ -185,7 +185,7 @@ def test_states_of_runs(state: Path, admin: Client) -> None:
     assert "crashed" in admin.get(f"{ROOT}{name}/").content.decode()
 
 
-def test_the_list_is_bounded_and_says_so(
+def test_experiments_page_list_is_bounded_and_says_so(
     state: Path, admin: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     assert "No experiment yet" in admin.get(ROOT).content.decode()
@@ -197,7 +197,9 @@ def test_the_list_is_bounded_and_says_so(
     assert (len(latest()[0]), latest()[0][0].name) == (50, "20260102T030451-seed7-0123456789")
 
 
-def test_the_overview_shows_the_last_experiments(state: Path, settings: Settings, admin: Client) -> None:
+def test_experiments_page_the_overview_shows_the_last_experiments(
+    state: Path, settings: Settings, admin: Client
+) -> None:
     def overview(client: Client) -> str:
         return client.get("/admin/tasks_demo/tally/overview/").content.decode()
 
@@ -214,7 +216,7 @@ def test_the_overview_shows_the_last_experiments(state: Path, settings: Settings
     assert "Last experiments" not in overview(admin)
 
 
-def test_a_folder_that_cannot_be_used_is_said(state: Path, admin: Client) -> None:
+def test_experiments_page_a_folder_that_cannot_be_used_is_said(state: Path, admin: Client) -> None:
     (state / "runs").write_text("a file", encoding="utf-8")
     answer = admin.post(f"{ROOT}start/", TINY)
     assert answer.status_code == 409
@@ -356,7 +358,7 @@ def test_from_the_start_to_the_verdict(
 
 
 @pytest.mark.timeout(180)
-def test_one_at_a_time_killed_and_stopped(state: Path, admin: Client) -> None:
+def test_experiments_page_runs_one_at_a_time_which_is_killed_or_stopped(state: Path, admin: Client) -> None:
     first = started(admin, LONG)
     answer = admin.post(f"{ROOT}start/", TINY)
     assert (answer.status_code, "is running already" in answer.content.decode()) == (409, True)
@@ -380,7 +382,7 @@ def test_one_at_a_time_killed_and_stopped(state: Path, admin: Client) -> None:
     shutil.rmtree(state / "runs" / first)
 
 
-def test_a_name_of_a_run_is_not_used_twice(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_page_a_name_of_a_run_is_not_used_twice(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tasks_demo.lab.management.commands.experiment import Command
 
     laid(state)

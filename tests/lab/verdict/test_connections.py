@@ -36,12 +36,12 @@ def test_cut_is_reported_while_its_victim_is_at_its_point() -> None:
 
 
 @pytest.mark.parametrize("fault", ["delay", "black-hole"])
-def test_what_lasts_is_reported_when_its_victim_has_gone_on(fault: str) -> None:
+def test_connection_fault_what_lasts_is_reported_when_its_victim_has_gone_on(fault: str) -> None:
     story = Story("acks_late", fault).published("a", "b").ran("a").ran("b").killed("a", connections=2)
     expect(story.end(), "held")
 
 
-def test_what_lasts_is_refuted_if_its_process_did_nothing() -> None:
+def test_connection_fault_what_lasts_is_refuted_if_its_process_did_nothing() -> None:
     story = Story("acks_late", "delay").published("a").ran("a").killed("a", pid=77, connections=2)
     assert "that process has done nothing" in judged(story.end()).reasons[0]
 

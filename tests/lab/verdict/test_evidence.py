@@ -98,7 +98,7 @@ def test_events_after_the_end() -> None:
     )
 
 
-def test_two_ends() -> None:
+def test_evidence_two_ends() -> None:
     assert "comes after the end" in judged(healthy().end().end()).reasons[0]
 
 

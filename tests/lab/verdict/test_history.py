@@ -43,7 +43,7 @@ def read_text(written: str) -> list[HistoryEvent]:
 
 
 @given(event=events)
-def test_what_is_written_is_what_is_read(event: HistoryEvent) -> None:
+def test_history_is_read_as_it_was_written(event: HistoryEvent) -> None:
     assert read_text(text([event])) == [event]
 
 
@@ -64,7 +64,7 @@ def test_read_decides_about_a_damaged_line_as_the_strict_parser_does(event: Hist
     assert outcome(lambda: read_text(damaged)) == outcome(lambda: [history._parse(damaged, 1)])
 
 
-def test_other_spacing_and_further_fields_are_read_too() -> None:
+def test_history_other_spacing_and_further_fields_are_read_too() -> None:
     [event] = read_text(line(comment="mine"))
     assert event == Story().published("a").events[0]
 
@@ -90,7 +90,7 @@ def test_truncated_last_line_is_refused(compact: bool) -> None:
 
 
 @pytest.mark.parametrize("field", list(json.loads(line())))
-def test_every_field_is_needed(field: str) -> None:
+def test_history_needs_every_field(field: str) -> None:
     with pytest.raises(HistoryError, match=f"^line 1: no {field}$"):
         read_text(line(**{field: ...}))
 

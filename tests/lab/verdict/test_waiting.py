@@ -23,7 +23,7 @@ def twice(*, main: int = MAIN, redelivered: bool = True, acked: bool = False) ->
 
 
 @pytest.mark.parametrize("acked", [False, True])
-def test_two_executions_after_a_wait_are_unknown(acked: bool) -> None:
+def test_waiting_two_executions_after_a_wait_are_unknown(acked: bool) -> None:
     story = twice(acked=acked).end(waiting_limit=3.0)
     why = "its message was delivered again to the worker that held it"
     result = expect(
@@ -46,13 +46,13 @@ def test_two_executions_after_a_wait_are_unknown(acked: bool) -> None:
         pytest.param(twice(), "3", id="forged"),
     ],
 )
-def test_two_executions_without_it_are_broken(story: Story, limit: object) -> None:
+def test_waiting_two_executions_without_it_are_broken(story: Story, limit: object) -> None:
     expect(
         story.end(**({} if limit is None else {"waiting_limit": limit})), "broken", "a: 2 effects", "a: 2 executions"
     )
 
 
-def test_another_task_that_ran_twice_is_still_broken() -> None:
+def test_waiting_another_task_that_ran_twice_is_still_broken() -> None:
     story = twice().published("c").ran("c", 50).ran("c", 51).end(waiting_limit=3.0)
     result = expect(story, "broken", "c: 2 effects", "c: 2 executions", "a: 2 effects", "a: 2 executions")
     assert result.duplicated == 2
@@ -72,7 +72,7 @@ def test_another_task_that_ran_twice_is_still_broken() -> None:
         ("acks_late", "redis", Fault.KILL_MAIN, False),
     ],
 )
-def test_only_early_acknowledgement_on_stock_redis_is_excused(
+def test_waiting_only_early_acknowledgement_on_stock_redis_is_excused(
     pattern: str, broker: str, fault: Fault, limited: bool
 ) -> None:
     cell = Cell(pattern=pattern, fault=fault, broker=broker, point="", seed=1, tasks=1, work_ms=0)

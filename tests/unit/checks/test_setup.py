@@ -59,7 +59,7 @@ def test_setup_of_a_worker_has_limits_and_prefetch_of_its_command_line() -> None
         ("", False),
     ],
 )
-def test_is_on_redis(url: str, *, on_redis: bool) -> None:
+def test_setup_is_on_redis(url: str, *, on_redis: bool) -> None:
     assert is_on_redis(url) is on_redis
 
 

@@ -26,7 +26,7 @@ def unregistered() -> Iterator[None]:
     _state._on_app_finalizers.intersection_update(finalizers)
 
 
-def test_every_pattern_has_code() -> None:
+def test_advice_has_code_for_every_pattern() -> None:
     assert set(PATTERNS) == set(PROMISES)
 
 

@@ -132,7 +132,7 @@ def test_labels_of_a_lane_do_not_overlap() -> None:
             assert all(before[1] < after[0] for before, after in itertools.pairwise(row))
 
 
-def test_many_events_and_many_workers_are_cut_and_it_says_so() -> None:
+def test_swimlanes_many_events_and_many_workers_are_cut_and_it_says_so() -> None:
     many = draw(Moment(n, "started", "w", n) for n in range(1000))
     assert sum(len(each.marks) for each in many.lanes) == MOST_MOMENTS
     assert many.cut

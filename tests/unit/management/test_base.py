@@ -83,5 +83,5 @@ def test_command_runs_without_standard_streams_and_gives_their_numbers_to_nothin
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_command_of_the_package_has_this_base(name: str) -> None:
+def test_base_command_is_the_base_of_every_command(name: str) -> None:
     assert isinstance(load_command_class(get_commands()[name], name), PackageCommand)

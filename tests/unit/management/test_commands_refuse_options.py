@@ -27,7 +27,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "said"), REFUSED, ids=lambda value: value[:50])
-def test_it_is_refused(name: str, arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_unknown_option_is_refused(
+    name: str, arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = load_command_class(get_commands()[name], name)
     with pytest.raises(SystemExit) as left:
         command.run_from_argv(

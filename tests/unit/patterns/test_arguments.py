@@ -63,7 +63,7 @@ SPELLINGS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     ("body", "bind"), [(plain, False), (bound, True), (otherwise, True), (decorated, False)],
     ids=["plain", "bound", "self named otherwise", "decorated"],
 )  # fmt: skip
-def test_every_spelling_of_one_call_is_one_call(base: Any, body: Any, bind: bool) -> None:
+def test_arguments_spelt_in_any_way_are_one_call(base: Any, body: Any, bind: bool) -> None:
     seen: list[Any] = []
 
     def operation(order_id: int, **others: Any) -> str:
@@ -179,14 +179,16 @@ def test_operation_whose_error_cannot_be_shown_is_refused_with_a_sentence() -> N
     "value", [object(), datetime.timedelta(1), {1, 2}, 1j, {(1, 2): 3}], ids=lambda value: type(value).__name__
 )
 @pytest.mark.parametrize("options", [{}, {"operation": lambda **_: "key"}], ids=["plain", "operation"])
-def test_what_the_serializer_cannot_carry_is_refused_in_the_caller(base: Any, value: Any, options: Any) -> None:
+def test_arguments_what_the_serializer_cannot_carry_is_refused_in_the_caller(
+    base: Any, value: Any, options: Any
+) -> None:
     task = declared(plain, base, **options)
     with pytest.raises(ArgumentsNotJson, match="Nothing was published") as caught:
         task.delay(value)
     assert isinstance(caught.value, EncodeError)
 
 
-def test_what_a_serializer_carries_is_published_with_the_key_and_the_digest_of_what_arrives(
+def test_arguments_what_a_serializer_carries_is_published_with_the_key_and_the_digest_of_what_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "_observers", ())

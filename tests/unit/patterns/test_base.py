@@ -85,7 +85,7 @@ def test_body_that_would_not_run_is_refused_at_declaration(base: Any, bad: Any) 
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=ident)
-def test_what_runs_the_coroutine_is_taken(base: Any) -> None:
+def test_pattern_what_runs_the_coroutine_is_taken(base: Any) -> None:
     @functools.wraps(asynchronous)
     def run(*args: Any, **kwargs: Any) -> None:
         asyncio.run(asynchronous(*args, **kwargs))
@@ -108,7 +108,7 @@ def test_return_that_has_still_to_be_run_is_no_proof(make: Any) -> None:
 
 
 @pytest.mark.parametrize("result", [None, [1], "text", {"a": 1}, iter([1])], ids=ident)
-def test_any_other_result_is_passed_on(result: Any) -> None:
+def test_pattern_any_other_result_is_passed_on(result: Any) -> None:
     assert finished(declared(body), result) is result
 
 

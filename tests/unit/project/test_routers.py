@@ -9,7 +9,7 @@ from django.db import router
 from project.routers import OneHomePerApp
 
 
-def test_each_application_has_one_home_and_is_found_nowhere_else() -> None:
+def test_routers_each_application_has_one_home_and_is_found_nowhere_else() -> None:
     routes = OneHomePerApp()
     for model in apps.get_models():
         label = model._meta.app_label

@@ -66,7 +66,7 @@ def test_job_that_is_published_inside_a_transaction_can_be_refused(here: Deliver
     assert ran == [(1,)]
 
 
-def test_who_forgets_to_isolate_is_told_of_set_up() -> None:
+def test_testing_without_isolation_names_set_up() -> None:
     with pytest.raises(RuntimeError, match=r"must call super\(\)\.setUp\(\)"):
         executions("x")
 
@@ -83,7 +83,7 @@ def test_who_forgets_to_isolate_is_told_of_set_up() -> None:
     ids=lambda value: getattr(value, "pattern", None),
 )
 @pytest.mark.parametrize("first", ["delay", "deliver"])
-def test_second_delivery(here: Deliveries, pattern: Any, second: State, runs: int, first: str) -> None:
+def test_testing_second_delivery(here: Deliveries, pattern: Any, second: State, runs: int, first: str) -> None:
     task, ran = declared(pattern)
     task_id = task.delay(17).id if first == "delay" else deliver(task, (17,)).task_id
     again = redeliver(task_id)
@@ -124,7 +124,7 @@ def test_error_is_in_the_answer(here: Deliveries) -> None:
     assert (failed.state, failed.result, repr(failed.error)) == (State.FAILURE, None, "ValueError(17)")
 
 
-def test_other_arguments_under_one_key_are_seen(here: Deliveries) -> None:
+def test_testing_other_arguments_under_one_key_are_seen(here: Deliveries) -> None:
     task, ran = declared(DedupLock, operation=lambda *_, **__: "one")
     deliver(task, (17,))
     assert isinstance(deliver(task, (18,)).error, OperationMismatch)
@@ -145,7 +145,7 @@ def test_death_leaves_what_a_death_leaves(here: Deliveries, pattern: Any) -> Non
     assert "never ended" in parked.why
 
 
-def test_what_a_living_worker_holds_is_deferred_until_its_lease_is_over(here: Deliveries) -> None:
+def test_testing_what_a_living_worker_holds_is_deferred_until_its_lease_is_over(here: Deliveries) -> None:
     task, ran = declared(DedupLock)
     killed = deliver(task, (17,), kill="after_body")
     held = redeliver(killed.task_id)
@@ -184,7 +184,7 @@ def test_outside_of_a_test_it_says_how_to_switch_it_on() -> None:
         redeliver("any")
 
 
-def test_nothing_is_left(settings: DjangoSettings) -> None:
+def test_testing_nothing_is_left(settings: DjangoSettings) -> None:
     task, ran = declared(DedupLock, operation=lambda *_, **__: "one")
     eager, observers, url = current_app.conf.task_always_eager, lifecycle.observers(), settings.TASKS_DEMO_REDIS_URL
     for _ in range(2):
@@ -203,7 +203,7 @@ def alias() -> str:
     return router.db_for_write(OutboxMessage)
 
 
-def test_what_is_due_is_delivered_in_order_and_what_it_enqueues_too(here: Deliveries) -> None:
+def test_testing_what_is_due_is_delivered_in_order_and_what_it_enqueues_too(here: Deliveries) -> None:
     second, ran = declared(Outbox)
     first, _ = declared(Outbox, lambda order: enqueue(second, (order, "follows")))
     with transaction.atomic(alias()):
@@ -258,7 +258,7 @@ def test_body_that_runs_in_a_test_starts_no_thread_for_its_lease(here: Deliverie
     assert "outbox-leases" not in drained.result
 
 
-def test_what_is_due_again_is_delivered_without_asking_a_broker(here: Deliveries) -> None:
+def test_testing_what_is_due_again_is_delivered_without_asking_a_broker(here: Deliveries) -> None:
     task, ran = declared(Outbox)
     task_id = enqueue(task, (17,))
     drain_outbox()
@@ -308,7 +308,7 @@ def test_failing_job_is_raised_where_eager_errors_are(here: Deliveries, propagat
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
-def test_it_is_the_same_with_real_commits(here: Deliveries) -> None:
+def test_testing_is_the_same_with_real_commits(here: Deliveries) -> None:
     task, ran = declared(Outbox)
     with transaction.atomic(alias()):
         enqueue(task, (1,))

@@ -253,7 +253,7 @@ def test_confirmed_debits_survive_the_end_of_the_bank(
     assert len(found) - len(confirmed) in {0, 1}
 
 
-def test_two_banks_on_one_database_still_make_one_debit(client: BankClient, own_client: BankClient) -> None:
+def test_bank_two_banks_on_one_database_still_make_one_debit(client: BankClient, own_client: BankClient) -> None:
     """By mistake or during a restart. Neither knows what the other has in flight; the database decides."""
     with slow_debit(client, idempotency_key="k") as first:
         assert not own_client.debit("alice", 1, "r", idempotency_key="k").replayed

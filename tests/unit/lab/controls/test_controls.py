@@ -64,7 +64,7 @@ def test_cells_of_the_controls_are_those_that_they_name() -> None:
 
 
 @pytest.mark.parametrize("option", ["pattern", "fault", "point", "clicks", "keyless"])
-def test_what_would_do_nothing_beside_a_control_is_refused(option: str) -> None:
+def test_control_what_would_do_nothing_beside_a_control_is_refused(option: str) -> None:
     with pytest.raises(Refused, match=f"--{option} would do nothing here"):
         cells(control=["all"], **{option: ["x"]})
 

@@ -24,11 +24,11 @@ def make(
     return plan(patterns=list(PROMISES), faults=faults, points=points, seed=seed, **options)
 
 
-def test_same_seed_gives_the_same_plan() -> None:
+def test_cells_of_one_seed_are_the_same_plan() -> None:
     assert make() == make()
 
 
-def test_another_seed_gives_other_victims() -> None:
+def test_cells_of_another_seed_have_other_victims() -> None:
     assert [cell.victims for cell in make(seed=7)] != [cell.victims for cell in make(seed=8)]
 
 
@@ -37,7 +37,7 @@ def test_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
     assert alone == [cell for cell in make() if cell.fault is Fault.KILL_MAIN]
 
 
-def test_every_pattern_meets_every_fault() -> None:
+def test_cells_every_pattern_meets_every_fault() -> None:
     # Under load there is a rate; and of a killed RabbitMQ there are no cells on Redis.
     without = {Fault.LOAD, Fault.BROKER_KILL}
     everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
@@ -125,7 +125,7 @@ def test_names_of_cells_are_unique_because_they_name_queues_and_logs() -> None:
     assert len(set(names)) == len({(c.pattern, c.fault, c.point) for c in (*make(), *make(points=points))})
 
 
-def test_there_and_back_through_json() -> None:
+def test_cells_survive_json() -> None:
     for cell in (*make(), *make(points=[Point.RETURNED])):
         assert Cell.from_dict(json.loads(json.dumps(cell.as_dict()))) == cell
 

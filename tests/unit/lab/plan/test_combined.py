@@ -101,7 +101,7 @@ def test_names_of_cells_with_a_pair_are_fit_for_files_and_workers() -> None:
     assert cell.name == "acks_late/kill-main-and-cut"
 
 
-def test_second_fault_counts_for_the_times_of_a_cell() -> None:
+def test_pair_second_fault_counts_for_the_times_of_a_cell() -> None:
     cells = asked("kill-child + cut", "kill-main + delay", "delay", "cut", pattern=["inbox"])
     timeouts = {cell.fault_name: visibility_timeout(cell) for cell in cells}
     assert timeouts == {

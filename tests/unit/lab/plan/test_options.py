@@ -48,13 +48,13 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) -> None:
+def test_options_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(Refused) as refused:
         asked(**options)
     assert said in str(refused.value)
 
 
-def test_more_calls_than_a_cell_may_have_are_refused() -> None:
+def test_options_more_calls_than_a_cell_may_have_are_refused() -> None:
     task = OwnTask("shop.charge", "at-least-once", early=False, file="orders.jsonl", calls=(Call(),) * (MOST_TASKS + 1))
     with pytest.raises(
         Refused, match=r"orders\.jsonl has 1,000,001 lines, more than 1,000,000: limit them with --tasks"
@@ -64,7 +64,7 @@ def test_more_calls_than_a_cell_may_have_are_refused() -> None:
     assert cell.tasks == 5
 
 
-def test_what_was_named_and_does_not_go_together_is_said() -> None:
+def test_options_what_was_named_and_does_not_go_together_is_said() -> None:
     cells, left_out = asked(
         pattern="acks_late claim_first", fault="kill-child kill-main", point="claimed started fetched"
     )
@@ -93,11 +93,11 @@ NEVER = [(name, fault) for name in PATTERNS for fault in FAULTS if why_never(nam
     ],
     ids=str,
 )
-def test_all_is_what_there_is_and_nothing_is_said(options: dict[str, Any], cells: int) -> None:
+def test_options_all_is_what_there_is_and_nothing_is_said(options: dict[str, Any], cells: int) -> None:
     found, left_out = asked(**options)
     assert (len(found), left_out) == (cells, [])
     assert all(cell.keyless == (bool(options.get("keyless")) and cell.pattern == "dedup_lock") for cell in found)
 
 
-def test_every_point_can_be_asked_for() -> None:
+def test_options_accept_every_point() -> None:
     assert all(asked(point=point)[0] for point in POINTS)

@@ -21,7 +21,7 @@ def allowed(pattern: str) -> set[str]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("pattern", list(PROMISES))
-def test_every_cell_has_a_prediction_that_agrees_with_its_promise(pattern: str, fault: str) -> None:
+def test_prediction_every_cell_has_a_prediction_that_agrees_with_its_promise(pattern: str, fault: str) -> None:
     if not applies(pattern, Fault(fault)):
         assert (pattern, fault) not in PREDICTIONS
         return

@@ -11,7 +11,7 @@ import pytest
 from tasks_demo.lab.processes.run_folder import is_alive, is_run_name, lock, run_name
 
 
-def test_a_name_is_a_name_and_sorts_by_time() -> None:
+def test_run_folder_names_sort_by_time() -> None:
     early, late = (run_name(datetime(2026, 1, day, tzinfo=UTC), 2**63 - 1, "0123456789") for day in (2, 13))
     assert is_run_name(early)
     assert early < late
@@ -23,11 +23,11 @@ def test_a_name_is_a_name_and_sorts_by_time() -> None:
      "../20260102T000000-seed1-0123456789", "20260102T000000-seed-1-0123456789", "20260102T000000-seed1-012345678G"],
     ids=ascii,
 )  # fmt: skip
-def test_no_other_text_is_a_name(text: str) -> None:
+def test_run_folder_name_is_no_other_text(text: str) -> None:
     assert not is_run_name(text)
 
 
-def test_a_folder_is_alive_while_one_copy_of_its_lock_is_open(tmp_path: Path) -> None:
+def test_run_folder_is_alive_while_one_copy_of_its_lock_is_open(tmp_path: Path) -> None:
     assert not is_alive(tmp_path)
     held = lock(tmp_path)
     assert held is not None
