@@ -14,4 +14,4 @@ class TasksDemoConfig(AppConfig):
         from tasks_demo import checks, ledger, transport  # noqa: F401  (checks and transport register themselves)
         from tasks_demo.hooks import presence, signals  # noqa: F401  (they connect their receivers)
 
-        ledger.arm()
+        ledger.start_recording()

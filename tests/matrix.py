@@ -18,8 +18,8 @@ from pathlib import Path
 from tasks_demo.core.versions import CELERY, DJANGO
 
 PROJECT = Path(__file__).resolve().parent.parent
-ROOMS = ["core", "patterns", "leases", "outbox", "ledger", "checks", "testing"]
-TESTS = [f"tests/unit/{room}" for room in ROOMS]
+PACKAGES = ["core", "patterns", "leases", "outbox", "ledger", "checks", "testing"]
+TESTS = [f"tests/unit/{package}" for package in PACKAGES]
 #: With real workers: every pattern, and the hooks.
 TESTS += ["tests/integration/docs/test_examples.py", "tests/integration/hooks/test_log_fields.py"]
 TOOLS = [

@@ -1,0 +1,1 @@
+"""What every other package builds on: promises, points, settings, errors and databases."""

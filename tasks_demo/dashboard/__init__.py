@@ -1,0 +1,1 @@
+"""The screens in Django's admin."""

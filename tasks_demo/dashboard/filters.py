@@ -1,4 +1,4 @@
-"""The filters beside the list. A value that is not among the choices is applied as it is or matches nothing; it is no error."""
+"""The filters beside the list. A value that is not among the choices is not an error: it is applied, or matches nothing."""
 
 from __future__ import annotations
 

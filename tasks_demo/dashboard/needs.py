@@ -1,6 +1,6 @@
 """What needs a person now, and panels of other apps on the overview. Each is found by a function that is registered here.
 
-A function that fails is shown as such: one database that is away must not hide the other needs.
+A function that fails is shown as such: one database that does not answer must not hide the other needs.
 """
 
 from __future__ import annotations

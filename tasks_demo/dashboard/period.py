@@ -21,7 +21,7 @@ _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 
 class Filter(SimpleListFilter):
     """A filter of the list. ``indexed``: an index serves its value alone, in the order of time. ``rank``: of several such
-    filters, the page walks the index of the lowest. ``few``: it lets only so many through that they are sorted as a whole.
+    filters, the page walks the index of the lowest. ``few``: it lets so few rows through that they can be sorted as a whole.
     ``shares``: its index holds task IDs of other filters too.
     """
 

@@ -1,0 +1,1 @@
+"""What runs inside Celery: signals, the request class and bootsteps."""

@@ -274,7 +274,8 @@ def _app(task: Any) -> list[str]:
             if value is app and not name.startswith("celery."):
                 return ["--app", f"{name}:{attribute}"]
     pytest.fail(
-        f"The Celery app of {task.name} is no attribute of a module, so that workers cannot import it.", pytrace=False
+        f"The Celery app of {task.name} is not an attribute of a module, so that workers cannot import it.",
+        pytrace=False,
     )
 
 

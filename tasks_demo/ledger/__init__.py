@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def arm() -> None:
+def start_recording() -> None:
     """Start recording every point reached in this process. Does nothing if TASKS_DEMO_LEDGER is off."""
     from tasks_demo.core import lifecycle
     from tasks_demo.core.conf import settings

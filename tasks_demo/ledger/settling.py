@@ -57,7 +57,7 @@ def _settlements(task_ids: Sequence[str]) -> list[EventData]:
         EventData(
             at=time.time(),
             kind=SETTLED,
-            source=_settlement(task_id),
+            source=_source(task_id),
             task_id=task_id,
             operation=operation,
             pattern=pattern,
@@ -84,7 +84,7 @@ def _still_running(moment: datetime) -> Exists:
     )
 
 
-def _settlement(task_id: str) -> str:
+def _source(task_id: str) -> str:
     """Return the event source of a task's settlement, at most 120 characters.
 
     A longer source is hashed: if it were truncated, two tasks could share it.

@@ -233,7 +233,7 @@ class EventWriter:
             seconds = BATCH_SECONDS if done else min(2 * seconds, LONGEST_PAUSE)
 
     def _requested_within(self, seconds: float) -> list[Any] | None:
-        """Wait until an event has waited for so long, or until a caller waits for the commit; returns that caller's lock.
+        """Wait until an event has waited for ``seconds``, or until a caller waits for the commit; returns that caller's lock.
 
         Returns None if nothing is left to commit: in a busy pool process the next start has committed it.
         """

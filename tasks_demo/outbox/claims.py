@@ -25,7 +25,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
 from tasks_demo.outbox.evidence import Life, State, lives, refusal
-from tasks_demo.outbox.reporting import attempt, changed, first_look, generation_of, holder_of, key_of, outbox_of
+from tasks_demo.outbox.reporting import changed, first_look, generation_of, holder_of, key_of, outbox_of, report
 from tasks_demo.outbox.running import running
 from tasks_demo.patterns.requeue import Unfinished, has_message, log_delivery
 from tasks_demo.patterns.subjects import subject_of
@@ -74,7 +74,7 @@ def refused(task: Any) -> str:
     known = request.__dict__.get("_tasks_demo_refused")
     if known is None:
         try:
-            known = attempt(alias, request.id, "begun", lambda: _claim(alias, request)) or ""
+            known = report(alias, request.id, "begun", lambda: _claim(alias, request)) or ""
             if not known:
                 running.add(key_of(alias, request), renew=not request.is_eager)
         except Exception as error:  # noqa: BLE001  (our own failure: raised here, it would fail the job)

@@ -26,7 +26,7 @@ from tasks_demo.core.exceptions import NothingToRequeue
 from tasks_demo.core.lifecycle import job_fields
 from tasks_demo.outbox.claims import Superfluous
 from tasks_demo.outbox.evidence import OPEN
-from tasks_demo.outbox.reporting import attempt, changed, generation_of, holder_of, key_of, outbox_of
+from tasks_demo.outbox.reporting import changed, generation_of, holder_of, key_of, outbox_of, report
 from tasks_demo.outbox.running import running
 from tasks_demo.patterns.execution import ends_process
 from tasks_demo.patterns.requeue import Unfinished
@@ -53,7 +53,7 @@ def _ended(
     if isinstance(retval, NothingToRequeue):
         return
     if _is_end(task, state, retval):
-        if attempt(alias, task_id, "finished", lambda: changed(alias, _FINISH, 0.0, [task_id])) is None:
+        if report(alias, task_id, "finished", lambda: changed(alias, _FINISH, 0.0, [task_id])) is None:
             running.finish_later((alias, task_id))
         return
     later: dict[str, Any] = {"started_by": ""}
@@ -155,4 +155,4 @@ def _report_from_main(request: Any, task_id: str, **values: Any) -> None:
 def _report(alias: str, task_id: str, expected: dict[str, Any], **values: Any) -> None:
     """Update the row unless it has finished or does not match ``expected``."""
     rows = OutboxMessage.objects.using(alias).filter(task_id=task_id, finished_at=None, **expected)
-    attempt(alias, task_id, "/".join(values), lambda: rows.update(**values))
+    report(alias, task_id, "/".join(values), lambda: rows.update(**values))

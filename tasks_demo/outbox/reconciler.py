@@ -1,6 +1,6 @@
 """Finds the rows, among those that are due again, whose last copy is lost. It collects the evidence; evidence.py decides.
 
-What is **not** guaranteed: an answer. A broker or worker that does not answer is no evidence; the row is checked again later.
+What is **not** guaranteed: an answer. A broker or worker that does not answer is not evidence; the row is checked again later.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Reconciler:
         for place, group in queues.items():
             try:
                 found += self._lost_of(place, group)
-            except Exception as error:  # noqa: BLE001  (transports may raise anything; no answer is no evidence)
+            except Exception as error:  # noqa: BLE001  (transports may raise anything; silence is not evidence)
                 self._publisher.close()
                 logger.warning(
                     "Outbox %s: the broker did not say what it holds for %s (%s). Left until the next look: %s.",

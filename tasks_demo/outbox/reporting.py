@@ -57,7 +57,7 @@ def changed(alias: str, statement: str, seconds: float, parameters: list[Any]) -
     return execute(alias, text, parameters)[0]
 
 
-def attempt(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
+def report(alias: str, task_id: str, what: str, ask: Callable[[], Any]) -> Any:
     """Return what ``ask`` returns. If the database does not answer twice, log a warning and return None."""
     try:
         try:

@@ -175,7 +175,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                 self._stock_seen = monotonic()
             items = self._take(member, flight, reply)
         finally:
-            self._landed(member)
+            self._end_flight(member)
             self._in_poll = None
             self._flush_brpop_reauth()
         if not items:
@@ -196,7 +196,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         raise Empty
 
     def _take(self, member: Member, flight: _Flight, reply: list[Any]) -> list[tuple[Item, bool]]:
-        """Know what was claimed, before anything else can fail."""
+        """Record what was claimed, before anything else can fail."""
         items = claimed(member.owner, flight.number, flight.queues, reply)
         member.claims.held |= {item.token: item for item, recorded in items if recorded}
         return items
@@ -220,7 +220,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                 member.claims.requeue([item for item, recorded in items if recorded], mark=False)
 
     def _decoded(self, member: Member, item: Item, recorded: bool) -> Any:
-        """The message, or None if it is none."""
+        """Decode the message. One that is not valid is dead-lettered: None."""
         try:
             payload = read(item.raw)
             payload["properties"]["delivery_tag"] = item.token
@@ -257,19 +257,19 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                 return message
         return None
 
-    def _landed(self, member: Member | None) -> None:
-        """No reply is to come any more; what a lost one said, the audit finds out."""
+    def _end_flight(self, member: Member | None) -> None:
+        """Expect no reply to the claim in flight. If it was executed nevertheless, the audit requeues what it took."""
         flight, self._flight = self._flight, None
         if flight is not None and member is not None:
             member.claims.flights.discard(flight.number)
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         if self._in_poll is connection:
-            self._landed(self.member)
+            self._end_flight(self.member)
         super()._on_connection_disconnect(connection)
 
     def _after_fork(self) -> None:
-        """In a child: let go of the sockets that the parent consumes from."""
+        """In a forked child: close its copies of the sockets that the parent consumes from."""
         for name in ("client", "subclient"):
             drop_socket(getattr(self.__dict__.get(name), "connection", None))
         super()._after_fork()
@@ -277,7 +277,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
     def close(self) -> None:
         if self._flight is not None and self._in_poll:
             # Nothing is lost: what this claim still takes is requeued by the audit, or when the process leaves.
-            self._landed(self.member)
+            self._end_flight(self.member)
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()

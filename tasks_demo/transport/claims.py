@@ -45,9 +45,9 @@ class Claims:
         #: Numbers of claims whose reply has not been read.
         self.flights: set[int] = set()
         #: Tokens whose acknowledgement could not be sent.
-        self.late: list[str] = []
+        self.unsent: list[str] = []
         #: Something may be held that this process does not know of.
-        self.doubt = False
+        self.audit_due = False
         #: The owner was declared dead, and its heartbeat has ended.
         self.fenced = False
 
@@ -57,7 +57,7 @@ class Claims:
             still_ours = int(script("acknowledge").run(self._client, self._records, [token]))
         except self._lost as error:
             logger.warning("The acknowledgement of %s is sent again, because Redis did not answer: %r", token, error)
-            self.late.append(token)
+            self.unsent.append(token)
             if self.fenced:  # no heartbeat sends it any more
                 self.send_refused(self._client)
             return
@@ -68,21 +68,21 @@ class Claims:
     def send_refused(self, client: Client) -> None:
         """The owner was declared dead: send its late acknowledgements, so that their refusals are logged."""
         try:
-            self.send_late(client)
+            self.send_unsent(client)
         except self._lost:
-            tokens, self.late = self.late, []
+            tokens, self.unsent = self.unsent, []
             for token in tokens:
                 self._refused(token)
                 self.held.pop(token, None)
 
-    def send_late(self, client: Client) -> None:
+    def send_unsent(self, client: Client) -> None:
         """Send the acknowledgements that could not be sent."""
-        tokens, self.late = self.late, []
+        tokens, self.unsent = self.unsent, []
         for place, token in enumerate(tokens):
             try:
                 still_ours = int(script("acknowledge").run(client, self._records, [token]))
             except BaseException:
-                self.late += tokens[place:]
+                self.unsent += tokens[place:]
                 raise
             if self.fenced and not still_ours:  # a living owner's may have been executed the first time
                 self._refused(token)
@@ -95,17 +95,17 @@ class Claims:
                 self._redelivery.requeue(self._client, self.owner, part, first=first, mark=mark)
             except self._lost as error:
                 logger.warning("%d messages are requeued later, because Redis did not answer: %r", len(part), error)
-                self.doubt = True
+                self.audit_due = True
             for item in part:
                 self.held.pop(item.token, None)
 
     def dead_letter(self, item: Item, reason: str) -> None:
-        """Dead-letter what is no message; if Redis does not answer, the audit requeues it, and it comes here again."""
+        """Dead-letter an item that is not a message. If Redis does not answer, the audit requeues it, and it is claimed again."""
         try:
             self._redelivery.dead_letter(self._client, self.owner, item, reason, is_message=False)
         except self._lost as error:
             logger.warning("A dead letter is requeued later, because Redis did not answer: %r", error)
-            self.doubt = True
+            self.audit_due = True
         self.held.pop(item.token, None)
 
     def audit(self, client: Client) -> int:
@@ -115,9 +115,9 @@ class Claims:
         """
         flights = set(self.flights)
         held = self.keys.held(self.owner)
-        if not self.doubt and int(client.zcard(held)) <= len(self.held):
+        if not self.audit_due and int(client.zcard(held)) <= len(self.held):
             return 0
-        self.doubt = False
+        self.audit_due = False
         rows = client.zrange(held, 0, -1, withscores=True)
         flights |= self.flights
         unknown = [bytes_to_str(token) for token, number in rows if int(number) not in flights]
@@ -129,7 +129,7 @@ class Claims:
                 items, _ = self._redelivery.items(client, part)
                 moved += self._redelivery.requeue(client, self.owner, items, mark=False)
         except BaseException:
-            self.doubt = True
+            self.audit_due = True
             raise
         if moved:
             logger.warning("%d messages were requeued that were taken for this worker and never reached it", moved)

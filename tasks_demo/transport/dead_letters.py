@@ -32,12 +32,12 @@ class DeadLetter:
 
     @property
     def task(self) -> str:
-        """The name of the task; empty if it is no message of Celery."""
+        """The name of the task; empty if it is not a Celery message."""
         return task_of(self.raw)[0]
 
     @property
     def task_id(self) -> str:
-        """The task ID; empty if it is no message of Celery."""
+        """The task ID; empty if it is not a Celery message."""
         return task_of(self.raw)[1]
 
 

@@ -83,7 +83,7 @@ class Heartbeat:
         if self.lost:
             return
         client = self._client or self._connect(new=False)
-        self._claims.send_late(client)
+        self._claims.send_unsent(client)
         watched, beat = client.hget(self._keys.owners, self._owner), client.hget(self._keys.beats, self._owner)
         self.lost = True
         if watched is not None and self._declared(client, self._owner, watched, beat or b""):
@@ -110,9 +110,9 @@ class Heartbeat:
                     self._beat(client, min(now - last_beat, 2 * self._options.heartbeat_interval))
                     last_beat, failures = now, 0
                     pause = _SOON if self._watch.suspicious else self._options.heartbeat_interval
-                    if self._claims.late:
-                        self._claims.send_late(client)
-                    if self._claims.doubt or now - last_audit > _AUDIT_SECONDS:
+                    if self._claims.unsent:
+                        self._claims.send_unsent(client)
+                    if self._claims.audit_due or now - last_audit > _AUDIT_SECONDS:
                         last_audit = now
                         self._claims.audit(client)
                     if now - last_renewal > self._renew_seconds:
@@ -134,13 +134,13 @@ class Heartbeat:
                 failures += 1
             self._sleep(pause)
         if self.lost:
-            self._send_what_is_late()
+            self._log_refusals()
 
-    def _send_what_is_late(self) -> None:
-        """Let the refusals of a fenced owner be logged."""
-        self._claims.fenced = True  # first: whoever fails after the look below sends it again himself
+    def _log_refusals(self) -> None:
+        """Send the late acknowledgements of a fenced owner, so that their refusals are logged."""
+        self._claims.fenced = True  # set first: from now on, the thread whose acknowledgement fails sends it itself
         with contextlib.suppress(Exception):
-            if self._claims.late:
+            if self._claims.unsent:
                 self._claims.send_refused(self._client or self._open())
 
     def _sleep(self, seconds: float) -> None:
@@ -207,7 +207,7 @@ class Heartbeat:
             self.lost = True
             raise OwnerFenced
         self.renewed = sent
-        self._claims.doubt = not new
+        self._claims.audit_due = not new
         self._watch.forget()
         self._client = client
         return client

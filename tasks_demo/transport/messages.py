@@ -1,4 +1,4 @@
-"""The text of a message: is it one, what does it say of itself, how often was it handed out again."""
+"""Decode and rewrite the text of a message: whether it is valid, its task and task ID, and how often a consumer died with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DELIVERY_COUNT: Final = "x-delivery-count"
 
 
 class NotAMessage(Exception):
-    """What was on the queue is no message of kombu. The text says why."""
+    """What was on the queue is not a kombu message. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)

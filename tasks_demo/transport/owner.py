@@ -17,7 +17,7 @@ _SEPARATOR: Final = ":"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """What the name of an owner says."""
+    """The name of an owner, parsed."""
 
     name: str
     host: str
@@ -33,17 +33,17 @@ class Owner:
 
 
 def new_owner() -> str:
-    """A name for this process that no other has had."""
+    """Return a name for this process that no other process has had."""
     return _SEPARATOR.join((_host(), str(os.getpid()), secrets.token_hex(6)))
 
 
 def token_prefix(owner: str, number: int) -> str:
-    """What the tokens of an owner's claim begin with."""
+    """Return the prefix of the tokens of an owner's claim."""
     return f"{MARK}{owner}{_SEPARATOR}{number}{_SEPARATOR}"
 
 
 def owner_of(token: str) -> str | None:
-    """The owner that made a token; None for a delivery tag of stock kombu."""
+    """Return the owner that made a token; None for a delivery tag of stock kombu."""
     if not token.startswith(MARK):
         return None
     return token.removeprefix(MARK).rsplit(_SEPARATOR, 2)[0]

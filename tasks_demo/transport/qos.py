@@ -71,7 +71,7 @@ class QoS(_QoS):  # type: ignore[misc]
                 continue
             claims = self._claims.get(tag)
             item = claims.held.get(tag) if claims is not None else None
-            if claims is not None and item is not None and tag not in running and tag not in claims.late:
+            if claims is not None and item is not None and tag not in running and tag not in claims.unsent:
                 del self._claims[tag]
                 claims.requeue([item])
         self._delivered.clear()
@@ -85,7 +85,7 @@ class QoS(_QoS):  # type: ignore[misc]
             try:
                 record = connected.hget(self.unacked_key, tag)
                 if record is not None:
-                    # As stock kombu does next. There, what is no JSON ends the worker, and what is no message is deleted.
+                    # As stock kombu does next. It ends the worker at invalid JSON, and deletes what is not a message.
                     payload, _, _ = loads(bytes_to_str(record))
                     with suppress(KeyError):
                         payload["headers"]["redelivered"] = True

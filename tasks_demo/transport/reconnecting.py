@@ -19,7 +19,7 @@ from kombu.log import get_logger
 from tasks_demo.transport.refusals import WritesRefused
 
 logger = get_logger(__name__)
-#: More than this many connections that broke within so many seconds, with no reply read meanwhile, are Celery's business, which
+#: More than this many connections that broke within _SECONDS, with no reply read meanwhile, are Celery's business, which
 #: waits between its attempts.
 _MOST: Final = 5
 _SECONDS: Final = 1.0

@@ -1,4 +1,4 @@
-"""Move claimed messages back to their queues, or to the dead letters: for the dead, for the audit, and for consumers.
+"""Requeue claimed messages, or dead-letter them: on behalf of dead owners, of the audit, and of consumers.
 
 Every move asks for the owner's token, so two who move the same message move it once.
 """
@@ -23,9 +23,9 @@ BATCH: Final = 50
 
 
 class Redelivery:
-    """How messages go back, with the settings of one consumer.
+    """Requeues and dead-letters messages by the settings of one consumer.
 
-    ``limit``: after so many deaths of its consumer a message becomes a dead letter; 0: never.
+    ``limit``: after this many deaths of its consumer a message becomes a dead letter; 0: never.
     """
 
     def __init__(self, keys: Keys, lists: Lists, limit: int) -> None:
@@ -46,7 +46,7 @@ class Redelivery:
         """Requeue what ``owner`` holds; return how many messages were moved.
 
         ``first``: in front of the queue, and then ``items`` must have the newest first. ``mark``: set the flag redelivered.
-        ``died``: the consumer died; the delivery counts. What is no message, or has used up its deliveries, is dead-lettered.
+        ``died``: the consumer died; the delivery counts. Invalid messages, and those without deliveries left, are dead-lettered.
         """
         moved = 0
         for part in batches(items):
@@ -86,7 +86,7 @@ class Redelivery:
         return moved
 
     def recover(self, client: Client, owner: str) -> int:
-        """Hand out again everything that a dead owner held, first in line; return how many messages there were."""
+        """Requeue everything that a dead owner held, at the front of its queues; return how many messages there were."""
         held, total = self._keys.held(owner), 0
         while tokens := [bytes_to_str(token) for token in client.zrevrange(held, 0, BATCH - 1)]:
             items, missing = self.items(client, tokens)
@@ -99,7 +99,7 @@ class Redelivery:
         return total
 
     def items(self, client: Client, tokens: Sequence[str]) -> tuple[list[Item], list[str]]:
-        """The messages behind tokens, and the tokens that have none."""
+        """Return the messages of these tokens, and the tokens whose message is gone."""
         if not tokens:
             return [], []
         records = client.hmget(self._keys.unacked, list(tokens))

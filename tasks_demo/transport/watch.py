@@ -1,6 +1,6 @@
-"""Decide which consumers are dead, from what the server says of them; nothing here talks to it.
+"""Decide which consumers are dead, from what the server reports. No I/O.
 
-Does **not** tell a consumer that stands still from one that is cut off: both are declared dead after their heartbeat timeout.
+Does **not** distinguish a stopped consumer from one that is cut off: both are declared dead after their heartbeat timeout.
 """
 
 from __future__ import annotations
@@ -95,5 +95,5 @@ class Watch:
         return dead
 
     def forget(self) -> None:
-        """Begin anew, after a connection of one's own was lost."""
+        """Forget what was seen, after this watcher's own connection was lost."""
         self._seen.clear()

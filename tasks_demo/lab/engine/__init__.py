@@ -1,0 +1,1 @@
+"""Runs the cells of a plan: publishes jobs, injects faults, drains the queues."""

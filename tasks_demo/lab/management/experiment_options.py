@@ -97,7 +97,7 @@ def add_options(parser: CommandParser) -> None:
         "--load",
         type=whole("--load", 1, MOST_LOAD),
         metavar="RATE",
-        help="publish so many jobs per second, at most, and kill the main process of one of two workers at random moments "
+        help="publish at most RATE jobs per second, and kill the main process of one of two workers at random moments "
         f"(default: {asked.LOAD_TASKS} jobs, a kill for every {asked.LOAD_JOBS_PER_KILL})",
     )
     what.add_argument(
@@ -106,7 +106,7 @@ def add_options(parser: CommandParser) -> None:
         help="makes the plan reproducible; default: a random one, printed",
     )
     what.add_argument(
-        "--lanes", type=whole("--lanes", 1, 64), help=f"at most so many cells side by side, default {LANES}"
+        "--lanes", type=whole("--lanes", 1, 64), help=f"maximum number of cells side by side, default {LANES}"
     )
     what.add_argument("--plan", action="store_true", help="print the plan as JSON and run nothing")
     what.add_argument("--replay", type=Path, metavar="FILE", help="run the plan of an earlier result or --plan again")

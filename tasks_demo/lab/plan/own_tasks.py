@@ -174,7 +174,7 @@ def as_call(value: Any) -> Call:
 
 
 def number_of_effects(call: Call, found: Any) -> int:
-    """What a count of effects returned for a call. Raises NotCounted if that is no number of effects."""
+    """What a count of effects returned for a call. Raises NotCounted if that is not a number of effects."""
     if type(found) is int and found >= 0:
         return found
     why = f"it returned {reprlib.repr(found)}, and has to return a whole number from 0"

@@ -54,8 +54,8 @@ OUTBOX_SETTINGS = {
     "OUTBOX_LEASE_SECONDS": 3.0,
     "OUTBOX_UNFINISHED_SECONDS": 15.0,
 }
-#: A worker under load: its pool processes, and messages that it prefetches for each, as Celery does by default. Beyond so many
-#: jobs in the queue no more are published.
+#: A worker under load: its pool processes, and messages that it prefetches for each, as Celery does by default. With this
+#: many jobs in the queue no more are published.
 LOAD_PROCESSES, LOAD_PREFETCH, LOAD_QUEUED = 2, 4, 500
 #: After a hostile message, the next job must be done within this many seconds.
 HOSTILE_SECONDS = 30.0

@@ -35,7 +35,7 @@ def stop(pid: int, descriptor: int) -> bool:
 
 
 def is_stopped(pid: int, within: float = 0.0) -> bool:
-    """Whether the process is stopped, or is so many seconds later: SIGSTOP takes effect when the process gets the processor."""
+    """Whether the process stops within that many seconds: SIGSTOP takes effect when the process gets the processor."""
     deadline = time.monotonic() + within
     while True:
         try:

@@ -20,8 +20,8 @@ from tasks_demo.lab.processes.failpoints import TELL_TIME
 class WallClock:
     """The clock that all processes of a cell's worker share: a file that libfaketime reads whenever they ask for the time.
 
-    ``turn``: held by whoever moves it. ``held_seconds``: for so long its victim stays at its point, and for ``seconds`` it goes
-    on in the wrong time.
+    ``turn``: the lock of the thread that moves it. ``held_seconds``: how long the victim is held at its point; ``seconds``: how
+    long it then runs in the wrong time.
     """
 
     held_seconds, seconds = HELD_SECONDS, DISTURBED_SECONDS[Fault.CLOCK_JUMP]

@@ -1,0 +1,1 @@
+"""Writes the results of an experiment: text, JSON and pages."""

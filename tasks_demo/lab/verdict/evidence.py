@@ -56,7 +56,7 @@ _LASTING = frozenset({"delay", "black-hole", _CLOCK})
 _OF_CONNECTION = frozenset({"delay", "black-hole", "cut"})
 #: Faults after which the victim goes on.
 _SURVIVED = _LASTING | {"cut", "term", "stop", "double-publish", "out-of-memory"}
-#: Of so many tasks it is known who received them last.
+#: Maximum number of tasks whose last receiver is remembered.
 _LATEST = 50_000
 #: For each point, what the same process announces later in the same delivery.
 _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point in enumerate(_MAIN_LINE)}

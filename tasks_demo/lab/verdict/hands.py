@@ -21,7 +21,7 @@ class Hands:
     def __init__(self) -> None:
         #: Worker → task ID → which of the two ends are seen.
         self.held: dict[str, dict[str, int]] = {}
-        #: Task ID → how many killed workers held it: so often it may be delivered again.
+        #: Task ID → how many killed workers held it; it may be delivered again that many times.
         self.excused: dict[str, int] = {}
         #: Own memory of main processes when they began to consume, bytes.
         self.memory: list[int] = []

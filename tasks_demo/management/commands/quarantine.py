@@ -106,7 +106,7 @@ class Command(PackageCommand):
         try:
             letters = list(self._letters)
         except EnvironmentNotReady as error:
-            trouble = error  # what the database has is listed all the same
+            trouble = error  # the rows in the database are listed nevertheless
         if options["json"]:
             facts = [*map(_facts, rows), *map(_facts_of_letter, letters)]
             self.stdout.write(json.dumps(facts, indent=2))

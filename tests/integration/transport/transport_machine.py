@@ -118,7 +118,7 @@ class World:
         if arrives:
             consumer.claims.held |= {item.token: item for item, _ in claimed(consumer.owner, number, queues, reply)}
         else:
-            consumer.claims.doubt = True
+            consumer.claims.audit_due = True
 
     def held(self, owner: str) -> list[str]:
         return [token.decode() for token in self.client.zrange(KEYS.held(owner), 0, -1)]
@@ -166,7 +166,7 @@ class World:
             "?",
         )
         for consumer in self.consumers:
-            if consumer.alive and not consumer.declared and not consumer.claims.doubt:
+            if consumer.alive and not consumer.declared and not consumer.claims.audit_due:
                 mine = set(self.held(consumer.owner))
                 require(mine == consumer.claims.held.keys(), f"{consumer.owner} lives, and its messages were moved")
         for queue, lists in EVERY_LIST.items():

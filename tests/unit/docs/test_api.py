@@ -16,8 +16,8 @@ PROMISED = {
 }
 
 
-def test_api_page_has_a_section_for_each_room_that_exports() -> None:
-    rooms = {
+def test_api_page_has_a_section_for_each_package_that_exports() -> None:
+    packages = {
         "patterns",
         "outbox",
         "quarantine",
@@ -29,7 +29,7 @@ def test_api_page_has_a_section_for_each_room_that_exports() -> None:
         "transport",
         "core.exceptions",
     }
-    assert set(PROMISED) == {f"tasks_demo.{room}" for room in rooms}
+    assert set(PROMISED) == {f"tasks_demo.{package}" for package in packages}
 
 
 @pytest.mark.parametrize("module", PROMISED)

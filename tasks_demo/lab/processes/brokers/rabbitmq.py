@@ -42,8 +42,8 @@ from tasks_demo.lab.processes.brokers.protocol import (
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672//"
 #: The port of the management plugin's HTTP API, and the time in which rabbitmqctl must answer, seconds.
 API_PORT, CTL_SECONDS = 15672, 60.0
-#: For so long nothing must have moved. A message is between the server and a worker for milliseconds, and RabbitMQ returns
-#: the messages of a closed connection within milliseconds.
+#: Time for which nothing must have moved, seconds. A message is between the server and a worker for milliseconds, and RabbitMQ
+#: returns the messages of a closed connection within milliseconds.
 SETTLED_SECONDS = 0.5
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _HELD = struct.Struct("i")

@@ -96,7 +96,7 @@ class TroubledRedis(TroubledBroker):
         return self.pid, held
 
     def disturb(self, wait: Callable[[float], object], seconds: float) -> str:
-        """Let the outage last for so many seconds, by ``wait``. Return why it was none, or ""."""
+        """Run the outage for ``seconds``, measured by ``wait``. Return why there was none, or ""."""
         with self._outage():
             if not self._refuses_writes():
                 return "the server took writes"

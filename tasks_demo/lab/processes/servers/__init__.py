@@ -1,0 +1,1 @@
+"""Servers of the lab's own, which it may kill."""
