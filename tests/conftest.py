@@ -32,8 +32,8 @@ from tests.support import (
     emptied,
     living,
     marked,
+    migrated_home,
     private_environment,
-    scratch_database,
 )
 
 private_environment()
@@ -233,10 +233,7 @@ def _controls_are_forgotten() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def home() -> Iterator[Home]:
     """A state folder for subprocess commands, with a migrated database that no test empties."""
-    state = Path(tempfile.mkdtemp(prefix="h-", dir=STATE))
-    with scratch_database(f"tasks_demo_home_{TOKEN[:12]}") as url:
-        place = Home(state, url)
-        place.migrate()
+    with migrated_home("h") as place:
         yield place
 
 

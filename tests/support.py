@@ -115,11 +115,8 @@ def all_gone(token: str, seen: Sequence[psutil.Process] = (), seconds: float = B
     ``seen`` is for redis-server, which overwrites its environment with its title and so loses the mark.
     """
 
-    def none_left() -> bool:
-        return not marked(token) and not living(seen)
-
     try:
-        until(none_left, "the end of every process that was started", seconds)
+        until(lambda: not marked(token) and not living(seen), "the end of every process that was started", seconds)
     except AssertionError as error:
         left = {process.pid: describe(process) for process in (*marked(token), *living(seen))}
         raise AssertionError(f"still running after {seconds:g} s: {left}") from error
@@ -361,6 +358,16 @@ def scratch_database(name: str) -> Iterator[str]:
             yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
         finally:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextlib.contextmanager
+def migrated_home(name: str) -> Iterator[Home]:
+    """Yield a Home whose folder and migrated database are its own. ``name``: short, because sockets are in the folder."""
+    state = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=STATE))
+    with scratch_database(f"tasks_demo_{name}_{TOKEN[:12]}") as url:
+        home = Home(state, url)
+        home.migrate()
+        yield home
 
 
 def interrupt(process: subprocess.Popen[str], sign: signal.Signals) -> None:

@@ -96,7 +96,8 @@ def broker(app: Celery, users: list[RedisUser]) -> list[Finding]:
             prefix, separator = str(options.get("global_keyprefix", "")), str(options.get("sep", SEPARATOR))
             users.append(RedisUser("broker", raw, prefix, separator=separator, internal=own))
             return [ok(PART, "broker", seen + _primary(raw))]
-        return [ok(PART, "broker", _product(seen, connection)), *_confirms(connection, options)]
+        by_amqp = connection.transport.driver_type == "amqp"
+        return [ok(PART, "broker", _product(seen, connection)), *([confirms(options)] if by_amqp else [])]
 
 
 @contextmanager
@@ -132,11 +133,6 @@ def _product(seen: str, connection: Any) -> str:
     properties = getattr(connection.connection, "server_properties", None) or {}
     product = f"{properties.get('product', '')} {properties.get('version', '')}".strip()
     return f"{seen} {product}".strip()
-
-
-def _confirms(connection: Any, options: dict[str, Any]) -> Iterator[Finding]:
-    if connection.transport.driver_type == "amqp":
-        yield confirms(options)
 
 
 def results(app: Celery, users: list[RedisUser]) -> list[Finding]:

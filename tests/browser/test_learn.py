@@ -52,7 +52,7 @@ def test_guess_is_judged_and_the_history_is_played_by_keyboard(open_page: Open) 
     assert said == []
 
 
-def test_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:
+def test_learn_file_works_without_a_script(browser: Browser, tmp_path: Path) -> None:
     file = tmp_path / "learn.html"
     file.write_text(as_file())
     context = browser.new_context(java_script_enabled=False)

@@ -65,7 +65,7 @@ def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, re
         assert client.llen(QUEUE) == 1
 
 
-def test_several_are_discarded_from_the_list(page: Page) -> None:
+def test_quarantine_several_are_discarded_from_the_list(page: Page) -> None:
     page.get_by_label("Select all objects on this page for an action").check()
     expect(page.locator("#result_list tr.selected")).to_have_count(3)
     page.get_by_label("Action:").select_option(label="Discard the selected messages…")

@@ -56,7 +56,7 @@ def test_times_are_in_the_zone_of_the_browser_and_the_page_says_which(page: Page
     expect(page.locator("[data-zone]")).to_have_text(f"Times: {ZONE}")
 
 
-def test_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: Page) -> None:
+def test_times_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: Page) -> None:
     page.goto("/admin/tasks_demo/")
     page.evaluate("htmx.trigger(document.querySelector('[data-live]'), 'live')")
     until(lambda: page.evaluate(SAME), "a chart and a table of the same times")

@@ -16,7 +16,7 @@ import pytest
 
 from tasks_demo.core.lifecycle import BY_MAIN
 from tasks_demo.lab.plan.cells import AIMABLE
-from tests.support import STATE, TOKEN, Finished, Home, scratch_database
+from tests.support import Finished, Home, migrated_home
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -87,11 +87,7 @@ def _experiment(home: Home, *arguments: str) -> Ran:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    state = STATE / "c"
-    state.mkdir()
-    with scratch_database(f"tasks_demo_contract_{TOKEN[:12]}") as url:
-        place = Home(state, url)
-        place.migrate()
+    with migrated_home("c") as place:
         yield place
 
 

@@ -91,7 +91,7 @@ def test_lab_without_an_app_or_with_one_that_cannot_be_imported(plain: Plain) ->
     assert "--app shop.nowhere cannot be imported" in broken.sentence()
 
 
-def test_state_folder_that_cannot_be_used_is_code_4_and_a_sentence(plain: Plain) -> None:
+def test_lab_of_own_tasks_state_folder_that_cannot_be_used_is_code_4_and_a_sentence(plain: Plain) -> None:
     (plain.folder / "file").touch()
     (plain.folder / "taken" / "ledger.sqlite3").mkdir(parents=True)
     for state, why in {

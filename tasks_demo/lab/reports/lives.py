@@ -51,14 +51,11 @@ def examples(events: Iterable[HistoryEvent], result: Mapping[str, Any]) -> dict[
             Life(_SAID[what], name, _drawn(kept[_key(cell)][name], name, f"cell-{number}-{what}-{place}"))
             for what, names in cell["examples"].items()
             for place, name in enumerate(names)
-            if kept[_key(cell)][name] and not (what == "killed" and _shown_before(cell, name))
+            if kept[_key(cell)][name]
+            and not (what == "killed" and name in {*cell["examples"]["lost"], *cell["examples"]["duplicated"]})
         ]
         for number, cell in enumerate(result["cells"])
     }
-
-
-def _shown_before(cell: Mapping[str, Any], name: str) -> bool:
-    return name in cell["examples"]["lost"] or name in cell["examples"]["duplicated"]
 
 
 def _drawn(events: list[HistoryEvent], name: str, element: str) -> Drawing:

@@ -220,14 +220,10 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     if result["as_predicted"]:
         last = f"Everything was as predicted in {counted(len(cells), 'cell')}."
     else:
-        found = [f"{wrong} {_were(wrong)} not as predicted"] if wrong else []
+        found = [f"{wrong} {'was' if wrong == 1 else 'were'} not as predicted"] if wrong else []
         found += [f"{unknown} {'is' if unknown == 1 else 'are'} unknown"] if unknown else []
         last = f"Of {counted(len(cells), 'cell')}, {' and '.join(found)}."
     return [*(reading(cell, several=several_brokers(result)) for cell in cells), last]
-
-
-def _were(number: int) -> str:
-    return "was" if number == 1 else "were"
 
 
 def render(console: Console, result: Mapping[str, Any]) -> None:

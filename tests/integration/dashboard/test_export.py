@@ -63,7 +63,7 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0"]
 ODD = ["<script>alert(1)</script>", 'quote"comma,', "line\nend", "\u202eright to left", "x" * 255]
 
 
-def test_spreadsheet_runs_no_cell(admin_client: Client) -> None:
+def test_export_spreadsheet_runs_no_cell(admin_client: Client) -> None:
     append(*(ok(task_id, operation=f"o{number}") for number, task_id in enumerate([*FORMULAS, *ODD])))
     stored = set(Tally.objects.values_list("task_id", flat=True))
     cells = {row["task_id"] for row in as_rows(downloaded(admin_client, "csv"))}
@@ -73,18 +73,18 @@ def test_spreadsheet_runs_no_cell(admin_client: Client) -> None:
 
 
 @pytest.mark.parametrize("query", ["q=%00", "q=%ED%A0%80", "since=x", "worker=%00", "after=x", "task_id__regex=("])
-def test_hostile_parameters_are_no_error(admin_client: Client, query: str) -> None:
+def test_export_hostile_parameters_are_no_error(admin_client: Client, query: str) -> None:
     append(ok("a"))
     json.loads(downloaded(admin_client, "json", f"?{query}"))
 
 
-def test_page_links_to_what_it_shows(admin_client: Client) -> None:
+def test_export_page_links_to_what_it_shows(admin_client: Client) -> None:
     append(ok("a"), ok("b"))
     page = admin_client.get(f"{LIST}?q={quote('a')}&first=problems").content.decode()
     assert 'href="/admin/tasks_demo/tally/export.csv?q=a"' in page
 
 
-def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "CHUNK", 50)
     append(*(ok(f"t{n:04}") for n in range(600)))
     answer = cast(StreamingHttpResponse, export.response(Tally.objects.all(), "csv"))

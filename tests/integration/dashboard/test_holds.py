@@ -73,7 +73,7 @@ def test_claims_of_claim_first_with_what_became_of_their_jobs(staff: Client) -> 
     assert "charge:done" in rows[0]
 
 
-def test_list_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holds_page_list_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "MOST_SHOWN", 2)
     for number in range(3):
         Claim.objects.create(operation=f"charge:{number}", task_id="t", digest="d", claimed_at=now())
@@ -85,7 +85,7 @@ def test_list_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch
     assert staff.get(PAGE).content.decode().count("the latest 2 are shown") == 2
 
 
-def test_page_has_a_bounded_number_of_queries(staff: Client, django_assert_max_num_queries: Any) -> None:
+def test_holds_page_has_a_bounded_number_of_queries(staff: Client, django_assert_max_num_queries: Any) -> None:
     for number in range(10):
         Claim.objects.create(operation=f"charge:{number}", task_id=f"t{number}", digest="d", claimed_at=now())
         begun(str(this_process("")))

@@ -75,7 +75,7 @@ def test_search_takes_no_letter_for_a_pattern(staff: Client, settings: Settings)
     assert "has a lease record" in staff.get(PAGE, {"q": "[a-z]*\0"}).content.decode()
 
 
-def test_list_that_was_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_page_list_that_was_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         claim(f"op-{number}")
     monkeypatch.setattr(listing, "MOST_RECORDS", 3)

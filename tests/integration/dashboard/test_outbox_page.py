@@ -119,7 +119,7 @@ def test_outbox_page_who_may_only_look_publishes_and_cancels_nothing(client: Cli
     assert LogEntry.objects.count() == 0
 
 
-def test_list_and_page_show_a_message_and_change_nothing(keeper: Client) -> None:
+def test_outbox_page_list_and_page_show_a_message_and_change_nothing(keeper: Client) -> None:
     row = waiting()
     for query in ("", "?state=open", f"?q={row.task_id[:8]}"):
         assert row.task_id in text(keeper.get(LIST + query))

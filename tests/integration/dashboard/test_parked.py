@@ -55,7 +55,7 @@ def test_parked_page_what_waits_for_a_decision_comes_first(viewer: Client) -> No
     assert shown == [rows[2].pk, rows[0].pk, rows[3].pk, rows[1].pk]
 
 
-def test_filter_and_search(viewer: Client) -> None:
+def test_parked_page_filter_and_search(viewer: Client) -> None:
     rows = [lying(task="a.b", operation="order-17"), lying(task="c.d", state="requeued")]
 
     def found(query: str) -> list[int]:
@@ -68,7 +68,7 @@ def test_filter_and_search(viewer: Client) -> None:
     assert found("?q=x%27%3B--") == []
 
 
-def test_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
+def test_parked_page_shows_all_that_a_decision_needs(viewer: Client) -> None:
     history = [{"at": "2026-01-02T03:04:05.678901+00:00", "worker": "w1@<b>host</b>", "pid": 1234567}]
     note = {"grüße": "<script>", "nul": "\0", "half": "\ud800"}
     row = lying(history=history, reason="Begun once <and> never ended.", note=note)
@@ -85,7 +85,7 @@ def test_message_that_cannot_be_read_is_shown_as_it_is(viewer: Client) -> None:
     assert "The message cannot be read (DecodeError" in text(viewer.get(page(lying(message='{"broken'))))
 
 
-def test_page_that_is_not_there(viewer: Client) -> None:
+def test_parked_page_that_is_not_there(viewer: Client) -> None:
     for number in ("0", "x", "99999999999999999999"):
         response = viewer.get(f"{LIST}{number}/change/")
         assert response.headers["Location"] == LIST
@@ -165,7 +165,7 @@ def test_parked_page_all_that_match_are_those_that_were_counted(decider: Client,
     assert "2 messages requeued. Why: because Filter: task=a.b." in said
 
 
-def test_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
     row = lying()
     asked = choose(decider, "requeue", row)
     confirm(decider, f"{LIST}act/", asked)
@@ -175,7 +175,9 @@ def test_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], 
     assert "sent before" in text(decider.get(LIST))
 
 
-def test_form_that_was_changed_or_is_another_user_s_does_nothing(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_form_that_was_changed_or_is_another_user_s_does_nothing(
+    decider: Client, queue: Callable[[], int]
+) -> None:
     asked = choose(decider, "requeue", lying())
     decider.post(f"{LIST}act/", {"sure": sure(asked)[:-1], "why": "x"})
     assert "Nothing was done" in text(decider.get(LIST))
@@ -254,7 +256,7 @@ def test_forged_request_is_refused(decider: Client) -> None:
     assert states() == ["parked"]
 
 
-def test_page_of_a_task_id_leads_to_where_it_is_parked(client: Client) -> None:
+def test_parked_page_of_a_task_id_leads_to_where_it_is_parked(client: Client) -> None:
     row = lying()
     append(life(row.task_id, "published", "received", "quarantined", "acked"))
     staff = somebody(client, "both", "view_tally", "view_parked")

@@ -81,7 +81,7 @@ def test_send_twice_publishes_two_jobs_of_one_operation(publisher: Client, queue
     assert ":by-hand:" in one["tasks_demo_operation"]
 
 
-def test_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -> None:
+def test_publish_page_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -> None:
     sent = form()
     first, second = publisher.post(PAGE, sent), publisher.post(PAGE, sent)
     assert first.headers["Location"] == second.headers["Location"]
@@ -133,7 +133,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_arguments_are_refused_with_what_to_write(
+def test_publish_page_wrong_arguments_are_refused_with_what_to_write(
     publisher: Client, queue: Any, arguments: Any, said: str
 ) -> None:
     answer = publisher.post(PAGE, form(arguments=arguments))
@@ -145,7 +145,7 @@ def test_wrong_arguments_are_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("operation", ["k" * 201, "a\nb", "a\0"])
-def test_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation: str) -> None:
+def test_publish_page_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation: str) -> None:
     answer = publisher.post(PAGE, form(operation=operation))
     assert answer.status_code == 400
     assert "An operation key must be" in answer.content.decode() or "operation" in answer.content.decode()

@@ -52,11 +52,11 @@ def walked(client: Client, query: str, *, back: bool = False) -> Iterator[list[s
     yield from pages
 
 
-def test_empty_ledger_says_what_to_do(staff: Client) -> None:
+def test_task_ids_empty_ledger_says_what_to_do(staff: Client) -> None:
     assert "manage.py enqueue" in text(staff.get(LIST))
 
 
-def test_row_has_the_counts_the_last_worker_and_the_run(staff: Client) -> None:
+def test_task_ids_row_has_the_counts_the_last_worker_and_the_run(staff: Client) -> None:
     append(killed("charged-twice", run="r1:acks_late/kill-main"))
     page = text(staff.get(LIST))
     assert re.search(
@@ -221,7 +221,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_parameters_are_no_error(staff: Client) -> None:
+def test_task_ids_hostile_parameters_are_no_error(staff: Client) -> None:
     _zoo()
     answers = {query: staff.get(LIST, QUERY_STRING=query, follow=True).status_code for query in HOSTILE}
     assert answers == dict.fromkeys(HOSTILE, 200)
@@ -279,7 +279,7 @@ def test_counting_stops_and_says_so(staff: Client, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("query", ["?", "?q=t", "?worker=w1@test"])
-def test_pages_have_no_gap_or_repetition_in_either_direction(staff: Client, query: str) -> None:
+def test_task_ids_pages_have_no_gap_or_repetition_in_either_direction(staff: Client, query: str) -> None:
     append(*(ok(f"t{n:03}") for n in range(110)))  # of one moment, so that only the task ID orders them
     pages = list(walked(staff, query))
     assert [task_id for page in pages for task_id in page] == [f"t{n:03}" for n in range(110)]
@@ -289,7 +289,7 @@ def test_pages_have_no_gap_or_repetition_in_either_direction(staff: Client, quer
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_page_that_stopped_looking_says_so_and_goes_on(
+def test_task_ids_page_that_stopped_looking_says_so_and_goes_on(
     staff: Client, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
     monkeypatch.setattr(keyset, "WINDOW", 20)

@@ -180,7 +180,7 @@ def test_promise_and_outcome_in_words(client: Client, admin_client: Client, rows
     assert verdict in page
 
 
-def test_page_shows_counts_events_workers_and_the_kill(admin_client: Client) -> None:
+def test_task_page_shows_counts_events_workers_and_the_kill(admin_client: Client) -> None:
     append(killed("t", run="r:acks_late/kill-main"))
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
@@ -200,7 +200,7 @@ def test_effects_of_the_same_operation_name_the_task_that_made_them() -> None:
     assert [line.by for phase in page_of("two").phases for line in phase.lines if line.kind == "effect"] == ["one"]
 
 
-def test_hostile_details_are_text(admin_client: Client) -> None:
+def test_task_page_hostile_details_are_text(admin_client: Client) -> None:
     same = {"task_id": "t", "operation": "t", "pattern": "acks_late"}
     append([event("failed", 0, **same, worker="<b>w</b>", detail={"error": "<img src=x onerror=alert(1)>" * 100})])
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
@@ -215,14 +215,14 @@ def test_very_long_life_is_cut_and_says_so(admin_client: Client) -> None:
     assert sum(len(phase.lines) for phase in response.context["task_page"].phases) == 500
 
 
-def test_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:
+def test_task_page_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:
     for object_id in ("unknown", "_00", "_FF", "x" * 10_000, "..", "%ED%A0%80", "%00"):
         response = admin_client.get(f"/admin/tasks_demo/tally/{object_id}/change/", follow=True)
         assert response.status_code == 200, object_id[:20]
         assert "knows no task ID" in response.content.decode(), object_id[:20]
 
 
-def test_page_asks_a_bounded_number_of_queries(
+def test_task_page_asks_a_bounded_number_of_queries(
     admin_client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     append(killed("t"), *(ok(f"sibling-{number:02}", operation="t") for number in range(20)))
@@ -252,7 +252,7 @@ def test_job_that_is_lost_neither_waits_nor_runs_any_more(admin_client: Client) 
     assert "was running" in admin_client.get("/admin/tasks_demo/tally/?verdict=lost").text
 
 
-def test_times_are_in_the_zone_of_the_user_and_have_a_date_where_a_job_lasts_for_days(
+def test_task_page_times_are_in_the_zone_of_the_user_and_have_a_date_where_a_job_lasts_for_days(
     admin_client: Client, settings: Settings
 ) -> None:
     settings.TIME_ZONE = "Asia/Kathmandu"

@@ -120,7 +120,7 @@ def test_jobs_that_it_has_finished_do_not_hide_those_that_it_held(
     assert ({fate.task_id for fate in jobs.fates}, jobs.cut) == ({"open", "t5"}, "")
 
 
-def test_pages_cost_a_bounded_number_of_queries(
+def test_workers_page_costs_a_bounded_number_of_queries(
     staff: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     append(*(killed(f"t{number}") for number in range(30)))

@@ -68,7 +68,7 @@ def test_job_without_any_pattern_of_ours_is_recorded_from_celery_s_signals(worke
     ],
     ids=str,
 )
-def test_wrong_arguments_of_a_hostile_publisher_fail_visibly(
+def test_signals_wrong_arguments_of_a_hostile_publisher_fail_visibly(
     worker: Worker, bank_url: str, pattern: str, args: list[object], kwargs: dict[str, object]
 ) -> None:
     sent = current_app.send_task(f"tasks_demo.charge_{pattern}", args=args, kwargs=kwargs)
@@ -124,7 +124,9 @@ def test_message_that_is_no_task_is_kept_as_text_and_the_worker_goes_on(
 
 
 @pytest.mark.parametrize("task_id", ["half \ud800 pair", "nul \0 end", "x" * 400, "{}*:", "../../etc"], ids=ascii)
-def test_hostile_task_id_does_not_keep_others_out_of_the_ledger(worker: Worker, redis_url: str, task_id: str) -> None:
+def test_signals_hostile_task_id_does_not_keep_others_out_of_the_ledger(
+    worker: Worker, redis_url: str, task_id: str
+) -> None:
     headers = {"task": "tasks_demo.charge_acks_late", "id": task_id, "lang": "py", "argsrepr": "", "kwargsrepr": ""}
     operation = f"op-{uuid.uuid4()}"
     body = [[], {"customer": "c", "amount": 1, "operation": operation}, {}]

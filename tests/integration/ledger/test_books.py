@@ -208,7 +208,7 @@ def test_books_that_nobody_registered_count_nothing_and_the_task_is_judged_by_it
     assert (tally.books, tally.verdict, tally.broken) == ("", "ok", False)
 
 
-def test_page_is_read_without_a_write_and_its_button_reads_the_books(admin_client: Client) -> None:
+def test_books_page_is_read_without_a_write_and_its_button_reads_the_books(admin_client: Client) -> None:
     append(life("t", *ENDED, books="payments"))
     Payments.entries = [entry(1, "t", amount=5)]
     for page in ("/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/t/change/"):
@@ -235,7 +235,7 @@ def test_page_is_read_without_a_write_and_its_button_reads_the_books(admin_clien
     assert response["Location"] == "/admin/tasks_demo/tally/"
 
 
-def test_page_says_which_books_cannot_be_read_and_since_when(admin_client: Client, settings: Settings) -> None:
+def test_books_page_says_which_books_cannot_be_read_and_since_when(admin_client: Client, settings: Settings) -> None:
     settings.TASKS_DEMO_BOOKS = {"broken": f"{HERE}.Broken", "payments": f"{HERE}.Payments"}
     read_books()
     text = " ".join(admin_client.get("/admin/tasks_demo/tally/").content.decode().split())

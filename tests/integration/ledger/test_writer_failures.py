@@ -95,9 +95,10 @@ def test_writer_first_waits_a_second_at_most_the_others_not_at_all_and_all_is_wr
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("how", ["of the task", "of the project"])
-def test_start_that_is_needed_is_waited_for_and_then_refused(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_start_that_is_needed_is_waited_for_and_then_refused(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "required", how == "of the project")
-    monkeypatch.setitem(connections.settings["default"]["OPTIONS"], *_impatience())
+    impatience = ("timeout", 0.3) if connection.vendor == "sqlite" else ("options", "-c lock_timeout=300ms")
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"], *impatience)
     who = subject("t", needs_ledger=how == "of the task")
     with locked(), about(who), pytest.raises((LedgerUnavailable, StartNotRecorded)):
         reached(Point.STARTED)
@@ -106,10 +107,6 @@ def test_start_that_is_needed_is_waited_for_and_then_refused(how: str, monkeypat
     reached(Point.STARTED, subject("u"))
     until(lambda: Event.objects.filter(task_id="u").exists(), "the ledger's return")
     assert not Tally.objects.filter(task_id="t").exists(), "it was not run"
-
-
-def _impatience() -> tuple[str, Any]:
-    return ("timeout", 0.3) if connection.vendor == "sqlite" else ("options", "-c lock_timeout=300ms")
 
 
 @pytest.mark.usefixtures("fresh")

@@ -29,7 +29,7 @@ def failed(operation: str, task: str = TASK) -> str:
     return task_id
 
 
-def test_list_says_which_can_run_again(run: Run) -> None:
+def test_failed_command_list_says_which_can_run_again(run: Run) -> None:
     assert run() == (0, "No such job is on record.\n", "")
     one = failed("charge:17")
     append(life("direct", "published", "received", "started", "failed", task=TASK), ok("fine"))
@@ -70,5 +70,5 @@ def test_failed_command_runs_all_again_that_match(run: Run) -> None:
 @pytest.mark.parametrize(
     "words", [("again",), ("again", "x", "--all"), ("list", "x"), ("list", "--dry-run"), ("again", "\0")]
 )
-def test_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
+def test_failed_command_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
     assert run(*words)[0] == 2

@@ -125,7 +125,7 @@ def test_operation_what_changed_since_it_was_shown_is_left(store: RedisLeaseStor
     assert first.outcome == "removed"
 
 
-def test_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, run: Run) -> None:
+def test_operation_command_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, run: Run) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(record_key(ours.KEY_PREFIX, "text"), "no hash")
         client.hset(record_key(ours.KEY_PREFIX, "half"), "state", "claimed")

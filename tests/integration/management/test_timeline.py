@@ -152,7 +152,7 @@ def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, run: Run) -> N
     ],
     ids=ascii,
 )
-def test_bad_usage_is_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+def test_timeline_bad_usage_is_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err

@@ -149,7 +149,7 @@ def test_execution_is_measured_once_however_it_ends() -> None:
     assert _value("tasks_demo_execution_seconds_count", **labels) == before + 3
 
 
-def test_name_that_a_stranger_chose_is_no_label() -> None:
+def test_metrics_name_that_a_stranger_chose_is_no_label() -> None:
     labels = {"task": "(unknown)", "pattern": "acks_late"}
     before = _value("tasks_demo_deliveries_total", **labels)
     _reach(Point.RECEIVED, task="no such task")
@@ -196,7 +196,7 @@ def test_view_answers_with_the_same(rf: Any) -> None:
     assert b"tasks_demo_outbox_age_seconds" in answer.content
 
 
-def test_page_shows_a_logging_that_has_the_fields() -> None:
+def test_metrics_page_shows_a_logging_that_has_the_fields() -> None:
     configured = settings(1)["LOGGING"]
     formatter = logging.config.DictConfigurator(configured).configure_formatter(dict(configured["formatters"]["job"]))
     record = logging.LogRecord("tasks_demo.patterns.requeue", logging.INFO, "", 0, "a line", (), None)

@@ -145,7 +145,7 @@ def _empty(place: Place) -> None:
         place.sql(f"DELETE FROM {table}", ledger=True)  # noqa: S608
 
 
-def test_several_relays_at_once_publish_each_message_once(place: Place, broker: RedisServer) -> None:
+def test_relay_several_relays_at_once_publish_each_message_once(place: Place, broker: RedisServer) -> None:
     count = 2000 if place.server else 600
     with contextlib.ExitStack() as stack:
         relays = [stack.enter_context(RelayProcess(place, broker)) for _ in range(3)]

@@ -67,7 +67,7 @@ def test_observer_that_fails_after_the_start_fails_no_job_and_loses_none(environ
 
 @pytest.mark.parametrize("pattern", NAMES)
 @pytest.mark.parametrize("error", ["KeyError", "RecursionError", "MemoryError", "Unspeakable", "Ignore"])
-def test_result_that_cannot_be_made_text_is_none_and_its_job_is_done(
+def test_execution_result_that_cannot_be_made_text_is_none_and_its_job_is_done(
     environment: Failing, pattern: str, error: str
 ) -> None:
     folder, sent = environment.job(pattern, result=error)
@@ -169,7 +169,7 @@ def now(sent: AsyncResult[Any]) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
-def test_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(
+def test_execution_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(
     environment: Failing, pattern: str
 ) -> None:
     folder, first = environment.job(pattern)
@@ -191,7 +191,7 @@ def test_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts_nothing(
 
 
 @pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
-def test_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_and_goes_on(
+def test_execution_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_and_goes_on(
     environment: Failing, pattern: str
 ) -> None:
     folder, first = environment.job(pattern)
@@ -280,7 +280,7 @@ def test_inside_a_transaction_of_somebody_else_nothing_is_run_or_counted(
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "outbox"])
-def test_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_runs(
+def test_execution_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_runs(
     environment: Failing, pattern: str
 ) -> None:
     folder, first = environment.job(pattern, gate=True)

@@ -131,7 +131,7 @@ def test_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(enviro
     assert environment.count("shop_booking", operation) == 0
 
 
-def test_result_that_is_too_large_is_not_stored_and_a_duplicate_gets_none(environment: Environment) -> None:
+def test_inbox_result_that_is_too_large_is_not_stored_and_a_duplicate_gets_none(environment: Environment) -> None:
     operation, job = environment.fresh()
     assert environment.send("once.misuse", **job, how="large").get(timeout=30)
     assert environment.send("once.misuse", **job, how="large").get(timeout=30) is None

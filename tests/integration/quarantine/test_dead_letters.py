@@ -59,7 +59,7 @@ def test_requeue_refuses_what_no_worker_can_read(broker_client: Any) -> None:
     assert (count_dead_letters(broker_client), Parked.objects.count()) == (1, 0)
 
 
-def test_several_people_decide_once(broker_client: Any) -> None:
+def test_dead_letters_several_people_decide_once(broker_client: Any) -> None:
     dead(broker_client, message())
     with DeadLetters() as letters:
         (letter,) = letters

@@ -165,7 +165,7 @@ def test_suite_that_uses_nothing_of_ours_passes_twice_in_any_order(shop: Shop) -
         passed(shop.django("plain", "shop.test_with_django", *order), 6 + 4)
 
 
-def test_page_s_suites_pass_with_pytest(shop: Shop) -> None:
+def test_testing_page_s_suites_pass_with_pytest(shop: Shop) -> None:
     if shop.test_name:
         pytest.skip("as in memory")
     order = ["-p", "no:xdist"] if "sqlite" in shop.url else ["-n", "2"]

@@ -210,7 +210,7 @@ def test_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, han
         (["--json", "/nowhere/at/all.json"], "cannot be written"),
     ],
 )
-def test_wrong_usage_measures_nothing(tmp_path: Path, scratch: Path, arguments: list[str], says: str) -> None:
+def test_benchmark_wrong_usage_measures_nothing(tmp_path: Path, scratch: Path, arguments: list[str], says: str) -> None:
     done = benchmark(tmp_path, scratch, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from tasks_demo.demo.stack import EmbeddedBank
-from tests.support import PROJECT, STATE, TOKEN, Finished, Home, scratch_database
+from tests.support import PROJECT, Finished, Home, migrated_home
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -48,11 +48,8 @@ class Ran:
 @pytest.fixture(scope="session")
 def ran() -> Iterator[Ran]:
     """Every pattern under every fault, once per session."""
-    state = STATE / "x"
-    state.mkdir()
-    with scratch_database(f"tasks_demo_lab_{TOKEN[:12]}") as url:
-        home = Home(state, url)
-        home.migrate()
+    with migrated_home("x") as home:
+        state = home.state
         out, events = state / "out.json", state / "ev.jsonl"
         # The lab deletes the books of a bank that it starts itself.
         books = {"BANK_DATABASE_URL": f"sqlite:///{state / 'bank.sqlite3'}"}
@@ -82,7 +79,7 @@ def test_runner_everything_is_as_predicted(ran: Ran) -> None:
     assert set(ran.cells()) == {(pattern, fault) for pattern in PATTERNS for fault in FAULTS}
 
 
-def test_result_is_valid_against_the_published_schema(ran: Ran) -> None:
+def test_runner_result_is_valid_against_the_published_schema(ran: Ran) -> None:
     schema = json.loads((PROJECT / "tasks_demo/lab/reports/experiment-1.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(ran.result, schema, cls=jsonschema.Draft202012Validator)

@@ -96,7 +96,7 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE, ids=lambda value: ascii(value)[:60])
-def test_bad_usage_is_code_2_a_sentence_and_nothing_is_run(
+def test_experiment_bad_usage_is_code_2_a_sentence_and_nothing_is_run(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -155,7 +155,7 @@ def test_plan_that_cannot_be_is_code_2(
     assert "holds no plan" in capsys.readouterr().err
 
 
-def test_bad_usage_of_the_real_command(home: Home, runs: Callable[[], set[str]]) -> None:
+def test_experiment_bad_usage_of_the_real_command(home: Home, runs: Callable[[], set[str]]) -> None:
     before = runs()
     bad = [("--tasks", "0"), ("--broker", "kafka"), ("--json", str(home.state)), ("--events", "/no/where")]
     for done in together([lambda arguments=arguments: home.manage("experiment", *arguments) for arguments in bad], 2):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from tasks_demo.lab.processes.brokers import connect as broker
 from tasks_demo.lab.processes.databases import Leftovers, remove_leftovers, scratch_folder
 from tasks_demo.leases.redis_client import connect
 from tests.integration.servers.postgres import own_postgres
-from tests.support import PROJECT, STATE, TOKEN, Home, scratch_database, together, until
+from tests.support import PROJECT, Home, migrated_home, together, until
 
 pytestmark = pytest.mark.timeout(480)
 
@@ -69,11 +69,7 @@ def up(home: Home) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    state = STATE / "i"
-    state.mkdir()
-    with scratch_database(f"tasks_demo_apart_{TOKEN[:12]}") as url:
-        place = Home(state, url)
-        place.migrate()
+    with migrated_home("i") as place:
         yield place
 
 

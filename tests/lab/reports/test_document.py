@@ -24,7 +24,7 @@ def test_document_as_predicted() -> None:
     assert result["duration_s"] == 12.346
 
 
-def test_cell_has_the_fields_of_the_interface() -> None:
+def test_document_cell_has_the_fields_of_the_interface() -> None:
     fields = set(good()["cells"][0])
     assert fields == set(SCHEMA["$defs"]["cell"]["properties"]) == set(SCHEMA["$defs"]["cell"]["required"])
     promised = (
@@ -41,7 +41,7 @@ def test_broken_promise() -> None:
     assert "was BROKEN" in terminal(result)
 
 
-def test_unknown_cell() -> None:
+def test_document_unknown_cell() -> None:
     result = built(story("dedup_lock", "kill-main").end(queued=1))
     valid(result)
     assert (result["as_predicted"], report.exit_code(result)) == (False, 3)
@@ -92,7 +92,7 @@ def test_document_of_which_nothing_was_run() -> None:
     assert "nothing is known" in terminal(result)
 
 
-def test_start_without_a_time_zone_is_refused() -> None:
+def test_document_start_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         built(started_at=datetime(2026, 1, 2))  # noqa: DTZ001
 

@@ -49,7 +49,9 @@ def test_terminal_tells_a_newcomer_what_happened() -> None:
         ("1/8/1", 0, 1, 1, "made 1 of 10 charges twice or more and parked 1 of them"),
     ],
 )
-def test_sentence_says_what_became_of_the_charges(effects: str, lost: int, twice: int, parked: int, said: str) -> None:
+def test_report_sentence_says_what_became_of_the_charges(
+    effects: str, lost: int, twice: int, parked: int, said: str
+) -> None:
     [result] = check(story("acks_late", "kill-main").end().events)
     spread = dict(zip(("0", "1", "2+"), map(int, effects.split("/")), strict=True))
     changed = {"effects": spread, "lost": lost, "duplicated": twice, "quarantined": parked}

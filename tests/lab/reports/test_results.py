@@ -15,7 +15,7 @@ from tests.support import PROJECT
 CONTROL = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A control.")}
 
 
-def test_page_in_the_docs_is_made_from_the_results_in_the_docs() -> None:
+def test_results_page_in_the_docs_is_made_from_the_results_in_the_docs() -> None:
     assert (PROJECT / "docs/results.md").read_text(encoding="utf-8") == as_page(
         read(PROJECT / "docs/results"), outside(PROJECT / "docs/results")
     )
@@ -30,7 +30,7 @@ def test_results_that_are_kept_are_read_and_give_the_same_bytes(tmp_path: Path) 
     assert file.read_bytes() == before
 
 
-def test_page_shows_each_broker_and_what_was_not_predicted() -> None:
+def test_results_page_shows_each_broker_and_what_was_not_predicted() -> None:
     wrong = built(story("acks_late", "kill-main", again=False).end(), story("dedup_lock", "none"))
     documents = [
         {**document, "configuration": {"database": "sqlite"}}
@@ -120,7 +120,7 @@ def test_control_that_holds_in_more_than_a_twentieth_of_the_seeds_is_named() -> 
     assert undetected([seen] * 18 + [blind] * 2) == ["acks_late, kill-main: as predicted in 18 of 20 seeds"]
 
 
-def test_page_says_of_each_library_why_the_lab_cannot_run_it_and_what_its_own_program_measured() -> None:
+def test_results_page_says_of_each_library_why_the_lab_cannot_run_it_and_what_its_own_program_measured() -> None:
     seed = {"seed": 1, "jobs": 3000, "kills": 15, "lost": 1, "held": 9, "charged_twice": 2, "jobs_per_s": 18}
     first = seed | {"held_started": 2, "versions": {"relier": "0.1.7"}}
     page = as_page({}, [first, seed | {"seed": 2, "lost": 0}])

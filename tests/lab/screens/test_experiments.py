@@ -165,7 +165,7 @@ def test_experiments_page_a_process_is_signalled_only_if_its_start_is_the_record
 NASTY = "<script>alert(1)</script>\u202e\0\n" + "x" * 10_000
 
 
-def test_hostile_texts_are_shown_as_text(state: Path, admin: Client) -> None:
+def test_experiments_page_hostile_texts_are_shown_as_text(state: Path, admin: Client) -> None:
     laid(state, message=NASTY, exit=4, request={"by": NASTY, "command": NASTY, "process": ""})
     for page in ("", f"{NAME}/"):
         text = admin.get(ROOT + page).content.decode()
@@ -224,7 +224,7 @@ def test_experiments_page_a_folder_that_cannot_be_used_is_said(state: Path, admi
     assert "cannot be read" in admin.get(ROOT).content.decode()
 
 
-def test_old_runs_of_the_page_are_removed_and_others_kept(state: Path) -> None:
+def test_experiments_page_old_runs_of_the_page_are_removed_and_others_kept(state: Path) -> None:
     names = [f"20260102T0304{number:02}-seed7-0123456789" for number in range(starting.MOST_KEPT + 2)]
     for name in names:
         laid(state, name, request={"by": "x"})

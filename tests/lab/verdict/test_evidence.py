@@ -107,7 +107,7 @@ def test_dropped_cell_end_leaves_the_other_cells_alone() -> None:
     assert [cell.observed for cell in check(numbered([*first, *second]))] == ["unknown", "held"]
 
 
-def test_unknown_kind() -> None:
+def test_evidence_unknown_kind() -> None:
     with pytest.raises(HistoryError, match="event 1: unknown kind 'charged'"):
         check(Story().say("charged", "a").events)
 

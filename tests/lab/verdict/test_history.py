@@ -69,7 +69,7 @@ def test_history_other_spacing_and_further_fields_are_read_too() -> None:
     assert event == Story().published("a").events[0]
 
 
-def test_empty_file_has_no_events() -> None:
+def test_history_empty_file_has_no_events() -> None:
     assert read_text("") == []
 
 
@@ -106,7 +106,7 @@ WRONG: list[tuple[str, object]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-def test_value_of_the_wrong_type_is_refused(field: str, value: object) -> None:
+def test_history_value_of_the_wrong_type_is_refused(field: str, value: object) -> None:
     spaced = line(**{field: value})
     compact = json.dumps(json.loads(spaced), separators=(",", ":")) + "\n"
     for written in (spaced, compact):
@@ -115,7 +115,7 @@ def test_value_of_the_wrong_type_is_refused(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_number_that_is_not_json_is_refused(number: str) -> None:
+def test_history_number_that_is_not_json_is_refused(number: str) -> None:
     with pytest.raises(HistoryError, match=f"^line 1: not JSON .{number}"):
         read_text(line(at=5).replace('"at": 5', f'"at": {number}'))
 
@@ -136,7 +136,7 @@ def compact(written: str) -> str:
     return json.dumps(json.loads(written), separators=(",", ":")) + "\n"
 
 
-def test_unknown_kind_is_refused() -> None:
+def test_history_unknown_kind_is_refused() -> None:
     for written in (line(kind="charged"), compact(line(kind="charged"))):
         with pytest.raises(HistoryError, match=r"^line 1: unknown kind 'charged'"):
             read_text(written)

@@ -34,7 +34,9 @@ def test_advice_has_code_for_every_pattern() -> None:
     ("name", "effects"),
     [("acks_early", 2), ("claim_first", 1), ("acks_late", 2), ("outbox", 1), ("dedup_lock", 1), ("inbox", 1)],
 )
-def test_code_charges_once_and_when_the_message_is_delivered_again_as_its_pattern_says(name: str, effects: int) -> None:
+def test_advice_code_charges_once_and_when_the_message_is_delivered_again_as_its_pattern_says(
+    name: str, effects: int
+) -> None:
     charged: list[dict[str, Any]] = []
     reader = {
         "__name__": f"code_of_{name}",

@@ -74,7 +74,7 @@ def test_fault_that_missed_ends_nothing() -> None:
     assert spans(lane(drawing, "w1", "pool").bars, "execution") == [(10, None, "open")]
 
 
-def test_end_that_never_came_is_an_open_bar_to_the_edge() -> None:
+def test_swimlanes_end_that_never_came_is_an_open_bar_to_the_edge() -> None:
     drawing = draw(KILLED[:5])
     (bar,) = [each for each in lane(drawing, "w1", "pool").bars if each.tone == "execution"]
     assert (bar.state, bar.x + bar.width) == ("open", WIDTH)
@@ -101,7 +101,7 @@ def test_main_reports_the_end_of_a_job_whose_process_died() -> None:
     assert spans(lane(drawing, "w", "pool").bars, "execution") == [(1, 9, "done")]
 
 
-def test_long_gaps_are_folded_and_the_rest_is_to_scale() -> None:
+def test_swimlanes_long_gaps_are_folded_and_the_rest_is_to_scale() -> None:
     scale = Scale([0, 10, 20, 40, 60_000, 60_010], LEFT, RIGHT)
     (fold,) = scale.folds
     assert (fold.x, fold.width, fold.lasted_ms) == (scale.x(40), FOLD, 59_960)
@@ -147,7 +147,7 @@ def test_swimlanes_many_events_and_many_workers_are_cut_and_it_says_so() -> None
 HOSTILE = "<script>alert(1)</script>\0\n\u202e" + "x" * 10_000
 
 
-def test_hostile_text_is_text_and_nothing_is_inline() -> None:
+def test_swimlanes_hostile_text_is_text_and_nothing_is_inline() -> None:
     moments = [
         Moment(0, "received", HOSTILE, 1, note=HOSTILE),
         Moment(1, HOSTILE, HOSTILE, 2, note=HOSTILE),

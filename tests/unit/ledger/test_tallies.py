@@ -121,7 +121,7 @@ def test_fold_counts_only_killed_executions_as_abandoned(detail: dict[str, Any],
         ("rejected", {}, 8), ("ignored", {}, 8), ("quarantined", {}, 9),
     ],
 )  # fmt: skip
-def test_state_of_each_kind(kind: str, detail: dict[str, Any], code: int) -> None:
+def test_tally_state_of_each_kind(kind: str, detail: dict[str, Any], code: int) -> None:
     assert state_of(event(kind, at=2.5, detail=detail)) == (2_500_000 * 16 + code if code else 0)
     assert not code or OUTCOMES[code]
 

@@ -42,7 +42,7 @@ def test_argument_of_any_text_is_a_number_in_range_or_a_sentence(text: str) -> N
     assert "--tasks is 1 to 1000000" in said
 
 
-def test_number_too_long_for_python_is_a_sentence_too() -> None:
+def test_argument_number_too_long_for_python_is_a_sentence_too() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="--tasks is 1 to 1000000"):
         parse("9" * 5000)
 

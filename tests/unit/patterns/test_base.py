@@ -366,7 +366,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("options", "said"), IMPOSSIBLE, ids=lambda value: "" if isinstance(value, str) else next(iter(value))
 )
-def test_unknown_or_impossible_option_is_refused_in_each_spelling(base: Any, options: Any, said: str) -> None:
+def test_pattern_unknown_or_impossible_option_is_refused_in_each_spelling(base: Any, options: Any, said: str) -> None:
     with pytest.raises(ContradictoryDeclaration, match=said):
         declared(body, base, **options)
     if "colour" not in options:

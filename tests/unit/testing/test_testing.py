@@ -116,7 +116,7 @@ def test_retry_follows_at_once(here: Deliveries) -> None:
     assert redeliver(done.task_id).state is State.SUPPRESSED
 
 
-def test_error_is_in_the_answer(here: Deliveries) -> None:
+def test_testing_error_is_in_the_answer(here: Deliveries) -> None:
     def body(order: int) -> None:
         raise ValueError(order)
 
@@ -171,7 +171,7 @@ def test_body_is_its_own_again_after_a_death(here: Deliveries) -> None:
     assert "run" not in vars(task)
 
 
-def test_unknown_message_and_an_unknown_death_are_said(here: Deliveries) -> None:
+def test_testing_unknown_message_and_an_unknown_death_are_said(here: Deliveries) -> None:
     with pytest.raises(LookupError, match="drain_outbox"):
         redeliver("never")
     wrong: Any = "sometime"

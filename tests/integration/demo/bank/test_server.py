@@ -325,7 +325,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 }
 
 
-def test_hostile_requests_are_refused_and_the_bank_stays(standing_bank: EmbeddedBank, client: BankClient) -> None:
+def test_bank_hostile_requests_are_refused_and_the_bank_stays(standing_bank: EmbeddedBank, client: BankClient) -> None:
     port = int(standing_bank.url.rpartition(":")[2])
     seen = {}
     with ExitStack() as silent:

@@ -111,7 +111,7 @@ BODIES: dict[str, object] = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_hostile_body_is_400_charges_nothing_and_does_not_use_the_key_up(client: Client, body: object) -> None:
+def test_bank_hostile_body_is_400_charges_nothing_and_does_not_use_the_key_up(client: Client, body: object) -> None:
     assert assert_problem(post(client, body, Idempotency_Key='"k-1"'), 400)["charged"] is False
     assert not Debit.objects.exists()
     assert "Idempotent-Replayed" not in post(client, Idempotency_Key='"k-1"')
@@ -199,7 +199,7 @@ def test_debits_of_one_reference(client: Client) -> None:
         "after=1&after=2",
     ],
 )
-def test_hostile_query_is_400(client: Client, query: str) -> None:
+def test_bank_hostile_query_is_400(client: Client, query: str) -> None:
     assert_problem(client.get(f"/debits?{query}"), 400)
 
 
@@ -259,7 +259,7 @@ def test_fault_can_have_thousands_of_references(client: Client) -> None:
     ],
     ids=str,
 )
-def test_hostile_fault_is_400_and_changes_nothing(client: Client, setting: dict[str, object]) -> None:
+def test_bank_hostile_fault_is_400_and_changes_nothing(client: Client, setting: dict[str, object]) -> None:
     put_fault(client, "mine", mode="refuse", references=["kept"])
     assert_problem(put_fault(client, "mine", **setting), 400)
     assert hits(client, "mine") == {"kept": 0}

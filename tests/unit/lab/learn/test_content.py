@@ -162,7 +162,7 @@ def test_learn_every_link_of_the_page_leads_to_an_element_and_no_id_is_used_twic
     assert not re.search(r'href="(?!#)', html)
 
 
-def test_hostile_text_in_a_recording_is_text() -> None:
+def test_learn_hostile_text_in_a_recording_is_text() -> None:
     from django.template.loader import render_to_string
 
     bad = "<script>alert(1)</script>"

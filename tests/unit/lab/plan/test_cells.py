@@ -32,7 +32,7 @@ def test_cells_of_another_seed_have_other_victims() -> None:
     assert [cell.victims for cell in make(seed=7)] != [cell.victims for cell in make(seed=8)]
 
 
-def test_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
+def test_cells_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
     alone = make(faults=[Fault.KILL_MAIN])
     assert alone == [cell for cell in make() if cell.fault is Fault.KILL_MAIN]
 
@@ -151,6 +151,6 @@ def test_printed_plan_has_seed_and_cells() -> None:
     ],
     ids=str,
 )
-def test_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
+def test_cells_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         Cell.from_dict({**make()[-1].as_dict(), **damage})

@@ -73,7 +73,7 @@ def test_single_fault_is_not_a_pair(name: str) -> None:
         ("hostile + double-publish", "these two cannot be combined"),
     ],
 )
-def test_name_that_means_nothing_is_refused_with_a_sentence(name: str, said: str) -> None:
+def test_pair_name_that_means_nothing_is_refused_with_a_sentence(name: str, said: str) -> None:
     with pytest.raises(Refused) as refused:
         asked(name)
     assert said in str(refused.value)

@@ -61,7 +61,7 @@ def test_calls_are_read_as_editors_write_them(tmp_path: Path) -> None:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_own_tasks_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "calls.jsonl"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(BadCalls, match=said):
@@ -97,7 +97,7 @@ def test_points_are_those_that_the_task_passes(pattern: str, points: str) -> Non
     assert " ".join(own(pattern=pattern).points) == points
 
 
-def test_cell_that_cannot_be_is_refused() -> None:
+def test_own_tasks_cell_that_cannot_be_is_refused() -> None:
     made = cell(own(), Fault.KILL_MAIN, "claimed").as_dict() | {"victims": {"0": "claimed"}}
     with pytest.raises(ValueError, match="never reaches"):
         Cell.from_dict(made)

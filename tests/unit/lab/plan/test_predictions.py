@@ -50,7 +50,7 @@ def test_healthy_run_shows_nothing(pattern: str) -> None:
     assert PREDICTIONS[pattern, "none"].never == {"lost", "duplicated"}
 
 
-def test_several_clicks_are_several_jobs_unless_somebody_compares() -> None:
+def test_prediction_several_clicks_are_several_jobs_unless_somebody_compares() -> None:
     for pattern in ("acks_early", "acks_late", "outbox"):
         assert prediction(pattern, "kill-main", clicks=2).expect == {"duplicated"}
     for pattern in ("claim_first", "dedup_lock", "inbox"):
@@ -124,7 +124,7 @@ def test_load_is_open_only_where_a_window_of_milliseconds_breaks_the_promise() -
     assert not any(prediction(name, "load", broker=broker).expect for name in PROMISES for broker in KINDS)
 
 
-def test_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
+def test_prediction_cell_outside_the_table_is_predicted_to_keep_its_promise() -> None:
     assert prediction("outbox", "earthquake").outcome == "held"
 
 
@@ -174,7 +174,7 @@ def test_clock_that_jumps_repeats_jobs_only_where_a_worker_s_clock_decides_what_
         assert ("duplicated" in prediction(name, "clock-jump").never) == (name not in {"acks_early", "acks_late"})
 
 
-def test_memory_error_is_predicted_like_the_death_of_the_worker_except_before_the_body() -> None:
+def test_prediction_memory_error_is_predicted_like_the_death_of_the_worker_except_before_the_body() -> None:
     for name in PROMISES:
         assert prediction(name, "out-of-memory").expect == prediction(name, "kill-main").expect
         assert (prediction(name, "out-of-memory", "started").outcome == "open") == (
