@@ -125,7 +125,7 @@ class Run:
         kinds = [KINDS[name] for name in shared]
         demo, faults = any(cell.own is None for cell in self.cells), {cell.fault for cell in self.cells}
         with (
-            contextlib.ExitStack() as armed_again,
+            contextlib.ExitStack() as recording_again,
             environment(
                 self.folder,
                 kinds,
@@ -136,7 +136,7 @@ class Run:
                 own_clock=Fault.CLOCK_JUMP in faults,
             ) as found,
         ):
-            armed_again.callback(ledger.arm)
+            recording_again.callback(ledger.start_recording)
             alone = [cell for cell in self.cells if runs_alone(cell)]
             for cells, lanes in (([cell for cell in self.cells if cell not in alone], self.lanes), (alone, 1)):
                 if not self._stop.is_set():
