@@ -44,7 +44,7 @@ def test_task_that_is_acknowledged_late_loses_a_job_in_a_black_hole_while_its_wo
     )  # fmt: skip
     (cell,) = result["cells"]
     assert (cell["observed"], cell["lost"], cell["kills"]) == ("broken", 1, {"planned": 1, "landed": 1})
-    assert "the connection ended between Redis popping the message and the worker recording it" in done.out
+    assert "The connection ended between Redis popping the message and the worker recording it" in done.out
 
 
 def test_executions_are_judged_without_effects_and_jobs_that_the_task_publishes_are_not(plain: Plain) -> None:

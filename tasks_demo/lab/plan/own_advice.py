@@ -61,7 +61,7 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
     said = []
     if _disturbed(cell):
         said.append(
-            "the connection ended between Redis popping the message and the worker recording it. The transport of this package "
+            "The connection ended between Redis popping the message and the worker recording it. The transport of this package "
             "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
         )
     if cell.fault.of_broker:
@@ -76,7 +76,7 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
         )
     if fetched:
         said.append(
-            "at fetched the broker has handed out the message and the worker has not recorded it: with Redis only an outbox "
+            "At fetched the broker has handed out the message and the worker has not recorded it: with Redis only an outbox "
             "(tasks_demo.outbox) publishes it again"
         )
     return said
@@ -98,21 +98,21 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
         keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
         if repeated:
             return [
-                f"a publisher publishes again what was not confirmed (task_publish_retry): a second message. {keeps}"
+                f"A publisher publishes again what was not confirmed (task_publish_retry): a second message. {keeps}"
             ]
-        return [f"an acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
+        return [f"An acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
     if own.early and cell.point in {"acking", "acked", MIXED}:
         return [
-            "the acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
+            "The acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
             "ClaimFirst refuses the second delivery"
         ]
     if str(cell.fault) == "stop":
         return [
-            "the body outlived the visibility timeout (broker_transport_options), so a second copy was delivered beside it"
+            "The body outlived the visibility timeout (broker_transport_options), so a second copy was delivered beside it"
         ]
     if not own.early and own.pattern not in {"dedup_lock", "inbox"}:
         return [
-            "the message is acknowledged after the body (acks_late), so a death in between runs it again. DedupLock or Inbox "
+            "The message is acknowledged after the body (acks_late), so a death in between runs it again. DedupLock or Inbox "
             "recognise the operation"
         ]
     return []

@@ -153,7 +153,7 @@ def reading(cell: Mapping[str, Any], *, several: bool = False) -> str:
     if cell.get("load"):
         sentence += under_load(cell)
     if _is_own(cell) and cell["observed"] == "broken":
-        return f"{sentence} {'; '.join(cell['reasons'][:3])}."
+        return f"{sentence} {'. '.join(cell['reasons'][:3])}."
     if not cell["as_predicted"]:
         sentence += f" That was not predicted ({'; '.join(cell['reasons'][:3]) or cell['predicted']})."
     return sentence
