@@ -253,12 +253,14 @@ def _made(documents: Documents) -> str:
     first, numbers = documents[0], sorted({document["seed"] for document in documents})
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     seeds = f"Seed {numbers[0]}" if len(numbers) == 1 else f"Seeds {numbers[0]} to {numbers[-1]}"
+    days = sorted({document["started_at"][:10] for document in documents})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     jobs = sum(cell["tasks"] for document in documents for cell in document["cells"])
     landed = sum(cell["kills"]["landed"] for document in documents for cell in document["cells"])
     unknown = sum(cell["observed"] == "unknown" for document in documents for cell in document["cells"])
     command = first["configuration"].get("command", "")
     return (
-        f"{seeds}, {first['started_at'][:10]}, {counted(jobs, 'job')}, {counted(landed, 'fault')} injected, {unknown} unknown. "
+        f"{seeds}, {when}, {counted(jobs, 'job')}, {counted(landed, 'fault')} injected, {unknown} unknown. "
         f"{versions}, {first['configuration']['database']}. `{command}`"
     )
 

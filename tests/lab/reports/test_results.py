@@ -50,6 +50,13 @@ def test_results_page_shows_each_broker_and_what_was_not_predicted() -> None:
     assert "| acks_late, kill-main | at least once | broken | 1 of 1 | 1 of 1 | 2 | 2 | 0 | A control. |" in page
 
 
+def test_results_of_several_days_say_both_ends() -> None:
+    found = {**good(), "configuration": {"database": "sqlite"}}
+    days = [{**found, "seed": seed, "started_at": f"2026-11-{27 + seed}T09:00:00+00:00"} for seed in (0, 1, 2)]
+    assert "Seeds 0 to 2, 2026-11-27 to 2026-11-29, " in as_page({("redis", "controls"): days})
+    assert "Seeds 0 to 1, 2026-11-27, " in as_page({("redis", "controls"): [days[0], {**days[0], "seed": 1}]})
+
+
 def test_campaign_counts_what_each_promise_excludes_over_all_seeds() -> None:
     documents = [
         {**built(*cells), "configuration": {"database": "sqlite"}}
