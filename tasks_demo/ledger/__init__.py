@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["Books", "Effect", "ModelBooks", "record_effect"]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported lazily: Django imports this package before models can be imported.
-    if name == "record_effect":
-        from tasks_demo.ledger.recorded_effects import record_effect
+if not TYPE_CHECKING:  # else a misspelt name of this module would pass as Any
 
-        return record_effect
-    if name in __all__:
-        from tasks_demo.ledger import books
+    def __getattr__(name: str) -> Any:
+        # Imported lazily: Django imports this package before models can be imported.
+        if name == "record_effect":
+            from tasks_demo.ledger.recorded_effects import record_effect
 
-        return getattr(books, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return record_effect
+        if name in __all__:
+            from tasks_demo.ledger import books
+
+            return getattr(books, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def start_recording() -> None:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["exposition", "view"]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported lazily: Django imports this package before apps.py checks that prometheus_client is installed.
-    if name in __all__:
-        from tasks_demo.metrics import scrape
+if not TYPE_CHECKING:  # else a misspelt name of this module would pass as Any
 
-        return getattr(scrape, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Imported lazily: Django imports this package before apps.py checks that prometheus_client is installed.
+        if name in __all__:
+            from tasks_demo.metrics import scrape
+
+            return getattr(scrape, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
