@@ -1,6 +1,6 @@
 """Measures relier under the kills of the lab's soak, in processes of its own: ``python relier_soak.py SEED [JOBS KILLS]``.
 
-relier cannot run in the lab's workers (``tasks_demo/lab/reports/outside.py`` says why), so this is a program for a virtual
+relier cannot run in the lab's workers (``lab/reports/other_libraries.py`` says why), so this is a program for a virtual
 environment with relier 0.1.7, beside a Redis 7 that it starts. As relier's README recommends: its own Celery app, ``rl_task(
 idempotent=True, hard_timeout=30)``, ``push``, two workers, ``rl run-resurrector``, a Redis with an append-only file and without
 eviction. As in the soak: two processes a worker, about 500 jobs in the queue, and SIGKILL of a worker (main and pool processes)

@@ -16,7 +16,7 @@ from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, ActingAdmin
 from tasks_demo.dashboard.times import time_column
 from tasks_demo.outbox.decisions import BEGUN, ENDED, HANDED_OVER, cancel, due, hasten
-from tasks_demo.publishing.allowed import registered
+from tasks_demo.publishing.publishable import registered
 from tasks_demo.records.models import OutboxMessage
 
 #: Maximum number of characters shown of the arguments, and of an error in the list.

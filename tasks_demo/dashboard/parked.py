@@ -20,7 +20,7 @@ from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.acts import Act, ActingAdmin
 from tasks_demo.dashboard.labels import Badge, badge_element
 from tasks_demo.patterns.parking import message_of
-from tasks_demo.publishing.allowed import registered
+from tasks_demo.publishing.publishable import registered
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Decision, Parked
 

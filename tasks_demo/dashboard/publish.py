@@ -22,9 +22,9 @@ from tasks_demo.dashboard import audit, screens
 from tasks_demo.dashboard.labels import promise
 from tasks_demo.ledger.models import Tally
 from tasks_demo.patterns.base import PatternTask
-from tasks_demo.publishing.allowed import publishable, registered
+from tasks_demo.publishing.parsing import MOST_BYTES, example, job_of, signature_of
+from tasks_demo.publishing.publishable import publishable, registered
 from tasks_demo.publishing.sending import send
-from tasks_demo.publishing.typed import MOST_BYTES, example, job_of, signature_of
 
 #: Task IDs as this screen makes them.
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")

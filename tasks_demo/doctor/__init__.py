@@ -45,21 +45,21 @@ def examine(named: str = "") -> list[Finding]:
     except Exception:  # noqa: BLE001  (a declaration can raise anything; the system checks report it)
         setup = Setup(app, ())
     users: list[RedisUser] = []
-    asked: dict[Question, Callable[[], list[Finding]]] = {
+    questions: dict[Question, Callable[[], list[Finding]]] = {
         ("settings", "system checks"): partial(_settings, app),
         (PART, "broker"): lambda: broker(app, users),
         (PART, "results"): lambda: results(app, users),
         (PART, "leases"): lambda: leases(app, users),
     }
     for config in apps.get_app_configs():  # a Django app may add its own questions
-        asked.update(getattr(config, "doctor", dict)())
-    asked[RECORDS, "tables"] = partial(records, setup)
+        questions.update(getattr(config, "doctor", dict)())
+    questions[RECORDS, "tables"] = partial(records, setup)
     private = {alias for config in apps.get_app_configs() for alias in getattr(config, "private_databases", ())}
     for alias in sorted(set(django_settings.DATABASES) - private):
-        asked[f"database {alias}", "answers"] = partial(database, alias)
-    found = side_by_side(asked)
+        questions[f"database {alias}", "answers"] = partial(database, alias)
+    found = side_by_side(questions)
     try:
-        order = [what for part, what in asked if part == PART]
+        order = [what for part, what in questions if part == PART]
         servers = group(sorted(users, key=lambda user: order.index(user.role)))
         works = any((row.part, row.what, row.state) == (PART, "broker", State.OK) for row in found)
         jobs, consumed = _jobs(app, setup, users) if works else ([], frozenset())
@@ -88,10 +88,10 @@ def _jobs(app: Any, setup: Setup, users: list[RedisUser]) -> tuple[list[Finding]
             connection.connect()
             return list(rabbitmq(setup, connection))
 
-    asked: dict[Question, Callable[[], list[Finding]]] = {(workers.PART, "workers"): ask}
+    questions: dict[Question, Callable[[], list[Finding]]] = {(workers.PART, "workers"): ask}
     if setup.is_rabbitmq:
-        asked["RabbitMQ", "answers"] = rabbit
-    return side_by_side(asked), next(iter(consumed), frozenset())
+        questions["RabbitMQ", "answers"] = rabbit
+    return side_by_side(questions), next(iter(consumed), frozenset())
 
 
 def _names(setup: Setup) -> frozenset[str]:

@@ -61,7 +61,7 @@ def _set_up(folder: Path, project: str, app: str, databases: str) -> None:
 
     from tasks_demo.core.exceptions import EnvironmentNotReady
     from tasks_demo.core.lifecycle import described
-    from tasks_demo.lab.processes.setting_up import Setup, make_tables, set_up
+    from tasks_demo.lab.processes.setup import Setup, make_tables, set_up
 
     sys.path[:0] = [] if os.getcwd() in sys.path or "" in sys.path else [os.getcwd()]
     Setup(str(folder), project, app, json.loads(databases) if databases else {}).publish()

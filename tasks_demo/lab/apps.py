@@ -21,7 +21,7 @@ class LabConfig(AppConfig):
             return
         from tasks_demo.dashboard import screens
         from tasks_demo.lab.learn.screen import view
-        from tasks_demo.lab.screens.registered import register_screens
+        from tasks_demo.lab.screens.registration import register_screens
 
         screens.register(screens.Screen(name="learn", title="Learn", path="learn/", view=view, place=90))
         register_screens()

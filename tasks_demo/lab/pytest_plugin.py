@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tasks_demo.lab.tested import LabRun
+    from tasks_demo.lab.lab_run import LabRun
 
 MARK, OPTION = "delivery_campaign", "--delivery-campaigns"
 
@@ -62,12 +62,12 @@ def delivery_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             "'celery-delivery-semantics[lab]'",
             pytrace=False,
         )
-    from tasks_demo.lab import tested
+    from tasks_demo.lab import lab_run
 
-    databases = tested.databases() if in_a_django_project(request.config) else {}
+    databases = lab_run.databases() if in_a_django_project(request.config) else {}
 
     def run(task: Any, args: Any = None, **options: Any) -> LabRun:
         __tracebackhide__ = True
-        return tested.run(task, args, folder=tmp_path_factory.mktemp("delivery_lab"), databases=databases, **options)
+        return lab_run.run(task, args, folder=tmp_path_factory.mktemp("delivery_lab"), databases=databases, **options)
 
     return run

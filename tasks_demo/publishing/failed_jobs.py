@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Sequence
 
 from tasks_demo.ledger.models import Outcome, Tally
-from tasks_demo.publishing.again import jobs_again
+from tasks_demo.publishing.parsing import Job
+from tasks_demo.publishing.rerun import jobs_again
 from tasks_demo.publishing.sending import send
-from tasks_demo.publishing.typed import Job
 
 #: The outcomes after which a job can be run again.
 OUTCOMES = (Outcome.FAILED.value, Outcome.REJECTED.value)

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady, PublicationRefused
 from tasks_demo.core.lifecycle import described
 from tasks_demo.outbox.enqueue import Outbox, enqueue
-from tasks_demo.publishing.typed import Job
+from tasks_demo.publishing.parsing import Job
 from tasks_demo.quarantine.decisions import BROKER_SECONDS, confirming_producer
 from tasks_demo.records.models import OutboxMessage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks_demo.checks.rules import broker, databases, declarations, patterns, people, versions, worker
+from tasks_demo.checks.rules import broker, databases, declarations, patterns, permissions, versions, worker
 from tasks_demo.checks.rules.base import RULES, Finding
 
-__all__ = ["RULES", "Finding", "broker", "databases", "declarations", "patterns", "people", "versions", "worker"]
+__all__ = ["RULES", "Finding", "broker", "databases", "declarations", "patterns", "permissions", "versions", "worker"]

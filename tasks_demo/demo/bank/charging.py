@@ -37,26 +37,26 @@ _writer = threading.Lock()
 _in_flight: dict[str, DebitRequest] = {}
 
 
-def charge(asked: DebitRequest, headers: Headers) -> tuple[Debit, bool]:
+def charge(request: DebitRequest, headers: Headers) -> tuple[Debit, bool]:
     """Make the debit; with a key, at most once for that key. Returns it, and whether it is a replay.
 
     Raises InFlight (409), StaleFence (412), KeyReused (422), Unavailable (503: nothing was charged), Unconfirmed (504: it is
     unknown whether the debit was made).
     """
     with reading():
-        _refuse_stale(asked.reference, headers.fence)
+        _refuse_stale(request.reference, headers.fence)
     if headers.key is None:
-        return _make(asked, headers), False
-    with _working_on(headers.key, asked) as alone:
-        if debit := _made_under(headers.key, asked):
+        return _make(request, headers), False
+    with _working_on(headers.key, request) as alone:
+        if debit := _made_under(headers.key, request):
             if headers.fence is not None:
                 with _writing():
-                    _advance_fence(asked.reference, headers.fence)
+                    _advance_fence(request.reference, headers.fence)
             return debit, True
         if not alone:
             raise InFlight
         try:
-            return _make(asked, headers), False
+            return _make(request, headers), False
         except IntegrityError as error:
             # Another bank on this database made the debit in the meantime.
             raise InFlight from error
@@ -79,12 +79,12 @@ def check_writable() -> None:
 
 
 @contextmanager
-def _working_on(key: str, asked: DebitRequest) -> Iterator[bool]:
+def _working_on(key: str, request: DebitRequest) -> Iterator[bool]:
     """Yield whether no other thread works on the key. Not alone: another thread makes the debit, or replays its response."""
-    first = _in_flight.setdefault(key, asked)
-    if first != asked:
+    first = _in_flight.setdefault(key, request)
+    if first != request:
         raise KeyReused
-    alone = first is asked
+    alone = first is request
     try:
         yield alone
     finally:
@@ -92,20 +92,20 @@ def _working_on(key: str, asked: DebitRequest) -> Iterator[bool]:
             del _in_flight[key]
 
 
-def _made_under(key: str, asked: DebitRequest) -> Debit | None:
+def _made_under(key: str, request: DebitRequest) -> Debit | None:
     with reading():
         debit = Debit.objects.filter(key=key).first()
-    if debit and DebitRequest(debit.account, debit.amount, debit.reference) != asked:
+    if debit and DebitRequest(debit.account, debit.amount, debit.reference) != request:
         raise KeyReused
     return debit
 
 
-def _make(asked: DebitRequest, headers: Headers) -> Debit:
-    fault_injection.slow_down(asked.reference)
+def _make(request: DebitRequest, headers: Headers) -> Debit:
+    fault_injection.slow_down(request.reference)
     with _writing():
         # Checks again, because a newer holder may have been served while this request waited.
-        _advance_fence(asked.reference, headers.fence)
-        return Debit.objects.create(**msgspec.structs.asdict(asked), source=headers.source, key=headers.key)
+        _advance_fence(request.reference, headers.fence)
+        return Debit.objects.create(**msgspec.structs.asdict(request), source=headers.source, key=headers.key)
 
 
 def _refuse_stale(reference: str, fence: int | None) -> None:

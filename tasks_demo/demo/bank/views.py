@@ -42,14 +42,14 @@ class BankView(View):
 
 class Debits(BankView):
     def post(self, request: HttpRequest) -> JsonResponse:
-        asked, headers = incoming.body(request, DebitRequest), incoming.headers(request)
-        if fault_injection.injected(Mode.REFUSE, asked.reference):
+        debit_request, headers = incoming.body(request, DebitRequest), incoming.headers(request)
+        if fault_injection.injected(Mode.REFUSE, debit_request.reference):
             raise Refused
-        debit, replayed = charging.charge(asked, headers)
+        debit, replayed = charging.charge(debit_request, headers)
         response = JsonResponse(debit.as_json(), status=201)
         if replayed:
             response["Idempotent-Replayed"] = "true"
-        elif fault_injection.injected(Mode.LOSE_RESPONSE, asked.reference):
+        elif fault_injection.injected(Mode.LOSE_RESPONSE, debit_request.reference):
             fault_injection.reset(request.META["bank.connection"])
         return response
 

@@ -31,7 +31,7 @@ import psutil
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
 
-_BOUND = Path(__file__).with_name("bound.py")
+_DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 _LINUX = sys.platform.startswith("linux")
 _POLL_SECONDS = 0.01
 #: Time for a process to end after SIGTERM, unless another is given, seconds.
@@ -161,7 +161,7 @@ def spawn(
         raise EnvironmentNotReady(f"{argv[0]} is not installed or not executable: nothing was started.")
     command = [program, *argv[1:]]
     if _LINUX:
-        command = [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid()), *command]
+        command = [sys.executable, "-I", "-S", str(_DIE_WITH_PARENT), str(os.getpid()), *command]
     else:
         _exit_on_signals()
     target = _open_log(log) if log else None

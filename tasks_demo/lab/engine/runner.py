@@ -38,7 +38,7 @@ from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.plan.own_advice import advice, predicted
 from tasks_demo.lab.plan.predictions import prediction
 from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS
-from tasks_demo.lab.processes.assumed import assume
+from tasks_demo.lab.processes.assumptions import assume
 from tasks_demo.lab.processes.brokers import queue_settings, without_password
 from tasks_demo.lab.processes.environment import Environment, environment
 from tasks_demo.lab.processes.run_folder import EVENTS, RESULT, new_folder, run_name

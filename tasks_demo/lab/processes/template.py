@@ -153,7 +153,7 @@ class TemplateClient:
 
 def main(descriptor: int, place: str) -> None:
     """The template process: import, then fork on request until the socket closes."""
-    from tasks_demo.lab.processes.setting_up import set_up
+    from tasks_demo.lab.processes.setup import set_up
 
     set_up()
     from tasks_demo.lab.processes import worker

@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab import controls
 from tasks_demo.lab.processes import wall_clock
-from tasks_demo.lab.processes.assumed import assume
+from tasks_demo.lab.processes.assumptions import assume
 from tasks_demo.lab.processes.failpoints import Failpoints
 from tasks_demo.lab.processes.specs import WorkerSpec
 

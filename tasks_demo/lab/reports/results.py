@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks_demo.core.points import Point
 from tasks_demo.core.wording import counted
-from tasks_demo.lab.reports.outside import outside
+from tasks_demo.lab.reports.other_libraries import outside
 from tasks_demo.lab.reports.text import WORDS, in_short
 from tasks_demo.lab.verdict.statistics import rate_interval, upper_bound
 

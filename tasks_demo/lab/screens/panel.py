@@ -15,7 +15,7 @@ MOST_SHOWN = 5
 def last_experiments(request: HttpRequest, admin_site: AdminSite) -> Mapping[str, Any] | None:
     """The latest runs; None where the experiments are switched off."""
     from tasks_demo.lab.conf import settings
-    from tasks_demo.lab.screens.stored import latest
+    from tasks_demo.lab.screens.stored_runs import latest
 
     if not settings.LAB_ENABLED:
         return None

@@ -18,13 +18,13 @@ from tasks_demo.lab.models import Experiment
 from tasks_demo.lab.plan.cells import LANES
 from tasks_demo.lab.processes.run_folder import EVENTS
 from tasks_demo.lab.reports import document
-from tasks_demo.lab.screens import stored
+from tasks_demo.lab.screens import stored_runs
 from tasks_demo.lab.screens.chart import chart
 from tasks_demo.lab.screens.choices import Choices
 from tasks_demo.lab.screens.comparison import HEAD, compare
 from tasks_demo.lab.screens.findings import findings
 from tasks_demo.lab.screens.presets import PRESETS
-from tasks_demo.lab.screens.starting import MOST_KEPT, NotDone, start, stop
+from tasks_demo.lab.screens.run_process import MOST_KEPT, NotDone, start, stop
 
 TEMPLATES = "admin/tasks_demo_lab"
 #: Downloads: the end of the file's name, its type, and what makes it of the result.
@@ -40,7 +40,7 @@ def list_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Htt
     """The latest runs, of this page and of the command line."""
     trouble = ""
     try:
-        runs, more = stored.latest()
+        runs, more = stored_runs.latest()
     except OSError as error:
         runs, more, trouble = [], False, f"{error.filename} cannot be read: {error.strerror}."
     context = {
@@ -108,9 +108,9 @@ def page_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Htt
         more = {
             "result": result,
             "findings": findings(result) if result else None,
-            "others": [other for other in stored.latest()[0] if other.name != run.name and other.state == "finished"][
-                :20
-            ],
+            "others": [
+                other for other in stored_runs.latest()[0] if other.name != run.name and other.state == "finished"
+            ][:20],
             "may_view_tasks": request.user.has_perm("tasks_demo.view_tally"),
         }
         return screens.page(request, admin_site, template, {**context, **(more if over else {})})
@@ -166,8 +166,8 @@ def compare_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> 
     return screens.page(request, admin_site, f"{TEMPLATES}/compare.html", context)
 
 
-def _found(name: str) -> stored.Stored:
-    run = stored.find(name)
+def _found(name: str) -> stored_runs.Stored:
+    run = stored_runs.find(name)
     if run is None:
         raise Http404("There is no such experiment.")
     return run

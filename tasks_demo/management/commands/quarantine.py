@@ -20,7 +20,7 @@ from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import table
 from tasks_demo.management.people import who
 from tasks_demo.patterns.parking import message_of
-from tasks_demo.publishing.allowed import registered
+from tasks_demo.publishing.publishable import registered
 from tasks_demo.quarantine.dead_letters import DeadLetters, died, parts, shown_id
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Parked

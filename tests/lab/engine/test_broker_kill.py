@@ -11,7 +11,7 @@ import pytest
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.processes.possible import possible_here
+from tasks_demo.lab.processes.prerequisites import possible_here
 from tasks_demo.lab.processes.servers import rabbitmq
 from tests.support import Home
 

@@ -29,9 +29,9 @@ from tasks_demo.demo.stack.processes import project_environment
 from tasks_demo.lab.processes.run_folder import is_alive, lock
 from tasks_demo.lab.reports import document
 from tasks_demo.lab.reports.text import table
-from tasks_demo.lab.screens import starting
-from tasks_demo.lab.screens.starting import NotDone, stop
-from tasks_demo.lab.screens.stored import find, latest
+from tasks_demo.lab.screens import run_process
+from tasks_demo.lab.screens.run_process import NotDone, stop
+from tasks_demo.lab.screens.stored_runs import find, latest
 from tasks_demo.leases.process import child_process
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.models import Tally
@@ -225,12 +225,12 @@ def test_experiments_page_a_folder_that_cannot_be_used_is_said(state: Path, admi
 
 
 def test_experiments_page_old_runs_of_the_page_are_removed_and_others_kept(state: Path) -> None:
-    names = [f"20260102T0304{number:02}-seed7-0123456789" for number in range(starting.MOST_KEPT + 2)]
+    names = [f"20260102T0304{number:02}-seed7-0123456789" for number in range(run_process.MOST_KEPT + 2)]
     for name in names:
         laid(state, name, request={"by": "x"})
     typed = laid(state, "20250102T030405-seed7-0123456789")
     running = lock(state / "runs" / names[0])
-    starting._forget_oldest(state / "runs")
+    run_process._forget_oldest(state / "runs")
     left = {path.name for path in (state / "runs").iterdir()}
     assert left == {typed.name, names[0], *names[3:]}
     assert running is not None
@@ -290,7 +290,7 @@ import os, signal, sys
 import django; django.setup()
 from django.http import QueryDict
 from tasks_demo.lab.screens.choices import Choices
-from tasks_demo.lab.screens.starting import start
+from tasks_demo.lab.screens.run_process import start
 form = Choices(QueryDict(sys.argv[1]))
 assert form.is_valid(), form.errors
 print(start(form, "somebody"), flush=True)

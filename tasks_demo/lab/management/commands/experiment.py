@@ -63,7 +63,7 @@ class Command(PackageCommand):
         from tasks_demo.lab.engine.runner import Run
         from tasks_demo.lab.engine.screen import Screen
         from tasks_demo.lab.engine.status import Status
-        from tasks_demo.lab.processes.possible import possible_here
+        from tasks_demo.lab.processes.prerequisites import possible_here
 
         seed, cells, left_out = self._cells(options)
         if options["plan"]:

@@ -101,7 +101,7 @@ def test_spawn_child_is_stopped_at_exit() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
 def test_spawn_child_whose_parent_is_gone_does_not_start() -> None:
     stranger = 1 if os.getpid() != 1 else 2
-    shim = Path(processes.__file__).with_name("bound.py")
+    shim = Path(processes.__file__).with_name("die_with_parent.py")
     done = subprocess.run([sys.executable, "-I", "-S", str(shim), str(stranger), "echo", "alive"], capture_output=True)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.lab.processes.run_folder import RESULT, STATUS, is_alive, is_run_name, runs_folder
-from tasks_demo.lab.screens.starting import REQUEST
+from tasks_demo.lab.screens.run_process import REQUEST
 
 #: Runs on the list.
 MOST_LISTED = 50

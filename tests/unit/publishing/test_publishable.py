@@ -8,7 +8,7 @@ from weakref import WeakSet
 import pytest
 from celery import current_app
 
-from tasks_demo.publishing import allowed
+from tasks_demo.publishing import publishable
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -22,8 +22,8 @@ def test_registered_imports_the_task_modules_once_unless_they_fail(
         if fails:
             raise ImportError("broken")
 
-    monkeypatch.setattr(allowed, "_imported", WeakSet())
+    monkeypatch.setattr(publishable, "_imported", WeakSet())
     monkeypatch.setattr(type(current_app.loader), "import_default_modules", importing)
-    assert [allowed.registered("no.such.task") for _ in range(3)] == [None] * 3
+    assert [publishable.registered("no.such.task") for _ in range(3)] == [None] * 3
     assert len(calls) == (3 if fails else 1)
-    assert allowed.registered("celery.chord") is not None
+    assert publishable.registered("celery.chord") is not None

@@ -19,8 +19,8 @@ from tasks_demo.patterns.attempts import alias_of
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.operation_header import sent_operation
 from tasks_demo.patterns.parking import message_of
-from tasks_demo.publishing.allowed import registered
-from tasks_demo.publishing.typed import Job, with_key
+from tasks_demo.publishing.parsing import Job, with_key
+from tasks_demo.publishing.publishable import registered
 from tasks_demo.records.models import OutboxMessage, Parked
 
 #: Options of the first job that the new one keeps.

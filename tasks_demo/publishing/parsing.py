@@ -18,7 +18,7 @@ from tasks_demo.leases.keys import validate_operation
 from tasks_demo.patterns.base import PatternTask
 from tasks_demo.patterns.operation_header import DIGITS, HEADER
 from tasks_demo.patterns.publishing import arguments
-from tasks_demo.publishing.allowed import publishable, registered
+from tasks_demo.publishing.publishable import publishable, registered
 
 #: Maximum size of the arguments, bytes.
 MOST_BYTES = 65_536

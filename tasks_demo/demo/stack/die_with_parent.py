@@ -1,4 +1,4 @@
-"""Run by path, not imported: ``python -I -S bound.py PARENT_PID COMMAND [ARGUMENT ...]``.
+"""Run by path, not imported: ``python -I -S die_with_parent.py PARENT_PID COMMAND [ARGUMENT ...]``.
 
 Ask the kernel (Linux) to SIGKILL this process when its parent ends, then exec COMMAND, to which the request still applies. This
 is a separate program because running code between fork and exec is unsafe if the parent has threads. Exit 127: COMMAND cannot be
