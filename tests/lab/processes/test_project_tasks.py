@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.bookshop import Bookshop, opened
-from tests.lab.processes.test_assumed import HOSTILE
+from tests.lab.processes.test_assumptions import HOSTILE
 
 pytestmark = pytest.mark.timeout(420)
 
