@@ -31,6 +31,18 @@ def test_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:
     expect(page.locator("#result_list tbody tr")).to_have_count(2)
 
 
+def test_overview_leads_to_the_timeline_of_a_lost_charge_in_two_clicks(said: tuple[Page, list[str]]) -> None:
+    page, complaints = said
+    row = page.locator(".of-pattern", has_text="acks_late")
+    row.locator("td[data-label='effects 0']").get_by_role("link", name="1").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="broken", exact=True).click()
+    expect(page.locator(".facts")).to_contain_text("promise broken")
+    expect(page.locator(".line").first).to_contain_text("published")
+    expect(page.locator("svg[viewBox]").first).to_be_visible()
+    assert complaints == []
+
+
 def test_overview_refreshes_itself_until_it_is_switched_off(said: tuple[Page, list[str]]) -> None:
     page, complaints = said
     asked: list[str] = []
