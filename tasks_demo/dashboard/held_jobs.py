@@ -26,8 +26,9 @@ MOST_JOBS, MOST_SHOWN, MOST_READ = 200, 50, 10_000
 SETTLED_SECONDS, MOST_REMEMBERED, SILENT_KEPT_SECONDS = 60.0, 100, 30.0
 #: The kinds of events that decide a fate.
 TOLD = ("published", "received", "started", "acked", *sorted(ENDS))
-#: Dead workers that the overview looks at, latest first.
-MOST_WORKERS = 3
+#: Dead workers that the overview looks at, latest first, and the seconds between two searches for the jobs of one that ended just
+#: now. Whether these have ended since is asked each time.
+MOST_WORKERS, RECENT_SECONDS = 3, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
     """
     found = []
     workers = unstopped(MOST_WORKERS)
-    candidates = {worker.row.pk: _candidates(worker)[0] for worker in workers}
+    candidates = {worker.row.pk: _candidates(worker, RECENT_SECONDS)[0] for worker in workers}
     every = {task_id for its in candidates.values() for task_id in its[:MOST_JOBS]}
     if not every:
         return []
@@ -125,14 +126,19 @@ def _holder(worker: Worker) -> Holder:
 _remembered: OrderedDict[tuple[object, ...], tuple[float, list[str], str]] = OrderedDict()
 
 
-def _candidates(worker: Worker) -> tuple[list[str], str]:
-    """Return the task IDs that it may have held, listed ones first, and why others may be missing."""
-    if worker.state not in (DEAD, SILENT) or worker.silent_seconds < SETTLED_SECONDS:
+def _candidates(worker: Worker, recent: float = 0.0) -> tuple[list[str], str]:
+    """Return the task IDs that it may have held, listed ones first, and why others may be missing.
+
+    ``recent``: of a worker that has ended just now, what was found within so many seconds will do.
+    """
+    if worker.state not in (DEAD, SILENT):
         return _searched(worker)
-    key = (Event.objects.db, worker.row.process, worker.row.pk, worker.row.last_event, worker.until)
-    at, found, cut = _remembered.get(key, (0.0, [], ""))
+    settled = worker.silent_seconds >= SETTLED_SECONDS
     # What a dead worker did does not change any more; a silent one may live, and write without reporting.
-    if not at or (worker.state == SILENT and time.monotonic() - at > SILENT_KEPT_SECONDS):
+    seconds = recent if not settled else SILENT_KEPT_SECONDS if worker.state == SILENT else float("inf")
+    key = (Event.objects.db, worker.row.process, worker.row.pk, worker.row.last_event, worker.until, settled)
+    at, found, cut = _remembered.get(key, (0.0, [], ""))
+    if not at or time.monotonic() - at > seconds:
         found, cut = _searched(worker)
         _remembered[key] = (time.monotonic(), found, cut)
         if len(_remembered) > MOST_REMEMBERED:

@@ -6,12 +6,11 @@ A function that fails is shown as such: one database that does not answer must n
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, TypeVar, cast
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
@@ -31,39 +30,50 @@ class Need:
     bad: bool = True
 
 
-#: Seconds for which what one poll has found serves all users who may see it: twenty open dashboards ask no more often than one.
-SHARED_SECONDS = 1.0
-
 #: Finds needs on this site. Takes few milliseconds, because it runs within a request. The answer must not depend on who asks:
-#: other users with the permission get it too.
+#: other users with the same permissions get it too.
 Find = Callable[[HttpRequest, AdminSite], Sequence[Need]]
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A section of the overview: a template, and a function that returns its context, or None to leave the section out."""
+    """A section of the overview: a template, and a function that returns its context, or None to leave the section out.
+
+    Users with the same permissions share it: the context may depend on who asks by permissions only, of those with which a
+    screen, a need or a panel is registered. The template gets no request, so no user and no token for a form.
+    """
 
     template: str
     context: Callable[[HttpRequest, AdminSite], Mapping[str, Any] | None]
 
 
 class Kept(Generic[T]):
-    """Repeats an answer for some seconds, as long as the question is about the same ``place``."""
+    """Repeats answers for some seconds, to each question its own. Threads that ask at the same time wait for one answer."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._known: tuple[float, str, T] | None = None
+        self._lock = threading.Lock()
+        self._known: dict[Hashable, tuple[float, T]] = {}
 
-    def get(self, ask: Callable[[], T], place: str = "") -> T:
+    def get(self, ask: Callable[[], T], place: Hashable = "", *, fresh: bool = False) -> T:
+        """Return the answer for this ``place``. ``fresh``: ask in any case, and keep the answer for the others."""
+        if fresh:
+            return self._asked(ask, place)
+        with self._lock:
+            at, answer = self._known.get(place, (None, None))
+            if at is None or time.monotonic() - at > self._seconds:
+                return self._asked(ask, place)
+            return cast(T, answer)
+
+    def _asked(self, ask: Callable[[], T], place: Hashable) -> T:
         now = time.monotonic()
-        if self._known is None or self._known[1] != place or now - self._known[0] > self._seconds:
-            self._known = (now, place, ask())
-        return self._known[2]
+        answer = ask()
+        recent = {each: kept for each, kept in self._known.copy().items() if now - kept[0] <= self._seconds}
+        self._known = {**recent, place: (now, answer)}
+        return answer
 
 
 _finders: dict[str, tuple[Find, str]] = {}
-#: What polls have found, per site.
-_shared: WeakKeyDictionary[AdminSite, dict[str, Kept[Sequence[Need]]]] = WeakKeyDictionary()
 _panels: dict[str, tuple[Panel, str]] = {}
 
 
@@ -77,19 +87,19 @@ def register_panel(name: str, panel: Panel, permission: str = "tasks_demo.view_t
     _panels[name] = (panel, permission)
 
 
-def needs(request: HttpRequest, admin_site: AdminSite, *, shared: bool = False) -> list[Need]:
-    """Ask every function that concerns this user, bad needs first. ``shared``: an answer SHARED_SECONDS old will do."""
+def permissions() -> set[str]:
+    """Return the permissions with which needs and panels are registered."""
+    return {permission for _, permission in (*_finders.values(), *_panels.values())}
+
+
+def needs(request: HttpRequest, admin_site: AdminSite) -> list[Need]:
+    """Ask every function that concerns this user, bad needs first."""
     found: list[Need] = []
-    kept = _shared.setdefault(admin_site, {})
     for name, (find, permission) in _finders.items():
         if not request.user.has_perm(permission):
             continue
         try:
-            if shared:
-                ask = partial(find, request, admin_site)
-                found += kept.setdefault(name, Kept(SHARED_SECONDS)).get(ask)
-            else:
-                found += find(request, admin_site)
+            found += find(request, admin_site)
         except Exception as error:
             logger.warning("what needs a person: %s cannot be read", name, exc_info=True)
             found.append(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.timezone import get_current_timezone_name
 from django.utils.translation import get_language
 
 from tasks_demo.core import clock
-from tasks_demo.dashboard import live, screens
-from tasks_demo.dashboard.needs import Kept, Need, looked_at, needs, panels
-from tasks_demo.dashboard.promises_table import Row, rows
+from tasks_demo.dashboard import live, needs, screens
+from tasks_demo.dashboard.needs import Kept
+from tasks_demo.dashboard.promises_table import rows
 from tasks_demo.dashboard.series import LINES, PERIODS, points
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.rollup_models import RollupState
@@ -36,70 +34,75 @@ FIRST_STEPS = {
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The content of the page. ``back``: older task IDs are not counted yet. ``missing``: events since ``counted`` that are not
-    counted; 0 while somebody counts.
-    """
+    """The page's live part as HTML, the address that it polls, and the mark of what it shows."""
 
-    mark: str
-    rows: list[Row]
-    back: datetime | None
-    counted: datetime | None
-    missing: int
-    needs: list[Need]
-    looked_at: list[str]
-    panels: list[tuple[str, Mapping[str, Any]]]
+    parts: str
     address: str
-    #: Title, address and purpose of what to do while the ledger is empty.
-    first_steps: list[tuple[str, str, str]]
-    #: The table of the rows and the series over time, as HTML.
-    counts: str
+    mark: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """What all users see alike, and what takes longest to draw."""
-
-    rows: list[Row]
-    html: str
-
-
-#: By period. The text that each is kept for tells everything that it depends on, but the clock.
-_counts: dict[str, Kept[_Counts]] = {period: Kept(2.0) for period in PERIODS}
+#: Seconds for which the live part that was drawn last answers all polls: twenty open dashboards draw it no more often than one.
+#: At most the shortest interval between two polls, so that a poll never shows what is older than the page that it is on.
+SHARED_SECONDS = 1.0
+_drawn: Kept[Overview] = Kept(SHARED_SECONDS)
+#: The table of the rows and the series over time: whether there is a row, and the HTML. They take longest to draw, are the same
+#: for all users, and what each is kept for tells everything that it depends on, but the clock, which goes by minutes here.
+_counts: Kept[tuple[bool, str]] = Kept(10.0)
 
 
-def overview(request: HttpRequest, admin_site: AdminSite) -> Overview:
-    """Collect the content of the page. Nothing is counted here and nothing is written (docs/decisions/0059)."""
-    return _drawn(request, admin_site, _State.now(request, admin_site))
+def overview(request: HttpRequest, admin_site: AdminSite, *, shared: bool = False) -> Overview:
+    """Collect the content of the page. Nothing is counted here and nothing is written (docs/decisions/0059).
+
+    ``shared``: what was drawn within SHARED_SECONDS will do, for anybody who sees the same.
+    """
+    period, here = _period(request), _reversed("overview", admin_site)
+    # All that the live part depends on, but the data and the clock.
+    about = (admin_site, here, period, _permissions(request), get_language(), get_current_timezone_name())
+    return _drawn.get(lambda: _draw(request, admin_site, period, here), about, fresh=not shared)
 
 
-def _drawn(request: HttpRequest, admin_site: AdminSite, state: _State) -> Overview:
-    known, counts = state.known, _counted(request, admin_site, state)
-    return Overview(
-        mark=state.mark,
-        rows=counts.rows,
-        back=clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
-        counted=_when(known),
-        missing=state.missing,
-        needs=state.needs,
-        looked_at=looked_at(request),
-        panels=panels(request, admin_site),
-        address=f"{_reversed('overview', admin_site)}?period={_period(request)}",
-        first_steps=[] if counts.rows or state.missing else _first_steps(request, admin_site),
-        counts=counts.html,
+def _permissions(request: HttpRequest) -> frozenset[str]:
+    """Return those of the user that decide what a part shows."""
+    names = needs.permissions() | {screen.permission for screen in screens.registered()}
+    return frozenset(name for name in names if request.user.has_perm(name))
+
+
+def _draw(request: HttpRequest, admin_site: AdminSite, period: str, here: str) -> Overview:
+    known, found = rollups.state(), needs.needs(request, admin_site)
+    old = known is None or time.time() - known.folded > OLD_SECONDS
+    missing = rollups.missing(known) if old else 0
+    has_rows, counts = _counted(admin_site, period, here, known)
+    content = {
+        # Older task IDs are not counted yet.
+        "back": clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
+        "counted": _when(known),
+        # Events since then that are not counted; 0 while somebody counts.
+        "missing": missing,
+        "counts": counts if has_rows or missing else "",
+        "first_steps": [] if has_rows or missing else _first_steps(request, admin_site),
+        "needs": found,
+        "looked_at": needs.looked_at(request),
+        "panels": needs.panels(request, admin_site),
+    }
+    # Drawn without the request: no template can show to all what belongs to one.
+    parts = render_to_string("admin/tasks_demo/overview_parts.html", content)
+    # Two digits of it, so that a page that nobody counts for does not change with every event.
+    mark = live.mark(period, known and known.version, f"{missing:.1e}", found)
+    return Overview(parts, f"{here}?period={period}", mark)
+
+
+def _counted(admin_site: AdminSite, period: str, here: str, known: RollupState | None) -> tuple[bool, str]:
+    shown = {
+        "list": _reversed("tally_changelist", admin_site), "here": here, "counted": _when(known), "chosen": period,
+    }  # fmt: skip
+    about = (
+        *shown.values(),
+        known and (known.version, known.folded, known.back),
+        get_language(),
+        get_current_timezone_name(),
     )
 
-
-def _counted(request: HttpRequest, admin_site: AdminSite, state: _State) -> _Counts:
-    period, known = _period(request), state.known
-    shown = {
-        "list": _reversed("tally_changelist", admin_site),
-        "here": _reversed("overview", admin_site),
-        "counted": _when(known),
-        "chosen": period,
-    }
-    about = (shown, known and (known.version, known.folded, known.back), get_language(), get_current_timezone_name())
-
-    def draw() -> _Counts:
+    def draw() -> tuple[bool, str]:
         totals = rollups.totals()
         table, left_out = rows(totals)
         total = sum(total["task_ids"] for total in totals)
@@ -107,9 +110,9 @@ def _counted(request: HttpRequest, admin_site: AdminSite, state: _State) -> _Cou
             **shown, "rows": table, "left_out": left_out, "total": total, "points": points(period),
             "periods": tuple(PERIODS), "lines": tuple(LINES.values()),
         }  # fmt: skip
-        return _Counts(table, render_to_string("admin/tasks_demo/overview_counts.html", content))
+        return bool(table), render_to_string("admin/tasks_demo/overview_counts.html", content)
 
-    return _counts[period].get(draw, repr(about))
+    return _counts.get(draw, about)
 
 
 def _when(known: RollupState | None) -> datetime | None:
@@ -129,24 +132,6 @@ def _first_steps(request: HttpRequest, admin_site: AdminSite) -> list[tuple[str,
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What decides whether the page has changed."""
-
-    known: RollupState | None
-    missing: int
-    needs: list[Need]
-    mark: str
-
-    @classmethod
-    def now(cls, request: HttpRequest, admin_site: AdminSite) -> _State:
-        known, found = rollups.state(), needs(request, admin_site, shared=live.is_poll(request))
-        old = known is None or time.time() - known.folded > OLD_SECONDS
-        missing = rollups.missing(known) if old else 0
-        # Two digits of it, so that a page that nobody counts for is not drawn anew with every event.
-        return cls(known, missing, found, live.mark(_period(request), known and known.version, f"{missing:.1e}", found))
-
-
 def _period(request: HttpRequest) -> str:
     asked = request.GET.get("period", "")
     return asked if asked in PERIODS else "hour"
@@ -156,13 +141,8 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
     """Show the page, or what of it has changed. The admin's index of the app shows it too."""
     if not live.is_poll(request):
         return screens.page(request, admin_site, "admin/tasks_demo/overview.html", {"title": "Overview"})
-    state = _State.now(request, admin_site)
-
-    def draw() -> HttpResponse:
-        content = _drawn(request, admin_site, state)
-        return render(request, "admin/tasks_demo/overview_parts.html", {"overview": content})
-
-    return live.respond(request, state.mark, draw)
+    shown = overview(request, admin_site, shared=True)
+    return live.respond(request, shown.mark, lambda: HttpResponse(shown.parts))
 
 
 screens.register(screens.Screen("overview", "Overview", "overview/", view, place=10))

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
+from django.urls import reverse
 
 #: Runs on the overview.
 MOST_SHOWN = 5
@@ -23,4 +24,12 @@ def last_experiments(request: HttpRequest, admin_site: AdminSite) -> Mapping[str
         runs, more = latest(MOST_SHOWN)
     except OSError:
         return None  # the page of the experiments says why
-    return {"runs": runs, "more": more, "may_run": request.user.has_perm("tasks_demo_lab.run_experiment")}
+
+    def address(name: str) -> str:
+        return reverse(f"admin:tasks_demo_{name}", current_app=admin_site.name)
+
+    may_run = request.user.has_perm("tasks_demo_lab.run_experiment")
+    return {
+        "runs": runs, "more": more, "list": address("experiments"), "learn": address("learn"),
+        "new": address("experiment_new") if may_run else "",
+    }  # fmt: skip

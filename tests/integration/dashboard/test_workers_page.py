@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from celery import current_app
+from django.db import connections
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from tasks_demo.core import clock
@@ -17,6 +19,7 @@ from tasks_demo.dashboard import broker_state, held_jobs
 from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
 from tasks_demo.dashboard.processes import worker
 from tasks_demo.leases.process import this_process
+from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.models import Event
 from tests.integration.dashboard.worker_rows import elsewhere, row
 from tests.integration.ledger.ledger_rows import append, event, killed, life, ok
@@ -74,6 +77,19 @@ def test_dead_worker_whose_job_is_done_needs_nobody() -> None:
     append(life("open", "published", "received", "started"), done)
     row("w1@test", held=["done", "open"])
     assert [many for _, many in dead_with_unresolved_jobs()] == [1]
+
+
+def test_workers_page_worker_that_died_just_now_is_searched_once_and_ends_of_its_jobs_are_seen_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held_jobs, "RECENT_SECONDS", 3600.0)
+    append(life("open", "published", "received", "started"), life("other", "published", "received", "started"))
+    row("w1@test", held=["open", "other"])
+    assert [many for _, many in dead_with_unresolved_jobs()] == [2]
+    append([event("returned", 500, task_id="other", operation="other", pattern="acks_late", books="bank")])
+    with CaptureQueriesContext(connections[alias()]) as queries:
+        assert [many for _, many in dead_with_unresolved_jobs()] == [1]
+    assert [each["sql"] for each in queries if "tasks_demo_event" in each["sql"]] == []
 
 
 def test_workers_page_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
