@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +12,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from tasks_demo.dashboard import built_in_needs, dead_letters, held_jobs, live, needs, overview, series
+from tasks_demo.dashboard import live, needs, overview, series
 from tasks_demo.ledger import rollups
 from tasks_demo.ledger.database import alias
 from tasks_demo.ledger.models import Tally
 from tasks_demo.records.models import OutboxMessage, Parked
+from tests.integration.dashboard.overview_page import PAGE, by_itself, cells
 from tests.integration.dashboard.pages import somebody
 from tests.integration.dashboard.worker_rows import row
 from tests.integration.ledger.ledger_rows import append, event, killed, life, lost, ok
@@ -29,40 +25,14 @@ from tests.integration.quarantine.parked_rows import lying
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
-PAGE = "/admin/tasks_demo/tally/overview/"
-NEW = ">Start one</a>"
 #: Of the page, on the ledger's database: session and user, what needs a person, counts. In the tests' PostgreSQL the tables of
 #: the patterns are there too.
 MOST_QUERIES = {"sqlite": 16, "postgresql": 17}
 
 
 @pytest.fixture(autouse=True)
-def _without_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.TASKS_DEMO_BOOKS = {}
-    settings.TASKS_DEMO_REDIS_URL = ""
-    cache.clear()
-    # Kept for some time, and so found by other tests of this process: their tasks deserve warnings, their Redis has dead letters.
-    monkeypatch.setattr(built_in_needs, "_checked", needs.Kept(0.0))
-    monkeypatch.setattr(built_in_needs, "_run_checks", list)
-    monkeypatch.setattr(dead_letters, "_looked", needs.Kept(0.0))
-    monkeypatch.setattr(dead_letters, "_count", int)
-    monkeypatch.setattr(held_jobs, "_remembered", OrderedDict())
-    monkeypatch.setattr(overview, "_counts", needs.Kept(0.0))
-    monkeypatch.setattr(overview, "_drawn", needs.Kept(0.0))
-
-
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was drawn for one poll answers others until the test ends."""
-    monkeypatch.setattr(overview, "_counts", needs.Kept(3600.0))
-    monkeypatch.setattr(overview, "_drawn", needs.Kept(3600.0))
-
-
-def polled(client: Client, query: str = "") -> str:
-    """What a live part that shows nothing yet gets."""
-    response = client.get(PAGE + query, headers={"HX-Request": "true"})
-    assert response.status_code == 200
-    return response.content.decode()
+def _by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_itself(settings, monkeypatch)
 
 
 def shown(client: Client, query: str = "") -> str:
@@ -71,14 +41,6 @@ def shown(client: Client, query: str = "") -> str:
     response = client.get(PAGE + query)
     assert response.status_code == 200
     return response.content.decode()
-
-
-def cells(text: str, name: str) -> dict[str, int]:
-    """Label → number in the row of a pattern or task."""
-    rows = re.findall(r'<tr class="of-.*?</tr>', text, re.DOTALL)
-    (row,) = (row for row in rows if re.search(rf'scope="row">(<code>)?{re.escape(name)}[ <]', row))
-    found = re.findall(r'data-label="([^"]*)">(.*?)</td>', row, re.DOTALL)
-    return {label: int(re.sub(r"<[^>]*>", "", cell).replace("–", "0")) for label, cell in found}
 
 
 def test_overview_links_each_number_to_exactly_those_task_ids(admin_client: Client) -> None:
@@ -152,96 +114,6 @@ def test_overview_answers_a_poll_with_nothing_if_nothing_has_changed(admin_clien
     changed = admin_client.get(PAGE, headers=again)
     assert changed.status_code == 200
     assert cells(changed.content.decode(), "acks_late")["task IDs"] == 2
-
-
-def test_overview_is_drawn_once_for_all_who_see_the_same(admin_client: Client, shared: None) -> None:
-    append(lost("broken"))
-    assert rollups.fold(5)
-    seen = polled(somebody(Client(), "one", "view_tally"))
-    other = somebody(Client(), "other", "view_tally")
-    append(ok("fine"))
-    assert rollups.fold(5)
-    with CaptureQueriesContext(connections[alias()]) as queries:
-        assert polled(other) == seen
-    read = {name for each in queries for name in re.findall(r'(?:FROM|JOIN) "(\w+)"', each["sql"])}
-    assert not {name for name in read if name.startswith("tasks_demo")}
-    # A page that somebody loads is as new as the database, and so is what everybody gets from then on.
-    assert cells(other.get(PAGE).content.decode(), "acks_late")["task IDs"] == 2
-    assert cells(polled(other), "acks_late")["task IDs"] == 2
-
-
-def test_overview_shows_nobody_what_was_drawn_for_another_s_permissions(
-    admin_client: Client, shared: None, settings: Settings, tmp_path: Path
-) -> None:
-    append(ok("a"))
-    lying()
-    assert rollups.fold(5)
-    looks = somebody(Client(), "looks", "view_tally")
-    watches = somebody(Client(), "watches", "view_tally", "view_experiment")
-    runs = somebody(Client(), "runs", "view_tally", "view_experiment", "run_experiment")
-    settings.TASKS_DEMO_LAB_ENABLED, settings.STATE_DIR = True, tmp_path
-    everything = polled(admin_client)
-    assert ["1 parked message" in everything, "Last experiments" in everything] == [True, True]
-    nothing = polled(looks)
-    assert ["1 parked message" in nothing, "Last experiments" in nothing] == [False, False]
-    assert [NEW in polled(client) for client in (admin_client, runs, watches)] == [True, True, False]
-    assert 'href="/admin/tasks_demo/tally/experiments/new/"' in polled(runs)
-
-
-def test_overview_of_an_empty_ledger_names_nobody_the_first_steps_of_another(
-    admin_client: Client, shared: None
-) -> None:
-    assert "/publish/" in polled(admin_client)
-    assert "/publish/" not in polled(somebody(Client(), "looks", "view_tally"))
-
-
-def test_overview_is_drawn_for_each_period_and_time_zone(
-    admin_client: Client, shared: None, settings: Settings
-) -> None:
-    append(ok("a"))
-    assert rollups.fold(5)
-    assert 'period=hour" aria-current="true"' in polled(admin_client)
-    assert 'period=week" aria-current="true"' in polled(admin_client, "?period=week")
-    assert 'period=hour" aria-current="true"' in polled(admin_client)
-    settings.TIME_ZONE = "Asia/Kathmandu"
-    assert "+05:45" in polled(admin_client)
-    settings.TIME_ZONE = "UTC"
-    assert "+05:45" not in polled(admin_client)
-
-
-def test_overview_shared_by_many_answers_each_with_nothing_if_nothing_has_changed(
-    admin_client: Client, shared: None
-) -> None:
-    append(ok("a"))
-    assert rollups.fold(5)
-    mark = admin_client.get(PAGE, headers={"HX-Request": "true"})[live.MARK]
-    again = {"HX-Request": "true", live.MARK: mark}
-    assert admin_client.get(PAGE, headers=again).status_code == 204
-    assert admin_client.get(f"{PAGE}?period=day", headers=again).status_code == 200
-    append(ok("b"))
-    assert rollups.fold(5)
-    admin_client.get(PAGE)
-    assert admin_client.get(PAGE, headers=again).status_code == 200
-
-
-def test_overview_asks_once_for_many_threads_and_keeps_an_answer_for_each_place() -> None:
-    asked: list[str] = []
-    kept, met = needs.Kept[str](3600.0), threading.Barrier(8)
-
-    def ask(place: str) -> str:
-        asked.append(place)
-        for _ in range(1_000):
-            time.sleep(0)  # let the other threads run
-        return f"answer of {place}"
-
-    def get(number: int) -> str:
-        met.wait(30)
-        place = "ab"[number % 2]
-        return kept.get(lambda: ask(place), place)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(get, range(8))) == ["answer of a"] * 4 + ["answer of b"] * 4
-    assert sorted(asked) == ["a", "b"]
 
 
 def test_overview_names_what_needs_a_person(admin_client: Client) -> None:
