@@ -42,7 +42,7 @@ class Overview:
 
 
 #: Seconds for which the live part that was drawn last answers all polls: twenty open dashboards draw it no more often than one.
-#: At most the shortest interval between two polls, so that a poll never shows what is older than the page that it is on.
+#: At most the shortest interval between two polls: within one server process, no poll shows what is older than its page.
 SHARED_SECONDS = 1.0
 _drawn: Kept[Overview] = Kept(SHARED_SECONDS)
 #: The table of the rows and the series over time: whether there is a row, and the HTML. They take longest to draw, are the same
