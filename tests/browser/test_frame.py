@@ -31,6 +31,17 @@ def test_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:
     expect(page.locator("#result_list tbody tr")).to_have_count(2)
 
 
+@pytest.mark.parametrize("width", [360, 1099, 1100, 1280])
+def test_overview_no_column_of_the_table_is_cut(said: tuple[Page, list[str]], width: int) -> None:
+    page, _ = said
+    page.set_viewport_size({"width": width, "height": 800})
+    expect(page.locator(".of-pattern td[data-label='promise broken']").first).to_be_visible()
+    assert (
+        page.evaluate("document.querySelector('.promises').scrollWidth - document.querySelector('.table').clientWidth")
+        <= 0
+    )
+
+
 def test_overview_leads_to_the_timeline_of_a_lost_charge_in_two_clicks(said: tuple[Page, list[str]]) -> None:
     page, complaints = said
     row = page.locator(".of-pattern", has_text="acks_late")
