@@ -52,7 +52,7 @@ class Kept(Generic[T]):
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._lock, self._storing = threading.Lock(), threading.Lock()
         self._known: dict[Hashable, tuple[float, T]] = {}
 
     def get(self, ask: Callable[[], T], place: Hashable = "", *, fresh: bool = False) -> T:
@@ -66,10 +66,15 @@ class Kept(Generic[T]):
             return cast(T, answer)
 
     def _asked(self, ask: Callable[[], T], place: Hashable) -> T:
-        now = time.monotonic()
+        began = time.monotonic()
         answer = ask()
-        recent = {each: kept for each, kept in self._known.copy().items() if now - kept[0] <= self._seconds}
-        self._known = {**recent, place: (now, answer)}
+        with self._storing:
+            recent = {each: kept for each, kept in self._known.items() if began - kept[0] <= self._seconds}
+            if (
+                place not in recent or recent[place][0] <= began
+            ):  # else somebody has asked later, and was answered sooner
+                recent[place] = (began, answer)
+            self._known = recent
         return answer
 
 

@@ -19,6 +19,7 @@ _POPPED = (
     "both in one step, and an outbox (tasks_demo.outbox) publishes it again"
 )
 _KILLS_CHILD = {"kill-child", "poison"}
+_RECOGNISES_COPIES = {"claim_first", "dedup_lock", "inbox"}
 _WORDS = {
     "at-most-once": "at most once",
     "at-least-once": "at least once",
@@ -90,16 +91,11 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
             "the copy"
         ]
     repeated = cell.fault.place == "publish"
-    if (repeated or _disturbed(cell) or cell.fault.of_broker) and own.pattern not in {
-        "claim_first",
-        "dedup_lock",
-        "inbox",
-    }:
+    if (repeated or _disturbed(cell) or cell.fault.of_broker) and own.pattern not in _RECOGNISES_COPIES:
         keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
         if repeated:
-            return [
-                f"A publisher publishes again what was not confirmed (task_publish_retry): a second message. {keeps}"
-            ]
+            what = "A publisher publishes again what was not confirmed (task_publish_retry): a second message"
+            return [f"{what}. {keeps}"]
         return [f"An acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
     if own.early and cell.point in {"acking", "acked", MIXED}:
         return [

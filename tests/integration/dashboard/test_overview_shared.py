@@ -127,3 +127,14 @@ def test_overview_asks_once_for_many_threads_and_keeps_an_answer_for_each_place(
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(get, range(8))) == ["answer of a"] * 4 + ["answer of b"] * 4
     assert sorted(asked) == ["a", "b"]
+
+
+def test_kept_answer_of_a_page_is_not_replaced_by_a_poll_that_began_before_it() -> None:
+    kept = needs.Kept[str](3600.0)
+
+    def slow_poll() -> str:
+        assert kept.get(lambda: "after the action", fresh=True) == "after the action"  # a page, while the poll is drawn
+        return "before the action"
+
+    assert kept.get(slow_poll) == "before the action"
+    assert kept.get(lambda: "asked again") == "after the action"

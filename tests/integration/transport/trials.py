@@ -59,7 +59,7 @@ class Publisher(Thread):
 
     def __init__(self, environment: Environment, pause: float = 0.002) -> None:
         super().__init__(daemon=True)
-        self._ground, self._pause, self._enough = environment, pause, Event()
+        self._environment, self._pause, self._enough = environment, pause, Event()
         self.confirmed: list[str] = []
         self.tried = 0
 
@@ -68,7 +68,7 @@ class Publisher(Thread):
             word = f"j{self.tried}"
             self.tried += 1
             with contextlib.suppress(Exception):  # not confirmed: it may run or not
-                self._ground.publish("note", word, retry=False)
+                self._environment.publish("note", word, retry=False)
                 self.confirmed.append(word)
 
     def end(self) -> None:
