@@ -136,7 +136,7 @@ def commands_per_second(bench: Bench, arm: Arm) -> float:
 
 
 def recoveries(bench: Bench, deaths: int) -> list[float]:
-    """Measure the seconds from the SIGKILL of the only pool process to the restart of its job, for each kill that landed.
+    """Measure the seconds from the SIGKILL of the only pool process to the restart of its job, for each injected kill.
 
     Half of the jobs are killed before the body, half after it. The clock starts when the process is seen dead. Only one job runs
     at a time: kombu puts a rejected message at the end of its queue, and the wait behind other jobs is not measured.
@@ -163,7 +163,7 @@ def recoveries(bench: Bench, deaths: int) -> list[float]:
                 died_at, report = killed.get(timeout=WAIT_SECONDS)
             except Empty:
                 raise bench.not_ready("A victim did not reach its point") from None
-            if report.landed:
+            if report.injected:
                 if point is Point.RETURNED:
                     bench.pushed(lane, key)  # pushed by the killed process
                 seconds.append(float(bench.pushed(lane, key)) - died_at)

@@ -109,8 +109,8 @@ def _kills(sizes: Sizes, say: Callable[[str], None]) -> list[Figure]:
         if outcome.failure is not None:
             raise outcome.failure
         ours = Event.objects.filter(IN_A_RUN, run__startswith=f"{run.run_id}:")
-        landed = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
-        moments = [at.timestamp() for at in landed.values_list("at", flat=True)]
+        injected = ours.filter(kind=FAULT, detail__landed=True).order_by("at")
+        moments = [at.timestamp() for at in injected.values_list("at", flat=True)]
         # From the first kill to the last, because the time before and after does not depend on the number of kills.
         rates.append((len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0)
     return [
@@ -129,10 +129,10 @@ def _recovery(bench: Bench, deaths: int, say: Callable[[str], None]) -> list[Fig
     return [
         Figure(
             "recovery",
-            f"SIGKILL of a pool process → its job starts again; {len(seconds)} of {deaths} kills landed",
+            f"SIGKILL of a pool process → its job starts again; {len(seconds)} of {deaths} kills injected",
             Series("acks_late", "s", seconds, events=True) if seconds else None,
             budget=Budget("p99 of A ≤ 2 s", "p99", most=2.0),
-            why_not="" if seconds else "no kill landed",
+            why_not="" if seconds else "no kill was injected",
         )
     ]
 

@@ -15,7 +15,7 @@ from typing import Any
 from tasks_demo.checks import applications
 from tasks_demo.checks.setup import Setup
 from tasks_demo.core.lifecycle import described
-from tasks_demo.outbox.held import Queue, oldest_ids, queue_state
+from tasks_demo.outbox.copy_search import QueueState, oldest_ids, queue_state
 
 #: Maximum time for a page to wait, seconds; for one reply of the broker; and for the workers' answers.
 DEADLINE, REPLY, ANSWERS = 0.95, 0.5, 0.4
@@ -36,12 +36,12 @@ class Active:
 
 
 @dataclass(slots=True)
-class Said:
+class BrokerState:
     """What broker and workers answered. Each ``…_trouble`` is empty, or says why that part is missing."""
 
     at: float = 0.0
     broker: str = ""
-    queues: dict[str, Queue | None] = field(default_factory=dict)
+    queues: dict[str, QueueState | None] = field(default_factory=dict)
     oldest: dict[str, list[str] | None] = field(default_factory=dict)
     queues_cut: bool = False
     broker_trouble: str = ""
@@ -54,10 +54,10 @@ class Said:
 
 
 _asking = threading.Lock()
-_last = Said()
+_last = BrokerState()
 
 
-def ask() -> Said:
+def ask() -> BrokerState:
     """Return what broker and workers say. While somebody else asks, returns the previous answer."""
     global _last
     if not _is_fresh() and _asking.acquire(timeout=DEADLINE):
@@ -73,16 +73,16 @@ def _is_fresh() -> bool:
     return 0 <= time.time() - _last.at < KEPT_SECONDS
 
 
-def _ask() -> Said:
+def _ask() -> BrokerState:
     app = applications.current()
     setup = Setup.of(app)
-    said = Said(at=time.time(), broker=setup.transport)
+    state = BrokerState(at=time.time(), broker=setup.transport)
     works: dict[str, Callable[[Give], None]] = {"broker_trouble": lambda give: _queues(app, setup, give)}
     if app.conf.worker_enable_remote_control:
         works["workers_trouble"] = lambda give: _active(app, give)
         works["consumers_trouble"] = lambda give: _consumed(app, give)
     else:
-        said.workers_trouble = said.consumers_trouble = "They are not asked: worker_enable_remote_control is off."
+        state.workers_trouble = state.consumers_trouble = "They are not asked: worker_enable_remote_control is off."
     answers = {trouble: _Answer(trouble, work) for trouble, work in works.items()}
     deadline = time.monotonic() + DEADLINE
     for answer in answers.values():
@@ -92,9 +92,9 @@ def _ask() -> Said:
         answer.there.wait(max(0.0, deadline - time.monotonic()))
         late = {trouble: f"No answer within {DEADLINE:g} s."}
         for name, value in (answer.found if answer.there.is_set() else late).items():
-            setattr(said, name, value)
-    said.at = time.time()
-    return said
+            setattr(state, name, value)
+    state.at = time.time()
+    return state
 
 
 Give = Callable[[dict[str, Any]], None]

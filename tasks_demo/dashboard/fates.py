@@ -36,7 +36,7 @@ UNKNOWN = Badge("unresolved", "?", "not in the ledger", "the worker held it, and
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class LaterRun:
     """One later execution. ``end``: the kind of event that ended it, or empty."""
 
     worker: str
@@ -47,14 +47,14 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of one job. ``begun``: its body began on the dead worker. ``again``: its later executions."""
+    """What became of one job. ``begun``: its body began on the dead worker. ``later_runs``: its later executions."""
 
     task_id: str
     badge: Badge
     sentence: str
     begun: bool
     begun_at: datetime | None
-    again: tuple[Again, ...] = ()
+    later_runs: tuple[LaterRun, ...] = ()
     tally: Tally | None = None
 
     @property
@@ -127,18 +127,18 @@ def fate(task_id: str, holder: Holder, events: Sequence[Event], tally: Tally | N
     return Fate(task_id, badge, sentence, begun is not None, begun.at if begun else None, runs, tally)
 
 
-def _runs(after: Sequence[Event]) -> list[Again]:
+def _runs(after: Sequence[Event]) -> list[LaterRun]:
     found = []
     for number, event in enumerate(after):
         if event.kind == "started":
             later = after[number + 1 :]
             end = next((other.kind for other in later if other.worker == event.worker and other.kind in ENDS), "")
-            found.append(Again(event.worker, event.pid, event.at, end))
+            found.append(LaterRun(event.worker, event.pid, event.at, end))
     return found
 
 
 def _what_became(
-    after: Sequence[Event], runs: tuple[Again, ...], end: str, tally: Tally | None, *, early: bool
+    after: Sequence[Event], runs: tuple[LaterRun, ...], end: str, tally: Tally | None, *, early: bool
 ) -> tuple[Badge, str]:
     kinds = {event.kind: event for event in after}  # of each kind, the last
     if tally is None:

@@ -21,7 +21,7 @@ _TROUBLE = frozenset({"failed", "lease_lost", "fenced", "rejected", "revoked", "
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One event. ``victim`` of a fault that landed: "main", "child" or "group"; ``again``: a delivery that is redelivered.
+    """One event. ``victim`` of a fault that was injected: "main", "child" or "group"; ``redelivered``: of a delivery.
 
     ``note`` is shown as the title of its mark.
     """
@@ -31,8 +31,8 @@ class Moment:
     worker: str = ""
     pid: int | None = None
     note: str = ""
-    again: bool = False
-    landed: bool = False
+    redelivered: bool = False
+    injected: bool = False
     victim: str = ""
     point: str = ""
     main_pid: int | None = None
@@ -171,7 +171,7 @@ class Lanes:
             claims.bars.append(Bar("claim", f"held by {shown(worker, 60)}", moment.after_ms, pid=moment.pid))
         elif moment.kind in _ENDS_CLAIM and _CLAIM in self.known:
             _close(self.known[_CLAIM].bars, moment.after_ms, "done", moment.pid)
-        if moment.kind == "fault" and moment.landed and moment.victim in {"main", "child", "group"}:
+        if moment.kind == "fault" and moment.injected and moment.victim in {"main", "child", "group"}:
             hit: list[Key] = [("child", worker)] if moment.victim == "child" else [("main", worker), ("child", worker)]
             self.kills.append((hit, moment.after_ms))
             for each in hit:
@@ -193,7 +193,7 @@ class Lanes:
             _close(waiting, moment.after_ms, "done")
         else:
             _close(waiting, moment.after_ms, "done")
-            if moment.again:
+            if moment.redelivered:
                 _close(unacked, moment.after_ms, "done")
             lane.bars.append(Bar("unacked", "delivered, not acknowledged", moment.after_ms, pid=moment.pid))
 
@@ -216,15 +216,15 @@ def _close(bars: list[Bar], at: float, state: str, pid: int | None = None, *, ev
 
 def _text(moment: Moment) -> str:
     if moment.kind == "fault":
-        return f"{'killed' if moment.landed else 'missed'} at {shown(moment.point, 30)}"
-    if moment.kind == "received" and moment.again:
+        return f"{'killed' if moment.injected else 'missed'} at {shown(moment.point, 30)}"
+    if moment.kind == "received" and moment.redelivered:
         return "received again"
     return {"settled": "books read"}.get(moment.kind) or _cut(moment.kind)
 
 
 def _tone(moment: Moment) -> str:
     if moment.kind == "fault":
-        return "fault" if moment.landed else ""
+        return "fault" if moment.injected else ""
     return "effect" if moment.kind == "effect" else "trouble" if moment.kind in _TROUBLE else ""
 
 

@@ -68,14 +68,14 @@ def _permissions(request: HttpRequest) -> frozenset[str]:
 
 
 def _draw(request: HttpRequest, admin_site: AdminSite, period: str, here: str) -> Overview:
-    known, found = rollups.state(), needs.needs(request, admin_site)
-    old = known is None or time.time() - known.folded > OLD_SECONDS
-    missing = rollups.missing(known) if old else 0
-    has_rows, counts = _counted(admin_site, period, here, known)
+    progress, found = rollups.state(), needs.needs(request, admin_site)
+    old = progress is None or time.time() - progress.folded_at > OLD_SECONDS
+    missing = rollups.missing(progress) if old else 0
+    has_rows, counts = _counted(admin_site, period, here, progress)
     content = {
         # Older task IDs are not counted yet.
-        "back": clock.moment(known.back + rollups.MINUTE) if known and known.back is not None else None,
-        "counted": _when(known),
+        "backfilled_to": _backfilled_to(progress),
+        "counted": _when(progress),
         # Events since then that are not counted; 0 while somebody counts.
         "missing": missing,
         "counts": counts if has_rows or missing else "",
@@ -87,17 +87,17 @@ def _draw(request: HttpRequest, admin_site: AdminSite, period: str, here: str) -
     # Drawn without the request: no template can show to all what belongs to one.
     parts = render_to_string("admin/tasks_demo/overview_parts.html", content)
     # Two digits of it, so that a page that nobody counts for does not change with every event.
-    mark = live.mark(period, known and known.version, f"{missing:.1e}", found)
+    mark = live.mark(period, progress and progress.version, f"{missing:.1e}", found)
     return Overview(parts, f"{here}?period={period}", mark)
 
 
-def _counted(admin_site: AdminSite, period: str, here: str, known: RollupState | None) -> tuple[bool, str]:
+def _counted(admin_site: AdminSite, period: str, here: str, progress: RollupState | None) -> tuple[bool, str]:
     shown = {
-        "list": _reversed("tally_changelist", admin_site), "here": here, "counted": _when(known), "chosen": period,
+        "list": _reversed("tally_changelist", admin_site), "here": here, "counted": _when(progress), "chosen": period,
     }  # fmt: skip
     about = (
         *shown.values(),
-        known and (known.version, known.folded, known.back),
+        progress and (progress.version, progress.folded_at, progress.backfill_minute),
         get_language(),
         get_current_timezone_name(),
     )
@@ -115,8 +115,14 @@ def _counted(admin_site: AdminSite, period: str, here: str, known: RollupState |
     return _counts.get(draw, about)
 
 
-def _when(known: RollupState | None) -> datetime | None:
-    return clock.moment(known.folded) if known and known.folded else None
+def _backfilled_to(progress: RollupState | None) -> datetime | None:
+    if progress is None or progress.backfill_minute is None:
+        return None
+    return clock.moment(progress.backfill_minute + rollups.MINUTE)
+
+
+def _when(progress: RollupState | None) -> datetime | None:
+    return clock.moment(progress.folded_at) if progress and progress.folded_at else None
 
 
 def _reversed(name: str, admin_site: AdminSite) -> str:

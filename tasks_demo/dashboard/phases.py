@@ -35,7 +35,7 @@ class Line:
     what: str
     worker: str
     pid: int | None
-    tone: str  # "", "effect", "fault" (the fault landed), "missed" (it did not), "trouble"
+    tone: str  # "", "effect", "fault" (a fault was injected), "missed" (it was not), "trouble"
     headline: str = ""  # "Killed here"
     by: str = ""  # the task ID that caused this effect, if it was another one
 
@@ -49,7 +49,7 @@ class Phase:
     worker: str = ""
     main_pid: int | None = None
     pids: list[int] = field(default_factory=list)
-    again: bool = False
+    redelivered: bool = False
     receipt_lost: bool = False
     pause: str = ""
     lines: list[Line] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Phase:
 
     @property
     def has_fault(self) -> bool:
-        """Whether a fault landed in this phase."""
+        """Whether a fault was injected in this phase."""
         return any(line.tone == "fault" for line in self.lines)
 
 
@@ -101,10 +101,10 @@ class _Arranger:
         if step.kind == "received":
             fetched = self._last("delivery")
             if fetched and fetched.points == {"fetched"} and fetched.main_pid == step.pid:
-                fetched.again = bool(step.detail.get("redelivered"))
+                fetched.redelivered = bool(step.detail.get("redelivered"))
                 return fetched
-            again = bool(step.detail.get("redelivered"))
-            return self._open("delivery", worker=step.worker, main_pid=step.pid, again=again)
+            redelivered = bool(step.detail.get("redelivered"))
+            return self._open("delivery", worker=step.worker, main_pid=step.pid, redelivered=redelivered)
         deliveries = [phase for phase in self.phases if phase.kind == "delivery"]
         if step.kind == FAULT:
             return _with_the_fault(deliveries, step) or self._last() or self._open("afterwards")

@@ -109,7 +109,9 @@ def _described(moments: Sequence[Moment], lanes: Lanes, *, cut: bool) -> str:
         f"{counted(kinds.count('started'), 'execution')}, {counted(kinds.count('effect'), 'effect')}"
     ]
     parts += [
-        f"killed at {shown(moment.point, 30)} after {duration(moment.after_ms)}" for moment in moments if moment.landed
+        f"killed at {shown(moment.point, 30)} after {duration(moment.after_ms)}"
+        for moment in moments
+        if moment.injected
     ]
     unended = sum(bar.state == "open" for lane in lanes.known.values() for bar in lane.bars if bar.tone == "execution")
     if unended:

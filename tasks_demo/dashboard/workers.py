@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from tasks_demo.core import clock
 from tasks_demo.core.wording import counted, listed
 from tasks_demo.dashboard import broker_state, live, screens
-from tasks_demo.dashboard.broker_state import Said
+from tasks_demo.dashboard.broker_state import BrokerState
 from tasks_demo.dashboard.held_jobs import held_jobs
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.dashboard.processes import ALIVE, MOST_SHOWN, Worker, worker, workers
@@ -67,17 +67,17 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
 
 def broker_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResponse:
     """Show what broker and workers say now. Takes up to a second. Without scripts it is a page of its own."""
-    said = broker_state.ask()
+    state = broker_state.ask()
     shown = {
         "title": "Broker and workers now",
-        "said": said,
-        "queues": _queues(said, [each for each in workers()[0] if each.state == ALIVE]),
-        "speakers": _speakers(said),
-        "at": clock.moment(said.at),
+        "state": state,
+        "queues": _queues(state, [each for each in workers()[0] if each.state == ALIVE]),
+        "speakers": _speakers(state),
+        "at": clock.moment(state.at),
     }
     if live.is_poll(request):
         template = "admin/tasks_demo/workers/broker.html"
-        mark = live.mark(shown["queues"], shown["speakers"], said.broker_trouble, said.workers_trouble)
+        mark = live.mark(shown["queues"], shown["speakers"], state.broker_trouble, state.workers_trouble)
         return live.respond(request, mark, lambda: TemplateResponse(request, template, shown))
     return screens.page(request, admin_site, "admin/tasks_demo/workers/broker_page.html", shown)
 
@@ -101,14 +101,14 @@ def _ended(found: Worker) -> datetime | None:
     return None if found.state == ALIVE else found.row.stopped_at or found.row.seen_at
 
 
-def _queues(said: Said, alive: list[Worker]) -> list[QueueRow]:
-    ids = [task_id for its in said.oldest.values() for task_id in its or ()]
+def _queues(state: BrokerState, alive: list[Worker]) -> list[QueueRow]:
+    ids = [task_id for its in state.oldest.values() for task_id in its or ()]
     since = dict(Tally.objects.filter(task_id__in=ids).values_list("task_id", "first_at")) if ids else {}
     rows = []
-    for name, queue in said.queues.items():
-        by = said.consumed.get(name) or [each.row.name for each in alive if name in each.row.queues]
+    for name, queue in state.queues.items():
+        by = state.consumed.get(name) or [each.row.name for each in alive if name in each.row.queues]
         many = queue.consumers if queue else -1
-        oldest = said.oldest.get(name)
+        oldest = state.oldest.get(name)
         if queue is None:
             waiting, age = "this broker does not tell", ""
         elif not queue.exists:
@@ -118,7 +118,7 @@ def _queues(said: Said, alive: list[Worker]) -> list[QueueRow]:
             age = _age(queue.waiting, oldest, since)
         if by or many > 0:
             badge = CONSUMED
-        elif said.consumers_trouble and many < 0:
+        elif state.consumers_trouble and many < 0:
             badge = NOT_KNOWN
         else:
             badge = UNCONSUMED
@@ -138,7 +138,7 @@ def _age(waiting: int, oldest: list[str] | None, since: dict[str, datetime]) -> 
     return duration(max(time.time() - min(moments).timestamp(), 0.0) * 1000)
 
 
-def _speakers(said: Said) -> list[Speaker]:
+def _speakers(state: BrokerState) -> list[Speaker]:
     now = time.time()
     return [
         Speaker(
@@ -148,7 +148,7 @@ def _speakers(said: Said) -> list[Speaker]:
                 for job in jobs
             ],
         )
-        for name, jobs in sorted(said.active.items())
+        for name, jobs in sorted(state.active.items())
     ]
 
 

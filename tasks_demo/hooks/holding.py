@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import signals
 
-from tasks_demo.outbox.held import QUERY
+from tasks_demo.outbox.copy_search import QUERY
 
 
 def held(consumer: Any) -> Iterator[str]:

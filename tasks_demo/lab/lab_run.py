@@ -80,7 +80,7 @@ class LabRun:
             return
         words = {"broken": f"{self.task} was not {promise.semantics}", "unknown": f"{self.task}: nothing is proven"}
         said = [
-            f"{words[found.observed]}: {found.kills['landed']} kills landed, {found.lost} lost, {found.duplicated} twice"
+            f"{words[found.observed]}: {found.kills['landed']} kills injected, {found.lost} lost, {found.duplicated} twice"
         ]
         said += [f"- {reason}" for reason in (*self._advice(found, promise), *found.reasons)]
         if operation := self._broken(promise):
@@ -121,7 +121,7 @@ def _who(event: HistoryEvent) -> str:
 def _told(event: HistoryEvent) -> str:
     if event.kind == "fault":
         at = f" at {event.detail['point']}" if event.detail.get("point") else ""
-        return f"{event.detail.get('what')}{at}" + ("" if event.detail.get("landed") else " (did not land)")
+        return f"{event.detail.get('what')}{at}" + ("" if event.detail.get("landed") else " (was not injected)")
     return str(event.detail.get("why") or ("redelivered" if event.detail.get("redelivered") else ""))
 
 

@@ -45,26 +45,28 @@ class Rollup(models.Model):
 class RollupState(models.Model):
     """How far the tallies are folded. The table has one row.
 
-    Events up to ``fresh`` were read once. Those up to ``again`` were read twice, the second time after all transactions that were
-    open at the first had ended. Task IDs first seen in a minute after ``back`` are counted.
+    Every event is read twice. The second pass comes after all transactions that were open during the first have ended. Task IDs
+    that were first seen before the first fold are counted backwards, from the latest minute to the earliest.
     """
 
     id = models.IntegerField(primary_key=True, default=1)
     version = models.BigIntegerField(default=0)
-    fresh = models.BigIntegerField(default=0)
-    again = models.BigIntegerField(default=0)
-    mark = models.BigIntegerField(default=0, help_text="The value of fresh at the time marked.")
-    marked = models.FloatField(default=0.0)
-    back = models.BigIntegerField(
-        null=True, help_text="The next minute to count, seconds since the epoch; empty: all are counted."
+    first_pass_event = models.BigIntegerField(default=0, help_text="The last event of the first pass.")
+    second_pass_event = models.BigIntegerField(default=0, help_text="The last event of the second pass.")
+    second_pass_limit = models.BigIntegerField(
+        default=0, help_text="The second pass stops here: first_pass_event as it was at limit_set_at."
     )
-    folded = models.FloatField(default=0.0, help_text="When the last fold began.")
+    limit_set_at = models.FloatField(default=0.0, help_text="Seconds since the epoch.")
+    backfill_minute = models.BigIntegerField(
+        null=True, help_text="The next past minute to count, seconds since the epoch; empty: all are counted."
+    )
+    folded_at = models.FloatField(default=0.0, help_text="When the last fold began, seconds since the epoch.")
 
     class Meta:
         app_label = "tasks_demo"
 
     def __str__(self) -> str:
-        return f"folded up to event {self.fresh}"
+        return f"folded up to event {self.first_pass_event}"
 
 
 class Backlog(models.Model):

@@ -81,16 +81,16 @@ def refold(before: datetime) -> None:
     using = alias()
     end = (_of(before) // HOUR + 1) * HOUR
     with transaction.atomic(using=using):
-        known = RollupState.objects.using(using).select_for_update().filter(id=1).first()
-        if known is None:
+        progress = RollupState.objects.using(using).select_for_update().filter(id=1).first()
+        if progress is None:
             return  # nothing was counted yet
         Rollup.objects.using(using).filter(start__lt=end).delete()
         day = end // DAY * DAY
         _replace(using, DAY, {day: _summed(using, DAY, HOUR, day)})
-        if known.back is None or known.back < end:
-            known.back = _earlier(using, end)
-        known.version += 1
-        known.save(using=using, update_fields=["back", "version"])
+        if progress.backfill_minute is None or progress.backfill_minute < end:
+            progress.backfill_minute = _earlier(using, end)
+        progress.version += 1
+        progress.save(using=using, update_fields=["backfill_minute", "version"])
 
 
 def state() -> RollupState | None:
@@ -98,9 +98,9 @@ def state() -> RollupState | None:
     return RollupState.objects.using(alias()).first()
 
 
-def missing(known: RollupState | None) -> int:
-    """Return how many events the ledger has got since ``known``. A number that a transaction did not use counts too."""
-    return max(0, _newest_event(alias()) - (known.fresh if known else 0))
+def missing(progress: RollupState | None) -> int:
+    """Return how many events the ledger has got since ``progress``. A number that a transaction did not use counts too."""
+    return max(0, _newest_event(alias()) - (progress.first_pass_event if progress else 0))
 
 
 def totals(span: int = DAY) -> list[dict[str, Any]]:
@@ -128,40 +128,43 @@ def backlog(since: int) -> list[Backlog]:
 
 def _step() -> bool:
     using, now = alias(), time.time()
-    known, _ = RollupState.objects.using(using).get_or_create(id=1)
+    progress, _ = RollupState.objects.using(using).get_or_create(id=1)
     newest = _newest_event(using)
-    restarted = not known.folded or newest - known.fresh > MOST_BEHIND
+    restarted = not progress.folded_at or newest - progress.first_pass_event > MOST_BEHIND
     if restarted:
-        known.fresh = known.mark = newest
-        known.again = max(0, newest - MOST_BEHIND // 25)  # transactions of events before that have surely ended
-        known.marked, known.back = now, _earlier(using, None)
-    fresh = _after(using, known.fresh, newest)
-    second = _after(using, known.again, known.mark) if now - known.marked >= LAG_SECONDS else []
-    if fresh:
-        known.fresh = fresh[-1][0]
+        progress.first_pass_event = progress.second_pass_limit = newest
+        # Transactions of events before that have surely ended.
+        progress.second_pass_event = max(0, newest - MOST_BEHIND // 25)
+        progress.limit_set_at, progress.backfill_minute = now, _earlier(using, None)
+    first = _after(using, progress.first_pass_event, newest)
+    settled = now - progress.limit_set_at >= LAG_SECONDS  # transactions that were open at limit_set_at have ended
+    second = _after(using, progress.second_pass_event, progress.second_pass_limit) if settled else []
+    if first:
+        progress.first_pass_event = first[-1][0]
     if second:
-        known.again = second[-1][0]
-    if len(second) < EVENTS_AT_ONCE and now - known.marked >= LAG_SECONDS:
-        known.again, known.mark, known.marked = known.mark, known.fresh, now
-    units = {_unit(using, minute, now) for minute in _minutes_of(using, fresh + second)}
+        progress.second_pass_event = second[-1][0]
+    if settled and len(second) < EVENTS_AT_ONCE:
+        progress.second_pass_event, progress.second_pass_limit = progress.second_pass_limit, progress.first_pass_event
+        progress.limit_set_at = now
+    units = {_unit(using, minute, now) for minute in _minutes_of(using, first + second)}
     counted = {unit: _counted(using, unit) for unit in units}
-    went_back = known.back is not None and not fresh
-    if went_back:
-        counted |= _past(using, known, now)
-    if counted or restarted or went_back or fresh or _minute(known.folded) != _minute(now):
-        _store(using, known, counted, now)
-    return known.back is None and max(len(fresh), len(second)) < EVENTS_AT_ONCE
+    backfilled = progress.backfill_minute is not None and not first
+    if backfilled:
+        counted |= _backfill(using, progress, now)
+    if counted or restarted or backfilled or first or _minute(progress.folded_at) != _minute(now):
+        _store(using, progress, counted, now)
+    return progress.backfill_minute is None and max(len(first), len(second)) < EVENTS_AT_ONCE
 
 
-def _past(using: str, known: RollupState, now: float) -> dict[Unit, list[Rollup]]:
-    """Count some minutes or hours from ``known.back`` backwards, and move it."""
+def _backfill(using: str, progress: RollupState, now: float) -> dict[Unit, list[Rollup]]:
+    """Count some minutes or hours, from ``progress.backfill_minute`` backwards, and move it."""
     counted: dict[Unit, list[Rollup]] = {}
     size = 0
-    while known.back is not None and len(counted) < UNITS_AT_ONCE and size < TASK_IDS_AT_ONCE:
-        unit = _unit(using, known.back, now)
+    while progress.backfill_minute is not None and len(counted) < UNITS_AT_ONCE and size < TASK_IDS_AT_ONCE:
+        unit = _unit(using, progress.backfill_minute, now)
         counted[unit] = _counted(using, unit)
         size += sum(row.task_ids for row in counted[unit])
-        known.back = _earlier(using, unit[1])
+        progress.backfill_minute = _earlier(using, unit[1])
     return counted
 
 
@@ -233,11 +236,13 @@ def _counted(using: str, unit: Unit) -> list[Rollup]:
     return [Rollup(span=span, start=start, **group) for group in groups]
 
 
-def _store(using: str, known: RollupState, counted: dict[Unit, list[Rollup]], now: float) -> None:
+def _store(using: str, progress: RollupState, counted: dict[Unit, list[Rollup]], now: float) -> None:
     with transaction.atomic(using=using):
-        mine = RollupState.objects.using(using).filter(id=1, version=known.version)
-        columns = ("fresh", "again", "mark", "marked", "back")
-        if not mine.update(version=known.version + 1, folded=now, **{name: getattr(known, name) for name in columns}):
+        mine = RollupState.objects.using(using).filter(id=1, version=progress.version)
+        columns = ("first_pass_event", "second_pass_event", "second_pass_limit", "limit_set_at", "backfill_minute")
+        if not mine.update(
+            version=progress.version + 1, folded_at=now, **{name: getattr(progress, name) for name in columns}
+        ):
             return  # another process has folded meanwhile
         if counted:
             for span, parts in ((MINUTE, 0), (HOUR, MINUTE), (DAY, HOUR)):

@@ -55,7 +55,7 @@ def refusal(state: State, generation: int, alive: bool) -> str:
     return "its job goes on with a later copy, a retry or a deferred one"
 
 
-class Held(Enum):
+class Location(Enum):
     """Where the broker has a copy."""
 
     QUEUED = "queued"  # waiting in its queue
@@ -77,7 +77,7 @@ class Evidence:
     age: float
     publications: int
     overtaken: bool  # a message published later to the same queue and priority ended some time ago
-    broker: Held = Held.UNKNOWN
+    broker: Location = Location.UNKNOWN
     idle: bool = False  # its queue is empty
     begun: bool = False  # begun by a worker that is dead
     workers: bool | None = None  # True: a worker holds it; False: no worker does; None: not asked, or not all answered
@@ -88,16 +88,16 @@ def must_ask_workers(evidence: Evidence) -> bool:
 
     They are asked about an absent copy too: a message that is acknowledged early is absent shortly before its job begins.
     """
-    if evidence.broker in {Held.UNACKED, Held.UNKNOWN}:
+    if evidence.broker in {Location.UNACKED, Location.UNKNOWN}:
         return evidence.overtaken or evidence.idle or evidence.begun
-    return evidence.broker is Held.ABSENT
+    return evidence.broker is Location.ABSENT
 
 
 def lost(evidence: Evidence, *, fallback: float) -> bool:
     """Return whether the copy counts as lost. Without evidence it does after ``fallback`` seconds, doubled per publication."""
-    if evidence.broker in {Held.QUEUED, Held.KEPT}:
+    if evidence.broker in {Location.QUEUED, Location.KEPT}:
         return False
-    if evidence.broker is Held.ABSENT or evidence.begun:
+    if evidence.broker is Location.ABSENT or evidence.begun:
         return evidence.workers is not True
     if must_ask_workers(evidence) and evidence.workers is not None:
         return not evidence.workers

@@ -16,9 +16,9 @@ from typing import Any
 from tasks_demo.core.conf import settings
 from tasks_demo.core.lifecycle import described
 from tasks_demo.core.wording import counted
-from tasks_demo.outbox import held
+from tasks_demo.outbox import copy_search
 from tasks_demo.outbox.claims import life_of
-from tasks_demo.outbox.evidence import Evidence, Held, Life, lives, lost, must_ask_workers, next_look
+from tasks_demo.outbox.evidence import Evidence, Life, Location, lives, lost, must_ask_workers, next_look
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.table import Table
 
@@ -92,7 +92,7 @@ class Reconciler:
         front = self._front(place, rows)
         name = self._publisher.queue(rows[0])
         broker: Any = self._publisher.connection() if name else None
-        queue = held.queue_state(broker, name) if broker else None
+        queue = copy_search.queue_state(broker, name) if broker else None
         idle = queue is not None and queue.waiting == 0
         evidence: dict[str, Evidence] = {}
         for row in rows:
@@ -105,20 +105,22 @@ class Reconciler:
         short = queue is not None and not queue.long
         sought = [
             task_id for task_id, each in evidence.items()
-            if held.can_be_sought(task_id) and (short or each.overtaken or each.begun or _old(each))
+            if copy_search.is_searchable(task_id) and (short or each.overtaken or each.begun or _old(each))
         ]  # fmt: skip
         if broker and sought:
-            for task_id, where in held.by_broker(broker, name, queue, sought).items():
+            for task_id, where in copy_search.search_broker(broker, name, queue, sought).items():
                 evidence[task_id] = replace(evidence[task_id], broker=where)
-        absent = [task_id for task_id, each in evidence.items() if each.broker is Held.ABSENT]
+        absent = [task_id for task_id, each in evidence.items() if each.broker is Location.ABSENT]
         unsure = [task_id for task_id, each in evidence.items() if broker and must_ask_workers(each)]
         if unsure:
-            known = held.by_workers(broker, queue, unsure)
+            known = copy_search.ask_workers(broker, queue, unsure)
             if known is not None:
                 evidence |= {task_id: replace(evidence[task_id], workers=task_id in known) for task_id in unsure}
         if absent:
             # Look again: a message that a worker returned to its queue during the first look was in neither place.
-            for task_id, where in held.by_broker(broker, name, held.queue_state(broker, name), absent).items():
+            for task_id, where in copy_search.search_broker(
+                broker, name, copy_search.queue_state(broker, name), absent
+            ).items():
                 evidence[task_id] = replace(evidence[task_id], broker=where)
         return [row for row in rows if lost(evidence[row.task_id], fallback=settings.OUTBOX_LOST_SECONDS)]
 

@@ -56,7 +56,7 @@ class RelayResult:
 
     taken: int = 0
     published: int = 0
-    again: int = 0  # of those published: the number published before
+    republished: int = 0  # of those: the number that had been published before
     refused: int = 0  # each is retried separately
     waited: float = 0.0  # seconds for which the first row had been due
     #: Not published: waiting in the queue, held by a live worker, in quarantine, or ended.
@@ -69,7 +69,7 @@ class _Run:
     """The progress of one batch of due rows."""
 
     published: int = 0
-    again: int = 0
+    republished: int = 0
     refused: int = 0
     in_a_row: int = 0  # refused since the last one that was confirmed
     trouble: str = ""
@@ -177,16 +177,16 @@ class Relay:
         logger.log(
             logging.INFO if len(rows) > held else logging.DEBUG,
             "Outbox %s: %d published, %d of them again, %d refused, %d held, %d released; the first had waited %.1f s.",
-            self.using, run.published, run.again, run.refused, held, len(left), waited,
+            self.using, run.published, run.republished, run.refused, held, len(left), waited,
         )  # fmt: skip
-        return RelayResult(len(rows), run.published, run.again, run.refused, waited, held, run.trouble)
+        return RelayResult(len(rows), run.published, run.republished, run.refused, waited, held, run.trouble)
 
     def _hand_over(self, rows: list[OutboxMessage], run: _Run) -> list[OutboxMessage]:
         """Publish these together. Returns those to publish one by one, because their answers are missing."""
         answers = self._publisher.publish(rows)
         self._unmarked |= answers.confirmed
         run.published += len(answers.confirmed)
-        run.again += sum(row.publications > 0 for row in rows if row.id in answers.confirmed)
+        run.republished += sum(row.publications > 0 for row in rows if row.id in answers.confirmed)
         unsure = [row for row in rows if row.id not in answers.confirmed and row.id not in answers.refused]
         if unsure and len(rows) == 1 and answers.missing is not None:
             answers.refused[rows[0].id] = answers.missing

@@ -41,7 +41,7 @@ class Running:
     def reset(self) -> None:
         """Reset all state, in a forked child too: it runs no job yet and does not have its parent's threads."""
         self._lock = threading.Lock()
-        #: Held from reading a row to claiming it.
+        #: Location from reading a row to claiming it.
         self.claiming = threading.Lock()
         self._since: dict[Key, float] = {}
         self._unreported: dict[tuple[str, str], None] = {}

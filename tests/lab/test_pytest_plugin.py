@@ -89,7 +89,7 @@ def test_delivery_lab_shows_the_job_that_broke_its_promise(home: Path) -> None:
     assert done.code == 1, done.out + done.err
     assert "1 failed, 1 passed" in done.out, done.out
     for said in (
-        "shop.charge_late was not at-least-once: 2 kills landed, 2 lost, 0 twice",
+        "shop.charge_late was not at-least-once: 2 kills injected, 2 lost, 0 twice",
         "reject_on_worker_lost (task_reject_on_worker_lost) is off",
         "kill-child at started",
         "delivery_lab(..., seed=7)",
@@ -111,7 +111,7 @@ def test_delivery_lab_on_another_broker_and_with_a_fault_of_the_broker(home: Pat
         "-p", "no:django", "-p", "no:randomly", env=rabbitmq.for_rabbitmqctl,
     )  # fmt: skip
     assert "1 failed, 1 passed" in done.out, done.out + done.err
-    assert "shop.charge_surely was not at-least-once: 1 kills landed, 2 lost, 0 twice" in done.out
+    assert "shop.charge_surely was not at-least-once: 1 kills injected, 2 lost, 0 twice" in done.out
     assert "Redis had no append-only file" in done.out
 
 

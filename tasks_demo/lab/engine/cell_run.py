@@ -179,7 +179,7 @@ class CellRun:
         )
 
     def record_fault(self, task_id: str, report: FaultReport) -> None:
-        store.append([self.row(FAULT, task_id=task_id, pid=report.pid, detail=asdict(report))])
+        store.append([self.row(FAULT, task_id=task_id, pid=report.pid, detail=report.detail())])
 
     def record_worker(self, state: str, *, name: str = "", pid: int | None = None, **detail: Any) -> None:
         """Record that a worker is ``ready`` or has ``exited``."""

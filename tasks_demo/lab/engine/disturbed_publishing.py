@@ -31,7 +31,7 @@ class DisturbedPublishing:
         def heal_in_time() -> FaultReport:
             proxy.last(self._stop)
             why = proxy.heal()
-            return FaultReport(what=self._what, victim="publisher", landed=not why, why=why)
+            return FaultReport(what=self._what, victim="publisher", injected=not why, why=why)
 
         with proxy.turn, ThreadPoolExecutor(1, thread_name_prefix="healing") as pool:
             proxy.begin(task_id)

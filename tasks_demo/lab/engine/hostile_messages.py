@@ -97,7 +97,7 @@ class HostileMessages:
         return FaultReport(
             what=str(Fault.HOSTILE),
             victim="",
-            landed=not why,
+            injected=not why,
             why=why,
             message=message.kind,
             ended=ended,

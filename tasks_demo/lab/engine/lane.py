@@ -16,8 +16,8 @@ from typing import Any
 from tasks_demo.core.lifecycle import BY_MAIN, Point
 from tasks_demo.lab.engine.cell_run import CellEnd, CellRun
 from tasks_demo.lab.engine.draining import drain, left_over
-from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.load import Load, own_memory
+from tasks_demo.lab.engine.main_thread import MainThread
 from tasks_demo.lab.engine.publishing import Publisher
 from tasks_demo.lab.engine.unaimed_faults import UnaimedFaults
 from tasks_demo.lab.engine.workers import Workers
@@ -29,7 +29,7 @@ from tasks_demo.ledger.models import Event
 
 @dataclass(frozen=True)
 class Progress:
-    """What a screen shows of a cell while it runs. ``left``: messages that are not done; ``landed``: faults.
+    """What a screen shows of a cell while it runs. ``left``: messages that are not done; ``injected``: faults.
 
     ``worker`` and ``pid``: the worker that was started last; ``alive``: whether it has not ended.
     """
@@ -37,7 +37,7 @@ class Progress:
     cell: Cell
     state: str
     left: int
-    landed: int = 0
+    injected: int = 0
     worker: str = ""
     pid: int = 0
     alive: bool = False
@@ -47,13 +47,13 @@ class Lane:
     """Runs one cell. ``stop``: set when the run is interrupted."""
 
     def __init__(
-        self, run: CellRun, stop: threading.Event, progress: Callable[[Progress], None], errands: Errands
+        self, run: CellRun, stop: threading.Event, progress: Callable[[Progress], None], main_thread: MainThread
     ) -> None:
         self.name = run.name
         self._run = run
         self._stop = stop
         self._progress = progress
-        self._errands = errands
+        self._main_thread = main_thread
         self._shown = Progress(run.cell, "waiting", left=run.cell.tasks)
 
     def run(self) -> CellEnd:
@@ -76,10 +76,10 @@ class Lane:
         )
         workers = Workers(run, nemesis)
         publisher = Publisher(run, workers, self._stop)
-        unaimed = UnaimedFaults(run, self._errands)
+        unaimed = UnaimedFaults(run, self._main_thread)
 
         def show(left: int) -> None:
-            self._show(left=left, landed=nemesis.landed, **workers.current())
+            self._show(left=left, injected=nemesis.injected, **workers.current())
 
         load = Load(run, nemesis, workers, self._stop, show)
         try:
@@ -103,7 +103,7 @@ class Lane:
         finally:
             nemesis.close()
             unaimed.remove()
-        self._show(state="reading the books", landed=nemesis.landed, **workers.current())
+        self._show(state="reading the books", injected=nemesis.injected, **workers.current())
         held, exited = left_over(run.broker, self._stop), workers.exited.is_set()
         return CellEnd(
             queued=held.queued,

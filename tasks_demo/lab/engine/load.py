@@ -85,7 +85,7 @@ class Load:
         if not why and not held.queued + held.unacked:
             why = "nothing was in flight"
         report = FaultReport(
-            what=str(self._run.cell.fault), victim="main", landed=not why, why=why, pid=pid, main_pid=pid,
+            what=str(self._run.cell.fault), victim="main", injected=not why, why=why, pid=pid, main_pid=pid,
             died="SIGKILL", worker=name, queued=held.queued, unacked=held.unacked, memory=memory,
         )  # fmt: skip
         self._nemesis.report("", report)

@@ -26,9 +26,9 @@ from tasks_demo import ledger
 from tasks_demo.core import lifecycle
 from tasks_demo.core.exceptions import DeliveryError, EnvironmentNotReady
 from tasks_demo.lab.engine.cell_run import CellRun, runs_alone
-from tasks_demo.lab.engine.errands import Errands
 from tasks_demo.lab.engine.hostile_messages import where_ended
 from tasks_demo.lab.engine.lane import Lane, Progress
+from tasks_demo.lab.engine.main_thread import MainThread
 from tasks_demo.lab.engine.publishing import Stop
 from tasks_demo.lab.engine.witnesses import Unread, witness_of
 from tasks_demo.lab.plan.brokers import KINDS
@@ -97,7 +97,7 @@ class Run:
         self._lock = threading.Lock()
         self._books = threading.Lock()
         self._stop = threading.Event()
-        self._errands = Errands()
+        self._main_thread = MainThread()
         self._failures: list[Exception] = []
         self._cell_runs: dict[str, CellRun] = {}
         self._watchers: tuple[Callable[[Progress], None], ...] = ()
@@ -165,7 +165,7 @@ class Run:
                 # With a timeout: a signal that the kernel delivers to another thread does not wake a wait without one. And not
                 # Thread.join, which considers a thread ended when it is interrupted (bpo-45274).
                 while wait(working, SIGNAL_SECONDS).not_done:
-                    self._errands.run()
+                    self._main_thread.run_pending()
             except KeyboardInterrupt:
                 self._stop.set()
                 environment.template.close()
@@ -239,7 +239,7 @@ class Run:
         run = CellRun(cell, self.run_id, environment, self.folder)
         witness = witness_of(run)
         self._cell_runs[cell.name] = run
-        lane = Lane(run, self._stop, self._tell, self._errands)
+        lane = Lane(run, self._stop, self._tell, self._main_thread)
         try:
             witness.before(run)
             end = lane.run()

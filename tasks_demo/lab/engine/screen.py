@@ -63,8 +63,8 @@ class Screen:
             bar = self._bars[seen.cell.name]
             self._progress.start_task(bar)
             done = max(0, seen.cell.tasks - seen.left)
-            self._progress.update(bar, completed=done, state=seen.state, kills=_kills(seen.cell, seen.landed))
-            self._kills[seen.cell.name] = seen.landed
+            self._progress.update(bar, completed=done, state=seen.state, kills=_kills(seen.cell, seen.injected))
+            self._kills[seen.cell.name] = seen.injected
             if seen.state in _ENDED:
                 self._progress.stop_task(bar)
                 self._ended[seen.cell.name] = seen.state == "unknown"
@@ -81,5 +81,5 @@ class Screen:
         )
 
 
-def _kills(cell: Cell, landed: int) -> str:
-    return f"{landed:>3}/{len(cell.victims)} kills" if cell.victims else "   no kills"
+def _kills(cell: Cell, injected: int) -> str:
+    return f"{injected:>3}/{len(cell.victims)} kills" if cell.victims else "   no kills"

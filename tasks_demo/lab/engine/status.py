@@ -89,7 +89,7 @@ class Status:
             self._cells[seen.cell.name].update(
                 state=seen.state,
                 done=max(0, seen.cell.tasks - seen.left),
-                landed=seen.landed,
+                landed=seen.injected,
                 worker=seen.worker,
                 pid=seen.pid,
                 alive=seen.alive,
@@ -118,9 +118,9 @@ class Status:
     def _sample(self) -> None:
         with self._guard:
             done = sum(cell["done"] for cell in self._cells.values())
-            landed = sum(cell["landed"] for cell in self._cells.values())
+            injected = sum(cell["landed"] for cell in self._cells.values())
             samples = self._document["samples"]
-            samples.append([round(time.monotonic() - self._began, 2), done, landed])
+            samples.append([round(time.monotonic() - self._began, 2), done, injected])
             if len(samples) > MOST_SAMPLES:
                 del samples[::2]
                 self._document["sample_s"] *= 2

@@ -1,5 +1,5 @@
-"""Faults that hit no process of a worker: a lost response, a slow body, a double click, trouble of the broker. Whether they
-landed is read from their traces."""
+"""Faults that hit no process of a worker: a lost response, a slow body, a double click, trouble of the broker. Their traces
+show whether they were injected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks_demo.core.lifecycle import Point
 from tasks_demo.demo.bank.client import BankClient, BankError
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.engine.cell_run import CellRun
-from tasks_demo.lab.engine.errands import Errands
+from tasks_demo.lab.engine.main_thread import MainThread
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
@@ -35,9 +35,9 @@ _QUEUED_SECONDS, _BEGUN_SECONDS = 10.0, 30.0
 class UnaimedFaults:
     """The unaimed fault of a cell; does nothing in other cells."""
 
-    def __init__(self, run: CellRun, errands: Errands) -> None:
+    def __init__(self, run: CellRun, main_thread: MainThread) -> None:
         self._run = run
-        self._errands = errands
+        self._main_thread = main_thread
         self._fault = run.cell.fault
         self._bank = BankClient(run.environment.bank_url, _BANK_SECONDS)
         #: Called when what happens once has begun.
@@ -83,7 +83,7 @@ class UnaimedFaults:
         pid, held, died, problem = hit(workers, stop)
         why = why or problem or ("" if held.queued else "nothing was queued")
         for task_id in self._run.victims:
-            report = FaultReport(what=str(self._fault), victim=victim, pid=pid, landed=not why, why=why, died=died)
+            report = FaultReport(what=str(self._fault), victim=victim, pid=pid, injected=not why, why=why, died=died)
             nemesis.report(task_id, report)
 
     def _hit_broker(self, workers: Workers, stop: threading.Event) -> tuple[int, Holdings, str, str]:
@@ -118,7 +118,7 @@ class UnaimedFaults:
         return pid, held, "SIGKILL", ""
 
     def _start(self, server: TroubledBroker | PostgresServer) -> None:
-        self._errands.ask(server.launch)
+        self._main_thread.call(server.launch)
         server.await_ready()
 
     def _a_job_has_begun(self) -> bool:
@@ -139,15 +139,17 @@ class UnaimedFaults:
                 workers.start()  # as a supervisor does
 
     def report(self, nemesis: Nemesis) -> None:
-        """Report for each victim whether the fault landed."""
+        """Report for each victim whether the fault was injected."""
         if self._fault not in {Fault.SLOW, Fault.LOST_RESPONSE, Fault.DOUBLE_PUBLISH}:
             return
-        landed = self._landed()
+        injected = self._traces()
         for task_id in self._run.victims:
-            why = "" if task_id in landed else "it left no trace"
-            nemesis.report(task_id, FaultReport(what=str(self._fault), victim="", landed=task_id in landed, why=why))
+            why = "" if task_id in injected else "it left no trace"
+            nemesis.report(
+                task_id, FaultReport(what=str(self._fault), victim="", injected=task_id in injected, why=why)
+            )
 
-    def _landed(self) -> set[str]:
+    def _traces(self) -> set[str]:
         if self._fault is Fault.LOST_RESPONSE:
             return {task_id for task_id, hits in self._bank.fault_hits(self._run.hex_name).items() if hits}
         if self._fault is Fault.SLOW:

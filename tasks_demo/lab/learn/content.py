@@ -201,7 +201,7 @@ def why(case: Case) -> str:
         return _lost_response(case)
     if case.fault == "poison" and not case.effects:
         return _poison(case)
-    killed = next(number for number, moment in enumerate(case.moments) if moment.landed)
+    killed = next(number for number, moment in enumerate(case.moments) if moment.injected)
     before = any(moment.kind == "effect" for moment in case.moments[:killed])
     afterwards = {moment.kind for moment in case.moments[killed:]}
     again = "received" in afterwards
@@ -236,7 +236,7 @@ def _lost_response(case: Case) -> str:
 
 
 def _poison(case: Case) -> str:
-    kills = sum(moment.landed for moment in case.moments)
+    kills = sum(moment.injected for moment in case.moments)
     if case.parked:
         return (
             f"Each of {kills} attempts was killed before the charge. Then the message was parked: nobody delivers it until a "

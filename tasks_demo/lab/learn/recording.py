@@ -69,7 +69,7 @@ class Recording:
 
 
 def cases_of(events: Iterable[HistoryEvent]) -> list[Case]:
-    """Return the case of each cell in which a kill of main landed, in the order of the history."""
+    """Return the case of each cell in which a kill of main was injected, in the order of the history."""
     cells: dict[tuple[str, str, str], list[HistoryEvent]] = {}
     for event in events:
         if event.fault == MAIN and event.point:
@@ -85,9 +85,9 @@ def others_of(events: Iterable[HistoryEvent]) -> list[Case]:
             cells.setdefault((event.pattern, event.fault), []).append(event)
     found = []
     for (pattern, fault), its in cells.items():
-        landed = [event for event in its if event.kind == "fault" and event.detail.get("landed") is True]
+        injected = [event for event in its if event.kind == "fault" and event.detail.get("landed") is True]
         if hit := next(
-            (each for each in landed if each.detail.get("point") == "effect_done"), next(iter(landed), None)
+            (each for each in injected if each.detail.get("point") == "effect_done"), next(iter(injected), None)
         ):
             found.append(_of_victim((pattern, fault, str(hit.detail.get("point", ""))), its, hit))
     return found
@@ -103,7 +103,7 @@ def _of_victim(key: tuple[str, str, str], events: list[HistoryEvent], hit: Histo
 
 
 #: The fields of a moment in the file; those at their default are left out.
-_FIELDS = ("after_ms", "kind", "worker", "pid", "again", "landed", "victim", "point", "main_pid", "child_pid")
+_FIELDS = ("after_ms", "kind", "worker", "pid", "redelivered", "injected", "victim", "point", "main_pid", "child_pid")
 
 
 def write(recording: Recording, file: Path = FILE) -> None:

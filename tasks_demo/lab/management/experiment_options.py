@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 
 from tasks_demo.core.semantics import Semantics
 from tasks_demo.lab import controls
-from tasks_demo.lab.plan import options as asked
+from tasks_demo.lab.plan import options as plan_options
 from tasks_demo.lab.plan.brokers import QUEUES
 from tasks_demo.lab.plan.cells import LANES, MIXED, MOST_CLICKS, MOST_LOAD
 from tasks_demo.management.arguments import filled, whole
@@ -19,17 +19,17 @@ def add_options(parser: CommandParser) -> None:
     """Add what ``plan.options`` reads, and where results go."""
     what = parser.add_argument_group("what to run")
     many: dict[str, Any] = {"nargs": "+", "action": "extend"}
-    what.add_argument("--pattern", choices=[*asked.PATTERNS, "all"], **many, help="default: all")
+    what.add_argument("--pattern", choices=[*plan_options.PATTERNS, "all"], **many, help="default: all")
     what.add_argument(
         "--fault",
         metavar="FAULT",
         **many,
-        help=f"{', '.join(asked.FAULTS)}; two at the same job: 'kill-main + cut'; or all. Default: none kill-child kill-main; "
-        "with --point the latter two",
+        help=f"{', '.join(plan_options.FAULTS)}; two at the same job: 'kill-main + cut'; or all. Default: none kill-child "
+        "kill-main; with --point the latter two",
     )
     what.add_argument(
         "--point",
-        choices=[*asked.POINTS, MIXED, "all"],
+        choices=[*plan_options.POINTS, MIXED, "all"],
         **many,
         help="aim every kill at this point, one cell per point; mixed: all points in one cell",
     )
@@ -76,7 +76,7 @@ def add_options(parser: CommandParser) -> None:
     )
     what.add_argument("--queue", choices=QUEUES, help="the type of RabbitMQ's queues, default quorum")
     what.add_argument(
-        "--tasks", type=whole("--tasks", 1, 1_000_000), help=f"operations per cell, default {asked.TASKS}"
+        "--tasks", type=whole("--tasks", 1, 1_000_000), help=f"operations per cell, default {plan_options.TASKS}"
     )
     what.add_argument(
         "--kills", type=whole("--kills", 1, 100_000), help="victims per cell, default a tenth of the jobs"
@@ -98,7 +98,7 @@ def add_options(parser: CommandParser) -> None:
         type=whole("--load", 1, MOST_LOAD),
         metavar="RATE",
         help="publish at most RATE jobs per second, and kill the main process of one of two workers at random moments "
-        f"(default: {asked.LOAD_TASKS} jobs, a kill for every {asked.LOAD_JOBS_PER_KILL})",
+        f"(default: {plan_options.LOAD_TASKS} jobs, a kill for every {plan_options.LOAD_JOBS_PER_KILL})",
     )
     what.add_argument(
         "--seed",

@@ -39,37 +39,37 @@ LEAST_QUEUED = 3
 #: Jobs and victims in each cell of a control.
 CONTROL_TASKS, CONTROL_KILLS = 6, 2
 #: Options that have no effect beside ``--replay``, and beside ``--plan``.
-OF_A_PLAN = (
+PLANNING_OPTIONS = (
     *("task", "calls", "effects", "promise", "control", "rival", "pattern", "fault", "point", "tasks", "kills", "work"),
     *("clicks", "keyless", "load", "seed", "queue"),
 )
-OF_A_RUN = ("lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
+RUN_OPTIONS = ("lanes", "json", "junit", "markdown", "html", "events", "no_progress", "run")
 
 #: An option that Django has no name for.
-_WRITTEN = {"calls": "args"}
+_OPTION_NAMES = {"calls": "args"}
 
 
-class Refused(ValueError):
+class OptionRefused(ValueError):
     """The options contradict each other, or one of them would have no effect; the message says which and why."""
 
 
 def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None) -> tuple[list[Cell], list[str]]:
     """Return the cells, of the patterns or of ``own``, and a sentence for each named combination that was left out.
 
-    Raises Refused.
+    Raises OptionRefused.
     """
     load = options.get("load") or 0
     if load and (given := _given(options, ("task", "control", "rival", "fault", "point", "clicks", "keyless"))):
-        raise Refused(
+        raise OptionRefused(
             f"{given} would do nothing here: --load kills workers of the demo at random moments. Leave it out."
         )
     if own is None and (options.get("control") or options.get("rival")):
         return _of_controls(options, seed), []
     if own is None:
-        beside_patterns(options)
+        refuse_task_options(options)
         patterns, all_patterns = _chosen("--pattern", options["pattern"], PATTERNS, PATTERNS)
     else:
-        beside_task(options, own)
+        refuse_demo_options(options, own)
         patterns, all_patterns = [own.name], True
     points, all_points = _chosen(
         "--point", options["point"], [str(point) for point in own.points] if own else POINTS, []
@@ -79,28 +79,28 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         "--fault", options["fault"], [str(one) for one in own.faults] if own else FAULTS, usual
     )
     if Fault.LOAD in faults:
-        raise Refused("--fault load needs a rate: write --load RATE instead.")
+        raise OptionRefused("--fault load needs a rate: write --load RATE instead.")
     try:
         faults = [str(Fault.LOAD)] if load else list(dict.fromkeys(str(parse(name)) for name in faults))
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise OptionRefused(str(error)) from error
     usual_tasks = LOAD_TASKS if load else OWN_TASKS if own else TASKS
     tasks, kills = options["tasks"] or (own and len(own.calls)) or usual_tasks, options["kills"]
     if own and tasks > MOST_TASKS:
-        raise Refused(f"{own.file} has {tasks:,} lines, more than {MOST_TASKS:,}: limit them with --tasks.")
+        raise OptionRefused(f"{own.file} has {tasks:,} lines, more than {MOST_TASKS:,}: limit them with --tasks.")
     if load:
         kills = kills or max(1, tasks // LOAD_JOBS_PER_KILL)
     if (kills or 0) > tasks:
-        raise Refused(f"--kills {kills} is more than --tasks {tasks}: each job is hit at most once.")
+        raise OptionRefused(f"--kills {kills} is more than --tasks {tasks}: each job is hit at most once.")
     brokers = _brokers(options)
     for name in () if all_faults else faults:
         fault, _ = parts(parse(name))  # the other of two is none of the broker
         reasons = {broker.family: why_not_on(broker.name, fault) for broker in brokers}
         if all(reasons.values()):
             family, why = next(iter(reasons.items()))
-            raise Refused(f"{name} would do nothing on {family}: {why}.")
+            raise OptionRefused(f"{name} would do nothing on {family}: {why}.")
         if fault.once and tasks < LEAST_QUEUED:
-            raise Refused(
+            raise OptionRefused(
                 f"{name} happens while jobs are queued: it takes {LEAST_QUEUED} or more, and there is {tasks}."
             )
     cells = plan(
@@ -124,7 +124,7 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         for point in points or [""]
     }
     if not cells:
-        raise Refused(f"Nothing to run: {_said(why for why, _ in impossible.values())}.")
+        raise OptionRefused(f"Nothing to run: {_reasons(why for why, _ in impossible.values())}.")
     named: list[tuple[str, Sequence[str], Callable[[Cell], str]]] = [
         ("--pattern", [] if all_patterns else patterns, lambda cell: cell.pattern),
         ("--fault", [] if all_faults else faults, lambda cell: cell.fault_name),
@@ -133,21 +133,23 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
     for place, (option, values, of) in enumerate(named):
         for value in values:
             if not any(of(cell) == value for cell in cells):
-                why = _said(why for combination, (why, _) in impossible.items() if combination[place] == value)
-                raise Refused(f"{option} {value} would do nothing here: {why}. Leave it out.")
+                why = _reasons(why for combination, (why, _) in impossible.items() if combination[place] == value)
+                raise OptionRefused(f"{option} {value} would do nothing here: {why}. Leave it out.")
     if points and not any(cell.point for cell in cells):
-        raise Refused(f"--point would do nothing here: {_said(why for why, _ in impossible.values())}. Leave it out.")
+        raise OptionRefused(
+            f"--point would do nothing here: {_reasons(why for why, _ in impossible.values())}. Leave it out."
+        )
     if options["keyless"] and not any(cell.keyless for cell in cells):
-        raise Refused("--keyless would do nothing here: only the jobs of dedup_lock pass a key to the bank.")
+        raise OptionRefused("--keyless would do nothing here: only the jobs of dedup_lock pass a key to the bank.")
     if kills and not any(cell.victims for cell in cells):
-        raise Refused("--kills would do nothing here: the fault none has no victims.")
+        raise OptionRefused("--kills would do nothing here: the fault none has no victims.")
     missed = {why for why, because in impossible.values() if because and all(named[place][1] for place in because)}
     return cells, [f"Left out: {why}." for why in sorted(missed)]
 
 
 def _of_controls(options: Mapping[str, Any], seed: int) -> list[Cell]:
     if given := _given(options, ("pattern", "fault", "point", "clicks", "keyless")):
-        raise Refused(
+        raise OptionRefused(
             f"{given} would do nothing here: each control and rival says itself where it is tried. Leave it out."
         )
     names = [
@@ -155,7 +157,7 @@ def _of_controls(options: Mapping[str, Any], seed: int) -> list[Cell]:
         *_chosen("--rival", options["rival"], controls.RIVALS, [])[0],
     ]
     if (brokers := _brokers(options)) != [REDIS]:
-        raise Refused(f"Controls and rivals are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
+        raise OptionRefused(f"Controls and rivals are tried on Redis, not on {brokers[-1].family}: leave --broker out.")
     tasks = options["tasks"] or CONTROL_TASKS
     try:
         return plan_controls(
@@ -167,7 +169,7 @@ def _of_controls(options: Mapping[str, Any], seed: int) -> list[Cell]:
             work_ms=options["work"] or 0,
         )
     except ImportError as error:
-        raise Refused(f"{error.name} is not installed: pip install -r requirements-rivals.txt.") from error
+        raise OptionRefused(f"{error.name} is not installed: pip install -r requirements-rivals.txt.") from error
 
 
 def _brokers(options: Mapping[str, Any]) -> list[BrokerKind]:
@@ -175,11 +177,11 @@ def _brokers(options: Mapping[str, Any]) -> list[BrokerKind]:
     try:
         found = [kind_of(name, options.get("queue") or "") for name in named]
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise OptionRefused(str(error)) from error
     if len(found) > 1 and any("://" in name for name in named):
-        raise Refused("--broker takes several names, or one address.")
+        raise OptionRefused("--broker takes several names, or one address.")
     if len(set(found)) < len(found):
-        raise Refused("--broker names the same broker twice.")
+        raise OptionRefused("--broker names the same broker twice.")
     return found
 
 
@@ -188,52 +190,52 @@ def _named_brokers(options: Mapping[str, Any]) -> list[str]:
     return [named] if isinstance(named, str) else list(named or ())
 
 
-def address(options: Mapping[str, Any]) -> str:
+def broker_address(options: Mapping[str, Any]) -> str:
     """Return the address that ``--broker`` gives; empty if it names a broker, or none."""
     return next((name for name in _named_brokers(options) if "://" in name), "")
 
 
-def beside_patterns(options: Mapping[str, Any]) -> None:
-    """Raise Refused for an option that is about a task of the project, where none is named."""
+def refuse_task_options(options: Mapping[str, Any]) -> None:
+    """Raise OptionRefused for an option that is about a task of the project, where none is named."""
     if given := _given(options, ("calls", "effects", "promise")):
-        raise Refused(f"{given} would do nothing here: it is about the task that --task names.")
+        raise OptionRefused(f"{given} would do nothing here: it is about the task that --task names.")
 
 
-def beside_task(options: Mapping[str, Any], own: OwnTask) -> None:
-    """Raise Refused for an option that is about the demo's jobs, and for more jobs than there are calls."""
+def refuse_demo_options(options: Mapping[str, Any], own: OwnTask) -> None:
+    """Raise OptionRefused for an option that is about the demo's jobs, and for more jobs than there are calls."""
     if given := _given(options, ("pattern", "clicks", "keyless")):
-        raise Refused(f"{given} is about the jobs of the demo: leave it out beside --task.")
+        raise OptionRefused(f"{given} is about the jobs of the demo: leave it out beside --task.")
     if own.calls and (options["tasks"] or 0) > len(own.calls):
-        raise Refused(f"--tasks {options['tasks']} is more than the {len(own.calls)} lines of {own.file}.")
+        raise OptionRefused(f"--tasks {options['tasks']} is more than the {len(own.calls)} lines of {own.file}.")
 
 
-def beside_replay(options: Mapping[str, Any]) -> None:
-    """Raise Refused for an option that the replayed plan decides."""
-    if given := _given(options, OF_A_PLAN):
-        raise Refused(f"--replay brings its own plan: leave {given} out.")
+def refuse_planning_options(options: Mapping[str, Any]) -> None:
+    """Raise OptionRefused for an option that the replayed plan decides."""
+    if given := _given(options, PLANNING_OPTIONS):
+        raise OptionRefused(f"--replay brings its own plan: leave {given} out.")
 
 
-def beside_cells(options: Mapping[str, Any], cells: Iterable[Cell]) -> None:
-    """Raise Refused unless the broker that was named is of the kind of these replayed cells."""
+def refuse_other_broker(options: Mapping[str, Any], cells: Iterable[Cell]) -> None:
+    """Raise OptionRefused unless the broker that was named is of the kind of these replayed cells."""
     if not options["broker"]:
         return
     families = {kind.family for kind in _brokers({"broker": options["broker"]})}
     for cell in cells:
         if KINDS[cell.broker].family not in families:
             named = " ".join(name.partition("://")[0] for name in _named_brokers(options))
-            raise Refused(f"The plan is for {cell.broker}: --broker {named} is another.")
+            raise OptionRefused(f"The plan is for {cell.broker}: --broker {named} is another.")
 
 
-def beside_plan(options: Mapping[str, Any]) -> None:
-    """Raise Refused for an option that is about a run, of which ``--plan`` makes none."""
-    if given := _given(options, OF_A_RUN):
-        raise Refused(f"--plan runs nothing, so {given} would do nothing: leave it out.")
+def refuse_run_options(options: Mapping[str, Any]) -> None:
+    """Raise OptionRefused for an option that is about a run, of which ``--plan`` makes none."""
+    if given := _given(options, RUN_OPTIONS):
+        raise OptionRefused(f"--plan runs nothing, so {given} would do nothing: leave it out.")
 
 
-def command(options: Mapping[str, Any], seed: int) -> str:
+def command_line(options: Mapping[str, Any], seed: int) -> str:
     """The command that runs the same plan again. Instead of an address with a password, it names the kind of broker."""
     parts = ["python", "manage.py", "experiment"]
-    for name in (*OF_A_PLAN, "broker"):
+    for name in (*PLANNING_OPTIONS, "broker"):
         value = seed if name == "seed" else options.get(name)
         if value is None or value is False:
             continue
@@ -246,7 +248,7 @@ def command(options: Mapping[str, Any], seed: int) -> str:
 
 def _given(options: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(
-        f"--{_WRITTEN.get(name, name.replace('_', '-'))}"
+        f"--{_OPTION_NAMES.get(name, name.replace('_', '-'))}"
         for name in names
         if (value := options.get(name)) is not None and value is not False
     )
@@ -260,7 +262,7 @@ def _chosen(option: str, given: list[str] | None, everything: list[str], default
     beside = [name for name in named if name == MIXED or PLUS.strip() in name]  # "all" does not include them
     more = [name for name in named if name not in ("all", *beside)]
     if more:
-        raise Refused(f"{option} all includes everything: leave {', '.join(more)} out.")
+        raise OptionRefused(f"{option} all includes everything: leave {', '.join(more)} out.")
     return everything + beside, True
 
 
@@ -288,6 +290,6 @@ def why_not(
     return "", ()
 
 
-def _said(reasons: Iterable[str]) -> str:
+def _reasons(reasons: Iterable[str]) -> str:
     unique = list(dict.fromkeys(filter(None, reasons)))
     return "; ".join(unique[:3]) + (f"; and {len(unique) - 3} more such reasons" if len(unique) > 3 else "")

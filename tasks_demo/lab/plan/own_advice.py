@@ -30,7 +30,7 @@ _WORDS = {
 def predicted(own: OwnTask) -> Prediction:
     """A task is predicted to keep what it is held to, and why it is held to that."""
     words = _WORDS[own.semantics]
-    if own.asked:
+    if own.promise_given:
         why = f"--promise holds it to {words}."
     elif own.pattern:
         why = f"The pattern {own.pattern} promises {words}."

@@ -74,7 +74,7 @@ class Call:
 class OwnTask:
     """A task of the project.
 
-    :param semantics: what it is held to; ``asked``: by ``--promise``, not by its declaration.
+    :param semantics: what it is held to; ``promise_given``: by ``--promise``, not by its declaration.
     :param early: its messages are acknowledged before the body.
     :param pattern: its pattern; empty: none. ``settings``: those of ``SETTINGS``, as the task has them.
     :param effects: ``module:callable`` that counts the effects of a call; empty: executions are judged.
@@ -84,7 +84,7 @@ class OwnTask:
     name: str
     semantics: str
     early: bool
-    asked: bool = False
+    promise_given: bool = False
     pattern: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     effects: str = ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultReport:
-    """One fault at one victim. ``landed`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted.
+    """One fault at one victim. ``injected`` False: ``why`` says what was missing. ``seconds``: how long a pause lasted.
 
     Under load: the name of the ``worker``; ``queued`` and ``unacked`` messages when it was killed; its own ``memory``, bytes.
     ``connections``: how many of the cell's workers were open when they were disturbed.
@@ -16,7 +17,7 @@ class FaultReport:
 
     what: str
     victim: str
-    landed: bool = False
+    injected: bool = False
     why: str = ""
     point: str = ""
     pid: int | None = None
@@ -31,3 +32,8 @@ class FaultReport:
     unacked: int | None = None
     memory: int | None = None
     connections: int | None = None
+
+    def detail(self) -> dict[str, Any]:
+        """Return the detail of its event. There ``injected`` is called ``landed``, as in all stored histories."""
+        detail = asdict(self)
+        return {"landed": detail.pop("injected"), **detail}

@@ -1,4 +1,4 @@
-"""The nemesis: injects a fault when a planned victim reaches its point, and reports whether it landed.
+"""The nemesis: injects a fault when a planned victim reaches its point, and reports whether that succeeded.
 
 It signals only processes that this run started: a worker's main process that the template forked, and pool processes
 whose parent is such a main process. Each is held by a pidfd from before the signal until after its death, so that a reused
@@ -64,7 +64,7 @@ class Nemesis:
         self.fault = fault
         self._what = what or str(fault)
         self.victims = victims
-        self.landed = 0
+        self.injected = 0
         self.reached: set[str] = set()
         self.mains: set[int] = set()
         #: Workers that have consumed.
@@ -100,7 +100,7 @@ class Nemesis:
     def report(self, task_id: str, report: FaultReport) -> None:
         """Count a fault and pass it on."""
         with self._lock:
-            self.landed += report.landed
+            self.injected += report.injected
         self._on_fault(task_id, report)
 
     def _serve(self) -> None:
@@ -195,11 +195,11 @@ class Nemesis:
             if fault is Fault.TERM:
                 line.sendall(GO_ON)  # warm: the running body may finish
                 if ended(main_fd):
-                    return self.report(task_id, replace(report, landed=True, died="warm shutdown"))
+                    return self.report(task_id, replace(report, injected=True, died="warm shutdown"))
                 return self.report(task_id, replace(report, why=f"main did not end within {DEATH_SECONDS:.0f} s"))
             if ended(child_fd) and (fault.victim == "child" or ended(main_fd)):
                 # The victim was held at its point until it died: it cannot have gone on.
-                return self.report(task_id, replace(report, landed=True, died=sign.name))
+                return self.report(task_id, replace(report, injected=True, died=sign.name))
             line.sendall(GO_ON)
             return self.report(task_id, replace(report, why=f"no death within {DEATH_SECONDS:.0f} s of the signal"))
 
@@ -207,7 +207,7 @@ class Nemesis:
         """Have an allocation of the victim fail, and report it before the victim deals with that."""
         line.sendall(NO_MEMORY)
         failed = line.recv(1) == FAILED
-        self.report(task_id, replace(report, landed=failed, why="" if failed else "the memory was enough"))
+        self.report(task_id, replace(report, injected=failed, why="" if failed else "the memory was enough"))
         line.sendall(GO_ON)
 
     def _disturb(
@@ -238,14 +238,14 @@ class Nemesis:
                     self._exhaust(line, task_id, report)
                 healing.join()
             elif not what.seconds:
-                self.report(task_id, replace(report, landed=True))
+                self.report(task_id, replace(report, injected=True))
                 line.sendall(GO_ON)
             else:
                 began = time.monotonic()
                 self._closing.wait(what.held_seconds)
                 what.let_go(line)
                 why, lasted = self._heal_in_time(what), round(time.monotonic() - began, 3)
-                self.report(task_id, replace(report, landed=not why, why=why, seconds=lasted))
+                self.report(task_id, replace(report, injected=not why, why=why, seconds=lasted))
 
     def _heal_in_time(self, what: FaultProxy | WallClock) -> str:
         what.last(self._closing)
@@ -269,9 +269,9 @@ class Nemesis:
             stopped = stop(child, descriptor)
             line.sendall(GO_ON)
             self._closing.wait(self._pause_seconds)  # the fault itself
-            landed = stopped and is_stopped(child)
-            why = "" if landed else "the process was not stopped all the time"
-            self.report(task_id, replace(report, landed=landed, why=why, seconds=self._pause_seconds))
+            injected = stopped and is_stopped(child)
+            why = "" if injected else "the process was not stopped all the time"
+            self.report(task_id, replace(report, injected=injected, why=why, seconds=self._pause_seconds))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)

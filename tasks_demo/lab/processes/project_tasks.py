@@ -67,7 +67,7 @@ def own_task(name: str, file: str = "", effects: str = "", promise: str = "") ->
         name=task.name,
         semantics=promise or str(declared),
         early=early,
-        asked=bool(promise),
+        promise_given=bool(promise),
         pattern=pattern,
         settings={name: getattr(task, name, None) for name in SETTINGS},
         effects=effects,

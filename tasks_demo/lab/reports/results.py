@@ -97,9 +97,9 @@ def _campaign(documents: Documents) -> list[str]:
     rows = []
     for cells in _grouped(documents).values():
         first = cells[0]
-        landed, seen = sum(cell["kills"]["landed"] for cell in cells), sum(map(violations, cells))
+        injected, seen = sum(cell["kills"]["landed"] for cell in cells), sum(map(violations, cells))
         counts = [
-            landed,
+            injected,
             *(sum(cell[kind] for cell in cells) for kind in ("tasks", "lost", "duplicated", "suppressed")),
             seen,
         ]
@@ -108,7 +108,7 @@ def _campaign(documents: Documents) -> list[str]:
                 first["pattern"],
                 WORDS.get(first["semantics"], first["semantics"]),
                 *(f"{count:,}" for count in counts),
-                f"{1e4 * upper_bound(seen, landed):.1f} in 10,000",
+                f"{1e4 * upper_bound(seen, injected):.1f} in 10,000",
             )
         )
     return _table(
@@ -256,11 +256,11 @@ def _made(documents: Documents) -> str:
     days = sorted({document["started_at"][:10] for document in documents})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     jobs = sum(cell["tasks"] for document in documents for cell in document["cells"])
-    landed = sum(cell["kills"]["landed"] for document in documents for cell in document["cells"])
+    injected = sum(cell["kills"]["landed"] for document in documents for cell in document["cells"])
     unknown = sum(cell["observed"] == "unknown" for document in documents for cell in document["cells"])
     command = first["configuration"].get("command", "")
     return (
-        f"{seeds}, {when}, {counted(jobs, 'job')}, {counted(landed, 'fault')} injected, {unknown} unknown. "
+        f"{seeds}, {when}, {counted(jobs, 'job')}, {counted(injected, 'fault')} injected, {unknown} unknown. "
         f"{versions}, {first['configuration']['database']}. `{command}`"
     )
 

@@ -20,7 +20,7 @@ UNBOUNDED = 10_000
 HEAD = (
     "pattern",
     "fault",
-    "kills landed",
+    "kills injected",
     "executions 0/1/2+",
     "charges 0/1/2+",
     "lost",
@@ -161,13 +161,14 @@ def reading(cell: Mapping[str, Any], *, several: bool = False) -> str:
 
 def under_load(cell: Mapping[str, Any]) -> str:
     """What is counted of a cell under load only, as a sentence with a space before it."""
-    load, landed = cell["load"], cell["kills"]["landed"]
-    if not landed:
+    load, injected = cell["load"], cell["kills"]["landed"]
+    if not injected:
         return ""
     low, high = load["lost_per_kill"]
     return (
-        f" Lost per kill: {cell['lost'] / landed:.3g} (95 %: {low:.2g} to {high:.2g}); with about {load['in_flight']['p50']} in "
-        f"flight, {counted(load['again'], 'second execution')}, of {load['held']} that the killed workers held."
+        f" Lost per kill: {cell['lost'] / injected:.3g} (95 %: {low:.2g} to {high:.2g}); with about "
+        f"{load['in_flight']['p50']} in flight, {counted(load['again'], 'second execution')}, of "
+        f"{load['held']} that the killed workers held."
     )
 
 

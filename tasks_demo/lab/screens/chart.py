@@ -11,7 +11,7 @@ MOST_BARS = 120
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One slice of time: ``top`` and ``tall`` are the bar's place, ``kills`` the faults that landed in it."""
+    """One slice of time: ``top`` and ``tall`` are the bar's place, ``kills`` the faults that were injected in it."""
 
     x: float
     width: float
@@ -36,7 +36,7 @@ class Chart:
 
 
 def chart(samples: list[list[Any]]) -> Chart | None:
-    """Return the chart of these samples (seconds, jobs done, faults landed: both since the start); None without any."""
+    """Return the chart of these samples (seconds, jobs done, faults injected: both since the start); None without any."""
     if not samples:
         return None
     while len(samples) > MOST_BARS:

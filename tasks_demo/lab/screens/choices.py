@@ -8,7 +8,7 @@ from typing import Any
 
 from django import forms
 
-from tasks_demo.lab.plan import options as asked
+from tasks_demo.lab.plan import options as plan_options
 from tasks_demo.lab.plan.cells import LANES, MIXED, Cell, dump_plan
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.timing import expected_seconds, planned_faults
@@ -27,16 +27,19 @@ class Choices(forms.Form):
     """The form. Valid: ``cells``, ``left_out`` and ``seconds`` hold the plan; ``arguments()`` the command that runs it."""
 
     pattern = forms.MultipleChoiceField(
-        choices=_named(asked.PATTERNS), widget=forms.CheckboxSelectMultiple, initial=DEFAULT_PATTERNS, label="Patterns"
+        choices=_named(plan_options.PATTERNS),
+        widget=forms.CheckboxSelectMultiple,
+        initial=DEFAULT_PATTERNS,
+        label="Patterns",
     )
     fault = forms.MultipleChoiceField(
-        choices=[(name, f"{name}: {Fault(name).explained}") for name in asked.FAULTS],
+        choices=[(name, f"{name}: {Fault(name).explained}") for name in plan_options.FAULTS],
         widget=forms.CheckboxSelectMultiple,
-        initial=asked.DEFAULT_FAULTS,
+        initial=plan_options.DEFAULT_FAULTS,
         label="Faults",
     )
     point = forms.MultipleChoiceField(
-        choices=_named([*asked.POINTS, MIXED]),
+        choices=_named([*plan_options.POINTS, MIXED]),
         widget=forms.CheckboxSelectMultiple,
         required=False,
         label="Points",
@@ -70,8 +73,8 @@ class Choices(forms.Form):
         unset = dict.fromkeys(("kills", "work", "clicks"), None)
         options = {**unset, "keyless": False, **found, "point": found["point"] or None}
         try:
-            self.cells, self.left_out = asked.cells_for(options, found["seed"])
-        except asked.Refused as error:
+            self.cells, self.left_out = plan_options.cells_for(options, found["seed"])
+        except plan_options.OptionRefused as error:
             raise forms.ValidationError(str(error)) from error
         self.seconds = expected_seconds(self.cells, LANES)
         if len(self.cells) > MOST_CELLS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: What is compared: a heading, and how to say it of a cell.
-HEAD = ("kills landed", "charges 0/1/2+", "lost", "twice", "recovery p50", "verdict")
+HEAD = ("kills injected", "charges 0/1/2+", "lost", "twice", "recovery p50", "verdict")
 
 
 @dataclass(frozen=True, slots=True)

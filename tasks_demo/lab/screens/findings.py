@@ -84,7 +84,7 @@ def _job(tally: Tally, number: int) -> Job:
     if number < MOST_DRAWN:
         moments = [moment(event) for event in timeline(tally)]
         drawing = draw(moments, f"job-{number}", f"The life of {shown(tally.task_id, 80)}")
-        said = why(tally, [each.point for each in moments if each.landed])
+        said = why(tally, [each.point for each in moments if each.injected])
     name, broken = tally.run.partition(":")[2], BROKEN if tally.broken else None
     return Job(tally.task_id, name, verdict_badge(tally), broken, drawing, said)
 

@@ -122,7 +122,7 @@ class Stored:
         return sum(cell["tasks"] for cell in self.cells)
 
     @property
-    def landed(self) -> int:
+    def injected(self) -> int:
         return sum(cell["landed"] for cell in self.cells)
 
     @cached_property

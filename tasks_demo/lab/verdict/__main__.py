@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for cell in cells:
             where = " · ".join(name(part) for part in (cell.pattern, cell.fault, cell.point, cell.broker) if part)
             sys.stdout.write(
-                f"{where}: {cell.observed} ({counted(cell.tasks, 'task')}, {counted(cell.kills['landed'], 'kill')} landed, "
+                f"{where}: {cell.observed} ({counted(cell.tasks, 'task')}, {counted(cell.kills['landed'], 'kill')} injected, "
                 f"{cell.lost} lost, {cell.duplicated} duplicated, {cell.unresolved} unresolved)\n"
             )
             sys.stdout.writelines(f"  {reason}\n" for reason in cell.reasons)

@@ -14,7 +14,7 @@ A promise bounds the executions of each task ID and the effects of each operatio
 2. an upper bound is exceeded, whatever else is missing                                    -> broken
 3. evidence is missing (not quiescent, books not read, fewer events than were recorded)    -> unknown
 4. a lower bound is not reached by something whose publication was confirmed               -> broken
-5. nothing was tried (no landed kill where there is a fault), a refused task ran, or an
+5. nothing was tried (no injected kill where there is a fault), a refused task ran, or an
    upper bound was exceeded by a message that waited in a worker until its broker delivered
    it again, in a cell that is not about that                                              -> unknown
 6. otherwise                                                                               -> held
@@ -137,12 +137,12 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     total = sum(number for count, number in tasks.items() if count & ANY_PUBLICATION)
     if end.tasks is not None and total < end.tasks:
         found.missing.say(f"{counted(end.tasks, 'task')} to be published; the history holds the publication of {total}")
-    landed = [kill for kill in evidence.kills if kill.landed]
-    if len(landed) > end.kills:
-        found.contradictions.say(f"{counted(len(landed), 'kill')} landed, {end.kills} planned")
-    if not landed and (end.kills or evidence.fault != "none"):
+    injected = [kill for kill in evidence.kills if kill.injected]
+    if len(injected) > end.kills:
+        found.contradictions.say(f"{counted(len(injected), 'kill')} injected, {end.kills} planned")
+    if not injected and (end.kills or evidence.fault != "none"):
         why = next((f": {name(kill.why)}" for kill in evidence.kills if kill.why), "")
-        found.doubts.say(f"nothing was tried: no {evidence.fault} landed of {end.kills} planned{why}")
+        found.doubts.say(f"nothing was tried: no {evidence.fault} injected of {end.kills} planned{why}")
 
     observed, reasons = found.verdict()
     effects = _histogram(operations, _EFFECTS)
@@ -153,7 +153,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
     )
     lost = lost if complete else 0
     settled = complete and not found.contradictions
-    recoveries = [kill.recovery for kill in landed if kill.recovery is not None]
+    recoveries = [kill.recovery for kill in injected if kill.recovery is not None]
     return CellResult(
         pattern=evidence.pattern,
         semantics=str(promise.semantics),
@@ -164,7 +164,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
         seed=end.seed,
         tasks=total,
         published=published,
-        kills={"planned": end.kills, "landed": len(landed)},
+        kills={"planned": end.kills, "landed": len(injected)},
         executions=_histogram(tasks, _EXECUTIONS),
         effects=effects,
         lost=lost,
@@ -184,15 +184,15 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
             if lost
             else [],
             "duplicated": _first(evidence, lambda count, _: count >> _EFFECTS > 1) if effects["2+"] else [],
-            "killed": list(dict.fromkeys(kill.task_id for kill in landed if kill.task_id))[:_EXAMPLES],
+            "killed": list(dict.fromkeys(kill.task_id for kill in injected if kill.task_id))[:_EXAMPLES],
         },
         duration_s=end.duration,
         promise={"executions": promise.executions.as_list(), "effects": promise.effects.as_list()},
         observed=observed,
-        bound_95=_bound(observed, len(found.violated), len(landed), end.kills, total),
+        bound_95=_bound(observed, len(found.violated), len(injected), end.kills, total),
         reasons=reasons,
         judged=end.judged,
-        load=_under_load(evidence, end.load, landed, lost) if end.load else None,
+        load=_under_load(evidence, end.load, injected, lost) if end.load else None,
     )
 
 
@@ -202,11 +202,11 @@ def _under_load(evidence: Evidence, rate: int, kills: list[Kill], lost: int) -> 
     ``held``: jobs in the hands of the killed workers, over all kills. ``again``: executions of a job beyond its first, and
     ``unexplained``: those of a job that no killed worker held.
     """
-    excused = evidence.hands.excused if evidence.hands else {}
+    excused = evidence.holdings.excused if evidence.holdings else {}
     extra = {who: (count >> _EXECUTIONS) - 1 for who, count in evidence.tasks.items() if count >> _EXECUTIONS > 1}
     again = sum(extra.values())
     memory = [size for kill in kills if type(size := kill.detail.get("memory")) is int]
-    ready = evidence.hands.memory if evidence.hands else []
+    ready = evidence.holdings.memory if evidence.holdings else []
     seen = {what: [n for kill in kills if type(n := kill.detail.get(what)) is int] for what in ("queued", "unacked")}
     return {
         "rate": rate,
@@ -338,10 +338,10 @@ def _histogram(counts: Mapping[int, int], shift: int) -> dict[str, int]:
     return bars
 
 
-def _bound(observed: str, violations: int, landed: int, planned: int, tasks: int) -> float:
-    """The 95 % upper bound on the rate of violations, per landed kill, or per task where no kill was planned.
+def _bound(observed: str, violations: int, injected: int, planned: int, tasks: int) -> float:
+    """The 95 % upper bound on the rate of violations, per injected kill, or per task where no kill was planned.
 
     1.0 where the evidence settles nothing. Several violations by one kill count as no more than one a kill.
     """
-    trials = landed if planned else tasks
+    trials = injected if planned else tasks
     return 1.0 if observed == "unknown" else upper_bound(min(violations, trials), trials)

@@ -12,8 +12,8 @@ from typing import Any
 
 from tasks_demo.core.points import BY_MAIN
 from tasks_demo.lab.verdict.findings import Sentences, name
-from tasks_demo.lab.verdict.hands import Hands
 from tasks_demo.lab.verdict.history import POINTS, HistoryError, HistoryEvent
+from tasks_demo.lab.verdict.worker_holdings import WorkerHoldings
 
 CellKey = tuple[str, str, str, str]
 
@@ -65,10 +65,10 @@ _LATER = {point: sum(_BITS[later] for later in _MAIN_LINE[i + 1 :]) for i, point
 class Kill:
     """One fault that the nemesis reports for a process that was running ``task_id``."""
 
-    __slots__ = ("at", "detail", "held", "landed", "recovery", "task_id", "why")
+    __slots__ = ("at", "detail", "held", "injected", "recovery", "task_id", "why")
 
-    def __init__(self, at: float, task_id: str, landed: bool, why: str) -> None:
-        self.at, self.task_id, self.landed, self.why = at, task_id, landed, why
+    def __init__(self, at: float, task_id: str, injected: bool, why: str) -> None:
+        self.at, self.task_id, self.injected, self.why = at, task_id, injected, why
         self.recovery: float | None = None
         self.held = 0  # under load: jobs that were in the hands of the killed worker
         self.detail: dict[str, Any] = {}
@@ -98,7 +98,7 @@ class Evidence:
         self.named_otherwise: list[tuple[str, str]] = []
         self.quiescent: dict[str, Any] | None = None
         self.contradictions = Sentences()
-        self.hands = Hands() if self.fault == "load" else None
+        self.holdings = WorkerHoldings() if self.fault == "load" else None
 
     @property
     def planned_cells(self) -> int:
@@ -110,7 +110,7 @@ class Evidence:
         """The operation under which a task was published."""
         return self.operation_of.get(task_id, task_id)
 
-    def witnessed(self, event: HistoryEvent) -> None:
+    def record_worker(self, event: HistoryEvent) -> None:
         """An event that is not a point which a worker announces."""
         kind = event.kind
         if kind == "quiescent":
@@ -125,8 +125,8 @@ class Evidence:
             self.faulted(event)
         elif kind == "worker":
             # The pid of a dead process may be reused. (A worker's readiness may be recorded late.)
-            if self.hands is not None:
-                self.hands.witnessed(event)
+            if self.holdings is not None:
+                self.holdings.record_worker(event)
             state = self.running.get(event.pid) if event.pid is not None else None
             if state is not None and event.detail.get("state") == "ready" and state[1] & _KILLED:
                 del self.running[event.pid]  # type: ignore[arg-type]
@@ -202,17 +202,19 @@ class Evidence:
 
     def killed_under_load(self, kill: Kill, event: HistoryEvent) -> None:
         pid = event.detail.get("main_pid")
-        if self.hands is None or not isinstance(pid, int) or (problem := self.hands.not_alive(pid)):
-            self._refute(kill, event, problem if self.hands and isinstance(pid, int) else "no load, or no process")
+        if self.holdings is None or not isinstance(pid, int) or (problem := self.holdings.why_not_killed(pid)):
+            self._refute(kill, event, problem if self.holdings and isinstance(pid, int) else "no load, or no process")
             return
-        held = self.hands.killed(pid, str(event.detail.get("worker")))
+        held = self.holdings.record_kill(pid, str(event.detail.get("worker")))
         kill.held, kill.task_id, kill.detail = len(held), next(iter(held), ""), event.detail
         for task_id in held:
             self.awaited.setdefault(task_id, []).append(kill)
 
     def _refute(self, kill: Kill, event: HistoryEvent, problem: str) -> None:
-        kill.landed = False
-        self.contradictions.say(f"the kill of {name(kill.task_id)} (event {event.seq}) cannot have landed: {problem}")
+        kill.injected = False
+        self.contradictions.say(
+            f"the kill of {name(kill.task_id)} (event {event.seq}) cannot have been injected: {problem}"
+        )
 
     def _not_at(self, state: list[Any] | None, point: str, task_id: str, *, survives: bool) -> str:
         """Why the victim cannot have been at the point that the nemesis reports, or ""."""
@@ -241,10 +243,10 @@ class Evidence:
         reached: int = state[1]
         if reached & _KILLED:
             kill = self.killed_in.get((event.pid or 0, event.task_id))
-            if kill is not None and kill.landed:
-                kill.landed = False
+            if kill is not None and kill.injected:
+                kill.injected = False
                 self.contradictions.say(
-                    f"the kill of {name(event.task_id)} cannot have landed: the same process, {event.pid}, "
+                    f"the kill of {name(event.task_id)} cannot have been injected: the same process, {event.pid}, "
                     f"went on to {event.kind} (event {event.seq})"
                 )
             return reached | bit
@@ -314,13 +316,13 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
         before_at, before = at, event
         plan = _PLANS.get(kind)
         if plan is None:
-            cell.witnessed(event)
+            cell.record_worker(event)
             continue
         counts[kind] += 1
         bit, weight = plan
         task_id, pid = event.task_id, event.pid
-        if cell.hands is not None:
-            cell.hands.see(event)
+        if cell.holdings is not None:
+            cell.holdings.record_point(event)
         if weight:
             tasks[task_id] = tasks.get(task_id, 0) + weight
             if bit == _RECEIVED:

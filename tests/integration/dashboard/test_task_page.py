@@ -37,7 +37,7 @@ def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_with_the_fault() -> N
     assert [line.kind for line in first.lines][-2:] == ["effect_done", "fault"]
     assert (first.has_fault, second.has_fault) == (True, False)
     assert (first.worker, first.main_pid, first.pids) == ("w1@test", 100, [101])
-    assert (second.worker, second.main_pid, second.pids, second.again) == ("w2@test", 200, [201], True)
+    assert (second.worker, second.main_pid, second.pids, second.redelivered) == ("w2@test", 200, [201], True)
     assert second.pause == "3.0 s"
     assert [line.kind for line in second.lines].count("effect") == 1
 

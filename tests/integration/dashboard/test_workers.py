@@ -37,7 +37,7 @@ def fates(shop: Bookshop, worker: ShopWorker) -> dict[str, Any]:
     """The state of this worker, and the fate of each job it held by task ID."""
     return shop.value(
         "{'state': w.state, 'cut': jobs.cut, 'unresolved': len(jobs.unresolved), 'dead': len(dead_with_unresolved_jobs()), "
-        "'fates': {f.task_id: [f.badge.word, f.begun, len(f.again), f.tally.verdict, f.tally.executions, f.tally.effects] "
+        "'fates': {f.task_id: [f.badge.word, f.begun, len(f.later_runs), f.tally.verdict, f.tally.executions, f.tally.effects] "
         "for f in jobs.fates}}",
         before=(
             "from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs, held_jobs\n"

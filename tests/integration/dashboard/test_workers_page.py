@@ -32,7 +32,7 @@ HOSTILE = "<b>&'\"\u202e\n" + "x" * 200
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_state, "_last", broker_state.Said())
+    monkeypatch.setattr(broker_state, "_last", broker_state.BrokerState())
     monkeypatch.setattr(held_jobs, "_remembered", OrderedDict())
 
 

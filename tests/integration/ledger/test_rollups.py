@@ -144,7 +144,7 @@ def test_rollups_see_an_event_that_was_committed_late(monkeypatch: pytest.Monkey
     append(life("after", "published"))
     numbers = list(late.values_list("id", flat=True))
     rollups.RollupState.objects.update(
-        fresh=Event.objects.order_by("-id")[0].id, folded=time.time()
+        first_pass_event=Event.objects.order_by("-id")[0].id, folded_at=time.time()
     )  # as if it had not been there
     folded()
     assert len(numbers) == 1

@@ -53,7 +53,7 @@ def test_reconciler_republishes_a_popped_and_dropped_message_under_its_id_and_do
             assert client.rpop("celery") is not None
         before = row(task_id).due_at
         result = published(relay)
-        assert (result.published, result.again) == (1, 1)
+        assert (result.published, result.republished) == (1, 1)
         assert copies(broker.url) == Counter({task_id: 1})
         found = row(task_id)
         assert found.published_at is not None
@@ -134,7 +134,7 @@ def test_reconciler_never_takes_a_queued_or_held_message_for_lost(broker: RedisS
         client.delete("celery\x06\x166", "side")
     OutboxMessage.objects.update(due_at=F("published_at"))
     result = relay.run_once()
-    assert (result.taken, result.published, result.again, result.held) == (5, 3, 3, 2)
+    assert (result.taken, result.published, result.republished, result.held) == (5, 3, 3, 2)
     found = copies(broker.url) + copies(broker.url, "side") + copies(broker.url, "celery\x06\x166")
     assert found == Counter((popped, side, overtaken, queued))
     settings.TASKS_DEMO_OUTBOX_LOST_SECONDS = 0.01  # Redis reports that it has them: then age proves nothing

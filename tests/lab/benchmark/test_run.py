@@ -150,7 +150,7 @@ def test_transport_is_compared_with_kombu_in_pairs(measured: Measured) -> None:
 
 def test_killed_pool_process_costs_its_job_the_time_until_its_next_start(measured: Measured) -> None:
     figure = figures(measured.document)["recovery"]
-    assert figure["what"].endswith(f"{DEATHS} of {DEATHS} kills landed")
+    assert figure["what"].endswith(f"{DEATHS} of {DEATHS} kills injected")
     seconds = figure["a"]["values"]
     assert len(seconds) == DEATHS
     assert 0 < min(seconds) <= figure["a"]["median"] <= figure["a"]["p99"] == max(seconds)

@@ -11,7 +11,7 @@ import pytest
 
 from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.draining import drain
-from tasks_demo.lab.engine.errands import Errands
+from tasks_demo.lab.engine.main_thread import MainThread
 from tasks_demo.lab.engine.publishing import Publisher
 from tasks_demo.lab.engine.unaimed_faults import UnaimedFaults
 from tasks_demo.lab.engine.workers import Workers
@@ -58,8 +58,8 @@ def test_worker_does_not_empty_the_queue_before_the_broker_is_emptied(
             "the worker at work",
             60,
         )
-        UnaimedFaults(run, Errands()).inject_once(nemesis, workers, stop)
-        assert [(report.landed, report.why) for report in reports] == [(True, "")]
+        UnaimedFaults(run, MainThread()).inject_once(nemesis, workers, stop)
+        assert [(report.injected, report.why) for report in reports] == [(True, "")]
         left = drain(
             workers, run.broker, unfinished=lambda: 0, deadline=time.monotonic() + 60, stop=stop, progress=lambda _: None
         )  # fmt: skip

@@ -88,11 +88,11 @@ def test_runner_result_is_valid_against_the_published_schema(ran: Ran) -> None:
 
 def test_kills_landed_in_every_kill_cell_and_in_no_other(ran: Ran) -> None:
     for (pattern, fault), cell in ran.cells().items():
-        landed = sum(
+        injected = sum(
             1 for event in ran.by_cell()[pattern, fault] if event["kind"] == "fault" and event["detail"]["landed"]
         )
-        assert cell["kills"] == {"planned": 0 if fault == "none" else KILLS, "landed": landed}, (pattern, fault)
-        assert (landed > 0) == (fault != "none"), (pattern, fault)
+        assert cell["kills"] == {"planned": 0 if fault == "none" else KILLS, "landed": injected}, (pattern, fault)
+        assert (injected > 0) == (fault != "none"), (pattern, fault)
 
 
 def test_landed_kill_was_the_death_of_a_process_of_the_history(ran: Ran) -> None:
@@ -152,7 +152,7 @@ def test_acks_early_loses_what_was_running_and_never_charges_twice(ran: Ran, fau
     lost = [task for task in published(ran, cell) if effects[task] == 0]
     assert max(effects.values()) == 1
     if fault in KILLING:
-        assert lost, "the lab is blind: kills landed and nothing was lost"
+        assert lost, "the lab is blind: kills were injected and nothing was lost"
     if fault in ("none", "term"):
         assert not lost
     victims = {event["task_id"] for event in ran.by_cell()[cell] if event["kind"] == "fault"}
@@ -169,7 +169,7 @@ def test_acks_late_charges_twice_after_a_kill_and_loses_nothing(ran: Ran, fault:
     effects = charges(ran, ("acks_late", fault))
     assert set(effects) == published(ran, ("acks_late", fault)), "nothing lost"
     if fault in KILLING:
-        assert max(effects.values()) >= 2, "the lab is blind: kills landed and nothing was charged twice"
+        assert max(effects.values()) >= 2, "the lab is blind: kills were injected and nothing was charged twice"
     if fault == "none":
         assert set(effects.values()) == {1}
     if fault == "term":

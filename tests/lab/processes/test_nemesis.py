@@ -1,4 +1,4 @@
-"""The nemesis injects faults only into processes of this run, only at the planned point, and reports whether they landed.
+"""The nemesis injects faults only into processes of this run, only at the planned point, and reports whether they were injected.
 
 Over 300 lines: every test uses the same pair of processes and the protocol of the failpoints.
 """
@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def arena(
         reports: list[dict[str, Any]] = []
         nemesis = Nemesis(
             short / f"{len(made)}.sock", fault, {"victim": Point.STARTED, "of main": Point.FETCHED},
-            on_fault=lambda task_id, report: reports.append({"task_id": task_id, **asdict(report)}),
+            on_fault=lambda task_id, report: reports.append({"task_id": task_id, **report.detail()}),
             on_ready=lambda pid: None, **options,
         )  # fmt: skip
         made.append(nemesis)
@@ -136,7 +135,7 @@ def test_nemesis_reports_a_fault_that_landed(
     assert (reports[0]["what"], reports[0]["main_pid"], reports[0]["child_pid"]) == (str(fault), pair.main, pair.child)
     assert reports[0]["pid"] == (pair.child if fault.victim == "child" else pair.main)
     until(lambda: pair.alive() == survivors, f"{survivors} alive, it was {pair.alive()}")
-    assert nemesis.landed == 1
+    assert nemesis.injected == 1
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault.aimable])
@@ -149,7 +148,7 @@ def test_nemesis_refuses_a_process_that_this_run_did_not_start(
     until(lambda: reports, "the report")
     assert reports[0]["landed"] is False
     assert reports[0]["why"] == f"pid {pair.main} is not a worker that this run started"
-    assert (pair.alive(), nemesis.landed) == ((True, True), 0)
+    assert (pair.alive(), nemesis.injected) == ((True, True), 0)
 
 
 def test_nemesis_refuses_a_child_of_another_process(short: Path, pair: Pair, arena: Callable[..., Any]) -> None:
@@ -178,7 +177,7 @@ def test_nemesis_reports_a_miss_when_the_process_is_gone(short: Path, pair: Pair
         assert line.recv(1) == b"g"
     until(lambda: reports, "the report")
     assert reports[0]["landed"] is False
-    assert nemesis.landed == 0
+    assert nemesis.injected == 0
 
 
 @pytest.mark.parametrize(("task_id", "point"), [("somebody", "started"), ("victim", "returned")])
@@ -312,7 +311,7 @@ def test_nemesis_injects_poison_at_every_attempt(short: Path, arena: Callable[..
             until(lambda victim=victim: victim.alive() == (True, False), "the child's end")
         finally:
             victim.end()
-    assert nemesis.landed == 2
+    assert nemesis.injected == 2
 
 
 def test_nemesis_reports_a_miss_when_the_process_does_not_die(

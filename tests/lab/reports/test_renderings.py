@@ -84,7 +84,7 @@ def test_terminal_takes_at_most_a_hundred_columns(width: int) -> None:
     lines = terminal(good(), width).splitlines()
     assert max(map(len, lines)) <= min(width, 100)
     table = "\n".join(lines)
-    for word in ("pattern", "kills", "landed", "lost", "twice", "promise", "verdict", "acks_early", "kill-child"):
+    for word in ("pattern", "kills", "injected", "lost", "twice", "promise", "verdict", "acks_early", "kill-child"):
         assert word in table
 
 

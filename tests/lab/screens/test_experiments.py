@@ -337,7 +337,7 @@ def test_from_the_start_to_the_verdict(
     assert "as predicted" in page
     (cell,) = result["cells"]
     assert page.count("<svg viewBox") == cell["duplicated"] == 1, "the job that was charged twice is drawn"
-    assert (run.landed, run.done, cell["kills"]["landed"]) == (2, 20, 2)
+    assert (run.injected, run.done, cell["kills"]["landed"]) == (2, 20, 2)
     tallies = Tally.objects.filter(run=f"{run.run_id}:acks_late/kill-child")
     counted = Counter("2+" if tally.effects >= 2 else str(tally.effects) for tally in tallies)
     assert {count: counted[count] for count in ("0", "1", "2+")} == cell["effects"]

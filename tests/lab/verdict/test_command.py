@@ -74,7 +74,7 @@ def test_command_needs_no_django(tmp_path: Path) -> None:
         "ours = {name for name in sys.modules if name.startswith('tasks_demo.')}\n"
         "allowed = {'tasks_demo.core', 'tasks_demo.core.semantics', 'tasks_demo.core.points', 'tasks_demo.core.wording',\n"
         "           'tasks_demo.lab', 'tasks_demo.lab.verdict', *('tasks_demo.lab.verdict.' + name for name in\n"
-        "           ('__main__', 'checker', 'evidence', 'findings', 'hands', 'history', 'quiescence', 'statistics'))}\n"
+        "           ('__main__', 'checker', 'evidence', 'findings', 'history', 'quiescence', 'statistics', 'worker_holdings'))}\n"
         "assert ours <= allowed, ours - allowed\n"
         "sys.exit(main(['-', '--json']))\n"
     )

@@ -1,4 +1,4 @@
-"""Kills in a history: which landed, and which their victim contradicts."""
+"""Kills in a history: which were injected, and which their victim contradicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.verdict.histories import MAIN, Story, expect, judged, killed
 def test_kill_that_did_not_land() -> None:
     story = Story("acks_late", "kill-main").published("a").delivered("a").begun("a")
     story.killed("a", landed=False, why="the worker had gone").effect("a").say("returned", "a", 20)
-    result = expect(story.end(), "unknown", "no kill-main landed of 1 planned: the worker had gone")
+    result = expect(story.end(), "unknown", "no kill-main injected of 1 planned: the worker had gone")
     assert (result.kills, result.bound_95, result.unresolved) == ({"planned": 1, "landed": 0}, 1.0, 0)
 
 
@@ -30,16 +30,16 @@ def test_kills_lower_bound_is_broken_even_if_no_kill_landed() -> None:
 @pytest.mark.parametrize("planned", [0, 1])
 def test_kills_fault_that_nobody_saw(planned: int) -> None:
     story = Story("acks_late", "kill-main").published("a").ran("a")
-    expect(story.end(planned_kills=planned), "unknown", f"nothing was tried: no kill-main landed of {planned}")
+    expect(story.end(planned_kills=planned), "unknown", f"nothing was tried: no kill-main injected of {planned}")
 
 
 def test_kills_more_kills_than_were_planned() -> None:
-    expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
+    expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill injected, 0 planned")
 
 
 def test_kill_in_a_healthy_control() -> None:
     story = Story("acks_late").published("a").begun("a").killed("a", what="kill-main").ran("a", 30)
-    expect(story.end(planned_kills=0), "unknown", "1 kill landed, 0 planned")
+    expect(story.end(planned_kills=0), "unknown", "1 kill injected, 0 planned")
 
 
 @pytest.mark.parametrize("kind", ["effect_done", "returned", "failed", "suppressed"])
@@ -78,7 +78,7 @@ def test_kill_of_somebody_who_was_not_there(case: str) -> None:
     story.killed("a").ran("a", 30).ran("b", 30)
     result = judged(story.end())
     assert result.observed == "unknown"
-    assert f"cannot have landed: {why}" in result.reasons[0]
+    assert f"cannot have been injected: {why}" in result.reasons[0]
     assert result.kills["landed"] == (1 if case == "it was dead" else 0)
 
 
@@ -111,7 +111,7 @@ def test_kill_of_a_main_process_that_was_at_something_else() -> None:
     for kind, task_id in (("received", "b"), ("acked", "a")):
         story = Story("acks_late", "kill-main", "received").published("a", "b").say(kind, task_id, MAIN)
         story.killed("a", point="received").ran("a", 30).ran("b", 30)
-        assert "cannot have landed" in judged(story.end()).reasons[0]
+        assert "cannot have been injected" in judged(story.end()).reasons[0]
 
 
 @pytest.mark.parametrize("point", ["fetched", "received", "acking", "acked"])
@@ -146,7 +146,7 @@ def test_kills_unaimed_fault_belongs_to_its_own_cell(what: str) -> None:
     story = Story("acks_late", what).published("a").ran("a").killed("a", **unseen)
     assert expect(story.end(), "held").kills == {"planned": 1, "landed": 1}
     story = Story("acks_late", "kill-child").published("a").ran("a").killed("a", **unseen)
-    expect(story.end(), "unknown", "cannot have landed", "nothing was tried")
+    expect(story.end(), "unknown", "cannot have been injected", "nothing was tried")
 
 
 def test_kills_stopped_process_goes_on_without_a_contradiction() -> None:

@@ -17,8 +17,8 @@ KILLED = [
     Moment(10, "started", "w1", 101),
     Moment(15, "effect"),
     Moment(18, "effect_done", "w1", 101),
-    Moment(20, "fault", pid=100, landed=True, victim="main", point="effect_done", main_pid=100, child_pid=101),
-    Moment(3020, "received", "w2", 200, again=True),
+    Moment(20, "fault", pid=100, injected=True, victim="main", point="effect_done", main_pid=100, child_pid=101),
+    Moment(3020, "received", "w2", 200, redelivered=True),
     Moment(3025, "started", "w2", 201),
     Moment(3028, "effect"),
     Moment(3030, "returned", "w2", 201),
@@ -48,7 +48,7 @@ def test_broker_has_the_message_until_it_is_acknowledged() -> None:
 
 
 def test_message_that_was_popped_and_not_recorded_is_nowhere() -> None:
-    kill = Moment(9, "fault", pid=100, landed=True, victim="main", point="fetched", main_pid=100)
+    kill = Moment(9, "fault", pid=100, injected=True, victim="main", point="fetched", main_pid=100)
     drawing = draw([Moment(0, "published"), Moment(8, "fetched", "w1", 100), kill, Moment(99, "settled")])
     assert spans(lane(drawing, "broker").bars, "waiting") == [(0, 8, "done")]
     assert spans(lane(drawing, "broker").bars, "unacked") == []
@@ -60,7 +60,7 @@ def test_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only
     assert [each.dead for each in drawing.lanes if each.dead] == [[(x, WIDTH - x)]] * 2
     child = [
         *KILLED[:5],
-        Moment(20, "fault", "w1", 101, landed=True, victim="child", main_pid=100),
+        Moment(20, "fault", "w1", 101, injected=True, victim="child", main_pid=100),
         Moment(40, "failed", "w1", 102),
     ]
     hit = [each.under for each in draw(child).lanes if each.dead]
@@ -68,7 +68,7 @@ def test_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only
 
 
 def test_fault_that_missed_ends_nothing() -> None:
-    missed = Moment(20, "fault", "w1", 101, landed=False, victim="child")
+    missed = Moment(20, "fault", "w1", 101, injected=False, victim="child")
     drawing = draw([*KILLED[:5], missed])
     assert not any(each.dead for each in drawing.lanes)
     assert spans(lane(drawing, "w1", "pool").bars, "execution") == [(10, None, "open")]
@@ -86,7 +86,7 @@ def test_operation_is_held_until_it_is_completed_or_taken_over() -> None:
         draw(
             [
                 Moment(0, "claimed", "w1", 1),
-                Moment(10, "fault", "w1", 1, landed=True, victim="child"),
+                Moment(10, "fault", "w1", 1, injected=True, victim="child"),
                 Moment(50, "claimed", "w2", 2),
                 Moment(60, "completed", "w2", 2),
             ]
@@ -152,7 +152,7 @@ def test_swimlanes_hostile_text_is_text_and_nothing_is_inline() -> None:
         Moment(0, "received", HOSTILE, 1, note=HOSTILE),
         Moment(1, HOSTILE, HOSTILE, 2, note=HOSTILE),
         Moment(2, "claimed", HOSTILE, 2),
-        Moment(3, "fault", HOSTILE, 2, landed=True, victim="child", point=HOSTILE),
+        Moment(3, "fault", HOSTILE, 2, injected=True, victim="child", point=HOSTILE),
     ]
     svg = render_to_string("admin/tasks_demo/swimlanes.html", {"drawing": draw(moments)})
     assert "<script" not in svg

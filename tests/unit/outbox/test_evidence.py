@@ -7,8 +7,8 @@ import pytest
 from tasks_demo.outbox.evidence import (
     OPEN,
     Evidence,
-    Held,
     Life,
+    Location,
     State,
     lives,
     lost,
@@ -28,9 +28,9 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
     ("evidence", "is_lost"),
     [
         # A long or a paused queue: never lost at any age if the broker can tell.
-        (waits(broker=Held.QUEUED), False),
-        (waits(7 * DAY, broker=Held.QUEUED), False),
-        (waits(7 * DAY, broker=Held.QUEUED, overtaken=True), False),
+        (waits(broker=Location.QUEUED), False),
+        (waits(7 * DAY, broker=Location.QUEUED), False),
+        (waits(7 * DAY, broker=Location.QUEUED, overtaken=True), False),
         # If the broker cannot tell: only the fallback applies.
         (waits(), False),
         (waits(DAY - 1), False),
@@ -38,27 +38,27 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(DAY, publications=2), False),
         (waits(2 * DAY, publications=2), True),
         # The broker no longer has it. Acknowledged early and about to begin, it is held by a worker alone.
-        (waits(1, broker=Held.ABSENT), True),
-        (waits(1, broker=Held.ABSENT, workers=False), True),
-        (waits(1, broker=Held.ABSENT, workers=True), False),
+        (waits(1, broker=Location.ABSENT), True),
+        (waits(1, broker=Location.ABSENT, workers=False), True),
+        (waits(1, broker=Location.ABSENT, workers=True), False),
         # Handed to a worker: a living, busy worker holds it. If no worker was asked, there is no evidence.
-        (waits(broker=Held.UNACKED, overtaken=True, workers=True), False),
-        (waits(broker=Held.UNACKED, overtaken=True, workers=False), True),
-        (waits(broker=Held.UNACKED, overtaken=True), False),
-        (waits(broker=Held.UNACKED), False),
-        (waits(broker=Held.UNACKED, idle=True, workers=False), True),
+        (waits(broker=Location.UNACKED, overtaken=True, workers=True), False),
+        (waits(broker=Location.UNACKED, overtaken=True, workers=False), True),
+        (waits(broker=Location.UNACKED, overtaken=True), False),
+        (waits(broker=Location.UNACKED), False),
+        (waits(broker=Location.UNACKED, idle=True, workers=False), True),
         # Held by our own transport, or set aside by it: it comes back when its holder dies, or when a person says so.
-        (waits(7 * DAY, broker=Held.KEPT, overtaken=True, idle=True, begun=True, workers=False), False),
+        (waits(7 * DAY, broker=Location.KEPT, overtaken=True, idle=True, begun=True, workers=False), False),
         # RabbitMQ: prefetch causes a little overtaking.
         (waits(overtaken=True, workers=True), False),
         (waits(overtaken=True, workers=False), True),
         (waits(overtaken=True), False),
         (waits(idle=True, workers=False), True),
         # Begun by a worker that died: its broker may have redelivered it already.
-        (waits(begun=True, broker=Held.QUEUED), False),
-        (waits(begun=True, broker=Held.UNACKED, workers=True), False),
-        (waits(begun=True, broker=Held.UNACKED, workers=False), True),
-        (waits(begun=True, broker=Held.ABSENT), True),
+        (waits(begun=True, broker=Location.QUEUED), False),
+        (waits(begun=True, broker=Location.UNACKED, workers=True), False),
+        (waits(begun=True, broker=Location.UNACKED, workers=False), True),
+        (waits(begun=True, broker=Location.ABSENT), True),
         (waits(begun=True), True),
         # A queue that is not empty, and nothing later has ended: the workers are not even asked.
         (waits(workers=False), False),
@@ -72,14 +72,14 @@ def test_evidence_workers_are_asked_only_where_their_word_decides() -> None:
     asked = [
         waits(overtaken=True),
         waits(idle=True),
-        waits(broker=Held.UNACKED, overtaken=True),
-        waits(broker=Held.ABSENT),
+        waits(broker=Location.UNACKED, overtaken=True),
+        waits(broker=Location.ABSENT),
     ]
     not_asked = [
         waits(),
-        waits(broker=Held.UNACKED),
-        waits(broker=Held.QUEUED, overtaken=True),
-        waits(broker=Held.KEPT, overtaken=True, begun=True),
+        waits(broker=Location.UNACKED),
+        waits(broker=Location.QUEUED, overtaken=True),
+        waits(broker=Location.KEPT, overtaken=True, begun=True),
     ]
     assert [must_ask_workers(each) for each in asked + not_asked] == [True] * 4 + [False] * 4
 

@@ -17,7 +17,7 @@ from django.core.management.base import CommandError, CommandParser
 from tasks_demo.core.exceptions import DeliveryError
 from tasks_demo.core.wording import counted
 from tasks_demo.lab.management.experiment_options import add_options
-from tasks_demo.lab.plan import options as asked
+from tasks_demo.lab.plan import options as plan_options
 from tasks_demo.lab.plan.cells import LANES, Cell, dump_plan
 from tasks_demo.lab.plan.own_tasks import OwnTask
 from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
@@ -79,10 +79,10 @@ class Command(PackageCommand):
         run = Run(
             cells,
             seed=seed,
-            broker=asked.address(options),
+            broker=plan_options.broker_address(options),
             lanes=options["lanes"] or LANES,
             name=options["run"] or "",
-            command="" if options["replay"] else asked.command(options, seed),
+            command="" if options["replay"] else plan_options.command_line(options, seed),
         )
         with Status(run.folder, cells, run_id=run.run_id, seed=seed, started_at=run.started_at) as status:
             with Screen(cells, quiet=options["no_progress"], console=console(options, sys.stderr)) as screen:
@@ -97,15 +97,15 @@ class Command(PackageCommand):
     def _cells(self, options: dict[str, Any]) -> tuple[int, list[Cell], list[str]]:
         try:
             if options["plan"]:
-                asked.beside_plan(options)
+                plan_options.refuse_run_options(options)
             if options["replay"]:
-                asked.beside_replay(options)
+                plan_options.refuse_planning_options(options)
                 seed, cells = self._replayed(options["replay"])
-                asked.beside_cells(options, cells)
+                plan_options.refuse_other_broker(options, cells)
                 return seed, cells, []
             seed = random.SystemRandom().randrange(2**32) if options["seed"] is None else options["seed"]
-            return (seed, *asked.cells_for(options, seed, self._own_task(options)))
-        except asked.Refused as error:
+            return (seed, *plan_options.cells_for(options, seed, self._own_task(options)))
+        except plan_options.OptionRefused as error:
             raise CommandError(str(error), returncode=Exit.USAGE) from error
 
     def _own_task(self, options: dict[str, Any]) -> OwnTask | None:

@@ -88,7 +88,9 @@ class Command(PackageCommand):
                 returncode=Exit.USAGE,
             ) from error
         if not cases:
-            raise CommandError("No kill of a main process landed in it. Nothing was written.", returncode=Exit.USAGE)
+            raise CommandError(
+                "No kill of a main process was injected in it. Nothing was written.", returncode=Exit.USAGE
+            )
         write(recording)
         self.stderr.write(f"Wrote {counted(len(cases), 'case')} to {FILE}.\n")
 
@@ -107,6 +109,6 @@ class Command(PackageCommand):
                 returncode=Exit.USAGE,
             ) from error
         if not others:
-            raise CommandError("None of these faults landed in it. Nothing was written.", returncode=Exit.USAGE)
+            raise CommandError("None of these faults was injected in it. Nothing was written.", returncode=Exit.USAGE)
         write(replace(recorded(), others=tuple(others), others_command=OTHERS.format(seed=seed)))
         self.stderr.write(f"Wrote {counted(len(others), 'case')} to {FILE}.\n")

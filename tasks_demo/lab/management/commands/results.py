@@ -183,14 +183,14 @@ def beside_other_patterns(file: Path, documents: list[dict[str, Any]]) -> list[d
 def progress(part: str, documents: Sequence[dict[str, Any]], seeds: int) -> str:
     """Return a line that says how far a part is."""
     cells = [cell for document in documents for cell in document["cells"]]
-    landed, lost = (
+    injected, lost = (
         sum(found) for found in zip(*((cell["kills"]["landed"], cell["lost"]) for cell in cells), strict=True)
     )
     other = sum(not cell["as_predicted"] for cell in cells)
     left = sum(document["duration_s"] for document in documents) / len(documents) * (seeds - len(documents))
     jobs = f"{sum(cell['tasks'] for cell in cells):,} jobs, {lost} lost, " if part == "soak" else ""
     return (
-        f"{part}: {len(documents)} of {counted(seeds, 'seed')}, {jobs}{counted(landed, 'fault')} injected, "
+        f"{part}: {len(documents)} of {counted(seeds, 'seed')}, {jobs}{counted(injected, 'fault')} injected, "
         f"{counted(other, 'cell')} not as predicted, about {left / 60:.0f} min left"
     )
 

@@ -13,10 +13,10 @@ from celery import current_app
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.cells import Cell, dump_plan, points_of, promise_of
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.options import OF_A_PLAN, Refused, cells_for, command
+from tasks_demo.lab.plan.options import PLANNING_OPTIONS, OptionRefused, cells_for, command_line
 from tasks_demo.lab.plan.predictions import prediction
 
-NOTHING: dict[str, Any] = dict.fromkeys((*OF_A_PLAN, "broker"))
+NOTHING: dict[str, Any] = dict.fromkeys((*PLANNING_OPTIONS, "broker"))
 FOLDER = Path(controls.__file__).parent
 
 
@@ -65,13 +65,13 @@ def test_cells_of_the_controls_are_those_that_they_name() -> None:
 
 @pytest.mark.parametrize("option", ["pattern", "fault", "point", "clicks", "keyless"])
 def test_control_what_would_do_nothing_beside_a_control_is_refused(option: str) -> None:
-    with pytest.raises(Refused, match=f"--{option} would do nothing here"):
+    with pytest.raises(OptionRefused, match=f"--{option} would do nothing here"):
         cells(control=["all"], **{option: ["x"]})
 
 
 @pytest.mark.skipif(find_spec("celery_once") is not None, reason="celery-once is installed here")
 def test_library_that_is_not_installed_is_named() -> None:
-    with pytest.raises(Refused, match=r"celery_once is not installed: pip install -r requirements-rivals.txt"):
+    with pytest.raises(OptionRefused, match=r"celery_once is not installed: pip install -r requirements-rivals.txt"):
         cells(rival=["celery_once"])
 
 
@@ -83,5 +83,5 @@ def test_library_that_is_celery_itself_needs_nothing() -> None:
 
 
 def test_command_repeats_the_plan() -> None:
-    said = command({**NOTHING, "control": ["all"], "tasks": 4, "work": 0, "broker": "redis://:secret@host"}, 0)
+    said = command_line({**NOTHING, "control": ["all"], "tasks": 4, "work": 0, "broker": "redis://:secret@host"}, 0)
     assert said == "python manage.py experiment --control all --tasks 4 --work 0 --seed 0 --broker redis"

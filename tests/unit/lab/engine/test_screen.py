@@ -25,8 +25,8 @@ def cells() -> list[Cell]:
 def shown(cells: list[Cell], *, quiet: bool = False) -> list[str]:
     out = io.StringIO()
     with Screen(cells, quiet=quiet, console=Console(file=out, width=200)) as lines:
-        lines.show(Progress(cells[0], "running", left=3, landed=2))
-        lines.show(Progress(cells[0], "done", left=0, landed=4))
+        lines.show(Progress(cells[0], "running", left=3, injected=2))
+        lines.show(Progress(cells[0], "done", left=0, injected=4))
         lines.show(Progress(cells[1], "unknown", left=1))
     return out.getvalue().splitlines()
 

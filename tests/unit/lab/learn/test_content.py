@@ -73,7 +73,7 @@ def test_learn_what_was_recorded_is_what_the_lab_predicts(case: Case) -> None:
     predicted = prediction(case.pattern, case.fault, case.point)
     assert predicted.expect <= seen
     assert not predicted.never & seen
-    assert sum(moment.landed for moment in case.moments) == 1
+    assert sum(moment.injected for moment in case.moments) == 1
 
 
 @CASES
@@ -91,7 +91,7 @@ def test_learn_other_faults_kept_what_the_lab_predicts_never_breaks(case: Case) 
     lost = case.effects == 0 and not case.parked
     seen = {name for name, is_seen in ((LOST, lost), (DUPLICATED, case.effects > 1)) if is_seen}
     assert not prediction(case.pattern, case.fault, "").never & seen
-    assert sum(moment.landed for moment in case.moments) == (
+    assert sum(moment.injected for moment in case.moments) == (
         3 if "quarantined" in {m.kind for m in case.moments} else 1
     )
 

@@ -13,7 +13,7 @@ from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell, applies, points_of
 from tasks_demo.lab.plan.combined import OF_A_CONNECTION, OF_A_PROCESS, Combined, explained, parse
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.options import FAULTS, Refused, cells_for
+from tasks_demo.lab.plan.options import FAULTS, OptionRefused, cells_for
 from tasks_demo.lab.plan.predictions import prediction
 from tasks_demo.lab.plan.timing import VISIBILITY_AFTER_CHILD, VISIBILITY_AFTER_MAIN, visibility_timeout
 
@@ -74,7 +74,7 @@ def test_single_fault_is_not_a_pair(name: str) -> None:
     ],
 )
 def test_pair_name_that_means_nothing_is_refused_with_a_sentence(name: str, said: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OptionRefused) as refused:
         asked(name)
     assert said in str(refused.value)
     assert str(refused.value).endswith(".")

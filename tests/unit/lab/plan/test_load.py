@@ -9,7 +9,7 @@ import pytest
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.options import FAULTS, Refused
+from tasks_demo.lab.plan.options import FAULTS, OptionRefused
 from tests.unit.lab.plan.test_options import asked
 
 
@@ -41,7 +41,7 @@ def test_load_is_not_among_all_faults_because_it_needs_a_rate() -> None:
     ids=str,
 )
 def test_load_refuses_what_it_would_ignore(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(OptionRefused, match=said):
         asked(load=300, **options)
 
 

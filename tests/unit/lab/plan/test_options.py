@@ -8,7 +8,7 @@ import pytest
 
 from tasks_demo.lab.plan.cells import MOST_TASKS, Cell
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, Refused, cells_for
+from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, OptionRefused, cells_for
 from tasks_demo.lab.plan.own_tasks import Call, OwnTask
 from tasks_demo.lab.plan.places import why_never
 
@@ -49,7 +49,7 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
     ids=str,
 )  # fmt: skip
 def test_options_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OptionRefused) as refused:
         asked(**options)
     assert said in str(refused.value)
 
@@ -57,7 +57,7 @@ def test_options_what_would_do_nothing_is_refused(options: dict[str, Any], said:
 def test_options_more_calls_than_a_cell_may_have_are_refused() -> None:
     task = OwnTask("shop.charge", "at-least-once", early=False, file="orders.jsonl", calls=(Call(),) * (MOST_TASKS + 1))
     with pytest.raises(
-        Refused, match=r"orders\.jsonl has 1,000,001 lines, more than 1,000,000: limit them with --tasks"
+        OptionRefused, match=r"orders\.jsonl has 1,000,001 lines, more than 1,000,000: limit them with --tasks"
     ):
         cells_for({**NOTHING, "keyless": False, "fault": ["none"]}, 1, task)
     (cell,), _ = cells_for({**NOTHING, "keyless": False, "fault": ["none"], "tasks": 5}, 1, task)

@@ -154,4 +154,4 @@ def test_prediction_says_why_it_is_held_to_that() -> None:
     assert "Celery ships it" in predicted(own(semantics="at-most-once", early=True)).why
     assert "acks_late=True" in predicted(own()).why
     assert "pattern inbox" in predicted(own(pattern="inbox", semantics="effectively-once")).why
-    assert "--promise" in predicted(own(asked=True)).why
+    assert "--promise" in predicted(own(promise_given=True)).why

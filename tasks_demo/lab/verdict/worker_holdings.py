@@ -1,7 +1,7 @@
-"""What each worker of a cell under load has in its hands: jobs whose message it has not acknowledged, or whose body runs. Pure.
+"""The jobs that each worker of a cell under load holds: its message is not acknowledged, or its body runs. Pure.
 
-From the history alone, so that anyone can count it again. A job stays in the hands of its worker until both its end and its
-acknowledgement are in the history: where a kill took the last events with it, too many are counted, never too few.
+Counted from the history alone, so that anyone can count it again. A worker holds a job until both its end and its acknowledgement
+are in the history. Where a kill took the last events with it, too many jobs are counted, never too few.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from tasks_demo.lab.verdict.history import HistoryEvent
 _TAKEN = frozenset({"received", "started"})
 _ENDED, _ACKED = 1, 2
 _ENDS = {"acked": _ACKED} | dict.fromkeys(("returned", "failed", "retried", "suppressed", "quarantined"), _ENDED)
-#: Given back to the broker, or dropped: nothing more follows.
-_GIVEN_BACK = frozenset({"deferred", "rejected", "ignored", "expired", "revoked", "replaced"})
+#: The message went back to the broker, or was dropped: the worker holds it no longer.
+_RELEASED = frozenset({"deferred", "rejected", "ignored", "expired", "revoked", "replaced"})
 
 
-class Hands:
-    """The hands of all workers of a cell, as its events are read one after the other."""
+class WorkerHoldings:
+    """What the workers of a cell hold, as its events are read one after the other."""
 
     def __init__(self) -> None:
         #: Worker → task ID → which of the two ends are seen.
@@ -28,8 +28,8 @@ class Hands:
         self._alive: set[int] = set()
         self._killed: set[int] = set()
 
-    def see(self, event: HistoryEvent) -> None:
-        """A point that a worker has announced."""
+    def record_point(self, event: HistoryEvent) -> None:
+        """Read a point that a worker has announced."""
         kind, worker = event.kind, event.worker
         if kind in _TAKEN:
             self.held.setdefault(worker, {}).setdefault(event.task_id, 0)
@@ -39,11 +39,11 @@ class Hands:
                 mine[event.task_id] |= _ENDS[kind]
                 if mine[event.task_id] == _ENDED | _ACKED:
                     del mine[event.task_id]
-        elif kind in _GIVEN_BACK:
+        elif kind in _RELEASED:
             self.held.get(worker, {}).pop(event.task_id, None)
 
-    def witnessed(self, event: HistoryEvent) -> None:
-        """A worker consumes, or has ended."""
+    def record_worker(self, event: HistoryEvent) -> None:
+        """Read that a worker consumes, or has ended."""
         if event.pid is not None and event.detail.get("state") == "ready":
             self._alive.add(event.pid)
             self._killed.discard(event.pid)  # the pid of a dead process may be used again
@@ -51,14 +51,14 @@ class Hands:
             if type(memory) is int:
                 self.memory.append(memory)
 
-    def not_alive(self, pid: int) -> str:
-        """Why this main process cannot have been killed now, or ""."""
+    def why_not_killed(self, pid: int) -> str:
+        """Return why this main process cannot have been killed now, or ""."""
         if pid in self._killed:
             return "that process had been killed before"
         return "" if pid in self._alive else "no worker consumed in that process"
 
-    def killed(self, pid: int, worker: str) -> list[str]:
-        """The task IDs that the worker with this main process had in its hands; they are excused if they run again."""
+    def record_kill(self, pid: int, worker: str) -> list[str]:
+        """Return the task IDs that the worker with this main process held; they are excused if they run again."""
         self._killed.add(pid)
         held = list(self.held.pop(worker, {}))
         for task_id in held:

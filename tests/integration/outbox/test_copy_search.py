@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from celery import current_app
 
-from tasks_demo.outbox.evidence import Held
-from tasks_demo.outbox.held import by_broker, queue_state
+from tasks_demo.outbox.copy_search import queue_state, search_broker
+from tasks_demo.outbox.evidence import Location
 from tests.integration.quarantine.letters import dead, message
 
-QUEUE = "held"
+QUEUE = "copy-search"
 WANTED = ("queued", "delivered", "dead", "gone")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "delivered"), [("redis+socket://", Held.UNACKED), ("reliable+socket://", Held.KEPT)]
+    ("scheme", "delivered"), [("redis+socket://", Location.UNACKED), ("reliable+socket://", Location.KEPT)]
 )
-def test_held_by_a_consumer_comes_back_by_itself_on_our_own_transport_only(
-    broker_client: Any, redis_url: str, scheme: str, delivered: Held
+def test_search_broker_reports_what_a_consumer_holds_as_kept_on_our_own_transport_only(
+    broker_client: Any, redis_url: str, scheme: str, delivered: Location
 ) -> None:
     ids = {name: f"{name}-{uuid.uuid4()}" for name in WANTED}
     dead(broker_client, message(ids["dead"], queue=QUEUE), queue=QUEUE)
@@ -33,15 +33,15 @@ def test_held_by_a_consumer_comes_back_by_itself_on_our_own_transport_only(
         # Whoever has been handed a message and has not acknowledged it.
         got = queue.get(timeout=10)
         assert got.headers["id"] == ids["delivered"]
-        found = by_broker(connection, QUEUE, queue_state(connection, QUEUE), list(ids.values()))
+        found = search_broker(connection, QUEUE, queue_state(connection, QUEUE), list(ids.values()))
         got.ack()
         if member := getattr(queue.channel, "member", None):
             member.leave()
             atexit.unregister(member.leave)
         queue.close()
     assert found == {
-        ids["queued"]: Held.QUEUED,
+        ids["queued"]: Location.QUEUED,
         ids["delivered"]: delivered,
-        ids["dead"]: Held.KEPT,
-        ids["gone"]: Held.ABSENT,
+        ids["dead"]: Location.KEPT,
+        ids["gone"]: Location.ABSENT,
     }

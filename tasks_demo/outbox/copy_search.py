@@ -1,10 +1,10 @@
-"""Asks the broker and the workers whether they hold copies that were published and have not begun.
+"""Searches the broker and the workers for copies that were published and have not begun.
 
 - Redis shows everything: the queue's lists, the hash of messages delivered and not acknowledged, and the dead letters. A message
-  that a consumer of our own transport holds comes back by itself when that consumer dies; of one that stock kombu has delivered
-  that is not known.
-- RabbitMQ tells an AMQP client the number of ready messages and of consumers of a queue. It tells neither which messages these
-  are nor how many are unacknowledged. A queue without messages and consumers holds nothing.
+  held by a consumer of our own transport is requeued when that consumer dies. Whether one delivered by stock kombu will be is not
+  known.
+- RabbitMQ tells an AMQP client how many ready messages and consumers a queue has. It tells neither which messages these are nor
+  how many are unacknowledged. A queue without messages and consumers holds nothing.
 - Other brokers tell nothing.
 - Workers that answer remote control know what they hold, what waits for its ETA or its rate limit included. The solo pool answers
   only between two jobs; with ``worker_enable_remote_control = False`` no worker answers.
@@ -23,7 +23,7 @@ import redis
 from celery import current_app
 from kombu.utils.encoding import bytes_to_str
 
-from tasks_demo.outbox.evidence import Held
+from tasks_demo.outbox.evidence import Location
 from tasks_demo.transport import list_dead_letters
 from tasks_demo.transport.owner import owner_of
 
@@ -39,7 +39,7 @@ LONG_QUEUE, AT_ONCE = 1000, 500
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueState:
     """The state of one queue. ``consumers``: -1 if unknown. ``can_tell_all``: its messages can be read."""
 
     waiting: int
@@ -52,13 +52,13 @@ class Queue:
         return self.waiting > LONG_QUEUE
 
 
-def queue_state(connection: Any, name: str) -> Queue | None:
+def queue_state(connection: Any, name: str) -> QueueState | None:
     """Ask the broker for the state of the queue. Returns None if the broker cannot tell. Raises the transport's errors."""
     channel = connection.default_channel
     match connection.transport.driver_type:
         case "redis":
             with _client(channel) as client:
-                return Queue(sum(int(client.llen(key)) for key in _lists(channel, name)), can_tell_all=True)
+                return QueueState(sum(int(client.llen(key)) for key in _lists(channel, name)), can_tell_all=True)
         case "amqp":
             # Use a separate channel: asking for a queue that does not exist closes it.
             try:
@@ -66,9 +66,9 @@ def queue_state(connection: Any, name: str) -> Queue | None:
                     _, messages, consumers = own.queue_declare(name, passive=True)
             except connection.channel_errors as error:
                 if getattr(error, "code", None) == 404:
-                    return Queue(0, 0, exists=False)
+                    return QueueState(0, 0, exists=False)
                 raise
-            return Queue(int(messages), int(consumers))
+            return QueueState(int(messages), int(consumers))
     return None
 
 
@@ -85,21 +85,23 @@ def oldest_ids(connection: Any, name: str) -> list[str] | None:
     return found
 
 
-def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collection[str]) -> dict[str, Held]:
+def search_broker(
+    connection: Any, name: str, queue: QueueState | None, task_ids: Collection[str]
+) -> dict[str, Location]:
     """Return where the broker has each of these messages. Raises the transport's errors."""
     if queue is None or not queue.can_tell_all:
         gone = queue is not None and (not queue.exists or queue.waiting == 0 == queue.consumers)
-        return dict.fromkeys(task_ids, Held.ABSENT if gone else Held.UNKNOWN)
+        return dict.fromkeys(task_ids, Location.ABSENT if gone else Location.UNKNOWN)
     channel = connection.default_channel
     wanted = {f'"{task_id}"'.encode(): task_id for task_id in task_ids}
-    found: dict[str, Held] = {}
+    found: dict[str, Location] = {}
     with _client(channel) as client:
         # Read from the head, where messages arrive: deliveries from the tail then shift no entry past the cursor. Read the
         # hash last, because messages move there when they are delivered.
         for key in _lists(channel, name):
             start = 0
             while len(found) < len(wanted) and (entries := client.lrange(key, start, start + AT_ONCE - 1)):
-                found |= dict.fromkeys(_in(entries, wanted), Held.QUEUED)
+                found |= dict.fromkeys(_in(entries, wanted), Location.QUEUED)
                 start += AT_ONCE
         cursor, first = 0, True
         while (first or cursor) and len(found) < len(wanted):
@@ -107,16 +109,16 @@ def by_broker(connection: Any, name: str, queue: Queue | None, task_ids: Collect
             cursor, values = client.hscan(_prefix(channel) + channel.unacked_key, cursor, count=AT_ONCE)
             for tag, value in values.items():
                 kept = owner_of(bytes_to_str(tag)) is not None
-                found |= dict.fromkeys(_in([value], wanted), Held.KEPT if kept else Held.UNACKED)
+                found |= dict.fromkeys(_in([value], wanted), Location.KEPT if kept else Location.UNACKED)
         # A person decides about these. Read last, because messages move there from the hash.
         offset = 0
         while len(found) < len(wanted) and (letters := list_dead_letters(client, _prefix(channel), offset, AT_ONCE)):
-            found |= dict.fromkeys({letter.task_id for letter in letters} & set(wanted.values()), Held.KEPT)
+            found |= dict.fromkeys({letter.task_id for letter in letters} & set(wanted.values()), Location.KEPT)
             offset += AT_ONCE
-    return {task_id: found.get(task_id, Held.ABSENT) for task_id in task_ids}
+    return {task_id: found.get(task_id, Location.ABSENT) for task_id in task_ids}
 
 
-def by_workers(connection: Any, queue: Queue | None, task_ids: Collection[str]) -> set[str] | None:
+def ask_workers(connection: Any, queue: QueueState | None, task_ids: Collection[str]) -> set[str] | None:
     """Return the task IDs that workers hold: reserved, running, waiting for their ETA or their rate limit.
 
     None if not all workers answered. Takes WORKERS_SECONDS, twice that if workers do not answer.
@@ -148,11 +150,11 @@ def _replies(answers: list[dict[str, Any]] | None) -> dict[str, Any]:
 
 
 def _in(messages: Any, wanted: dict[bytes, str]) -> set[str]:
-    # The ID appears verbatim, in quotes, in the message's headers (see ``can_be_sought``).
+    # The ID appears verbatim, in quotes, in the message's headers (see ``is_searchable``).
     return {task_id for message in messages for needle, task_id in wanted.items() if needle in message}
 
 
-def can_be_sought(task_id: str) -> bool:
+def is_searchable(task_id: str) -> bool:
     """Return whether the ID can be searched for in a message. JSON escapes other characters."""
     return task_id.isascii() and not set(task_id) & set('"\\')
 
