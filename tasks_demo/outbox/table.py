@@ -59,16 +59,22 @@ class Table:
 
     def take(self, most: int) -> tuple[list[OutboxMessage], float]:
         """Lease up to ``most`` due rows. Returns them, and for how many seconds the first has been due."""
-        due = self.rows().filter(finished_at=None, due_at__lte=Now())
-        if not due.exists():  # so that an idle relay takes no write lock
+        due = self.rows().filter(finished_at=None, due_at__lte=Now()).order_by("due_at", "id")
+        sqlite = connections[self.using].vendor == "sqlite"
+        # Read without a lock first: an idle relay takes none, and on SQLite workers do not wait while rows are loaded.
+        seen: list[Any] = list(due.annotate(taken_at=Now())[: most if sqlite else 1])
+        if not seen:
             return [], 0.0
         # durable: inside another transaction, the relay would publish rows that may be rolled back.
         with transaction.atomic(using=self.using, durable=True):
-            if connections[self.using].vendor == "sqlite":
+            if sqlite:
                 # Write first: SQLite may refuse to upgrade a transaction that began as a reader.
                 self.rows().filter(id=-1).update(failures=0)
-            locked = due.select_for_update(skip_locked=True).order_by("due_at", "id")
-            rows: list[Any] = list(locked.annotate(taken_at=Now())[:most])
+                same = self.rows().filter(id__in=[row.id for row in seen], finished_at=None)
+                unchanged = set(same.values_list("id", "due_at"))
+                rows = [row for row in seen if (row.id, row.due_at) in unchanged]
+            else:
+                rows = list(due.select_for_update(skip_locked=True).annotate(taken_at=Now())[:most])
             waited = (rows[0].taken_at - rows[0].due_at).total_seconds() if rows else 0.0
             for row in rows:
                 row.due_at = row.taken_at + timedelta(seconds=_lease_seconds(row))
