@@ -59,7 +59,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Known:
+class OperationRecords:
     """Everything recorded about an operation, and an error message for each store that did not answer."""
 
     operation: str
@@ -76,7 +76,7 @@ class Known:
         return hashlib.sha256(repr(shown).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def known(operation: str, task: str = "") -> Known:
+def find_records(operation: str, task: str = "") -> OperationRecords:
     """Return every store's records of the operation; with ``task``, only from the stores of that task's pattern.
 
     If a store does not answer, its error is in ``troubles`` and nothing is raised. Raises InvalidOperationKey, and UnknownTask if
@@ -104,10 +104,10 @@ def known(operation: str, task: str = "") -> Known:
                 troubles.append(
                     f"The database {alias!r} could not be read for {model._meta.verbose_name_plural}: {error}".strip()
                 )
-    return Known(operation, found, troubles)
+    return OperationRecords(operation, found, troubles)
 
 
-def forget(shown: Known, *, by: str, why: str, task: str = "", even_if_held: bool = False) -> list[Trace]:
+def forget(shown: OperationRecords, *, by: str, why: str, task: str = "", even_if_held: bool = False) -> list[Trace]:
     """Commit a ``ForgottenOperation`` with who, when, why and what; then delete the removable traces and return those deleted.
 
     Does not delete a trace that has changed since it was shown. Raises OperationHeld, before anything is removed, while a lease

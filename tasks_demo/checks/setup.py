@@ -75,22 +75,22 @@ class Setup:
         return self.app.conf
 
     @cached_property
-    def late(self) -> tuple[Any, ...]:
+    def late_tasks(self) -> tuple[Any, ...]:
         """The tasks that acknowledge after the body."""
         return tuple(task for task in self.tasks if task.acks_late)
 
     @cached_property
-    def early(self) -> tuple[Any, ...]:
+    def early_tasks(self) -> tuple[Any, ...]:
         """The tasks that acknowledge before the body."""
         return tuple(task for task in self.tasks if not task.acks_late)
 
     @cached_property
-    def locked(self) -> tuple[Any, ...]:
+    def locking_tasks(self) -> tuple[Any, ...]:
         """The tasks that hold a lease (DedupLock)."""
         return tuple(task for task in self.tasks if isinstance(task, DedupLock))
 
     @cached_property
-    def remembering(self) -> tuple[Any, ...]:
+    def remembering_tasks(self) -> tuple[Any, ...]:
         """The tasks whose promise lasts only as long as their record of the operation is kept."""
         return tuple(task for task in self.tasks if isinstance(task, DedupLock | ClaimFirst | Inbox))
 

@@ -56,7 +56,7 @@ class Act:
 
 
 @dataclass(slots=True)
-class Dry:
+class Preview:
     """What an act would do: to which rows now, to how many later, and to how many it cannot be done and why."""
 
     rows: list[Any]
@@ -65,7 +65,7 @@ class Dry:
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
-def dry(act: Act, rows: QuerySet[Any]) -> Dry:
+def preview(act: Act, rows: QuerySet[Any]) -> Preview:
     """Count, up to MOST_COUNTED, and choose the rows of the first batch. Changes nothing."""
     refused, possible = [], rows
     for why, which in act.impossible.items():
@@ -83,7 +83,7 @@ def dry(act: Act, rows: QuerySet[Any]) -> Dry:
         else:
             chosen.append(row)
     refused += [(number, why) for why, number in judged.items()]
-    return Dry(chosen, min(count, MOST_COUNTED) - len(batch), count > MOST_COUNTED, refused)
+    return Preview(chosen, min(count, MOST_COUNTED) - len(batch), count > MOST_COUNTED, refused)
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
 
 
 def confirmation(
-    request: HttpRequest, act: Act, name: str, found: Dry, address: str, *, no_reason: bool
+    request: HttpRequest, act: Act, name: str, found: Preview, address: str, *, no_reason: bool
 ) -> dict[str, Any]:
     """Return the context of the page that shows what the act would do. Changes nothing."""
     if not request.user.has_perm(act.permission):
@@ -236,7 +236,7 @@ class ActingAdmin(RecordsAdmin):
         context = {
             **self.page_context(request, ""),
             "back": self._address("changelist"),
-            **confirmation(request, act, name, dry(act, rows), self._address("act"), no_reason=no_reason),
+            **confirmation(request, act, name, preview(act, rows), self._address("act"), no_reason=no_reason),
         }
         return TemplateResponse(request, "admin/tasks_demo_records/act.html", context)
 

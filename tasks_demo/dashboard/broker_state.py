@@ -43,7 +43,7 @@ class BrokerState:
     broker: str = ""
     queues: dict[str, QueueState | None] = field(default_factory=dict)
     oldest: dict[str, list[str] | None] = field(default_factory=dict)
-    queues_cut: bool = False
+    queues_truncated: bool = False
     broker_trouble: str = ""
     #: Worker → the jobs that it runs.
     active: dict[str, list[Active]] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def _queues(app: Any, setup: Setup, give: Give) -> None:
     with _connected(app) as connection:
         queues = {name: queue_state(connection, name) for name in names[:MOST_QUEUES]}
         oldest = {name: oldest_ids(connection, name) for name in queues}
-        give({"queues": queues, "oldest": oldest, "queues_cut": len(names) > MOST_QUEUES})
+        give({"queues": queues, "oldest": oldest, "queues_truncated": len(names) > MOST_QUEUES})
 
 
 def _active(app: Any, give: Give) -> None:

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from tasks_demo.core.wording import counted
 from tasks_demo.dashboard.held_jobs import dead_with_unresolved_jobs
-from tasks_demo.dashboard.needs import Kept, Need, register
+from tasks_demo.dashboard.needs import AnswerCache, Need, register
 from tasks_demo.dashboard.pages import promise_broken
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.ledger.models import Tally
@@ -93,7 +93,7 @@ def dead_workers(request: HttpRequest, site: AdminSite) -> Sequence[Need]:
 
 
 #: The result of the system checks, kept for five minutes: settings change with a restart only.
-_checked = Kept[Sequence[Need]](300.0)
+_checked = AnswerCache[Sequence[Need]](300.0)
 
 
 def checks(request: HttpRequest, site: AdminSite) -> Sequence[Need]:

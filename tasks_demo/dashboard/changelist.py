@@ -24,13 +24,13 @@ AFTER, BEFORE = "after", "before"
 
 
 class TaskIdList(ChangeList):
-    """The change list. ``problems_first``: the sort order. ``cut``: a search or a worker has more than the list looks at.
+    """The change list. ``problems_first``: the sort order. ``truncated``: a search or a worker has more than the list looks at.
 
     ``stopped``: the page looked only at task IDs back to this moment, and may have more further back.
     """
 
     problems_first = False
-    cut = False
+    truncated = False
     stopped: datetime | None = None
     more = False
 
@@ -41,7 +41,7 @@ class TaskIdList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Fill in one page, unless all is asked for (an export)."""
         self.problems_first = self.params.get(FIRST) == PROBLEMS
-        self.cut = bool(getattr(request, "cut", False))
+        self.truncated = bool(getattr(request, "truncated", False))
         self.multi_page = self.can_show_all = self.show_admin_actions = self.show_full_result_count = False
         self.result_count, self.result_list = 0, []
         self.paginator = Paginator([], self.list_per_page)

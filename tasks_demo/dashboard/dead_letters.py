@@ -18,7 +18,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.dashboard import needs, screens
-from tasks_demo.dashboard.acts import MOST_AT_ONCE, Act, Dry, confirmation, opened, perform, why_of
+from tasks_demo.dashboard.acts import MOST_AT_ONCE, Act, Preview, confirmation, opened, perform, why_of
 from tasks_demo.quarantine.dead_letters import DeadLetters, died, parts, shown_id
 from tasks_demo.records.models import Parked
 from tasks_demo.transport import DeadLetter
@@ -77,7 +77,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
         "title": "Dead letters",
         "rows": [Row.of(letter) for letter in found],
         "count": count,
-        "cut": count > len(found),
+        "truncated": count > len(found),
         "trouble": trouble,
         "acts": acts,
     }
@@ -111,12 +111,12 @@ def _posted(request: HttpRequest, admin_site: AdminSite, letters: DeadLetters, a
     return screens.page(request, admin_site, "admin/tasks_demo/dead_letters_act.html", context)
 
 
-def _dry(letters: DeadLetters, name: str, tokens: Sequence[str] | None) -> Dry:
+def _dry(letters: DeadLetters, name: str, tokens: Sequence[str] | None) -> Preview:
     """Choose the first batch of these, or, with None, of all, the oldest first. Changes nothing."""
     found = list(letters)[::-1] if tokens is None else [one for token in tokens if (one := letters.get(token))]
     possible = [letter for letter in found if letter.is_message or name != "requeue"]
     chosen, refused = possible[:MOST_AT_ONCE], len(found) - len(possible)
-    return Dry(
+    return Preview(
         [Row.of(letter) for letter in chosen],
         len(possible) - len(chosen),
         refused=[(refused, UNREADABLE)] if refused else [],
@@ -155,7 +155,7 @@ def _acts(letters: DeadLetters) -> dict[str, Act]:
 
 
 #: What the overview has seen, repeated for ten seconds.
-_looked = needs.Kept[int](10.0)
+_looked = needs.AnswerCache[int](10.0)
 
 
 def waiting(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from tasks_demo.core.wording import shown as printable
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.acts import Act, confirmation, dry, opened, perform, why_of
+from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, preview, why_of
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Event, Tally
@@ -53,7 +53,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
             chosen = [one for one in request.POST.getlist("task_id") if "\0" not in one][:MOST_SHOWN]
             rows = tallies.filter(pk__in=chosen)
         context = {
-            **confirmation(request, act, "again", dry(act, rows), address, no_reason="sure" in request.POST),
+            **confirmation(request, act, "again", preview(act, rows), address, no_reason="sure" in request.POST),
             "opts": Tally._meta,
             "media": "",
             "back": address,
@@ -64,7 +64,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
     context = {
         "title": "Failed",
         "rows": [(tally, errors.get(tally.pk, ""), reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
-        "cut": len(shown) > MOST_SHOWN,
+        "truncated": len(shown) > MOST_SHOWN,
         "most": MOST_SHOWN,
         "possible": any(tally.pk not in reasons for tally in shown[:MOST_SHOWN]),
         "may": request.user.has_perm(PERMISSION),

@@ -21,12 +21,12 @@ ENDS = frozenset(
      "replaced"}
 )  # fmt: skip
 
-AGAIN = Badge("recovered", "↻", "run again", "another worker began its body")
-DONE = Badge("ok", "✓", "already done", "delivered again, and its body was not run: the work was done")
+RUN_AGAIN = Badge("recovered", "↻", "run again", "another worker began its body")
+ALREADY_DONE = Badge("ok", "✓", "already done", "delivered again, and its body was not run: the work was done")
 PARKED = Badge("lost", "‖", "parked", "it waits in the quarantine for people")
-DELIVERED = Badge("unresolved", "▸", "delivered again", "another worker has it and has not begun its body")
-PUBLISHED = Badge("unresolved", "◦", "published again", "a new copy waits for a worker")
-ENDED = Badge("ok", "✓", "had ended", "its body had come to its end before the worker did")
+DELIVERED_AGAIN = Badge("unresolved", "▸", "delivered again", "another worker has it and has not begun its body")
+PUBLISHED_AGAIN = Badge("unresolved", "◦", "published again", "a new copy waits for a worker")
+HAD_ENDED = Badge("ok", "✓", "had ended", "its body had come to its end before the worker did")
 DROPPED = Badge("unresolved", "⊘", "dropped", "expired, revoked or rejected")
 LOST = Badge("lost", "∅", "not run again", "it was acknowledged before it ended: nobody delivers it again")
 WAITING = Badge("unresolved", "…", "nobody has it yet", "no worker has received it since")
@@ -149,12 +149,12 @@ def _what_became(
         last = runs[-1]
         ended = f"and {_ENDED.get(last.end, last.end)}" if last.end else "and no end of that is on record"
         return (
-            AGAIN,
+            RUN_AGAIN,
             f"Its body was begun {times(len(runs))} after that, last by {last.worker or 'another worker'}, {ended}.",
         )
     if "suppressed" in kinds:
         return (
-            DONE,
+            ALREADY_DONE,
             f"Delivered again to {kinds['suppressed'].worker}: its operation was completed, so its body was not run.",
         )
     for kind in ("expired", "revoked", "rejected", "ignored"):
@@ -162,13 +162,13 @@ def _what_became(
             return DROPPED, f"Delivered again to {kinds[kind].worker}, and {kind}: its body was not run."
     if "received" in kinds:
         waits = ", which deferred it" if "deferred" in kinds else ""
-        return DELIVERED, f"Delivered again to {kinds['received'].worker}{waits}. Its body has not begun there."
+        return DELIVERED_AGAIN, f"Delivered again to {kinds['received'].worker}{waits}. Its body has not begun there."
     if "published" in kinds:
-        return PUBLISHED, "A copy was published again, and no worker has received it yet."
+        return PUBLISHED_AGAIN, "A copy was published again, and no worker has received it yet."
     if end in ("returned", "suppressed", "failed"):
-        return ENDED, f"{_sentence(end)} Unless it was acknowledged, its message comes again."
+        return HAD_ENDED, f"{_sentence(end)} Unless it was acknowledged, its message comes again."
     if end:
-        return ENDED, _sentence(end)
+        return HAD_ENDED, _sentence(end)
     if early:
         return LOST, "It was acknowledged when its body began, so no broker delivers it again."
     return WAITING, "No worker has received it since. RabbitMQ delivers it at once, Redis after the visibility timeout."

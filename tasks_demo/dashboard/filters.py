@@ -22,7 +22,9 @@ from tasks_demo.ledger.models import IN_A_RUN, OPEN, Outcome, Tally
 #: The filter value for tasks without one of our patterns.
 NO_PATTERN = "-"
 #: The condition of the index ``tally_again``, as SQLite must see it: with its numbers, not with parameters.
-_AGAIN = RawSQL("(executions >= 2 OR effects >= 2 OR suppressed > 0 OR deferred > 0)", (), output_field=BooleanField())
+_IRREGULAR = RawSQL(
+    "(executions >= 2 OR effects >= 2 OR suppressed > 0 OR deferred > 0)", (), output_field=BooleanField()
+)
 #: Maximum number of workers that the filter offers, and of task IDs that it finds, the latest ones.
 MOST_WORKERS, MOST_OF_A_WORKER = 30, 1_000
 
@@ -153,7 +155,7 @@ def _cell(run: str) -> str:
     return f"{cell} · {experiment}" if colon else run
 
 
-class _AgainFilter(Filter):
+class _IrregularFilter(Filter):
     """The filters that share the index of what happened again."""
 
     rank = 3
@@ -163,10 +165,10 @@ class _AgainFilter(Filter):
         return True
 
     def led(self, tallies: Tallies) -> Tallies:
-        return tallies.filter(_AGAIN)
+        return tallies.filter(_IRREGULAR)
 
 
-class _CountFilter(_AgainFilter):
+class _CountFilter(_IrregularFilter):
     """Offers no, one, and two or more. Only two or more has an index."""
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
@@ -193,7 +195,7 @@ class EffectsFilter(_CountFilter):
     parameter_name = column = "effects"
 
 
-class _EverFilter(_AgainFilter):
+class _EverFilter(_IrregularFilter):
     """Offers those to which it happened."""
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
@@ -252,8 +254,8 @@ class WorkerFilter(Filter):
             return tallies.none()
         if getattr(self._request, "all_of_them", False):
             return by_worker.ever_started_by(tallies, value)
-        task_ids, cut = by_worker.started_by([value], MOST_OF_A_WORKER)
-        self._request.cut = cut or getattr(self._request, "cut", False)  # type: ignore[attr-defined]
+        task_ids, truncated = by_worker.started_by([value], MOST_OF_A_WORKER)
+        self._request.truncated = truncated or getattr(self._request, "truncated", False)  # type: ignore[attr-defined]
         return tallies.filter(task_id__in=task_ids)
 
 

@@ -2,7 +2,7 @@
 
 Candidates are the task IDs in the worker's last report, and those in its events after that report. Together they are complete,
 unless the ledger got more than MOST_EVENTS events in the last seconds of the worker, or it held more jobs than a report lists:
-then ``cut`` says so. Messages that the worker had fetched and not read are with the broker, and in no list.
+then ``why_incomplete`` says so. Messages that the worker had fetched and not read are with the broker, and in no list.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MOST_WORKERS, RECENT_SECONDS = 3, 5.0
 
 @dataclass(frozen=True, slots=True)
 class HeldJobs:
-    """The fates of a worker's jobs, unresolved ones first. ``cut``: why the list may be incomplete, or empty."""
+    """The fates of a worker's jobs, unresolved ones first. ``why_incomplete``: why the list may be incomplete, or empty."""
 
     fates: list[Fate] = field(default_factory=list)
-    cut: str = ""
+    why_incomplete: str = ""
 
     @property
     def shown(self) -> list[Fate]:
@@ -73,11 +73,11 @@ class HeldJobs:
 def held_jobs(worker: Worker) -> HeldJobs:
     """Return the jobs that this worker held when it ended; of a living one, those that it holds now as far as is recorded."""
     listed = list(worker.row.held)
-    task_ids, cut = _candidates(worker)
+    task_ids, why_incomplete = _candidates(worker)
     if worker.row.held_more:
-        cut = cut or f"It held {worker.row.held_more} jobs more than its report lists."
+        why_incomplete = why_incomplete or f"It held {worker.row.held_more} jobs more than its report lists."
     if len(task_ids) > MOST_JOBS:
-        cut = cut or f"It may have held {len(task_ids)} jobs; {MOST_JOBS} of them were looked at."
+        why_incomplete = why_incomplete or f"It may have held {len(task_ids)} jobs; {MOST_JOBS} of them were looked at."
     chosen = task_ids[:MOST_JOBS]
     tallies = {tally.task_id: tally for tally in Tally.objects.filter(task_id__in=chosen)}
     events: dict[str, list[Event]] = defaultdict(list)
@@ -85,7 +85,10 @@ def held_jobs(worker: Worker) -> HeldJobs:
     rows = rows.only("id", "at", "kind", "task_id", "worker", "pid", "detail")
     read = list(rows.order_by("task_id", "id")[: MOST_READ + 1])
     if len(read) > MOST_READ:
-        cut = cut or f"Its jobs have more than {MOST_READ} events; the fates of the last ones may be out of date."
+        why_incomplete = (
+            why_incomplete
+            or f"Its jobs have more than {MOST_READ} events; the fates of the last ones may be out of date."
+        )
     for event in read[:MOST_READ]:
         events[event.task_id].append(event)
     holder = _holder(worker)
@@ -93,7 +96,7 @@ def held_jobs(worker: Worker) -> HeldJobs:
         fate(task_id, holder, events[task_id], tallies.get(task_id), listed=task_id in listed) for task_id in chosen
     ]
     fates = [each for each in found if each is not None]
-    return HeldJobs(sorted(fates, key=lambda each: (each.resolved, not each.begun, each.task_id)), cut)
+    return HeldJobs(sorted(fates, key=lambda each: (each.resolved, not each.begun, each.task_id)), why_incomplete)
 
 
 def dead_with_unresolved_jobs() -> list[tuple[Worker, int]]:
@@ -129,7 +132,7 @@ _remembered: OrderedDict[tuple[object, ...], tuple[float, list[str], str]] = Ord
 def _candidates(worker: Worker, recent: float = 0.0) -> tuple[list[str], str]:
     """Return the task IDs that it may have held, listed ones first, and why others may be missing.
 
-    ``recent``: of a worker that has ended just now, what was found within so many seconds will do.
+    ``recent``: for a worker that has ended just now, a result that is at most this many seconds old will do.
     """
     if worker.state not in (DEAD, SILENT):
         return _searched(worker)
@@ -137,13 +140,13 @@ def _candidates(worker: Worker, recent: float = 0.0) -> tuple[list[str], str]:
     # What a dead worker did does not change any more; a silent one may live, and write without reporting.
     seconds = recent if not settled else SILENT_KEPT_SECONDS if worker.state == SILENT else float("inf")
     key = (Event.objects.db, worker.row.process, worker.row.pk, worker.row.last_event, worker.until, settled)
-    at, found, cut = _remembered.get(key, (0.0, [], ""))
+    at, found, why_incomplete = _remembered.get(key, (0.0, [], ""))
     if not at or time.monotonic() - at > seconds:
-        found, cut = _searched(worker)
-        _remembered[key] = (time.monotonic(), found, cut)
+        found, why_incomplete = _searched(worker)
+        _remembered[key] = (time.monotonic(), found, why_incomplete)
         if len(_remembered) > MOST_REMEMBERED:
             _remembered.popitem(last=False)
-    return found, cut
+    return found, why_incomplete
 
 
 def _searched(worker: Worker) -> tuple[list[str], str]:
@@ -162,17 +165,22 @@ def _searched(worker: Worker) -> tuple[list[str], str]:
     for task_id, kind in read[:MOST_READ]:
         did.setdefault(task_id, ["received"] if task_id in row.held else []).append(kind)
     candidates = [task_id for task_id in dict.fromkeys([*listed, *did]) if not _is_over(did.get(task_id, []))]
-    cut = ""
+    why_incomplete = ""
     latest = Event.objects.filter(id__lte=row.last_event + MOST_EVENTS).order_by("-id").values_list("id", "at").first()
     if (
         latest
         and latest[0] >= row.last_event + MOST_EVENTS
         and latest[1] < row.seen_at + timedelta(seconds=BEAT_SECONDS * 2)
     ):
-        cut = f"The ledger got more than {MOST_EVENTS} events in its last seconds; jobs that it received later are missing."
+        why_incomplete = (
+            f"The ledger got more than {MOST_EVENTS} events in its last seconds; jobs that it received later are "
+            "missing."
+        )
     if len(read) > MOST_READ:
-        cut = f"It has more than {MOST_READ} events after its last report; jobs that it received later are missing."
-    return candidates, cut
+        why_incomplete = (
+            f"It has more than {MOST_READ} events after its last report; jobs that it received later are missing."
+        )
+    return candidates, why_incomplete
 
 
 def _is_over(kinds: list[str]) -> bool:

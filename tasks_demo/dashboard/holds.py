@@ -44,12 +44,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """A table of the page. ``cut``: there may be more. ``trouble``: why it could not be read."""
+    """A table of the page. ``truncated``: there may be more. ``trouble``: why it could not be read."""
 
     title: str
     rows: list[Hold]
     most: int
-    cut: bool = False
+    truncated: bool = False
     trouble: str = ""
 
 
@@ -64,11 +64,11 @@ def holds() -> list[Holds]:
 def _read(title: str, model: type[Model], rows: Callable[[str], tuple[list[Hold], bool]]) -> Holds:
     alias = router.db_for_write(model)
     try:
-        found, cut = rows(alias)
+        found, truncated = rows(alias)
     except DatabaseError as error:
         connections[alias].close()
         return Holds(title, [], MOST_SHOWN, trouble=str(error).partition("\n")[0])
-    return Holds(title, found, MOST_SHOWN, cut)
+    return Holds(title, found, MOST_SHOWN, truncated)
 
 
 def _begun(alias: str) -> tuple[list[Hold], bool]:

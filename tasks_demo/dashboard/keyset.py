@@ -98,7 +98,7 @@ class Segment:
         return self.tallies.order_by()[:most].count()
 
 
-class Found:
+class KnownTaskIds:
     """A part of the list of which all task IDs are known."""
 
     def __init__(self, known: Iterable[tuple[str, datetime]]) -> None:
@@ -118,7 +118,7 @@ class Found:
         return min(most, len(self._known))
 
 
-Part = Segment | Found
+Part = Segment | KnownTaskIds
 
 
 def _end_of_window(leading: Tallies, *, backward: bool) -> datetime | None:

@@ -60,7 +60,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
         "title": "Leases",
         "q": beginning,
         "rows": [_row(record) for record in listing.records],
-        "cut": listing.cut,
+        "truncated": listing.truncated,
         "trouble": trouble,
         "others": [] if beginning else holds(),
     }
@@ -68,7 +68,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
 
 
 #: What the overview has seen, repeated for ten seconds.
-_looked = needs.Kept[tuple[Listing, str]](10.0)
+_looked = needs.AnswerCache[tuple[Listing, str]](10.0)
 
 
 def stuck(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:

@@ -35,10 +35,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """``top``: the first job that is known. ``cut``: there are more jobs before it, or children."""
+    """``top``: the first job that is known. ``truncated``: there are more jobs before it, or children."""
 
     top: Node
-    cut: bool
+    truncated: bool
 
     @property
     def nodes(self) -> list[Node]:
@@ -47,7 +47,7 @@ class Lineage:
 
 def lineage(task_id: str, parent: str | None = None) -> Lineage | None:
     """Return the tree around a job; None if it has neither parent nor children on record. ``parent``: if known; "": none."""
-    before, cut = _before(task_id, _parent(task_id) if parent is None else parent)
+    before, truncated = _before(task_id, _parent(task_id) if parent is None else parent)
     after = _after(task_id)
     if not before and not after:
         return None
@@ -56,7 +56,7 @@ def lineage(task_id: str, parent: str | None = None) -> Lineage | None:
     for each in before:
         top = Node(each, children=[top])
     _describe(top)
-    return Lineage(top, cut or len(after) > MOST_AFTER)
+    return Lineage(top, truncated or len(after) > MOST_AFTER)
 
 
 def _before(task_id: str, parent: str) -> tuple[list[str], bool]:

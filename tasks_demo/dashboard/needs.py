@@ -47,7 +47,7 @@ class Panel:
     context: Callable[[HttpRequest, AdminSite], Mapping[str, Any] | None]
 
 
-class Kept(Generic[T]):
+class AnswerCache(Generic[T]):
     """Repeats answers for some seconds, to each question its own. Threads that ask at the same time wait for one answer."""
 
     def __init__(self, seconds: float) -> None:
@@ -55,9 +55,9 @@ class Kept(Generic[T]):
         self._lock, self._storing = threading.Lock(), threading.Lock()
         self._known: dict[Hashable, tuple[float, T]] = {}
 
-    def get(self, ask: Callable[[], T], place: Hashable = "", *, fresh: bool = False) -> T:
-        """Return the answer for this ``place``. ``fresh``: ask in any case, and keep the answer for the others."""
-        if fresh:
+    def get(self, ask: Callable[[], T], place: Hashable = "", *, refresh: bool = False) -> T:
+        """Return the answer for this ``place``. ``refresh``: ask in any case, and keep the answer for the others."""
+        if refresh:
             return self._asked(ask, place)
         with self._lock:
             at, answer = self._known.get(place, (None, None))
@@ -113,7 +113,7 @@ def needs(request: HttpRequest, admin_site: AdminSite) -> list[Need]:
     return sorted(found, key=lambda need: not need.bad)
 
 
-def looked_at(request: HttpRequest) -> list[str]:
+def checked_names(request: HttpRequest) -> list[str]:
     """Return the names of all that ``needs`` asks for this user."""
     return [name for name, (_, permission) in _finders.items() if request.user.has_perm(permission)]
 

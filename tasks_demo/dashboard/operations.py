@@ -15,7 +15,7 @@ from tasks_demo.core.exceptions import EnvironmentNotReady, InvalidOperationKey,
 from tasks_demo.dashboard import screens
 from tasks_demo.dashboard.tables import RecordsAdmin
 from tasks_demo.dashboard.times import time_column
-from tasks_demo.operations import Known, forget, known
+from tasks_demo.operations import OperationRecords, find_records, forget
 from tasks_demo.records.models import ForgottenOperation
 
 screens.register_list("Operations", ForgottenOperation, place=55)
@@ -47,11 +47,11 @@ class ForgottenOperationAdmin(RecordsAdmin):
             raise PermissionDenied
         asked = request.POST if request.method == "POST" else request.GET
         key, task = asked.get("key", ""), asked.get("task", "").strip()
-        found: Known | None = None
+        found: OperationRecords | None = None
         error = ""
         if key:
             try:
-                found = known(key, task)
+                found = find_records(key, task)
             except (InvalidOperationKey, UnknownTask) as wrong:
                 error = str(wrong)
         why = asked.get("why", "").strip().replace("\0", "")
@@ -76,7 +76,7 @@ class ForgottenOperationAdmin(RecordsAdmin):
         }
         return TemplateResponse(request, "admin/tasks_demo_records/operation/look.html", context)
 
-    def _forget(self, request: HttpRequest, found: Known, task: str, why: str) -> HttpResponse:
+    def _forget(self, request: HttpRequest, found: OperationRecords, task: str, why: str) -> HttpResponse:
         try:
             removed = forget(
                 found,

@@ -16,7 +16,7 @@ from django.utils.translation import get_language
 
 from tasks_demo.core import clock
 from tasks_demo.dashboard import live, needs, screens
-from tasks_demo.dashboard.needs import Kept
+from tasks_demo.dashboard.needs import AnswerCache
 from tasks_demo.dashboard.promises_table import rows
 from tasks_demo.dashboard.series import LINES, PERIODS, points
 from tasks_demo.ledger import rollups
@@ -44,10 +44,10 @@ class Overview:
 #: Seconds for which the live part that was drawn last answers all polls: twenty open dashboards draw it no more often than one.
 #: At most the shortest interval between two polls: within one server process, no poll shows what is older than its page.
 SHARED_SECONDS = 1.0
-_drawn: Kept[Overview] = Kept(SHARED_SECONDS)
+_drawn: AnswerCache[Overview] = AnswerCache(SHARED_SECONDS)
 #: The table of the rows and the series over time: whether there is a row, and the HTML. They take longest to draw, are the same
 #: for all users, and what each is kept for tells everything that it depends on, but the clock, which goes by minutes here.
-_counts: Kept[tuple[bool, str]] = Kept(10.0)
+_counts: AnswerCache[tuple[bool, str]] = AnswerCache(10.0)
 
 
 def overview(request: HttpRequest, admin_site: AdminSite, *, shared: bool = False) -> Overview:
@@ -58,7 +58,7 @@ def overview(request: HttpRequest, admin_site: AdminSite, *, shared: bool = Fals
     period, here = _period(request), _reversed("overview", admin_site)
     # All that the live part depends on, but the data and the clock.
     about = (admin_site, here, period, _permissions(request), get_language(), get_current_timezone_name())
-    return _drawn.get(lambda: _draw(request, admin_site, period, here), about, fresh=not shared)
+    return _drawn.get(lambda: _draw(request, admin_site, period, here), about, refresh=not shared)
 
 
 def _permissions(request: HttpRequest) -> frozenset[str]:
@@ -81,7 +81,7 @@ def _draw(request: HttpRequest, admin_site: AdminSite, period: str, here: str) -
         "counts": counts if has_rows or missing else "",
         "first_steps": [] if has_rows or missing else _first_steps(request, admin_site),
         "needs": found,
-        "looked_at": needs.looked_at(request),
+        "checked_names": needs.checked_names(request),
         "panels": needs.panels(request, admin_site),
     }
     # Drawn without the request: no template can show to all what belongs to one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tasks_demo.dashboard.keyset import Found, Segment, Tallies
+from tasks_demo.dashboard.keyset import KnownTaskIds, Segment, Tallies
 from tasks_demo.ledger.models import (
     NOTABLE_OUTCOME,
     NOTABLE_VERDICT,
@@ -72,13 +72,13 @@ def problems_first(tallies: Tallies, *, narrowed: bool = False) -> list[Segment]
     return segments
 
 
-def few(tallies: Tallies, *, problems: bool) -> list[Found]:
+def few(tallies: Tallies, *, problems: bool) -> list[KnownTaskIds]:
     """Read all of these, which must be few, and return the segments of either order."""
     # Without ORDER BY and LIMIT, which PostgreSQL takes for a reason to walk through the table in the order of time.
     known = list(tallies.order_by().values_list("task_id", "first_at", "broken", "verdict"))
     if not problems:
-        return [Found((task_id, at) for task_id, at, _, _ in known)]
+        return [KnownTaskIds((task_id, at) for task_id, at, _, _ in known)]
     parts: dict[str, list[tuple[str, datetime]]] = {name: [] for name in (_BROKEN, *_WORST_FIRST)}
     for task_id, at, broken, verdict in known:
         parts[_BROKEN if broken else verdict].append((task_id, at))
-    return [Found(part) for part in parts.values()]
+    return [KnownTaskIds(part) for part in parts.values()]

@@ -147,7 +147,7 @@ def links(request: HttpRequest) -> list[Link]:
 def site_of(request: HttpRequest) -> AdminSite | None:
     """Return the admin site that answers this request, if it has our screens.
 
-    The name alone does not tell: a project's own site is often called "admin", as Django's is.
+    The name alone is not enough: a project's own site is often called "admin", as Django's is.
     """
     match = request.resolver_match
     if match is None or not match.namespaces:

@@ -30,17 +30,19 @@ def matching(tallies: Tallies, term: str) -> tuple[Tallies, bool]:
     if not can_be_stored(term):
         return tallies.none(), False
     found: list[str] = []
-    cut = False
+    truncated = False
     for column in ("task_id", "operation"):
-        cut |= _add(found, Tally.objects.filter(_begins(column, term)).order_by().values_list("task_id", flat=True))
+        truncated |= _add(
+            found, Tally.objects.filter(_begins(column, term)).order_by().values_list("task_id", flat=True)
+        )
     tasks, workers = _names(by_worker.task_names(), term), _names(by_worker.worker_names(), term)
     for some, more in (
         by_worker.latest_of(Tally.objects.all(), "task", tasks[:MOST_NAMES], "first_at", MOST_FOUND),
         by_worker.started_by(workers[:MOST_NAMES], MOST_FOUND),
     ):
         found += some
-        cut |= more
-    return tallies.filter(task_id__in=sorted(set(found))), cut or max(len(tasks), len(workers)) > MOST_NAMES
+        truncated |= more
+    return tallies.filter(task_id__in=sorted(set(found))), truncated or max(len(tasks), len(workers)) > MOST_NAMES
 
 
 def all_matching(tallies: Tallies, term: str) -> Tallies:

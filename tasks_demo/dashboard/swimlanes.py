@@ -23,7 +23,7 @@ _PER_CHARACTER = 6.7
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What the template renders. ``name`` makes its element IDs unique on a page. ``cut``: moments are missing."""
+    """What the template renders. ``name`` makes its element IDs unique on a page. ``truncated``: moments are missing."""
 
     name: str
     title: str
@@ -32,7 +32,7 @@ class Drawing:
     height: float
     lanes: list[Lane]
     folds: list[tuple[Fold, str]]
-    cut: bool
+    truncated: bool
 
 
 def duration(milliseconds: float) -> str:
@@ -50,7 +50,7 @@ def duration(milliseconds: float) -> str:
 def draw(moments: Iterable[Moment], name: str = "swimlanes", title: str = "The life of this job") -> Drawing:
     """Draw the moments, which are in the order of time and cause. At most MOST_MOMENTS are drawn."""
     known = list(islice(moments, MOST_MOMENTS + 1))
-    cut, known = len(known) > MOST_MOMENTS, known[:MOST_MOMENTS]
+    truncated, known = len(known) > MOST_MOMENTS, known[:MOST_MOMENTS]
     lanes = Lanes(known)
     scale = Scale((moment.after_ms for moment in known), LEFT, RIGHT)
     y = _TOP
@@ -64,12 +64,12 @@ def draw(moments: Iterable[Moment], name: str = "swimlanes", title: str = "The l
     return Drawing(
         name=name,
         title=title,
-        description=_described(known, lanes, cut=cut),
+        description=_described(known, lanes, truncated=truncated),
         width=WIDTH,
         height=y + 4,
         lanes=lanes.shown(),
         folds=[(fold, duration(fold.lasted_ms)) for fold in scale.folds],
-        cut=cut or lanes.left_out > 0,
+        truncated=truncated or lanes.left_out > 0,
     )
 
 
@@ -98,7 +98,7 @@ def _place(lane: Lane, scale: Scale) -> float:
     return _LABELS + 12 + max(len(taken), 1) * _LEVEL
 
 
-def _described(moments: Sequence[Moment], lanes: Lanes, *, cut: bool) -> str:
+def _described(moments: Sequence[Moment], lanes: Lanes, *, truncated: bool) -> str:
     """The drawing in words, for who cannot see it. The table below it has every event."""
     if not moments:
         return "No events."
@@ -116,4 +116,4 @@ def _described(moments: Sequence[Moment], lanes: Lanes, *, cut: bool) -> str:
     unended = sum(bar.state == "open" for lane in lanes.known.values() for bar in lane.bars if bar.tone == "execution")
     if unended:
         parts.append(f"the end of {counted(unended, 'execution')} is not on record")
-    return "; ".join(parts) + ("; later events are not drawn." if cut else ".")
+    return "; ".join(parts) + ("; later events are not drawn." if truncated else ".")

@@ -72,8 +72,8 @@ class TallyAdmin(ReadOnlyAdmin):
     def get_search_results(self, request: HttpRequest, queryset: Tallies, search_term: str) -> tuple[Tallies, bool]:
         if getattr(request, "all_of_them", False):
             return all_matching(queryset, search_term), False
-        found, cut = matching(queryset, search_term)
-        request.cut = cut or getattr(request, "cut", False)  # type: ignore[attr-defined]  # for the list, which is created after this
+        found, truncated = matching(queryset, search_term)
+        request.truncated = truncated or getattr(request, "truncated", False)  # type: ignore[attr-defined]  # for the list, which is created after this
         return found, False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

@@ -59,9 +59,9 @@ class TaskPage:
     drawing: Drawing
     phases: list[Phase]
     kills: list[Line]
-    cut: bool
+    truncated: bool
     family: list[Relative]
-    family_cut: bool
+    family_truncated: bool
     lineage: Lineage | None
     gaps: Gaps | None
 
@@ -87,9 +87,9 @@ def task_page(tally: Tally) -> TaskPage:
         drawing=draw(map(moment, steps)),
         phases=arranged,
         kills=kills,
-        cut=len(steps) > MOST_STEPS,
+        truncated=len(steps) > MOST_STEPS,
         family=family[:MOST_SIBLINGS],
-        family_cut=len(family) > MOST_SIBLINGS,
+        family_truncated=len(family) > MOST_SIBLINGS,
         lineage=lineage(
             tally.task_id, next((str(step.detail["parent"]) for step in steps if step.detail.get("parent")), "")
         ),

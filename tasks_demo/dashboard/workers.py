@@ -110,7 +110,7 @@ def _queues(state: BrokerState, alive: list[Worker]) -> list[QueueRow]:
         many = queue.consumers if queue else -1
         oldest = state.oldest.get(name)
         if queue is None:
-            waiting, age = "this broker does not tell", ""
+            waiting, age = "not reported by this broker", ""
         elif not queue.exists:
             waiting, age = "not there yet", ""
         else:
@@ -131,7 +131,7 @@ def _age(waiting: int, oldest: list[str] | None, since: dict[str, datetime]) -> 
     if not waiting:
         return "empty"
     if oldest is None:
-        return "RabbitMQ does not tell"
+        return "not reported by RabbitMQ"
     moments = [clock.aware(since[task_id]) for task_id in oldest if task_id in since]
     if not moments:
         return "the ledger does not know it"

@@ -15,7 +15,7 @@ from celery import signals
 from tasks_demo.outbox.copy_search import QUERY
 
 
-def held(consumer: Any) -> Iterator[str]:
+def unfinished_task_ids(consumer: Any) -> Iterator[str]:
     """Yield the task IDs of the messages that this worker has and has not finished. Callable from any thread."""
     from celery.worker import state  # imported in workers only
 
@@ -56,4 +56,4 @@ def _answer_queries(**_: Any) -> None:
 
 def _holds(state: Any, ids: Collection[str], **_: Any) -> list[str]:
     """Which of these task IDs this worker holds, waiting ones included."""
-    return sorted(set(ids) & set(held(state.consumer)))
+    return sorted(set(ids) & set(unfinished_task_ids(state.consumer)))

@@ -103,7 +103,9 @@ class Presence:
     def _report(self, *, ending: bool) -> None:
         # In this order: a job that is received after the list was made has an event after last_event.
         last_event = written(Event).order_by("-id").values_list("id", flat=True).first() or 0
-        held = sorted({storable(task_id)[: LONGEST["task_id"]] for task_id in holding.held(self._consumer)})
+        held = sorted(
+            {storable(task_id)[: LONGEST["task_id"]] for task_id in holding.unfinished_task_ids(self._consumer)}
+        )
         report: dict[str, Any] = {
             "seen_at": Now(),
             "held": held[:MOST_HELD],

@@ -20,8 +20,8 @@ from celery import Task
 
 from tasks_demo.core.semantics import AT_LEAST_ONCE, AT_MOST_ONCE, EFFECTIVELY_ONCE, Promise
 from tasks_demo.lab.plan.cells import Cell
-from tasks_demo.lab.plan.own_advice import advice
-from tasks_demo.lab.plan.own_tasks import Call, NotCounted, number_of_effects
+from tasks_demo.lab.plan.project_task import Call, NotCounted, number_of_effects
+from tasks_demo.lab.plan.project_task_advice import advice
 from tasks_demo.lab.verdict.checker import CellResult, check
 from tasks_demo.lab.verdict.history import HistoryEvent, read
 
@@ -89,9 +89,9 @@ class LabRun:
         pytest.fail("\n".join(said), pytrace=False)
 
     def _advice(self, found: CellResult, promise: Promise) -> list[str]:
-        if self.cell.own is None or found.observed != "broken":
+        if self.cell.project_task is None or found.observed != "broken":
             return []
-        held_to = replace(self.cell, own=replace(self.cell.own, semantics=str(promise.semantics)))
+        held_to = replace(self.cell, project_task=replace(self.cell.project_task, semantics=str(promise.semantics)))
         return advice(held_to, {what for what in ("lost", "duplicated") if getattr(found, what)})
 
     def _broken(self, promise: Promise) -> str:

@@ -1,7 +1,7 @@
 """Lists the lease records in Redis, for operators. Calls SCAN a bounded number of times, and does not read stored results.
 
 Does **not** guarantee a complete list: SCAN may miss records that change meanwhile, and a Redis with many keys is read only in
-part (``Listing.cut``).
+part (``Listing.truncated``).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A list of lease records. ``cut``: there may be more."""
+    """A list of lease records. ``truncated``: there may be more."""
 
     records: list[LeaseRecord] = field(default_factory=list)
-    cut: bool = False
+    truncated: bool = False
 
 
 def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
@@ -57,7 +57,7 @@ def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
     before = record_key(prefix, "x").partition("{")[0] + "{"
     pattern = f"{_literal(before)}{quote(beginning, safe='')}*"
     try:
-        names, cut = _names(client, pattern)
+        names, truncated = _names(client, pattern)
         now = clock(client)
         pipe = client.pipeline(transaction=False)
         for name in names:
@@ -74,7 +74,7 @@ def listed(client: redis.Redis, prefix: str, beginning: str = "") -> Listing:
         for name, known, length in zip(names, answers[::2], answers[1::2], strict=True)
     ]
     records.sort(key=lambda record: (not record.held, record.state != "claimed", record.operation))
-    return Listing(records, cut)
+    return Listing(records, truncated)
 
 
 def _names(client: redis.Redis, pattern: str) -> tuple[list[bytes], bool]:

@@ -140,7 +140,7 @@ _stores_completion = _semantics(Semantics.EFFECTIVELY_ONCE)
 #: Ended without an effect, and the books were not read since: the tasks that ``ledger.settling.settle`` selects.
 UNSETTLED = Q(settled=0, effects=0, ended__gt=0) & ~Q(books="")
 _quiet = Q(ended__gt=0) | Q(settled__gt=0)
-_again = Q(deliveries__gte=2) | Q(executions__gte=2)
+_repeated = Q(deliveries__gte=2) | Q(executions__gte=2)
 # It raised an error of its own, or Reject or Ignore: that is an end, and no message is missing. Bodies of experiments do not fail
 # by themselves: there an error is the work of the fault (docs/decisions/0080).
 _ended_itself = Q(abandoned=0, run="") & (Q(Exact(_code, 5)) | Q(Exact(_code, 8), executions__gt=0))
@@ -151,7 +151,7 @@ _done_by_another = Q(suppressed__gt=0) & _stores_completion
 _judged_without_effect = Q(books="") | Q(settled__gt=0) & _ended_itself
 _cut_short = Q(books="", effects=0, returned=0, quarantined=0) & (Q(abandoned__gt=0) | _never_run) & ~_done_by_another
 #: Few rows, and the ones people search for. ``dashboard.filters`` repeats it for the partial index.
-AGAIN = Q(executions__gte=2) | Q(effects__gte=2) | Q(suppressed__gt=0) | Q(deferred__gt=0)
+IRREGULAR = Q(executions__gte=2) | Q(effects__gte=2) | Q(suppressed__gt=0) | Q(deferred__gt=0)
 
 
 class Tally(ReadOnly):
@@ -198,13 +198,13 @@ class Tally(ReadOnly):
             When(Q(effects__gte=2) | Q(books="", returned__gte=2), then=Value(Verdict.DUPLICATED.value)),
             When(~_quiet, then=Value(Verdict.UNRESOLVED.value)),
             # If the main process was killed before it recorded a delivery, only the second execution shows the redelivery.
-            When((Q(effects=1) | Q(books="", returned=1)) & _again, then=Value(Verdict.RECOVERED.value)),
+            When((Q(effects=1) | Q(books="", returned=1)) & _repeated, then=Value(Verdict.RECOVERED.value)),
             When(Q(effects=1) | Q(books="", returned=1), then=Value(Verdict.OK.value)),
             When(Q(quarantined__gt=0), then=Value(Verdict.PARKED.value)),
             When(Q(_called_off), then=Value(Verdict.DROPPED.value)),
             When(_lost | _cut_short, then=Value(Verdict.LOST.value)),
             # It ended with its own error, or because the operation was already completed.
-            When(_judged_without_effect & _again, then=Value(Verdict.RECOVERED.value)),
+            When(_judged_without_effect & _repeated, then=Value(Verdict.RECOVERED.value)),
             When(_judged_without_effect, then=Value(Verdict.OK.value)),
             default=Value(Verdict.UNRESOLVED.value),
         ),
@@ -255,7 +255,7 @@ class Tally(ReadOnly):
             models.Index(
                 fields=["pattern", "verdict", "-first_at"], condition=NOTABLE_VERDICT, name="tally_pattern_verdict"
             ),
-            models.Index(fields=["-first_at", "task_id"], condition=AGAIN, name="tally_again"),
+            models.Index(fields=["-first_at", "task_id"], condition=IRREGULAR, name="tally_again"),
             models.Index(fields=["broken", "-first_at"], condition=Q(broken=True), name="tally_broken"),
             models.Index(fields=["outcome", "-first_at"], condition=NOTABLE_OUTCOME, name="tally_outcome"),
             models.Index(fields=["run", "-first_at"], condition=IN_A_RUN, name="tally_run"),

@@ -1,7 +1,7 @@
 """Claims the row of an outbox message before the body runs, or suppresses the copy.
 
     claim the row, in one statement ─┬─ claimed ──▶ the body runs; its lease is renewed meanwhile (outbox/running.py)
-                                     └─ refused ──▶ Superfluous: the copy is acknowledged, and nothing runs
+                                     └─ refused ──▶ SuperfluousCopy: the copy is acknowledged, and nothing runs
 
 What is **not** guaranteed:
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _HOOKED = "_tasks_demo_outbox_hooked"
 
 
-class Superfluous(Unfinished):
+class SuperfluousCopy(Unfinished):
     """The copy is acknowledged and not run: the job has ended, is running, or continues with another copy."""
 
 
@@ -159,4 +159,4 @@ def _suppress(task: Any, why: str) -> None:
             "The suppressed copy of %s was not recorded: %s",
             request.id, described(error), extra=job_fields(task_id=request.id),
         )  # fmt: skip
-    raise Superfluous(why)
+    raise SuperfluousCopy(why)

@@ -24,7 +24,7 @@ from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import NothingToRequeue
 from tasks_demo.core.lifecycle import job_fields
-from tasks_demo.outbox.claims import Superfluous
+from tasks_demo.outbox.claims import SuperfluousCopy
 from tasks_demo.outbox.evidence import OPEN
 from tasks_demo.outbox.reporting import changed, generation_of, holder_of, key_of, outbox_of, report
 from tasks_demo.outbox.running import running
@@ -47,7 +47,7 @@ def _ended(
 ) -> None:
     request = task.request
     alias = outbox_of(request)
-    if alias is None or isinstance(retval, Superfluous):
+    if alias is None or isinstance(retval, SuperfluousCopy):
         return
     running.discard(key_of(alias, request))
     if isinstance(retval, NothingToRequeue):

@@ -35,7 +35,7 @@ class Reconciler:
         self._publisher = publisher
         self._silence_counts_from = 0.0
 
-    def silence_is_no_sign(self) -> None:
+    def disregard_silence(self) -> None:
         """Count no holder as dead because of its silence, for the length of a lease: the database did not answer just now."""
         self._silence_counts_from = time.monotonic() + settings.OUTBOX_LEASE_SECONDS
 

@@ -129,7 +129,7 @@ class Relay:
                     self._prune_now_and_then()
                 except Error as error:
                     connections[self.using].close()
-                    self._reconciler.silence_is_no_sign()
+                    self._reconciler.disregard_silence()
                     result = RelayResult(trouble=f"the database does not answer ({_described(error)})")
                 if result.trouble:
                     failures += 1

@@ -100,12 +100,12 @@ class Running:
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._renew_for_ever, name="outbox-leases", daemon=True)
+            self._thread = threading.Thread(target=self._renew_continuously, name="outbox-leases", daemon=True)
             # At interpreter shutdown, or if no thread can be started, the lease simply expires.
             with suppress(RuntimeError):
                 self._thread.start()
 
-    def _renew_for_ever(self) -> None:
+    def _renew_continuously(self) -> None:
         pause = threading.Event()
         while True:
             interval = settings.OUTBOX_LEASE_SECONDS / 3

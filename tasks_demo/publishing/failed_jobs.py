@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tasks_demo.ledger.models import Outcome, Tally
 from tasks_demo.publishing.parsing import Job
-from tasks_demo.publishing.rerun import jobs_again
+from tasks_demo.publishing.rerun import jobs_to_rerun
 from tasks_demo.publishing.sending import send
 
 #: The outcomes after which a job can be run again.
@@ -19,7 +19,7 @@ OUTCOMES = (Outcome.FAILED.value, Outcome.REJECTED.value)
 
 def impossible(tallies: Sequence[Tally]) -> dict[str, str]:
     """Return why jobs cannot be run again, by task ID. A fixed number of queries for each database."""
-    jobs = jobs_again((tally.task_id, tally.task) for tally in tallies)
+    jobs = jobs_to_rerun((tally.task_id, tally.task) for tally in tallies)
     return {**_elsewhere(tallies), **{task_id: job for task_id, job in jobs.items() if isinstance(job, str)}}
 
 
@@ -28,7 +28,7 @@ def run_again(tally: Tally) -> list[str]:
 
     Raises EnvironmentNotReady and PublicationRefused, as ``sending.send`` does.
     """
-    job = jobs_again([(tally.task_id, tally.task)])[tally.task_id]
+    job = jobs_to_rerun([(tally.task_id, tally.task)])[tally.task_id]
     if not isinstance(job, Job) or _elsewhere([tally]):
         return []
     return send(job, [str(uuid.uuid4())])

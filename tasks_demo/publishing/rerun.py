@@ -27,7 +27,7 @@ from tasks_demo.records.models import OutboxMessage, Parked
 KEPT = ("queue", "exchange", "routing_key", "priority", "serializer", "compression", "time_limit", "soft_time_limit")
 
 
-def jobs_again(failed: Iterable[tuple[str, str]]) -> dict[str, Job | str]:
+def jobs_to_rerun(failed: Iterable[tuple[str, str]]) -> dict[str, Job | str]:
     """Return for each task ID the new job, or why there can be none. ``failed``: pairs of task ID and task name.
 
     Makes two queries per database. Changes nothing, and does not contact the broker.

@@ -26,7 +26,7 @@ class NoBroker(Reconciler):
         return rows
 
 
-class ToTasks(Publisher):
+class InProcessPublisher(Publisher):
     """Delivers each message to its task, synchronously in this process."""
 
     def __init__(self, deliveries: Deliveries, using: str) -> None:
@@ -58,7 +58,7 @@ class DrainingRelay(Relay):
 
     def __init__(self, deliveries: Deliveries, using: str | None) -> None:
         super().__init__(using=using)
-        self.tasks = self._publisher = ToTasks(deliveries, self.using)
+        self.tasks = self._publisher = InProcessPublisher(deliveries, self.using)
         self._reconciler = NoBroker(self._table, self._publisher)
 
 

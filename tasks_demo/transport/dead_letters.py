@@ -14,7 +14,7 @@ from kombu.utils.encoding import bytes_to_str
 
 from tasks_demo.transport.keys import Keys
 from tasks_demo.transport.lua import Client, script
-from tasks_demo.transport.messages import Item, NotAMessage, forgiven, read, task_of
+from tasks_demo.transport.messages import Item, NotAMessage, read, task_of, with_count_reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def requeue_dead_letter(client: Client, token: str, prefix: str = "") -> bool:
     if found is None:
         return False
     try:
-        text = forgiven(read(found.raw))
+        text = with_count_reset(read(found.raw))
     except NotAMessage:
         text = found.raw
     keys = Keys(prefix)

@@ -59,7 +59,7 @@ def redelivered(payload: dict[str, Any], count: bool) -> bytes:
     return text.encode()
 
 
-def forgiven(payload: dict[str, Any]) -> bytes:
+def with_count_reset(payload: dict[str, Any]) -> bytes:
     """The message with its delivery count removed: a person has decided to run it again."""
     (payload.get("headers") or {}).pop(DELIVERY_COUNT, None)
     text: str = dumps(payload)

@@ -21,7 +21,7 @@ def page(open_page: Open, request: pytest.FixtureRequest) -> Page:
     return open_page("/admin/tasks_demo/tally/", **getattr(request, "param", {}))[0]
 
 
-def test_from_the_list_to_where_the_kill_fell(page: Page) -> None:
+def test_list_leads_to_the_point_of_the_kill(page: Page) -> None:
     rows = page.locator("#result_list tbody tr")
     expect(rows).to_have_count(3)
     page.get_by_role("link", name="Problems first").click()
@@ -70,7 +70,7 @@ def test_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
 @pytest.mark.parametrize(
     "page", [{"viewport": {"width": width, "height": 900}} for width in (1400, 1340, 900, 360)], indirect=True, ids=str
 )
-def test_admin_page_no_column_of_a_list_is_cut(page: Page) -> None:
+def test_list_cuts_no_column(page: Page) -> None:
     append(lost("W" * 200, task="shop.payments.tasks.charge_the_customer_of_an_order", pattern="dedup_lock"))
     OutboxMessage.objects.create(
         task_id="w" * 100,

@@ -32,7 +32,7 @@ def test_bar_is_walked_by_keyboard(said: tuple[Page, list[str]]) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 1099, 1100, 1280])
-def test_overview_no_column_of_the_table_is_cut(said: tuple[Page, list[str]], width: int) -> None:
+def test_overview_cuts_no_column_of_its_table(said: tuple[Page, list[str]], width: int) -> None:
     page, _ = said
     page.set_viewport_size({"width": width, "height": 800})
     expect(page.locator(".of-pattern td[data-label='promise broken']").first).to_be_visible()

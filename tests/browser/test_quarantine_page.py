@@ -65,7 +65,7 @@ def test_from_the_list_to_a_requeue_with_a_reason(page: Page, poison: Parked, re
         assert client.llen(QUEUE) == 1
 
 
-def test_quarantine_several_are_discarded_from_the_list(page: Page) -> None:
+def test_quarantine_list_discards_several_rows(page: Page) -> None:
     page.get_by_label("Select all objects on this page for an action").check()
     expect(page.locator("#result_list tr.selected")).to_have_count(3)
     page.get_by_label("Action:").select_option(label="Discard the selected messages…")
@@ -78,7 +78,7 @@ def test_quarantine_several_are_discarded_from_the_list(page: Page) -> None:
     expect(page.locator("#result_list .badge-unresolved")).to_have_count(2)
 
 
-def test_quarantine_all_that_match_are_requeued_with_the_keyboard_alone(page: Page, redis_url: str) -> None:
+def test_quarantine_list_requeues_all_matches_by_keyboard(page: Page, redis_url: str) -> None:
     others = [lying(task="shop.other") for _ in range(3)]
     page.goto("/admin/tasks_demo_records/parked/?task=shop.other")
     press_until_focused(page, "Requeue all that match…")

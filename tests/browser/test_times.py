@@ -56,7 +56,7 @@ def test_times_are_in_the_zone_of_the_browser_and_the_page_says_which(page: Page
     expect(page.locator("[data-zone]")).to_have_text(f"Times: {ZONE}")
 
 
-def test_times_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: Page) -> None:
+def test_times_in_live_parts_and_charts_have_the_same_zone(page: Page) -> None:
     page.goto("/admin/tasks_demo/")
     page.evaluate("htmx.trigger(document.querySelector('[data-live]'), 'live')")
     until(lambda: page.evaluate(SAME), "a chart and a table of the same times")
@@ -70,7 +70,7 @@ def test_times_part_that_refreshes_itself_and_a_chart_have_the_same_zone(page: P
 
 
 @pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
-def test_times_without_a_script_times_are_in_the_zone_of_the_server(page: Page) -> None:
+def test_times_without_scripts_are_in_the_zone_of_the_server(page: Page) -> None:
     at = clock.aware(Tally.objects.get(task_id="fine").first_at)
     expect(page.locator("#result_list time")).to_have_text(f"{at:%Y-%m-%d %H:%M:%S}")
     expect(page.locator("[data-zone]")).to_have_text("Times: UTC")

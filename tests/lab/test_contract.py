@@ -112,7 +112,7 @@ def other(home: Home) -> Ran:
     return _experiment(home, "--pattern", "all", "--fault", *OTHERS, "--tasks", "6", "--kills", str(KILLS))
 
 
-def test_contract_every_point_was_reached_and_every_fault_landed_there(aimed: Ran) -> None:
+def test_every_point_was_reached_and_every_fault_injected_there(aimed: Ran) -> None:
     assert aimed.done.code == 0, aimed.done.err + aimed.done.out[-5000:]
     assert set(aimed.cells) == set(CELLS)
     for (pattern, fault, point), seen in aimed.cells.items():
@@ -167,13 +167,13 @@ def test_lab_is_not_blind(aimed: Ran, cell: tuple[str, str, str]) -> None:
         assert all(seen.count("started")[victim] > 1 for victim in seen.victims)
 
 
-def test_contract_every_other_fault_happened_as_predicted(other: Ran) -> None:
+def test_other_faults_happened_as_predicted(other: Ran) -> None:
     assert other.done.code == 0, other.done.err + other.done.out[-5000:]
     assert set(other.cells) == {(*cell, "") for cell in OTHER_CELLS}
 
 
 @pytest.mark.parametrize("cell", OTHER_CELLS, ids="-".join)
-def test_contract_other_faults(other: Ran, cell: tuple[str, str]) -> None:
+def test_other_faults_keep_the_promises(other: Ran, cell: tuple[str, str]) -> None:
     pattern, fault = cell
     seen = other.cells[pattern, fault, ""]
     parked = set(seen.count("quarantined"))
@@ -215,7 +215,7 @@ def test_dashboard_calls_a_parked_job_parked(other: Ran, home: Home, pattern: st
     assert done.out.strip() == " ".join(["('parked', False)"] * KILLS), done.err
 
 
-def test_contract_without_keys_the_window_between_effect_and_marker_is_open(keyless: Ran) -> None:
+def test_window_between_effect_and_marker_is_open_without_keys(keyless: Ran) -> None:
     assert keyless.done.code == 0, keyless.done.err + keyless.done.out[-3000:]
     window = keyless.cells["dedup_lock", "kill-child", "effect_done"]
     assert window.twice == window.victims

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(420)
     ],
     ids=lambda value: str(value)[-40:],
 )  # fmt: skip
-def test_lab_of_own_tasks_what_cannot_be_tried_is_code_2_and_a_sentence(
+def test_lab_refuses_what_cannot_be_tried_with_exit_2_and_a_sentence(
     standing: Callable[[list[str]], None],
     plain: Plain,
     arguments: list[str],
@@ -91,7 +91,7 @@ def test_lab_without_an_app_or_with_one_that_cannot_be_imported(plain: Plain) ->
     assert "--app shop.nowhere cannot be imported" in broken.sentence()
 
 
-def test_lab_of_own_tasks_state_folder_that_cannot_be_used_is_code_4_and_a_sentence(plain: Plain) -> None:
+def test_lab_without_a_usable_state_folder_is_exit_4_and_a_sentence(plain: Plain) -> None:
     (plain.folder / "file").touch()
     (plain.folder / "taken" / "ledger.sqlite3").mkdir(parents=True)
     for state, why in {

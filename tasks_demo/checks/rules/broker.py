@@ -27,7 +27,7 @@ def outlives_the_visibility_timeout(setup: Setup) -> Iterator[Finding]:
     bound = setup.visibility
     if bound is None:
         return
-    for task in setup.late:
+    for task in setup.late_tasks:
         limit = setup.hard_limit(task)
         if limit is None or limit >= bound.seconds:
             enforced = "" if setup.enforces_limits else ", and a pool that enforces it (prefork)"
@@ -67,7 +67,7 @@ def outlives_the_consumer_timeout(setup: Setup) -> Iterator[Finding]:
         "if the server's value is different (rabbitmqctl environment), write it as TASKS_DEMO_CONSUMER_TIMEOUT_SECONDS or as "
         "x-consumer-timeout on the queue"
     )
-    for task in setup.late:
+    for task in setup.late_tasks:
         bound, limit = setup.consumer_timeout(task), setup.hard_limit(task)
         if bound is not None and (limit is None or limit >= bound):
             yield Finding(

@@ -28,7 +28,7 @@ CLOCKS = frozenset({"now", "utcnow", "today"})
 
 @rule("W006")
 def outlives_its_lock(setup: Setup) -> Iterator[Finding]:
-    for task in setup.locked:
+    for task in setup.locking_tasks:
         limit, cap = setup.hard_limit(task), settings.LEASE_CAP_SECONDS
         if limit is None or limit > cap:
             yield Finding(
@@ -77,7 +77,7 @@ def _foreign_lock(setup: Setup, task: Any) -> Iterator[Finding]:
 @rule("W010")
 def renews_too_late(setup: Setup) -> Iterator[Finding]:
     timeout, lease = settings.REDIS_TIMEOUT_SECONDS, settings.LEASE_SECONDS
-    for task in setup.locked if timeout > lease / 3 else ():
+    for task in setup.locking_tasks if timeout > lease / 3 else ():
         yield Finding(
             f"TASKS_DEMO_REDIS_TIMEOUT_SECONDS is {seconds(timeout)}, more than a third of the lease of "
             f"{seconds(lease)}: a renewal that times out leaves no time for another, and a running job loses its lease.",
@@ -89,7 +89,7 @@ def renews_too_late(setup: Setup) -> Iterator[Finding]:
 @rule("W011")
 def forgets_too_early(setup: Setup) -> Iterator[Finding]:
     kept = settings.RETENTION_SECONDS
-    for task in setup.remembering:
+    for task in setup.remembering_tasks:
         horizon = max(setup.visibility_timeout or 0.0, retry_delay(task)[0], settings.DEFER_MAX_SECONDS * 1.1)
         if kept <= horizon:
             yield Finding(
@@ -120,7 +120,7 @@ def counts_as_dead_too_early(setup: Setup) -> Iterator[Finding]:
 
 @rule("W013")
 def has_no_lease_store(setup: Setup) -> Iterator[Finding]:
-    for task in setup.locked:
+    for task in setup.locking_tasks:
         try:
             lease_place(1.0)  # does not connect yet
         except InvalidSetting as error:
@@ -148,7 +148,7 @@ def has_no_tables(setup: Setup) -> Iterator[Finding]:
 @rule("W023")
 def scheduled_with_constant_key(setup: Setup) -> Iterator[Finding]:
     kept = seconds(settings.RETENTION_SECONDS)
-    for name, field, task in schedule_of(setup.app, setup.remembering):
+    for name, field, task in schedule_of(setup.app, setup.remembering_tasks):
         if task is None or task.operation is None:
             continue
         try:

@@ -17,7 +17,7 @@ YAML = ("yaml", "application/x-yaml")
 
 @rule("W003")
 def is_lost_with_its_pool_process(setup: Setup) -> Iterator[Finding]:
-    for task in setup.late if setup.has_children else ():
+    for task in setup.late_tasks if setup.has_children else ():
         if not task.reject_on_worker_lost and not getattr(task, "retry_on_worker_lost", False):
             yield Finding(
                 "acks_late without reject_on_worker_lost: Celery acknowledges the message of a killed pool process, "
@@ -29,7 +29,7 @@ def is_lost_with_its_pool_process(setup: Setup) -> Iterator[Finding]:
 
 @rule("W004")
 def redelivered_indefinitely(setup: Setup) -> Iterator[Finding]:
-    for task in setup.late if not setup.broker_counts_deliveries else ():
+    for task in setup.late_tasks if not setup.broker_counts_deliveries else ():
         capped = is_quarantined(task) or (
             getattr(task, "retry_on_worker_lost", False) and most_retries(task) is not None
         )
@@ -45,7 +45,7 @@ def redelivered_indefinitely(setup: Setup) -> Iterator[Finding]:
 
 @rule("W005")
 def retried_although_acknowledged_early(setup: Setup) -> Iterator[Finding]:
-    for task in setup.early:
+    for task in setup.early_tasks:
         if most_retries(task) == 0:
             continue
         if getattr(task, "retry_on_worker_lost", False) and setup.has_children:
@@ -72,7 +72,7 @@ def deduplicates_nothing(setup: Setup) -> Iterator[Finding]:
         return
     backend = str(setup.conf.result_backend or "disabled")
     kept = not backend.startswith(("disabled", "rpc", "cache+memory", "memory"))
-    for task in setup.late:
+    for task in setup.late_tasks:
         if not kept:
             why = f"the result backend ({backend.partition(':')[0]}) stores no results that another worker can read"
         elif task.ignore_result:
@@ -96,7 +96,7 @@ def prefetches_behind_long_task(setup: Setup) -> Iterator[Finding]:
         return
     without = "no time limit that the pool enforces" if setup.unenforced else "no time limit"
     many = f"prefetches {prefetch} messages per pool process" if prefetch else "prefetches without limit"
-    for task in setup.late:
+    for task in setup.late_tasks:
         limit = setup.soft_limit(task)
         if limit is None or limit > LONG:
             yield Finding(

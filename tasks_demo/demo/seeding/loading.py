@@ -11,7 +11,7 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tasks_demo.core import clock
-from tasks_demo.demo.seeding.rows import EVENT_COLUMNS, TALLY_COLUMNS, Invention, Rows, prefix
+from tasks_demo.demo.seeding.rows import EVENT_COLUMNS, TALLY_COLUMNS, RowGenerator, Rows, prefix
 from tasks_demo.ledger import database, rollups
 from tasks_demo.ledger.models import Event, Tally
 
@@ -40,11 +40,11 @@ def load(
     """
     connection = connections[alias]
     connection.ensure_connection()
-    invention = Invention(tasks, events_per_task, seed, time.time_ns() // 1000, connection)
+    generator = RowGenerator(tasks, events_per_task, seed, time.time_ns() // 1000, connection)
     write = _copy if connection.vendor == "postgresql" else _insert
     done = 0
     with _large_cache(connection):
-        for rows in invention.parts(TASKS_AT_ONCE):
+        for rows in generator.parts(TASKS_AT_ONCE):
             with _transaction(connection) as cursor:
                 write(cursor, rows)
             done += len(rows.tallies)

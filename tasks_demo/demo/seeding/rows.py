@@ -43,7 +43,7 @@ class Rows:
     tallies: list[tuple[Any, ...]] = field(default_factory=list)
 
 
-class Invention:
+class RowGenerator:
     """The rows of ``tasks`` task IDs, the last of which ends ``now`` (microseconds since the epoch). One part at a time is in
     memory."""
 

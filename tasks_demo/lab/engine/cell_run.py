@@ -23,13 +23,13 @@ from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
-from tasks_demo.lab.plan.own_tasks import Call
 from tasks_demo.lab.plan.places import HELD_AT, uses_database
+from tasks_demo.lab.plan.project_task import Call
 from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes import databases
 from tasks_demo.lab.processes.brokers import Lane
+from tasks_demo.lab.processes.brokers.faulty import FaultyBroker, FaultyRabbit, FaultyRedis
 from tasks_demo.lab.processes.brokers.redis import celery_address, client_address
-from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRabbit, TroubledRedis
 from tasks_demo.lab.processes.environment import Environment
 from tasks_demo.lab.processes.fault_proxy import FaultProxy
 from tasks_demo.lab.processes.fault_report import FaultReport
@@ -83,30 +83,30 @@ class CellRun:
         self.hex_name = uuid.uuid5(uuid.NAMESPACE_URL, self.name).hex
         self.environment = environment
         self.folder = folder
-        self.control = controls.find(cell.pattern) if cell.own is None else None
+        self.control = controls.find(cell.pattern) if cell.project_task is None else None
         if self.control:
             controls.prepare(cell.pattern, environment.redis.url)
         self.task: Any = self.control.task if self.control else None
         if self.task is None:
-            self.task = current_app.tasks[cell.own.name] if cell.own else CHARGES[cell.pattern]
+            self.task = current_app.tasks[cell.project_task.name] if cell.project_task else CHARGES[cell.pattern]
         self.jobs = jobs_of(cell, self.name)
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
         # A body of the project's may be over in a millisecond: the first is held until what happens to all jobs has begun.
-        held = cell.fault.aimable or cell.fault.place in HELD_AT or (cell.own and cell.fault.once)
+        held = cell.fault.aimable or cell.fault.place in HELD_AT or (cell.project_task and cell.fault.once)
         self.aimed = self.victims if held else {}
-        if cell.fault.among_queued and not cell.own:  # so may all of the demo's be
+        if cell.fault.among_queued and not cell.project_task:  # so may all of the demo's be
             self.aimed = {self.jobs[0].task_ids[0]: Point.STARTED}
         self.visibility_timeout = visibility_timeout(cell)
         self.leases = environment.redis.lane(cell.name)
-        self.troubled: TroubledBroker | None = None
+        self.faulty_broker: FaultyBroker | None = None
         self.broker: Lane
         if cell.fault.of_broker:
             kind, place = KINDS[cell.broker], environment.socket_dir / uuid.uuid4().hex[:8]
             if kind.on_redis:
-                self.troubled = TroubledRedis(kind, place, place.with_suffix(".r"), cell.fault)
+                self.faulty_broker = FaultyRedis(kind, place, place.with_suffix(".r"), cell.fault)
             else:
-                self.troubled = TroubledRabbit(kind, place, cell.name)
-            self.broker = self.troubled.lane
+                self.faulty_broker = FaultyRabbit(kind, place, cell.name)
+            self.broker = self.faulty_broker.lane
         else:
             self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
         disturbance = next((fault for fault in cell.faults if fault.disturbance is not Fault.NONE), None)
@@ -130,10 +130,10 @@ class CellRun:
         #: What its workers write.
         self.worker_log = folder / f"{cell.name.replace('/', '-').replace('@', '-')}.log"
         #: Whether its workers run jobs that are not its own.
-        self.among_others = cell.own is not None or cell.fault is Fault.HOSTILE
+        self.among_others = cell.project_task is not None or cell.fault is Fault.HOSTILE
 
     def _operation(self, job: Job, task_id: str) -> str:
-        if self.cell.own is None:
+        if self.cell.project_task is None:
             return str(job.kwargs.get("operation", task_id))
         return operation_of(self.task, Call(job.args, job.kwargs), task_id)
 
@@ -195,7 +195,11 @@ class CellRun:
 
     def judges(self, event: Event) -> bool:
         """Whether this event counts as an effect, because executions are judged."""
-        return self.cell.own is not None and self.cell.own.judged == "executions" and event.kind == Point.RETURNED
+        return (
+            self.cell.project_task is not None
+            and self.cell.project_task.judged == "executions"
+            and event.kind == Point.RETURNED
+        )
 
     def count_events(self) -> dict[str, int]:
         """Return the number of the cell's events by kind."""
@@ -238,10 +242,13 @@ class CellRun:
 
 
 def runs_alone(cell: Cell) -> bool:
-    """Whether the cell must run alone: its effects or its operations are counted in tables that all cells share, or it keeps
-    a transaction open for seconds: on SQLite no other cell can write to that file meanwhile; or its fault hits what all share."""
-    if cell.own is not None:
-        return bool(cell.own.effects or cell.own.pattern)
+    """Whether the cell must run alone.
+
+    So it must if its effects or operations are counted in tables that all cells share, if its fault hits what all share, or if it
+    keeps a transaction open for seconds on SQLite, where no other cell can write meanwhile.
+    """
+    if cell.project_task is not None:
+        return bool(cell.project_task.effects or cell.project_task.pattern)
     vendor = connections[router.db_for_write(Booking)].vendor
     locks = vendor == "sqlite" and cell.pattern == "inbox" and cell.fault in OVERLAPPING
     return locks or cell.fault is Fault.DATABASE_KILL

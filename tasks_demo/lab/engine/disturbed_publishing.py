@@ -29,10 +29,10 @@ class DisturbedPublishing:
             return
 
         def heal_in_time() -> FaultReport:
-            proxy.last(self._stop)
+            proxy.wait_until_over(self._stop)
             why = proxy.heal()
             return FaultReport(what=self._what, victim="publisher", injected=not why, why=why)
 
-        with proxy.turn, ThreadPoolExecutor(1, thread_name_prefix="healing") as pool:
+        with proxy.lock, ThreadPoolExecutor(1, thread_name_prefix="healing") as pool:
             proxy.begin(task_id)
             yield pool.submit(heal_in_time).result

@@ -12,7 +12,7 @@ from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.engine.cell_run import CellRun
 from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.hostile import KINDS, Hostile, hostile
+from tasks_demo.lab.plan.hostile import KINDS, HostileMessage, hostile_message
 from tasks_demo.lab.plan.timing import HOSTILE_SECONDS, time_limit
 from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.ledger.events import FAULT
@@ -53,7 +53,7 @@ class HostileMessages:
         victims = sorted(run.cell.victims) if run.cell.fault is Fault.HOSTILE else []
         self._kinds = {index: KINDS[number % len(KINDS)] for number, index in enumerate(victims)}
         #: The message on its way; before it: the ledger's last event, the number of dead letters, the length of the log.
-        self._before: tuple[Hostile, int, int, int] | None = None
+        self._before: tuple[HostileMessage, int, int, int] | None = None
         #: Why the cell cannot be judged: messages that are not accounted for.
         self.missing = ""
 
@@ -66,10 +66,10 @@ class HostileMessages:
         # With a backlog before it, the next job would wait for that.
         self._wait_for(job.task_ids[0], time_limit(self._run.cell))
         task_id = job.task_ids[0] if kind == "same-id" else str(uuid.uuid4())
-        message = hostile(kind, self._run.task.name, task_id, job.kwargs)
+        message = hostile_message(kind, self._run.task.name, task_id, job.kwargs)
         last = Event.objects.order_by("-id").values_list("id", flat=True).first() or 0
         self._before = message, last, self._run.broker.dead_letters(), len(self._log())
-        if message.bare:
+        if message.unreadable:
             self._run.broker.put(message.body)
             return
         producer.publish(
@@ -87,7 +87,7 @@ class HostileMessages:
         done = self._wait_for(self._run.jobs[index].task_ids[0], HOSTILE_SECONDS)
         seconds = round(time.monotonic() - started, 3)
         ended = self._where(message, last, letters, seen)
-        if message.bare and self._run.broker.withdraw():
+        if message.unreadable and self._run.broker.withdraw():
             ended = f"{ended.removesuffix(_GONE)}, and is delivered again (the lab took it out)"
         why = "it left no trace" if not ended else ""
         if not done:
@@ -114,7 +114,7 @@ class HostileMessages:
                 return False
         return True
 
-    def _where(self, message: Hostile, last: int, letters: int, seen: int) -> str:
+    def _where(self, message: HostileMessage, last: int, letters: int, seen: int) -> str:
         if self._run.broker.dead_letters() > letters:
             return "a dead letter"
         if message.task_id:

@@ -117,7 +117,7 @@ class Lane:
             seed=cell.seed,
             publisher=cell.publisher,
             clicks=cell.clicks,
-            judged=cell.own.judged if cell.own else "books",
+            judged=cell.project_task.judged if cell.project_task else "books",
             load=cell.load,
             waiting_limit=timing.waiting_limit(cell),
             duration_s=round(time.monotonic() - started, 3),
@@ -139,8 +139,8 @@ class Lane:
         finally:
             if self._run.proxy:
                 self._run.proxy.close()
-            if self._run.troubled:
-                self._run.troubled.stop()
+            if self._run.faulty_broker:
+                self._run.faulty_broker.stop()
 
     def _worker_is_ready(self, pid: int) -> None:
         memory: dict[str, Any] = {"memory": own_memory(pid)} if self._run.cell.load else {}
@@ -152,7 +152,7 @@ class Lane:
             return ""
         kind, missing = Point.ACKED, "the message was not acknowledged"
         if point == Point.ACKING:
-            kind = Point.EFFECT_DONE if self._run.cell.own is None else Point.RETURNED
+            kind = Point.EFFECT_DONE if self._run.cell.project_task is None else Point.RETURNED
             missing = "the body had no effect"
         return "" if Event.objects.filter(run=self.name, task_id=task_id, kind=kind).exists() else missing
 

@@ -30,13 +30,13 @@ from tasks_demo.lab.engine.hostile_messages import where_ended
 from tasks_demo.lab.engine.lane import Lane, Progress
 from tasks_demo.lab.engine.main_thread import MainThread
 from tasks_demo.lab.engine.publishing import Stop
-from tasks_demo.lab.engine.witnesses import Unread, witness_of
+from tasks_demo.lab.engine.witnesses import EffectsUnknown, witness_of
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import Prediction
-from tasks_demo.lab.plan.own_advice import advice, predicted
 from tasks_demo.lab.plan.predictions import prediction
+from tasks_demo.lab.plan.project_task_advice import advice, predict_project_task
 from tasks_demo.lab.plan.timing import OUTBOX_SETTINGS
 from tasks_demo.lab.processes.assumptions import assume
 from tasks_demo.lab.processes.brokers import queue_settings, without_password
@@ -123,7 +123,7 @@ class Run:
         # A node that is killed is the cell's own.
         shared = dict.fromkeys(cell.broker for cell in self.cells if cell.fault is not Fault.BROKER_KILL)
         kinds = [KINDS[name] for name in shared]
-        demo, faults = any(cell.own is None for cell in self.cells), {cell.fault for cell in self.cells}
+        demo, faults = any(cell.project_task is None for cell in self.cells), {cell.fault for cell in self.cells}
         with (
             contextlib.ExitStack() as recording_again,
             environment(
@@ -241,16 +241,16 @@ class Run:
         self._cell_runs[cell.name] = run
         lane = Lane(run, self._stop, self._tell, self._main_thread)
         try:
-            witness.before(run)
+            witness.prepare(run)
             end = lane.run()
             end.cells = len(self.cells)
             with self._books:
                 try:
-                    witness.after(run)
+                    witness.read_effects(run)
                     end.books_read = True
                     if not end.reason:
                         settle(run=lane.name)
-                except Unread as error:
+                except EffectsUnknown as error:
                     end.reason = end.reason or str(error)
             end.events = run.count_events()
             lane.record_end(end)
@@ -264,16 +264,16 @@ class Run:
             results = check(history.read(file), {cell.pattern: cell.promise for cell in self.cells})
         overrides: dict[tuple[str, str, str, str], Prediction] = {}
         for cell in self.cells:
-            if cell.own is not None:
-                overrides[cell.pattern, cell.fault_name, cell.point, cell.broker] = predicted(cell.own)
+            place = cell.pattern, cell.fault_name, cell.point, cell.broker
+            if cell.project_task is not None:
+                overrides[place] = predict_project_task(cell.project_task)
                 continue
             known = prediction(
                 cell.pattern, cell.fault_name, cell.point, clicks=cell.clicks, keyless=cell.keyless, broker=cell.broker
             )
             if 0 < len(cell.victims) < len(cell.windows) and not cell.point:
-                # A single kill shows one window only: nothing need become visible.
-                known = replace(known, expect=frozenset())
-            overrides[cell.pattern, cell.fault_name, cell.point, cell.broker] = known
+                known = replace(known, required=frozenset())  # a few kills need not show every window
+            overrides[place] = known
         return report.build(
             [self._advised(result) for result in results],
             versions=report.versions(),
@@ -294,7 +294,7 @@ class Run:
     def _advised(self, result: CellResult) -> CellResult:
         """The result of a task of the project whose promise broke, with what broke it."""
         run = next((one for one in self._cell_runs.values() if one.is_of(result)), None)
-        if run is None or run.cell.own is None or result.observed != "broken":
+        if run is None or run.cell.project_task is None or result.observed != "broken":
             return result
         seen = {what for what in ("lost", "duplicated") if getattr(result, what)}
         return replace(result, reasons=[*advice(run.cell, seen, run.failure()), *result.reasons])

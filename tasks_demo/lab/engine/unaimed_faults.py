@@ -21,7 +21,7 @@ from tasks_demo.lab.engine.workers import Workers
 from tasks_demo.lab.plan import timing
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.processes.brokers import Holdings
-from tasks_demo.lab.processes.brokers.troubled import TroubledBroker, TroubledRedis
+from tasks_demo.lab.processes.brokers.faulty import FaultyBroker, FaultyRedis
 from tasks_demo.lab.processes.fault_report import FaultReport
 from tasks_demo.lab.processes.nemesis import Nemesis
 from tasks_demo.lab.processes.servers.postgres import PostgresServer
@@ -48,8 +48,8 @@ class UnaimedFaults:
 
         Raises EnvironmentNotReady if one of them does not do that.
         """
-        if self._run.troubled:
-            self._start(self._run.troubled)
+        if self._run.faulty_broker:
+            self._start(self._run.faulty_broker)
         if self._run.proxy:
             self._run.proxy.start()
         if self._fault is not Fault.LOST_RESPONSE:
@@ -74,7 +74,7 @@ class UnaimedFaults:
             return
         lane = self._run.broker
         self._until(lambda: lane.holdings().queued, _QUEUED_SECONDS, stop)
-        self._go_on, held_back = nemesis.let_go.set, bool(self._run.aimed)
+        self._go_on, held_back = nemesis.released.set, bool(self._run.aimed)
         begun, why = nemesis.held.is_set if held_back else self._a_job_has_begun, ""
         if (self._fault.among_jobs or held_back) and not self._until(begun, _BEGUN_SECONDS, stop):
             why = "no job had begun"
@@ -88,12 +88,12 @@ class UnaimedFaults:
 
     def _hit_broker(self, workers: Workers, stop: threading.Event) -> tuple[int, Holdings, str, str]:
         """Return the server's pid, what it held, the signal that ended it, and why the fault did not happen."""
-        broker = self._run.troubled
-        if isinstance(broker, TroubledRedis) and self._fault.outage:
+        broker = self._run.faulty_broker
+        if isinstance(broker, FaultyRedis) and self._fault.outage:
             pid, held = broker.pid, broker.lane.holdings()
             why = broker.disturb(lambda seconds: self._outlast(seconds, workers, stop), timing.OUTAGE_SECONDS)
             return pid, held, "", why
-        if isinstance(broker, TroubledRedis) and self._fault is Fault.BROKER_FLUSH:
+        if isinstance(broker, FaultyRedis) and self._fault is Fault.BROKER_FLUSH:
             pid, held = broker.flush()
             self._go_on()
             return pid, held, "", ""
@@ -117,7 +117,7 @@ class UnaimedFaults:
         self._start(server)
         return pid, held, "SIGKILL", ""
 
-    def _start(self, server: TroubledBroker | PostgresServer) -> None:
+    def _start(self, server: FaultyBroker | PostgresServer) -> None:
         self._main_thread.call(server.launch)
         server.await_ready()
 
@@ -168,7 +168,7 @@ class UnaimedFaults:
         return False
 
 
-def _shows_messages(broker: TroubledBroker, worker: str) -> bool:
+def _shows_messages(broker: FaultyBroker, worker: str) -> bool:
     try:
         held = broker.lane.holdings(worker)
     except (OSError, AMQPError):

@@ -78,7 +78,7 @@ class Workers:
             write_through=cell.fault is not Fault.LOAD,
             clock=str(run.clock.file) if run.clock else "",
             control=cell.pattern if run.control else "",
-            task=cell.own.name if cell.own else "",
+            task=cell.project_task.name if cell.project_task else "",
             settings={"MAX_ATTEMPTS": timing.MAX_ATTEMPTS, **timing.OUTBOX_SETTINGS},
         )
 

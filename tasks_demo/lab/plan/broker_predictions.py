@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LOST, Prediction, predict
 
 
-def killed(pattern: str, kept: bool) -> Prediction:
+def after_redis_kill(pattern: str, kept: bool) -> Prediction:
     """``kept``: whether the messages outlive it. With kombu's stock transport."""
     if kept:
         why = (
@@ -14,7 +14,7 @@ def killed(pattern: str, kept: bool) -> Prediction:
         )
         if pattern in {*EARLY, "outbox"}:
             return predict(pattern, why, lost=False if pattern == "outbox" else None)
-        return Prediction("open", why, never=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
+        return Prediction("open", why, excluded=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
     why = "Redis had the messages in memory only, and they are gone."
     if pattern == "outbox":
         return predict(
@@ -23,13 +23,13 @@ def killed(pattern: str, kept: bool) -> Prediction:
     return predict(pattern, why, lost=True)
 
 
-def node_killed(pattern: str) -> Prediction:
+def after_rabbitmq_kill(pattern: str) -> Prediction:
     """RabbitMQ, with durable queues, persistent messages and confirms."""
     why = "What RabbitMQ has confirmed is in its files. What it has not seen acknowledged, or not written, is delivered again"
     if pattern == "claim_first":
         return predict(pattern, why + ", and stops at the claim.", lost=False, twice=False)
     if pattern == "acks_early":
-        return Prediction("open", why + ", and the body runs again.", never=frozenset({LOST}))
+        return Prediction("open", why + ", and the body runs again.", excluded=frozenset({LOST}))
     if pattern == "outbox":
         return predict(
             pattern, why + "; its row names the end of the job, and the copy stops.", lost=False, twice=False
@@ -39,7 +39,7 @@ def node_killed(pattern: str) -> Prediction:
     return predict(pattern, why + "; the second finds the operation completed, or waits for its holder.")
 
 
-def in_outage(pattern: str, full: bool) -> Prediction:
+def during_outage(pattern: str, full: bool) -> Prediction:
     """With kombu's stock transport. ``full``: it has no memory left, or no disk at its next write, and a message can still
     be popped."""
     why = "Stock kombu takes the answer for a bug, and the worker ends: what it ran and could not acknowledge is delivered again."
@@ -48,23 +48,23 @@ def in_outage(pattern: str, full: bool) -> Prediction:
     if pattern == "claim_first":
         return predict(pattern, f"{why} The durable claim stops the second delivery.", twice=False)
     if pattern == "acks_early":
-        return Prediction("open", why, never=frozenset() if full else frozenset({LOST}))
+        return Prediction("open", why, excluded=frozenset() if full else frozenset({LOST}))
     if pattern == "outbox":
         return predict(pattern, why + " Its row names the end of the job, and the copy stops.", lost=False, twice=False)
     if full:
-        return Prediction("open", why, never=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
+        return Prediction("open", why, excluded=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
     if pattern == "acks_late":
         return predict(pattern, why, lost=False)
     return predict(pattern, f"{why} The second finds the operation completed.")
 
 
-def restarted(pattern: str) -> Prediction:
+def after_redis_kill_on_own_transport(pattern: str) -> Prediction:
     """Killed, and started again on its file; with our transport."""
     why = "The claim of a message is in the file: what was not delivered is handed out again when Redis is back."
     return predict(pattern, why, lost=False)
 
 
-def outlasted(pattern: str) -> Prediction:
+def during_outage_on_own_transport(pattern: str) -> Prediction:
     """With our transport."""
     why = "The worker goes on, and acknowledges what it ran as soon as Redis takes writes."
     return predict(pattern, why, lost=False, twice=False)

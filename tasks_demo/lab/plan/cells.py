@@ -15,8 +15,8 @@ from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.own_tasks import BODY, OwnTask
 from tasks_demo.lab.plan.places import HELD_AT, why_never
+from tasks_demo.lab.plan.project_task import BODY, ProjectTask
 
 #: Where a fault is injected when no point is given: before and after the effect, while the body runs.
 WINDOWS = (Point.EFFECT_BEGUN, Point.EFFECT_DONE)
@@ -53,7 +53,7 @@ LANES = 4
 class Cell:
     """One pattern, or one task of the project, under one fault.
 
-    :param pattern: the pattern; the name of a task of the project, which is then ``own``.
+    :param pattern: the pattern; the name of a task of the project, which is then ``project_task``.
     :param victims: number of a job (from 0) → the point at which it is hit. A fault that has no point ignores the point. Under
         load a main process is killed when this job is published.
     :param clicks: task IDs under which each operation is published.
@@ -72,7 +72,7 @@ class Cell:
     victims: dict[int, Point] = field(default_factory=dict)
     clicks: int = 1
     keyless: bool = False
-    own: OwnTask | None = None
+    project_task: ProjectTask | None = None
     load: int = 0
     also: Fault = Fault.NONE
 
@@ -102,8 +102,8 @@ class Cell:
 
         The effectively-once patterns need the outbox to keep their promise in the fetch window of Redis.
         """
-        if self.own is not None:
-            return "outbox" if self.own.pattern == "outbox" else "direct"
+        if self.project_task is not None:
+            return "outbox" if self.project_task.pattern == "outbox" else "direct"
         loses = KINDS.get(self.broker, REDIS).loses_fetched
         may_fetch = self.point in {Point.FETCHED, MIXED} or self.fault is Fault.LOAD
         closes_window = loses and may_fetch and self.pattern in {"dedup_lock", "inbox"}
@@ -112,28 +112,26 @@ class Cell:
     @property
     def early(self) -> bool:
         """Whether the message is acknowledged before the body runs."""
-        if self.own is not None:
-            return self.own.early
+        if self.project_task is not None:
+            return self.project_task.early
         control = controls.find(self.pattern)
         return control.early if control else PROMISES[self.pattern].semantics is Semantics.AT_MOST_ONCE
 
     @property
     def promise(self) -> Promise:
         """What it is held to."""
-        return self.own.promise if self.own else promise_of(self.pattern)
+        return self.project_task.promise if self.project_task else promise_of(self.pattern)
 
     @property
     def windows(self) -> tuple[Point, ...]:
         """Where its victims are hit when no point is given."""
-        return WINDOWS if self.own is None else BODY
+        return WINDOWS if self.project_task is None else BODY
 
     def as_dict(self) -> dict[str, Any]:
         """Return the cell as JSON values, victims in order of their job numbers."""
-        own = {"own": self.own.as_dict()} if self.own else {}
-        load = {"load": self.load} if self.load else {}
         return {
-            **own,
-            **load,
+            **({"own": self.project_task.as_dict()} if self.project_task else {}),
+            **({"load": self.load} if self.load else {}),
             "pattern": self.pattern,
             "fault": self.fault_name,
             "point": self.point,
@@ -163,10 +161,10 @@ class Cell:
             victims={int(index): Point(point) for index, point in dict(data["victims"]).items()},
             clicks=int(data.get("clicks", 1)),
             keyless=bool(data.get("keyless", False)),
-            own=OwnTask.from_dict(data["own"]) if "own" in data else None,
+            project_task=ProjectTask.from_dict(data["own"]) if "own" in data else None,
             load=int(data.get("load", 0)),
         )
-        if cell.own is None and cell.pattern not in AIMABLE and controls.find(cell.pattern) is None:
+        if cell.project_task is None and cell.pattern not in AIMABLE and controls.find(cell.pattern) is None:
             raise ValueError(f"unknown pattern {cell.pattern!r}")
         if cell.broker not in KINDS:
             raise ValueError(f"unknown broker {cell.broker!r}")
@@ -178,16 +176,18 @@ class Cell:
             raise ValueError(f"a load of {cell.load} and the fault {cell.fault} do not go together")
         if not all(0 <= index < cell.tasks for index in cell.victims):
             raise ValueError("a victim is not one of the jobs")
-        if not all(applies(cell.pattern, one, cell.own) for one in cell.faults):
+        if not all(applies(cell.pattern, one, cell.project_task) for one in cell.faults):
             raise ValueError(f"{cell.fault_name} cannot happen to {cell.pattern}")
-        if cell.fault.aimable and not set(cell.victims.values()) <= set(points_of(cell.pattern, cell.fault, cell.own)):
+        if cell.fault.aimable and not {*cell.victims.values()} <= {
+            *points_of(cell.pattern, cell.fault, cell.project_task)
+        }:
             raise ValueError(f"{cell.pattern} never reaches one of the points")
         return cell
 
 
-def applies(pattern: str, fault: Fault, own: OwnTask | None = None) -> bool:
-    """Whether the fault can happen to the pattern's demo job, or to ``own``."""
-    return fault in own.faults if own is not None else not why_never(pattern, fault)
+def applies(pattern: str, fault: Fault, project_task: ProjectTask | None = None) -> bool:
+    """Whether the fault can happen to the pattern's demo job, or to ``project_task``."""
+    return fault in project_task.faults if project_task is not None else not why_never(pattern, fault)
 
 
 def why_not_on(broker: str, fault: Fault) -> str:
@@ -202,14 +202,14 @@ def why_not_on(broker: str, fault: Fault) -> str:
     return "it is a fault of Redis: write broker-kill" if fault.appendonly else "it is a fault of Redis"
 
 
-def points_of(pattern: str, fault: Fault, own: OwnTask | None = None) -> tuple[Point, ...]:
+def points_of(pattern: str, fault: Fault, project_task: ProjectTask | None = None) -> tuple[Point, ...]:
     """The points at which this fault can be injected into this pattern's jobs, or into those of a task of the project.
 
     At the points of the main process no pool process has the job, so only faults of main can be injected there.
     """
     if not fault.aimable:
         return ()
-    known = own.points if own else AIMABLE.get(pattern, _PLAIN)
+    known = project_task.points if project_task else AIMABLE.get(pattern, _PLAIN)
     return tuple(point for point in known if fault.victim != "child" or point not in BY_MAIN)
 
 
@@ -225,21 +225,22 @@ def plan(
     work_ms: int,
     clicks: int = 1,
     keyless: bool = False,
-    own: OwnTask | None = None,
+    project_task: ProjectTask | None = None,
     load: int = 0,
 ) -> list[Cell]:
-    """Return the cells of a run, of the patterns or of ``own``. ``kills`` None: a tenth of the jobs, at least one.
+    """Return the cells of a run, of the patterns or of ``project_task``. ``kills`` None: a tenth of the jobs, at least one.
     ``load``: the rate of cells under load, and of no others.
 
     ``points``: one cell for each, where pattern and fault have it; ``mixed``: one cell with all of them. A fault that cannot
     be injected at a point ignores them.
     """
     cells = []
-    usual = BODY if own else WINDOWS
-    for asked in faults:
-        fault, also = parts(asked)
+    usual = BODY if project_task else WINDOWS
+    for chosen in faults:
+        fault, also = parts(chosen)
         for pattern in patterns:
-            if not all(applies(pattern, one, own) for one in (fault, also)) or bool(load) != (fault is Fault.LOAD):
+            possible = all(applies(pattern, one, project_task) for one in (fault, also))
+            if not possible or bool(load) != (fault is Fault.LOAD):
                 continue
             aims: list[tuple[str, tuple[Point, ...]]] = [("", usual)]
             if fault is Fault.NONE:
@@ -247,19 +248,19 @@ def plan(
             elif fault in {Fault.STOP, Fault.POISON} or not fault.aimable:
                 aims = [("", (HELD_AT.get(fault.place, usual[0]),))]
             if points and fault.aimable:
-                known = points_of(pattern, fault, own)
+                known = points_of(pattern, fault, project_task)
                 aims = [(MIXED, known)] if MIXED in points else []
                 aims += [(str(point), (point,)) for point in known if point in points]
             for name, windows in aims:
                 first = 1 if fault is Fault.HOSTILE else 0
                 last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
-                victims = _victims(f"{seed}:{pattern}:{asked}:{name}", last, kills, windows, first) if windows else {}
+                victims = _victims(f"{seed}:{pattern}:{chosen}:{name}", last, kills, windows, first) if windows else {}
                 if fault.once:
-                    victims = {0: windows[0]} if own else dict(list(victims.items())[:1])
-                work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs and not own else work_ms
-                without = keyless and pattern == "dedup_lock"
+                    victims = {0: windows[0]} if project_task else dict(list(victims.items())[:1])
+                work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs and not project_task else work_ms
+                options = (clicks, keyless and pattern == "dedup_lock", project_task, load, also)
                 cells += [
-                    Cell(pattern, fault, name, broker, seed, tasks, work, victims, clicks, without, own, load, also)
+                    Cell(pattern, fault, name, broker, seed, tasks, work, victims, *options)
                     for broker in brokers
                     if not why_not_on(broker, fault)
                 ]

@@ -6,7 +6,7 @@ from tasks_demo.lab.plan.brokers import BrokerKind
 from tasks_demo.lab.plan.outcomes import LOST, ONCE, Prediction, predict
 
 
-def jumped(pattern: str, kind: BrokerKind, point: str = "") -> Prediction:
+def after_clock_jump(pattern: str, kind: BrokerKind, point: str = "") -> Prediction:
     """At ``point``, or in the body."""
     if kind.family == "redis-plus":
         return Prediction("open", "Not measured: its worker sets and moves the timeouts of its messages itself.")
@@ -15,7 +15,7 @@ def jumped(pattern: str, kind: BrokerKind, point: str = "") -> Prediction:
         return predict(pattern, why, lost=False, twice=False)
     why = "To kombu every message of the worker is overdue by its own clock, and it requeues them while they are worked on"
     if pattern == "acks_early":
-        return Prediction("open", why + ": a message that waits in the worker runs twice.", never=frozenset({LOST}))
+        return Prediction("open", why + ": a message that waits in the worker runs twice.", excluded=frozenset({LOST}))
     if pattern == "claim_first":
         return predict(pattern, why + "; the copy stops at the claim.", lost=False, twice=False)
     if pattern == "outbox":

@@ -88,7 +88,7 @@ def predict_both(pattern: str, one: Prediction, other: Prediction) -> Prediction
     """
     effects = PROMISES[pattern].effects
     forbidden = {what for what, count in ((LOST, 0), (DUPLICATED, 2)) if count not in effects}
-    expect, never = one.expect & other.expect, one.never & other.never
-    outcome = "broken" if expect & forbidden else "held" if forbidden <= never else "open"
+    required, excluded = one.required & other.required, one.excluded & other.excluded
+    outcome = "broken" if required & forbidden else "held" if forbidden <= excluded else "open"
     why = f"What either fault may show, two together may: {one.why} {other.why}"
-    return Prediction(outcome, why, expect, never)
+    return Prediction(outcome, why, required, excluded)

@@ -10,7 +10,7 @@ from tasks_demo.lab.plan.outcomes import LOST, ONCE, Prediction, predict
 _COPY = "An acknowledgement that was lost brings a copy"
 
 
-def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Prediction:
+def disturbed_connection(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Prediction:
     """The worker's connections to the broker. ``fault``: ``cut``, ``delay`` or ``black-hole``; at ``point``, or in the body."""
     if fault == "delay":
         why = "Everything arrives, and before any timeout: what is late is neither lost nor repeated."
@@ -21,7 +21,7 @@ def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Pr
     if fault == "black-hole" and kind.loses_fetched and pattern in {"acks_early", "claim_first", "acks_late"}:
         why = "What records a message that Redis has popped is swallowed, so that the message is gone while its worker lives."
         if point == "fetched":
-            return Prediction("broken" if pattern == "acks_late" else "open", why, expect=frozenset({LOST}))
+            return Prediction("broken" if pattern == "acks_late" else "open", why, required=frozenset({LOST}))
         if point == "mixed":
             return Prediction("open", why)
     if pattern == "acks_late":
@@ -44,11 +44,11 @@ def disturbed(pattern: str, fault: str, kind: BrokerKind, point: str = "") -> Pr
         why = "The worker had asked for the next message: what Redis popped for it is gone with the connection. "
     if pattern == "claim_first":
         return predict(pattern, f"{why}{_COPY}, which stops at the claim.", lost=lost, twice=False)
-    never = frozenset[str]() if lost is None else frozenset({LOST})
-    return Prediction("open", f"{why}{_COPY}, and the body runs again.", never=never)
+    excluded = frozenset[str]() if lost is None else frozenset({LOST})
+    return Prediction("open", f"{why}{_COPY}, and the body runs again.", excluded=excluded)
 
 
-def published(pattern: str, fault: Fault) -> Prediction:
+def disturbed_publication(pattern: str, fault: Fault) -> Prediction:
     """The connection of the publisher, while it publishes. It publishes again what was not confirmed."""
     if fault.disturbance is not Fault.CUT:
         why = "The publisher waits for the confirmation; what was swallowed has not arrived, and is published again: once."
@@ -61,7 +61,7 @@ def published(pattern: str, fault: Fault) -> Prediction:
     return predict(pattern, f"{why} of one operation: the second finds it claimed or done.", lost=False, twice=False)
 
 
-def committed(pattern: str, fault: Fault) -> Prediction:
+def disturbed_commit(pattern: str, fault: Fault) -> Prediction:
     """The worker's connection to its database, at the commit of the effect."""
     why = "The commit and its answer arrive, and before any timeout."
     if fault.disturbance is Fault.CUT:
@@ -71,10 +71,10 @@ def committed(pattern: str, fault: Fault) -> Prediction:
     return predict(pattern, why, lost=False, twice=False)
 
 
-def claimed(pattern: str, fault: Fault) -> Prediction:
+def disturbed_claim(pattern: str, fault: Fault) -> Prediction:
     """The worker's connection to the server of its claims: a database, or for ``dedup_lock`` the Redis of the leases."""
     if pattern == "dedup_lock" and fault.disturbance is Fault.DELAY:
-        why = "The lease is over when its holder hears of it: the body does not begin, and the deferred copy claims again."
+        why = "The lease is over before its holder has the answer: the body does not begin, and the deferred copy claims again."
     elif pattern == "dedup_lock":
         why = "The claim is sent again with the same token, which Redis answers as the first time."
     elif pattern == "outbox":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks_demo.lab.plan.outcomes import Prediction, predict
 
 
-def killed(pattern: str) -> Prediction:
+def after_database_kill(pattern: str) -> Prediction:
     """PostgreSQL, back after some seconds on what it had committed."""
     why = "What was committed is there again. "
     if pattern == "acks_early":

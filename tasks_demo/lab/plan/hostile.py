@@ -15,18 +15,18 @@ KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Hostile:
-    """One message. ``bare``: its body is all that is put into the queue, without what kombu adds to a message."""
+class HostileMessage:
+    """One message. ``unreadable``: its body is all that is put into the queue, without what kombu adds to a message."""
 
     kind: str
     body: bytes
     task_id: str = ""
     headers: dict[str, Any] = field(default_factory=dict)
     content_type: str = "application/json"
-    bare: bool = False
+    unreadable: bool = False
 
 
-def hostile(kind: str, task: str, task_id: str, kwargs: dict[str, Any]) -> Hostile:
+def hostile_message(kind: str, task: str, task_id: str, kwargs: dict[str, Any]) -> HostileMessage:
     """Return a message of this kind.
 
     ``task_id`` and ``kwargs``: its own, but for ``same-id`` those of a job that is done.
@@ -35,25 +35,25 @@ def hostile(kind: str, task: str, task_id: str, kwargs: dict[str, Any]) -> Hosti
     usual = _body([], kwargs)
     match kind:
         case "non-json":
-            return Hostile(kind, b"\x00\xff this is not JSON", bare=True)
+            return HostileMessage(kind, b"\x00\xff this is not JSON", unreadable=True)
         case "list":
-            return Hostile(kind, b"[]", bare=True)
+            return HostileMessage(kind, b"[]", unreadable=True)
         case "object":
-            return Hostile(kind, b"{}", bare=True)
+            return HostileMessage(kind, b"{}", unreadable=True)
         case "no-headers":
-            return Hostile(kind, usual)
+            return HostileMessage(kind, usual)
         case "content-type":
-            return Hostile(kind, b"\x80\x04N.", task_id, headers, content_type="application/x-python-serialize")
+            return HostileMessage(kind, b"\x80\x04N.", task_id, headers, content_type="application/x-python-serialize")
         case "deep":
-            return Hostile(kind, b"[" * DEEP + b"]" * DEEP, task_id, headers)
+            return HostileMessage(kind, b"[" * DEEP + b"]" * DEEP, task_id, headers)
         case "huge":
-            return Hostile(kind, _body([], {**kwargs, "nobody_knows_this": "x" * HUGE}), task_id, headers)
+            return HostileMessage(kind, _body([], {**kwargs, "nobody_knows_this": "x" * HUGE}), task_id, headers)
         case "unknown-task":
-            return Hostile(kind, usual, task_id, {**headers, "task": "tasks_demo.nobody_knows_this"})
+            return HostileMessage(kind, usual, task_id, {**headers, "task": "tasks_demo.nobody_knows_this"})
         case "arity":
-            return Hostile(kind, _body(list(range(20)), {}), task_id, headers)
+            return HostileMessage(kind, _body(list(range(20)), {}), task_id, headers)
         case "same-id":
-            return Hostile(kind, _body([], {**kwargs, "amount": kwargs["amount"] + 1}), task_id, headers)
+            return HostileMessage(kind, _body([], {**kwargs, "amount": kwargs["amount"] + 1}), task_id, headers)
     raise ValueError(f"unknown kind of hostile message: {kind}")
 
 

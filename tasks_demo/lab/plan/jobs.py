@@ -34,8 +34,8 @@ def _job(cell: Cell, index: int, namespace: uuid.UUID) -> Job:
     victim = index in cell.victims
     clicks = max(2, cell.clicks) if victim and Fault.DOUBLE_PUBLISH in cell.faults else cell.clicks
     ids = tuple(str(uuid.uuid5(namespace, f"{index}:{click}" if click else str(index))) for click in range(clicks))
-    if cell.own is not None:
-        call = cell.own.call(index)
+    if cell.project_task is not None:
+        call = cell.project_task.call(index)
         return Job(ids, call.kwargs, call.args)
     kwargs: dict[str, Any] = {
         # Some libraries compare arguments, across cells too.

@@ -17,7 +17,7 @@ ONCE_AGAIN = {
 _CLAIMED = "The durable claim stops any second delivery; a job that died after its claim is not done."
 
 
-def killed(pattern: str) -> Prediction:
+def after_kill(pattern: str) -> Prediction:
     """In the body, before and after its effect; with early acknowledgement, after it was sent."""
     if pattern in EARLY:
         why = "The message was acknowledged when the pool accepted it, so there is no copy when the process dies."
@@ -28,16 +28,16 @@ def killed(pattern: str) -> Prediction:
     return predict(pattern, ONCE_AGAIN[pattern])
 
 
-def out_of_memory(pattern: str) -> Prediction:
+def after_memory_error(pattern: str) -> Prediction:
     """A MemoryError in the body, before and after its effect."""
     why = "Celery's main process ends itself on a MemoryError of a body, before it acknowledges (celery/worker/request.py). "
-    return replace(killed(pattern), why=why + killed(pattern).why)
+    return replace(after_kill(pattern), why=why + after_kill(pattern).why)
 
 
-def warm(pattern: str) -> Prediction:
+def after_warm_shutdown(pattern: str) -> Prediction:
     why = "SIGTERM lets running bodies finish and leaves the rest in the queue."
     if pattern in LATE:
-        # Found by this lab: see docs/explanation/lab.md.
+        # Found by this lab: see docs/explanation/lab-findings.md.
         why += (
             " But a pool process whose start the main process has not noticed yet is forgotten "
             "(celery/concurrency/asynpool.py flush): its message is not acknowledged, and runs again."
@@ -46,7 +46,7 @@ def warm(pattern: str) -> Prediction:
     return predict(pattern, why, lost=False, twice=False)
 
 
-def cold(pattern: str) -> Prediction:
+def after_cold_shutdown(pattern: str) -> Prediction:
     if pattern in EARLY:
         why = "SIGQUIT stops the running bodies; their messages were acknowledged before, so a charge can be lost."
         return predict(pattern, why, twice=False)
@@ -76,7 +76,7 @@ def under_load(pattern: str, broker: BrokerKind = REDIS) -> Prediction:
 _BEFORE_EFFECT = {"claimed", "started", "effect_begun"}
 
 
-def at_point(pattern: str, point: str, broker: BrokerKind) -> Prediction:
+def after_kill_at_point(pattern: str, point: str, broker: BrokerKind) -> Prediction:
     """A SIGKILL exactly there; with early acknowledgement after it was sent, except at ``acking``."""
     if point == "fetched" and not broker.loses_fetched:
         why = "The broker still has a message that it has handed out, and delivers it again when the worker is gone."
@@ -120,7 +120,7 @@ def at_point(pattern: str, point: str, broker: BrokerKind) -> Prediction:
     return predict(pattern, ONCE_AGAIN[pattern])
 
 
-def at_all_points(pattern: str, fault: str, broker: BrokerKind) -> Prediction:
+def after_kills_at_all_points(pattern: str, fault: str, broker: BrokerKind) -> Prediction:
     """Each victim at another point."""
     both = {DUPLICATED, LOST}
     windows = {"acks_early": both, "acks_late": both, "claim_first": {LOST}, "outbox": {DUPLICATED}}

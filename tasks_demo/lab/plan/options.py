@@ -22,8 +22,8 @@ from tasks_demo.lab.plan.cells import (
 )
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.own_tasks import NOT_FAULTS, OwnTask
 from tasks_demo.lab.plan.places import why_never
+from tasks_demo.lab.plan.project_task import NOT_FAULTS, ProjectTask
 
 PATTERNS = list(PROMISES)
 #: What ``--fault`` names. ``load`` comes with a rate, by ``--load``.
@@ -31,10 +31,10 @@ FAULTS = [str(fault) for fault in Fault if fault is not Fault.LOAD]
 POINTS = list(dict.fromkeys(str(point) for points in AIMABLE.values() for point in points))
 DEFAULT_FAULTS = [str(Fault.NONE), str(Fault.KILL_CHILD), str(Fault.KILL_MAIN)]
 AIMED_FAULTS = DEFAULT_FAULTS[1:]
-TASKS, OWN_TASKS = 100, 20
+TASKS, PROJECT_TASKS = 100, 20
 #: Of a cell under load: jobs, and jobs for each kill.
 LOAD_TASKS, LOAD_JOBS_PER_KILL = 2000, 200
-#: Jobs of a cell whose fault happens while jobs are queued: one runs, and one may be in the hands of the worker.
+#: Jobs of a cell whose fault happens while jobs are queued: one runs, and the worker may hold another.
 LEAST_QUEUED = 3
 #: Jobs and victims in each cell of a control.
 CONTROL_TASKS, CONTROL_KILLS = 6, 2
@@ -53,8 +53,10 @@ class OptionRefused(ValueError):
     """The options contradict each other, or one of them would have no effect; the message says which and why."""
 
 
-def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None) -> tuple[list[Cell], list[str]]:
-    """Return the cells, of the patterns or of ``own``, and a sentence for each named combination that was left out.
+def cells_for(
+    options: Mapping[str, Any], seed: int, project_task: ProjectTask | None = None
+) -> tuple[list[Cell], list[str]]:
+    """Return the cells, of the patterns or of ``project_task``, and a sentence for each named combination that was left out.
 
     Raises OptionRefused.
     """
@@ -63,20 +65,20 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         raise OptionRefused(
             f"{given} would do nothing here: --load kills workers of the demo at random moments. Leave it out."
         )
-    if own is None and (options.get("control") or options.get("rival")):
+    if project_task is None and (options.get("control") or options.get("rival")):
         return _of_controls(options, seed), []
-    if own is None:
+    if project_task is None:
         refuse_task_options(options)
         patterns, all_patterns = _chosen("--pattern", options["pattern"], PATTERNS, PATTERNS)
     else:
-        refuse_demo_options(options, own)
-        patterns, all_patterns = [own.name], True
+        refuse_demo_options(options, project_task)
+        patterns, all_patterns = [project_task.name], True
     points, all_points = _chosen(
-        "--point", options["point"], [str(point) for point in own.points] if own else POINTS, []
+        "--point", options["point"], [str(point) for point in project_task.points] if project_task else POINTS, []
     )
     usual = AIMED_FAULTS if points else DEFAULT_FAULTS
     faults, all_faults = _chosen(
-        "--fault", options["fault"], [str(one) for one in own.faults] if own else FAULTS, usual
+        "--fault", options["fault"], [str(one) for one in project_task.faults] if project_task else FAULTS, usual
     )
     if Fault.LOAD in faults:
         raise OptionRefused("--fault load needs a rate: write --load RATE instead.")
@@ -84,10 +86,12 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         faults = [str(Fault.LOAD)] if load else list(dict.fromkeys(str(parse(name)) for name in faults))
     except ValueError as error:
         raise OptionRefused(str(error)) from error
-    usual_tasks = LOAD_TASKS if load else OWN_TASKS if own else TASKS
-    tasks, kills = options["tasks"] or (own and len(own.calls)) or usual_tasks, options["kills"]
-    if own and tasks > MOST_TASKS:
-        raise OptionRefused(f"{own.file} has {tasks:,} lines, more than {MOST_TASKS:,}: limit them with --tasks.")
+    usual_tasks = LOAD_TASKS if load else PROJECT_TASKS if project_task else TASKS
+    tasks, kills = options["tasks"] or (project_task and len(project_task.calls)) or usual_tasks, options["kills"]
+    if project_task and tasks > MOST_TASKS:
+        raise OptionRefused(
+            f"{project_task.file} has {tasks:,} lines, more than {MOST_TASKS:,}: limit them with --tasks."
+        )
     if load:
         kills = kills or max(1, tasks // LOAD_JOBS_PER_KILL)
     if (kills or 0) > tasks:
@@ -114,11 +118,11 @@ def cells_for(options: Mapping[str, Any], seed: int, own: OwnTask | None = None)
         work_ms=options["work"] or 0,
         clicks=options["clicks"] or 1,
         keyless=options["keyless"],
-        own=own,
+        project_task=project_task,
         load=load,
     )
     impossible = {
-        (pattern, fault, point): why_not(pattern, parse(fault), point, own)
+        (pattern, fault, point): why_not(pattern, parse(fault), point, project_task)
         for pattern in patterns
         for fault in faults
         for point in points or [""]
@@ -201,12 +205,13 @@ def refuse_task_options(options: Mapping[str, Any]) -> None:
         raise OptionRefused(f"{given} would do nothing here: it is about the task that --task names.")
 
 
-def refuse_demo_options(options: Mapping[str, Any], own: OwnTask) -> None:
+def refuse_demo_options(options: Mapping[str, Any], project_task: ProjectTask) -> None:
     """Raise OptionRefused for an option that is about the demo's jobs, and for more jobs than there are calls."""
     if given := _given(options, ("pattern", "clicks", "keyless")):
         raise OptionRefused(f"{given} is about the jobs of the demo: leave it out beside --task.")
-    if own.calls and (options["tasks"] or 0) > len(own.calls):
-        raise OptionRefused(f"--tasks {options['tasks']} is more than the {len(own.calls)} lines of {own.file}.")
+    if project_task.calls and (options["tasks"] or 0) > len(project_task.calls):
+        lines = f"the {len(project_task.calls)} lines of {project_task.file}"
+        raise OptionRefused(f"--tasks {options['tasks']} is more than {lines}.")
 
 
 def refuse_planning_options(options: Mapping[str, Any]) -> None:
@@ -267,25 +272,25 @@ def _chosen(option: str, given: list[str] | None, everything: list[str], default
 
 
 def why_not(
-    pattern: str, fault: Fault | Combined, point: str, own: OwnTask | None = None
+    pattern: str, fault: Fault | Combined, point: str, project_task: ProjectTask | None = None
 ) -> tuple[str, tuple[int, ...]]:
     """Why there is no such cell ("" if there is one), and which of the three do not go together."""
     if isinstance(fault, Combined):
-        return max(why_not(pattern, fault.first, point, own), why_not(pattern, fault.also, "", own))
-    if own is not None and fault not in own.faults:
+        return max(why_not(pattern, fault.first, point, project_task), why_not(pattern, fault.also, "", project_task))
+    if project_task is not None and fault not in project_task.faults:
         return (
             f"{fault} cannot happen to {pattern}: {NOT_FAULTS.get(fault, 'it is a fault of the jobs of the demo')}",
             (0, 1),
         )
-    if not applies(pattern, fault, own):
+    if not applies(pattern, fault, project_task):
         return f"the job of {pattern} {why_never(pattern, fault)}, so {fault} cannot happen to it", (0, 1)
     if point and not fault.aimable:
         return f"{fault} cannot be injected at a point", ()  # its cell runs anyway
     if point in ("", MIXED):
         return "", ()
-    if point not in (own.points if own else AIMABLE[pattern]):
+    if point not in (project_task.points if project_task else AIMABLE[pattern]):
         return f"a job of {pattern} never reaches {point}", (0, 2)
-    if point not in points_of(pattern, fault, own):
+    if point not in points_of(pattern, fault, project_task):
         return f"at {point} no pool process has the job, so {fault} cannot be injected there", (1, 2)
     return "", ()
 

@@ -1,8 +1,8 @@
 """Predicts what each pattern does under each fault and at each point, and why. A run that differs is a finding.
 
-Two facts about Celery explain most of it (docs/explanation/lab.md): an early-acknowledged message is delivered again if main dies
-before it has sent the acknowledgement of a body that already runs, and a message that Redis has handed out is lost if
-main dies before it has recorded it. Pure.
+Two facts about Celery explain most of it (docs/explanation/lab-findings.md). An early-acknowledged message is delivered again if
+main dies before it has sent the acknowledgement of a body that already runs. A message that Redis has handed out is lost if main
+dies before it has recorded it. Pure.
 """
 
 from __future__ import annotations
@@ -112,30 +112,40 @@ _OUTAGES = [str(fault) for fault in Fault if fault.outage]
 _DISTURBANCES = [str(fault) for fault in Fault if fault.of_connection]
 _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     "none": _healthy,
-    "kill-child": kill_predictions.killed,
-    "kill-main": kill_predictions.killed,
-    "kill-group": kill_predictions.killed,
-    "term": kill_predictions.warm,
-    "quit": kill_predictions.cold,
+    "kill-child": kill_predictions.after_kill,
+    "kill-main": kill_predictions.after_kill,
+    "kill-group": kill_predictions.after_kill,
+    "term": kill_predictions.after_warm_shutdown,
+    "quit": kill_predictions.after_cold_shutdown,
     **{fault: partial(_overtaken, what=what) for fault, what in _TOO_LONG.items()},
     "poison": _poisoned,
     "lost-response": _answer_lost,
     "double-publish": _clicked_twice,
     "publisher-crash": _publisher_died,
     "hostile": _among_hostile,
-    "broker-kill": broker_predictions.node_killed,
-    "broker-kill-always": partial(broker_predictions.killed, kept=True),
-    "broker-kill-everysec": partial(broker_predictions.killed, kept=True),
-    "broker-kill-off": partial(broker_predictions.killed, kept=False),
-    "broker-flush": partial(broker_predictions.killed, kept=False),
-    **{fault: partial(broker_predictions.in_outage, full=fault != Fault.BROKER_READ_ONLY) for fault in _OUTAGES},
-    "out-of-memory": kill_predictions.out_of_memory,
-    "clock-jump": partial(clock_predictions.jumped, kind=REDIS),
-    "database-kill": database_predictions.killed,
-    **{fault: partial(connection_predictions.disturbed, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
-    **{fault: partial(connection_predictions.published, fault=fault) for fault in Fault if fault.place == "publish"},
-    **{fault: partial(connection_predictions.committed, fault=fault) for fault in Fault if fault.place == "commit"},
-    **{fault: partial(connection_predictions.claimed, fault=fault) for fault in Fault if fault.place == "claim"},
+    "broker-kill": broker_predictions.after_rabbitmq_kill,
+    "broker-kill-always": partial(broker_predictions.after_redis_kill, kept=True),
+    "broker-kill-everysec": partial(broker_predictions.after_redis_kill, kept=True),
+    "broker-kill-off": partial(broker_predictions.after_redis_kill, kept=False),
+    "broker-flush": partial(broker_predictions.after_redis_kill, kept=False),
+    **{fault: partial(broker_predictions.during_outage, full=fault != Fault.BROKER_READ_ONLY) for fault in _OUTAGES},
+    "out-of-memory": kill_predictions.after_memory_error,
+    "clock-jump": partial(clock_predictions.after_clock_jump, kind=REDIS),
+    "database-kill": database_predictions.after_database_kill,
+    **{fault: partial(connection_predictions.disturbed_connection, fault=fault, kind=REDIS) for fault in _DISTURBANCES},
+    **{
+        fault: partial(connection_predictions.disturbed_publication, fault=fault)
+        for fault in Fault
+        if fault.place == "publish"
+    },
+    **{
+        fault: partial(connection_predictions.disturbed_commit, fault=fault)
+        for fault in Fault
+        if fault.place == "commit"
+    },
+    **{
+        fault: partial(connection_predictions.disturbed_claim, fault=fault) for fault in Fault if fault.place == "claim"
+    },
     "load": kill_predictions.under_load,
 }
 
@@ -188,12 +198,12 @@ def prediction(
         return predict(pattern, why, twice=True)
     if pattern in PROMISES and point and killed:
         if point == "mixed":
-            return kill_predictions.at_all_points(pattern, fault, kind)
-        return kill_predictions.at_point(pattern, point, kind)
+            return kill_predictions.after_kills_at_all_points(pattern, fault, kind)
+        return kill_predictions.after_kill_at_point(pattern, point, kind)
     if fault in _DISTURBANCES and pattern in PROMISES:
-        return connection_predictions.disturbed(pattern, fault, kind, point)
+        return connection_predictions.disturbed_connection(pattern, fault, kind, point)
     if fault == Fault.CLOCK_JUMP and pattern in PROMISES:
-        return clock_predictions.jumped(pattern, kind, point)
+        return clock_predictions.after_clock_jump(pattern, kind, point)
     if (fault, point) == (Fault.OUT_OF_MEMORY, "started") and pattern in EARLY:
         return Prediction(
             "open", "The start is recorded and the body has not begun: the delivery is deferred, and starts again."
@@ -202,9 +212,9 @@ def prediction(
     if known is not None and fault in _TOO_LONG and not kind.times_out:
         known = _not_overtaken(pattern, _TOO_LONG[fault])
     if known is not None and fault in _OUTAGES and kind is not REDIS:
-        known = broker_predictions.outlasted(pattern)
+        known = broker_predictions.during_outage_on_own_transport(pattern)
     if known is not None and fault in _KEPT and kind is not REDIS:
-        known = broker_predictions.restarted(pattern)
+        known = broker_predictions.after_redis_kill_on_own_transport(pattern)
     if known is None:
         return Prediction("held", "Not measured before: a pattern is predicted to keep its promise.")
-    return Prediction(known.outcome, known.why, frozenset(), known.never) if point else known
+    return Prediction(known.outcome, known.why, frozenset(), known.excluded) if point else known

@@ -38,7 +38,7 @@ ANSWER_SECONDS = 10.0
 #: above: long enough for its main process to look for what seems to be overdue.
 JUMP_SECONDS, HELD_SECONDS = 7200, 2.0
 #: Victims of an overlapping fault that a worker has processes for. With more, jobs wait in the worker for longer than the
-#: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab.md).
+#: visibility timeout and are redelivered, whatever their pattern (docs/explanation/lab-findings.md).
 MOST_OVERLAPPING = 12
 #: A task of the project may wait in the worker for one job before it, and both may take longer than was said.
 _OWN_WORK = 3
@@ -69,7 +69,7 @@ _EXPECTED_FAULT, _EXPECTED_MAIN = 0.2, 0.6
 
 def visibility_timeout(cell: Cell) -> float:
     """Seconds until Redis redelivers an unacknowledged message of this cell: above the work of any job, waiting included."""
-    least = 0.0 if cell.own is None else _OWN_WORK * cell.work_ms / 1000
+    least = 0.0 if cell.project_task is None else _OWN_WORK * cell.work_ms / 1000
     if cell.fault is Fault.HOSTILE:
         return VISIBILITY_AMONG_HOSTILE
     if not BY_TIMEOUT.intersection(cell.faults) or Fault.DELAY in cell.faults:
@@ -91,7 +91,7 @@ def waiting_limit(cell: Cell) -> float:
 
 def _without_claim(cell: Cell) -> bool:
     """Whether a copy that the visibility timeout delivers runs beside the first: nothing but the acknowledgement tells them."""
-    pattern = (cell.own.pattern or "acks_early") if cell.own else cell.pattern
+    pattern = (cell.project_task.pattern or "acks_early") if cell.project_task else cell.pattern
     return KINDS[cell.broker].times_out and cell.early and pattern == "acks_early"
 
 

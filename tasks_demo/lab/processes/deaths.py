@@ -8,7 +8,7 @@ import select
 from collections.abc import Iterator
 
 #: Maximum time to wait for a death after its signal, seconds. A warm shutdown that forgets a job takes about 31 s
-#: (docs/explanation/lab.md).
+#: (docs/explanation/lab-findings.md).
 DEATH_SECONDS = 45.0
 
 

@@ -46,7 +46,7 @@ class FaultProxy:
     request pass and closes the connection instead of the answer, so that nobody on this side knows whether it was executed; a
     delay is over when both have arrived.
 
-    ``turn``: held by whoever disturbs, because there is one disturbance at a time. ``url``: the broker's address through it;
+    ``lock``: held by whoever disturbs, because there is one disturbance at a time. ``url``: the broker's address through it;
     known after ``start``. ``held_seconds``: nobody is held while connections are disturbed.
     """
 
@@ -59,7 +59,7 @@ class FaultProxy:
         self._what, self._at_place = fault.disturbance, bool(fault.place)
         self._at_answer = self._at_place and self._what is Fault.CUT
         self.seconds = ANSWER_SECONDS if self._at_answer else DISTURBED_SECONDS.get(self._what, 0.0)
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self._target = urlsplit(url)
         if self._target.scheme.endswith("ss") or self._target.scheme == "amqps":
             raise EnvironmentNotReady(f"{fault} cannot be injected into TLS connections: name a broker without TLS.")
@@ -118,7 +118,7 @@ class FaultProxy:
             self._healthy.clear()
         return number
 
-    def last(self, closing: threading.Event) -> None:
+    def wait_until_over(self, closing: threading.Event) -> None:
         """Return when it has lasted for its time, or when ``closing`` is set. At a place its time begins with the request."""
         ends, lasts = time.monotonic() + ANSWER_SECONDS, False
         while not (self._is_over() or closing.wait(_POLL_SECONDS)) and time.monotonic() < ends:
@@ -130,7 +130,7 @@ class FaultProxy:
         """A black hole is never over by itself: this side has to wait for its answer for a while."""
         return self._at_place and self._what is not Fault.BLACK_HOLE and all(self._stopped)
 
-    def let_go(self, line: socket.socket) -> None:
+    def release(self, line: socket.socket) -> None:
         """Let the victim at the other end of ``line`` go on meanwhile."""
         line.sendall(GO_ON)
 
@@ -146,7 +146,7 @@ class FaultProxy:
             return "" if to + back else "no byte was on its way"
         if self._at_answer:
             return "" if to and back else "no answer was on its way"
-        return "" if to and back else "no request and reply was on its way for so long"
+        return "" if to and back else "no request and reply was delayed for the full time"
 
     def close(self) -> None:
         """Close every connection, and end the thread."""

@@ -76,7 +76,7 @@ class Nemesis:
         self._pause_seconds = pause_seconds
         self._disturbance = disturbance
         #: A victim is held, of a fault that happens once and to no process of a worker; and it may go on.
-        self.held, self.let_go = threading.Event(), threading.Event()
+        self.held, self.released = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._answering: set[threading.Thread] = set()
@@ -89,7 +89,7 @@ class Nemesis:
     def close(self) -> None:
         """Stop listening. A victim that still waits goes on."""
         self._closing.set()
-        self.let_go.set()
+        self.released.set()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -168,7 +168,7 @@ class Nemesis:
             why = why or "this fault sends no signal"
         if fault.once:
             self.held.set()
-            self.let_go.wait()
+            self.released.wait()
             line.sendall(GO_ON)
         elif why:
             line.sendall(GO_ON)
@@ -222,7 +222,7 @@ class Nemesis:
 
         Without a signal, what lasts is reported when it has ended: only then it is known whether anybody noticed.
         """
-        with what.turn:
+        with what.lock:
             number = what.begin(task_id)
             report = replace(report, connections=number if isinstance(what, FaultProxy) else None)
             if not number:
@@ -243,12 +243,12 @@ class Nemesis:
             else:
                 began = time.monotonic()
                 self._closing.wait(what.held_seconds)
-                what.let_go(line)
+                what.release(line)
                 why, lasted = self._heal_in_time(what), round(time.monotonic() - began, 3)
                 self.report(task_id, replace(report, injected=not why, why=why, seconds=lasted))
 
     def _heal_in_time(self, what: FaultProxy | WallClock) -> str:
-        what.last(self._closing)
+        what.wait_until_over(self._closing)
         return what.heal()
 
     def kill_now(self, main: int) -> str:

@@ -18,12 +18,12 @@ from django.db import connections, router
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.lifecycle import described
 from tasks_demo.core.semantics import PROMISES, Semantics
-from tasks_demo.lab.plan.own_tasks import (
+from tasks_demo.lab.plan.project_task import (
     SETTINGS,
     BadCalls,
     Call,
     NotCounted,
-    OwnTask,
+    ProjectTask,
     not_counted,
     number_of_effects,
     read_calls,
@@ -39,7 +39,7 @@ _TABLES: dict[str, tuple[Any, ...]] = {
 _BATCH = 500
 
 
-class Unusable(ValueError):
+class TaskUnusable(ValueError):
     """The task, its calls or its count of effects cannot be used: the message says which and why."""
 
 
@@ -49,8 +49,8 @@ class Effects(Protocol):
     def __call__(self, calls: Sequence[Call]) -> list[int]: ...
 
 
-def own_task(name: str, file: str = "", effects: str = "", promise: str = "") -> OwnTask:
-    """Return the task of that name as the plan needs it. Raises Unusable."""
+def load_project_task(name: str, file: str = "", effects: str = "", promise: str = "") -> ProjectTask:
+    """Return the task of that name as the plan needs it. Raises TaskUnusable."""
     task = registered(name)
     pattern = task.pattern if isinstance(task, PatternTask) else ""
     early = not task.acks_late
@@ -58,12 +58,12 @@ def own_task(name: str, file: str = "", effects: str = "", promise: str = "") ->
     try:
         calls, digest = read_calls(Path(file)) if file else ((), "")
     except BadCalls as error:
-        raise Unusable(str(error)) from error
+        raise TaskUnusable(str(error)) from error
     for number, call in enumerate(calls or [Call()], 1):
         _check(task, call, f"{file}, line {number}" if file else "without --args")
     if effects:
         counter(effects)
-    return OwnTask(
+    return ProjectTask(
         name=task.name,
         semantics=promise or str(declared),
         early=early,
@@ -78,7 +78,7 @@ def own_task(name: str, file: str = "", effects: str = "", promise: str = "") ->
 
 
 def registered(name: str) -> Any:
-    """Return the task of that name. Raises Unusable with the names that come close."""
+    """Return the task of that name. Raises TaskUnusable with the names that come close."""
     current_app.loader.import_default_modules()
     current_app.finalize()
     known = [each for each in current_app.tasks if not each.startswith("celery.")]
@@ -86,7 +86,7 @@ def registered(name: str) -> Any:
         return current_app.tasks[name]
     theirs = [each for each in known if not each.startswith("tasks_demo.")] or known  # nobody asked for the demo's
     close = difflib.get_close_matches(name, theirs, 3, 0.4) or sorted(theirs)[:3]
-    raise Unusable(
+    raise TaskUnusable(
         f"--task {name}: the Celery app {current_app.main!r} has no such task. "
         f"{'Did you mean ' + ' or '.join(close) + '?' if close else 'It has none at all: name its module with --app.'}"
     )
@@ -99,7 +99,7 @@ def _check(task: Any, call: Call, where: str) -> None:
             task.__header__(*call.args, **call.kwargs)
         operation_of(task, call, "none")
     except Exception as error:
-        raise Unusable(f"{where}: {task.name} cannot be called like that: {described(error)}.") from error
+        raise TaskUnusable(f"{where}: {task.name} cannot be called like that: {described(error)}.") from error
 
 
 def operation_of(task: Any, call: Call, task_id: str) -> str:
@@ -135,20 +135,22 @@ def _rows(task: Any, field: str, values: Sequence[str]) -> Iterator[Any]:
 
 @cache
 def counter(effects: str) -> Effects:
-    """Return what counts the effects: ``module:callable``, or ``fd:N``, a socket that answers. Raises Unusable."""
+    """Return what counts the effects: ``module:callable``, or ``fd:N``, a socket that answers. Raises TaskUnusable."""
     module, _, name = effects.partition(":")
     if module == "fd" and name.isdecimal():
         return _ask(socket.socket(fileno=int(name)))
     if not name:
-        raise Unusable(f"--effects {effects}: write module:callable.")
+        raise TaskUnusable(f"--effects {effects}: write module:callable.")
     try:
         count: Any = import_module(module)
         for part in name.split("."):
             count = getattr(count, part)
     except (Exception, SystemExit) as error:
-        raise Unusable(f"--effects {effects} cannot be imported: {described(error)}. Write module:callable.") from error
+        raise TaskUnusable(
+            f"--effects {effects} cannot be imported: {described(error)}. Write module:callable."
+        ) from error
     if not callable(count):
-        raise Unusable(f"--effects {effects} is {count!r}, which cannot be called.")
+        raise TaskUnusable(f"--effects {effects} is {count!r}, which cannot be called.")
     return lambda calls: [counted(count, call) for call in calls]
 
 

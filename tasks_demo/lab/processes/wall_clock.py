@@ -20,7 +20,7 @@ from tasks_demo.lab.processes.failpoints import TELL_TIME
 class WallClock:
     """The clock that all processes of a cell's worker share: a file that libfaketime reads whenever they ask for the time.
 
-    ``turn``: the lock of the thread that moves it. ``held_seconds``: how long the victim is held at its point; ``seconds``: how
+    ``lock``: the lock of the thread that moves it. ``held_seconds``: how long the victim is held at its point; ``seconds``: how
     long it then runs in the wrong time.
     """
 
@@ -28,7 +28,7 @@ class WallClock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self._ahead = 0.0
         self._set(0)
 
@@ -37,12 +37,12 @@ class WallClock:
         self._set(JUMP_SECONDS)
         return 1
 
-    def let_go(self, line: socket.socket) -> None:
+    def release(self, line: socket.socket) -> None:
         """Let the victim at the other end of ``line`` go on in the wrong time, and ask it for its time."""
         line.sendall(TELL_TIME)
         self._ahead = float(line.recv(64) or 0) - time.time()
 
-    def last(self, closing: threading.Event) -> None:
+    def wait_until_over(self, closing: threading.Event) -> None:
         """Return when it has been wrong for its time, or when ``closing`` is set."""
         closing.wait(self.seconds)
 

@@ -84,12 +84,12 @@ def cell(result: CellResult, predicted: Prediction) -> dict[str, Any]:
     visible = {what for what in ("lost", "duplicated") if getattr(result, what)}
     reasons = list(result.reasons)
     if result.observed != "unknown":
-        reasons += [f"predicted to be visible, and was not: {what}" for what in sorted(predicted.expect - visible)]
-        reasons += [f"predicted never to be seen, and was: {what}" for what in sorted(predicted.never & visible)]
+        reasons += [f"predicted to be visible, and was not: {what}" for what in sorted(predicted.required - visible)]
+        reasons += [f"predicted never to be seen, and was: {what}" for what in sorted(predicted.excluded & visible)]
     again = int((result.load or {}).get("unexplained", 0))
     if again:
         reasons.append(f"{counted(again, 'second execution')} of jobs that no killed worker held")
-    surprise = predicted.expect - visible or predicted.never & visible or again
+    surprise = predicted.required - visible or predicted.excluded & visible or again
     return {
         **vars(result),
         "predicted": predicted.outcome,

@@ -59,7 +59,7 @@ class Square:
     tone: str  # "ok", "allowed", "broken", "surprise", "unknown"
     text: str
     share: int
-    said: str
+    summary: str
     cell: Mapping[str, Any]
     lives: Sequence[Life]
     recovery: Histogram | None
@@ -88,7 +88,7 @@ def as_html(result: Mapping[str, Any], lives: Mapping[int, Sequence[Life]] | Non
         {
             "result": result,
             "style": styles(*STYLES),
-            "said": sentences(result)[-1],
+            "summary": sentences(result)[-1],
             "command": result["configuration"].get("command") or "python manage.py experiment --replay RESULT.json",
             "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
             "maps": [_map(broker, squares) for broker in dict.fromkeys(cell["broker"] for cell in result["cells"])],

@@ -48,14 +48,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``readings``: a sentence about each cell, or about those not as predicted; ``cut``: there are more jobs than shown."""
+    """``readings``: a sentence about each cell, or about those not as predicted; ``truncated``: there are more jobs."""
 
     head: tuple[str, ...]
     rows: list[Row]
-    said: str
+    summary: str
     readings: list[str]
     jobs: list[Job]
-    cut: bool
+    truncated: bool
 
 
 def findings(result: Mapping[str, Any]) -> Findings:

@@ -31,26 +31,26 @@ PAGE = "page"
 MOST_KEPT = 50
 
 
-class NotDone(DeliveryError):
+class RequestRefused(DeliveryError):
     """Nothing was started or stopped; the message says why and what to do."""
 
 
 def start(choices: Choices, by: str) -> str:
-    """Start what was chosen and return the name of the run. Raises NotDone."""
+    """Start what was chosen and return the name of the run. Raises RequestRefused."""
     runs = runs_folder()
     try:
         page = runs / PAGE
         page.mkdir(mode=0o700, parents=True, exist_ok=True)
         one = lock(page)
         if one is None:
-            raise NotDone("An experiment is running already. Wait for its end, or stop it: one runs at a time.")
+            raise RequestRefused("An experiment is running already. Wait for its end, or stop it: one runs at a time.")
         try:
             _forget_oldest(runs)
             return _start(runs, choices, by, one)
         finally:
             os.close(one)
     except OSError as error:
-        raise NotDone(
+        raise RequestRefused(
             f"Nothing was started: {error.filename or runs} cannot be used: {error.strerror}. Make room, or make it writable."
         ) from error
 
@@ -90,19 +90,19 @@ def _start(runs: Path, choices: Choices, by: str, one: int) -> str:
 
 
 def stop(folder: Path) -> None:
-    """Send SIGINT to the process of a run that the page started, once its identity is proven. Raises NotDone."""
+    """Send SIGINT to the process of a run that the page started, once its identity is proven. Raises RequestRefused."""
     try:
         request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         process = parse_process(request["process"])
     except (OSError, ValueError, LookupError, TypeError):
         process = None
     if process is None or process.task_id != folder.name:
-        raise NotDone("This run was not started here: stop it where it was started, with Ctrl-C.")
+        raise RequestRefused("This run was not started here: stop it where it was started, with Ctrl-C.")
     if not is_alive(folder):
-        raise NotDone("It has ended already. Nothing was stopped.")
+        raise RequestRefused("It has ended already. Nothing was stopped.")
     if not (folder / STATUS).exists():
         # Until then it may ignore the signal, as a web server started in the background does.
-        raise NotDone("It is starting. Try again in a moment.")
+        raise RequestRefused("It is starting. Try again in a moment.")
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):  # not Linux, or gone
@@ -110,10 +110,10 @@ def stop(folder: Path) -> None:
     try:
         # The descriptor is open before the identity is checked: a pid that is reused later is never hit.
         if descriptor < 0 or not process.here:
-            raise NotDone("Its process is not on this machine, or has just ended. Nothing was stopped.")
+            raise RequestRefused("Its process is not on this machine, or has just ended. Nothing was stopped.")
         signal.pidfd_send_signal(descriptor, signal.SIGINT)
     except ProcessLookupError:
-        raise NotDone("It has just ended. Nothing was stopped.") from None
+        raise RequestRefused("It has just ended. Nothing was stopped.") from None
     finally:
         if descriptor >= 0:
             os.close(descriptor)

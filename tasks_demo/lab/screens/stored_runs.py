@@ -31,7 +31,7 @@ VERDICTS: dict[int, Badge] = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredRun:
     """One run. ``alive`` was read before ``status``: if it is false, the status is final."""
 
     folder: Path
@@ -132,16 +132,16 @@ class Stored:
         return found if found.get("schema") == "experiment/1" else None
 
 
-def find(name: str) -> Stored | None:
+def find(name: str) -> StoredRun | None:
     """Return the run of this name; None if there is none. The name may come from a browser."""
     folder = runs_folder() / name
     if not is_run_name(name) or folder.is_symlink() or not folder.is_dir():
         return None
-    alive = is_alive(folder)  # before the status: see Stored
-    return Stored(folder, alive, _read(folder / STATUS), _read(folder / REQUEST))
+    alive = is_alive(folder)  # before the status: see StoredRun
+    return StoredRun(folder, alive, _read(folder / STATUS), _read(folder / REQUEST))
 
 
-def latest(most: int = MOST_LISTED) -> tuple[list[Stored], bool]:
+def latest(most: int = MOST_LISTED) -> tuple[list[StoredRun], bool]:
     """Return the latest runs, the newest first, and whether there are more. No folder: no runs. Raises OSError."""
     try:
         names = sorted((path.name for path in runs_folder().iterdir() if is_run_name(path.name)), reverse=True)

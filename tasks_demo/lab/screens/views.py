@@ -24,7 +24,7 @@ from tasks_demo.lab.screens.choices import Choices
 from tasks_demo.lab.screens.comparison import HEAD, compare
 from tasks_demo.lab.screens.findings import findings
 from tasks_demo.lab.screens.presets import PRESETS
-from tasks_demo.lab.screens.run_process import MOST_KEPT, NotDone, start, stop
+from tasks_demo.lab.screens.run_process import MOST_KEPT, RequestRefused, start, stop
 
 TEMPLATES = "admin/tasks_demo_lab"
 #: Downloads: the end of the file's name, its type, and what makes it of the result.
@@ -82,7 +82,7 @@ def start_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Ht
         return _form(request, admin_site, form, 400)
     try:
         name = start(form, request.user.get_username())
-    except NotDone as error:
+    except RequestRefused as error:
         messages.error(request, str(error))
         return _form(request, admin_site, form, 409)
     _log(request, name, ADDITION, f"Started: {form.command()}")
@@ -129,7 +129,7 @@ def stop_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> Htt
         return screens.page(request, admin_site, f"{TEMPLATES}/stop.html", context)
     try:
         stop(run.folder)
-    except NotDone as error:
+    except RequestRefused as error:
         messages.error(request, str(error))
     else:
         _log(request, run.name, CHANGE, "Stopped (SIGINT).")
@@ -166,7 +166,7 @@ def compare_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> 
     return screens.page(request, admin_site, f"{TEMPLATES}/compare.html", context)
 
 
-def _found(name: str) -> stored_runs.Stored:
+def _found(name: str) -> stored_runs.StoredRun:
     run = stored_runs.find(name)
     if run is None:
         raise Http404("There is no such experiment.")

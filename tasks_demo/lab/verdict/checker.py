@@ -46,7 +46,7 @@ from tasks_demo.lab.verdict.evidence import (
     Kill,
     gather,
 )
-from tasks_demo.lab.verdict.findings import Findings, name, promised, times
+from tasks_demo.lab.verdict.findings import Findings, bounds_in_words, name, times
 from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent
 from tasks_demo.lab.verdict.quiescence import quiescence
 from tasks_demo.lab.verdict.statistics import bars, rate_interval, spread, upper_bound
@@ -199,7 +199,7 @@ def judge(evidence: Evidence, promises: Mapping[str, Promise] = PROMISES) -> Cel
 def _under_load(evidence: Evidence, rate: int, kills: list[Kill], lost: int) -> dict[str, Any]:
     """What is counted of a cell under load, beside what is counted of any cell.
 
-    ``held``: jobs in the hands of the killed workers, over all kills. ``again``: executions of a job beyond its first, and
+    ``held``: jobs that the killed workers held, over all kills. ``again``: executions of a job beyond its first, and
     ``unexplained``: those of a job that no killed worker held.
     """
     excused = evidence.holdings.excused if evidence.holdings else {}
@@ -237,11 +237,11 @@ def _of_effects(count: int, promise: Promise) -> _Finding:
     if not count & ANY_PUBLICATION:
         return "contradictions", "has an effect in the books, but was never published"
     if bounds.exceeded_by(effects):
-        return "exceeded", f"{effects} effects, {promised(bounds)}"
+        return "exceeded", f"{effects} effects, {bounds_in_words(bounds)}"
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "took effect although the broker refused it") if effects else None
     if count & _CONFIRMED and effects not in bounds:
-        return "unmet", f"{times(effects, 'effect')}, {promised(bounds)}"
+        return "unmet", f"{times(effects, 'effect')}, {bounds_in_words(bounds)}"
     return None
 
 
@@ -251,11 +251,11 @@ def _of_executions(count: int, promise: Promise) -> _Finding:
     if not count & ANY_PUBLICATION:
         return ("contradictions", "was executed but never published") if executions else None
     if bounds.exceeded_by(executions):
-        return "exceeded", f"{executions} executions, {promised(bounds)}"
+        return "exceeded", f"{executions} executions, {bounds_in_words(bounds)}"
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "was executed although the broker refused it") if executions else None
     if count & _CONFIRMED and executions not in bounds:
-        return "unmet", f"{times(executions, 'execution')}, {promised(bounds)}"
+        return "unmet", f"{times(executions, 'execution')}, {bounds_in_words(bounds)}"
     return None
 
 

@@ -70,7 +70,7 @@ class Kill:
     def __init__(self, at: float, task_id: str, injected: bool, why: str) -> None:
         self.at, self.task_id, self.injected, self.why = at, task_id, injected, why
         self.recovery: float | None = None
-        self.held = 0  # under load: jobs that were in the hands of the killed worker
+        self.held = 0  # under load: jobs that the killed worker held
         self.detail: dict[str, Any] = {}
 
 
@@ -110,19 +110,19 @@ class Evidence:
         """The operation under which a task was published."""
         return self.operation_of.get(task_id, task_id)
 
-    def record_worker(self, event: HistoryEvent) -> None:
-        """An event that is not a point which a worker announces."""
+    def record_other_event(self, event: HistoryEvent) -> None:
+        """Read an event that is not a point announced by a worker."""
         kind = event.kind
         if kind == "quiescent":
             self.quiescent = event.detail
             return
         self.counts[kind] += 1
         if kind == "published":
-            self.published(event)
+            self.record_publication(event)
         elif kind == "effect":
-            self.effect(event)
+            self.record_effect(event)
         elif kind == "fault":
-            self.faulted(event)
+            self.record_fault(event)
         elif kind == "worker":
             # The pid of a dead process may be reused. (A worker's readiness may be recorded late.)
             if self.holdings is not None:
@@ -133,7 +133,7 @@ class Evidence:
         else:
             raise HistoryError(f"event {event.seq}: unknown kind {kind!r:.80}")
 
-    def published(self, event: HistoryEvent) -> None:
+    def record_publication(self, event: HistoryEvent) -> None:
         task_id, operation = event.task_id, event.operation or event.task_id
         outcome = OUTCOMES.get(str(event.detail.get("outcome")))
         if outcome is None:
@@ -148,7 +148,7 @@ class Evidence:
         self.tasks[task_id] = known + outcome
         self.operations[operation] = self.operations.get(operation, 0) + outcome
 
-    def effect(self, event: HistoryEvent) -> None:
+    def record_effect(self, event: HistoryEvent) -> None:
         source: int | str = event.detail.get("source", "")
         operation = event.operation or event.task_id
         if not isinstance(source, str) or not source:
@@ -165,7 +165,7 @@ class Evidence:
         if event.task_id and self.operation_of.get(event.task_id, event.task_id) != operation:
             self.named_otherwise.append((event.task_id, operation))
 
-    def faulted(self, event: HistoryEvent) -> None:
+    def record_fault(self, event: HistoryEvent) -> None:
         detail = event.detail
         claimed, why, task_id = detail.get("landed") is True, str(detail.get("why") or ""), event.task_id
         kill = Kill(event.at, task_id, claimed, why)
@@ -174,7 +174,7 @@ class Evidence:
             return
         what, point = str(detail.get("what") or ""), str(detail.get("point") or "")
         if what == "load":
-            self.killed_under_load(kill, event)
+            self._record_load_kill(kill, event)
             return
         parts = set(what.split(" + "))
         # "cut-publish" is a fault of a connection at the place "publish".
@@ -200,7 +200,7 @@ class Evidence:
             state[1] |= _KILLED
             self.killed_in[pid, task_id] = kill
 
-    def killed_under_load(self, kill: Kill, event: HistoryEvent) -> None:
+    def _record_load_kill(self, kill: Kill, event: HistoryEvent) -> None:
         pid = event.detail.get("main_pid")
         if self.holdings is None or not isinstance(pid, int) or (problem := self.holdings.why_not_killed(pid)):
             self._refute(kill, event, problem if self.holdings and isinstance(pid, int) else "no load, or no process")
@@ -235,10 +235,10 @@ class Evidence:
             return "its body had not started"
         return ""
 
-    def quarantined(self, event: HistoryEvent) -> None:
+    def record_quarantine(self, event: HistoryEvent) -> None:
         self.parked.add(event.operation or event.task_id)
 
-    def unusual(self, event: HistoryEvent, state: list[Any], bit: int) -> int:
+    def record_unusual(self, event: HistoryEvent, state: list[Any], bit: int) -> int:
         """The points that the process has reached in this delivery, after an event that is not simply the next point."""
         reached: int = state[1]
         if reached & _KILLED:
@@ -257,7 +257,7 @@ class Evidence:
         )
         return reached | bit
 
-    def goes_back(self, event: HistoryEvent, state: list[Any], bit: int) -> None:
+    def record_time_reversal(self, event: HistoryEvent, state: list[Any], bit: int) -> None:
         """A process writes its points in order. (In a cell of ``quit`` a signal handler announces points between others, and in
         one of ``clock-jump`` the clock is set back.)"""
         if bit != _BESIDE and not {"quit", _CLOCK} & set(self.fault.split(" + ")):
@@ -266,8 +266,8 @@ class Evidence:
                 f"{state[2] - event.at:.6f} s older than the one before it: moved, or its clock was set back"
             )
 
-    def received(self, event: HistoryEvent) -> None:
-        """A main process received a message."""
+    def record_receipt(self, event: HistoryEvent) -> None:
+        """Read that a main process received a message."""
         task_id, pid = event.task_id, event.pid
         if event.detail.get("redelivered") is True and self.receivers.get(task_id) == pid is not None:
             self.overdue.add(task_id)
@@ -275,7 +275,7 @@ class Evidence:
             self.receivers.clear()  # a redelivery follows within seconds
         self.receivers[task_id] = pid
 
-    def started_again(self, event: HistoryEvent) -> None:
+    def record_restart(self, event: HistoryEvent) -> None:
         for kill in self.awaited.pop(event.task_id):
             kill.recovery = max(kill.recovery or 0.0, event.at - kill.at)
 
@@ -316,7 +316,7 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
         before_at, before = at, event
         plan = _PLANS.get(kind)
         if plan is None:
-            cell.record_worker(event)
+            cell.record_other_event(event)
             continue
         counts[kind] += 1
         bit, weight = plan
@@ -326,25 +326,25 @@ def gather(events: Iterable[HistoryEvent]) -> list[Evidence]:
         if weight:
             tasks[task_id] = tasks.get(task_id, 0) + weight
             if bit == _RECEIVED:
-                cell.received(event)
+                cell.record_receipt(event)
         if pid is not None:
             state = running.get(pid)
             if state is None:
                 running[pid] = [task_id, bit, at]
             else:
                 if at < state[2]:
-                    cell.goes_back(event, state, bit)
+                    cell.record_time_reversal(event, state, bit)
                 state[2] = at
                 if state[0] != task_id:
                     state[0], state[1] = task_id, bit
                 elif state[1] & (_ENDED | _KILLED) or state[1] & bit & _STARTED:
-                    state[1] = cell.unusual(event, state, bit)
+                    state[1] = cell.record_unusual(event, state, bit)
                 else:
                     state[1] |= bit
         if bit == _STARTED and awaited and task_id in awaited:
-            cell.started_again(event)
+            cell.record_restart(event)
         elif bit == _QUARANTINED:
-            cell.quarantined(event)
+            cell.record_quarantine(event)
     if cell is not None:
         cell.last_at = before_at
     return list(cells.values())

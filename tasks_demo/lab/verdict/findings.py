@@ -13,15 +13,15 @@ class Sentences:
 
     def __init__(self) -> None:
         self.kept: list[str] = []
-        self.said = 0
+        self.count = 0
 
     def say(self, sentence: str) -> None:
-        self.said += 1
-        if self.said <= REASONS:
+        self.count += 1
+        if self.count <= REASONS:
             self.kept.append(sentence)
 
     def __bool__(self) -> bool:
-        return self.said > 0
+        return self.count > 0
 
 
 class Findings:
@@ -45,9 +45,9 @@ class Findings:
             del order[3]  # the missing evidence may be that the bound was reached
         observed = next((verdict for sentences, verdict in order if sentences), "held")
         reasons = [sentence for sentences, _ in order for sentence in sentences.kept]
-        said = sum(sentences.said for sentences, _ in order)
-        if said > REASONS:
-            reasons[REASONS - 1 :] = [f"and {said - REASONS + 1} more findings"]
+        total = sum(sentences.count for sentences, _ in order)
+        if total > REASONS:
+            reasons[REASONS - 1 :] = [f"and {total - REASONS + 1} more findings"]
         return observed, reasons
 
 
@@ -57,7 +57,7 @@ def name(text: str) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def promised(bounds: Bounds) -> str:
+def bounds_in_words(bounds: Bounds) -> str:
     """What the bounds promise, as words."""
     if bounds.most is None:
         return f"at least {bounds.least} promised"

@@ -14,8 +14,8 @@ from tasks_demo.core.wording import first_line
 from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
-from tasks_demo.management.people import who
-from tasks_demo.operations import Known, forget, known
+from tasks_demo.management.system_user import system_user
+from tasks_demo.operations import OperationRecords, find_records, forget
 
 #: The ledger's counts that are shown for each task ID.
 SHOWN = ("publications", "deliveries", "executions", "effects", "suppressed", "deferred", "failed", "ended")
@@ -54,7 +54,7 @@ class Command(PackageCommand):
         if act == "forget" and not options["why"].strip():
             raise CommandError("forget needs --why TEXT: the reason is stored with your name.", returncode=Exit.USAGE)
         try:
-            found = known(options["key"], options["task"])
+            found = find_records(options["key"], options["task"])
         except (InvalidOperationKey, UnknownTask) as error:
             raise CommandError(str(error), returncode=Exit.USAGE) from error
         tallies, trouble = _tallies(found.operation)
@@ -68,7 +68,9 @@ class Command(PackageCommand):
         elif not found.traces and not tallies:
             sys.exit(Exit.BROKEN)
 
-    def _show(self, found: Known, tallies: list[dict[str, Any]], troubles: list[str], *, as_json: bool) -> None:
+    def _show(
+        self, found: OperationRecords, tallies: list[dict[str, Any]], troubles: list[str], *, as_json: bool
+    ) -> None:
         if as_json:
             document = {
                 "operation": found.operation,
@@ -93,13 +95,17 @@ class Command(PackageCommand):
                 "  Nothing is recorded about it. Is the key complete? It is the operation key, not the task's name."
             )
 
-    def _forget(self, found: Known, options: dict[str, Any]) -> None:
+    def _forget(self, found: OperationRecords, options: dict[str, Any]) -> None:
         removable = [trace for trace in found.traces if trace.removable]
         if removable and not options["yes"] and not self._confirmed(found.operation):
             return
         try:
             removed = forget(
-                found, by=who(), why=options["why"].strip(), task=options["task"], even_if_held=options["even_if_held"]
+                found,
+                by=system_user(),
+                why=options["why"].strip(),
+                task=options["task"],
+                even_if_held=options["even_if_held"],
             )
         except OperationHeld as error:
             raise CommandError(f"{error} (--even-if-held)", returncode=Exit.BROKEN) from error

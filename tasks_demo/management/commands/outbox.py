@@ -16,7 +16,7 @@ from tasks_demo.core.wording import escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import table
-from tasks_demo.management.people import who
+from tasks_demo.management.system_user import system_user
 from tasks_demo.outbox.decisions import cancel, hasten
 from tasks_demo.records.models import OutboxMessage
 
@@ -25,7 +25,7 @@ MOST = 1_000
 #: Name of an act → what it does to a row, what it is called when done, and why it may not be done.
 ACTS: dict[str, tuple[Callable[[OutboxMessage], bool], str, str]] = {
     "publish": (hasten, "is due now: a running relay publishes it", "is due, was handed over, or has ended"),
-    "cancel": (lambda row: cancel(row, by=who()), "cancelled", "was begun by a worker, or has ended"),
+    "cancel": (lambda row: cancel(row, by=system_user()), "cancelled", "was begun by a worker, or has ended"),
 }
 
 

@@ -18,7 +18,7 @@ from tasks_demo.core.wording import counted, escaped, shown
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import table
-from tasks_demo.management.people import who
+from tasks_demo.management.system_user import system_user
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.publishing.publishable import registered
 from tasks_demo.quarantine.dead_letters import DeadLetters, died, parts, shown_id
@@ -144,9 +144,9 @@ class Command(PackageCommand):
                 wanted += not ids
                 try:
                     if isinstance(one, DeadLetter):
-                        if decide_letter(self._letters, one, by=who(), why=why):
+                        if decide_letter(self._letters, one, by=system_user(), why=why):
                             acted.append(shown_id(one))
-                    elif one.state == Parked.State.PARKED and decide(one, by=who(), why=why):
+                    elif one.state == Parked.State.PARKED and decide(one, by=system_user(), why=why):
                         acted.append(one.task_id)
                 except RequeueFailed as error:
                     self.stderr.write(str(error))

@@ -70,7 +70,7 @@ def test_clock_without_use_tz_stores_local_moments_without_a_zone(local: Booksho
     assert {name: seen for name, seen in found.items() if seen != [True, 0, []]} == {}
 
 
-def test_clock_what_waits_for_its_moment_waits_and_is_not_overdue(local: Bookshop) -> None:
+def test_clock_without_use_tz_delays_jobs_until_they_are_due(local: Bookshop) -> None:
     waiting = local.value(
         "[m.publications, 1800 < (m.due_at - datetime.now()).total_seconds() < 3600, overdue()]",
         before=MOMENTS + "from tasks_demo.outbox.table import overdue\nm = OutboxMessage.objects.get(task_id='far')",

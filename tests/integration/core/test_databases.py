@@ -50,7 +50,7 @@ def test_check_is_an_error_and_stops_commands(bookshop: Bookshop, elsewhere: dic
     assert (skipped.code, SAID[kind] in skipped.sentence()) == (4, True)
 
 
-def test_databases_doctor_fails(bookshop: Bookshop, elsewhere: dict[str, Any], kind: str) -> None:
+def test_doctor_fails_on_an_unsupported_database(bookshop: Bookshop, elsewhere: dict[str, Any], kind: str) -> None:
     code, rows = doctor(bookshop, elsewhere)
     assert code == 4
     assert failed(rows) >= {("settings", "system checks"), ("records", "table tasks_demo_records_claim")}, rows
@@ -70,7 +70,7 @@ def test_enqueue_refuses(bookshop: Bookshop, elsewhere: dict[str, Any], kind: st
     assert "Nothing was written" in said
 
 
-def test_databases_every_job_is_requeued_with_an_error_and_runs_when_the_database_is_another(
+def test_jobs_are_requeued_until_the_database_is_a_supported_one(
     bookshop: Bookshop, elsewhere: dict[str, Any], kind: str
 ) -> None:
     paid = (

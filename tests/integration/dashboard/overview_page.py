@@ -21,13 +21,13 @@ def by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.TASKS_DEMO_REDIS_URL = ""
     cache.clear()
     # Kept for some time, and so found by other tests of this process: their tasks deserve warnings, their Redis has dead letters.
-    monkeypatch.setattr(built_in_needs, "_checked", needs.Kept(0.0))
+    monkeypatch.setattr(built_in_needs, "_checked", needs.AnswerCache(0.0))
     monkeypatch.setattr(built_in_needs, "_run_checks", list)
-    monkeypatch.setattr(dead_letters, "_looked", needs.Kept(0.0))
+    monkeypatch.setattr(dead_letters, "_looked", needs.AnswerCache(0.0))
     monkeypatch.setattr(dead_letters, "_count", int)
     monkeypatch.setattr(held_jobs, "_remembered", OrderedDict())
-    monkeypatch.setattr(overview, "_counts", needs.Kept(0.0))
-    monkeypatch.setattr(overview, "_drawn", needs.Kept(0.0))
+    monkeypatch.setattr(overview, "_counts", needs.AnswerCache(0.0))
+    monkeypatch.setattr(overview, "_drawn", needs.AnswerCache(0.0))
 
 
 def polled(client: Client, query: str = "") -> str:

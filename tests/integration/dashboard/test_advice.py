@@ -62,7 +62,9 @@ def test_double_charge_that_is_allowed_is_said_in_words_with_the_code_to_write(
         ("acks_early", "started", ["acks_late", "dedup_lock", "inbox"], "delivered again"),
     ],
 )
-def test_advice_what_would_have_prevented_a_loss(pattern: str, point: str, helps: list[str], outcome: str) -> None:
+def test_advice_names_what_would_have_prevented_a_loss(
+    pattern: str, point: str, helps: list[str], outcome: str
+) -> None:
     kill = {"what": "kill-main", "victim": "main", "point": point, "pid": 100, "landed": True, "died": "SIGKILL"}
     fault = event("fault", 25, task_id="t", operation="t", pattern=pattern, books="bank", detail=kill)
     append(lost("t", pattern=pattern), [fault])

@@ -10,7 +10,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from tasks_demo.dashboard import acts, dead_letters
-from tasks_demo.dashboard.needs import Kept
+from tasks_demo.dashboard.needs import AnswerCache
 from tasks_demo.records.models import Decision, Parked
 from tests.integration.dashboard.pages import confirm, somebody, text
 from tests.integration.quarantine.letters import GARBAGE, QUEUE, dead, message
@@ -107,7 +107,7 @@ def test_dead_letters_are_named_on_the_overview_and_not_where_there_can_be_none(
     broker_client: Any, decider: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead(broker_client, message())
-    monkeypatch.setattr(dead_letters, "_looked", Kept(10.0))
+    monkeypatch.setattr(dead_letters, "_looked", AnswerCache(10.0))
     seen = decider.get("/admin/tasks_demo/tally/overview/")
     assert "1 dead letter" in text(seen)
     assert f'href="{PAGE}"' in seen.content.decode()

@@ -36,7 +36,7 @@ def as_rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(StringIO(text, newline="")))
 
 
-def test_export_both_forms_hold_what_is_filtered_latest_first(admin_client: Client) -> None:
+def test_export_holds_the_filtered_rows_latest_first_in_both_formats(admin_client: Client) -> None:
     append(ok("fine"), killed("twice", run="r1:acks_late/kill-main"), lost("gone", pattern="acks_early"))
     everything: list[dict[str, Any]] = json.loads(downloaded(admin_client, "json"))
     assert {row["task_id"] for row in everything} == {"fine", "twice", "gone"}
@@ -49,7 +49,7 @@ def test_export_both_forms_hold_what_is_filtered_latest_first(admin_client: Clie
     assert as_rows(downloaded(admin_client, "csv", "?verdict=parked")) == []
 
 
-def test_export_is_not_cut_where_the_page_is(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_is_complete_where_the_page_is_truncated(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MOST_FOUND", 2)
     monkeypatch.setattr(filters, "MOST_OF_A_WORKER", 2)
     monkeypatch.setattr(export, "CHUNK", 3)

@@ -113,7 +113,7 @@ def test_failed_page_says_why_a_job_cannot_be_run_again(keeper: Client) -> None:
     assert len(again(done)) == 0
 
 
-def test_failed_page_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> None:
+def test_failed_page_does_not_rerun_a_job_that_has_succeeded_meanwhile(keeper: Client) -> None:
     one = failed("k")
     asked = ask(keeper, one)
     append(life(str(uuid.uuid4()), "published", "received", "started", "returned", operation="k", task=TASK))
@@ -122,7 +122,7 @@ def test_failed_page_what_ended_well_meanwhile_is_left_alone(keeper: Client) -> 
     assert "1 left alone, because changed meanwhile" in text(keeper.get(PAGE))
 
 
-def test_failed_page_who_may_only_look_runs_nothing_again(client: Client) -> None:
+def test_failed_page_offers_a_viewer_no_rerun(client: Client) -> None:
     one = failed("k")
     viewer = somebody(client, "viewer", "view_tally")
     assert "chosen ones again" not in text(viewer.get(PAGE))

@@ -73,7 +73,7 @@ def test_claims_of_claim_first_with_what_became_of_their_jobs(staff: Client) -> 
     assert "charge:done" in rows[0]
 
 
-def test_holds_page_list_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holds_page_says_that_its_list_is_truncated(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "MOST_SHOWN", 2)
     for number in range(3):
         Claim.objects.create(operation=f"charge:{number}", task_id="t", digest="d", claimed_at=now())

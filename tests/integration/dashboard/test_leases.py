@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from tasks_demo.core.conf import settings as ours
 from tasks_demo.dashboard import leases
-from tasks_demo.dashboard.needs import Kept
+from tasks_demo.dashboard.needs import AnswerCache
 from tasks_demo.leases import listing
 from tasks_demo.leases.process import this_process
 from tasks_demo.leases.redis_client import connect
@@ -75,7 +75,7 @@ def test_search_takes_no_letter_for_a_pattern(staff: Client, settings: Settings)
     assert "has a lease record" in staff.get(PAGE, {"q": "[a-z]*\0"}).content.decode()
 
 
-def test_leases_page_list_that_was_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_page_says_that_its_list_is_truncated(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         claim(f"op-{number}")
     monkeypatch.setattr(listing, "MOST_RECORDS", 3)
@@ -84,7 +84,7 @@ def test_leases_page_list_that_was_cut_says_so(staff: Client, monkeypatch: pytes
     assert "There may be more" in response.content.decode()
 
 
-def test_leases_page_other_keys_do_not_break_the_page(staff: Client, redis_url: str) -> None:
+def test_leases_page_ignores_other_keys(staff: Client, redis_url: str) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(f"{ours.KEY_PREFIX}op:{{not-ours}}", "a string")
         client.hset(f"{ours.KEY_PREFIX}op:{{empty}}", "state", "claimed")
@@ -93,7 +93,7 @@ def test_leases_page_other_keys_do_not_break_the_page(staff: Client, redis_url: 
     assert any("damaged" in row for row in shown)
 
 
-def test_redis_that_is_away_is_said_in_time(staff: Client, settings: Settings) -> None:
+def test_leases_page_says_in_time_that_redis_does_not_answer(staff: Client, settings: Settings) -> None:
     settings.TASKS_DEMO_REDIS_URL = "redis://:swordfish@10.255.255.1:6379/0"
     began = time.monotonic()
     shown = staff.get(PAGE).content.decode()
@@ -106,18 +106,18 @@ def test_redis_that_is_away_is_said_in_time(staff: Client, settings: Settings) -
 
 def test_overview_names_those_that_nobody_works_on(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     page = "/admin/tasks_demo/tally/overview/"
-    monkeypatch.setattr(leases, "_looked", Kept(10.0))
+    monkeypatch.setattr(leases, "_looked", AnswerCache(10.0))
     claim("here", str(this_process("task-1")))
     claim("killed", f"{ended_process()}task-2")
     text = admin_client.get(page).content.decode()
     assert f'href="{PAGE}">1 operation held by a claim that nobody works on<' in text
     claim("killed too", f"{ended_process()}task-3")
     assert ">1 operation held" in admin_client.get(page).content.decode(), "Redis is not asked with every poll"
-    monkeypatch.setattr(leases, "_looked", Kept(0.0))
+    monkeypatch.setattr(leases, "_looked", AnswerCache(0.0))
     assert ">2 operations held" in admin_client.get(page).content.decode()
 
 
-def test_overview_says_that_redis_is_away(admin_client: Client, settings: Settings) -> None:
+def test_overview_says_that_redis_does_not_answer(admin_client: Client, settings: Settings) -> None:
     settings.TASKS_DEMO_REDIS_URL = "redis://:swordfish@127.0.0.1:1/0"
     text = admin_client.get("/admin/tasks_demo/tally/overview/").content.decode()
     assert "Leases cannot be read" in text

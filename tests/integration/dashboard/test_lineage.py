@@ -41,7 +41,7 @@ def test_lineage_of_a_real_chain_that_ends_in_a_group(
         until(lambda: Event.objects.filter(task_id__in=everyone, kind="acked").count() == 4, "the end of all", 60)
     found = lineage.lineage(middle)
     assert found
-    assert (found.cut, found.top.task_id, found.top.children[0].here) == (False, first, True)
+    assert (found.truncated, found.top.task_id, found.top.children[0].here) == (False, first, True)
     first_id, (middle_id, *others) = shape(found.top)
     assert (first_id, middle_id, sorted(each for (each,) in others)) == (first, middle, branches)
     last = lineage.lineage(branches[0])
@@ -78,7 +78,7 @@ def test_lineage_ends_where_headers_lie(monkeypatch: pytest.MonkeyPatch) -> None
     append(*(published(f"n{number}", f"n{number + 1}") for number in range(15)))
     found = lineage.lineage("n0")
     assert found
-    assert found.cut
+    assert found.truncated
     assert found.top.task_id == f"n{lineage.MOST_BEFORE}"
 
 

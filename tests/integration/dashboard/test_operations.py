@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from tasks_demo.operations import known
+from tasks_demo.operations import find_records
 from tasks_demo.records.models import Claim, ForgottenOperation, InboxEntry
 from tests.integration.dashboard.pages import somebody
 
@@ -58,7 +58,7 @@ def test_viewer_looks_and_cannot_forget(viewer: Client) -> None:
     assert InboxEntry.objects.count() == 1
 
 
-def test_operations_page_it_is_forgotten_with_a_reason_and_kept(forgetter: Client) -> None:
+def test_operations_page_forgets_an_operation_and_keeps_the_reason(forgetter: Client) -> None:
     done(HOSTILE)
     assert "Forget this operation" in text(forgetter.get(LOOK, {"key": HOSTILE}))
     assert InboxEntry.objects.count() == 1, "looking changes nothing"
@@ -78,7 +78,7 @@ def test_operations_page_it_is_forgotten_with_a_reason_and_kept(forgetter: Clien
     assert 'name="_save"' not in page.content.decode()
 
 
-def test_operations_page_what_may_be_running_needs_a_second_word(forgetter: Client) -> None:
+def test_operations_page_asks_twice_before_it_forgets_what_may_be_running(forgetter: Client) -> None:
     Claim.objects.create(operation="op", task_id="t", digest="d", worker="w@h", claimed_at=timezone.now())
     assert "A worker may be running it now" in text(forgetter.get(LOOK, {"key": "op"}))
     shown = text(forget(forgetter, "op", why="x"))
@@ -88,10 +88,10 @@ def test_operations_page_what_may_be_running_needs_a_second_word(forgetter: Clie
     assert Claim.objects.count() == 0
 
 
-def test_operations_page_what_has_changed_since_it_was_shown_is_left(forgetter: Client) -> None:
+def test_operations_page_keeps_a_record_that_has_changed_since_it_was_shown(forgetter: Client) -> None:
     done("op")
-    mark = known("op").mark
-    assert known("op").mark == mark
+    mark = find_records("op").mark
+    assert find_records("op").mark == mark
     InboxEntry.objects.update(task_id="another")
     shown = text(forgetter.post(LOOK, {"key": "op", "mark": mark, "why": "x"}, follow=True))
     assert "It has changed since it was shown" in shown
@@ -109,7 +109,9 @@ def test_operations_page_what_has_changed_since_it_was_shown_is_left(forgetter: 
     ],
     ids=str,
 )
-def test_odd_questions_get_sentences(query: dict[str, str], said: str, forgetter: Client) -> None:
+def test_operations_page_answers_odd_questions_with_sentences(
+    query: dict[str, str], said: str, forgetter: Client
+) -> None:
     response = forgetter.get(LOOK, query)
     assert response.status_code == 200
     assert said in text(response)

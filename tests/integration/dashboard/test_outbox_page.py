@@ -59,7 +59,7 @@ def test_publish_now_makes_it_due_and_a_relay_publishes_it(keeper: Client, redis
     assert (entry.object_repr, entry.object_id) == ("Publish now: 1 message", str(later.pk))
 
 
-def test_outbox_page_what_is_cancelled_is_not_published(keeper: Client, redis_url: str) -> None:
+def test_outbox_page_cancels_a_message(keeper: Client, redis_url: str) -> None:
     row, begun = waiting(), waiting(countdown=3600)
     OutboxMessage.objects.filter(pk=begun.pk).update(started_by="m|1|1|w", started_at=timezone.now())
     asked, _ = act(keeper, "cancel", row, begun, why="ordered by mistake")
@@ -73,7 +73,7 @@ def test_outbox_page_what_is_cancelled_is_not_published(keeper: Client, redis_ur
     assert "Why: ordered by mistake" in LogEntry.objects.get().get_change_message()
 
 
-def test_outbox_page_what_a_worker_begins_between_count_and_confirmation_is_left_alone(keeper: Client) -> None:
+def test_outbox_page_leaves_a_job_alone_that_has_begun_before_the_confirmation(keeper: Client) -> None:
     row = waiting()
     data = {"action": "cancel_selected", "_selected_action": [str(row.pk)], "index": "0"}
     asked = keeper.post(LIST, data)
@@ -109,7 +109,7 @@ def test_arguments_are_masked_by_their_declared_names(keeper: Client, settings: 
     assert "hunter2" not in text(keeper.get(address))
 
 
-def test_outbox_page_who_may_only_look_publishes_and_cancels_nothing(client: Client) -> None:
+def test_outbox_page_offers_a_viewer_no_action(client: Client) -> None:
     viewer, row = somebody(client, "viewer", "view_outboxmessage"), waiting(countdown=3600)
     before = OutboxMessage.objects.values().get(pk=row.pk)
     for name in ("hasten", "cancel"):
@@ -119,7 +119,7 @@ def test_outbox_page_who_may_only_look_publishes_and_cancels_nothing(client: Cli
     assert LogEntry.objects.count() == 0
 
 
-def test_outbox_page_list_and_page_show_a_message_and_change_nothing(keeper: Client) -> None:
+def test_outbox_page_shows_messages_and_changes_nothing(keeper: Client) -> None:
     row = waiting()
     for query in ("", "?state=open", f"?q={row.task_id[:8]}"):
         assert row.task_id in text(keeper.get(LIST + query))

@@ -35,8 +35,8 @@ def _by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shared(_by_itself: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was drawn for one poll answers others until the test ends."""
-    monkeypatch.setattr(overview, "_counts", needs.Kept(3600.0))
-    monkeypatch.setattr(overview, "_drawn", needs.Kept(3600.0))
+    monkeypatch.setattr(overview, "_counts", needs.AnswerCache(3600.0))
+    monkeypatch.setattr(overview, "_drawn", needs.AnswerCache(3600.0))
 
 
 def test_overview_is_drawn_once_for_all_who_see_the_same(admin_client: Client, shared: None) -> None:
@@ -111,7 +111,7 @@ def test_overview_shared_by_many_answers_each_with_nothing_if_nothing_has_change
 
 def test_overview_asks_once_for_many_threads_and_keeps_an_answer_for_each_place() -> None:
     asked: list[str] = []
-    kept, met = needs.Kept[str](3600.0), threading.Barrier(8)
+    kept, met = needs.AnswerCache[str](3600.0), threading.Barrier(8)
 
     def ask(place: str) -> str:
         asked.append(place)
@@ -130,10 +130,12 @@ def test_overview_asks_once_for_many_threads_and_keeps_an_answer_for_each_place(
 
 
 def test_kept_answer_of_a_page_is_not_replaced_by_a_poll_that_began_before_it() -> None:
-    kept = needs.Kept[str](3600.0)
+    kept = needs.AnswerCache[str](3600.0)
 
     def slow_poll() -> str:
-        assert kept.get(lambda: "after the action", fresh=True) == "after the action"  # a page, while the poll is drawn
+        assert (
+            kept.get(lambda: "after the action", refresh=True) == "after the action"
+        )  # a page, while the poll is drawn
         return "before the action"
 
     assert kept.get(slow_poll) == "before the action"

@@ -49,13 +49,13 @@ def decide(client: Client, act: str, *rows: Parked, why: str = "because") -> Any
 # -- viewing ---------------------------------------------------------------------------------------------------------
 
 
-def test_parked_page_what_waits_for_a_decision_comes_first(viewer: Client) -> None:
+def test_parked_page_lists_undecided_messages_first(viewer: Client) -> None:
     rows = [lying(state=state) for state in ("parked", "discarded", "parked", "requeued")]
     shown = [row.pk for row in viewer.get(LIST).context["cl"].result_list]
     assert shown == [rows[2].pk, rows[0].pk, rows[3].pk, rows[1].pk]
 
 
-def test_parked_page_filter_and_search(viewer: Client) -> None:
+def test_parked_page_filters_and_searches(viewer: Client) -> None:
     rows = [lying(task="a.b", operation="order-17"), lying(task="c.d", state="requeued")]
 
     def found(query: str) -> list[int]:
@@ -85,14 +85,14 @@ def test_message_that_cannot_be_read_is_shown_as_it_is(viewer: Client) -> None:
     assert "The message cannot be read (DecodeError" in text(viewer.get(page(lying(message='{"broken'))))
 
 
-def test_parked_page_that_is_not_there(viewer: Client) -> None:
+def test_parked_page_of_an_unknown_id_is_not_found(viewer: Client) -> None:
     for number in ("0", "x", "99999999999999999999"):
         response = viewer.get(f"{LIST}{number}/change/")
         assert response.headers["Location"] == LIST
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
-def test_parked_page_nothing_is_edited_added_or_deleted(decider: Client, method: str) -> None:
+def test_parked_page_allows_no_edit_addition_or_deletion(decider: Client, method: str) -> None:
     row = lying()
     assert getattr(decider, method)(page(row)).status_code == 403
     assert getattr(decider, method)(f"{LIST}add/").status_code == 403
@@ -131,12 +131,14 @@ def test_discard_sends_nothing_and_keeps_the_row(decider: Client, queue: Callabl
 
 
 @pytest.mark.parametrize("why", ["", "  \n"])
-def test_parked_page_without_a_reason_nothing_is_done(decider: Client, queue: Callable[[], int], why: str) -> None:
+def test_parked_page_does_nothing_without_a_reason(decider: Client, queue: Callable[[], int], why: str) -> None:
     assert "Please say why" in text(decide(decider, "requeue", lying(), why=why))
     assert (states(), queue()) == (["parked"], 0)
 
 
-def test_parked_page_what_was_decided_meanwhile_is_left_alone(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_leaves_a_message_alone_that_was_decided_meanwhile(
+    decider: Client, queue: Callable[[], int]
+) -> None:
     rows = [lying(), lying(), lying(state="discarded"), lying(state="requeued")]
     asked = choose(decider, "requeue", *rows)
     assert "Not possible for 2: not parked any more" in text(asked)
@@ -152,7 +154,7 @@ def all_that_match(client: Client, act: str, query: str, any_row: Parked) -> Any
     return client.post(f"{LIST}{query}", data)
 
 
-def test_parked_page_all_that_match_are_those_that_were_counted(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_acts_on_the_matches_that_it_has_counted(decider: Client, queue: Callable[[], int]) -> None:
     rows = [lying(task="a.b"), lying(task="a.b"), lying(task="c.d")]
     asked = all_that_match(decider, "requeue", "?task=a.b", rows[0])
     assert "Requeue: 2 messages" in text(asked)
@@ -165,7 +167,7 @@ def test_parked_page_all_that_match_are_those_that_were_counted(decider: Client,
     assert "2 messages requeued. Why: because Filter: task=a.b." in said
 
 
-def test_parked_page_form_that_is_sent_twice_acts_once(decider: Client, queue: Callable[[], int]) -> None:
+def test_parked_page_acts_once_on_a_form_that_is_sent_twice(decider: Client, queue: Callable[[], int]) -> None:
     row = lying()
     asked = choose(decider, "requeue", row)
     confirm(decider, f"{LIST}act/", asked)
@@ -175,7 +177,7 @@ def test_parked_page_form_that_is_sent_twice_acts_once(decider: Client, queue: C
     assert "sent before" in text(decider.get(LIST))
 
 
-def test_parked_page_form_that_was_changed_or_is_another_user_s_does_nothing(
+def test_parked_page_refuses_a_form_that_was_changed_or_is_another_user_s(
     decider: Client, queue: Callable[[], int]
 ) -> None:
     asked = choose(decider, "requeue", lying())
@@ -199,7 +201,7 @@ def test_batch_is_bounded_and_says_what_is_left(
     assert "2 messages discarded, 3 left: do it again for these." in text(decider.get(LIST))
 
 
-def test_parked_page_each_act_has_a_permission_of_its_own(client: Client) -> None:
+def test_parked_page_needs_a_permission_for_each_action(client: Client) -> None:
     row = lying()
     only = somebody(client, "only", "view_parked", "discard_parked")
     seen = text(only.get(page(row)))
@@ -221,7 +223,7 @@ def test_arguments_with_declared_names_are_masked(viewer: Client, settings: Any)
 
 
 @pytest.mark.parametrize("act", ["requeue", "discard"])
-def test_parked_page_who_may_only_look_cannot_decide(viewer: Client, queue: Callable[[], int], act: str) -> None:
+def test_parked_page_offers_a_viewer_no_decision(viewer: Client, queue: Callable[[], int], act: str) -> None:
     row = lying()
     for _ in (choose(viewer, act, row), decide(viewer, act, row)):
         assert (states(), queue(), LogEntry.objects.count()) == (["parked"], 0, 0)
@@ -229,7 +231,7 @@ def test_parked_page_who_may_only_look_cannot_decide(viewer: Client, queue: Call
 
 
 @pytest.mark.usefixtures("no_broker")
-def test_parked_page_with_the_broker_down_the_admin_says_so_and_nothing_changes(decider: Client) -> None:
+def test_parked_page_says_that_the_broker_is_down_and_changes_nothing(decider: Client) -> None:
     rows = [lying(), lying()]
     decide(decider, "requeue", *rows)
     assert states() == ["parked", "parked"]
@@ -256,7 +258,7 @@ def test_forged_request_is_refused(decider: Client) -> None:
     assert states() == ["parked"]
 
 
-def test_parked_page_of_a_task_id_leads_to_where_it_is_parked(client: Client) -> None:
+def test_task_page_links_to_the_parked_message(client: Client) -> None:
     row = lying()
     append(life(row.task_id, "published", "received", "quarantined", "acked"))
     staff = somebody(client, "both", "view_tally", "view_parked")

@@ -81,7 +81,7 @@ def test_send_twice_publishes_two_jobs_of_one_operation(publisher: Client, queue
     assert ":by-hand:" in one["tasks_demo_operation"]
 
 
-def test_publish_page_form_that_is_sent_twice_publishes_once(publisher: Client, queue: Any) -> None:
+def test_publish_page_publishes_once_if_a_form_is_sent_twice(publisher: Client, queue: Any) -> None:
     sent = form()
     first, second = publisher.post(PAGE, sent), publisher.post(PAGE, sent)
     assert first.headers["Location"] == second.headers["Location"]
@@ -90,7 +90,7 @@ def test_publish_page_form_that_is_sent_twice_publishes_once(publisher: Client, 
     assert LogEntry.objects.count() == 1
 
 
-def test_publish_page_same_form_at_the_same_time_publishes_once(publisher: Client, queue: Any) -> None:
+def test_publish_page_publishes_once_if_a_form_is_sent_twice_at_a_time(publisher: Client, queue: Any) -> None:
     sent = form()
 
     def post() -> int:
@@ -133,7 +133,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
-def test_publish_page_wrong_arguments_are_refused_with_what_to_write(
+def test_publish_page_refuses_wrong_arguments_and_says_what_to_write(
     publisher: Client, queue: Any, arguments: Any, said: str
 ) -> None:
     answer = publisher.post(PAGE, form(arguments=arguments))
@@ -145,14 +145,14 @@ def test_publish_page_wrong_arguments_are_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("operation", ["k" * 201, "a\nb", "a\0"])
-def test_publish_page_wrong_operation_key_is_refused(publisher: Client, queue: Any, operation: str) -> None:
+def test_publish_page_refuses_an_invalid_operation_key(publisher: Client, queue: Any, operation: str) -> None:
     answer = publisher.post(PAGE, form(operation=operation))
     assert answer.status_code == 400
     assert "An operation key must be" in answer.content.decode() or "operation" in answer.content.decode()
     assert queue() == []
 
 
-def test_publish_page_what_was_typed_is_shown_as_text_and_kept_in_the_form(publisher: Client) -> None:
+def test_publish_page_keeps_what_was_typed_and_shows_it_as_text(publisher: Client) -> None:
     hostile = '{"<script>alert(1)</script>": "</textarea><b>"'
     seen = publisher.post(PAGE, form(arguments=hostile)).content.decode()
     assert "<script>alert" not in seen
@@ -160,7 +160,7 @@ def test_publish_page_what_was_typed_is_shown_as_text_and_kept_in_the_form(publi
 
 
 @pytest.mark.parametrize("task", ["celery.backend_cleanup", "no.such.task", "", "<b>"])
-def test_publish_page_only_tasks_that_the_project_allows(publisher: Client, queue: Any, task: str) -> None:
+def test_publish_page_offers_only_tasks_that_the_project_allows(publisher: Client, queue: Any, task: str) -> None:
     assert publisher.post(PAGE, form(task)).status_code == 400
     assert publisher.get(PAGE, {"task": task}).status_code == 200
     assert queue() == []
@@ -174,7 +174,7 @@ def test_publish_page_is_absent_without_the_setting(publisher: Client, settings:
         assert ">Publish<" not in publisher.get("/admin/tasks_demo/tally/").content.decode()
 
 
-def test_publish_page_who_may_only_look_publishes_nothing(client: Client, queue: Any) -> None:
+def test_publish_page_lets_a_viewer_publish_nothing(client: Client, queue: Any) -> None:
     viewer = somebody(client, "viewer", "view_tally")
     assert viewer.get(PAGE).status_code == 403
     assert viewer.post(PAGE, form()).status_code == 403

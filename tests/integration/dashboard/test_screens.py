@@ -19,7 +19,7 @@ from pytest_django import Settings
 from tasks_demo.dashboard import live, screens
 from tasks_demo.dashboard.task_ids import TallyAdmin
 from tasks_demo.ledger.models import Tally
-from tasks_demo.operations import known
+from tasks_demo.operations import find_records
 from tests.integration.dashboard.pages import somebody
 from tests.integration.ledger.ledger_rows import append, lost, ok
 
@@ -105,7 +105,9 @@ def test_redirects_stay_in_the_admin_site_that_was_asked(admin_client: Client, s
             admin_client.get("/ops/tasks_demo_records/parked/4711/change/"),
             admin_client.get("/ops/tasks_demo/tally/unknown/change/"),
             admin_client.post("/ops/tasks_demo/tally/books/"),
-            admin_client.post(look, {"key": "nobody:knows", "why": "a test", "mark": known("nobody:knows", "").mark}),
+            admin_client.post(
+                look, {"key": "nobody:knows", "why": "a test", "mark": find_records("nobody:knows", "").mark}
+            ),
         ]
         assert [answer.headers["Location"][:5] for answer in answers] == ["/ops/"] * 4
     finally:

@@ -147,7 +147,7 @@ def test_user_who_may_only_look_changes_nothing(rows: dict[str, str], redis_url:
     assert everything(redis_url) == before
 
 
-def test_security_hostile_texts_are_shown_as_text_on_every_screen(rows: dict[str, str]) -> None:
+def test_screens_show_hostile_texts_as_text(rows: dict[str, str]) -> None:
     client = root()
     shown = 0
     for address in addresses(rows):
@@ -164,7 +164,7 @@ def test_security_hostile_texts_are_shown_as_text_on_every_screen(rows: dict[str
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "%'\\"])
-def test_security_hostile_search_gets_a_page(rows: dict[str, str], text: str) -> None:
+def test_screens_answer_a_hostile_search_with_a_page(rows: dict[str, str], text: str) -> None:
     client = root()
     for address in addresses(rows):
         for name in ("q", "task", "key"):

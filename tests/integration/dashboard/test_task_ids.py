@@ -52,11 +52,11 @@ def walked(client: Client, query: str, *, back: bool = False) -> Iterator[list[s
     yield from pages
 
 
-def test_task_ids_empty_ledger_says_what_to_do(staff: Client) -> None:
+def test_task_ids_page_of_an_empty_ledger_says_what_to_do(staff: Client) -> None:
     assert "manage.py enqueue" in text(staff.get(LIST))
 
 
-def test_task_ids_row_has_the_counts_the_last_worker_and_the_run(staff: Client) -> None:
+def test_task_ids_page_shows_counts_last_worker_and_run(staff: Client) -> None:
     append(killed("charged-twice", run="r1:acks_late/kill-main"))
     page = text(staff.get(LIST))
     assert re.search(
@@ -72,7 +72,7 @@ def test_broken_promise_is_said_in_words_with_a_mark(staff: Client) -> None:
     assert "broken" not in by_id["late"]
 
 
-def test_task_ids_can_not_be_changed(admin_client: Client) -> None:
+def test_task_ids_page_allows_no_change(admin_client: Client) -> None:
     append(ok("a"))
     for path in ("add/", "a/delete/"):
         assert admin_client.get(LIST + "" + path).status_code == 403
@@ -221,20 +221,20 @@ HOSTILE = [
 ]
 
 
-def test_task_ids_hostile_parameters_are_no_error(staff: Client) -> None:
+def test_task_ids_page_answers_hostile_parameters(staff: Client) -> None:
     _zoo()
     answers = {query: staff.get(LIST, QUERY_STRING=query, follow=True).status_code for query in HOSTILE}
     assert answers == dict.fromkeys(HOSTILE, 200)
 
 
-def test_lone_surrogate_is_nowhere() -> None:
+def test_search_for_a_lone_surrogate_finds_nothing() -> None:
     append(ok("a"))
-    found, cut = search.matching(Tally.objects.all(), "\ud800")
+    found, truncated = search.matching(Tally.objects.all(), "\ud800")
     assert not found.exists()
-    assert not cut
+    assert not truncated
 
 
-def test_search_that_is_cut_says_so(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_says_that_its_result_is_truncated(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MOST_FOUND", 2)
     append(ok("a1"), ok("a2"), ok("a3"))
     assert len(shown(staff, "?q=a")) == 2
@@ -262,7 +262,7 @@ def test_search_of_several_names_finds_the_latest_of_all(
 
 @pytest.mark.parametrize("query", ["q=t", "q=x.", "q=w1", "worker=w1@test", "q=x.&effects=1", "q=x.&worker=w1@test"])
 @pytest.mark.parametrize("order", ["", "&first=problems"])
-def test_task_ids_what_is_found_is_read_once(staff: Client, query: str, order: str) -> None:
+def test_search_reads_what_it_finds_once(staff: Client, query: str, order: str) -> None:
     append(*(ok(f"t{n:02}", task="x.y") for n in range(60)))
     with CaptureQueriesContext(connection) as captured:
         assert len(shown(staff, f"?{query}{order}")) == 50
@@ -279,7 +279,7 @@ def test_counting_stops_and_says_so(staff: Client, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("query", ["?", "?q=t", "?worker=w1@test"])
-def test_task_ids_pages_have_no_gap_or_repetition_in_either_direction(staff: Client, query: str) -> None:
+def test_task_ids_page_turns_in_both_directions_without_gap_or_repetition(staff: Client, query: str) -> None:
     append(*(ok(f"t{n:03}") for n in range(110)))  # of one moment, so that only the task ID orders them
     pages = list(walked(staff, query))
     assert [task_id for page in pages for task_id in page] == [f"t{n:03}" for n in range(110)]
@@ -289,7 +289,7 @@ def test_task_ids_pages_have_no_gap_or_repetition_in_either_direction(staff: Cli
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_task_ids_page_that_stopped_looking_says_so_and_goes_on(
+def test_task_ids_page_says_where_it_stopped_searching_and_goes_on(
     staff: Client, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
     monkeypatch.setattr(keyset, "WINDOW", 20)
@@ -314,7 +314,7 @@ def test_strip_counts_verdicts_by_pattern(staff: Client) -> None:
     assert "1 promise broken" in text(staff.get(LIST))
 
 
-def test_task_ids_only_the_latest_runs_are_offered(staff: Client) -> None:
+def test_task_ids_page_offers_only_the_latest_runs(staff: Client) -> None:
     append(*(ok(f"t{n}", run=f"run{n:02}:acks_late/none") for n in range(30)))
     specs = staff.get(LIST + "?run=run00:acks_late/none").context["cl"].filter_specs
     offered = next(spec for spec in specs if isinstance(spec, RunFilter)).lookup_choices
@@ -325,7 +325,7 @@ def test_task_ids_only_the_latest_runs_are_offered(staff: Client) -> None:
 ODD = ["a/b", "<script>alert(1)</script>", "quote'\"quote", "späß ✗ 中", "a b?c=d#e&f", "_2F", "%2F", "x\ny"]
 
 
-def test_task_ids_any_task_id_can_be_shown_and_opened(staff: Client) -> None:
+def test_task_ids_page_shows_and_opens_any_task_id(staff: Client) -> None:
     append(*(ok(task_id) for task_id in ODD))
     page = staff.get(LIST).content.decode()
     assert "<script>alert" not in page
@@ -345,7 +345,7 @@ EVERY_KIND = (
 
 
 @pytest.mark.parametrize("query", EVERY_KIND)
-def test_task_ids_no_query_sorts_or_scans_the_whole_table(staff: Client, query: str) -> None:
+def test_task_ids_page_sorts_or_scans_no_whole_table(staff: Client, query: str) -> None:
     append(*(ok(f"t{n}") for n in range(60)))
     with CaptureQueriesContext(connection) as captured:
         shown(staff, f"?{query}")
@@ -390,7 +390,7 @@ def test_task_ids_no_query_sorts_or_scans_the_whole_table(staff: Client, query: 
         ("?executions=1&outcome=succeeded&since=1h", "tally_latest"),
     ],
 )
-def test_task_ids_what_may_be_rare_is_found_by_an_index_of_its_own(staff: Client, query: str, index: str) -> None:
+def test_task_ids_page_finds_rare_values_by_an_index(staff: Client, query: str, index: str) -> None:
     if connection.vendor != "sqlite":
         pytest.skip("reads SQLite's query plans; PostgreSQL plans by statistics, which a small table does not have")
     append(*(ok(f"t{n}") for n in range(60)))

@@ -25,7 +25,7 @@ def page_of(task_id: str) -> TaskPage:
     return task_page(Tally.objects.get(task_id=task_id))
 
 
-def test_acts_are_deliveries_and_the_kill_is_in_the_one_it_with_the_fault() -> None:
+def test_phases_are_deliveries_and_the_kill_is_in_the_delivery_that_it_hit() -> None:
     append(killed("t"))
     publishing, first, second, after = page_of("t").phases
     assert (publishing.kind, first.kind, second.kind, after.kind) == (
@@ -100,7 +100,7 @@ CHILD: dict[str, Any] = {"worker": "w1@test", "pid": 101}
         "-".join(kind for kind, _ in value) if isinstance(value, list) and value and isinstance(value[0], tuple) else ""
     ),
 )
-def test_task_page_whatever_main_announces_belongs_to_the_delivery_it_is_about(
+def test_phases_assign_the_points_of_main_to_their_delivery(
     events: list[tuple[str, dict[str, Any]]], phases_: list[str]
 ) -> None:
     append([event(kind, number, task_id="t", operation="t", **who) for number, (kind, who) in enumerate(events)])
@@ -135,14 +135,14 @@ def test_timeline_is_in_the_order_of_cause_though_clocks_race(moments: dict[str,
     }
 
 
-def test_task_page_each_publication_stands_before_its_own_delivery() -> None:
+def test_phases_put_each_publication_before_its_delivery() -> None:
     kinds = ["published", "received", "started", "received", "started", "published", "published"]
     append([event(kind, number, task_id="t", operation="t", worker="w") for number, kind in enumerate(kinds)])
     order = "published received started published received started published"
     assert " ".join(step.kind for step in timeline(Tally.objects.get())) == order
 
 
-def test_task_page_two_deliveries_to_one_worker_are_two_acts() -> None:
+def test_phases_separate_two_deliveries_to_one_worker() -> None:
     same: dict[str, Any] = {"task_id": "t", "operation": "t", "pattern": "acks_early", "books": "bank", "worker": "w"}
     append(
         [
@@ -200,7 +200,7 @@ def test_effects_of_the_same_operation_name_the_task_that_made_them() -> None:
     assert [line.by for phase in page_of("two").phases for line in phase.lines if line.kind == "effect"] == ["one"]
 
 
-def test_task_page_hostile_details_are_text(admin_client: Client) -> None:
+def test_task_page_shows_hostile_details_as_text(admin_client: Client) -> None:
     same = {"task_id": "t", "operation": "t", "pattern": "acks_late"}
     append([event("failed", 0, **same, worker="<b>w</b>", detail={"error": "<img src=x onerror=alert(1)>" * 100})])
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
@@ -208,14 +208,14 @@ def test_task_page_hostile_details_are_text(admin_client: Client) -> None:
     assert "<b>w</b>" not in page
 
 
-def test_very_long_life_is_cut_and_says_so(admin_client: Client) -> None:
+def test_task_page_of_many_events_says_that_it_is_truncated(admin_client: Client) -> None:
     append(*(life("t", "received", "started") for _ in range(300)))
     response = admin_client.get("/admin/tasks_demo/tally/t/change/")
     assert "manage.py timeline" in response.content.decode()
     assert sum(len(phase.lines) for phase in response.context["task_page"].phases) == 500
 
 
-def test_task_page_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:
+def test_task_page_of_an_unknown_task_id_leads_back_to_the_list(admin_client: Client) -> None:
     for object_id in ("unknown", "_00", "_FF", "x" * 10_000, "..", "%ED%A0%80", "%00"):
         response = admin_client.get(f"/admin/tasks_demo/tally/{object_id}/change/", follow=True)
         assert response.status_code == 200, object_id[:20]
@@ -232,7 +232,7 @@ def test_task_page_asks_a_bounded_number_of_queries(
     assert page.count("sibling-") > 10
 
 
-def test_task_page_it_says_which_point_the_kill_hit_and_which_pattern_would_have_helped(admin_client: Client) -> None:
+def test_task_page_names_the_point_of_the_kill_and_the_pattern_that_would_have_helped(admin_client: Client) -> None:
     append(killed("t"))
     page = admin_client.get("/admin/tasks_demo/tally/t/change/").content.decode()
     assert "The kill hit it at effect_done: the effect had happened and the message was not acknowledged" in page
@@ -252,7 +252,7 @@ def test_job_that_is_lost_neither_waits_nor_runs_any_more(admin_client: Client) 
     assert "was running" in admin_client.get("/admin/tasks_demo/tally/?verdict=lost").text
 
 
-def test_task_page_times_are_in_the_zone_of_the_user_and_have_a_date_where_a_job_lasts_for_days(
+def test_task_page_shows_times_in_the_zone_of_the_user_and_dates_of_long_jobs(
     admin_client: Client, settings: Settings
 ) -> None:
     settings.TIME_ZONE = "Asia/Kathmandu"

@@ -36,7 +36,8 @@ def shop() -> Iterator[Bookshop]:
 def fates(shop: Bookshop, worker: ShopWorker) -> dict[str, Any]:
     """The state of this worker, and the fate of each job it held by task ID."""
     return shop.value(
-        "{'state': w.state, 'cut': jobs.cut, 'unresolved': len(jobs.unresolved), 'dead': len(dead_with_unresolved_jobs()), "
+        "{'state': w.state, 'why_incomplete': jobs.why_incomplete, "
+        "'unresolved': len(jobs.unresolved), 'dead': len(dead_with_unresolved_jobs()), "
         "'fates': {f.task_id: [f.badge.word, f.begun, len(f.later_runs), f.tally.verdict, f.tally.executions, f.tally.effects] "
         "for f in jobs.fates}}",
         before=(
@@ -48,7 +49,7 @@ def fates(shop: Bookshop, worker: ShopWorker) -> dict[str, Any]:
     )
 
 
-def test_workers_what_became_of_the_jobs_of_a_killed_worker(shop: Bookshop, tmp_path: Path) -> None:
+def test_held_jobs_of_a_killed_worker_have_their_fates(shop: Bookshop, tmp_path: Path) -> None:
     gates = {name: tmp_path / name for name in ("late", "early", "next", "done")}
     begun = {name: Path(f"{gate}.pid") for name, gate in gates.items()}
     gates["done"].touch()
@@ -77,7 +78,7 @@ def test_workers_what_became_of_the_jobs_of_a_killed_worker(shop: Bookshop, tmp_
         os.killpg(first.pid, signal.SIGKILL)
         until(lambda: not first.alive(), "its death")
     seen = fates(shop, first)
-    assert (seen["state"], seen["cut"], seen["unresolved"], seen["dead"]) == ("dead", "", 3, 1)
+    assert (seen["state"], seen["why_incomplete"], seen["unresolved"], seen["dead"]) == ("dead", "", 3, 1)
     assert {name: fate[:3] for name, fate in seen["fates"].items()} == {
         "late": ["nobody has it yet", True, 0],
         "early": ["not run again", True, 0],
@@ -125,5 +126,5 @@ def test_rabbitmq_tells_depth_and_consumers_but_no_age(rabbitmq: RabbitServer) -
         with shop.worker():
             assert shop.value(f"{seen}[1:]", before=asked)[::2] == ["empty", "consumed"]
         assert shop.python("tasks.index.delay('1')").code == 0
-        waiting = ["1", "RabbitMQ does not tell", "none", "nobody consumes it"]
+        waiting = ["1", "not reported by RabbitMQ", "none", "nobody consumes it"]
         until(lambda: shop.value(seen, before=asked) == waiting, "one message that nobody consumes")

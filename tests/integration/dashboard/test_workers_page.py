@@ -79,7 +79,7 @@ def test_dead_worker_whose_job_is_done_needs_nobody() -> None:
     assert [many for _, many in dead_with_unresolved_jobs()] == [1]
 
 
-def test_workers_page_worker_that_died_just_now_is_searched_once_and_ends_of_its_jobs_are_seen_at_once(
+def test_workers_page_searches_a_newly_dead_worker_once_and_sees_the_ends_of_its_jobs_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(held_jobs, "RECENT_SECONDS", 3600.0)
@@ -92,7 +92,7 @@ def test_workers_page_worker_that_died_just_now_is_searched_once_and_ends_of_its
     assert [each["sql"] for each in queries if "tasks_demo_event" in each["sql"]] == []
 
 
-def test_workers_page_later_worker_of_the_same_name_is_another_one(staff: Client) -> None:
+def test_workers_page_tells_workers_of_one_name_apart(staff: Client) -> None:
     append(life("t", "published", "received", "started"))
     first = Event.objects.get(kind="started")
     dead = row("w1@test", held=["t"])
@@ -107,7 +107,7 @@ def test_workers_page_later_worker_of_the_same_name_is_another_one(staff: Client
     assert (found.row.pk, many) == (dead.pk, 1)
 
 
-def test_workers_page_what_cannot_be_told_is_said(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_page_says_what_is_not_known(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     append(*(life(f"t{number}", "published", "received", "started") for number in range(5)))
     dead = row("w1@test", held=["never-heard-of", HOSTILE], held_more=7)
     shown = text(staff.get(f"{PAGE}{dead.pk}/"))
@@ -133,7 +133,7 @@ def test_jobs_that_it_has_finished_do_not_hide_those_that_it_held(
     found = worker(row("w1@test", held=["t1", "t2"]).pk)
     assert found is not None
     jobs = held_jobs.held_jobs(found)
-    assert ({fate.task_id for fate in jobs.fates}, jobs.cut) == ({"open", "t5"}, "")
+    assert ({fate.task_id for fate in jobs.fates}, jobs.why_incomplete) == ({"open", "t5"}, "")
 
 
 def test_workers_page_costs_a_bounded_number_of_queries(
@@ -169,7 +169,7 @@ def test_broker_that_does_not_answer_is_said_in_time(staff: Client, monkeypatch:
     began = time.monotonic()
     shown = text(staff.get(f"{PAGE}broker/"))
     assert time.monotonic() - began < 2.0
-    assert "The broker does not tell about its queues. No answer" in shown
+    assert "The broker did not report its queues. No answer" in shown
     assert "swordfish" not in shown
 
 

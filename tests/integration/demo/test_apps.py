@@ -31,7 +31,7 @@ def test_app_alone_is_refused_with_a_sentence(bookshop: Bookshop, installed: lis
     assert said in last
 
 
-def test_demo_settings_what_a_project_does_not_set_is_embedded_below_its_base_dir(tmp_path: Path) -> None:
+def test_demo_settings_default_to_embedded_servers_below_base_dir(tmp_path: Path) -> None:
     given = SimpleNamespace(BASE_DIR=tmp_path, BANK_URL="http://bank.example:80")
     set_defaults(given)
     assert (tmp_path / ".state", True, False) == (given.STATE_DIR, given.REDIS_IS_EMBEDDED, given.BANK_IS_EMBEDDED)
@@ -39,7 +39,7 @@ def test_demo_settings_what_a_project_does_not_set_is_embedded_below_its_base_di
     assert given.TASKS_DEMO_BANK_URL == given.BANK_URL == "http://bank.example:80"
 
 
-def test_demo_settings_what_a_project_sets_stays(tmp_path: Path) -> None:
+def test_demo_settings_keep_what_a_project_sets(tmp_path: Path) -> None:
     given = SimpleNamespace(STATE_DIR=str(tmp_path), REDIS_URL="redis://r/0", TASKS_DEMO_BANK_URL="http://b")
     set_defaults(given)
     assert (tmp_path, "redis://r/0", False) == (given.STATE_DIR, given.REDIS_URL, given.REDIS_IS_EMBEDDED)

@@ -105,7 +105,7 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE, ids=lambda value: ascii(value)[:50])
-def test_enqueue_bad_usage_is_exit_2_and_nothing_is_published(
+def test_enqueue_used_wrongly_is_exit_2_and_publishes_nothing(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], redis_url: str
 ) -> None:
     before = queued(redis_url)
@@ -118,7 +118,7 @@ def test_enqueue_bad_usage_is_exit_2_and_nothing_is_published(
     assert queued(redis_url) == before
 
 
-def test_enqueue_bad_usage_of_the_real_command(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
+def test_enqueue_command_used_wrongly_is_exit_2(enqueue: Callable[..., Finished], queue: RedisServer) -> None:
     bad: list[tuple[str | bytes, ...]] = [
         ("nonsense",),
         ("acks_late", "-n", "0"),

@@ -62,7 +62,7 @@ def test_tallies_are_the_fold_of_the_events(events_per_task: int) -> None:
     assert abs(Event.objects.count() / 200 - events_per_task) < 1
 
 
-def test_seed_ledger_every_outcome_and_nearly_every_verdict_is_in_the_mix() -> None:
+def test_seed_ledger_makes_every_outcome_and_nearly_every_verdict() -> None:
     seed(tasks=5_000)
     assert list(differences()) == [], "the rare lives too"
     outcomes = set(Tally.objects.values_list("outcome", flat=True))
@@ -73,7 +73,7 @@ def test_seed_ledger_every_outcome_and_nearly_every_verdict_is_in_the_mix() -> N
     assert Event.objects.filter(kind="fault", detail__landed=True).exists()
 
 
-def test_seed_ledger_with_one_seed_invents_the_same() -> None:
+def test_seed_ledger_makes_the_same_rows_from_the_same_seed() -> None:
     seed(tasks=300, seed=7)
     first = everything()
     assert "Removed 300 task IDs" in seed(remove=True, seed=7)
@@ -105,7 +105,7 @@ def test_seed_removes_only_what_it_invented() -> None:
     assert list(differences()) == []
 
 
-def test_seed_ledger_what_was_committed_before_an_interruption_can_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_ledger_removes_what_an_interrupted_run_has_committed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "TASKS_AT_ONCE", 100)
 
     def interrupted(done: int) -> None:

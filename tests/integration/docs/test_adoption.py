@@ -120,7 +120,7 @@ def migrated(stall: Stall) -> Callable[..., Finished]:
     return stall.manage
 
 
-def test_adoption_nothing_is_left_to_migrate_and_no_check_complains(migrated: Callable[..., Finished]) -> None:
+def test_adopting_project_has_no_migrations_left_and_passes_its_checks(migrated: Callable[..., Finished]) -> None:
     done = migrated("makemigrations", "--check", "--dry-run")
     assert (done.code, done.out.strip()) == (0, "No changes detected"), done.err
     done = migrated("check", "--tag", "celery", "--fail-level", "WARNING")

@@ -9,7 +9,7 @@ from tests.support import until
 ONCE = {"charge": 1, "book": 1, "mail_receipt": 1, "index": 2, "count_view": 2, "plain": 2, "plain_late": 2}
 
 
-def test_examples_nothing_is_left_to_migrate(any_broker: Bookshop) -> None:
+def test_examples_have_no_migrations_left(any_broker: Bookshop) -> None:
     done = any_broker.manage("makemigrations", "--check", "--dry-run")
     assert (done.code, done.out.strip()) == (0, "No changes detected"), done.err
 

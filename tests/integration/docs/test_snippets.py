@@ -82,7 +82,7 @@ def test_session_prints_what_the_page_shows(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "by"), PROJECTS.items())
-def test_snippets_page_with_a_project_of_its_own_is_run_by_its_test(page: str, by: str) -> None:
+def test_page_with_a_project_of_its_own_is_run_by_its_test(page: str, by: str) -> None:
     assert Path(page).name in (Path(__file__).parent / by).read_text(encoding="utf-8")
     blocks = [piece for piece in PYTHON if piece.page == page]
     nameless = [piece.where for piece in blocks if not re.match(r"# [a-z_/]+\.py\b", piece.text)]

@@ -55,9 +55,7 @@ def test_doctor_with_sentinels_primary_is_named_and_examined(sentinel: tuple[int
             user.client.connection_pool.disconnect()
 
 
-def test_doctor_with_sentinels_leases_behind_sentinels_are_asked_for_too(
-    sentinel: tuple[int, int], settings: Settings
-) -> None:
+def test_doctor_examines_leases_behind_sentinels(sentinel: tuple[int, int], settings: Settings) -> None:
     port, watched = sentinel
     users: list[RedisUser] = []
     settings.TASKS_DEMO_REDIS_URL = f"sentinel://:{ENCODED}@127.0.0.1:{port},127.0.0.1:{port}/0?master=mymaster"
@@ -75,7 +73,7 @@ def test_doctor_with_sentinels_leases_behind_sentinels_are_asked_for_too(
 @pytest.mark.parametrize(
     ("options", "said"), [({}, "Write master_name in"), ({"master_name": "nope"}, "Correct master_name in")]
 )
-def test_doctor_with_sentinels_wrong_name_is_not_blamed_on_the_password(
+def test_doctor_does_not_blame_a_wrong_name_of_sentinels_on_the_password(
     options: dict[str, str], said: str, sentinel: tuple[int, int]
 ) -> None:
     app = shop(sentinel[0], **options)

@@ -61,7 +61,7 @@ def paused(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_heartbeat_held_lease_outlives_its_length_several_times(server: RedisServer) -> None:
+def test_heartbeat_keeps_a_lease_for_several_of_its_lengths(server: RedisServer) -> None:
     store = store_at(server, 5)
     claim = claimed(store)
     first_end = ends_at(server)
@@ -81,7 +81,7 @@ def test_heartbeat_renews_at_a_third_of_the_length(server: RedisServer) -> None:
     assert 3.9 <= second - first < 8
 
 
-def test_heartbeat_closed_lease_is_renewed_no_more(server: RedisServer) -> None:
+def test_heartbeat_does_not_renew_a_closed_lease(server: RedisServer) -> None:
     store = store_at(server, 0.3)
     with hold(store, claimed(store), FOR_EVER):
         pass
@@ -108,7 +108,7 @@ def test_check_knows_the_cap_before_any_renewal(server: RedisServer) -> None:
             lease.check()
 
 
-def test_heartbeat_lease_that_was_taken_over_is_lost_at_the_next_renewal(server: RedisServer) -> None:
+def test_heartbeat_loses_a_lease_that_was_taken_over_at_the_next_renewal(server: RedisServer) -> None:
     store = store_at(server, 6)
     with hold(store, claimed(store), FOR_EVER) as lease:
         lease.check()
@@ -118,7 +118,7 @@ def test_heartbeat_lease_that_was_taken_over_is_lost_at_the_next_renewal(server:
             lease.check()
 
 
-def test_heartbeat_short_failure_of_redis_is_survived(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_heartbeat_survives_a_short_failure_of_redis(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     server.client().config_set("appendfsync", "always")  # the server is killed: the record must be on disk
     store = store_at(server, 9)
     with hold(store, claimed(store), FOR_EVER) as lease:
@@ -130,7 +130,7 @@ def test_heartbeat_short_failure_of_redis_is_survived(server: RedisServer, caplo
         lease.check()
 
 
-def test_heartbeat_without_redis_the_lease_is_lost_at_its_deadline_and_stays_lost(server: RedisServer) -> None:
+def test_heartbeat_without_redis_loses_the_lease_at_its_deadline_for_good(server: RedisServer) -> None:
     store = store_at(server, 0.6, timeout=0.1)
     patient = store_at(server, 0.6)
     claim = claimed(patient)
@@ -152,7 +152,7 @@ def test_heartbeat_deadline_counts_even_if_the_heartbeat_is_stuck(server: RedisS
         until(lambda: lease.lost, seconds=3)
 
 
-def test_heartbeat_hung_redis_does_not_cost_another_one_its_leases(server: RedisServer) -> None:
+def test_heartbeat_of_a_hung_redis_does_not_cost_another_its_leases(server: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="locks-") as folder, RedisServer(Path(folder)) as hung:
         slow = store_at(hung, 7.5, timeout=0.3)
         good = store_at(server, 5)
@@ -175,7 +175,7 @@ class Broken(RedisLeaseStore):
         raise ZeroDivisionError("a mistake")
 
 
-def test_heartbeat_mistake_in_one_store_costs_its_own_lease_and_no_other(
+def test_heartbeat_loses_only_the_lease_of_a_store_that_raises(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken(connect(server.url, 5), "t:", 5, 3600)
@@ -192,7 +192,7 @@ def test_heartbeat_mistake_in_one_store_costs_its_own_lease_and_no_other(
         kept.check()
 
 
-def test_heartbeat_many_leases_have_one_thread(server: RedisServer) -> None:
+def test_heartbeat_renews_many_leases_in_one_thread(server: RedisServer) -> None:
     store = store_at(server, 5)
     held = [hold(store, claimed(store, f"order {number}"), FOR_EVER) for number in range(20)]
     try:
@@ -205,7 +205,7 @@ def test_heartbeat_many_leases_have_one_thread(server: RedisServer) -> None:
             one.close()
 
 
-def test_heartbeat_shorter_lease_wakes_a_thread_that_waits_for_a_longer_one(server: RedisServer) -> None:
+def test_heartbeat_wakes_for_a_shorter_lease(server: RedisServer) -> None:
     long, short = store_at(server, 60), store_at(server, 5)
     with hold(long, claimed(long, "long"), FOR_EVER):
         until(lambda: "lease-heartbeat" in {thread.name for thread in threading.enumerate()})
@@ -276,7 +276,7 @@ with hold(store, store.claim("order", "d" * 64), 3600) as lease:
 """
 
 
-def test_heartbeat_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(server: RedisServer) -> None:
+def test_heartbeat_of_a_stopped_process_knows_that_its_lease_is_lost(server: RedisServer) -> None:
     store = store_at(server, 5)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
@@ -292,7 +292,7 @@ def test_heartbeat_stopped_process_loses_its_lease_and_knows_it_when_it_goes_on(
         assert line(process).startswith("lost")
 
 
-def test_heartbeat_stopped_process_knows_even_if_nobody_took_over(server: RedisServer) -> None:
+def test_heartbeat_of_a_stopped_process_knows_it_even_if_nobody_took_over(server: RedisServer) -> None:
     with holder(server, HOLD) as process:
         assert line(process) == "held"
         with paused(process.pid):
@@ -308,7 +308,7 @@ def _redis_now(server: RedisServer) -> float:
     return float(seconds + microseconds / 1e6)
 
 
-def test_heartbeat_killed_process_is_followed_when_its_lease_has_ended(server: RedisServer) -> None:
+def test_lease_of_a_killed_process_is_taken_over_when_it_has_ended(server: RedisServer) -> None:
     store = store_at(server, 5)
     with holder(server, HOLD) as process:
         assert line(process) == "held"
@@ -350,7 +350,7 @@ say("parent: " + verdict(lease))
 """
 
 
-def test_heartbeat_forked_child_inherits_no_lease_and_has_a_heartbeat_of_its_own(server: RedisServer) -> None:
+def test_heartbeat_of_a_forked_child_is_its_own_and_inherits_no_lease(server: RedisServer) -> None:
     with holder(server, FORK) as process:
         assert line(process).startswith("child: lost: The lease on 'parent' is lost: process")
         assert line(process) == "threads: 1"

@@ -187,7 +187,7 @@ def test_lost_cursor_is_found_again() -> None:
     assert copy("payments", Payments()) == 1
 
 
-def test_books_another_identity_is_read_from_its_beginning() -> None:
+def test_books_of_another_identity_are_read_from_their_beginning() -> None:
     class Anew(Payments):
         def identity(self) -> str:
             return "second"
@@ -208,7 +208,7 @@ def test_books_that_nobody_registered_count_nothing_and_the_task_is_judged_by_it
     assert (tally.books, tally.verdict, tally.broken) == ("", "ok", False)
 
 
-def test_books_page_is_read_without_a_write_and_its_button_reads_the_books(admin_client: Client) -> None:
+def test_books_page_writes_nothing_and_its_button_reads_the_books(admin_client: Client) -> None:
     append(life("t", *ENDED, books="payments"))
     Payments.entries = [entry(1, "t", amount=5)]
     for page in ("/admin/tasks_demo/tally/", "/admin/tasks_demo/tally/t/change/"):
@@ -307,11 +307,11 @@ def test_recording_fails_no_body(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"key": 17}, {"operation": 17}, {"operation": "o", "source": object()}])
-def test_books_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
+def test_record_effect_of_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
     assert record_effect(**{"operation": "order:1", **wrong}) is True
 
 
-def test_books_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
+def test_record_effect_with_one_key_from_two_processes_keeps_nothing_else_out(ledger: None) -> None:
     """A row of this test stands for the other process: it is there when ours is committed."""
     assert record_effect("order:1", key="a") is True
     source = Event.objects.get(kind="effect").source
@@ -325,7 +325,7 @@ def test_books_same_key_from_two_processes_keeps_nothing_else_out(ledger: None) 
     ]  # fmt: skip
 
 
-def test_books_what_is_rolled_back_was_no_effect() -> None:
+def test_record_effect_in_a_transaction_that_is_rolled_back_counts_nothing() -> None:
     with transaction.atomic():
         assert record_effect("order:1", key="a") is False
         transaction.set_rollback(True)

@@ -24,7 +24,7 @@ def shop() -> Iterator[Bookshop]:
             yield project
 
 
-def test_books_what_was_pruned_is_not_read_again_as_new(shop: Bookshop) -> None:
+def test_books_do_not_read_pruned_entries_as_new(shop: Bookshop) -> None:
     def after(statements: str) -> int:
         before = f"{EVENTS}{statements}\nassert {READ} == [''], {READ}\n"
         return int(shop.value(COUNT, settings=BOOKS, before=before))

@@ -68,7 +68,7 @@ def park(task_id: str, state: str) -> None:
 
 
 @pytest.mark.parametrize("young", [False, True])
-def test_pruning_only_what_has_ended_long_ago_leaves(young: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruning_removes_only_what_has_ended_long_ago(young: bool, capsys: pytest.CaptureFixture[str]) -> None:
     for name, (kinds, books, _) in LIVES.items():
         live(name, YOUNG if young else OLD, kinds, books)
     park("parked", "parked")
@@ -79,7 +79,7 @@ def test_pruning_only_what_has_ended_long_ago_leaves(young: bool, capsys: pytest
     assert ("5 older task IDs were kept" in capsys.readouterr().out) is not young
 
 
-def test_pruning_what_was_decided_about_a_parked_message_lets_it_go() -> None:
+def test_pruning_removes_parked_messages_that_were_decided() -> None:
     for state in ("parked", "discarded", "requeued"):
         live(state, OLD, ["received", "started", "quarantined"])
         park(state, state)
@@ -87,7 +87,7 @@ def test_pruning_what_was_decided_about_a_parked_message_lets_it_go() -> None:
     assert left() == {"parked"}
 
 
-def test_pruning_news_of_an_old_job_keep_it() -> None:
+def test_pruning_keeps_an_old_job_with_new_events() -> None:
     live("t", OLD, ["published", "received", "started", "returned"])
     live("t", YOUNG, ["received", "suppressed"])
     call_command("prune")
@@ -95,7 +95,7 @@ def test_pruning_news_of_an_old_job_keep_it() -> None:
     assert Event.objects.count() == 6
 
 
-def test_pruning_effects_stay_as_long_as_somebody_counts_them() -> None:
+def test_pruning_keeps_effects_while_somebody_counts_them() -> None:
     live("a", OLD, ["received", "started", "returned"], "bank", "order-1")
     live("b", YOUNG, ["received", "started", "returned"], "bank", "order-1")
     live("c", OLD, ["received", "started", "returned"], "bank", "order-2")
@@ -112,7 +112,7 @@ def test_pruning_effects_stay_as_long_as_somebody_counts_them() -> None:
     assert Tally.objects.get().effects == 2
 
 
-def test_pruning_newest_entries_of_each_book_stay() -> None:
+def test_pruning_keeps_the_newest_entries_of_each_book() -> None:
     for number in range(1, 2 * pruning.NEWEST_KEPT + 1):
         effect(number, f"order-{number}", OLD)
     call_command("prune")
@@ -120,14 +120,14 @@ def test_pruning_newest_entries_of_each_book_stay() -> None:
     assert kept == list(range(pruning.NEWEST_KEPT + 1, 2 * pruning.NEWEST_KEPT + 1)), "a reader would copy them again"
 
 
-def test_pruning_events_without_a_task_leave_by_their_age() -> None:
+def test_pruning_removes_events_without_a_task_by_their_age() -> None:
     for number, at in enumerate((OLD, YOUNG)):
         store.append([EventData(at=at, kind=WORKER, source=f"w:{number}")])
     call_command("prune")
     assert Event.objects.get().source == "w:1"
 
 
-def test_pruning_many_batches_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_works_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "TALLIES_AT_ONCE", 7)
     monkeypatch.setattr(pruning, "EVENTS_AT_ONCE", 11)
     for number in range(50):
@@ -138,7 +138,7 @@ def test_pruning_many_batches_one_after_the_other(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("given", [0, None, "0"])
-def test_pruning_project_may_keep_everything(given: Any, settings: Any) -> None:
+def test_pruning_can_be_switched_off(given: Any, settings: Any) -> None:
     settings.TASKS_DEMO_LEDGER_RETENTION_SECONDS = given
     live("t", OLD, ["received", "started", "returned"])
     call_command("prune")
@@ -146,9 +146,7 @@ def test_pruning_project_may_keep_everything(given: Any, settings: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--only", "patterns"]])
-def test_pruning_what_is_only_counted_or_not_meant_stays(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pruning_dry_run_removes_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     live("t", OLD, ["received", "started", "returned"])
     call_command("prune", *arguments)
     assert left() == {"t"}

@@ -127,7 +127,7 @@ def watched(bookshop: Bookshop, sent: dict[str, str], wanted: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_tally_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(bookshop: Bookshop, pool: str) -> None:
+def test_tally_has_an_outcome_and_a_verdict_for_every_end(bookshop: Bookshop, pool: str) -> None:
     wanted = {**EVERY_POOL, **WITH_CHILDREN} if pool == "prefork" else EVERY_POOL
     earlier = bookshop.value("Tally.objects.count()", before="from tasks_demo.ledger.models import Tally\n")
     sent = published(bookshop, list(wanted))
@@ -142,7 +142,7 @@ def test_tally_every_way_that_a_task_can_end_has_its_name_outcome_and_verdict(bo
     assert overview["task_ids"] - earlier == len(wanted)
 
 
-def test_tally_task_that_runs_and_one_that_is_revoked(bookshop: Bookshop, tmp_path: Path) -> None:
+def test_tally_of_a_running_and_of_a_revoked_task(bookshop: Bookshop, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     sent = json.loads(
         bookshop.python(

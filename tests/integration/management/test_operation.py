@@ -17,7 +17,7 @@ from tasks_demo.leases.keys import record_key
 from tasks_demo.leases.protocol import Claimed, Completed, Held
 from tasks_demo.leases.redis_client import connect
 from tasks_demo.leases.redis_store import RedisLeaseStore
-from tasks_demo.operations import forget, known
+from tasks_demo.operations import find_records, forget
 from tasks_demo.records.models import Claim, Fence, ForgottenOperation, InboxEntry
 from tests.integration.bookshop import Bookshop
 from tests.integration.management.conftest import Run
@@ -90,13 +90,13 @@ def test_marker_is_shown_and_forgotten_and_the_fence_only_grows(key: str, store:
     assert isinstance(store.claim(key, "other arguments"), Completed)
 
 
-def test_operation_late_holder_does_not_complete_what_was_forgotten(store: RedisLeaseStore) -> None:
+def test_operation_that_was_forgotten_is_not_completed_by_a_late_holder(store: RedisLeaseStore) -> None:
     holder = claimed(store, "op")
     with pytest.raises(OperationHeld, match="a worker holds its lease for"):
-        forget(known("op"), by="me", why="because")
+        forget(find_records("op"), by="me", why="because")
     assert isinstance(store.claim("op", "d"), Held)
     assert ForgottenOperation.objects.count() == 0
-    (removed,) = forget(known("op"), by="me", why="because", even_if_held=True)
+    (removed,) = forget(find_records("op"), by="me", why="because", even_if_held=True)
     assert removed.state == "claimed"
     assert store.renew(holder) is None
     assert store.complete(holder, None) is False
@@ -108,13 +108,13 @@ def test_lease_that_has_ended_is_not_held(redis_url: str, run: Run) -> None:
     with connect(redis_url, 5.0) as client:
         short = RedisLeaseStore(client, ours.KEY_PREFIX, 0.05, 60)
         claimed(short, "ended")
-        until(lambda: not known("ended").traces[0].held, "the end of the lease")
+        until(lambda: not find_records("ended").traces[0].held, "the end of the lease")
         assert forgets(run, "ended")[0] == 0
 
 
-def test_operation_what_changed_since_it_was_shown_is_left(store: RedisLeaseStore) -> None:
+def test_operation_command_keeps_a_record_that_has_changed_since_it_was_shown(store: RedisLeaseStore) -> None:
     completed(store, "op")
-    shown = known("op")
+    shown = find_records("op")
     assert forget(shown, by="me", why="first") != []
     newer = claimed(store, "op")
     assert forget(shown, by="me", why="late", even_if_held=True) == []
@@ -125,7 +125,7 @@ def test_operation_what_changed_since_it_was_shown_is_left(store: RedisLeaseStor
     assert first.outcome == "removed"
 
 
-def test_operation_command_damaged_record_can_go(store: RedisLeaseStore, redis_url: str, run: Run) -> None:
+def test_operation_command_forgets_a_damaged_record(store: RedisLeaseStore, redis_url: str, run: Run) -> None:
     with connect(redis_url, 5.0) as client:
         client.set(record_key(ours.KEY_PREFIX, "text"), "no hash")
         client.hset(record_key(ours.KEY_PREFIX, "half"), "state", "claimed")
@@ -140,7 +140,7 @@ def test_record_s_retention_begins_anew(store: RedisLeaseStore, redis_url: str) 
     with connect(redis_url, 5.0) as client:
         key = record_key(ours.KEY_PREFIX, "op")
         client.pexpire(key, 5000)
-        forget(known("op"), by="me", why="because")
+        forget(find_records("op"), by="me", why="because")
         assert client.pttl(key) > (ours.RETENTION_SECONDS - 60) * 1000
         assert set(client.hgetall(key)) == {b"state", b"fence", b"attempt"}
 
@@ -194,7 +194,7 @@ def test_task_restricts_it_to_what_its_pattern_keeps(store: RedisLeaseStore, run
 # -- usage and errors --------------------------------------------------------------------------------------------------
 
 
-def test_operation_nothing_known_is_code_1(redis_url: str, run: Run) -> None:
+def test_operation_command_without_records_is_exit_1(redis_url: str, run: Run) -> None:
     code, out, _ = run("show", "never-heard")
     assert (code, "Nothing is recorded about it" in out) == (1, True)
     code, _, err = forgets(run, "never-heard")

@@ -51,7 +51,7 @@ def killed(ledger: None) -> str:
     return ID
 
 
-def test_table_shows_counts_verdict_and_where_the_kill_fell(killed: str, run: Run) -> None:
+def test_table_shows_counts_verdict_and_the_point_of_the_kill(killed: str, run: Run) -> None:
     code, out, err = run(killed)
     assert (code, err) == (0, "")
     assert "2 deliveries · 2 executions · 2 effects" in out
@@ -83,9 +83,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\0\r\u202e" + "x" * 1_000_000
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.usefixtures("ledger")
-def test_timeline_what_a_stranger_wrote_is_bounded_and_steers_no_terminal(
-    kind: str, detail: dict[str, Any], run: Run
-) -> None:
+def test_timeline_bounds_hostile_text_and_steers_no_terminal(kind: str, detail: dict[str, Any], run: Run) -> None:
     names = {"worker": "w\x1b[2J@t", "task": "shop.\x1b[31mnope", "operation": "\x1b[2J"}
     begun = EventData(at=1.0, kind="started", source="x:0", task_id=ID, **names)
     store.append([begun, EventData(at=2.0, kind=kind, source="x:1", task_id=ID, detail=detail, **names)])
@@ -152,7 +150,7 @@ def test_id_that_nobody_knows_is_code_1_and_a_sentence(text: str, run: Run) -> N
     ],
     ids=ascii,
 )
-def test_timeline_bad_usage_is_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+def test_timeline_used_wrongly_is_exit_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err

@@ -132,7 +132,7 @@ def _reach(point: Point, task: str = "celery.chain", task_id: str = "m") -> None
         (Point.QUARANTINED, "parked"),
     ],
 )
-def test_metrics_each_point_has_its_counter(point: Point, name: str) -> None:
+def test_metrics_count_each_point(point: Point, name: str) -> None:
     labels = {"task": "celery.chain", "pattern": "acks_late"}
     before = _value(f"tasks_demo_{name}_total", **labels)
     _reach(point)
@@ -149,14 +149,14 @@ def test_execution_is_measured_once_however_it_ends() -> None:
     assert _value("tasks_demo_execution_seconds_count", **labels) == before + 3
 
 
-def test_metrics_name_that_a_stranger_chose_is_no_label() -> None:
+def test_metrics_use_no_name_of_a_stranger_as_a_label() -> None:
     labels = {"task": "(unknown)", "pattern": "acks_late"}
     before = _value("tasks_demo_deliveries_total", **labels)
     _reach(Point.RECEIVED, task="no such task")
     assert _value("tasks_demo_deliveries_total", **labels) == before + 1
 
 
-def test_ledger_away_is_counted() -> None:
+def test_metrics_count_an_unavailable_ledger() -> None:
     from tasks_demo.ledger.events import EventData
     from tasks_demo.ledger.gap import Gap
 
@@ -177,7 +177,7 @@ def test_ledger_away_is_counted() -> None:
     assert (after[0] - before[0], after[1] - before[1]) == (2, 1)
 
 
-def test_metrics_what_cannot_be_counted_is_logged_and_fails_no_job(
+def test_metrics_log_what_cannot_be_counted_and_fail_no_job(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tasks_demo.metrics import counters

@@ -55,7 +55,7 @@ def succeeded(worker: ShopWorker, prefix: str) -> int:
     return len(re.findall(rf"\[{prefix}[^]]*\] succeeded", worker.said))
 
 
-def test_outbox_claim_queue_that_is_long_makes_no_copies(any_broker: Bookshop, worker: ShopWorker) -> None:
+def test_outbox_publishes_no_copies_because_of_a_long_queue(any_broker: Bookshop, worker: ShopWorker) -> None:
     # 4 s of work for two processes, in a queue that the reconciler examines after 0.3 s.
     asked(
         any_broker, "1", "for n in range(80): enqueue(tasks.ship, (f'long-{n}',), {'work': 0.1}, task_id=f'long-{n}')\n"
@@ -168,7 +168,7 @@ def said(name, **options):
         ({"CELERY_TASK_QUEUES": {"bookshop": {}}}, "pass external=True if others read it"),
     ],
 )
-def test_outbox_claim_what_no_worker_would_run_is_refused_with_the_nearest_name(
+def test_enqueue_refuses_what_no_worker_would_run_and_names_the_nearest(
     any_broker: Bookshop, settings: dict[str, Any], queue: str
 ) -> None:
     calls = (

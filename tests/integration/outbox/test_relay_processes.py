@@ -145,7 +145,7 @@ def _empty(place: Place) -> None:
         place.sql(f"DELETE FROM {table}", ledger=True)  # noqa: S608
 
 
-def test_relay_several_relays_at_once_publish_each_message_once(place: Place, broker: RedisServer) -> None:
+def test_relays_side_by_side_publish_each_message_once(place: Place, broker: RedisServer) -> None:
     count = 2000 if place.server else 600
     with contextlib.ExitStack() as stack:
         relays = [stack.enter_context(RelayProcess(place, broker)) for _ in range(3)]
@@ -310,7 +310,7 @@ def test_signal_ends_it_after_the_messages_in_hand_and_releases_the_rest(place: 
     assert copies(broker.url) == dict.fromkeys(sent, 1)
 
 
-def test_relay_what_is_not_there_is_said_in_a_sentence(place: Place, broker: RedisServer, tmp_path: Path) -> None:
+def test_relay_says_in_a_sentence_what_is_missing(place: Place, broker: RedisServer, tmp_path: Path) -> None:
     if place.server is not None:
         pytest.skip("once is enough")
     place.fill(3)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db.models import F
 
-from tasks_demo.outbox import enqueue, held
+from tasks_demo.outbox import copy_search, enqueue
 from tasks_demo.records.models import OutboxMessage
 from tests.integration.outbox.outbox_table import environment, relay_to, row
 from tests.integration.servers.redis import RedisServer
@@ -62,7 +62,7 @@ def test_job_that_waits_in_its_worker_for_its_rate_limit_is_not_taken_for_lost(
         assert relay.run_once().published == 1
         until(lambda: row(overtakes).finished_at, "the end of a later job")
         settings.TASKS_DEMO_OUTBOX_UNSTARTED_SECONDS = 0.1
-        before = dict(held._unasked_until)
+        before = dict(copy_search._unasked_until)
 
         def look() -> int:
             OutboxMessage.objects.filter(task_id=waits).update(due_at=F("published_at"))
@@ -72,7 +72,8 @@ def test_job_that_waits_in_its_worker_for_its_rate_limit_is_not_taken_for_lost(
 
         # One that answers too late, because it is starved, is asked again.
         until(
-            lambda: look() and held._unasked_until != before, "the answer of the worker that does not know the question"
+            lambda: look() and copy_search._unasked_until != before,
+            "the answer of the worker that does not know the question",
         )
         assert look() == look(), "it is not asked again"
     relay.close()

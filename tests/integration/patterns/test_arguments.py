@@ -23,7 +23,7 @@ def worker(shop: Bookshop) -> Iterator[ShopWorker]:
         yield running
 
 
-def test_arguments_every_spelling_of_one_call_charges_once(shop: Bookshop, worker: ShopWorker) -> None:
+def test_every_spelling_of_one_call_charges_once(shop: Bookshop, worker: ShopWorker) -> None:
     before = (
         "calls = [tasks.charge.delay(42, 100), tasks.charge.delay(42), tasks.charge.delay(order_id=42, cents=100),\n"
         "         tasks.charge.delay(cents=100, order_id=42), tasks.charge.s(100).delay(42),\n"
@@ -34,7 +34,7 @@ def test_arguments_every_spelling_of_one_call_charges_once(shop: Bookshop, worke
     assert shop.payments("42") == 1
 
 
-def test_arguments_what_json_carries_works(shop: Bookshop, worker: ShopWorker) -> None:
+def test_arguments_that_json_carries_work(shop: Bookshop, worker: ShopWorker) -> None:
     before = (
         "import datetime, decimal, uuid\nfrom django.utils.translation import gettext_lazy\n"
         "given = [uuid.UUID(int=7), decimal.Decimal('1.50'), datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2),\n"
@@ -46,7 +46,7 @@ def test_arguments_what_json_carries_works(shop: Bookshop, worker: ShopWorker) -
 
 
 @pytest.mark.parametrize("given", ["object()", "{1, 2}", "datetime.timedelta(1)"])
-def test_arguments_what_json_does_not_carry_is_refused_in_the_caller(shop: Bookshop, given: str) -> None:
+def test_arguments_that_json_does_not_carry_are_refused_in_the_caller(shop: Bookshop, given: str) -> None:
     done = shop.python(f"import datetime\ntasks.ship_to.delay({given})")
     assert done.code == 1
     assert "ArgumentsNotJson" in done.err

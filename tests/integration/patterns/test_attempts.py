@@ -46,7 +46,7 @@ PATTERNS = ["acks_late", "dedup_lock"]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_attempts_park_a_poison_message_after_exactly_so_many_deaths_and_the_worker_lives(
+def test_attempts_park_a_poison_message_at_the_limit_and_the_worker_lives(
     worker: Worker, diary: Path, tmp_path: Path, pattern: str
 ) -> None:
     sent = send(pattern, [str(diary)])

@@ -97,7 +97,7 @@ def test_healthy_job_is_run_once_and_charged_once(pattern: str, books: BankClien
 
 
 @pytest.mark.usefixtures("worker")
-def test_pattern_what_main_saw_and_what_its_child_saw_have_different_pids_and_one_worker() -> None:
+def test_events_of_main_and_child_have_different_pids_and_one_worker() -> None:
     sent = CHARGES["acks_late"].apply_async(kwargs={"customer": "c", "amount": 1})
     has(sent.id, "received", "returned", "acked")
     seen = {event.kind: event for event in Event.objects.filter(task_id=sent.id)}
@@ -122,7 +122,7 @@ def test_double_click_is_charged_once_and_the_second_caller_gets_the_stored_resu
 
 
 @pytest.mark.usefixtures("worker")
-def test_pattern_without_the_lock_a_double_click_is_charged_twice(books: BankClient) -> None:
+def test_double_click_without_the_lock_is_charged_twice(books: BankClient) -> None:
     """A control for the test above: it can fail."""
     operation = key()
     kwargs = {"customer": "c", "amount": 7, "operation": operation}
@@ -133,7 +133,7 @@ def test_pattern_without_the_lock_a_double_click_is_charged_twice(books: BankCli
 
 
 @pytest.mark.usefixtures("worker")
-def test_pattern_two_at_once_one_is_deferred_and_never_dropped(books: BankClient) -> None:
+def test_copy_that_runs_at_the_same_time_is_deferred_and_never_dropped(books: BankClient) -> None:
     operation = key()
     kwargs = {"customer": "c", "amount": 7, "work_ms": 6000, "operation": operation}
     first = CHARGES["dedup_lock"].apply_async(kwargs=kwargs)
@@ -169,7 +169,7 @@ def test_forged_count_of_deferrals_does_not_make_a_deferred_copy_fail(
 
 
 @pytest.mark.usefixtures("worker")
-def test_pattern_same_key_with_other_arguments_fails_loudly(books: BankClient) -> None:
+def test_key_with_other_arguments_fails_loudly(books: BankClient) -> None:
     operation = key()
     CHARGES["dedup_lock"].apply_async(kwargs={"customer": "c", "amount": 7, "operation": operation}).get(timeout=30)
     other = CHARGES["dedup_lock"].apply_async(kwargs={"customer": "c", "amount": 8, "operation": operation})
@@ -261,9 +261,7 @@ def test_lock_store_that_is_gone_keeps_the_body_from_running_and_loses_nothing(e
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "dedup_lock"])
-def test_pattern_with_the_bank_down_a_late_pattern_retries_and_charges_once_when_it_is_back(
-    environment: Environment, pattern: str
-) -> None:
+def test_late_pattern_retries_while_the_bank_is_down_and_charges_once(environment: Environment, pattern: str) -> None:
     environment.bank.kill()
     try:
         task_id = environment.send(pattern)
@@ -276,7 +274,7 @@ def test_pattern_with_the_bank_down_a_late_pattern_retries_and_charges_once_when
     until(environment.idle, "an empty broker")
 
 
-def test_pattern_with_the_bank_down_acks_early_fails_visibly_and_is_not_tried_again(environment: Environment) -> None:
+def test_acks_early_fails_visibly_while_the_bank_is_down(environment: Environment) -> None:
     environment.bank.kill()
     try:
         task_id = environment.send("acks_early")
@@ -290,9 +288,7 @@ def test_pattern_with_the_bank_down_acks_early_fails_visibly_and_is_not_tried_ag
 
 
 @pytest.mark.parametrize("pattern", CHARGING_AT_THE_BANK)
-def test_pattern_without_its_ledger_no_body_runs_and_the_message_is_requeued(
-    environment: Environment, pattern: str
-) -> None:
+def test_pattern_that_needs_its_ledger_runs_no_body_without_it(environment: Environment, pattern: str) -> None:
     log = environment.worker.log
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE tasks_demo_event RENAME TO tasks_demo_event_away")
@@ -325,7 +321,7 @@ def test_pattern_without_its_ledger_no_body_runs_and_the_message_is_requeued(
         ("TASKS_DEMO_DEFER_MAX_SECONDS", "-1"),
     ],
 )
-def test_worker_whose_settings_cannot_work_puts_jobs_back_and_the_next_worker_does_them(
+def test_worker_with_unusable_settings_requeues_jobs_for_the_next_worker(
     home: Home, short: Path, bank_url: str, books: BankClient, name: str, value: str
 ) -> None:
     with EmbeddedRedis(short / "b", short / "b.sock") as broker:

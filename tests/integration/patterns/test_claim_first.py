@@ -118,7 +118,7 @@ def test_claim_first_without_its_ledger_or_its_claims_no_body_runs_and_the_job_i
     assert (len(environment.ran(operation)), environment.count("tasks_demo_records_claim", operation)) == (1, 1)
 
 
-def test_claim_first_with_the_server_killed_while_bodies_run_none_runs_twice_and_what_had_not_begun_runs_later(
+def test_claim_first_runs_no_body_twice_when_the_database_is_killed(
     environment: Environment,
 ) -> None:
     if environment.postgres is None:
@@ -148,7 +148,7 @@ def claim(operation: str, **fields: object) -> Claim:
 
 
 @DATABASES
-def test_claim_first_of_many_at_once_exactly_one_claims() -> None:
+def test_claim_first_lets_exactly_one_of_many_claim() -> None:
     alias, both, won = router.db_for_write(Claim), threading.Barrier(8, timeout=20), []
 
     def deliver(number: int) -> None:
@@ -167,7 +167,7 @@ def test_claim_first_of_many_at_once_exactly_one_claims() -> None:
 
 
 @DATABASES
-def test_claim_first_what_is_given_back_is_exactly_the_own_row() -> None:
+def test_claim_first_undoes_exactly_its_own_claim() -> None:
     alias = router.db_for_write(Claim)
     mine = claim("given-back")
     assert operation_records.find_or_insert(mine, alias) is None

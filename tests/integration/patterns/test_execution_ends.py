@@ -81,14 +81,14 @@ def settled(project: Bookshop, prefix: str, wanted: dict[str, list[Any]]) -> Non
     assert found == wanted
 
 
-def test_execution_it_is_one_end_and_the_relay_does_not_publish_it_again(project: Bookshop, worker: ShopWorker) -> None:
+def test_outbox_job_of_such_a_body_ends_once_and_is_not_republished(project: Bookshop, worker: ShopWorker) -> None:
     jobs = [(name, how) for name in NAMES for how in ENDS]
     sent(project, "end ", jobs)
     settled(project, "end ", {f"{name} {how}": [1, True, 1, False, *ENDS[how]] for name, how in jobs})
     assert worker.alive()
 
 
-def test_execution_lease_of_such_a_body_is_not_waited_for(project: Bookshop, worker: ShopWorker) -> None:
+def test_lease_of_such_a_body_is_not_waited_for(project: Bookshop, worker: ShopWorker) -> None:
     before = (
         "task = app.tasks['orders.dedup_lock_awkwardly']\n"
         f"for how in {sorted(ENDS)!r}:\n"
@@ -101,7 +101,7 @@ def test_execution_lease_of_such_a_body_is_not_waited_for(project: Bookshop, wor
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_execution_pools_without_processes_have_the_same_ends(project: Bookshop, pool: str) -> None:
+def test_pools_without_processes_have_the_same_ends(project: Bookshop, pool: str) -> None:
     jobs = [(name, how) for name in LATE for how in ("cancelled", "stopped", "exit")]
     with project.worker("-P", pool, settings=SETTINGS) as worker:
         sent(project, f"{pool} ", jobs)

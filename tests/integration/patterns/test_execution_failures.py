@@ -67,7 +67,7 @@ def test_observer_that_fails_after_the_start_fails_no_job_and_loses_none(environ
 
 @pytest.mark.parametrize("pattern", NAMES)
 @pytest.mark.parametrize("error", ["KeyError", "RecursionError", "MemoryError", "Unspeakable", "Ignore"])
-def test_execution_result_that_cannot_be_made_text_is_none_and_its_job_is_done(
+def test_result_that_cannot_be_serialised_is_none_and_its_job_is_done(
     environment: Failing, pattern: str, error: str
 ) -> None:
     folder, sent = environment.job(pattern, result=error)

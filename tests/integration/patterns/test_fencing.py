@@ -67,7 +67,7 @@ def amounts(operation: str) -> list[int]:
     return list(Booking.objects.filter(operation=operation).order_by("pk").values_list("amount", flat=True))
 
 
-def test_fenced_holder_writes_as_often_as_it_likes(store: RedisLeaseStore) -> None:
+def test_fenced_lets_the_holder_write_repeatedly(store: RedisLeaseStore) -> None:
     operation = str(uuid.uuid4())
     with body(store, claim(store, operation)):
         for amount in (1, 2):
@@ -76,7 +76,7 @@ def test_fenced_holder_writes_as_often_as_it_likes(store: RedisLeaseStore) -> No
     assert amounts(operation) == [1, 2]
 
 
-def test_fenced_whoever_was_overtaken_while_asleep_writes_nothing_more(
+def test_fenced_refuses_a_holder_that_was_overtaken_while_asleep(
     store: RedisLeaseStore, brief: RedisLeaseStore
 ) -> None:
     operation, seen = str(uuid.uuid4()), []

@@ -55,7 +55,7 @@ def test_duplicate_of_a_running_job_waits_and_is_suppressed_with_its_result(envi
     assert (len(environment.ran(operation)), environment.count("shop_booking", operation)) == (1, 1)
 
 
-def test_inbox_if_the_first_rolls_back_the_waiting_duplicate_runs(environment: Environment) -> None:
+def test_inbox_runs_the_waiting_duplicate_if_the_first_rolls_back(environment: Environment) -> None:
     operation, job = environment.fresh(gate=True)
     sent = [environment.send("once.book", **job, first="error") for _ in range(2)]
     environment.running(operation)
@@ -120,7 +120,7 @@ def test_body_that_leaves_its_transaction_fails(environment: Environment, how: s
     until(lambda: environment.query(attempts, sent.id) == [], "the attempt taken back")
 
 
-def test_statement_that_takes_too_long_fails_and_is_not_requeued_for_ever(environment: Environment) -> None:
+def test_statement_that_takes_too_long_fails_and_is_not_requeued_forever(environment: Environment) -> None:
     if environment.vendor != "postgresql":
         pytest.skip("SQLite has no bound on a statement")
     operation, job = environment.fresh()
@@ -173,7 +173,7 @@ def test_inbox_without_its_ledger_or_its_entries_no_body_runs_and_nothing_is_los
     assert environment.count("shop_booking", operation) == 1
 
 
-def test_inbox_with_the_server_killed_while_bodies_run_each_operation_has_one_effect_at_the_end(
+def test_inbox_has_one_effect_for_each_operation_when_the_database_is_killed(
     environment: Environment,
 ) -> None:
     if environment.postgres is None:
@@ -200,7 +200,7 @@ def test_inbox_with_the_server_killed_while_bodies_run_each_operation_has_one_ef
     assert sum(len(environment.ran(operation)) for operation, _ in jobs) >= 7
 
 
-def test_inbox_where_the_duplicate_cannot_wait_for_an_answer_it_goes_back_to_the_queue(
+def test_inbox_requeues_a_duplicate_that_cannot_wait(
     environment: Environment,
 ) -> None:
     """REPEATABLE READ: the winner's row is not in the duplicate's snapshot, and PostgreSQL reports a serialisation failure."""

@@ -187,7 +187,7 @@ class Environment:
         """How often each word is in a list of the books."""
         return Counter(word.decode() for word in self.books.lrange(what, 0, -1))
 
-    def let_go(self, *words: str) -> None:
+    def release(self, *words: str) -> None:
         for word in words:
             self.books.set(f"let-go:{word}", 1)
 

@@ -66,7 +66,7 @@ def test_worker_stopped_beyond_its_heartbeat_is_fenced(environment: Environment,
     until(lambda: environment.owners().keys() == {survivor.pid}, "it is declared dead")
     until(lambda: environment.count("began")["a"] == 2, "the survivor has the job")
     os.kill(victim.pid, signal.SIGCONT)
-    environment.let_go("a")
+    environment.release("a")
     until(lambda: environment.count("ran")["a"] == 2, "both have run it")
     until(lambda: "acknowledgement was refused" in victim.said, "the late acknowledgement is refused")
     until(lambda: environment.nowhere, "the survivor's acknowledgement")
@@ -77,7 +77,7 @@ def test_worker_stopped_beyond_its_heartbeat_is_fenced(environment: Environment,
     until(lambda: environment.count("ran")["b"] == 1, "the next job")
 
 
-def test_death_last_worker_killed_leaves_its_messages_to_the_next_one(environment: Environment) -> None:
+def test_last_worker_killed_leaves_its_messages_to_the_next(environment: Environment) -> None:
     victim = environment.worker("-P", "solo", hold="fetched", prefetch=4)
     environment.publish("note", "a", "b")
     until(lambda: environment.books.llen("holding"), "the victim")

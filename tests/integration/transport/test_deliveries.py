@@ -41,7 +41,7 @@ def test_worker_asked_to_stop_requeues_what_it_has_not_begun(environment: Enviro
         "one runs, two are prefetched",
     )
     worker._process.send_signal(signal.SIGTERM)
-    environment.let_go("a", "b", "c")
+    environment.release("a", "b", "c")
     until(lambda: not worker.alive(), "the warm shutdown")
     ran = environment.count("ran")
     assert ran["a"] == 1
@@ -65,7 +65,7 @@ def test_job_and_eta_longer_than_the_visibility_timeout_are_delivered_once(envir
         "both are held, or the ETA came before a starved worker had them",
     )
     until(lambda: environment.count("ran")["later"] == 1, "the ETA")
-    environment.let_go("long")
+    environment.release("long")
     until(lambda: environment.nowhere, "both are acknowledged")
     assert environment.count("began") == {"long": 1}
     assert environment.count("ran") == {"long": 1, "later": 1}
@@ -86,7 +86,7 @@ def test_worker_whose_connections_are_dropped_runs_every_job_once(
         until(lambda at=start: len(environment.count("ran")) >= at, "the jobs so far")  # type: ignore[misc]
     assert dropped >= 40
     until(lambda: len(environment.count("ran")) == len(words), "all short jobs")
-    environment.let_go("long")
+    environment.release("long")
     until(lambda: environment.nowhere, "all are acknowledged")
     assert environment.count("began") == {"long": 1}
     assert set(environment.count("ran").values()) == {1}, environment.count("ran").most_common(3)
@@ -102,11 +102,11 @@ def test_worker_runs_every_job_once_when_redis_is_killed_and_started_again(
     until(lambda: len(environment.count("began")) == 2, "two jobs")
     until(lambda: environment.owners()[worker.pid].held == 3, "the third is prefetched")
     environment.server.kill()
-    environment.let_go("a")
+    environment.release("a")
     until(lambda: environment.count("ran")["a"], "a job ends while Redis is down")
     environment.server.start()
     environment.publish("note", "after")
-    environment.let_go("b", "c")
+    environment.release("b", "c")
     until(lambda: environment.count("ran").keys() >= {"a", "b", "c", "after"} and environment.nowhere, "everything", 60)
     assert set(environment.count("ran").values()) == {1}
 
@@ -121,7 +121,7 @@ def test_worker_loses_nothing_in_an_outage_that_celery_notices(environment: Envi
     environment.server.kill()
     until(lambda: "Connection to broker lost" in worker.said, "the end of its patience")
     environment.server.start()
-    environment.let_go("a", "b", "c")
+    environment.release("a", "b", "c")
     until(lambda: environment.count("ran").keys() == {"a", "b", "c"} and environment.nowhere, "everything", 60)
 
 
@@ -180,7 +180,7 @@ def test_worker_keeps_its_jobs_while_redis_takes_no_writes(
     environment.publish("note", *(f"j{number}" for number in range(12)))
     environment.redis.execute_command(*begin)
     try:
-        environment.let_go("a")
+        environment.release("a")
         until(lambda: environment.count("ran")["a"] == 1, "the end of the job, whose acknowledgement may be refused")
         if why != "memory":  # claims and acknowledgements are never refused for that
             until(

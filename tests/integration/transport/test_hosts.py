@@ -44,7 +44,7 @@ def test_host_that_vanishes_is_replaced_and_fenced_when_it_returns(
         away.cut(ways)
         until(lambda: environment.owners().keys() == {survivor.pid}, "it is declared dead")
         until(lambda: environment.count("began")["a"] == 2, "the survivor has the job")
-        environment.let_go("a")
+        environment.release("a")
         until(lambda: environment.count("ran")["a"] == 2, "both have run it")
         until(lambda: environment.nowhere, "the survivor's acknowledgement")
         away.heal()

@@ -22,7 +22,7 @@ def test_stock_and_reliable_workers_and_publishers_share_a_queue(environment: En
         for word, publisher in zip(words, (True, False), strict=True):
             environment.publish("wait", word, stock=publisher)
         until(lambda both=words: environment.count("began").keys() >= set(both), "each has one job")  # type: ignore[misc]
-        environment.let_go(*words)
+        environment.release(*words)
     for number in range(40):
         environment.publish("note", f"j{number}", stock=bool(number % 2))
     until(lambda: sum(environment.count("ran").values()) >= 44 and environment.nowhere, "all have run")

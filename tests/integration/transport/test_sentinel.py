@@ -58,7 +58,7 @@ def test_worker_keeps_what_it_holds_when_the_primary_is_killed(servers: Servers,
     first.wait(1, 5000)
     servers.kill_primary()
     until(lambda: published(environment, "after"), "a publication to the new primary")
-    environment.let_go("running", "prefetched")
+    environment.release("running", "prefetched")
     until(lambda: environment.count("ran").keys() == {"running", "prefetched", "after"}, "all have run")
     until(lambda: not (second.llen("celery") or second.hlen("unacked")), "all are acknowledged")
     assert set(environment.count("ran").values()) == {1}

@@ -117,10 +117,10 @@ def connections(template: Template, number: int = 200) -> str:
             environment.publish("note", *short)
             until(lambda held=held: environment.count("began").keys() & set(held), "a job in flight")  # type: ignore[misc]
             dropped += environment.drop_connections()
-            environment.let_go(*held)
+            environment.release(*held)
             words += held + short
         await_all(environment, words, 60)
-        environment.let_go("long")
+        environment.release("long")
         await_all(environment, [*words, "long"], 60)
         ran = environment.count("ran") | environment.count("began")
         lost, twice = {*words, "long"} - ran.keys(), [word for word, times in ran.items() if times > 1]
@@ -152,7 +152,7 @@ def host(template: Template, number: int = 3) -> str:
                 began = time.monotonic()
                 until(lambda environment=environment: environment.count("began")["a"] == 2, "the job elsewhere", 40)  # type: ignore[misc]
                 took.append(time.monotonic() - began)
-                environment.let_go("a")
+                environment.release("a")
                 until(
                     lambda environment=environment: environment.nowhere and environment.count("ran")["a"] == 2,
                     "both have run it",
@@ -214,7 +214,7 @@ def long(template: Template, seconds: int = 600) -> str:
         environment.worker("-P", "threads", "-c", "1", stock=True)
         until(lambda: environment.count("ran")["later"], "the ETA", seconds + 30)
         until(lambda: time.monotonic() - began > seconds, "the long job's time", seconds)
-        environment.let_go("long")
+        environment.release("long")
         until(lambda: environment.nowhere, "both are acknowledged")
         assert environment.count("began") == {"long": 1}
         assert environment.count("ran") == {"long": 1, "later": 1}

@@ -14,7 +14,7 @@ from tests.integration.ledger.ledger_rows import append, ok
 pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__"), pytest.mark.usefixtures("ledger")]
 
 
-def test_benchmark_of_the_dashboard_every_page_answers_with_few_queries_and_nothing_stays(settings: Settings) -> None:
+def test_dashboard_benchmark_measures_every_page_and_leaves_nothing(settings: Settings) -> None:
     settings.ALLOWED_HOSTS = []  # restored after the test; the measurement sets it
     said: list[str] = []
     found = dashboard.dashboard(2_000, 1, said.append)
@@ -27,14 +27,14 @@ def test_benchmark_of_the_dashboard_every_page_answers_with_few_queries_and_noth
     assert not User.objects.filter(username=dashboard.USER).exists()
 
 
-def test_benchmark_of_the_dashboard_a_ledger_that_is_not_empty_is_left_alone() -> None:
+def test_dashboard_benchmark_leaves_a_ledger_alone_that_is_not_empty() -> None:
     append(ok("real"))
     with pytest.raises(EnvironmentNotReady, match="not empty"):
         dashboard.dashboard(100, 1, lambda text: None)
     assert Tally.objects.count() == 1
 
 
-def test_benchmark_of_the_dashboard_a_ledger_is_measured_as_it_is_and_left(settings: Settings) -> None:
+def test_dashboard_benchmark_measures_a_ledger_as_it_is(settings: Settings) -> None:
     settings.ALLOWED_HOSTS = []
     with pytest.raises(EnvironmentNotReady, match="seed_ledger"):
         dashboard.dashboard(0, 1, lambda text: None, as_it_is=True)

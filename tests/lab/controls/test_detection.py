@@ -12,7 +12,7 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_detection_every_control_is_seen_to_break_its_promise(home: Home) -> None:
+def test_lab_sees_every_control_break_its_promise(home: Home) -> None:
     done = home.manage(
         "experiment", "--control", "all", "--tasks", "2", "--kills", "1", "--seed", "3", "--lanes", "9", "--json", "-",
         "--no-progress", timeout=200,

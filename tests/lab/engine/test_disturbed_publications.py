@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(600)
 FAULTS = ("cut-publish", "black-hole-publish", "delay-publish")
 
 
-def test_disturbed_publication_first_of_two_clicks_is_disturbed(home: Home) -> None:
+def test_disturbed_publication_is_the_first_of_two_clicks(home: Home) -> None:
     done = home.manage(
         "experiment", "--fault", "cut-publish", "--pattern", "dedup_lock", "--clicks", "2", "--tasks", "4", "--kills", "2",
         "--seed", "1", "--json", "-", timeout=500,

@@ -40,11 +40,11 @@ def test_worker_does_not_empty_the_queue_before_the_broker_is_emptied(
     )  # fmt: skip
     redis = RedisBroker(None, redis_url, uuid.uuid4().hex)
     run = CellRun(cell, uuid.uuid4().hex, Environment(redis, {"redis": redis}, bank_url, template, short), short)
-    assert run.troubled is not None
+    assert run.faulty_broker is not None
     reports: list[FaultReport] = []
     stop = threading.Event()
-    run.troubled.launch()
-    run.troubled.await_ready()
+    run.faulty_broker.launch()
+    run.faulty_broker.await_ready()
     nemesis = Nemesis(
         short / "n.sock", cell.fault, run.aimed, on_fault=lambda _, report: reports.append(report), on_ready=lambda _: None
     )  # fmt: skip
@@ -67,4 +67,4 @@ def test_worker_does_not_empty_the_queue_before_the_broker_is_emptied(
     finally:
         nemesis.close()
         template.close()
-        run.troubled.stop()
+        run.faulty_broker.stop()

@@ -73,20 +73,20 @@ def published(ran: Ran, cell: Cell) -> set[str]:
     return {event["task_id"] for event in ran.by_cell()[cell] if event["kind"] == "published"}
 
 
-def test_runner_everything_is_as_predicted(ran: Ran) -> None:
+def test_run_is_as_predicted_in_every_cell(ran: Ran) -> None:
     assert ran.done.code == 0, ran.done.err + ran.done.out[-3000:]
     assert ran.result["as_predicted"] is True
     assert set(ran.cells()) == {(pattern, fault) for pattern in PATTERNS for fault in FAULTS}
 
 
-def test_runner_result_is_valid_against_the_published_schema(ran: Ran) -> None:
+def test_result_is_valid_against_the_published_schema(ran: Ran) -> None:
     schema = json.loads((PROJECT / "tasks_demo/lab/reports/experiment-1.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(ran.result, schema, cls=jsonschema.Draft202012Validator)
     assert (ran.result["schema"], ran.result["seed"]) == ("experiment/1", 7)
 
 
-def test_kills_landed_in_every_kill_cell_and_in_no_other(ran: Ran) -> None:
+def test_kills_were_injected_in_every_kill_cell_and_in_no_other(ran: Ran) -> None:
     for (pattern, fault), cell in ran.cells().items():
         injected = sum(
             1 for event in ran.by_cell()[pattern, fault] if event["kind"] == "fault" and event["detail"]["landed"]
@@ -95,7 +95,7 @@ def test_kills_landed_in_every_kill_cell_and_in_no_other(ran: Ran) -> None:
         assert (injected > 0) == (fault != "none"), (pattern, fault)
 
 
-def test_landed_kill_was_the_death_of_a_process_of_the_history(ran: Ran) -> None:
+def test_injected_kill_was_the_death_of_a_process_of_the_history(ran: Ran) -> None:
     for cell, events in ran.by_cell().items():
         started = {event["pid"] for event in events if event["kind"] == "started"}
         ready = {event["pid"] for event in events if event["kind"] == "worker" and event["detail"]["state"] == "ready"}
@@ -195,7 +195,7 @@ def test_ledger_s_tallies_equal_its_events(ran: Ran) -> None:
     assert (done.code, done.out.strip()) == (0, "[]"), done.err
 
 
-def test_dashboard_s_table_tells_the_same_as_the_result(ran: Ran) -> None:
+def test_dashboard_shows_the_same_as_the_result(ran: Ran) -> None:
     code = (
         "import json\nfrom tasks_demo.ledger.models import Tally\nfrom django.db.models import Count\n"
         "rows = Tally.objects.values_list('run', 'verdict').annotate(n=Count('pk')).order_by()\n"
@@ -220,7 +220,7 @@ def test_timeline_of_a_victim_shows_the_kill(ran: Ran) -> None:
     assert any(event["kind"] == "fault" and event["pid"] == victim["pid"] for event in shown["events"])
 
 
-def test_runner_what_it_left_behind_is_in_its_folder_and_no_socket_is(ran: Ran) -> None:
+def test_run_leaves_its_folder_and_no_socket(ran: Ran) -> None:
     latest = (ran.home.state / "runs" / "latest").resolve()
     assert (latest / "events.jsonl").read_text(encoding="utf-8").count("\n") == len(ran.events)
     assert not [path for path in Path(latest).rglob("*") if path.is_socket()]

@@ -96,7 +96,7 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE, ids=lambda value: ascii(value)[:60])
-def test_experiment_bad_usage_is_code_2_a_sentence_and_nothing_is_run(
+def test_experiment_used_wrongly_is_exit_2_and_runs_nothing(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -155,7 +155,7 @@ def test_plan_that_cannot_be_is_code_2(
     assert "holds no plan" in capsys.readouterr().err
 
 
-def test_experiment_bad_usage_of_the_real_command(home: Home, runs: Callable[[], set[str]]) -> None:
+def test_experiment_command_used_wrongly_is_exit_2(home: Home, runs: Callable[[], set[str]]) -> None:
     before = runs()
     bad = [("--tasks", "0"), ("--broker", "kafka"), ("--json", str(home.state)), ("--events", "/no/where")]
     for done in together([lambda arguments=arguments: home.manage("experiment", *arguments) for arguments in bad], 2):  # type: ignore[misc]
@@ -347,7 +347,7 @@ def test_interrupted_experiment_ends_everything_and_keeps_what_it_saw(
     assert {cell["observed"] for cell in result["cells"]} <= {"unknown"}, "what was cut short never passes"
 
 
-def test_experiment_when_the_experiment_is_killed_everything_it_started_ends_too(running: Running) -> None:
+def test_experiment_that_is_killed_ends_everything_that_it_started(running: Running) -> None:
     assert len(running.seen) >= 5
     running.process.send_signal(signal.SIGKILL)
     finish(running.process, 10)

@@ -48,7 +48,7 @@ def test_soak_adds_seeds_to_those_of_an_earlier_day(home: Home, tmp_path: Path) 
     assert "| acks_late | at least once | 64 | 3 | 0 |" in (tmp_path / "results.md").read_text()
 
 
-def test_soak_more_seeds_of_a_part_that_has_one_are_refused(home: Home) -> None:
+def test_soak_refuses_more_seeds_of_a_part_that_has_one(home: Home) -> None:
     done = home.manage("results", "--part", "matrix", "--more")
     assert (done.code, done.out) == (2, "")
     assert "--more is about --part soak and campaign: leave it out." in done.err

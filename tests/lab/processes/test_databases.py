@@ -96,7 +96,7 @@ def test_experiments_beside_make_up_are_as_predicted_and_leave_its_tables_and_it
     assert int(tallies.out) == 3 * 6 + 2 * 6, "the dashboard shows the experiments"
 
 
-def test_databases_what_a_killed_run_left_is_removed_by_the_next(redis_url: str, tmp_path: Path, short: Path) -> None:
+def test_databases_of_a_killed_run_are_removed_by_the_next(redis_url: str, tmp_path: Path, short: Path) -> None:
     note = {"sockets": str(short), "servers": [redis_url], "run": "dead"}
     elsewhere = {"sockets": "", "servers": [redis_url, "amqp://127.0.0.1:1"], "run": "far"}
     for name in ("dead", "far", "alive", "young"):
@@ -118,7 +118,7 @@ def test_databases_what_a_killed_run_left_is_removed_by_the_next(redis_url: str,
     assert {path.parent.name for path in tmp_path.glob("*/scratch")} == {"far"}
 
 
-def test_databases_on_postgresql_a_schema_comes_and_goes_and_what_cannot_be_created_is_said(short: Path) -> None:
+def test_databases_on_postgresql_are_a_schema_that_comes_and_goes(short: Path) -> None:
     with own_postgres() as server:
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             connection.execute("CREATE ROLE weak LOGIN")

@@ -99,7 +99,7 @@ def test_proxy_swallows_what_is_said_and_resets_the_connection_when_it_is_healed
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [(Fault.DELAY, "no request and reply was on its way for so long"), (Fault.BLACK_HOLE, "no byte was on its way")],
+    [(Fault.DELAY, "no request and reply was delayed for the full time"), (Fault.BLACK_HOLE, "no byte was on its way")],
 )
 def test_proxy_says_that_nothing_was_disturbed(behind: Start, fault: Fault, said: str) -> None:
     proxy, _ = behind(fault)
@@ -115,7 +115,7 @@ def test_proxy_at_a_place_lets_the_request_pass_and_cuts_instead_of_its_answer(
     client.lpush("queue", "job 6")  # another request is answered
     with pytest.raises(redis.ConnectionError):
         client.lpush("queue", "job 7")
-    proxy.last(threading.Event())
+    proxy.wait_until_over(threading.Event())
     assert proxy.heal() == ""
     client.lpush("queue", "job 8")
     with redis.Redis.from_url(server.url) as direct:
@@ -147,7 +147,7 @@ def test_proxy_at_a_place_delays_one_request_and_its_answer(behind: Start) -> No
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.lpush, "queue", "job 7")
-        proxy.last(threading.Event())
+        proxy.wait_until_over(threading.Event())
         assert answer.result() == 1
     assert 2 * LATENCY_SECONDS <= time.monotonic() - began < DISTURBED_SECONDS[Fault.DELAY]
     assert proxy.heal() == ""
@@ -159,7 +159,7 @@ def test_proxy_at_a_place_swallows_the_request_and_resets_the_connection(behind:
     client.lpush("queue", "job 6")
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.lpush, "queue", "job 7")
-        proxy.last(threading.Event())
+        proxy.wait_until_over(threading.Event())
         assert not answer.done()
         assert proxy.heal() == ""
         assert isinstance(answer.exception(), redis.ConnectionError)
@@ -170,7 +170,7 @@ def test_proxy_at_a_place_swallows_the_request_and_resets_the_connection(behind:
     ("fault", "said"),
     [
         (Fault.CUT_PUBLISH, "no answer was on its way"),
-        (Fault.DELAY_PUBLISH, "no request and reply was on its way for so long"),
+        (Fault.DELAY_PUBLISH, "no request and reply was delayed for the full time"),
         (Fault.BLACK_HOLE_PUBLISH, "no byte was on its way"),
     ],
 )
@@ -180,7 +180,7 @@ def test_proxy_at_a_place_says_that_the_request_was_not_made(behind: Start, faul
     client.lpush("queue", "job 6")
     interrupted = threading.Event()
     interrupted.set()
-    proxy.last(interrupted)
+    proxy.wait_until_over(interrupted)
     assert proxy.heal() == said
     assert client.lpush("queue", "job 7") == 2
 

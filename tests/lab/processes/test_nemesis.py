@@ -124,7 +124,7 @@ def call(
         (Fault.QUIT, (False, False)),
     ],
 )
-def test_nemesis_reports_a_fault_that_landed(
+def test_nemesis_reports_a_fault_that_was_injected(
     short: Path, pair: Pair, arena: Callable[..., Any], fault: Fault, survivors: tuple[bool, bool]
 ) -> None:
     nemesis, reports = arena(fault)

@@ -61,7 +61,7 @@ def test_stopped_process_leaves_the_database_to_others(tmp_path: Path, monkeypat
             signal.pidfd_send_signal(descriptor, signal.SIGCONT)
 
 
-def test_process_that_never_leaves_its_transaction_is_stopped_all_the_same(
+def test_process_that_never_leaves_its_transaction_is_stopped_nevertheless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "WAIT_SECONDS", 0.1)

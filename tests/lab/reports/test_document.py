@@ -49,7 +49,7 @@ def test_document_unknown_cell() -> None:
     assert "it is unknown what happened" in terminal(result)
 
 
-def test_document_what_broke_outranks_what_is_unknown() -> None:
+def test_document_ranks_broken_above_unknown() -> None:
     unknown, broken = story("dedup_lock", "none"), story("acks_late", "kill-main", again=False).end()
     assert report.exit_code(built(unknown, broken)) == 1
 
@@ -92,7 +92,7 @@ def test_document_of_which_nothing_was_run() -> None:
     assert "nothing is known" in terminal(result)
 
 
-def test_document_start_without_a_time_zone_is_refused() -> None:
+def test_document_refuses_a_start_without_a_time_zone() -> None:
     with pytest.raises(ValueError, match="time zone"):
         built(started_at=datetime(2026, 1, 2))  # noqa: DTZ001
 

@@ -68,7 +68,7 @@ def test_report_last_sentence_counts_in_english() -> None:
     assert one == "Of 3 cells, 1 was not as predicted and 1 is unknown."
 
 
-def test_report_where_lines_have_no_bound_every_column_and_sentence_is_whole() -> None:
+def test_report_without_a_width_shows_every_column_and_sentence_whole() -> None:
     [result] = check(story("acks_early", "kill-main", again=False).end().events)
     big = {"0": 123_456, "1": 654_321, "2+": 222_223}
     document = from_results([CellResult(**{**vars(result), "executions": big, "effects": big})])
@@ -237,7 +237,7 @@ def test_odd_text_stays_text(field: str) -> None:
         rendering(odd).encode("utf-8")
 
 
-def test_report_all_renderings_speak_of_every_cell() -> None:
+def test_renderings_show_every_cell() -> None:
     result = good()
     for shown in (terminal(result), report.as_junit(result), report.as_html(result), report.as_json(result)):
         assert all(cell["pattern"] in shown and cell["fault"] in shown for cell in result["cells"])

@@ -30,7 +30,7 @@ from tasks_demo.lab.processes.run_folder import is_alive, lock
 from tasks_demo.lab.reports import document
 from tasks_demo.lab.reports.text import table
 from tasks_demo.lab.screens import run_process
-from tasks_demo.lab.screens.run_process import NotDone, stop
+from tasks_demo.lab.screens.run_process import RequestRefused, stop
 from tasks_demo.lab.screens.stored_runs import find, latest
 from tasks_demo.leases.process import child_process
 from tasks_demo.ledger import rollups
@@ -64,7 +64,7 @@ PAGES = ("", "new/", "start/", "compare/", f"{NAME}/", f"{NAME}/stop/", f"{NAME}
 ONLY_RUN = {"new/", "start/", f"{NAME}/stop/"}
 
 
-def test_experiments_page_each_page_asks_for_its_permission(state: Path, settings: Settings) -> None:
+def test_experiments_pages_need_their_permissions(state: Path, settings: Settings) -> None:
     laid(state)
     nobody, other, viewer, runner = Client(), person("view_tally"), person(VIEW), person(VIEW, RUN)
     for page in PAGES:
@@ -76,7 +76,7 @@ def test_experiments_page_each_page_asks_for_its_permission(state: Path, setting
     assert {runner.get(ROOT + page).status_code for page in PAGES} == {404}
 
 
-def test_experiments_page_the_link_is_shown_to_those_who_may_follow_it(state: Path, settings: Settings) -> None:
+def test_experiments_link_is_shown_to_those_who_may_follow_it(state: Path, settings: Settings) -> None:
     address = "/admin/tasks_demo/tally/overview/"
     assert ROOT not in person("view_tally").get(address).content.decode()
     both = person("view_tally", VIEW)
@@ -90,7 +90,7 @@ def test_experiments_page_is_off_unless_switched_on(state: Path, settings: Setti
     assert admin.get(ROOT).status_code == 404
 
 
-def test_experiments_page_who_may_only_view_is_offered_nothing_to_start_or_stop(state: Path) -> None:
+def test_experiments_page_offers_a_viewer_nothing_to_start_or_stop(state: Path) -> None:
     folder = laid(state, exit=None, phase="running", request={"by": "x", "process": "p"})
     held = lock(folder)
     assert held is not None
@@ -109,14 +109,14 @@ def test_get_starts_and_stops_nothing(state: Path, admin: Client) -> None:
     assert not (state / "runs").exists()
 
 
-def test_experiments_page_a_post_without_a_token_starts_nothing(state: Path) -> None:
+def test_experiments_page_starts_nothing_without_a_token(state: Path) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(User.objects.create_superuser("admin", password="p"))
     assert strict.post(f"{ROOT}start/", TINY).status_code == 403
     assert not (state / "runs").exists()
 
 
-def test_experiments_page_what_is_out_of_bounds_starts_nothing(state: Path, admin: Client) -> None:
+def test_experiments_page_starts_nothing_that_is_out_of_bounds(state: Path, admin: Client) -> None:
     answer = admin.post(f"{ROOT}start/", {**TINY, "tasks": "100000"})
     assert answer.status_code == 400
     assert "less than or equal to 500" in answer.content.decode()
@@ -124,7 +124,7 @@ def test_experiments_page_what_is_out_of_bounds_starts_nothing(state: Path, admi
 
 
 @pytest.mark.parametrize("name", ["latest", "page", "x", "20260102T030405-seed7-0123456780"])
-def test_experiments_page_only_a_run_has_a_page(state: Path, admin: Client, name: str) -> None:
+def test_experiments_page_exists_only_for_a_run(state: Path, admin: Client, name: str) -> None:
     folder = laid(state)
     (state / "runs" / "latest").symlink_to(folder.name)
     (state / "runs" / "20260102T030405-seed7-0123456780").symlink_to("/etc")
@@ -132,7 +132,7 @@ def test_experiments_page_only_a_run_has_a_page(state: Path, admin: Client, name
         assert admin.get(ROOT + page).status_code == 404
 
 
-def test_experiments_page_a_process_is_signalled_only_if_its_start_is_the_recorded_one(state: Path) -> None:
+def test_experiments_page_signals_a_process_only_if_its_start_is_the_recorded_one(state: Path) -> None:
     program = "import signal; signal.signal(2, signal.SIG_DFL); print(flush=True); signal.pause()"
     victim = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     try:
@@ -141,14 +141,14 @@ def test_experiments_page_a_process_is_signalled_only_if_its_start_is_the_record
         known = str(child_process(victim.pid, NAME))
         where, pid, start, task = known.split(" ")
         folder = laid(state, request={"process": " ".join((where, pid, str(int(start) + 1), task))})
-        with pytest.raises(NotDone, match="has ended already"):
+        with pytest.raises(RequestRefused, match="has ended already"):
             stop(folder)
         held = lock(folder)
         assert held is not None
         for other in (f"{where} {pid} {int(start) + 1} {task}", f"elsewhere {pid} {start} {task}", "", "x",
                       f"{where} {pid} {start} {NAME[:-1]}0"):  # fmt: skip
             (folder / "request.json").write_text(json.dumps({"process": other}), encoding="utf-8")
-            with pytest.raises(NotDone):
+            with pytest.raises(RequestRefused):
                 stop(folder)
         assert victim.poll() is None
         (folder / "request.json").write_text(json.dumps({"process": known}), encoding="utf-8")
@@ -165,7 +165,7 @@ def test_experiments_page_a_process_is_signalled_only_if_its_start_is_the_record
 NASTY = "<script>alert(1)</script>\u202e\0\n" + "x" * 10_000
 
 
-def test_experiments_page_hostile_texts_are_shown_as_text(state: Path, admin: Client) -> None:
+def test_experiments_page_shows_hostile_texts_as_text(state: Path, admin: Client) -> None:
     laid(state, message=NASTY, exit=4, request={"by": NASTY, "command": NASTY, "process": ""})
     for page in ("", f"{NAME}/"):
         text = admin.get(ROOT + page).content.decode()
@@ -185,7 +185,7 @@ def test_states_of_runs(state: Path, admin: Client) -> None:
     assert "crashed" in admin.get(f"{ROOT}{name}/").content.decode()
 
 
-def test_experiments_page_list_is_bounded_and_says_so(
+def test_experiments_list_is_bounded_and_says_so(
     state: Path, admin: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     assert "No experiment yet" in admin.get(ROOT).content.decode()
@@ -197,9 +197,7 @@ def test_experiments_page_list_is_bounded_and_says_so(
     assert (len(latest()[0]), latest()[0][0].name) == (50, "20260102T030451-seed7-0123456789")
 
 
-def test_experiments_page_the_overview_shows_the_last_experiments(
-    state: Path, settings: Settings, admin: Client
-) -> None:
+def test_overview_shows_the_last_experiments(state: Path, settings: Settings, admin: Client) -> None:
     def overview(client: Client) -> str:
         return client.get("/admin/tasks_demo/tally/overview/").content.decode()
 
@@ -216,7 +214,7 @@ def test_experiments_page_the_overview_shows_the_last_experiments(
     assert "Last experiments" not in overview(admin)
 
 
-def test_experiments_page_a_folder_that_cannot_be_used_is_said(state: Path, admin: Client) -> None:
+def test_experiments_page_names_a_folder_that_cannot_be_used(state: Path, admin: Client) -> None:
     (state / "runs").write_text("a file", encoding="utf-8")
     answer = admin.post(f"{ROOT}start/", TINY)
     assert answer.status_code == 409
@@ -224,7 +222,7 @@ def test_experiments_page_a_folder_that_cannot_be_used_is_said(state: Path, admi
     assert "cannot be read" in admin.get(ROOT).content.decode()
 
 
-def test_experiments_page_old_runs_of_the_page_are_removed_and_others_kept(state: Path) -> None:
+def test_experiments_page_removes_its_own_old_runs_and_keeps_others(state: Path) -> None:
     names = [f"20260102T0304{number:02}-seed7-0123456789" for number in range(run_process.MOST_KEPT + 2)]
     for name in names:
         laid(state, name, request={"by": "x"})
@@ -358,7 +356,7 @@ def test_from_the_start_to_the_verdict(
 
 
 @pytest.mark.timeout(180)
-def test_experiments_page_runs_one_at_a_time_which_is_killed_or_stopped(state: Path, admin: Client) -> None:
+def test_experiments_page_runs_one_experiment_at_a_time_and_can_stop_it(state: Path, admin: Client) -> None:
     first = started(admin, LONG)
     answer = admin.post(f"{ROOT}start/", TINY)
     assert (answer.status_code, "is running already" in answer.content.decode()) == (409, True)
@@ -382,7 +380,7 @@ def test_experiments_page_runs_one_at_a_time_which_is_killed_or_stopped(state: P
     shutil.rmtree(state / "runs" / first)
 
 
-def test_experiments_page_a_name_of_a_run_is_not_used_twice(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_page_uses_no_name_of_a_run_twice(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tasks_demo.lab.management.commands.experiment import Command
 
     laid(state)

@@ -12,7 +12,7 @@ from tests.lab.reports.results import good
 pytestmark = pytest.mark.django_db
 
 
-def test_findings_page_a_small_result_is_read_cell_by_cell_and_a_large_one_where_it_is_not_as_predicted(
+def test_findings_page_describes_each_cell_of_a_small_result_and_the_surprises_of_a_large_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = good() | {"configuration": {"run": "0123456789", "plan": []}}

@@ -89,7 +89,7 @@ def test_checker_recovered(pattern: str) -> None:
     assert result.recovery_s == {"p50": 2.0, "p99": 2.0, "max": 2.0}
 
 
-def test_checker_recovery_is_measured_from_a_kill_that_landed() -> None:
+def test_checker_measures_recovery_from_an_injected_kill() -> None:
     story = killed("acks_late")
     story.delivered("b").begun("b", 30).killed("b", 30, landed=False, why="it was gone").ran("b", 31)
     assert judged(story.end()).recovery_s["max"] == 2.0
@@ -183,7 +183,7 @@ def test_checker_cell_is_named_by_four_fields(field: str) -> None:
     assert len(check(numbered([*story.events, *other]))) == 2
 
 
-def test_checker_bound_is_per_landed_kill_or_per_task() -> None:
+def test_checker_bound_is_per_injected_kill_or_per_task() -> None:
     tasks = [f"t{number}" for number in range(30)]
     story = Story("dedup_lock").published(*tasks)
     for task_id in tasks:

@@ -23,7 +23,7 @@ def test_fault_of_connections_does_not_contradict_a_victim_that_goes_on(fault: s
 
 @pytest.mark.parametrize("fault", ["cut", "delay", "black-hole", "kill-main + cut"])
 @pytest.mark.parametrize("connections", [0, None])
-def test_fault_of_connections_without_one_has_not_landed(fault: str, connections: int | None) -> None:
+def test_fault_of_connections_without_one_was_not_injected(fault: str, connections: int | None) -> None:
     result = judged(disturbed(fault, connections=connections).end())
     assert (result.observed, result.kills["landed"]) == ("unknown", 0)
     assert "no connection was open" in result.reasons[0]
@@ -36,12 +36,12 @@ def test_cut_is_reported_while_its_victim_is_at_its_point() -> None:
 
 
 @pytest.mark.parametrize("fault", ["delay", "black-hole"])
-def test_connection_fault_what_lasts_is_reported_when_its_victim_has_gone_on(fault: str) -> None:
+def test_fault_of_connections_that_lasts_is_reported_when_its_victim_has_gone_on(fault: str) -> None:
     story = Story("acks_late", fault).published("a", "b").ran("a").ran("b").killed("a", connections=2)
     expect(story.end(), "held")
 
 
-def test_connection_fault_what_lasts_is_refuted_if_its_process_did_nothing() -> None:
+def test_fault_of_connections_that_lasts_is_refuted_if_its_process_did_nothing() -> None:
     story = Story("acks_late", "delay").published("a").ran("a").killed("a", pid=77, connections=2)
     assert "that process has done nothing" in judged(story.end()).reasons[0]
 

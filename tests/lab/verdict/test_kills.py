@@ -9,31 +9,31 @@ import pytest
 from tests.lab.verdict.histories import MAIN, Story, expect, judged, killed
 
 
-def test_kill_that_did_not_land() -> None:
+def test_kill_that_was_not_injected() -> None:
     story = Story("acks_late", "kill-main").published("a").delivered("a").begun("a")
     story.killed("a", landed=False, why="the worker had gone").effect("a").say("returned", "a", 20)
     result = expect(story.end(), "unknown", "no kill-main injected of 1 planned: the worker had gone")
     assert (result.kills, result.bound_95, result.unresolved) == ({"planned": 1, "landed": 0}, 1.0, 0)
 
 
-def test_kill_that_did_not_land_claims_nothing() -> None:
+def test_kill_that_was_not_injected_claims_nothing() -> None:
     story = killed("acks_late").killed("b", 31, landed=False, why="it was gone")
     result = expect(story.end(), "held")
     assert result.kills == {"planned": 2, "landed": 1}
 
 
-def test_kills_lower_bound_is_broken_even_if_no_kill_landed() -> None:
+def test_lower_bound_is_broken_even_if_no_kill_was_injected() -> None:
     story = Story("acks_late", "kill-main").published("a")
     assert judged(story.end(planned_kills=1)).observed == "broken"
 
 
 @pytest.mark.parametrize("planned", [0, 1])
-def test_kills_fault_that_nobody_saw(planned: int) -> None:
+def test_fault_that_nobody_saw(planned: int) -> None:
     story = Story("acks_late", "kill-main").published("a").ran("a")
     expect(story.end(planned_kills=planned), "unknown", f"nothing was tried: no kill-main injected of {planned}")
 
 
-def test_kills_more_kills_than_were_planned() -> None:
+def test_more_kills_than_were_planned() -> None:
     expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill injected, 0 planned")
 
 
@@ -49,12 +49,12 @@ def test_kill_contradicted_by_its_victim(kind: str) -> None:
     assert (result.kills["landed"], result.recovery_s["max"]) == (0, None)
 
 
-def test_kills_contradicted_kill_is_told_once() -> None:
+def test_contradicted_kill_is_reported_once() -> None:
     story = killed("acks_late").say("effect_done", "a", 20).say("returned", "a", 20)
     expect(story.end(), "unknown", "the same process, 20, went on to effect_done", "nothing was tried")
 
 
-def test_kills_another_task_of_a_process_with_the_same_number_contradicts_nothing() -> None:
+def test_kill_is_not_contradicted_by_another_process_with_its_pid() -> None:
     story = killed("acks_late").ran("b", 20)
     assert judged(story.end()).observed == "held"
 
@@ -125,7 +125,7 @@ def test_kill_at_a_point_that_the_main_process_announces(point: str) -> None:
     assert "no execution" in judged(story.ran("a", 30).end()).reasons[0]
 
 
-def test_kills_what_is_in_quarantine_is_neither_done_nor_lost() -> None:
+def test_quarantined_operation_is_neither_done_nor_lost() -> None:
     story = Story("acks_late", "poison").published("a", "b")
     for pid in (20, 21, 22):
         story.delivered("a").begun("a", pid).killed("a", pid)
@@ -134,14 +134,14 @@ def test_kills_what_is_in_quarantine_is_neither_done_nor_lost() -> None:
     assert (result.lost, result.quarantined, result.kills["landed"]) == (0, 1, 3)
 
 
-def test_kills_message_that_is_parked_and_done_twice_all_the_same_is_a_broken_promise() -> None:
+def test_parked_operation_that_was_done_twice_breaks_the_promise() -> None:
     story = Story("dedup_lock", "poison").published("a").delivered("a").begun("a", 20).killed("a", 20)
     story.say("quarantined", "a", 23).effect("a").effect("a")
     expect(story.end(), "broken", "a: 2 effects")
 
 
 @pytest.mark.parametrize("what", ["slow", "lost-response", "double-publish", "publisher-crash"])
-def test_kills_unaimed_fault_belongs_to_its_own_cell(what: str) -> None:
+def test_unaimed_fault_belongs_to_its_own_cell(what: str) -> None:
     unseen = {"what": what, "child_pid": None, "main_pid": None, "pid": None}
     story = Story("acks_late", what).published("a").ran("a").killed("a", **unseen)
     assert expect(story.end(), "held").kills == {"planned": 1, "landed": 1}
@@ -149,30 +149,30 @@ def test_kills_unaimed_fault_belongs_to_its_own_cell(what: str) -> None:
     expect(story.end(), "unknown", "cannot have been injected", "nothing was tried")
 
 
-def test_kills_stopped_process_goes_on_without_a_contradiction() -> None:
+def test_stopped_process_goes_on_without_a_contradiction() -> None:
     story = Story("dedup_lock", "stop").published("a").delivered("a").begun("a").killed("a", 20)
     story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20)
     assert expect(story.end(), "held").kills["landed"] == 1
 
 
-def test_kills_warm_shutdown_lets_its_victim_finish() -> None:
+def test_warm_shutdown_lets_its_victim_finish() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").begun("a")
     story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20).killed("a")
     result = expect(story.end(), "held")
     assert result.kills == {"planned": 1, "landed": 1}
 
 
-def test_kills_warm_shutdown_lets_its_victim_finish_afterwards() -> None:
+def test_warm_shutdown_lets_its_victim_finish_afterwards() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").begun("a").killed("a")
     expect(story.effect("a").say("effect_done", "a", 20).say("returned", "a", 20).end(), "held")
 
 
-def test_kills_warm_shutdown_needs_its_victim_at_the_point() -> None:
+def test_warm_shutdown_needs_its_victim_at_the_point() -> None:
     story = Story("acks_late", "term").published("a").delivered("a").say("started", "a", 20).killed("a").ran("a", 30)
     assert "it had not reached effect_begun" in judged(story.end()).reasons[0]
 
 
-def test_kills_retry_in_the_same_process_is_a_new_delivery() -> None:
+def test_retry_in_the_same_process_is_a_new_delivery() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a", 20, "failed", "retried")
     story.begun("a", 20).killed("a").ran("a", 30)
     expect(story.end(), "held")

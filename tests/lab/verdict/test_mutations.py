@@ -124,22 +124,20 @@ def swapped(events: Events) -> Iterator[tuple[HistoryEvent, HistoryEvent, Events
 
 @every_history
 @pytest.mark.parametrize("mutate", [dropped, repeated, forged])
-def test_mutations_damaged_file_is_refused(
-    name: str, mutate: Callable[[Events], Iterator[tuple[HistoryEvent, Events]]]
-) -> None:
+def test_damaged_file_is_refused(name: str, mutate: Callable[[Events], Iterator[tuple[HistoryEvent, Events]]]) -> None:
     for event, changed in mutate(ORIGINALS[name]()):
         # Without its last line a history is only incomplete.
         assert as_file(changed) == ("unknown" if event.kind == "quiescent" and mutate is dropped else "refused")
 
 
 @every_history
-def test_mutations_file_with_two_lines_swapped_is_refused(name: str) -> None:
+def test_file_with_two_lines_swapped_is_refused(name: str) -> None:
     for *_, changed in swapped(ORIGINALS[name]()):
         assert as_file(changed) == "refused"
 
 
 @pytest.mark.parametrize("name", ["killed, once", "suppressed"])
-def test_mutations_file_that_was_cut_off_is_refused_or_unknown(name: str) -> None:
+def test_truncated_file_is_refused_or_unknown(name: str) -> None:
     whole = text(ORIGINALS[name]()).encode()
     ends = {place + 1 for place, byte in enumerate(whole) if byte == ord("\n")}
     for place in sorted({*range(1, len(whole), 11), *ends, *(end - 1 for end in ends)} - {len(whole)}):
@@ -152,9 +150,7 @@ def test_mutations_file_that_was_cut_off_is_refused_or_unknown(name: str) -> Non
 
 
 @pytest.mark.parametrize("cells", [1, 2])
-def test_mutations_file_that_was_cut_off_after_a_cell_is_unknown(
-    cells: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_file_truncated_after_a_cell_is_unknown(cells: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stories = [healthy("acks_early").end(cells=2), healthy("acks_late").end(cells=2)]
     path = tmp_path / "events.jsonl"
     path.write_text(text(numbered([event for story in stories[:cells] for event in story.events])), encoding="utf-8")

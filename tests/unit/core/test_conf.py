@@ -64,7 +64,7 @@ def test_conf_text_of_the_environment_becomes_the_right_type(
         ("REDIS_URL", None),
     ],
 )
-def test_conf_what_cannot_work_is_refused_with_the_name_and_the_value(
+def test_conf_refuses_an_unusable_setting_with_its_name_and_value(
     settings: DjangoSettings, name: str, given: Any
 ) -> None:
     setattr(settings, f"TASKS_DEMO_{name}", given)

@@ -139,7 +139,7 @@ def test_lifecycle_error_of_an_observer_stops_a_job_before_its_body_and_at_no_ot
 
 
 @pytest.mark.parametrize("point", [Point.STARTED, Point.RETURNED])
-def test_lifecycle_what_asks_the_process_to_end_passes(point: Point) -> None:
+def test_lifecycle_lets_a_request_to_end_the_process_pass(point: Point) -> None:
     def ends(event: Reached) -> None:
         raise SystemExit(3)
 
@@ -148,7 +148,7 @@ def test_lifecycle_what_asks_the_process_to_end_passes(point: Point) -> None:
         reached(point, SUBJECT)
 
 
-def test_lifecycle_delivery_inside_a_delivery_gives_the_outer_one_back() -> None:
+def test_lifecycle_restores_the_outer_delivery_after_an_inner_one() -> None:
     inner = Subject("task-2", "order-2", "acks_late")
     with about(SUBJECT):
         with about(inner):

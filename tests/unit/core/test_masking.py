@@ -75,7 +75,7 @@ def test_masking_hostile_texts_take_linear_time(hostile: str) -> None:
     assert time.process_time() - began < 2
 
 
-def test_masking_value_without_end_is_cut() -> None:
+def test_masking_truncates_an_endless_value() -> None:
     endless: dict[str, Any] = {}
     endless["in"] = endless
     assert MASK in json.dumps(masked(endless))

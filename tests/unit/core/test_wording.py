@@ -42,12 +42,12 @@ def test_wording_of_an_error_is_its_first_line() -> None:
     [("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\0", "\\x00"), ("\u202eabc", "\\u202eabc"), ("größe ☃", "größe ☃")],
     ids=ascii,
 )
-def test_wording_what_cannot_be_printed_is_spelled_out(text: str, expected: str) -> None:
+def test_wording_spells_out_what_cannot_be_printed(text: str, expected: str) -> None:
     assert escaped(text) == expected
     assert shown(text) == expected
 
 
-def test_wording_what_is_long_is_cut_and_says_so() -> None:
+def test_wording_truncates_what_is_long_and_says_so() -> None:
     assert shown("x" * 11, most=10) == "xxxxxxxxxx… (11 characters in all)"
     assert shown("x" * 10, most=10) == "x" * 10
     assert len(shown("\x1b" * 1_000_000)) < 2100

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks_demo.dashboard.fates import HELD, PUBLISHED, WAITING, Holder, fate
+from tasks_demo.dashboard.fates import HELD, PUBLISHED_AGAIN, WAITING, Holder, fate
 from tasks_demo.dashboard.labels import Badge
 from tasks_demo.ledger.models import Event, Tally
 
@@ -23,7 +23,7 @@ def published(number: int) -> Event:
         # The first publication may be committed after the worker's report: it is no second copy.
         (True, 1, HELD),
         (False, 1, WAITING),
-        (False, 2, PUBLISHED),
+        (False, 2, PUBLISHED_AGAIN),
     ],
 )
 def test_fate_of_a_job_without_a_receipt_on_record(alive: bool, publications: int, badge: Badge) -> None:

@@ -132,15 +132,15 @@ def test_labels_of_a_lane_do_not_overlap() -> None:
             assert all(before[1] < after[0] for before, after in itertools.pairwise(row))
 
 
-def test_swimlanes_many_events_and_many_workers_are_cut_and_it_says_so() -> None:
+def test_swimlanes_of_many_events_or_workers_say_that_they_are_truncated() -> None:
     many = draw(Moment(n, "started", "w", n) for n in range(1000))
     assert sum(len(each.marks) for each in many.lanes) == MOST_MOMENTS
-    assert many.cut
+    assert many.truncated
     assert "later events are not drawn" in many.description
     workers = draw(Moment(n, "received", f"w{n}", n) for n in range(20))
-    assert workers.cut
+    assert workers.truncated
     assert len(workers.lanes) == 13
-    assert not draw(KILLED).cut
+    assert not draw(KILLED).truncated
     assert "Not all of it is drawn" in render_to_string("admin/tasks_demo/swimlanes.html", {"drawing": many})
 
 

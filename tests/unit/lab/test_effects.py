@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.lab.plan.own_tasks import Call
-from tasks_demo.lab.processes.project_tasks import Unusable, counted, counter
+from tasks_demo.lab.plan.project_task import Call
+from tasks_demo.lab.processes.project_tasks import TaskUnusable, counted, counter
 
 
 def fails(order: str) -> int:
@@ -47,7 +47,7 @@ def test_module_that_ends_the_process_when_it_is_imported_is_refused(
 ) -> None:
     (tmp_path / "leaves_at_once.py").write_text("raise SystemExit('usage: ...')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(Unusable, match=r"--effects leaves_at_once:count cannot be imported: SystemExit: usage"):
+    with pytest.raises(TaskUnusable, match=r"--effects leaves_at_once:count cannot be imported: SystemExit: usage"):
         counter("leaves_at_once:count")
-    with pytest.raises(Unusable, match=r"--effects leaves_at_once: write module:callable"):
+    with pytest.raises(TaskUnusable, match=r"--effects leaves_at_once: write module:callable"):
         counter("leaves_at_once")

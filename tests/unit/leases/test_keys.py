@@ -14,7 +14,7 @@ HOSTILE = ["{}", "}{", "{a}", "*", "a:b", "a b", "%7B", "é", "订单", "😀", 
 
 
 @pytest.mark.parametrize("operation", HOSTILE)
-def test_keys_what_is_allowed_is_returned_unchanged(operation: str) -> None:
+def test_validate_operation_returns_an_allowed_key_unchanged(operation: str) -> None:
     assert validate_operation(operation) == operation
 
 
@@ -36,21 +36,21 @@ def test_keys_what_is_allowed_is_returned_unchanged(operation: str) -> None:
         ("a\udfff", "surrogate"),
     ],
 )
-def test_keys_what_is_refused_is_refused_with_a_sentence(key: object, says: str) -> None:
+def test_validate_operation_refuses_a_key_with_a_sentence(key: object, says: str) -> None:
     with pytest.raises(InvalidOperationKey, match="Nothing was run") as refused:
         validate_operation(key)
     assert says in str(refused.value).replace("surrogate pair", "surrogate")
 
 
-def test_keys_longest_key_is_allowed() -> None:
+def test_validate_operation_allows_the_longest_key() -> None:
     assert validate_operation("é" * 200)
 
 
-def test_keys_key_has_the_form_that_the_design_names() -> None:
+def test_record_key_has_the_documented_form() -> None:
     assert record_key("tasks_demo:", "charge:order 17") == "tasks_demo:op:{charge%3Aorder%2017}"
 
 
-def test_keys_key_builder_validates() -> None:
+def test_record_key_validates_the_operation() -> None:
     with pytest.raises(InvalidOperationKey):
         record_key("p:", "a\nb")
 
@@ -61,13 +61,13 @@ def test_keys_prefix_cannot_bring_a_hash_tag_of_its_own(prefix: str) -> None:
         record_key(prefix, "order")
 
 
-def test_keys_no_two_hostile_operations_share_a_key() -> None:
+def test_record_keys_of_hostile_operations_differ() -> None:
     keys = {record_key("p:", operation) for operation in HOSTILE}
     assert len(keys) == len(HOSTILE)
 
 
 @given(st.text(min_size=1, max_size=200))
-def test_keys_no_operation_can_break_the_one_hash_tag(operation: str) -> None:
+def test_record_key_has_one_hash_tag_whatever_the_operation(operation: str) -> None:
     try:
         key = record_key("p:", operation)
     except InvalidOperationKey:
@@ -80,6 +80,6 @@ def test_keys_no_operation_can_break_the_one_hash_tag(operation: str) -> None:
 
 
 @given(st.lists(st.text(alphabet="%7Bb{}:/é", min_size=1, max_size=4), min_size=2, max_size=20, unique=True))
-def test_keys_encoding_is_injective(operations: list[str]) -> None:
+def test_record_key_encoding_is_injective(operations: list[str]) -> None:
     for one, other in itertools.combinations(operations, 2):
         assert record_key("p:", one) != record_key("p:", other)

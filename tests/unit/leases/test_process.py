@@ -30,7 +30,7 @@ def other() -> Iterator[tuple[subprocess.Popen[str], Process]]:
         made.kill()
 
 
-def test_process_living_process_is_not_gone_and_a_killed_one_is_before_and_after_it_is_reaped(
+def test_process_is_gone_once_it_is_killed_reaped_or_not(
     other: tuple[subprocess.Popen[str], Process],
 ) -> None:
     process, holder = other
@@ -43,13 +43,13 @@ def test_process_living_process_is_not_gone_and_a_killed_one_is_before_and_after
     assert holder.gone
 
 
-def test_process_pid_that_was_used_again_is_somebody_else() -> None:
+def test_process_with_a_reused_pid_is_another() -> None:
     me = this_process("t")
     assert not me.gone
     assert replace(me, start=str(int(me.start) - 1)).gone
 
 
-def test_process_another_machine_start_or_container_is_not_known() -> None:
+def test_process_of_another_boot_machine_or_container_is_not_known() -> None:
     me = replace(this_process("t"), pid=2**22 + 1)
     assert me.gone
     boot, _, namespace = me.where.partition("/")
@@ -58,7 +58,7 @@ def test_process_another_machine_start_or_container_is_not_known() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
-def test_process_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[str], Process]) -> None:
+def test_process_of_another_user_is_seen(other: tuple[subprocess.Popen[str], Process]) -> None:
     _, holder = other
     pid = os.fork()
     if pid == 0:  # pragma: no cover
@@ -69,7 +69,7 @@ def test_process_somebody_else_s_process_is_there(other: tuple[subprocess.Popen[
 
 
 @pytest.mark.parametrize("text", ["", "x", "a 1", "a b c d", "a 1 2", "a 0 2 t", "a -1 2 t", "\0"])
-def test_process_what_is_no_holder_is_none(text: str) -> None:
+def test_parse_process_of_anything_else_is_none(text: str) -> None:
     assert parse_process(text) is None
 
 

@@ -52,7 +52,7 @@ def test_sentinels_may_have_a_password_of_their_own() -> None:
         ("sentinel://:hunter2@h/x?master=m", "cannot be used"),
     ],
 )
-def test_sentinel_what_cannot_work_is_refused_and_no_password_shown(url: str, why: str) -> None:
+def test_sentinel_address_that_cannot_work_is_refused_without_its_password(url: str, why: str) -> None:
     with pytest.raises(InvalidSetting, match=why) as caught:
         connect(url, 1.0)
     assert "hunter2" not in str(caught.value)

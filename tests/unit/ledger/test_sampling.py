@@ -33,7 +33,7 @@ def test_sampling_share_is_what_it_says(task: str, declared: float, share: float
     assert taken == [one for one in ids if Sampling(RULES).includes(task, declared, one)], "every process decides alike"
 
 
-def test_sampling_whoever_is_in_a_small_share_is_in_a_larger_one() -> None:
+def test_sampling_keeps_a_task_id_of_a_small_share_in_a_larger_one() -> None:
     ids = [str(number) for number in range(2000)]
     small = {one for one in ids if Sampling({}).includes("t", 0.1, one)}
     assert small < {one for one in ids if Sampling({}).includes("t", 0.5, one)}
@@ -41,7 +41,7 @@ def test_sampling_whoever_is_in_a_small_share_is_in_a_larger_one() -> None:
 
 
 @pytest.mark.parametrize("given", [1.5, -0.1, "much", None, float("nan")])
-def test_sampling_what_is_no_share_is_refused(given: Any) -> None:
+def test_sampling_refuses_what_is_no_share(given: Any) -> None:
     with pytest.raises(InvalidSetting, match=r"TASKS_DEMO_LEDGER_TASKS.*shop"):
         Sampling({"shop.*": given})
     with pytest.raises(ContradictoryDeclaration, match="share"):

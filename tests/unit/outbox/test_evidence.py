@@ -64,11 +64,11 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(workers=False), False),
     ],
 )  # fmt: skip
-def test_evidence_lost_is_what_there_is_evidence_of(evidence: Evidence, is_lost: bool) -> None:
+def test_copy_counts_as_lost_only_on_evidence(evidence: Evidence, is_lost: bool) -> None:
     assert lost(evidence, fallback=DAY) is is_lost
 
 
-def test_evidence_workers_are_asked_only_where_their_word_decides() -> None:
+def test_workers_are_asked_only_where_their_answer_decides() -> None:
     asked = [
         waits(overtaken=True),
         waits(idle=True),
@@ -105,7 +105,7 @@ def test_evidence_workers_are_asked_only_where_their_word_decides() -> None:
         (State(True, "w", 0), 1, False, True),
     ],
 )
-def test_evidence_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
+def test_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
     state: State, generation: int, alive: bool, runs: bool
 ) -> None:
     assert (refusal(state, generation, alive) == "") is runs
@@ -122,11 +122,11 @@ def test_evidence_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsew
         (Life.UNKNOWN, 61, False),
     ],
 )
-def test_evidence_holder_lives_by_its_process_or_by_its_word(life: Life, silent: float, alive: bool) -> None:
+def test_holder_counts_as_alive_by_its_process_or_its_reports(life: Life, silent: float, alive: bool) -> None:
     assert lives(life, silent, lease=60, unfinished=7200) is alive
 
 
-def test_evidence_looks_become_rarer_with_age_and_publications_within_bounds() -> None:
+def test_looks_become_rarer_with_age_and_publications_within_bounds() -> None:
     assert [next_look(age, 1, 60) for age in (0, 60, 600, HOUR, DAY)] == [60, 60, 300, 600, 600]
     assert [next_look(0, publications, 60) for publications in (0, 1, 3, 4, 5)] == [60, 60, 60, 120, 240]
     assert next_look(0, 10**6, 60) == 60 * 2**10

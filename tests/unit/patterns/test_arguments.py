@@ -179,7 +179,7 @@ def test_operation_whose_error_cannot_be_shown_is_refused_with_a_sentence() -> N
     "value", [object(), datetime.timedelta(1), {1, 2}, 1j, {(1, 2): 3}], ids=lambda value: type(value).__name__
 )
 @pytest.mark.parametrize("options", [{}, {"operation": lambda **_: "key"}], ids=["plain", "operation"])
-def test_arguments_what_the_serializer_cannot_carry_is_refused_in_the_caller(
+def test_arguments_that_the_serializer_cannot_carry_are_refused_in_the_caller(
     base: Any, value: Any, options: Any
 ) -> None:
     task = declared(plain, base, **options)
@@ -188,7 +188,7 @@ def test_arguments_what_the_serializer_cannot_carry_is_refused_in_the_caller(
     assert isinstance(caught.value, EncodeError)
 
 
-def test_arguments_what_a_serializer_carries_is_published_with_the_key_and_the_digest_of_what_arrives(
+def test_arguments_are_published_with_the_key_and_the_digest_of_what_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "_observers", ())

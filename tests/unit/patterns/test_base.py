@@ -85,7 +85,7 @@ def test_body_that_would_not_run_is_refused_at_declaration(base: Any, bad: Any) 
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=ident)
-def test_pattern_what_runs_the_coroutine_is_taken(base: Any) -> None:
+def test_call_that_runs_the_coroutine_is_accepted(base: Any) -> None:
     @functools.wraps(asynchronous)
     def run(*args: Any, **kwargs: Any) -> None:
         asyncio.run(asynchronous(*args, **kwargs))
@@ -108,7 +108,7 @@ def test_return_that_has_still_to_be_run_is_no_proof(make: Any) -> None:
 
 
 @pytest.mark.parametrize("result", [None, [1], "text", {"a": 1}, iter([1])], ids=ident)
-def test_pattern_any_other_result_is_passed_on(result: Any) -> None:
+def test_call_passes_any_other_result_on(result: Any) -> None:
     assert finished(declared(body), result) is result
 
 
@@ -120,7 +120,7 @@ class Tracing:
         return self.run(*args, **kwargs)  # type: ignore[attr-defined]
 
 
-class OwnTask(Task):  # type: ignore[type-arg]
+class ProjectTask(Task):  # type: ignore[type-arg]
     abstract = True
     tenant = "none"
     entered: list[str] = []
@@ -141,7 +141,7 @@ def test_call_that_takes_the_place_of_the_pattern_s_is_refused(base: Any) -> Non
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=ident)
-def test_call_that_calls_that_of_the_pattern_is_taken(base: Any) -> None:
+def test_call_that_calls_that_of_the_pattern_is_accepted(base: Any) -> None:
     class Mine(base):  # type: ignore[misc]
         abstract = True
 
@@ -154,13 +154,13 @@ def test_call_that_calls_that_of_the_pattern_is_taken(base: Any) -> None:
 
 
 def test_call_behind_the_pattern_goes_around_the_body() -> None:
-    class Charge(DedupLock, OwnTask):
+    class Charge(DedupLock, ProjectTask):
         abstract = True
 
     task = declared(body, Charge)
-    OwnTask.entered.clear()
+    ProjectTask.entered.clear()
     assert task(17) == 17
-    assert OwnTask.entered == ["final.task"]
+    assert ProjectTask.entered == ["final.task"]
 
 
 def test_run_body_goes_around_every_body() -> None:
@@ -336,12 +336,12 @@ def queued(app: Celery) -> int:
 
 
 def test_check_says_what_the_pattern_does_not_inherit() -> None:
-    app = Celery("final", set_as_current=False, task_cls=OwnTask)
+    app = Celery("final", set_as_current=False, task_cls=ProjectTask)
     task = app.task(base=DedupLock, name="final.task", shared=False)(body)
     app.finalize()
     assert any("W015" in said and "final.task" in said and "tenant" in said for said in warnings_of(task))
-    combined = type("Mine", (DedupLock, OwnTask), {"abstract": True})
-    app = Celery("final", set_as_current=False, task_cls=OwnTask)
+    combined = type("Mine", (DedupLock, ProjectTask), {"abstract": True})
+    app = Celery("final", set_as_current=False, task_cls=ProjectTask)
     task = app.task(base=combined, name="final.task", shared=False)(body)
     app.finalize()
     assert not any("final.task" in said for said in warnings_of(task))

@@ -89,7 +89,7 @@ def test_declarations_operation_that_is_not_a_function_is_refused(base: type[Pat
 
 
 @pytest.mark.parametrize("base", PATTERNS, ids=_id)
-def test_declarations_options_that_agree_are_taken(base: type[PatternTask]) -> None:
+def test_declarations_accept_options_that_agree(base: type[PatternTask]) -> None:
     app = Celery("fine", set_as_current=False)
     agreeing = {name: () if name == "autoretry_for" else wanted for name, (wanted, _) in base.requires.items()}
     task = app.task(base=base, name="fine.task", shared=False, **agreeing)(nothing)

@@ -42,7 +42,7 @@ def _as_in_a_pool_process() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_execution_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body_has_one_again() -> None:
+def test_soft_time_limit_is_ignored_after_the_body_and_holds_for_the_next() -> None:
     with execution(Job()) as body:
         result: Any = body.run((), {})
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -53,7 +53,7 @@ def test_execution_after_the_body_a_soft_time_limit_is_ignored_and_the_next_body
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_execution_within_a_body_leaves_the_soft_time_limit_as_it_was_there() -> None:
+def test_execution_inside_a_body_leaves_its_soft_time_limit() -> None:
     def inner() -> str:
         with execution(Job()) as body:
             body.run((), {})
@@ -85,7 +85,7 @@ def test_execution_in_a_pool_process_forked_after_a_body_has_a_soft_time_limit()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_execution_body_stopped_by_its_limit_is_left_in_peace_while_it_is_put_away() -> None:
+def test_body_stopped_by_its_limit_is_not_interrupted_while_it_is_requeued() -> None:
     def put_away() -> None:
         with execution(Job(limited=True)) as body:
             try:
@@ -118,7 +118,7 @@ def raises(error: BaseException) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, Odd, SystemExit])
-def test_execution_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_other(kind: type[BaseException]) -> None:
+def test_execution_treats_a_base_exception_of_a_body_as_a_failure(kind: type[BaseException]) -> None:
     error = kind("as the test wants it")
     found = ended(Job(ends=raises(error)))
     assert (type(found), found.__cause__) == (BodyStopped, error)
@@ -126,7 +126,7 @@ def test_execution_what_ends_a_body_and_is_no_exception_is_a_failure_like_any_ot
 
 
 @pytest.mark.parametrize("kind", [WorkerShutdown, WorkerTerminate, KeyboardInterrupt, WorkerKilled])
-def test_execution_what_ends_the_process_stays_what_it_is(kind: type[BaseException]) -> None:
+def test_execution_passes_on_what_ends_the_process(kind: type[BaseException]) -> None:
     error = kind()
     assert ended(Job(ends=raises(error))) is error
 

@@ -116,7 +116,7 @@ def test_retry_follows_at_once(here: Deliveries) -> None:
     assert redeliver(done.task_id).state is State.SUPPRESSED
 
 
-def test_testing_error_is_in_the_answer(here: Deliveries) -> None:
+def test_deliver_returns_the_error(here: Deliveries) -> None:
     def body(order: int) -> None:
         raise ValueError(order)
 
@@ -124,7 +124,7 @@ def test_testing_error_is_in_the_answer(here: Deliveries) -> None:
     assert (failed.state, failed.result, repr(failed.error)) == (State.FAILURE, None, "ValueError(17)")
 
 
-def test_testing_other_arguments_under_one_key_are_seen(here: Deliveries) -> None:
+def test_deliver_sees_other_arguments_under_one_key(here: Deliveries) -> None:
     task, ran = declared(DedupLock, operation=lambda *_, **__: "one")
     deliver(task, (17,))
     assert isinstance(deliver(task, (18,)).error, OperationMismatch)
@@ -145,7 +145,7 @@ def test_death_leaves_what_a_death_leaves(here: Deliveries, pattern: Any) -> Non
     assert "never ended" in parked.why
 
 
-def test_testing_what_a_living_worker_holds_is_deferred_until_its_lease_is_over(here: Deliveries) -> None:
+def test_deliver_defers_what_a_living_worker_holds(here: Deliveries) -> None:
     task, ran = declared(DedupLock)
     killed = deliver(task, (17,), kill="after_body")
     held = redeliver(killed.task_id)
@@ -171,7 +171,7 @@ def test_body_is_its_own_again_after_a_death(here: Deliveries) -> None:
     assert "run" not in vars(task)
 
 
-def test_testing_unknown_message_and_an_unknown_death_are_said(here: Deliveries) -> None:
+def test_deliver_names_an_unknown_message_and_an_unknown_kill(here: Deliveries) -> None:
     with pytest.raises(LookupError, match="drain_outbox"):
         redeliver("never")
     wrong: Any = "sometime"
@@ -184,7 +184,7 @@ def test_outside_of_a_test_it_says_how_to_switch_it_on() -> None:
         redeliver("any")
 
 
-def test_testing_nothing_is_left(settings: DjangoSettings) -> None:
+def test_isolated_leaves_nothing(settings: DjangoSettings) -> None:
     task, ran = declared(DedupLock, operation=lambda *_, **__: "one")
     eager, observers, url = current_app.conf.task_always_eager, lifecycle.observers(), settings.TASKS_DEMO_REDIS_URL
     for _ in range(2):
@@ -203,7 +203,7 @@ def alias() -> str:
     return router.db_for_write(OutboxMessage)
 
 
-def test_testing_what_is_due_is_delivered_in_order_and_what_it_enqueues_too(here: Deliveries) -> None:
+def test_drain_outbox_delivers_due_jobs_in_order_and_what_they_enqueue(here: Deliveries) -> None:
     second, ran = declared(Outbox)
     first, _ = declared(Outbox, lambda order: enqueue(second, (order, "follows")))
     with transaction.atomic(alias()):
@@ -258,7 +258,7 @@ def test_body_that_runs_in_a_test_starts_no_thread_for_its_lease(here: Deliverie
     assert "outbox-leases" not in drained.result
 
 
-def test_testing_what_is_due_again_is_delivered_without_asking_a_broker(here: Deliveries) -> None:
+def test_drain_outbox_delivers_what_is_due_again_without_a_broker(here: Deliveries) -> None:
     task, ran = declared(Outbox)
     task_id = enqueue(task, (17,))
     drain_outbox()

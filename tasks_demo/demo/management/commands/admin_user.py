@@ -29,10 +29,10 @@ class Command(PackageCommand):
         parser.add_argument("--address", default=ADDRESS, help="address to print")
 
     def handle(self, *args: Any, reset: bool, address: str, **options: Any) -> None:
-        self.stdout.write(way_in(address, ensure_admin(settings.STATE_DIR / "admin_password", reset=reset)))
+        self.stdout.write(login_hint(address, ensure_admin(settings.STATE_DIR / "admin_password", reset=reset)))
 
 
-def way_in(address: str, password: str | None) -> str:
+def login_hint(address: str, password: str | None) -> str:
     """Return address, user and password, as lines to print."""
     shown = password or "(was changed; `manage.py admin_user --reset` generates a new one)"
     return f"Dashboard: {address}\nUser:      {NAME}\nPassword:  {shown}"

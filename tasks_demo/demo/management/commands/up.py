@@ -18,7 +18,7 @@ from django.db import DatabaseError, OperationalError, connections
 
 from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady
-from tasks_demo.demo.management.commands.admin_user import ADDRESS, ensure_admin, way_in
+from tasks_demo.demo.management.commands.admin_user import ADDRESS, ensure_admin, login_hint
 from tasks_demo.demo.stack.bank import healthy
 from tasks_demo.demo.stack.redis import listening
 from tasks_demo.demo.stack.up import Formation, read_procfile
@@ -47,7 +47,7 @@ class Command(PackageCommand):
         ready["web"] = lambda: healthy("127.0.0.1", port, "/admin/login/")
         try:
             address = f"http://127.0.0.1:{port}/admin/tasks_demo/"
-            shown = way_in(address, self._prepare())
+            shown = login_hint(address, self._prepare())
             again = ["manage.py", "admin_user", *(["--address", address] if address != ADDRESS else [])]
             formation = Formation(commands, last=["redis", "bank"], cwd=settings.BASE_DIR)
             code = formation.run(

@@ -19,7 +19,7 @@ from tasks_demo.core.wording import counted
 from tasks_demo.lab.management.experiment_options import add_options
 from tasks_demo.lab.plan import options as plan_options
 from tasks_demo.lab.plan.cells import LANES, Cell, dump_plan
-from tasks_demo.lab.plan.own_tasks import OwnTask
+from tasks_demo.lab.plan.project_task import ProjectTask
 from tasks_demo.lab.processes.run_folder import STATUS, is_run_name, runs_folder
 from tasks_demo.lab.reports import document as report
 from tasks_demo.lab.reports.console import console
@@ -104,18 +104,20 @@ class Command(PackageCommand):
                 plan_options.refuse_other_broker(options, cells)
                 return seed, cells, []
             seed = random.SystemRandom().randrange(2**32) if options["seed"] is None else options["seed"]
-            return (seed, *plan_options.cells_for(options, seed, self._own_task(options)))
+            return (seed, *plan_options.cells_for(options, seed, self._project_task(options)))
         except plan_options.OptionRefused as error:
             raise CommandError(str(error), returncode=Exit.USAGE) from error
 
-    def _own_task(self, options: dict[str, Any]) -> OwnTask | None:
-        from tasks_demo.lab.processes.project_tasks import Unusable, own_task
+    def _project_task(self, options: dict[str, Any]) -> ProjectTask | None:
+        from tasks_demo.lab.processes.project_tasks import TaskUnusable, load_project_task
 
         if not options["task"]:
             return None
         try:
-            return own_task(options["task"], options["calls"] or "", options["effects"] or "", options["promise"] or "")
-        except Unusable as error:
+            return load_project_task(
+                options["task"], options["calls"] or "", options["effects"] or "", options["promise"] or ""
+            )
+        except TaskUnusable as error:
             raise CommandError(f"{error} Nothing was run.", returncode=Exit.USAGE) from error
 
     def _replayed(self, path: Path) -> tuple[int, list[Cell]]:

@@ -253,7 +253,7 @@ def test_confirmed_debits_survive_the_end_of_the_bank(
     assert len(found) - len(confirmed) in {0, 1}
 
 
-def test_bank_two_banks_on_one_database_still_make_one_debit(client: BankClient, own_client: BankClient) -> None:
+def test_banks_on_one_database_make_one_debit(client: BankClient, own_client: BankClient) -> None:
     """By mistake or during a restart. Neither knows what the other has in flight; the database decides."""
     with slow_debit(client, idempotency_key="k") as first:
         assert not own_client.debit("alice", 1, "r", idempotency_key="k").replayed
@@ -325,7 +325,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 }
 
 
-def test_bank_hostile_requests_are_refused_and_the_bank_stays(standing_bank: EmbeddedBank, client: BankClient) -> None:
+def test_bank_refuses_hostile_requests_and_goes_on(standing_bank: EmbeddedBank, client: BankClient) -> None:
     port = int(standing_bank.url.rpartition(":")[2])
     seen = {}
     with ExitStack() as silent:

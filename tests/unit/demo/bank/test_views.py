@@ -63,12 +63,12 @@ def test_debit_is_stored_and_returned(client: Client) -> None:
     assert (debit.account, debit.amount, debit.reference, debit.source) == ("alice", 250, "order-17", "task é")
 
 
-def test_bank_without_key_every_request_charges(client: Client) -> None:
+def test_bank_charges_every_request_without_a_key(client: Client) -> None:
     assert [post(client).status_code for _ in range(3)] == [201] * 3
     assert Debit.objects.count() == 3
 
 
-def test_bank_same_key_and_body_replays_the_first_response(client: Client) -> None:
+def test_bank_replays_the_first_response_to_the_same_key_and_body(client: Client) -> None:
     first = post(client, Idempotency_Key='"k-1"', Task_Id="one")
     again = post(client, Idempotency_Key='"k-1"', Task_Id="two")
     assert "Idempotent-Replayed" not in first
@@ -78,7 +78,7 @@ def test_bank_same_key_and_body_replays_the_first_response(client: Client) -> No
 
 
 @pytest.mark.parametrize("other", [{**GOOD, "amount": 251}, {**GOOD, "reference": "order-18"}])
-def test_bank_same_key_with_other_body_is_422(client: Client, other: dict[str, Any]) -> None:
+def test_bank_answers_422_to_a_key_with_another_body(client: Client, other: dict[str, Any]) -> None:
     post(client, Idempotency_Key='"k-1"')
     assert assert_problem(post(client, other, Idempotency_Key='"k-1"'), 422)["charged"] is False
     assert Debit.objects.count() == 1

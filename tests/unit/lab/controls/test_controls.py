@@ -37,7 +37,7 @@ def test_control_must_be_seen_to_break_what_its_author_believes(name: str) -> No
         count = {"lost": 0, "duplicated": 2}[exposure.shows]
         assert count not in found.believed.effects
         predicted = prediction(name, exposure.fault, exposure.point)
-        assert (predicted.outcome, predicted.expect) == ("broken", {exposure.shows})
+        assert (predicted.outcome, predicted.required) == ("broken", {exposure.shows})
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem)
@@ -64,7 +64,7 @@ def test_cells_of_the_controls_are_those_that_they_name() -> None:
 
 
 @pytest.mark.parametrize("option", ["pattern", "fault", "point", "clicks", "keyless"])
-def test_control_what_would_do_nothing_beside_a_control_is_refused(option: str) -> None:
+def test_controls_refuse_options_that_would_do_nothing(option: str) -> None:
     with pytest.raises(OptionRefused, match=f"--{option} would do nothing here"):
         cells(control=["all"], **{option: ["x"]})
 
@@ -82,6 +82,6 @@ def test_library_that_is_celery_itself_needs_nothing() -> None:
     assert promise_of("celery_deduplication").effects.most == 1
 
 
-def test_command_repeats_the_plan() -> None:
+def test_command_line_repeats_the_plan() -> None:
     said = command_line({**NOTHING, "control": ["all"], "tasks": 4, "work": 0, "broker": "redis://:secret@host"}, 0)
     assert said == "python manage.py experiment --control all --tasks 4 --work 0 --seed 0 --broker redis"

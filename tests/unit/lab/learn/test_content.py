@@ -31,7 +31,7 @@ def event(seq: int, kind: str, task_id: str = "t", *, cell: tuple[str, ...] = CE
 KILL = {"landed": True, "victim": "main", "point": "effect_done", "main_pid": 1}
 
 
-def test_learn_the_victim_of_a_cell_is_its_case_and_other_jobs_are_left_out() -> None:
+def test_case_of_a_cell_is_its_victim_alone() -> None:
     (case,) = cases_of(
         [
             event(1, "received"), event(2, "published"), event(3, "received", "other"), event(4, "started"),
@@ -44,13 +44,13 @@ def test_learn_the_victim_of_a_cell_is_its_case_and_other_jobs_are_left_out() ->
     assert case.moments[1].worker == "w1"
 
 
-def test_learn_a_cell_whose_kill_missed_and_one_of_another_fault_are_no_cases() -> None:
+def test_cell_whose_kill_missed_is_no_case_nor_one_of_another_fault() -> None:
     missed = event(1, "fault", detail={**KILL, "landed": False})
     child = event(2, "fault", cell=("acks_late", "kill-child", "started", "redis"), detail=KILL)
     assert cases_of([missed, child]) == []
 
 
-def test_learn_content_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "recorded.json.gz"
     for _ in range(2):
         write(read(), file)
@@ -60,7 +60,7 @@ def test_learn_content_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert file.read_bytes() == first
 
 
-def test_learn_every_pattern_is_killed_at_every_point_that_a_delivery_always_has() -> None:
+def test_recording_has_a_kill_of_every_pattern_at_every_point_of_a_delivery() -> None:
     always = {"fetched", "received", "started", "effect_begun", "effect_done", "returned", "acking", "acked"}
     for pattern in PROMISES:
         points = {case.point for case in read().cases if case.pattern == pattern}
@@ -68,16 +68,16 @@ def test_learn_every_pattern_is_killed_at_every_point_that_a_delivery_always_has
 
 
 @CASES
-def test_learn_what_was_recorded_is_what_the_lab_predicts(case: Case) -> None:
+def test_recording_is_what_the_lab_predicts(case: Case) -> None:
     seen = {name for name, is_seen in ((LOST, case.effects == 0), (DUPLICATED, case.effects > 1)) if is_seen}
     predicted = prediction(case.pattern, case.fault, case.point)
-    assert predicted.expect <= seen
-    assert not predicted.never & seen
+    assert predicted.required <= seen
+    assert not predicted.excluded & seen
     assert sum(moment.injected for moment in case.moments) == 1
 
 
 @CASES
-def test_learn_the_explanation_agrees_with_the_count(case: Case) -> None:
+def test_explanation_agrees_with_the_count(case: Case) -> None:
     said = why(case)
     assert ("nobody has it" in said or "nobody delivers it" in said or "stopped" in said) or case.effects
     assert ("charged again" in said) == (case.effects > 1)
@@ -87,30 +87,30 @@ OTHERS = pytest.mark.parametrize("case", read().others, ids=lambda case: case.na
 
 
 @OTHERS
-def test_learn_other_faults_kept_what_the_lab_predicts_never_breaks(case: Case) -> None:
+def test_recording_of_other_faults_keeps_the_promises_that_the_lab_predicts(case: Case) -> None:
     lost = case.effects == 0 and not case.parked
     seen = {name for name, is_seen in ((LOST, lost), (DUPLICATED, case.effects > 1)) if is_seen}
-    assert not prediction(case.pattern, case.fault, "").never & seen
+    assert not prediction(case.pattern, case.fault, "").excluded & seen
     assert sum(moment.injected for moment in case.moments) == (
         3 if "quarantined" in {m.kind for m in case.moments} else 1
     )
 
 
 @OTHERS
-def test_learn_the_explanation_of_another_fault_agrees_with_the_count(case: Case) -> None:
+def test_explanation_of_another_fault_agrees_with_the_count(case: Case) -> None:
     said = why(case)
     assert ("charged again" in said) == (case.effects > 1)
     assert ("parked" in said or "nobody delivers it" in said) or case.effects
 
 
-def test_learn_other_faults_are_a_pool_kill_a_lost_answer_and_a_poisonous_message() -> None:
+def test_recording_of_other_faults_has_a_pool_kill_a_lost_answer_and_a_poisonous_message() -> None:
     assert {case.fault for case in read().others} == set(OTHER_FAULTS)
     html = body()
     assert "--fault kill-child lost-response poison" in html
     assert all(f'href="#case-{case.name}"' in html for case in read().others)
 
 
-def test_learn_the_case_of_another_fault_is_a_job_that_was_hit_after_its_effect() -> None:
+def test_case_of_another_fault_is_a_job_that_was_hit_after_its_effect() -> None:
     cell = ("acks_late", "kill-child", "", "redis")
     hit = {**KILL, "victim": "child"}
     (case,) = others_of(
@@ -128,10 +128,10 @@ def test_counters_of_the_last_step_are_those_of_the_case() -> None:
         last = lesson.steps[-1]
         assert (last.executions, last.effects) == (lesson.case.executions, lesson.case.effects)
         assert [step.number for step in lesson.steps] == list(range(1, len(lesson.case.moments) + 1))
-        assert not lesson.drawing.cut
+        assert not lesson.drawing.truncated
 
 
-def test_learn_a_promise_that_was_kept_although_the_charge_is_lost_or_made_twice_is_said_to_allow_that() -> None:
+def test_lesson_says_that_a_kept_promise_allows_a_lost_or_a_second_charge() -> None:
     said = {lesson.case.name: lesson.verdict for lesson in content(read()).lessons}
     assert said["acks_late-effect_done"] == "And still acks_late kept its promise: at-least-once allows that."
     assert said["acks_early-started"] == "And still acks_early kept its promise: at-most-once allows that."
@@ -154,7 +154,7 @@ def test_learn_page_names_seed_and_versions_and_has_nothing_inline() -> None:
     assert f"celery {read().versions['celery']}" in html
 
 
-def test_learn_every_link_of_the_page_leads_to_an_element_and_no_id_is_used_twice() -> None:
+def test_learn_page_has_no_dead_link_and_no_id_twice() -> None:
     html = body()
     ids = re.findall(r'\sid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
@@ -162,7 +162,7 @@ def test_learn_every_link_of_the_page_leads_to_an_element_and_no_id_is_used_twic
     assert not re.search(r'href="(?!#)', html)
 
 
-def test_learn_hostile_text_in_a_recording_is_text() -> None:
+def test_learn_page_shows_hostile_text_of_a_recording_as_text() -> None:
     from django.template.loader import render_to_string
 
     bad = "<script>alert(1)</script>"
@@ -180,12 +180,12 @@ def test_learn_file_loads_nothing(tmp_path: Path) -> None:
     assert "{{" not in html
 
 
-def test_learn_a_file_that_cannot_be_written_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_learn_command_names_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"nowhere.*Nothing was written"):
         call_command("learn", out=tmp_path / "nowhere" / "learn.html")
 
 
-def test_learn_what_is_no_result_is_not_recorded(tmp_path: Path) -> None:
+def test_learn_command_refuses_to_record_what_is_no_result(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"cells": []}'):
         bad = tmp_path / "bad"
         bad.write_text(text)

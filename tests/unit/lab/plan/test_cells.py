@@ -32,17 +32,17 @@ def test_cells_of_another_seed_have_other_victims() -> None:
     assert [cell.victims for cell in make(seed=7)] != [cell.victims for cell in make(seed=8)]
 
 
-def test_cells_cell_s_victims_do_not_depend_on_what_else_is_run() -> None:
+def test_victims_of_a_cell_do_not_depend_on_other_cells() -> None:
     alone = make(faults=[Fault.KILL_MAIN])
     assert alone == [cell for cell in make() if cell.fault is Fault.KILL_MAIN]
 
 
-def test_cells_every_pattern_meets_every_fault() -> None:
+def test_cells_of_all_hold_every_pattern_under_every_fault() -> None:
     # Under load there is a rate; and of a killed RabbitMQ there are no cells on Redis.
     without = {Fault.LOAD, Fault.BROKER_KILL}
     everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
     # The inbox job calls no bank: there is no response to lose. It alone commits its effect, and three claim their operation.
-    never = {
+    impossible = {
         *((name, fault) for name, fault in everything if fault.place == "commit" and name != "inbox"),
         *(
             (name, fault)
@@ -50,7 +50,7 @@ def test_cells_every_pattern_meets_every_fault() -> None:
             if fault.place == "claim" and name in {"acks_early", "acks_late", "inbox"}
         ),
     }
-    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - never
+    assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - impossible
 
 
 def test_victim_at_a_place_is_held_before_the_request_is_made() -> None:
@@ -151,6 +151,6 @@ def test_printed_plan_has_seed_and_cells() -> None:
     ],
     ids=str,
 )
-def test_cells_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
+def test_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         Cell.from_dict({**make()[-1].as_dict(), **damage})

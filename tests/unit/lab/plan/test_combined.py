@@ -120,17 +120,17 @@ def test_pair_may_show_what_either_fault_may_and_must_show_what_both_must(patter
     for pair in PAIRS:
         one, other = (prediction(pattern, str(fault), broker=broker) for fault in pair)
         both = prediction(pattern, str(pair), broker=broker)
-        assert both.never == one.never & other.never
-        assert both.expect == one.expect & other.expect
-        assert (both.outcome == "broken") == bool(both.expect & forbidden)
-        assert (both.outcome == "held") == (forbidden <= both.never)
+        assert both.excluded == one.excluded & other.excluded
+        assert both.required == one.required & other.required
+        assert (both.outcome == "broken") == bool(both.required & forbidden)
+        assert (both.outcome == "held") == (forbidden <= both.excluded)
 
 
 def test_pair_is_open_where_one_of_the_two_may_break_the_promise() -> None:
     assert prediction("acks_early", "kill-main + black-hole").outcome == "open"
     assert prediction("acks_late", "kill-main + cut").outcome == "held"
     assert prediction("inbox", "kill-main + cut").outcome == "held"
-    assert prediction("acks_late", "cut + double-publish").expect == {"duplicated"}
+    assert prediction("acks_late", "cut + double-publish").required == {"duplicated"}
 
 
 def test_explanation_of_a_pair_names_both_and_of_an_unknown_one_nothing() -> None:

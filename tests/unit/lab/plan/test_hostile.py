@@ -8,13 +8,13 @@ import pytest
 
 from tasks_demo.lab.plan.cells import plan
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.hostile import DEEP, HUGE, KINDS, Hostile, hostile
+from tasks_demo.lab.plan.hostile import DEEP, HUGE, KINDS, HostileMessage, hostile_message
 
 GOOD = {"customer": "c", "amount": 1999}
 
 
-def message(kind: str) -> Hostile:
-    return hostile(kind, "shop.charge", "1", GOOD)
+def message(kind: str) -> HostileMessage:
+    return hostile_message(kind, "shop.charge", "1", GOOD)
 
 
 def test_hostile_messages_are_ten_different_ones() -> None:

@@ -9,8 +9,8 @@ import pytest
 from tasks_demo.lab.plan.cells import MOST_TASKS, Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, OptionRefused, cells_for
-from tasks_demo.lab.plan.own_tasks import Call, OwnTask
 from tasks_demo.lab.plan.places import why_never
+from tasks_demo.lab.plan.project_task import Call, ProjectTask
 
 NOTHING = dict.fromkeys(("pattern", "fault", "point", "tasks", "kills", "work", "clicks"))
 
@@ -48,14 +48,16 @@ def asked(**options: Any) -> tuple[list[Cell], list[str]]:
     ],
     ids=str,
 )  # fmt: skip
-def test_options_what_would_do_nothing_is_refused(options: dict[str, Any], said: str) -> None:
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionRefused) as refused:
         asked(**options)
     assert said in str(refused.value)
 
 
-def test_options_more_calls_than_a_cell_may_have_are_refused() -> None:
-    task = OwnTask("shop.charge", "at-least-once", early=False, file="orders.jsonl", calls=(Call(),) * (MOST_TASKS + 1))
+def test_options_refuse_more_calls_than_a_cell_may_have() -> None:
+    task = ProjectTask(
+        "shop.charge", "at-least-once", early=False, file="orders.jsonl", calls=(Call(),) * (MOST_TASKS + 1)
+    )
     with pytest.raises(
         OptionRefused, match=r"orders\.jsonl has 1,000,001 lines, more than 1,000,000: limit them with --tasks"
     ):
@@ -64,7 +66,7 @@ def test_options_more_calls_than_a_cell_may_have_are_refused() -> None:
     assert cell.tasks == 5
 
 
-def test_options_what_was_named_and_does_not_go_together_is_said() -> None:
+def test_options_name_what_does_not_go_together() -> None:
     cells, left_out = asked(
         pattern="acks_late claim_first", fault="kill-child kill-main", point="claimed started fetched"
     )
@@ -93,7 +95,7 @@ NEVER = [(name, fault) for name in PATTERNS for fault in FAULTS if why_never(nam
     ],
     ids=str,
 )
-def test_options_all_is_what_there_is_and_nothing_is_said(options: dict[str, Any], cells: int) -> None:
+def test_options_all_means_everything_possible(options: dict[str, Any], cells: int) -> None:
     found, left_out = asked(**options)
     assert (len(found), left_out) == (cells, [])
     assert all(cell.keyless == (bool(options.get("keyless")) and cell.pattern == "dedup_lock") for cell in found)

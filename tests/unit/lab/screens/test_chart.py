@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks_demo.lab.screens.chart import MOST_BARS, chart
 
 
-def test_chart_a_chart_of_many_samples_keeps_all_jobs_and_kills() -> None:
+def test_chart_of_many_samples_keeps_all_jobs_and_kills() -> None:
     drawn = chart([[float(second), 3 * second, second // 2] for second in range(1, 600)])
     assert drawn is not None
     assert len(drawn.bars) <= MOST_BARS

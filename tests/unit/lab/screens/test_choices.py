@@ -23,7 +23,7 @@ def chosen(**changes: Any) -> Choices:
 
 
 @pytest.mark.parametrize("point", [[], ["effect_done", "started"], ["mixed"]], ids=str)
-def test_choices_the_plan_is_what_the_command_prints(point: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_make_the_plan_that_the_command_prints(point: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     form = chosen(point=point)
     assert form.is_valid(), form.errors
     with pytest.raises(SystemExit) as left:
@@ -62,7 +62,7 @@ def test_choices_the_plan_is_what_the_command_prints(point: list[str], capsys: p
     ],
     ids=lambda value: ascii(value)[:50],
 )
-def test_choices_what_is_out_of_bounds_is_refused_with_a_sentence(changes: dict[str, Any], said: str) -> None:
+def test_choices_refuse_what_is_out_of_bounds_with_a_sentence(changes: dict[str, Any], said: str) -> None:
     form = chosen(**changes)
     assert not form.is_valid()
     assert said in str(form.errors)
@@ -76,7 +76,7 @@ def test_too_many_cells_are_refused() -> None:
     assert f"this page runs at most {MOST_CELLS}" in str(form.errors)
 
 
-def test_choices_a_seed_is_chosen_if_none_is_given_and_repeats_the_plan() -> None:
+def test_choices_draw_a_seed_that_repeats_the_plan() -> None:
     form = chosen(seed="")
     assert form.is_valid(), form.errors
     again = chosen(seed=str(form.cleaned_data["seed"]))
@@ -84,7 +84,7 @@ def test_choices_a_seed_is_chosen_if_none_is_given_and_repeats_the_plan() -> Non
     assert again.plan == form.plan
 
 
-def test_choices_nothing_but_the_named_fields_reaches_the_command() -> None:
+def test_choices_pass_only_the_named_fields_to_the_command() -> None:
     form = chosen(run="x", json="/tmp/x", broker="redis://evil", command="sh", kills="7")
     assert form.is_valid()
     assert form.command() == (

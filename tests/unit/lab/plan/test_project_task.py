@@ -10,16 +10,16 @@ import pytest
 
 from tasks_demo.lab.plan.cells import Cell, plan
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.own_advice import advice, predicted
-from tasks_demo.lab.plan.own_tasks import BadCalls, Call, OwnTask, read_calls
+from tasks_demo.lab.plan.project_task import BadCalls, Call, ProjectTask, read_calls
+from tasks_demo.lab.plan.project_task_advice import advice, predict_project_task
 
 
-def own(**given: Any) -> OwnTask:
-    return OwnTask(**{"name": "shop.charge", "semantics": "at-least-once", "early": False, **given})
+def own(**given: Any) -> ProjectTask:
+    return ProjectTask(**{"name": "shop.charge", "semantics": "at-least-once", "early": False, **given})
 
 
-def cell(task: OwnTask, fault: Fault, point: str = "") -> Cell:
-    return Cell(task.name, fault, point, "redis", 1, 4, 0, own=task)
+def cell(task: ProjectTask, fault: Fault, point: str = "") -> Cell:
+    return Cell(task.name, fault, point, "redis", 1, 4, 0, project_task=task)
 
 
 def test_calls_are_read_in_their_three_forms(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_calls_are_read_as_editors_write_them(tmp_path: Path) -> None:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_own_tasks_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_calls_name_a_bad_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "calls.jsonl"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(BadCalls, match=said):
@@ -74,10 +74,10 @@ def test_plan_of_a_task_is_read_back_and_refuses_another_file(tmp_path: Path) ->
     calls, digest = read_calls(path)
     (made,) = plan(
         patterns=["shop.charge"], faults=[Fault.KILL_MAIN], points=["acking"], brokers=["redis"], seed=1, tasks=2, kills=1,
-        work_ms=0, own=own(file=str(path), digest=digest, calls=calls),
+        work_ms=0, project_task=own(file=str(path), digest=digest, calls=calls),
     )  # fmt: skip
     assert Cell.from_dict(json.loads(json.dumps(made.as_dict()))) == made
-    assert made.own is not None
+    assert made.project_task is not None
     assert "calls" not in made.as_dict()["own"]
     path.write_text('["a"]\n["c"]\n', encoding="utf-8")
     with pytest.raises(ValueError, match="no longer the file"):
@@ -97,7 +97,7 @@ def test_points_are_those_that_the_task_passes(pattern: str, points: str) -> Non
     assert " ".join(own(pattern=pattern).points) == points
 
 
-def test_own_tasks_cell_that_cannot_be_is_refused() -> None:
+def test_cell_of_a_project_task_that_is_impossible_is_refused() -> None:
     made = cell(own(), Fault.KILL_MAIN, "claimed").as_dict() | {"victims": {"0": "claimed"}}
     with pytest.raises(ValueError, match="never reaches"):
         Cell.from_dict(made)
@@ -135,7 +135,7 @@ def test_own_tasks_cell_that_cannot_be_is_refused() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_advice_names_what_broke_the_promise(task: OwnTask, fault: Fault, point: str, seen: str, said: str) -> None:
+def test_advice_names_what_broke_the_promise(task: ProjectTask, fault: Fault, point: str, seen: str, said: str) -> None:
     (sentence,) = advice(cell(task, fault, point), {seen})
     assert said in sentence
 
@@ -151,7 +151,7 @@ def test_advice_is_silent_about_what_the_promise_allows() -> None:
 
 
 def test_prediction_says_why_it_is_held_to_that() -> None:
-    assert "Celery ships it" in predicted(own(semantics="at-most-once", early=True)).why
-    assert "acks_late=True" in predicted(own()).why
-    assert "pattern inbox" in predicted(own(pattern="inbox", semantics="effectively-once")).why
-    assert "--promise" in predicted(own(promise_given=True)).why
+    assert "Celery ships it" in predict_project_task(own(semantics="at-most-once", early=True)).why
+    assert "acks_late=True" in predict_project_task(own()).why
+    assert "pattern inbox" in predict_project_task(own(pattern="inbox", semantics="effectively-once")).why
+    assert "--promise" in predict_project_task(own(promise_given=True)).why

@@ -6,7 +6,7 @@ from tasks_demo.core.semantics import Semantics
 from tasks_demo.lab.plan.cells import MIXED, Cell
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, LOST, Prediction
-from tasks_demo.lab.plan.own_tasks import OwnTask
+from tasks_demo.lab.plan.project_task import ProjectTask
 
 _OUTBOX = "An outbox (tasks_demo.outbox) publishes it again"
 #: How a message is lost with its broker.
@@ -27,14 +27,14 @@ _WORDS = {
 }
 
 
-def predicted(own: OwnTask) -> Prediction:
+def predict_project_task(project_task: ProjectTask) -> Prediction:
     """A task is predicted to keep what it is held to, and why it is held to that."""
-    words = _WORDS[own.semantics]
-    if own.promise_given:
+    words = _WORDS[project_task.semantics]
+    if project_task.promise_given:
         why = f"--promise holds it to {words}."
-    elif own.pattern:
-        why = f"The pattern {own.pattern} promises {words}."
-    elif own.early:
+    elif project_task.pattern:
+        why = f"The pattern {project_task.pattern} promises {words}."
+    elif project_task.early:
         why = f"It is acknowledged before its body runs, as Celery ships it: {words}."
     else:
         why = f"acks_late=True: it is acknowledged after its body, so {words}."
@@ -46,19 +46,19 @@ def advice(cell: Cell, seen: set[str], failed: str = "") -> list[str]:
 
     :param seen: ``lost``, ``duplicated``. ``failed``: how its bodies failed; empty: none did.
     """
-    own = cell.own
-    if own is None:
+    project_task = cell.project_task
+    if project_task is None:
         return []
     said = [f"Bodies failed, and a job that fails is not done: {failed}"] if failed and LOST in seen else []
-    at_least = own.semantics != Semantics.AT_MOST_ONCE
+    at_least = project_task.semantics != Semantics.AT_MOST_ONCE
     if LOST in seen and at_least:
-        said += _of_loss(cell, own)
-    if DUPLICATED in seen and own.semantics != Semantics.AT_LEAST_ONCE:
-        said += _of_duplicates(cell, own)
+        said += _of_loss(cell, project_task)
+    if DUPLICATED in seen and project_task.semantics != Semantics.AT_LEAST_ONCE:
+        said += _of_duplicates(cell, project_task)
     return said
 
 
-def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
+def _of_loss(cell: Cell, project_task: ProjectTask) -> list[str]:
     said = []
     if _disturbed(cell):
         said.append(
@@ -68,9 +68,18 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
     if cell.fault.of_broker:
         said.append(_BY_BROKER.get(cell.fault, _POPPED))
     fetched = cell.fault.victim in {"main", "group"} and cell.point in {"fetched", MIXED}
-    if own.early and own.pattern != "claim_first" and cell.fault.victim not in {"", "connection", "clock"}:
+    if (
+        project_task.early
+        and project_task.pattern != "claim_first"
+        and cell.fault.victim not in {"", "connection", "clock"}
+    ):
         said.append("acks_late is off: the message is acknowledged before the body, so no copy is left when it dies")
-    if not own.early and str(cell.fault) in _KILLS_CHILD and not own.pattern and not _rejects(own):
+    if (
+        not project_task.early
+        and str(cell.fault) in _KILLS_CHILD
+        and not project_task.pattern
+        and not _rejects(project_task)
+    ):
         said.append(
             "reject_on_worker_lost (task_reject_on_worker_lost) is off: Celery acknowledges the message of a pool process "
             "that was killed. Set it, or use AcksLate, which does"
@@ -83,7 +92,7 @@ def _of_loss(cell: Cell, own: OwnTask) -> list[str]:
     return said
 
 
-def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
+def _of_duplicates(cell: Cell, project_task: ProjectTask) -> list[str]:
     if Fault.CLOCK_JUMP in cell.faults:
         return [
             "kombu's Redis transport reads the clock of a worker to say which messages are overdue, and delivers again what is "
@@ -91,13 +100,13 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
             "the copy"
         ]
     repeated = cell.fault.place == "publish"
-    if (repeated or _disturbed(cell) or cell.fault.of_broker) and own.pattern not in _RECOGNISES_COPIES:
-        keeps = "ClaimFirst refuses it" if own.early else "DedupLock or Inbox recognise the operation"
+    if (repeated or _disturbed(cell) or cell.fault.of_broker) and project_task.pattern not in _RECOGNISES_COPIES:
+        keeps = "ClaimFirst refuses it" if project_task.early else "DedupLock or Inbox recognise the operation"
         if repeated:
             what = "A publisher publishes again what was not confirmed (task_publish_retry): a second message"
             return [f"{what}. {keeps}"]
         return [f"An acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
-    if own.early and cell.point in {"acking", "acked", MIXED}:
+    if project_task.early and cell.point in {"acking", "acked", MIXED}:
         return [
             "The acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
             "ClaimFirst refuses the second delivery"
@@ -106,7 +115,7 @@ def _of_duplicates(cell: Cell, own: OwnTask) -> list[str]:
         return [
             "The body outlived the visibility timeout (broker_transport_options), so a second copy was delivered beside it"
         ]
-    if not own.early and own.pattern not in {"dedup_lock", "inbox"}:
+    if not project_task.early and project_task.pattern not in {"dedup_lock", "inbox"}:
         return [
             "The message is acknowledged after the body (acks_late), so a death in between runs it again. DedupLock or Inbox "
             "recognise the operation"
@@ -118,5 +127,5 @@ def _disturbed(cell: Cell) -> bool:
     return any(fault.of_connection for fault in cell.faults)
 
 
-def _rejects(own: OwnTask) -> bool:
-    return bool(own.settings.get("reject_on_worker_lost"))
+def _rejects(project_task: ProjectTask) -> bool:
+    return bool(project_task.settings.get("reject_on_worker_lost"))

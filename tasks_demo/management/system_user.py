@@ -6,7 +6,7 @@ import getpass
 import os
 
 
-def who() -> str:
+def system_user() -> str:
     """Return the system user's name, or ``uid`` and the number if it has none."""
     try:
         return getpass.getuser()

@@ -71,7 +71,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnTask:
+class ProjectTask:
     """A task of the project.
 
     :param semantics: what it is held to; ``promise_given``: by ``--promise``, not by its declaration.
@@ -122,7 +122,7 @@ class OwnTask:
         return {name: value for name, value in asdict(self).items() if name != "calls"}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> OwnTask:
+    def from_dict(cls, data: dict[str, Any]) -> ProjectTask:
         """The inverse of ``as_dict``; reads the file again. Raises KeyError, ValueError or TypeError for invalid data."""
         given = {each.name: data[each.name] for each in fields(cls) if each.name != "calls"}
         calls, digest = read_calls(Path(given["file"])) if given["file"] else ((), "")

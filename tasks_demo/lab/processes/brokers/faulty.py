@@ -34,7 +34,7 @@ class _Redis(EmbeddedRedis):
         return ["/bin/sh", "-c", """trap '' XFSZ; exec "$0" "$@\"""", *super()._command()]
 
 
-class TroubledBroker:
+class FaultyBroker:
     """The server of one cell, and what happens to it.
 
     ``launch`` must be called from the main thread, because it starts a process.
@@ -69,7 +69,7 @@ class TroubledBroker:
         self._server.stop()
 
 
-class TroubledRabbit(TroubledBroker):
+class FaultyRabbit(FaultyBroker):
     """A RabbitMQ node, that is killed."""
 
     def __init__(self, kind: BrokerKind, folder: Path, cell: str) -> None:
@@ -79,7 +79,7 @@ class TroubledRabbit(TroubledBroker):
         self.lane: RabbitLane = RabbitLane(node.url, cell, kind.queue, folder)
 
 
-class TroubledRedis(TroubledBroker):
+class FaultyRedis(FaultyBroker):
     """A Redis server, and the ``fault`` that happens to it."""
 
     def __init__(self, kind: BrokerKind, folder: Path, socket: Path, fault: Fault) -> None:
