@@ -218,14 +218,14 @@ def _lock(operation: str) -> Iterator[Trace]:
         "attempts": found.attempt,
         "digest": found.digest,
         "result": "stored" if found.result is not None else "none",
-        "kept_seconds": round(found.kept, 3),
-        **found.others,
+        "kept_seconds": round(found.seconds_kept, 3),
+        **found.other_fields,
     }
     held = ""
     if found.state == "claimed":
-        facts["lease_seconds_left"] = round(found.left, 3)
-        if found.left > 0:
-            held = f"a worker holds its lease for {found.left:.1f} s more, unless it is renewed"
+        facts["lease_seconds_left"] = round(found.seconds_left, 3)
+        if found.seconds_left > 0:
+            held = f"a worker holds its lease for {found.seconds_left:.1f} s more, unless it is renewed"
     removable = found.state != "forgotten"
     yield Trace("dedup_lock", "Redis", found.state or "without a state", facts, held, removable, found)
 

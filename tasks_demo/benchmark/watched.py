@@ -55,13 +55,13 @@ class Dashboards:
         mark = ""
         self._closed.wait(EVERY_SECONDS * number / DASHBOARDS)
         while not self._closed.is_set():
-            status, mark = asked(self._port, self._cookie, mark)
+            status, mark = fetch_overview(self._port, self._cookie, mark)
             with self._lock:
                 self.answers[status] = self.answers.get(status, 0) + 1
             self._closed.wait(EVERY_SECONDS)
 
 
-def asked(port: int, cookie: str, mark: str) -> tuple[int, str]:
+def fetch_overview(port: int, cookie: str, mark: str) -> tuple[int, str]:
     """Poll once. Returns the status (0: no answer) and the mark of what is shown now."""
     server = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_SECONDS)
     try:
@@ -90,7 +90,7 @@ def web_server(bench: Bench) -> Iterator[tuple[int, str]]:
     try:
         pause = threading.Event()
         for _ in range(int(WAIT_SECONDS * 10)):
-            if asked(port, cookie, "")[0] == 200:
+            if fetch_overview(port, cookie, "")[0] == 200:
                 break
             pause.wait(0.1)
         else:

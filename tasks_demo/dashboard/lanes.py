@@ -97,10 +97,10 @@ class Lanes:
     """Sorts moments into lanes, and derives the bars."""
 
     def __init__(self, moments: Sequence[Moment]) -> None:
-        self.known: dict[Key, Lane] = {}
+        self.by_key: dict[Key, Lane] = {}
         self.left_out = 0
         self.kills: list[tuple[list[Key], float]] = []
-        self.seen: list[tuple[Key, float]] = []
+        self.times: list[tuple[Key, float]] = []
         self.worker_of = {moment.pid: moment.worker for moment in moments if moment.worker and moment.pid is not None}
         self.mains = {moment.pid for moment in moments if moment.kind in BY_MAIN} | {
             moment.main_pid for moment in moments if moment.main_pid is not None
@@ -112,34 +112,34 @@ class Lanes:
     def shown(self) -> list[Lane]:
         """The lanes in order, from publisher to books."""
         order = {"publisher": 0, "broker": 1, "main": 2, "child": 2, "claim": 3, "books": 4}
-        return [lane for _, lane in sorted(self.known.items(), key=lambda each: order[each[0][0]])]
+        return [lane for _, lane in sorted(self.by_key.items(), key=lambda each: order[each[0][0]])]
 
     def dead_times(self) -> list[tuple[Key, float, float | None]]:
         """For each lane that a kill hit: since when, and until its next sign of life."""
         return [
-            (key, at, next((later for other, later in self.seen if other == key and later > at), None))
+            (key, at, next((later for other, later in self.times if other == key and later > at), None))
             for keys, at in self.kills
             for key in keys
-            if key in self.known
+            if key in self.by_key
         ]
 
     def _lane(self, key: Key) -> Lane | None:
-        if key not in self.known:
+        if key not in self.by_key:
             role, worker = key
             if role in {"main", "child"}:
                 if (
-                    worker not in {name for _, name in self.known}
-                    and len({n for _, n in self.known if n}) >= MOST_WORKERS
+                    worker not in {name for _, name in self.by_key}
+                    and len({n for _, n in self.by_key if n}) >= MOST_WORKERS
                 ):
                     self.left_out += 1
                     return None
                 # Both lanes of a worker, so that a kill of main can be drawn across them.
                 for each, title in (("main", "main process"), ("child", "pool process")):
-                    self.known[each, worker] = Lane(_cut(worker or "unknown worker"), shown(worker, 300), title)
+                    self.by_key[each, worker] = Lane(_cut(worker or "unknown worker"), shown(worker, 300), title)
             else:
                 title = {"claim": "operation", "books": "books"}.get(role, role)
-                self.known[key] = Lane(title, title, _UNDER[role])
-        return self.known[key]
+                self.by_key[key] = Lane(title, title, _UNDER[role])
+        return self.by_key[key]
 
     def _key(self, moment: Moment) -> Key:
         if moment.kind == "published":
@@ -158,24 +158,24 @@ class Lanes:
         if lane is None:
             return
         lane.marks.append(Mark(moment, _text(moment), _tone(moment), shown(moment.note, 200)))
-        self.seen.append((key, moment.after_ms))
+        self.times.append((key, moment.after_ms))
         self._broker(moment)
         worker = key[1]
         if moment.kind == "started":
             lane.bars.append(Bar("execution", "execution", moment.after_ms, pid=moment.pid))
-        elif moment.kind in _ENDS and ("child", worker) in self.known:
-            own_end = self.known["child", worker].bars + lane.bars
+        elif moment.kind in _ENDS and ("child", worker) in self.by_key:
+            own_end = self.by_key["child", worker].bars + lane.bars
             _close(own_end, moment.after_ms, "done", None if key[0] == "main" else moment.pid)
         if moment.kind == "claimed" and (claims := self._lane(_CLAIM)):
             _close(claims.bars, moment.after_ms, "taken over")
             claims.bars.append(Bar("claim", f"held by {shown(worker, 60)}", moment.after_ms, pid=moment.pid))
-        elif moment.kind in _ENDS_CLAIM and _CLAIM in self.known:
-            _close(self.known[_CLAIM].bars, moment.after_ms, "done", moment.pid)
+        elif moment.kind in _ENDS_CLAIM and _CLAIM in self.by_key:
+            _close(self.by_key[_CLAIM].bars, moment.after_ms, "done", moment.pid)
         if moment.kind == "fault" and moment.injected and moment.victim in {"main", "child", "group"}:
             hit: list[Key] = [("child", worker)] if moment.victim == "child" else [("main", worker), ("child", worker)]
             self.kills.append((hit, moment.after_ms))
             for each in hit:
-                _close(self.known[each].bars, moment.after_ms, "killed", every=True)
+                _close(self.by_key[each].bars, moment.after_ms, "killed", every=True)
 
     def _broker(self, moment: Moment) -> None:
         """What the broker has: a waiting message, or one that is delivered and not acknowledged."""
@@ -199,7 +199,7 @@ class Lanes:
 
     def _close_open_bars(self) -> None:
         """An open bar on a worker's lane lasts at most until the next bar there."""
-        for (role, _), lane in self.known.items():
+        for (role, _), lane in self.by_key.items():
             if role in {"main", "child"}:
                 for bar, later in zip(lane.bars, lane.bars[1:], strict=False):
                     if bar.ends is None:

@@ -24,10 +24,10 @@ AFTER_ITS_START, AROUND_ITS_END = 2_000, 1_000
 
 @dataclass(slots=True)
 class Node:
-    """One job of the tree. ``badge``: None if the ledger has no tally of it. ``here``: the job that the page is about."""
+    """One job of the tree. ``badge``: None if the ledger has no tally of it. ``is_current``: the job that the page is about."""
 
     task_id: str
-    here: bool = False
+    is_current: bool = False
     task: str = ""
     badge: Badge | None = None
     children: list[Node] = field(default_factory=list)
@@ -51,7 +51,7 @@ def lineage(task_id: str, parent: str | None = None) -> Lineage | None:
     after = _after(task_id)
     if not before and not after:
         return None
-    here = Node(task_id, here=True, children=[Node(each) for each in after[:MOST_AFTER]])
+    here = Node(task_id, is_current=True, children=[Node(each) for each in after[:MOST_AFTER]])
     top = here
     for each in before:
         top = Node(each, children=[top])

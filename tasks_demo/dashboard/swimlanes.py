@@ -60,7 +60,7 @@ def draw(moments: Iterable[Moment], name: str = "swimlanes", title: str = "The l
         y += lane.height
     for key, began, ended in lanes.dead_times():
         x = scale.x(began)
-        lanes.known[key].dead.append((x, (WIDTH if ended is None else scale.x(ended)) - x))
+        lanes.by_key[key].dead.append((x, (WIDTH if ended is None else scale.x(ended)) - x))
     return Drawing(
         name=name,
         title=title,
@@ -105,7 +105,7 @@ def _described(moments: Sequence[Moment], lanes: Lanes, *, truncated: bool) -> s
     kinds = [moment.kind for moment in moments]
     parts = [
         f"{counted(len(kinds), 'event')} in {duration(moments[-1].after_ms - moments[0].after_ms)} on "
-        f"{counted(len(lanes.known), 'lane')}: {counted(kinds.count('received'), 'delivery', 'deliveries')}, "
+        f"{counted(len(lanes.by_key), 'lane')}: {counted(kinds.count('received'), 'delivery', 'deliveries')}, "
         f"{counted(kinds.count('started'), 'execution')}, {counted(kinds.count('effect'), 'effect')}"
     ]
     parts += [
@@ -113,7 +113,7 @@ def _described(moments: Sequence[Moment], lanes: Lanes, *, truncated: bool) -> s
         for moment in moments
         if moment.injected
     ]
-    unended = sum(bar.state == "open" for lane in lanes.known.values() for bar in lane.bars if bar.tone == "execution")
+    unended = sum(bar.state == "open" for lane in lanes.by_key.values() for bar in lane.bars if bar.tone == "execution")
     if unended:
         parts.append(f"the end of {counted(unended, 'execution')} is not on record")
     return "; ".join(parts) + ("; later events are not drawn." if truncated else ".")

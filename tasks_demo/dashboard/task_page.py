@@ -34,12 +34,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """A task ID of the same operation, with its verdict. ``here``: the one that the page is about."""
+    """A task ID of the same operation, with its verdict. ``is_current``: the one that the page is about."""
 
     task_id: str
     task: str
     badge: Badge
-    here: bool
+    is_current: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,19 +21,19 @@ SECRET: Final = frozenset({"owner"})
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The lease record of an operation. ``state``: claimed, completed, released, forgotten, or damaged. ``left``: seconds until
+    """The lease record of an operation. ``state``: claimed, completed, released, forgotten, or damaged. ``seconds_left``: until
     the lease ends, by the clock of Redis."""
 
     state: str
     fence: str = ""
     attempt: str = ""
     digest: str = ""
-    left: float = 0.0
+    seconds_left: float = 0.0
     #: The stored result, if any; it may be large or confidential.
     result: str | None = None
     #: Seconds until Redis deletes the record.
-    kept: float = 0.0
-    others: dict[str, str] = field(default_factory=dict)
+    seconds_kept: float = 0.0
+    other_fields: dict[str, str] = field(default_factory=dict)
 
 
 def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
@@ -44,7 +44,7 @@ def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
         if kind == "none":
             return None
         if kind != "hash":
-            return Record(DAMAGED, others={"type": kind})
+            return Record(DAMAGED, other_fields={"type": kind})
         raw: Any = client.hgetall(key)
         known = {text(name): text(value) for name, value in raw.items()}
         kept = max(number(client.pttl(key)) / 1000, 0.0)
@@ -57,10 +57,10 @@ def read(client: redis.Redis, prefix: str, operation: str) -> Record | None:
         fence=known.get("fence", ""),
         attempt=known.get("attempt", ""),
         digest=known.get("digest", ""),
-        left=max(number(known.get("deadline")) / 1000 - now, 0.0),
+        seconds_left=max(number(known.get("deadline")) / 1000 - now, 0.0),
         result=known.get("result"),
-        kept=kept,
-        others={name: value for name, value in known.items() if name not in named},
+        seconds_kept=kept,
+        other_fields={name: value for name, value in known.items() if name not in named},
     )
 
 

@@ -12,13 +12,13 @@ class Sentences:
     """Keeps the first few sentences and counts them all."""
 
     def __init__(self) -> None:
-        self.kept: list[str] = []
+        self.first: list[str] = []
         self.count = 0
 
     def say(self, sentence: str) -> None:
         self.count += 1
         if self.count <= REASONS:
-            self.kept.append(sentence)
+            self.first.append(sentence)
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -44,7 +44,7 @@ class Findings:
         if self.missing:
             del order[3]  # the missing evidence may be that the bound was reached
         observed = next((verdict for sentences, verdict in order if sentences), "held")
-        reasons = [sentence for sentences, _ in order for sentence in sentences.kept]
+        reasons = [sentence for sentences, _ in order for sentence in sentences.first]
         total = sum(sentences.count for sentences, _ in order)
         if total > REASONS:
             reasons[REASONS - 1 :] = [f"and {total - REASONS + 1} more findings"]

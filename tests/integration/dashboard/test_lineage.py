@@ -41,7 +41,7 @@ def test_lineage_of_a_real_chain_that_ends_in_a_group(
         until(lambda: Event.objects.filter(task_id__in=everyone, kind="acked").count() == 4, "the end of all", 60)
     found = lineage.lineage(middle)
     assert found
-    assert (found.truncated, found.top.task_id, found.top.children[0].here) == (False, first, True)
+    assert (found.truncated, found.top.task_id, found.top.children[0].is_current) == (False, first, True)
     first_id, (middle_id, *others) = shape(found.top)
     assert (first_id, middle_id, sorted(each for (each,) in others)) == (first, middle, branches)
     last = lineage.lineage(branches[0])

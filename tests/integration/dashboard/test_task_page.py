@@ -196,7 +196,7 @@ def test_task_page_shows_counts_events_workers_and_the_kill(admin_client: Client
 def test_effects_of_the_same_operation_name_the_task_that_made_them() -> None:
     append(ok("one", operation="order/1"))
     append([event("published", 5, task_id="two", operation="order/1", pattern="acks_late", books="bank")])
-    assert [(each.task_id, each.here) for each in page_of("two").family] == [("one", False), ("two", True)]
+    assert [(each.task_id, each.is_current) for each in page_of("two").family] == [("one", False), ("two", True)]
     assert [line.by for phase in page_of("two").phases for line in phase.lines if line.kind == "effect"] == ["one"]
 
 
