@@ -11,6 +11,6 @@ def needs(part: str, extra: str, *modules: str) -> None:
     """Raise ImproperlyConfigured if one of the modules cannot be imported, with the command that installs the extra."""
     if missing := [name for name in modules if find_spec(name) is None]:
         raise ImproperlyConfigured(
-            f"{part} needs packages that are not installed here ({', '.join(missing)}). Run: pip install "
-            f"'celery-delivery-semantics[{extra}]'"
+            f"{part} needs packages that are not installed here ({', '.join(missing)}). In a checkout of this "
+            f"package's repository, run: pip install '.[{extra}]'"
         )

@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from tasks_demo.dashboard import by_worker
 from tasks_demo.dashboard.filters import PARAMETERS
 from tasks_demo.dashboard.keyset import Part, Place, Tallies, count, read_page
-from tasks_demo.dashboard.pages import few, latest_first, problems_first
+from tasks_demo.dashboard.pages import latest_first, problems_first, segments_of_few_rows
 from tasks_demo.dashboard.period import Filter
 from tasks_demo.ledger.models import Tally
 
@@ -45,7 +45,7 @@ class TaskIdList(ChangeList):
         self.multi_page = self.can_show_all = self.show_admin_actions = self.show_full_result_count = False
         self.result_count, self.result_list = 0, []
         self.paginator = Paginator([], self.list_per_page)
-        if getattr(request, "all_of_them", False):
+        if getattr(request, "is_export", False):
             return
         after, before = Place.parse(self.params.get(AFTER)), Place.parse(self.params.get(BEFORE))
         self.is_first_page = after is None and before is None
@@ -66,13 +66,13 @@ class TaskIdList(ChangeList):
         """Return what is paged through, and what an index yields of it."""
         tallies: Tallies = self.queryset
         active = self.active_filters()
-        if self.query or any(spec.few for spec in active):
-            return few(tallies, problems=self.problems_first)
+        if self.query or any(spec.is_selective for spec in active):
+            return segments_of_few_rows(tallies, problems=self.problems_first)
         if self.problems_first:
             return problems_first(tallies, narrowed=bool(active))
         if (
             not active
-            or (len(active) == 1 and active[0].indexed and not active[0].shares)
+            or (len(active) == 1 and active[0].indexed and not active[0].shares_index)
             or _both_in_one_index(active)
         ):
             return latest_first(tallies)
@@ -81,7 +81,7 @@ class TaskIdList(ChangeList):
             if spec.on_time:
                 everything = spec.applied(everything)
         best = min((spec for spec in active if spec.indexed), key=lambda spec: spec.rank, default=None)
-        return latest_first(tallies, best.led(everything) if best else everything)
+        return latest_first(tallies, best.rows_of_index(everything) if best else everything)
 
     def active_filters(self) -> list[Filter]:
         """Return the filters that are set, except those on time, which every index serves."""
@@ -129,4 +129,6 @@ class TaskIdList(ChangeList):
 def _both_in_one_index(active: list[Filter]) -> bool:
     known = {spec.parameter_name: spec for spec in active}
     verdict = known.get("verdict")
-    return known.keys() == {"pattern", "verdict"} and verdict is not None and verdict.indexed and not verdict.shares
+    return (
+        known.keys() == {"pattern", "verdict"} and verdict is not None and verdict.indexed and not verdict.shares_index
+    )

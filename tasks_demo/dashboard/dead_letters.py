@@ -19,7 +19,7 @@ from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.dashboard import needs, screens
 from tasks_demo.dashboard.acts import MOST_AT_ONCE, Act, Preview, confirmation, opened, perform, why_of
-from tasks_demo.quarantine.dead_letters import DeadLetters, died, parts, shown_id
+from tasks_demo.quarantine.dead_letters import DeadLetters, death_count, parts, shown_id
 from tasks_demo.records.models import Parked
 from tasks_demo.transport import DeadLetter
 
@@ -56,7 +56,7 @@ class Row:
             queue=shown(letter.queue, 255),
             reason=shown(letter.reason),
             at=clock.moment(letter.at),
-            died=died(letter),
+            died=death_count(letter),
             is_message=letter.is_message,
             parts=said,
         )

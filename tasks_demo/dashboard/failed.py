@@ -16,7 +16,7 @@ from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Event, Tally
 from tasks_demo.publishing.failed_jobs import OUTCOMES as CHOICES
-from tasks_demo.publishing.failed_jobs import impossible, run_again
+from tasks_demo.publishing.failed_jobs import run_again, why_not_rerunnable
 
 #: Maximum number of jobs on the page.
 MOST_SHOWN = 50
@@ -60,7 +60,7 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
         }
         return screens.page(request, admin_site, "admin/tasks_demo/failed_act.html", context)
     shown = list(tallies.order_by("-first_at", "task_id")[: MOST_SHOWN + 1])
-    reasons, errors = impossible(shown[:MOST_SHOWN]), _errors([tally.pk for tally in shown[:MOST_SHOWN]])
+    reasons, errors = why_not_rerunnable(shown[:MOST_SHOWN]), _errors([tally.pk for tally in shown[:MOST_SHOWN]])
     context = {
         "title": "Failed",
         "rows": [(tally, errors.get(tally.pk, ""), reasons.get(tally.pk, "")) for tally in shown[:MOST_SHOWN]],
@@ -95,8 +95,10 @@ def _errors(task_ids: list[str]) -> dict[str, str]:
 def _act(made: list[str]) -> Act:
     def again(tally: Tally, by: str, why: str) -> bool:
         new = run_again(tally)
-        made.extend(new)
-        return bool(new)
+        if new is None:
+            return False
+        made.append(new)
+        return True
 
     return Act(
         "Run again",
@@ -106,7 +108,7 @@ def _act(made: list[str]) -> Act:
         PERMISSION,
         again,
         {},
-        impossible,
+        why_not_rerunnable,
         "job",
         ("-first_at", "task_id"),
     )

@@ -46,11 +46,11 @@ class _JudgedFilter(Filter):
         return self.value() != self.usual
 
     @property
-    def shares(self) -> bool:
+    def shares_index(self) -> bool:
         return self.value() in self.is_open
 
-    def led(self, tallies: Tallies) -> Tallies:
-        return tallies.filter(OPEN) if self.shares else self.applied(tallies)
+    def rows_of_index(self, tallies: Tallies) -> Tallies:
+        return tallies.filter(OPEN) if self.shares_index else self.applied(tallies)
 
 
 class VerdictFilter(_JudgedFilter):
@@ -63,7 +63,7 @@ class VerdictFilter(_JudgedFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in VERDICTS.items()]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         return of_verdict(tallies, value) if value in VERDICTS else tallies.none()
 
 
@@ -77,7 +77,7 @@ class OutcomeFilter(_JudgedFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [(value, f"{badge.mark} {badge.word}") for value, badge in OUTCOMES.items()]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         return of_outcome(tallies, value) if value in OUTCOMES else tallies.none()
 
 
@@ -105,7 +105,7 @@ class BrokenFilter(Filter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [("broken", "✗ broken"), ("kept", "not broken")]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         if value == "broken":
             return promise_broken(tallies)
         return tallies.filter(broken=False) if value == "kept" else tallies.none()
@@ -126,8 +126,8 @@ class PatternFilter(Filter):
         others = [item.pattern for item in latest.patterns if item.pattern not in PROMISES] if latest else []
         return [(name or NO_PATTERN, name or "(none)") for name in (*PROMISES, *others)]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
-        return super().narrowed(tallies, "" if value == NO_PATTERN else value)
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
+        return super().filter_by_value(tallies, "" if value == NO_PATTERN else value)
 
 
 class RunFilter(Filter):
@@ -137,8 +137,8 @@ class RunFilter(Filter):
     parameter_name = column = "run"
     rank = 1
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
-        return super().narrowed(tallies, value).filter(IN_A_RUN)
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
+        return super().filter_by_value(tallies, value).filter(IN_A_RUN)
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Tally]) -> list[tuple[str, str]]:
         latest = seen(request)
@@ -161,10 +161,10 @@ class _IrregularFilter(Filter):
     rank = 3
 
     @property
-    def shares(self) -> bool:
+    def shares_index(self) -> bool:
         return True
 
-    def led(self, tallies: Tallies) -> Tallies:
+    def rows_of_index(self, tallies: Tallies) -> Tallies:
         return tallies.filter(_IRREGULAR)
 
 
@@ -174,7 +174,7 @@ class _CountFilter(_IrregularFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [("0", "none"), ("1", "one"), ("2+", "two or more")]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         if value == "2+":
             return tallies.filter(**{f"{self.column}__gte": 2})
         return tallies.filter(**{self.column: int(value)}) if value in {"0", "1"} else tallies.none()
@@ -201,7 +201,7 @@ class _EverFilter(_IrregularFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [("1", "at least once")]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         return tallies.filter(**{f"{self.column}__gt": 0}) if value == "1" else tallies.none()
 
 
@@ -225,7 +225,7 @@ class PublishedFilter(Filter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
         return [("1", "confirmed"), ("0", "not confirmed")]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         if value == "1":
             return tallies.filter(publications__gt=0)
         return tallies.filter(publications=0) if value == "0" else tallies.none()
@@ -236,7 +236,7 @@ class WorkerFilter(Filter):
 
     title = "worker"
     parameter_name = "worker"
-    few = True
+    is_selective = True
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self._request = request
@@ -249,10 +249,10 @@ class WorkerFilter(Filter):
             names.insert(0, str(chosen)[:255])
         return [(name, name) for name in names]
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         if not can_be_stored(value):
             return tallies.none()
-        if getattr(self._request, "all_of_them", False):
+        if getattr(self._request, "is_export", False):
             return by_worker.ever_started_by(tallies, value)
         task_ids, truncated = by_worker.started_by([value], MOST_OF_A_WORKER)
         self._request.truncated = truncated or getattr(self._request, "truncated", False)  # type: ignore[attr-defined]

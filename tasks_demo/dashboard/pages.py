@@ -72,7 +72,7 @@ def problems_first(tallies: Tallies, *, narrowed: bool = False) -> list[Segment]
     return segments
 
 
-def few(tallies: Tallies, *, problems: bool) -> list[KnownTaskIds]:
+def segments_of_few_rows(tallies: Tallies, *, problems: bool) -> list[KnownTaskIds]:
     """Read all of these, which must be few, and return the segments of either order."""
     # Without ORDER BY and LIMIT, which PostgreSQL takes for a reason to walk through the table in the order of time.
     known = list(tallies.order_by().values_list("task_id", "first_at", "broken", "verdict"))

@@ -20,22 +20,24 @@ _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 class Filter(SimpleListFilter):
-    """A filter of the list. ``indexed``: an index serves its value alone, in the order of time. ``rank``: of several such
-    filters, the page walks the index of the lowest. ``few``: it lets so few rows through that they can be sorted as a whole.
-    ``shares``: its index holds task IDs of other filters too.
+    """A filter of the list.
+
+    ``indexed``: one index returns the rows of its value in order of time. ``rank``: if several filters have such an index, the
+    page uses the one with the lowest rank. ``is_selective``: few rows match, so all of them can be sorted in memory.
+    ``shares_index``: its index holds task IDs of other filters too.
     """
 
     column = ""
     parameter_name: str
     rank = 9
-    few = on_time = False
+    is_selective = on_time = False
 
     @property
     def indexed(self) -> bool:
         return True
 
     @property
-    def shares(self) -> bool:
+    def shares_index(self) -> bool:
         return False
 
     def queryset(self, request: HttpRequest, queryset: Tallies) -> Tallies:
@@ -44,13 +46,13 @@ class Filter(SimpleListFilter):
     def applied(self, tallies: Tallies) -> Tallies:
         """Return those that the filter lets through."""
         value = self.value()
-        return tallies if value is None else self.narrowed(tallies, value)
+        return tallies if value is None else self.filter_by_value(tallies, value)
 
-    def led(self, tallies: Tallies) -> Tallies:
-        """Return what its index yields."""
+    def rows_of_index(self, tallies: Tallies) -> Tallies:
+        """Return the rows that its index returns."""
         return self.applied(tallies)
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         if not can_be_stored(value):
             return tallies.none()
         return tallies.filter(**{self.column: value})
@@ -78,7 +80,7 @@ class _TimeFilter(Filter):
             )
         return super().queryset(request, queryset)
 
-    def narrowed(self, tallies: Tallies, value: str) -> Tallies:
+    def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
         at = moment(value)
         return tallies.none() if at is None else tallies.filter(**{self.lookup: at})
 

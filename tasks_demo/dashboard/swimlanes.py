@@ -99,7 +99,7 @@ def _place(lane: Lane, scale: Scale) -> float:
 
 
 def _described(moments: Sequence[Moment], lanes: Lanes, *, truncated: bool) -> str:
-    """The drawing in words, for who cannot see it. The table below it has every event."""
+    """The drawing in words, for a reader who cannot see it. The table below it has every event."""
     if not moments:
         return "No events."
     kinds = [moment.kind for moment in moments]

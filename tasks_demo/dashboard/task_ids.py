@@ -70,7 +70,7 @@ class TallyAdmin(ReadOnlyAdmin):
         return TaskIdList
 
     def get_search_results(self, request: HttpRequest, queryset: Tallies, search_term: str) -> tuple[Tallies, bool]:
-        if getattr(request, "all_of_them", False):
+        if getattr(request, "is_export", False):
             return all_matching(queryset, search_term), False
         found, truncated = matching(queryset, search_term)
         request.truncated = truncated or getattr(request, "truncated", False)  # type: ignore[attr-defined]  # for the list, which is created after this
@@ -110,7 +110,7 @@ class TallyAdmin(ReadOnlyAdmin):
         if request.method not in {"GET", "HEAD"} or not self.has_view_permission(request):
             raise PermissionDenied
         request.GET = understood(request.GET)  # type: ignore[assignment]
-        request.all_of_them = True  # type: ignore[attr-defined]
+        request.is_export = True  # type: ignore[attr-defined]
         return export.response(self.get_changelist_instance(request).queryset, form)
 
     def _list(self) -> str:

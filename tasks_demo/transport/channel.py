@@ -88,7 +88,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         return self._plain_client
 
     def _join(self) -> Member:
-        """The member of this process; a new one if it was declared dead."""
+        """This process as an owner of messages; a new owner if the last one was declared dead."""
         if self.member is None or self.member.lost:
             parameters = self._connparams()
             address = (
@@ -220,7 +220,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                 member.claims.requeue([item for item, recorded in items if recorded], mark=False)
 
     def _decoded(self, member: Member, item: Item, recorded: bool) -> Any:
-        """Decode the message. One that is not valid is dead-lettered: None."""
+        """Decode the message. Returns None if it is not valid; it is then dead-lettered, or dropped under no_ack."""
         try:
             payload = read(item.raw)
             payload["properties"]["delivery_tag"] = item.token
@@ -230,7 +230,12 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         if recorded:
             member.claims.dead_letter(item, reason)
         else:
-            logger.error("An item of the queue %r was dropped: %s. Nobody was to acknowledge it.", item.queue, reason)
+            logger.error(
+                "An item of the queue %r was dropped: %s. It is lost, because this consumer does not acknowledge messages "
+                "(no_ack).",
+                item.queue,
+                reason,
+            )
         return None
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:

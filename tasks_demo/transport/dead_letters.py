@@ -1,6 +1,6 @@
 """Dead letters: messages that no worker can run. They are kept until a person requeues or discards them.
 
-A message comes here if it is none (its text cannot be decoded), or if its consumer died ``delivery_limit`` times with it.
+A message comes here if its text cannot be decoded, or if its owner died ``delivery_limit`` times with it.
 """
 
 from __future__ import annotations

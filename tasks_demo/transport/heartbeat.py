@@ -1,6 +1,6 @@
-"""The heartbeat of a consuming process: a thread with a connection of its own, which also watches the other consumers.
+"""The heartbeat of a consuming process: a thread with a connection of its own, which also watches the other owners.
 
-Redis drops the connection when the process dies, and every other consumer can see that in the server's list of connections.
+Redis drops the connection when the process dies, and every other owner can see that in the server's list of connections.
 Where the list is forbidden, or the host vanished without closing anything, the heartbeat that stands still is the evidence.
 """
 
@@ -23,7 +23,7 @@ from tasks_demo.transport.forks import not_while_forking
 from tasks_demo.transport.lua import Client, script
 from tasks_demo.transport.options import Options
 from tasks_demo.transport.redelivery import Redelivery
-from tasks_demo.transport.watch import Dead, Watch, Watched
+from tasks_demo.transport.watch import DeadOwner, Watch, Watched
 
 logger = get_logger(__name__)
 #: Between two looks while somebody's connection is gone, and between two attempts to connect; seconds.
@@ -33,7 +33,7 @@ _SELDOM = 2.0
 _AUDIT_SECONDS = 5.0
 #: The oldest Redis that can list a connection by its ID.
 _OLDEST = (6, 2)
-#: The part of the heartbeat timeout after which a consumer that cannot renew takes nothing more.
+#: The part of the heartbeat timeout after which an owner that cannot renew takes nothing more.
 _FENCE = 0.6
 
 
@@ -63,7 +63,7 @@ class Heartbeat:
         self._run = ""
         self._can_list = False
         self._stopping = threading.Event()
-        #: Declared dead by another consumer, or left.
+        #: Declared dead by another owner, or left.
         self.lost = False
         #: When the last heartbeat was sent that was answered, monotonic.
         self.renewed = monotonic()
@@ -176,9 +176,9 @@ class Heartbeat:
         for dead in self._watch.look(owners, beats, here, listed, seconds):
             self._bury(client, dead)
 
-    def _bury(self, client: Client, dead: Dead) -> None:
+    def _bury(self, client: Client, dead: DeadOwner) -> None:
         if self._declared(client, dead.owner, dead.watched, dead.beat):
-            logger.warning("The consumer %s is dead: %s. What it held is requeued.", dead.owner, dead.why)
+            logger.warning("The owner %s is dead: %s. What it held is requeued.", dead.owner, dead.why)
             self._redelivery.recover(client, dead.owner)
 
     def _declared(self, client: Client, owner: str, watched: str | bytes, beat: str | bytes) -> bool:

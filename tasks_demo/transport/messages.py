@@ -1,4 +1,4 @@
-"""Decode and rewrite the text of a message: whether it is valid, its task and task ID, and how often a consumer died with it."""
+"""Decode and rewrite the text of a message: whether it is valid, its task and task ID, and how often an owner died with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kombu.utils.json import dumps, loads
 
-#: How often the consumer of a message died with it. RabbitMQ's quorum queues write the same header.
+#: How often the owner of a message died with it. RabbitMQ's quorum queues write the same header.
 DELIVERY_COUNT: Final = "x-delivery-count"
 
 
@@ -49,7 +49,7 @@ def read_record(token: str, record: bytes) -> Item:
 
 
 def redelivered(payload: dict[str, Any], count: bool) -> bytes:
-    """The message with its flag ``redelivered`` set; ``count``: its consumer died, so the delivery counts."""
+    """The message with its flag ``redelivered`` set; ``count``: its owner died, so the delivery counts."""
     headers = payload["headers"] = payload.get("headers") or {}
     headers["redelivered"] = True
     payload["properties"]["delivery_info"]["redelivered"] = True
@@ -67,7 +67,7 @@ def with_count_reset(payload: dict[str, Any]) -> bytes:
 
 
 def deliveries(payload: dict[str, Any]) -> int:
-    """How often a consumer died with this message."""
+    """How often an owner died with this message."""
     try:
         return int((payload.get("headers") or {}).get(DELIVERY_COUNT) or 0)
     except (TypeError, ValueError):

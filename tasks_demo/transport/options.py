@@ -18,10 +18,10 @@ class Options:
 
     #: Between two heartbeats.
     heartbeat_interval: float = 0.5
-    #: A consumer whose heartbeat does not advance for this long is declared dead. It takes no more messages after 0.6 of it.
+    #: An owner whose heartbeat does not advance for this long is declared dead. It takes no more messages after 0.6 of it.
     #: Longer than anything that can stop all threads of a worker: a gevent worker's longest computation, a suspended machine.
     heartbeat_timeout: float = 15.0
-    #: A consumer whose connection is gone for this long, and did not register another, is declared dead.
+    #: An owner whose connection is gone for this long, and did not register another, is declared dead.
     death_grace: float = 0.5
     #: The most messages that are taken at once.
     claim_batch: int = 16
@@ -29,7 +29,7 @@ class Options:
     claim_poll: float = 1.0
     #: The same for some seconds after a message came without a marker, from a stock publisher.
     claim_poll_fast: float = 0.01
-    #: After this many deaths of its consumer a message becomes a dead letter; 0: never.
+    #: After this many deaths of its owner a message becomes a dead letter; 0: never.
     delivery_limit: int = 20
 
     @classmethod
@@ -51,7 +51,7 @@ class Options:
                 raise InvalidSetting(f"The transport option {name} must not be negative.")
         if read.heartbeat_timeout < 6 * read.heartbeat_interval:
             raise InvalidSetting(
-                "The transport option heartbeat_timeout must be 6 times heartbeat_interval or more: consumers would be "
+                "The transport option heartbeat_timeout must be 6 times heartbeat_interval or more: owners would be "
                 "declared dead, and their jobs would run twice."
             )
         return read

@@ -30,7 +30,7 @@ class OwnerState:
 @dataclass(frozen=True, slots=True)
 class HeldMessage:
     """A message that an owner holds: prefetched, running or waiting for its ETA. ``since``: Unix time, renewed while it is held
-    long (``lua/renew.lua``); ``died``: how often a consumer died with it."""
+    long (``lua/renew.lua``); ``died``: how often an owner died with it."""
 
     token: str
     queue: str

@@ -1,4 +1,4 @@
-"""Requeue claimed messages, or dead-letter them: on behalf of dead owners, of the audit, and of consumers.
+"""Requeue claimed messages, or dead-letter them: on behalf of dead owners, of the audit, and of living owners.
 
 Every move asks for the owner's token, so two who move the same message move it once.
 """
@@ -23,9 +23,9 @@ BATCH: Final = 50
 
 
 class Redelivery:
-    """Requeues and dead-letters messages by the settings of one consumer.
+    """Requeues and dead-letters messages by the settings of one owner.
 
-    ``limit``: after this many deaths of its consumer a message becomes a dead letter; 0: never.
+    ``limit``: after this many deaths of its owner a message becomes a dead letter; 0: never.
     """
 
     def __init__(self, keys: Keys, lists: Lists, limit: int) -> None:
@@ -46,7 +46,7 @@ class Redelivery:
         """Requeue what ``owner`` holds; return how many messages were moved.
 
         ``first``: in front of the queue, and then ``items`` must have the newest first. ``mark``: set the flag redelivered.
-        ``died``: the consumer died; the delivery counts. Invalid messages, and those without deliveries left, are dead-lettered.
+        ``died``: the owner died; the delivery counts. Invalid messages, and those without deliveries left, are dead-lettered.
         """
         moved = 0
         for part in batches(items):
@@ -58,7 +58,7 @@ class Redelivery:
                     moved += self.dead_letter(client, owner, item, f"not a message: {error}", is_message=False)
                     continue
                 if died and 0 < self._limit <= deliveries(payload) + 1:
-                    why = f"its consumer died {deliveries(payload) + 1} times, and delivery_limit is {self._limit}"
+                    why = f"its worker died {deliveries(payload) + 1} times, and delivery_limit is {self._limit}"
                     moved += self.dead_letter(client, owner, item, why)
                     continue
                 text = redelivered(payload, count=died) if mark else item.raw
@@ -95,7 +95,7 @@ class Redelivery:
                 client.zrem(held, *missing)
         client.srem(self._keys.dead, owner)
         if total:
-            logger.warning("%d messages of the dead consumer %s were requeued", total, owner)
+            logger.warning("%d messages of the dead owner %s were requeued", total, owner)
         return total
 
     def items(self, client: Client, tokens: Sequence[str]) -> tuple[list[Item], list[str]]:

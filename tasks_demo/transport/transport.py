@@ -20,7 +20,9 @@ _Transport: Final[Any] = stock.Transport
 
 
 class Poller(_Poller):  # type: ignore[misc]
-    """kombu's poller; raises OwnerFenced as soon as a consumer was declared dead, so that it starts nothing more."""
+    """kombu's poller; raises OwnerFenced once an owner of this process was declared dead, so that the process starts
+    no more jobs.
+    """
 
     def on_poll_start(self) -> None:
         for channel in self._channels:

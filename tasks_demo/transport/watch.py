@@ -1,6 +1,6 @@
-"""Decide which consumers are dead, from what the server reports. No I/O.
+"""Decide which owners are dead, from what the server reports. No I/O.
 
-Does **not** distinguish a stopped consumer from one that is cut off: both are declared dead after their heartbeat timeout.
+Does **not** distinguish a stopped owner from one that is cut off: both are declared dead after their heartbeat timeout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class DeadOwner:
     """An owner to declare dead: what was seen of it, and why."""
 
     owner: str
@@ -41,7 +41,7 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Observation:
     watched: str
     beat: str
     still: float
@@ -53,7 +53,7 @@ class Watch:
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Observation] = {}
         #: Somebody's connection is gone: look again soon.
         self.suspicious = False
 
@@ -69,12 +69,12 @@ class Watch:
         here: Collection[str],
         listed: Collection[str],
         seconds: float,
-    ) -> list[Dead]:
+    ) -> list[DeadOwner]:
         """Judge the owners. ``here``: those whose connections can be listed; ``listed``: those whose connections are there.
 
         ``seconds`` since the last look, as far as the watcher itself was awake: its own sleep proves nothing about others.
         """
-        seen: dict[str, _Seen] = {}
+        seen: dict[str, _Observation] = {}
         dead = []
         self.suspicious = False
         for owner, watched in owners.items():
@@ -86,11 +86,11 @@ class Watch:
             if owner in here and owner not in listed:
                 self.suspicious = True
                 gone = before.gone + seconds if before and same and before.gone is not None else 0.0
-            seen[owner] = _Seen(watched, beat, still, gone)
+            seen[owner] = _Observation(watched, beat, still, gone)
             if gone is not None and gone >= self._grace:
-                dead.append(Dead(owner, watched, beat, f"its connection is gone for {gone:.1f} s"))
+                dead.append(DeadOwner(owner, watched, beat, f"its connection is gone for {gone:.1f} s"))
             elif still >= Watched.parse(watched).timeout:
-                dead.append(Dead(owner, watched, beat, f"no heartbeat for {still:.1f} s"))
+                dead.append(DeadOwner(owner, watched, beat, f"no heartbeat for {still:.1f} s"))
         self._seen = seen
         return dead
 

@@ -85,4 +85,4 @@ def test_missing_extra_is_named_in_one_sentence(bookshop: Bookshop, app: str, ex
     assert last.startswith(
         f"django.core.exceptions.ImproperlyConfigured: {app} needs packages that are not installed here ("
     )
-    assert last.endswith(f"). Run: pip install 'celery-delivery-semantics[{extra}]'")
+    assert last.endswith(f" run: pip install '.[{extra}]'")

@@ -152,7 +152,7 @@ def test_delivery_lab_says_what_it_cannot_do(home: Path) -> None:
 def test_delivery_lab_without_the_extra_names_it(home: Path) -> None:
     blocked = "import sys\nsys.modules['msgspec'] = None\n"
     done = pytest_in(PLAIN, home, f"{blocked}def test_it(delivery_lab):\n    pass\n", "-p", "no:django")
-    assert "Run: pip install 'celery-delivery-semantics[lab]'" in done.out, done.out + done.err
+    assert "run: pip install '.[lab]'" in done.out, done.out + done.err
 
 
 @pytest.fixture

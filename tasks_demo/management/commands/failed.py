@@ -16,7 +16,7 @@ from tasks_demo.ledger.models import Tally
 from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand
 from tasks_demo.management.output import table
-from tasks_demo.publishing.failed_jobs import OUTCOMES, impossible, run_again
+from tasks_demo.publishing.failed_jobs import OUTCOMES, run_again, why_not_rerunnable
 
 #: Maximum number of jobs that `list` prints, and that --all acts on.
 MOST = 1_000
@@ -54,7 +54,7 @@ class Command(PackageCommand):
             rows = list(tallies.order_by("-first_at", "task_id")[: MOST + 1])
             if len(rows) > MOST:
                 self.stderr.write(f"There are more: these are the latest {MOST}.")
-            why = impossible(rows[:MOST])
+            why = why_not_rerunnable(rows[:MOST])
             if act == "list":
                 self._list(rows[:MOST], why)
             else:
@@ -84,9 +84,9 @@ class Command(PackageCommand):
             for row in rows:
                 reason = why.get(row.pk, "")
                 try:
-                    new = [] if reason or dry else run_again(row)
+                    new = None if reason or dry else run_again(row)
                 except PublicationRefused as error:
-                    reason, new = str(error), []
+                    reason, new = str(error), None
                 if reason or not (new or dry):
                     self.stderr.write(
                         f"{escaped(row.task_id)} was not run again: {reason or 'it has changed meanwhile'}."
@@ -94,7 +94,7 @@ class Command(PackageCommand):
                 else:
                     done += 1
                     self.stdout.write(
-                        f"{escaped(row.task_id)} {'would be run again' if dry else f'runs again as {new[0]}'}"
+                        f"{escaped(row.task_id)} {'would be run again' if dry else f'runs again as {new}'}"
                     )
         except EnvironmentNotReady as error:
             raise CommandError(

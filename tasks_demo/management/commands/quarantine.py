@@ -21,7 +21,7 @@ from tasks_demo.management.output import table
 from tasks_demo.management.system_user import system_user
 from tasks_demo.patterns.parking import message_of
 from tasks_demo.publishing.publishable import registered
-from tasks_demo.quarantine.dead_letters import DeadLetters, died, parts, shown_id
+from tasks_demo.quarantine.dead_letters import DeadLetters, death_count, parts, shown_id
 from tasks_demo.quarantine.decisions import discard, requeue
 from tasks_demo.records.models import Parked
 from tasks_demo.transport import DeadLetter
@@ -117,7 +117,7 @@ class Command(PackageCommand):
                 cells.append([row.task_id, row.task, str(row.attempts), "database", at])
             for letter in letters:
                 at = _minute(datetime.fromtimestamp(letter.at, UTC)) + (" dead letter" if everything else "")
-                cells.append([shown_id(letter), letter.task or "(no task)", str(died(letter)), "broker", at])
+                cells.append([shown_id(letter), letter.task or "(no task)", str(death_count(letter)), "broker", at])
             for line in table(cells, right={2}):
                 self.stdout.write(line)
         elif trouble is None:
@@ -163,7 +163,7 @@ class Command(PackageCommand):
             self.stderr.write("No message is parked, and there is no dead letter: nothing was done.")
         elif len(acted) < wanted:
             self.stderr.write(
-                f"{len(acted)} of {wanted} {done}; the others wait for no decision, or their errors are above."
+                f"{len(acted)} of {wanted} {done}; the others were already decided, or their errors are printed above."
             )
         if not acted or len(acted) < wanted:
             sys.exit(Exit.BROKEN)
@@ -235,7 +235,7 @@ def _facts_of_letter(letter: DeadLetter) -> dict[str, Any]:
     return {
         "task_id": letter.task_id,
         "task": letter.task,
-        "attempts": died(letter),
+        "attempts": death_count(letter),
         "state": "dead letter",
         "reason": letter.reason,
         "parked_at": clock.iso(letter.at),

@@ -1,4 +1,4 @@
-"""Follow README, "Five lines to adopt", then docs/how-to/adopt.md, literally: first their files, then their commands."""
+"""Follow README, "Adopt a pattern", then docs/how-to/adopt.md, literally: first their files, then their commands."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_quarantine_lists_and_shows_dead_letters_beside_parked_messages(run: Run
     code, out, _ = run("show", "t1", garbage)
     assert code == 0
     assert "'note': 'hello'" in out
-    assert "its consumer died 20 times" in out
+    assert "its worker died 20 times" in out
     assert "\x1b" not in out
     assert json.loads(run("show", "t1", "--json")[1])[0]["queue"] == QUEUE
 

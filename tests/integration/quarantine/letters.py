@@ -51,7 +51,7 @@ def message(task_id: str = "", *, task: str = "poison.acks_late", queue: str = Q
 def dead(client: Any, raw: bytes, *, queue: str = QUEUE, at: float = 0.0) -> str:
     """Make a dead letter of it; return its token."""
     token, keys, readable = f"claim!h:1:{uuid.uuid4().hex[:6]}:1:1", Keys(""), raw.startswith(b"{")
-    reason = "its consumer died 20 times, and delivery_limit is 20" if readable else "not a message: \x1b[31mJSON<i>"
+    reason = "its worker died 20 times, and delivery_limit is 20" if readable else "not a message: \x1b[31mJSON<i>"
     client.hset(keys.dead_letters, token, letter(Item(token, queue, raw), queue, reason, readable))
     client.zadd(keys.dead_letters_index, {token: at or time.time()})
     return token

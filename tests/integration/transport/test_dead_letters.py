@@ -88,7 +88,7 @@ def test_message_whose_consumers_die_becomes_a_dead_letter_at_the_limit(environm
     environment.worker(delivery_limit=2)
     until(lambda: count_dead_letters(environment.redis) == 1, "the dead letter")
     (letter,) = list_dead_letters(environment.redis)
-    assert letter.reason == "its consumer died 2 times, and delivery_limit is 2"
+    assert letter.reason == "its worker died 2 times, and delivery_limit is 2"
     assert (letter.queue, letter.is_message, letter.task) == ("celery", True, "note")
     assert json.loads(letter.raw)["headers"]["id"] == letter.task_id
     assert environment.count("ran") == {}
