@@ -54,7 +54,7 @@ def servers(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpR
             cache.set(_KEY, (time.time(), rows), _KEPT)
         return HttpResponseRedirect(reverse("admin:tasks_demo_servers", current_app=admin_site.name))
     at, rows = cache.get(_KEY) or (None, [])
-    context: dict[str, Any] = {"title": "Servers", "rows": rows, "at": None if at is None else clock.moment(at)}
+    context: dict[str, Any] = {"title": "Servers", "rows": rows, "at": None if at is None else clock.from_epoch(at)}
     return screens.page(request, admin_site, "admin/tasks_demo/servers.html", context)
 
 

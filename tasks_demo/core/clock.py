@@ -15,12 +15,12 @@ from django.db.models import functions
 from django.utils import timezone
 
 
-def moment(seconds: float) -> datetime:
+def from_epoch(seconds: float) -> datetime:
     """Convert seconds since the epoch to what a DateTimeField reads and stores in this project."""
-    return stored(datetime.fromtimestamp(seconds, UTC))
+    return for_column(datetime.fromtimestamp(seconds, UTC))
 
 
-def stored(at: datetime) -> datetime:
+def for_column(at: datetime) -> datetime:
     """Convert a datetime to what a DateTimeField stores in this project."""
     if settings.USE_TZ or timezone.is_naive(at):
         return at
@@ -37,10 +37,10 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def adapted(at: datetime, connection: BaseDatabaseWrapper) -> Any:
+def for_driver(at: datetime, connection: BaseDatabaseWrapper) -> Any:
     """Convert an aware datetime to a parameter for the database driver."""
     # PostgreSQL's columns have a time zone, whatever USE_TZ is.
-    return connection.ops.adapt_datetimefield_value(at if connection.vendor == "postgresql" else stored(at))
+    return connection.ops.adapt_datetimefield_value(at if connection.vendor == "postgresql" else for_column(at))
 
 
 class Now(functions.Now):

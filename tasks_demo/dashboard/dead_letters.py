@@ -55,7 +55,7 @@ class Row:
             task=shown(letter.task, 255),
             queue=shown(letter.queue, 255),
             reason=shown(letter.reason),
-            at=clock.moment(letter.at),
+            at=clock.from_epoch(letter.at),
             died=death_count(letter),
             is_message=letter.is_message,
             parts=said,

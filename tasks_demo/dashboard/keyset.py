@@ -50,7 +50,7 @@ class Place:
             return None
         try:
             task_id.encode()
-            at = clock.stored(_EPOCH + timedelta(microseconds=int(microseconds)))
+            at = clock.for_column(_EPOCH + timedelta(microseconds=int(microseconds)))
         except (ValueError, OverflowError):  # a lone surrogate, or no moment
             return None
         return cls(int(segment), at, task_id)

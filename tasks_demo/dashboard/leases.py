@@ -117,7 +117,7 @@ def _row(record: LeaseRecord) -> Row:
         badge=badge,
         holder=who(holder) if holder else "",
         task_id=holder.task_id if holder else "",
-        claimed_at=clock.stored(record.claimed_at) if record.claimed_at else None,
+        claimed_at=clock.for_column(record.claimed_at) if record.claimed_at else None,
         left=duration(record.left * 1000) + (" unless renewed" if badge is HELD else "") if record.held else "",
         attempts=record.attempts,
         result=f"{record.result_bytes:,} bytes"

@@ -118,11 +118,11 @@ def _counted(admin_site: AdminSite, period: str, here: str, progress: RollupStat
 def _backfilled_to(progress: RollupState | None) -> datetime | None:
     if progress is None or progress.backfill_minute is None:
         return None
-    return clock.moment(progress.backfill_minute + rollups.MINUTE)
+    return clock.from_epoch(progress.backfill_minute + rollups.MINUTE)
 
 
 def _when(progress: RollupState | None) -> datetime | None:
-    return clock.moment(progress.folded_at) if progress and progress.folded_at else None
+    return clock.from_epoch(progress.folded_at) if progress and progress.folded_at else None
 
 
 def _reversed(name: str, admin_site: AdminSite) -> str:

@@ -72,7 +72,7 @@ class _TimeFilter(Filter):
 
     def queryset(self, request: HttpRequest, queryset: Tallies) -> Tallies:
         value = self.value()
-        if value is not None and moment(value) is None:
+        if value is not None and parse_moment(value) is None:
             messages.warning(
                 request,
                 f"{self.parameter_name}={value[:60]} is not a time, so nothing matches. Write for example 24h, 2026-11-26 or "
@@ -81,7 +81,7 @@ class _TimeFilter(Filter):
         return super().queryset(request, queryset)
 
     def filter_by_value(self, tallies: Tallies, value: str) -> Tallies:
-        at = moment(value)
+        at = parse_moment(value)
         return tallies.none() if at is None else tallies.filter(**{self.lookup: at})
 
 
@@ -100,18 +100,18 @@ class UntilFilter(_TimeFilter):
     lookup = "first_at__lt"
 
 
-def moment(text: str) -> datetime | None:
+def parse_moment(text: str) -> datetime | None:
     """Parse a time: ``30m``, ``24h`` or ``7d`` ago, a date, or a date and time, in the current time zone if it names none."""
     text = text.strip()
     try:
         if found := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
-            return clock.stored(timezone.now() - timedelta(seconds=int(found[1]) * _SECONDS[found[2]]))
+            return clock.for_column(timezone.now() - timedelta(seconds=int(found[1]) * _SECONDS[found[2]]))
         at = parse_datetime(text.replace(" ", "+") if "T" in text else text)  # a plus sign that was not escaped
         if at is None and (day := parse_date(text)):
             at = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (made aware below)
         if at is None:
             return None
         # In UTC here: a time within a day of year 1 or 9999 cannot be converted later.
-        return clock.stored((timezone.make_aware(at) if timezone.is_naive(at) else at).astimezone(UTC))
+        return clock.for_column((timezone.make_aware(at) if timezone.is_naive(at) else at).astimezone(UTC))
     except (ValueError, OverflowError):
         return None

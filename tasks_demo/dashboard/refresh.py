@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks_demo.core.exceptions import InvalidSetting
-from tasks_demo.ledger.reading import State, states
+from tasks_demo.ledger.reading import BooksState, states
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """The registered books, and in ``trouble`` those that were never read or cannot be read."""
 
-    books: list[State]
-    trouble: list[State]
+    books: list[BooksState]
+    trouble: list[BooksState]
 
 
 def freshness() -> Freshness:

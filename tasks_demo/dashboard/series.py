@@ -48,7 +48,7 @@ def points(period: str, now: float | None = None) -> list[Point]:
     per_minute = step / rollups.MINUTE
     return [
         Point(
-            at=clock.moment(at),
+            at=clock.from_epoch(at),
             rates=[round(counts.get(at, Counter())[name] / per_minute, 2) for name in LINES],
             waiting=waiting.get(at),
             oldest=oldest.get(at),

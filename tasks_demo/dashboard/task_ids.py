@@ -86,7 +86,7 @@ class TallyAdmin(ReadOnlyAdmin):
             **_WIDE,
             "title": "Task IDs",
             "freshness": freshness(),
-            "gaps": gaps(clock.moment(time.time() - RECENT)),
+            "gaps": gaps(clock.from_epoch(time.time() - RECENT)),
             "latest": found,
             **(extra_context or {}),
         }

@@ -73,7 +73,7 @@ def broker_view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> H
         "state": state,
         "queues": _queues(state, [each for each in workers()[0] if each.state == ALIVE]),
         "speakers": _speakers(state),
-        "at": clock.moment(state.at),
+        "at": clock.from_epoch(state.at),
     }
     if live.is_poll(request):
         template = "admin/tasks_demo/workers/broker.html"

@@ -139,7 +139,7 @@ def _gaps() -> Iterator[Finding]:
     if not settings.LEDGER or unsupported(router.db_for_write(Event)):
         return
     with suppress(DatabaseError):  # a missing table has its own row
-        found = gaps(clock.moment(time.time() - RECENT))
+        found = gaps(clock.from_epoch(time.time() - RECENT))
         if found is None:
             yield ok(PART, "gaps in the ledger", "none in the last 24 h")
             return

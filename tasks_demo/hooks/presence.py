@@ -28,7 +28,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.limited_log import limited_log
 from tasks_demo.hooks import holding
 from tasks_demo.leases.process import this_process
-from tasks_demo.ledger.database import alias, off_in_tests, unsupported, written
+from tasks_demo.ledger.database import alias, off_in_tests, on_primary, unsupported
 from tasks_demo.ledger.events import LONGEST, storable
 from tasks_demo.ledger.models import Event
 from tasks_demo.ledger.store import store
@@ -52,7 +52,7 @@ class Presence:
         self._consumer = consumer
         self._ending = threading.Event()
         self._row: int | None = None
-        self._started_at = clock.moment(time.time())
+        self._started_at = clock.from_epoch(time.time())
         self._thread = threading.Thread(target=self._report_until_end, name="worker-presence", daemon=True)
 
     def begin(self) -> None:
@@ -102,7 +102,7 @@ class Presence:
 
     def _report(self, *, ending: bool) -> None:
         # In this order: a job that is received after the list was made has an event after last_event.
-        last_event = written(Event).order_by("-id").values_list("id", flat=True).first() or 0
+        last_event = on_primary(Event).order_by("-id").values_list("id", flat=True).first() or 0
         held = sorted(
             {storable(task_id)[: LONGEST["task_id"]] for task_id in holding.unfinished_task_ids(self._consumer)}
         )
@@ -116,14 +116,14 @@ class Presence:
         if self._row is None:
             self._row = self._insert(report)
         else:
-            written(WorkerProcess).filter(pk=self._row).update(**report)
+            on_primary(WorkerProcess).filter(pk=self._row).update(**report)
 
     def _insert(self, report: dict[str, Any]) -> int:
         me, controller = this_process(""), self._consumer.controller
         pool = controller.pool_cls if isinstance(controller.pool_cls, str) else controller.pool_cls.__module__
-        rows = written(WorkerProcess)
+        rows = on_primary(WorkerProcess)
         if keep := settings.LEDGER_RETENTION_SECONDS:
-            rows.filter(seen_at__lt=clock.moment(time.time() - keep)).delete()
+            rows.filter(seen_at__lt=clock.from_epoch(time.time() - keep)).delete()
         row = rows.create(
             name=storable(self._consumer.hostname)[: LONGEST["worker"]],
             host=socket.gethostname()[:255],

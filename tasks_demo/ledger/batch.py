@@ -95,12 +95,12 @@ class Moments(dict[float, Any]):
 
     def __missing__(self, seconds: float) -> Any:
         if not self._is_text:
-            moment = self[seconds] = clock.adapted(datetime.fromtimestamp(seconds, UTC), self.connection)
+            moment = self[seconds] = clock.for_driver(datetime.fromtimestamp(seconds, UTC), self.connection)
             return moment
         # SQLite stores text. Most batches are of the same second as the one before, so convert the whole second once.
         whole, fraction = divmod(microseconds(seconds), 1_000_000)
         if whole != self._second[0]:
-            self._second = whole, str(clock.adapted(datetime.fromtimestamp(whole, UTC), self.connection))
+            self._second = whole, str(clock.for_driver(datetime.fromtimestamp(whole, UTC), self.connection))
         text = self._second[1]
         moment = self[seconds] = f"{text}.{fraction:06d}" if fraction else text
         return moment

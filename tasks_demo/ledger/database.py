@@ -39,6 +39,6 @@ def unsupported() -> str:
     )
 
 
-def written(model: Any) -> Any:
+def on_primary(model: Any) -> Any:
     """Return the model's rows from the primary: on a lagging replica, effects would be missing and their jobs be called lost."""
     return model.objects.using(router.db_for_write(model))

@@ -20,7 +20,7 @@ from tasks_demo.core.conf import settings
 from tasks_demo.core.wording import first_line
 from tasks_demo.ledger import books as registry
 from tasks_demo.ledger.books import OVERLAP, Books, Effect
-from tasks_demo.ledger.database import written
+from tasks_demo.ledger.database import on_primary
 from tasks_demo.ledger.events import EFFECT, EventData
 from tasks_demo.ledger.models import BookCursor, BooksRead, Event, Tally
 from tasks_demo.ledger.pruning import NEWEST_KEPT
@@ -34,7 +34,7 @@ MARGIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BooksState:
     """When books were last read to their end (``as_of``; None: never); why (``trouble``) and since when (``since``) they cannot
     be read."""
 
@@ -44,10 +44,10 @@ class State:
     since: datetime | None = None
 
 
-def read_books() -> list[State]:
+def read_books() -> list[BooksState]:
     """Read all registered books, and settle the tasks of the books that were read to their end.
 
-    If books fail, their State has the error. Each set of books is read in its own thread. A thread that yields no entry for
+    If books fail, their BooksState has the error. Each set of books is read in its own thread. A thread that yields no entry for
     TASKS_DEMO_BOOKS_TIMEOUT_SECONDS is abandoned, and the other books are still read. Raises InvalidSetting, LedgerUnavailable,
     DatabaseError.
     """
@@ -60,17 +60,17 @@ def read_books() -> list[State]:
     return states()
 
 
-def states() -> list[State]:
-    """Return the State of every registered book. Writes nothing."""
-    known = {row.name: row for row in written(BooksRead).filter(name__in=registry.names())}
+def states() -> list[BooksState]:
+    """Return the BooksState of every registered book. Writes nothing."""
+    known = {row.name: row for row in on_primary(BooksRead).filter(name__in=registry.names())}
     return [
-        State(name, row.read_at, row.trouble, row.failing_since) if (row := known.get(name)) else State(name)
+        BooksState(name, row.read_at, row.trouble, row.failing_since) if (row := known.get(name)) else BooksState(name)
         for name in sorted(registry.names())
     ]
 
 
 def _store_state(name: str, began: float, trouble: str) -> None:
-    moment = clock.moment(began)
+    moment = clock.from_epoch(began)
     if trouble:
         row, _ = BooksRead.objects.get_or_create(name=name)
         row.trouble, row.failing_since = trouble, row.failing_since or moment
@@ -125,7 +125,7 @@ def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> in
     """Append the entries that the ledger does not have yet. Returns their number. Raises what the books raise."""
     prefix = f"{name}:{books.identity()[:60]}:"
     snapshot = books.snapshot()  # taken before the first entry is read
-    cursor = written(BookCursor).filter(source=prefix).first() or _new_cursor(prefix)
+    cursor = on_primary(BookCursor).filter(source=prefix).first() or _new_cursor(prefix)
     after = books.resume(cursor.number, cursor.snapshot)
     copied, last = 0, cursor.number
     for batch in _batches(books.effects(after), tick):
@@ -140,7 +140,7 @@ def copy(name: str, books: Books, tick: Callable[[], None] = lambda: None) -> in
 
 def _new_cursor(prefix: str) -> BookCursor:
     """Create a cursor for books without one: at 0 for new books, at the newest entry in the ledger if the row was lost."""
-    events = written(Event).filter(kind=EFFECT, source__startswith=prefix).order_by("-id")
+    events = on_primary(Event).filter(kind=EFFECT, source__startswith=prefix).order_by("-id")
     latest = [source.removeprefix(prefix) for source in events.values_list("source", flat=True)[:NEWEST_KEPT]]
     number = max((int(text) for text in latest if text.isdecimal()), default=0)
     pruned = max(0, number - OVERLAP)
@@ -167,13 +167,13 @@ def _missing(name: str, prefix: str, batch: Sequence[Effect]) -> list[EventData]
     """Return, as events, the entries that the ledger does not have and has not pruned."""
     now = time.time()
     sources = [f"{prefix}{effect.number}" for effect in batch]
-    there = set(written(Event).filter(source__in=sources).values_list("source", flat=True))
+    there = set(on_primary(Event).filter(source__in=sources).values_list("source", flat=True))
     # Read after the events: `prune` updates it in the transaction that deletes them.
-    pruned = written(BookCursor).filter(source=prefix).values_list("pruned", flat=True).first() or 0
+    pruned = on_primary(BookCursor).filter(source=prefix).values_list("pruned", flat=True).first() or 0
     operations = {effect.operation for effect in batch}
     homes = {
         operation: (pattern, run)
-        for operation, pattern, run in written(Tally)
+        for operation, pattern, run in on_primary(Tally)
         .filter(operation__in=operations)
         .order_by("first_at")
         .values_list("operation", "pattern", "run")

@@ -220,7 +220,7 @@ def _earlier(using: str, before: int | None) -> int | None:
     """Return the latest minute before this one in which a task ID was first seen; None if there is none."""
     tallies = Tally.objects.using(using).order_by("-first_at")
     if before is not None:
-        tallies = tallies.filter(first_at__lt=clock.moment(before))
+        tallies = tallies.filter(first_at__lt=clock.from_epoch(before))
     at = tallies.values_list("first_at", flat=True).first()
     if at is None:
         return None
@@ -230,7 +230,7 @@ def _earlier(using: str, before: int | None) -> int | None:
 def _counted(using: str, unit: Unit) -> list[Rollup]:
     span, start = unit
     tallies = Tally.objects.using(using).filter(
-        first_at__gte=clock.moment(start), first_at__lt=clock.moment(start + span)
+        first_at__gte=clock.from_epoch(start), first_at__lt=clock.from_epoch(start + span)
     )
     groups = tallies.order_by().values("task", "pattern").annotate(**_COUNTS)
     return [Rollup(span=span, start=start, **group) for group in groups]

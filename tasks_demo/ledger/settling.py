@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce
 
 from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
-from tasks_demo.ledger.database import written
+from tasks_demo.ledger.database import on_primary
 from tasks_demo.ledger.events import SETTLED, EventData
 from tasks_demo.ledger.models import IN_A_RUN, UNSETTLED, Event, Tally
 from tasks_demo.ledger.store import append_missing
@@ -34,11 +34,11 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
     Raises ValueError if neither is given.
     """
     if run is not None:
-        quiet = written(Tally).filter(IN_A_RUN, settled=0, run=run).exclude(books="")
+        quiet = on_primary(Tally).filter(IN_A_RUN, settled=0, run=run).exclude(books="")
     elif before is not None and books:
-        moment = clock.moment(before)
+        moment = clock.from_epoch(before)
         quiet = (
-            written(Tally)
+            on_primary(Tally)
             .filter(UNSETTLED, ~_still_running(moment), books=books, run="", last_at__lt=moment)
             .order_by("first_at")[:BATCH]
         )
@@ -52,7 +52,7 @@ def settle(before: float | None = None, *, books: str = "", run: str | None = No
 
 
 def _settlements(task_ids: Sequence[str]) -> list[EventData]:
-    unsettled = written(Tally).filter(task_id__in=task_ids, settled=0)
+    unsettled = on_primary(Tally).filter(task_id__in=task_ids, settled=0)
     return [
         EventData(
             at=time.time(),
@@ -73,12 +73,12 @@ def _still_running(moment: datetime) -> Exists:
     A killed execution looks the same, so it counts as running for TASKS_DEMO_OUTBOX_UNFINISHED_SECONDS only.
     """
     over = Q(kind__in=["retried", "replaced", "lease_lost"]) | Q(kind="deferred", detail__requeued=True)
-    given_up = written(Event).filter(over, task_id=OuterRef("task_id")).order_by()
+    given_up = on_primary(Event).filter(over, task_id=OuterRef("task_id")).order_by()
     counted = given_up.values("task_id").annotate(count=Count("id")).values("count")
     seen = F("ended") - F("suppressed") - F("quarantined") + Coalesce(Subquery(counted), 0)
     oldest = moment - timedelta(seconds=settings.OUTBOX_UNFINISHED_SECONDS)
     return Exists(
-        written(Tally)
+        on_primary(Tally)
         .filter(operation=OuterRef("operation"), last_at__gt=oldest, executions__gt=seen)
         .exclude(operation="")
     )

@@ -24,7 +24,7 @@ from tasks_demo.core.clock import Now
 from tasks_demo.core.conf import settings
 from tasks_demo.core.lifecycle import Point, described, job_fields, reached
 from tasks_demo.leases.process import parse_process, this_process
-from tasks_demo.outbox.evidence import Life, State, lives, refusal
+from tasks_demo.outbox.evidence import Life, RowState, is_alive, refusal
 from tasks_demo.outbox.reporting import changed, first_look, generation_of, holder_of, key_of, outbox_of, report
 from tasks_demo.outbox.running import running
 from tasks_demo.patterns.requeue import Unfinished, has_message, log_delivery
@@ -87,7 +87,7 @@ def refused(task: Any) -> str:
     return str(known)
 
 
-def died(request: Any) -> None:
+def record_simulated_death(request: Any) -> None:
     """Record that this process no longer runs the job, after a death simulated by tasks_demo.testing."""
     alias = outbox_of(request)
     if alias is not None:
@@ -115,7 +115,7 @@ def _claim(alias: str, request: Any) -> str:
             row: Any = rows.annotate(asked_at=Now()).first()
             if row is None:
                 return ""  # deleted by hand or after the retention: run it, at least once
-            state = State(row.finished_at is not None, row.started_by, row.generation)
+            state = RowState(row.finished_at is not None, row.started_by, row.generation)
             why = refusal(state, generation, _alive(alias, row, me))
             if why:
                 return why
@@ -132,7 +132,7 @@ def _alive(alias: str, row: Any, me: str) -> bool:
         return False
     if row.started_by == me:
         return (alias, row.task_id, row.generation) in running
-    return lives(
+    return is_alive(
         life_of(row.started_by), (row.asked_at - row.seen_at).total_seconds(),
         lease=settings.OUTBOX_LEASE_SECONDS, unfinished=settings.OUTBOX_UNFINISHED_SECONDS,
     )  # fmt: skip

@@ -29,7 +29,7 @@ class Life(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RowState:
     """The state of a row: its holder ("": none), and the generation that began last."""
 
     finished: bool
@@ -37,14 +37,14 @@ class State:
     generation: int
 
 
-def lives(life: Life, silent: float, *, lease: float, unfinished: float) -> bool:
+def is_alive(life: Life, silent: float, *, lease: float, unfinished: float) -> bool:
     """Return whether the holder counts as alive after ``silent`` seconds. A process that exists on this machine may be silent
     for longer: the greater of ``lease`` and ``unfinished`` (seconds).
     """
     return silent < {Life.GONE: 0.0, Life.HERE: max(lease, unfinished), Life.UNKNOWN: lease}[life]
 
 
-def refusal(state: State, generation: int, alive: bool) -> str:
+def refusal(state: RowState, generation: int, alive: bool) -> str:
     """Return why a copy of this generation must not run, or "" if it may. ``alive``: whether the holder, if any, is alive."""
     if generation > state.generation and not (state.finished and state.generation == OPEN):
         return ""  # the later copy that the row awaits, or that the body published before it ended

@@ -18,7 +18,7 @@ from tasks_demo.core.lifecycle import described
 from tasks_demo.core.wording import counted
 from tasks_demo.outbox import copy_search
 from tasks_demo.outbox.claims import life_of
-from tasks_demo.outbox.evidence import Evidence, Life, Location, lives, lost, must_ask_workers, next_look
+from tasks_demo.outbox.evidence import Evidence, Life, Location, is_alive, lost, must_ask_workers, next_look
 from tasks_demo.outbox.publisher import Publisher
 from tasks_demo.outbox.table import Table
 
@@ -64,7 +64,7 @@ class Reconciler:
             # less and less often.
             wait = min(next_look(0.0, row.publications, settings.OUTBOX_UNSTARTED_SECONDS), unfinished)
             return bool(silent < wait)
-        return lives(life, float(silent), lease=lease, unfinished=unfinished)
+        return is_alive(life, float(silent), lease=lease, unfinished=unfinished)
 
     def _lost(self, rows: list[Any]) -> list[Any]:
         queues: dict[str, list[Any]] = defaultdict(list)

@@ -173,7 +173,7 @@ def due(options: Mapping[str, Any]) -> Any:
     if eta is not None and countdown is not None:
         refuse("countdown and eta exclude each other")
     if eta is not None:
-        return clock.stored(eta)
+        return clock.for_column(eta)
     return Now() + timedelta(seconds=countdown) if countdown else Now()
 
 

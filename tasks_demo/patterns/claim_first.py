@@ -29,8 +29,8 @@ from tasks_demo.core.lifecycle import Point, Subject, described, job_fields, rea
 from tasks_demo.patterns import operation_records, transactions
 from tasks_demo.patterns.early import EarlyTask
 from tasks_demo.patterns.execution import execution
-from tasks_demo.patterns.requeue import defer
-from tasks_demo.patterns.suppression import suppressed
+from tasks_demo.patterns.requeue import Suppressed, defer
+from tasks_demo.patterns.suppression import announce_suppressed
 from tasks_demo.records.fields import fit_column
 from tasks_demo.records.models import Claim
 
@@ -58,9 +58,10 @@ class ClaimFirst(EarlyTask):
                 connections[alias].close()
                 raise
             if taken is not None and not self._take_over(taken, claim, alias):
-                left = suppressed(self, f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}")
+                why = f"the operation was claimed at {taken.claimed_at:%Y-%m-%d %H:%M:%S %Z}"
+                announce_suppressed(self, why)
                 if taken.task_id == claim.task_id:
-                    raise left  # the outcome is that of the first delivery of this task, if any
+                    raise Suppressed(why)  # the outcome is that of the first delivery of this task, if any
                 self.drop_continuations()
                 return None
             try:

@@ -42,8 +42,8 @@ from tasks_demo.core.exceptions import (
     UnsupportedDatabase,
 )
 from tasks_demo.core.lifecycle import described
-from tasks_demo.patterns.requeue import defer
-from tasks_demo.patterns.suppression import known_outcome, suppressed
+from tasks_demo.patterns.requeue import Suppressed, defer
+from tasks_demo.patterns.suppression import announce_suppressed, known_outcome
 
 #: Errors that fail the job at once, because a later delivery would fail in the same way; and those that Celery itself handles.
 _FINAL = (TaskPredicate, ContradictoryDeclaration, TransactionOpen, NothingToRequeue)
@@ -147,7 +147,9 @@ def execution(task: Any) -> Iterator[Execution]:
     except OperationMismatch as error:
         # A message that reuses the task ID of an ended job must not change that job's outcome to FAILURE.
         if not body.begun and known_outcome(task) in states.READY_STATES:
-            raise suppressed(task, f"its outcome stands, although {error}") from error
+            why = f"its outcome stands, although {error}"
+            announce_suppressed(task, why)
+            raise Suppressed(why) from error
         raise
     except _FINAL:
         raise

@@ -48,15 +48,16 @@ def suppress(task: Any, result: Any, first: str) -> Any:
     """
     state = outcome(task)
     if state in states.READY_STATES:
-        raise suppressed(task, f"its operation is completed, and its outcome ({state}) is unchanged")
+        why = f"its operation is completed, and its outcome ({state}) is unchanged"
+        announce_suppressed(task, why)
+        raise Suppressed(why)
     if state is not None and first == task.request.id and WAITED not in (task.request.headers or {}):
         defer(task, "completed, its outcome is not stored yet", headers={WAITED: True}, level=logging.INFO)
-    suppressed(task, "its operation is completed: the stored result is its outcome")
+    announce_suppressed(task, "its operation is completed: the stored result is its outcome")
     return result
 
 
-def suppressed(task: Any, why: str) -> Suppressed:
-    """Announce and log the suppression. Returns the exception to raise if no result is to be stored."""
+def announce_suppressed(task: Any, why: str) -> None:
+    """Log the suppression and tell the observers. If no result is to be stored, the caller then raises Suppressed."""
     log_delivery(task, logging.INFO, "suppressed", "the body was not run: %s", why)
     reached(Point.SUPPRESSED)
-    return Suppressed(why)

@@ -194,7 +194,7 @@ def _decided(letter: DeadLetter, state: Parked.State, decision: str, by: str, wh
         content_encoding=encoding,
         attempts=death_count(letter),
         reason=f"Dead letter of the queue {letter.queue!a}: {ascii(letter.reason)[1:-1]}.",
-        parked_at=clock.moment(letter.at),
+        parked_at=clock.from_epoch(letter.at),
         state=state,
     )
     Decision.objects.using(_alias(letter)).create(

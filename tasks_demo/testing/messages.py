@@ -46,14 +46,14 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeliveryEnd:
     """How a delivery ended. ``state``: Celery's state, or KILLED for a killed worker."""
 
     state: str
     result: Any = None
 
 
-def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> Outcome:
+def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) -> DeliveryEnd:
     """Run the task synchronously, as a worker runs it for a message. A retry runs immediately, without its countdown."""
     task: Any = current_app.tasks[message.task]
     claims.hook(type(task))  # as a worker does when it starts
@@ -81,8 +81,8 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
         try:
             traced = tracer(message.task_id, list(message.args), dict(message.kwargs), request)
         except WorkerKilled:
-            claims.died(Context(request))
-            return Outcome("KILLED")
+            claims.record_simulated_death(Context(request))
+            return DeliveryEnd("KILLED")
     result: Any = traced.retval
     if isinstance(result, ExceptionInfo):
         result = result.exception
@@ -92,7 +92,7 @@ def hand_over(message: Message, *, redelivered: bool, kill: Kill | None = None) 
     if again is not None:
         follows = replace(message, args=again.args, kwargs=again.kwargs, retries=message.retries + 1)
         return hand_over(follows.through_its_serializer(), redelivered=False)
-    return Outcome("SUCCESS" if traced.info is None else traced.info.state, result)
+    return DeliveryEnd("SUCCESS" if traced.info is None else traced.info.state, result)
 
 
 @contextmanager

@@ -125,7 +125,9 @@ def test_jobs_queued_in_a_redis_without_a_file_are_lost_with_it_by_either_transp
         "--kills", "1", code=1,
     )  # fmt: skip
     assert [(cell["broker"], cell["lost"]) for cell in result["cells"]] == [("redis", 2), ("reliable", 2)]
-    assert done.out.count("Redis had no append-only file (appendonly yes), so what was queued died with it") == 2
+    assert (
+        done.out.count("Redis had no append-only file (appendonly yes), so the queued messages were lost with it") == 2
+    )
 
 
 SPAWNER = """

@@ -74,7 +74,7 @@ def remove(alias: str, seed: int, progress: Callable[[int], None] = lambda done:
             progress(done)
         analyse(alias)
     if alias == database.alias():
-        rollups.refold(clock.moment(time.time()))
+        rollups.refold(clock.from_epoch(time.time()))
     return done
 
 

@@ -105,4 +105,4 @@ class RowGenerator:
             self._source += 1
 
     def _moment(self, microseconds: int) -> Any:
-        return clock.adapted(_EPOCH + timedelta(microseconds=microseconds), self._connection)
+        return clock.for_driver(_EPOCH + timedelta(microseconds=microseconds), self._connection)

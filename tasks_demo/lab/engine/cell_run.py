@@ -21,9 +21,9 @@ from tasks_demo.demo.tasks import CHARGES
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.disturbed_requests import HELD_AT, uses_database
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.jobs import Job, jobs_of
-from tasks_demo.lab.plan.places import HELD_AT, uses_database
 from tasks_demo.lab.plan.project_task import Call
 from tasks_demo.lab.plan.timing import OVERLAPPING, visibility_timeout
 from tasks_demo.lab.processes import databases
@@ -92,7 +92,11 @@ class CellRun:
         self.jobs = jobs_of(cell, self.name)
         self.victims = {self.jobs[index].task_ids[0]: point for index, point in sorted(cell.victims.items())}
         # A body of the project's may be over in a millisecond: the first is held until what happens to all jobs has begun.
-        held = cell.fault.aimable or cell.fault.place in HELD_AT or (cell.project_task and cell.fault.once)
+        held = (
+            cell.fault.aimable
+            or cell.fault.disturbed_request in HELD_AT
+            or (cell.project_task and cell.fault.once_per_cell)
+        )
         self.aimed = self.victims if held else {}
         if cell.fault.among_queued and not cell.project_task:  # so may all of the demo's be
             self.aimed = {self.jobs[0].task_ids[0]: Point.STARTED}
@@ -110,13 +114,13 @@ class CellRun:
         else:
             self.broker = environment.brokers[cell.broker].lane(cell.name, environment.socket_dir)
         disturbance = next((fault for fault in cell.faults if fault.disturbance is not Fault.NONE), None)
-        #: Between its workers and the broker, or what the fault's place names; None where connections are left alone.
+        #: Between its workers and the broker, or before the server of the fault's request; None if no connection is disturbed.
         self.proxy: FaultProxy | None = None
         if disturbance:
             server = self.broker.broker_url
             if uses_database(cell.pattern, disturbance):
                 server = databases.address()
-            elif disturbance.place == "claim":
+            elif disturbance.disturbed_request == "claim":
                 server = celery_address(self.leases.url)
             self.proxy = FaultProxy(server, environment.socket_dir, disturbance)
         #: Of its workers; None where it is right.
@@ -130,7 +134,7 @@ class CellRun:
         #: What its workers write.
         self.worker_log = folder / f"{cell.name.replace('/', '-').replace('@', '-')}.log"
         #: Whether its workers run jobs that are not its own.
-        self.among_others = cell.project_task is not None or cell.fault is Fault.HOSTILE
+        self.runs_other_jobs = cell.project_task is not None or cell.fault is Fault.HOSTILE
 
     def _operation(self, job: Job, task_id: str) -> str:
         if self.cell.project_task is None:
@@ -144,7 +148,7 @@ class CellRun:
     @property
     def worker_url(self) -> str:
         """Where its workers find the broker."""
-        return self.proxy.url if self.proxy and not self.cell.fault.place else self.broker.broker_url
+        return self.proxy.url if self.proxy and not self.cell.fault.disturbed_request else self.broker.broker_url
 
     @property
     def database_port(self) -> int:
@@ -154,14 +158,16 @@ class CellRun:
     @property
     def leases_url(self) -> str:
         """Where its workers find the Redis of the leases."""
-        if self.proxy is None or self.cell.fault.place != "claim" or self.database_port:
+        if self.proxy is None or self.cell.fault.disturbed_request != "claim" or self.database_port:
             return self.leases.url
         return client_address(self.proxy.url)
 
     @property
     def publisher_url(self) -> str:
         """Where its publisher and its relay find the broker."""
-        return self.proxy.url if self.proxy and self.cell.fault.place == "publish" else self.broker.broker_url
+        return (
+            self.proxy.url if self.proxy and self.cell.fault.disturbed_request == "publish" else self.broker.broker_url
+        )
 
     def row(self, kind: str, **fields: Any) -> EventData:
         """Return an event for ``store.append``."""
@@ -190,10 +196,10 @@ class CellRun:
         jobs have published."""
         rows = Event.objects.filter(IN_A_RUN, run=self.name).exclude(kind=SETTLED).order_by("id")
         for event in rows.iterator(chunk_size=2000):
-            if not self.among_others or not event.task_id or event.task_id in self._operations:
+            if not self.runs_other_jobs or not event.task_id or event.task_id in self._operations:
                 yield event
 
-    def judges(self, event: Event) -> bool:
+    def counts_as_effect(self, event: Event) -> bool:
         """Whether this event counts as an effect, because executions are judged."""
         return (
             self.cell.project_task is not None
@@ -203,12 +209,12 @@ class CellRun:
 
     def count_events(self) -> dict[str, int]:
         """Return the number of the cell's events by kind."""
-        if not self.among_others:
+        if not self.runs_other_jobs:
             rows = Event.objects.filter(IN_A_RUN, run=self.name).exclude(kind=SETTLED).order_by()
             return dict(rows.values_list("kind").annotate(count=Count("id")))
         counts: Counter[str] = Counter()
         for event in self.events():
-            counts.update([event.kind, EFFECT] if self.judges(event) else [event.kind])
+            counts.update([event.kind, EFFECT] if self.counts_as_effect(event) else [event.kind])
         return dict(counts)
 
     def failure(self) -> str:

@@ -16,7 +16,7 @@ class DisturbedPublishing:
 
     def __init__(self, run: CellRun, stop: threading.Event) -> None:
         self._what, self._victims = str(run.cell.fault), run.victims
-        self._proxy = run.proxy if run.cell.fault.place == "publish" else None
+        self._proxy = run.proxy if run.cell.fault.disturbed_request == "publish" else None
         self._stop = stop
 
     @contextlib.contextmanager

@@ -57,7 +57,7 @@ SIGNAL_SECONDS = 0.2
 
 
 @dataclass
-class Outcome:
+class RunResult:
     """The result document of a run, its history file, and whether it was interrupted."""
 
     result: dict[str, Any]
@@ -102,7 +102,7 @@ class Run:
         self._cell_runs: dict[str, CellRun] = {}
         self._watchers: tuple[Callable[[Progress], None], ...] = ()
 
-    def execute(self, *watchers: Callable[[Progress], None]) -> Outcome:
+    def execute(self, *watchers: Callable[[Progress], None]) -> RunResult:
         """Run every cell; ``watchers`` are called with its progress, from the threads of the lanes.
 
         Ctrl-C ends workers, Redis and bank, and keeps what was recorded until then.
@@ -151,7 +151,7 @@ class Run:
             raise unforeseen[0]  # a defect; what was recorded until then is in the folder
         known = [failure for failure in self._failures if isinstance(failure, DeliveryError)]
         failure = known[0] if known else None
-        return Outcome(result, events, self.folder, interrupted, failure, where_ended(self._cell_runs.values()))
+        return RunResult(result, events, self.folder, interrupted, failure, where_ended(self._cell_runs.values()))
 
     def _side_by_side(self, cells: Sequence[Cell], lanes: int, environment: Environment) -> bool:
         """Run these cells; return whether the run was interrupted."""
@@ -196,13 +196,13 @@ class Run:
     def _events(self, cell: Cell) -> Iterator[Event]:
         """Yield a cell's events as they were committed; where executions are judged, with an effect for each that returned."""
         run = self._cell_runs.get(cell.name)
-        if run is None or not run.among_others:
+        if run is None or not run.runs_other_jobs:
             rows = Event.objects.filter(IN_A_RUN, run=f"{self.run_id}:{cell.name}").exclude(kind=SETTLED).order_by("id")
             yield from rows.iterator(chunk_size=2000)
             return
         for event in run.events():
             yield event
-            if run.judges(event):
+            if run.counts_as_effect(event):
                 event.kind, event.detail = EFFECT, {"source": f"execution:{event.pk}"}
                 yield event
 

@@ -70,7 +70,7 @@ class UnaimedFaults:
 
     def inject_once(self, nemesis: Nemesis, workers: Workers, stop: threading.Event) -> None:
         """Do to the cell's broker or database what the fault is, when messages are queued. Starts workers that end meanwhile."""
-        if not self._fault.once:
+        if not self._fault.once_per_cell:
             return
         lane = self._run.broker
         self._until(lambda: lane.holdings().queued, _QUEUED_SECONDS, stop)

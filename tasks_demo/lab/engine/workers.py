@@ -64,7 +64,7 @@ class Workers:
             transport_options=run.transport_options(name),
             broker=cell.broker,
             held=run.broker.held(name),
-            conf=run.broker.conf(name) | self._as_users_have_it(),
+            conf=run.broker.conf(name) | self._load_settings(),
             redis_url=run.leases.url,
             leases_url=run.leases_url,
             database_port=run.database_port,
@@ -82,7 +82,7 @@ class Workers:
             settings={"MAX_ATTEMPTS": timing.MAX_ATTEMPTS, **timing.OUTBOX_SETTINGS},
         )
 
-    def _as_users_have_it(self) -> dict[str, Any]:
+    def _load_settings(self) -> dict[str, Any]:
         """Under load a worker prefetches, and only what starts a body waits for the ledger: starts are what is counted."""
         return {"worker_prefetch_multiplier": timing.LOAD_PREFETCH} if self._run.cell.load else {}
 

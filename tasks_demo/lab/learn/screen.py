@@ -1,4 +1,5 @@
-"""The Learn screen of the control room, and the same as one file. Both are made once, because recordings do not change."""
+"""The Learn screen of the dashboard, and the same page as one HTML file. Both are rendered once, because recordings do not
+change."""
 
 from __future__ import annotations
 

@@ -9,23 +9,28 @@ def after_redis_kill(pattern: str, kept: bool) -> Prediction:
     """``kept``: whether the messages outlive it. With kombu's stock transport."""
     if kept:
         why = (
-            "Redis answers when the file has the message, so that a restart finds it; but one that Redis has popped, and whose "
-            "delivery its end has cut off, is in the file no more and was never received."
+            "Redis answers once the message is in the file, so a restart finds it. But a message that Redis has popped, and "
+            "whose delivery the kill interrupts, is no longer in the file and was never received."
         )
         if pattern in {*EARLY, "outbox"}:
             return predict(pattern, why, lost=False if pattern == "outbox" else None)
         return Prediction("open", why, excluded=frozenset() if pattern == "acks_late" else frozenset({DUPLICATED}))
-    why = "Redis had the messages in memory only, and they are gone."
+    why = "Redis had the messages in memory only, and they are lost."
     if pattern == "outbox":
         return predict(
-            pattern, why + " The outbox sees that the broker holds them no more, and publishes again.", lost=False
+            pattern,
+            why + " The outbox sees that the broker no longer holds them, and publishes them again.",
+            lost=False,
         )
     return predict(pattern, why, lost=True)
 
 
 def after_rabbitmq_kill(pattern: str) -> Prediction:
     """RabbitMQ, with durable queues, persistent messages and confirms."""
-    why = "What RabbitMQ has confirmed is in its files. What it has not seen acknowledged, or not written, is delivered again"
+    why = (
+        "Confirmed messages are in RabbitMQ's files. A message whose acknowledgement it has not received or not written is "
+        "redelivered"
+    )
     if pattern == "claim_first":
         return predict(pattern, why + ", and stops at the claim.", lost=False, twice=False)
     if pattern == "acks_early":
@@ -42,7 +47,7 @@ def after_rabbitmq_kill(pattern: str) -> Prediction:
 def during_outage(pattern: str, full: bool) -> Prediction:
     """With kombu's stock transport. ``full``: it has no memory left, or no disk at its next write, and a message can still
     be popped."""
-    why = "Stock kombu takes the answer for a bug, and the worker ends: what it ran and could not acknowledge is delivered again."
+    why = "Stock kombu does not handle the error, and the worker ends: a job that it could not acknowledge is redelivered."
     if full:
         why += " A message that it pops and cannot record is lost, as in the fetch window."
     if pattern == "claim_first":
@@ -60,11 +65,11 @@ def during_outage(pattern: str, full: bool) -> Prediction:
 
 def after_redis_kill_on_own_transport(pattern: str) -> Prediction:
     """Killed, and started again on its file; with our transport."""
-    why = "The claim of a message is in the file: what was not delivered is handed out again when Redis is back."
+    why = "The claim of a message is in the file: an undelivered message is delivered again when Redis is back."
     return predict(pattern, why, lost=False)
 
 
 def during_outage_on_own_transport(pattern: str) -> Prediction:
     """With our transport."""
-    why = "The worker goes on, and acknowledges what it ran as soon as Redis takes writes."
+    why = "The worker keeps running, and acknowledges its finished jobs once Redis accepts writes."
     return predict(pattern, why, lost=False, twice=False)

@@ -12,7 +12,7 @@ class BrokerKind:
     :param family: the value of ``--broker`` that means it; ``schemes``: of its addresses; ``queue``: the value of ``--queue``.
     :param loses_fetched: a message is gone if its worker dies between fetching and recording it.
     :param times_out: a message that stays unacknowledged for the visibility timeout is delivered again, though its worker lives.
-    :param sweep_seconds: how often it looks for the messages of workers that are gone, if that is seldom.
+    :param sweep_seconds: seconds between two searches for the messages of dead workers; 0: at once.
     """
 
     name: str

@@ -14,8 +14,8 @@ from tasks_demo.core.semantics import PROMISES, Promise, Semantics
 from tasks_demo.lab import controls
 from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import Combined, parse, parts
+from tasks_demo.lab.plan.disturbed_requests import HELD_AT, why_never
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.places import HELD_AT, why_never
 from tasks_demo.lab.plan.project_task import BODY, ProjectTask
 
 #: Where a fault is injected when no point is given: before and after the effect, while the body runs.
@@ -246,7 +246,7 @@ def plan(
             if fault is Fault.NONE:
                 aims = [("", ())]
             elif fault in {Fault.STOP, Fault.POISON} or not fault.aimable:
-                aims = [("", (HELD_AT.get(fault.place, usual[0]),))]
+                aims = [("", (HELD_AT.get(fault.disturbed_request, usual[0]),))]
             if points and fault.aimable:
                 known = points_of(pattern, fault, project_task)
                 aims = [(MIXED, known)] if MIXED in points else []
@@ -255,7 +255,7 @@ def plan(
                 first = 1 if fault is Fault.HOSTILE else 0
                 last = tasks - tasks // 10 if load else tasks  # the last kill, too, while jobs flow
                 victims = _victims(f"{seed}:{pattern}:{chosen}:{name}", last, kills, windows, first) if windows else {}
-                if fault.once:
+                if fault.once_per_cell:
                     victims = {0: windows[0]} if project_task else dict(list(victims.items())[:1])
                 work = max(work_ms, OUTAGE_WORK_MS) if fault.among_jobs and not project_task else work_ms
                 options = (clicks, keyless and pattern == "dedup_lock", project_task, load, also)

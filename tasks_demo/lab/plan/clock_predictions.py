@@ -11,9 +11,9 @@ def after_clock_jump(pattern: str, kind: BrokerKind, point: str = "") -> Predict
     if kind.family == "redis-plus":
         return Prediction("open", "Not measured: its worker sets and moves the timeouts of its messages itself.")
     if not kind.times_out:
-        why = "No deadline of a message, and none of a lease, is read from the clock of a worker."
+        why = "No deadline of a message or a lease is read from a worker's clock."
         return predict(pattern, why, lost=False, twice=False)
-    why = "To kombu every message of the worker is overdue by its own clock, and it requeues them while they are worked on"
+    why = "By the worker's clock, every message that it holds is overdue, and kombu requeues them while their jobs run"
     if pattern == "acks_early":
         return Prediction("open", why + ": a message that waits in the worker runs twice.", excluded=frozenset({LOST}))
     if pattern == "claim_first":

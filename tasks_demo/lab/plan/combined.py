@@ -57,8 +57,8 @@ def parse(name: str) -> Fault | Combined:
 
 def _alone(fault: Fault) -> str:
     """Why this fault goes together with no other; "" if it may, or if the list says enough."""
-    if fault.once:
-        return "happens once in a cell, and at no job of its own"
+    if fault.once_per_cell:
+        return "is injected once in a cell, and not at a particular job"
     if fault is Fault.CLOCK_JUMP:
         return "is known to have happened by what its victim does next, in the wrong time: it must go on undisturbed"
     return ""
@@ -69,15 +69,15 @@ def parts(fault: Fault | Combined) -> tuple[Fault, Fault]:
     return (fault.first, fault.also) if isinstance(fault, Combined) else (fault, Fault.NONE)
 
 
-def explained(name: str) -> str:
+def description(name: str) -> str:
     """One line about a fault, or two; empty for a name that is unknown here."""
     try:
         found = parse(name)
     except ValueError:
         return ""
     if isinstance(found, Fault):
-        return found.explained
-    return f"{found.also.explained}; and at the same moment: {found.first.explained}"
+        return found.description
+    return f"{found.also.description}; and at the same moment: {found.first.description}"
 
 
 def predict_both(pattern: str, one: Prediction, other: Prediction) -> Prediction:

@@ -7,7 +7,7 @@ from tasks_demo.lab.plan.outcomes import Prediction, predict
 
 def after_database_kill(pattern: str) -> Prediction:
     """PostgreSQL, back after some seconds on what it had committed."""
-    why = "What was committed is there again. "
+    why = "Committed data is back after the restart. "
     if pattern == "acks_early":
         return predict(pattern, "The job and its pattern use no table of that database.", lost=False, twice=False)
     if pattern == "claim_first":
@@ -15,11 +15,11 @@ def after_database_kill(pattern: str) -> Prediction:
             pattern, why + "Without a claim the body does not run, and the message is acknowledged.", twice=False
         )
     if pattern == "outbox":
-        why += "A body whose end could not be written into its row may run again; a row that is not done is published again."
+        why += "A job whose end could not be written into its row may run again; an unfinished row is published again."
         return predict(pattern, why, lost=False)
     if pattern == "inbox":
         return predict(
             pattern, why + "Booking and inbox entry are committed together or not at all, and the message is requeued."
         )
-    why += "Lease and effect are elsewhere; the attempts are counted there, and without a count the body does not run."
+    why += "Lease and effect are on other servers. Attempts are counted in this database; without a count the body does not run."
     return predict(pattern, why, lost=False)

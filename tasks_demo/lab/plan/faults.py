@@ -97,17 +97,18 @@ class Fault(StrEnum):
         return self.victim == "connection"
 
     @property
-    def place(self) -> str:
-        """At what another connection is disturbed than the one of worker and broker: "publish", "commit", "claim"; else ""."""
-        what, _, place = self.rpartition("-")
-        return place if what in {Fault.CUT, Fault.DELAY, Fault.BLACK_HOLE} else ""
+    def disturbed_request(self) -> str:
+        """The request whose connection is disturbed: "publish", "commit" or "claim"; "" if it is the worker's connection to the
+        broker, or none."""
+        what, _, request = self.rpartition("-")
+        return request if what in {Fault.CUT, Fault.DELAY, Fault.BLACK_HOLE} else ""
 
     @property
     def disturbance(self) -> Fault:
-        """What happens to a connection, at whatever place: CUT, DELAY or BLACK_HOLE; NONE for all other faults."""
+        """What happens to a connection, at whatever request: CUT, DELAY or BLACK_HOLE; NONE for all other faults."""
         if self.of_connection:
             return self
-        return Fault(self.removesuffix(f"-{self.place}")) if self.place else Fault.NONE
+        return Fault(self.removesuffix(f"-{self.disturbed_request}")) if self.disturbed_request else Fault.NONE
 
     @property
     def outage(self) -> bool:
@@ -115,18 +116,19 @@ class Fault(StrEnum):
         return self in {Fault.BROKER_FULL, Fault.BROKER_READ_ONLY, Fault.BROKER_DISK_FULL}
 
     @property
-    def once(self) -> bool:
-        """Whether it happens once in a cell, and at no job of its own."""
+    def once_per_cell(self) -> bool:
+        """Whether it is injected once in a cell, and not at a particular job."""
         return self.of_broker or self is Fault.DATABASE_KILL
 
     @property
     def among_queued(self) -> bool:
-        """Whether it happens once, when jobs are queued: the first is held until then, or a fast worker had done them all."""
-        return self.once and not self.among_jobs
+        """Whether it is injected once, when jobs are queued: the first job is held until then; otherwise a fast worker could
+        finish all of them first."""
+        return self.once_per_cell and not self.among_jobs
 
     @property
     def among_jobs(self) -> bool:
-        """Whether it happens once, when a job runs and others are queued."""
+        """Whether it is injected once, when a job runs and others are queued."""
         return self.outage or self in {Fault.BROKER_KILL, Fault.DATABASE_KILL}
 
     @property
@@ -135,7 +137,7 @@ class Fault(StrEnum):
         return self.victim in {"child", "main", "group", "connection", "clock"}
 
     @property
-    def explained(self) -> str:
+    def description(self) -> str:
         """One line of explanation."""
         return {
             Fault.NONE: "nothing is done (the healthy control)",
@@ -161,7 +163,7 @@ class Fault(StrEnum):
             Fault.BROKER_DISK_FULL: "the cell's Redis can add nothing to its append-only file for some seconds while jobs run",
             Fault.DATABASE_KILL: "SIGKILL to the PostgreSQL server of the jobs' tables while jobs run, and a restart 2 s later",
             Fault.CUT: "the worker's connections to the broker are closed; it may open new ones at once",
-            Fault.DELAY: "what the worker and the broker say arrives 2 s later, each way, for 7 s",
+            Fault.DELAY: "what the worker and the broker send arrives 2 s later, each way, for 7 s",
             Fault.BLACK_HOLE: "the worker's connections to the broker stay open for 2 s and nothing passes; then they are reset",
             Fault.CUT_PUBLISH: f"{_LOST_ANSWER.format('publication', 'the broker')}; the publisher publishes again",
             Fault.DELAY_PUBLISH: "a publication and its confirmation arrive 2 s later each",

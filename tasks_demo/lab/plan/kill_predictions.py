@@ -23,7 +23,7 @@ def after_kill(pattern: str) -> Prediction:
         why = "The message was acknowledged when the pool accepted it, so there is no copy when the process dies."
         return predict(pattern, why, lost=True, twice=False)
     if pattern in LATE:
-        why = "The message is not acknowledged while the body runs: it is redelivered, and what was charged is charged again."
+        why = "The message is not acknowledged while the body runs: it is redelivered, and a charge that was made is made again."
         return predict(pattern, why, lost=False, twice=True)
     return predict(pattern, ONCE_AGAIN[pattern])
 
@@ -39,8 +39,8 @@ def after_warm_shutdown(pattern: str) -> Prediction:
     if pattern in LATE:
         # Found by this lab: see docs/explanation/lab-findings.md.
         why += (
-            " But a pool process whose start the main process has not noticed yet is forgotten "
-            "(celery/concurrency/asynpool.py flush): its message is not acknowledged, and runs again."
+            " But a job whose start the main process has not noticed yet is dropped "
+            "(celery/concurrency/asynpool.py flush): its message is not acknowledged, and the job runs again."
         )
         return predict(pattern, why, lost=False)
     return predict(pattern, why, lost=False, twice=False)
@@ -59,17 +59,15 @@ def after_cold_shutdown(pattern: str) -> Prediction:
 def under_load(pattern: str, broker: BrokerKind = REDIS) -> Prediction:
     """Kills at random moments: what a kill hits is a matter of chance, so nothing must be seen."""
     if pattern in EARLY:
-        why = "What was in a body was acknowledged, and is lost with its worker."
+        why = "A job in its body was acknowledged, and is lost with its worker."
         if pattern == "claim_first":
             return predict(pattern, why)
         return Prediction("open", why + " A body whose acknowledgement was not sent yet runs again.")
     if pattern == "acks_late" and broker.loses_fetched:
-        why = "What was in a body runs again; a message that Redis had handed out and the worker had not recorded is lost."
+        why = "A job in its body runs again; a message that Redis had popped and the worker had not recorded is lost."
         return Prediction("open", why)
     if pattern in LATE:
-        return predict(
-            pattern, "What was in a body or unacknowledged is delivered again, and may run again.", lost=False
-        )
+        return predict(pattern, "A job in its body, or unacknowledged, is redelivered and may run again.", lost=False)
     return predict(pattern, ONCE_AGAIN[pattern])
 
 
@@ -79,13 +77,15 @@ _BEFORE_EFFECT = {"claimed", "started", "effect_begun"}
 def after_kill_at_point(pattern: str, point: str, broker: BrokerKind) -> Prediction:
     """A SIGKILL exactly there; with early acknowledgement after it was sent, except at ``acking``."""
     if point == "fetched" and not broker.loses_fetched:
-        why = "The broker still has a message that it has handed out, and delivers it again when the worker is gone."
+        why = (
+            "The broker keeps a delivered message until it is acknowledged, and redelivers it when the worker is dead."
+        )
         if pattern in EARLY:
-            why += " An earlier job, acknowledged and running, dies with its worker."
+            why += " An earlier job that is acknowledged and running is lost with its worker."
             return predict(pattern, why, twice=False)
         return predict(pattern, why, lost=False)
     if point == "fetched":
-        why = "Redis has popped the message and the worker has not recorded it: it is gone (kombu QoS.append)."
+        why = "Redis has popped the message and the worker has not recorded it: it is lost (kombu QoS.append)."
         if pattern in EARLY:
             return predict(pattern, why, lost=True, twice=False)
         if pattern == "acks_late":
@@ -95,7 +95,7 @@ def after_kill_at_point(pattern: str, point: str, broker: BrokerKind) -> Predict
         if point == "acking":
             if pattern == "claim_first":
                 return predict(pattern, "The message is redelivered, and stops at the claim.", twice=False)
-            why = "The body has run, the acknowledgement was not sent: the message is redelivered, and the body runs again."
+            why = "The body has run, and the acknowledgement was not sent: the message is redelivered, and the body runs again."
             return predict(pattern, why, twice=True)
         if point in _BEFORE_EFFECT:
             why = (
@@ -116,7 +116,9 @@ def after_kill_at_point(pattern: str, point: str, broker: BrokerKind) -> Predict
                 lost=False,
                 twice=True,
             )
-        return predict(pattern, "There was no effect yet, or the message is acknowledged: once in the end.", lost=False)
+        return predict(
+            pattern, "There was no effect yet, or the message is acknowledged: one effect in the end.", lost=False
+        )
     return predict(pattern, ONCE_AGAIN[pattern])
 
 

@@ -21,8 +21,8 @@ from tasks_demo.lab.plan.cells import (
     why_not_on,
 )
 from tasks_demo.lab.plan.combined import PLUS, Combined, parse, parts
+from tasks_demo.lab.plan.disturbed_requests import why_never
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.places import why_never
 from tasks_demo.lab.plan.project_task import NOT_FAULTS, ProjectTask
 
 PATTERNS = list(PROMISES)
@@ -103,7 +103,7 @@ def cells_for(
         if all(reasons.values()):
             family, why = next(iter(reasons.items()))
             raise OptionRefused(f"{name} would do nothing on {family}: {why}.")
-        if fault.once and tasks < LEAST_QUEUED:
+        if fault.once_per_cell and tasks < LEAST_QUEUED:
             raise OptionRefused(
                 f"{name} happens while jobs are queued: it takes {LEAST_QUEUED} or more, and there is {tasks}."
             )

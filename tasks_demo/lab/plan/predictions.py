@@ -22,9 +22,9 @@ from tasks_demo.lab.plan import (
 )
 from tasks_demo.lab.plan.brokers import KINDS, REDIS
 from tasks_demo.lab.plan.combined import PLUS, predict_both
+from tasks_demo.lab.plan.disturbed_requests import why_never
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.outcomes import DUPLICATED, EARLY, LATE, LOST, ONCE, Prediction, predict
-from tasks_demo.lab.plan.places import why_never
 
 if TYPE_CHECKING:
     from tasks_demo.lab.controls.control import Control
@@ -59,7 +59,7 @@ def _not_overtaken(pattern: str, what: str) -> Prediction:
     why = f"{what}; but its worker keeps its connection, so the broker redelivers nothing."
     if pattern == "dedup_lock":
         return predict(
-            pattern, why + " A job that lost its lease meanwhile is delivered again, and the bank knows the key."
+            pattern, why + " A job that lost its lease in the meantime is redelivered, and the bank knows the key."
         )
     return predict(pattern, why, lost=False, twice=False)
 
@@ -81,7 +81,7 @@ def _publisher_died(pattern: str) -> Prediction:
 
 def _poisoned(pattern: str) -> Prediction:
     if pattern in EARLY:
-        return predict(pattern, "It crashes once, and there is no other copy.", lost=True, twice=False)
+        return predict(pattern, "Its process crashes once, and there is no other copy.", lost=True, twice=False)
     return predict(pattern, "It is redelivered until its attempts are used up, then it is parked; the others are done.")
 
 
@@ -94,11 +94,9 @@ def _answer_lost(pattern: str) -> Prediction:
 
 
 def _among_hostile(pattern: str) -> Prediction:
-    why = (
-        "Each hostile message ends somewhere, and the next job is done. One has the task ID of a job that is done, and "
-    )
+    why = "Each hostile message comes to an end, and the next job is done. One has the task ID of a job that is done, and "
     if pattern in {"acks_early", *LATE}:  # the outbox knows its copies by a header
-        return predict(pattern, why + "other arguments: nothing compares them, so it charges, too.", twice=True)
+        return predict(pattern, why + "other arguments: nothing compares them, so it charges again.", twice=True)
     return predict(pattern, why + "it stops before the body: its operation is completed.", twice=False)
 
 
@@ -136,15 +134,17 @@ _BY_FAULT: dict[str, Callable[[str], Prediction]] = {
     **{
         fault: partial(connection_predictions.disturbed_publication, fault=fault)
         for fault in Fault
-        if fault.place == "publish"
+        if fault.disturbed_request == "publish"
     },
     **{
         fault: partial(connection_predictions.disturbed_commit, fault=fault)
         for fault in Fault
-        if fault.place == "commit"
+        if fault.disturbed_request == "commit"
     },
     **{
-        fault: partial(connection_predictions.disturbed_claim, fault=fault) for fault in Fault if fault.place == "claim"
+        fault: partial(connection_predictions.disturbed_claim, fault=fault)
+        for fault in Fault
+        if fault.disturbed_request == "claim"
     },
     "load": kill_predictions.under_load,
 }
@@ -194,7 +194,7 @@ def prediction(
         return kill_predictions.under_load(pattern, kind)
     killed = fault in {"kill-child", "kill-main", "kill-group"}
     if keyless and pattern == "dedup_lock" and killed and point in {"", "mixed", "effect_done"}:
-        why = "Between the debit and the completed marker the debit is not recorded on our side."
+        why = "Between the debit and the completed marker, only the bank has a record of the debit."
         return predict(pattern, why, twice=True)
     if pattern in PROMISES and point and killed:
         if point == "mixed":

@@ -25,7 +25,7 @@ MAIN = ((Point.FETCHED, Point.RECEIVED), (Point.ACKING, Point.ACKED))
 #: Faults that need nothing of the demo. ``poison`` needs a pattern that parks, or it would never end.
 FAULTS = (
     *(Fault.NONE, Fault.KILL_CHILD, Fault.KILL_MAIN, Fault.KILL_GROUP, Fault.TERM, Fault.QUIT, Fault.STOP),
-    *(fault for fault in Fault if fault.of_connection or fault.place == "publish"),
+    *(fault for fault in Fault if fault.of_connection or fault.disturbed_request == "publish"),
     *(Fault.OUT_OF_MEMORY, Fault.CLOCK_JUMP),
     *(fault for fault in Fault if fault.of_broker),
 )
@@ -37,7 +37,7 @@ NOT_FAULTS = {
     **{
         fault: "its databases and leases are those of its own project, and the lab disturbs only connections to its broker"
         for fault in Fault
-        if fault.place in {"commit", "claim"}
+        if fault.disturbed_request in {"commit", "claim"}
     },
 }
 #: Settings of a task that decide about its deliveries, and what Celery ships.

@@ -11,8 +11,8 @@ from tasks_demo.lab.plan.project_task import ProjectTask
 _OUTBOX = "An outbox (tasks_demo.outbox) publishes it again"
 #: How a message is lost with its broker.
 _BY_BROKER = {
-    Fault.BROKER_KILL_OFF: f"Redis had no append-only file (appendonly yes), so what was queued died with it. {_OUTBOX}",
-    Fault.BROKER_FLUSH: f"FLUSHALL deleted what was queued. {_OUTBOX}",
+    Fault.BROKER_KILL_OFF: f"Redis had no append-only file (appendonly yes), so the queued messages were lost with it. {_OUTBOX}",
+    Fault.BROKER_FLUSH: f"FLUSHALL deleted the queued messages. {_OUTBOX}",
 }
 _POPPED = (
     "Redis had popped the message, and its worker had not recorded it. The transport of this package (reliable+redis://) does "
@@ -86,7 +86,7 @@ def _of_loss(cell: Cell, project_task: ProjectTask) -> list[str]:
         )
     if fetched:
         said.append(
-            "At fetched the broker has handed out the message and the worker has not recorded it: with Redis only an outbox "
+            "At fetched, the broker has delivered the message and the worker has not recorded it: with Redis only an outbox "
             "(tasks_demo.outbox) publishes it again"
         )
     return said
@@ -95,17 +95,17 @@ def _of_loss(cell: Cell, project_task: ProjectTask) -> list[str]:
 def _of_duplicates(cell: Cell, project_task: ProjectTask) -> list[str]:
     if Fault.CLOCK_JUMP in cell.faults:
         return [
-            "kombu's Redis transport reads the clock of a worker to say which messages are overdue, and delivers again what is "
-            "being worked on. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
+            "kombu's Redis transport reads the clock of a worker to say which messages are overdue, and redelivers the messages "
+            "of running jobs. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
             "the copy"
         ]
-    repeated = cell.fault.place == "publish"
+    repeated = cell.fault.disturbed_request == "publish"
     if (repeated or _disturbed(cell) or cell.fault.of_broker) and project_task.pattern not in _RECOGNISES_COPIES:
         keeps = "ClaimFirst refuses it" if project_task.early else "DedupLock or Inbox recognise the operation"
         if repeated:
-            what = "A publisher publishes again what was not confirmed (task_publish_retry): a second message"
+            what = "A publisher publishes an unconfirmed message again (task_publish_retry): a second message"
             return [f"{what}. {keeps}"]
-        return [f"An acknowledgement that was lost with its connection brings a second delivery. {keeps}"]
+        return [f"An acknowledgement that was lost with its connection leads to a second delivery. {keeps}"]
     if project_task.early and cell.point in {"acking", "acked", MIXED}:
         return [
             "The acknowledgement is sent after the pool has accepted the job: a worker that dies in between leaves a copy. "
@@ -113,7 +113,7 @@ def _of_duplicates(cell: Cell, project_task: ProjectTask) -> list[str]:
         ]
     if str(cell.fault) == "stop":
         return [
-            "The body outlived the visibility timeout (broker_transport_options), so a second copy was delivered beside it"
+            "The body outlived the visibility timeout (broker_transport_options), so a second copy was delivered while it ran"
         ]
     if not project_task.early and project_task.pattern not in {"dedup_lock", "inbox"}:
         return [

@@ -109,7 +109,7 @@ def concurrency(cell: Cell) -> int:
 
 def disturbed(cell: Cell) -> float:
     """Seconds for which each fault of this cell disturbs its connections, or its clock."""
-    if cell.fault.place:  # a delay is over when request and answer have arrived
+    if cell.fault.disturbed_request:  # a delay is over when request and answer have arrived
         late = cell.fault.disturbance is Fault.DELAY
         return 2 * LATENCY_SECONDS if late else DISTURBED_SECONDS.get(cell.fault.disturbance, 0.0)
     held = HELD_SECONDS if cell.fault is Fault.CLOCK_JUMP else 0.0

@@ -1,8 +1,8 @@
 """Stands between one side of a cell and a server, and cuts, delays or swallows what passes.
 
-The sides are its workers and their broker; or, for a fault of a place (``Fault.place``), its publisher and the broker, or its
-workers and their database or the Redis of their leases. Whoever else uses the server connects past it. It knows bytes only, so
-that it serves every server without TLS.
+The sides are its workers and their broker; or, for a fault of one request (``Fault.disturbed_request``), its publisher and the
+broker, or its workers and their database or the Redis of their leases. Whoever else uses the server connects past it. It knows
+bytes only, so that it serves every server without TLS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks_demo.lab.plan.timing import ANSWER_SECONDS, DISTURBED_SECONDS, LATENC
 from tasks_demo.lab.processes.failpoints import GO_ON
 
 _PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672, "postgresql": 5432}
-#: At a place: what the request is known by, if it has not the job's task ID in it.
+#: For a fault of one request: what the request is known by, if it has not the job's task ID in it.
 _REQUESTS = {"commit": b"COMMIT"}
 _CHUNK = 65536
 _POLL_SECONDS = 0.01
@@ -42,7 +42,7 @@ _Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class FaultProxy:
     """One listener, and a connection to the server for each one that it accepts; in a thread of its own.
 
-    At a place it disturbs one request and its answer: the first request that has the bytes in question. A cut there lets the
+    A fault of one request disturbs one request and its answer: the first request that has the bytes in question. A cut lets the
     request pass and closes the connection instead of the answer, so that nobody on this side knows whether it was executed; a
     delay is over when both have arrived.
 
@@ -56,8 +56,8 @@ class FaultProxy:
         """``url``: of the server, in kombu's form. ``fault``: what ``begin`` does."""
         self.fault = fault
         self.url = ""
-        self._what, self._at_place = fault.disturbance, bool(fault.place)
-        self._at_answer = self._at_place and self._what is Fault.CUT
+        self._what, self._of_request = fault.disturbance, bool(fault.disturbed_request)
+        self._at_answer = self._of_request and self._what is Fault.CUT
         self.seconds = ANSWER_SECONDS if self._at_answer else DISTURBED_SECONDS.get(self._what, 0.0)
         self.lock = threading.Lock()
         self._target = urlsplit(url)
@@ -67,7 +67,7 @@ class FaultProxy:
         self._open: dict[object, tuple[_Side, ...]] = {}
         self._healthy = asyncio.Event()
         self._healthy.set()
-        #: At a place: the bytes by which the request is known, and whether it has been seen.
+        #: For a fault of one request: the bytes by which the request is known, and whether it has been seen.
         self._request, self._seen = b"", False
         #: Bytes that were held back for the full time or swallowed, to the server and from it; to it, where a cut waits for the
         #: answer, those that passed.
@@ -103,15 +103,15 @@ class FaultProxy:
     def begin(self, task_id: str) -> int:
         """Cut every connection, or delay or swallow from now on what passes; return how many connections are open.
 
-        At a place, wait for the request of this job first, maybe on a new connection.
+        For a fault of one request, wait for the request of this job first, maybe on a new connection.
         """
         return self._do(self._begin(task_id))
 
     async def _begin(self, task_id: str) -> int:
-        number = len(self._open) or int(self._at_place)
+        number = len(self._open) or int(self._of_request)
         self._stopped = [0, 0]
-        self._request = _REQUESTS.get(self.fault.place, task_id.encode())
-        self._seen = not self._at_place
+        self._request = _REQUESTS.get(self.fault.disturbed_request, task_id.encode())
+        self._seen = not self._of_request
         if self._what is Fault.CUT and not self._at_answer:
             self._abort()
         else:
@@ -119,7 +119,7 @@ class FaultProxy:
         return number
 
     def wait_until_over(self, closing: threading.Event) -> None:
-        """Return when it has lasted for its time, or when ``closing`` is set. At a place its time begins with the request."""
+        """Return when the fault is over, or when ``closing`` is set. The time of a fault of one request begins with it."""
         ends, lasts = time.monotonic() + ANSWER_SECONDS, False
         while not (self._is_over() or closing.wait(_POLL_SECONDS)) and time.monotonic() < ends:
             if self._seen != lasts:
@@ -128,7 +128,7 @@ class FaultProxy:
 
     def _is_over(self) -> bool:
         """A black hole is never over by itself: this side has to wait for its answer for a while."""
-        return self._at_place and self._what is not Fault.BLACK_HOLE and all(self._stopped)
+        return self._of_request and self._what is not Fault.BLACK_HOLE and all(self._stopped)
 
     def release(self, line: socket.socket) -> None:
         """Let the victim at the other end of ``line`` go on meanwhile."""
@@ -208,7 +208,7 @@ class FaultProxy:
         """Take what one side says, and when it is due at the other; an empty piece is its end."""
         with contextlib.suppress(OSError):
             while piece := await source.read(_CHUNK):
-                if self._healthy.is_set() or (self._at_place and self._passes(piece, way)):
+                if self._healthy.is_set() or (self._of_request and self._passes(piece, way)):
                     pieces.put_nowait((0.0, piece))
                 elif self._what is Fault.DELAY:
                     pieces.put_nowait((self._loop.time() + LATENCY_SECONDS, piece))

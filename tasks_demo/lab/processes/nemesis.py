@@ -166,7 +166,7 @@ class Nemesis:
             why = f"{point} is a point of the main process"
         if sign is None and self._disturbance is None and fault is not Fault.OUT_OF_MEMORY:
             why = why or "this fault sends no signal"
-        if fault.once:
+        if fault.once_per_cell:
             self.held.set()
             self.released.wait()
             line.sendall(GO_ON)

@@ -9,8 +9,8 @@ from django.db import connections, router
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.demo.shop.models import Booking
 from tasks_demo.lab.plan.cells import Cell
+from tasks_demo.lab.plan.disturbed_requests import uses_database
 from tasks_demo.lab.plan.faults import Fault
-from tasks_demo.lab.plan.places import uses_database
 from tasks_demo.lab.processes import wall_clock
 from tasks_demo.lab.processes.servers import postgres, rabbitmq
 

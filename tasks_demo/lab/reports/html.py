@@ -13,7 +13,7 @@ from django.template.loader import render_to_string
 
 from tasks_demo.core.points import Point
 from tasks_demo.dashboard.standalone import styles
-from tasks_demo.lab.plan.combined import explained
+from tasks_demo.lab.plan.combined import description
 from tasks_demo.lab.reports.lives import Life
 from tasks_demo.lab.reports.text import carriable, cell_name, in_short, reading, sentences
 from tasks_demo.lab.verdict.checker import RECOVERY_EDGES
@@ -94,7 +94,7 @@ def as_html(result: Mapping[str, Any], lives: Mapping[int, Sequence[Life]] | Non
             "maps": [_map(broker, squares) for broker in dict.fromkeys(cell["broker"] for cell in result["cells"])],
             "recovery": _histogram(total),
             "squares": squares,
-            "explained": [(fault, line) for fault in _faults(squares) if (line := explained(fault))],
+            "fault_descriptions": [(fault, line) for fault in _faults(squares) if (line := description(fault))],
         },
     )
     return carriable(page)

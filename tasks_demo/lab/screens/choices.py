@@ -33,7 +33,7 @@ class Choices(forms.Form):
         label="Patterns",
     )
     fault = forms.MultipleChoiceField(
-        choices=[(name, f"{name}: {Fault(name).explained}") for name in plan_options.FAULTS],
+        choices=[(name, f"{name}: {Fault(name).description}") for name in plan_options.FAULTS],
         widget=forms.CheckboxSelectMultiple,
         initial=plan_options.DEFAULT_FAULTS,
         label="Faults",

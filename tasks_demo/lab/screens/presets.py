@@ -22,7 +22,7 @@ class Preset:
 
     @property
     def query(self) -> str:
-        """The parameters of the form that choose it. Without a seed: each time another one."""
+        """The parameters of the form that choose it. They contain no seed, so each run draws a new one."""
         chosen: dict[str, Any] = {"pattern": self.pattern, "fault": self.fault, "point": self.point, "tasks": TASKS}
         return urlencode(chosen, doseq=True)
 

@@ -27,7 +27,7 @@ from tasks_demo.lab.screens.presets import PRESETS
 from tasks_demo.lab.screens.run_process import MOST_KEPT, RequestRefused, start, stop
 
 TEMPLATES = "admin/tasks_demo_lab"
-#: Downloads: the end of the file's name, its type, and what makes it of the result.
+#: Downloads: the end of the file's name, its type, and the function that builds it from the result.
 REPORTS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], str]]] = {
     "json": ("json", "application/json", lambda result, _: document.as_json(result)),
     "junit": ("xml", "application/xml", lambda result, _: document.as_junit(result)),

@@ -46,7 +46,7 @@ from tasks_demo.lab.verdict.evidence import (
     Kill,
     gather,
 )
-from tasks_demo.lab.verdict.findings import Findings, bounds_in_words, name, times
+from tasks_demo.lab.verdict.findings import Findings, bounds_in_words, count_or_no, name
 from tasks_demo.lab.verdict.history import HistoryError, HistoryEvent
 from tasks_demo.lab.verdict.quiescence import quiescence
 from tasks_demo.lab.verdict.statistics import bars, rate_interval, spread, upper_bound
@@ -241,7 +241,7 @@ def _of_effects(count: int, promise: Promise) -> _Finding:
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "took effect although the broker refused it") if effects else None
     if count & _CONFIRMED and effects not in bounds:
-        return "unmet", f"{times(effects, 'effect')}, {bounds_in_words(bounds)}"
+        return "unmet", f"{count_or_no(effects, 'effect')}, {bounds_in_words(bounds)}"
     return None
 
 
@@ -255,7 +255,7 @@ def _of_executions(count: int, promise: Promise) -> _Finding:
     if not count & (_CONFIRMED | _PERHAPS):
         return ("doubts", "was executed although the broker refused it") if executions else None
     if count & _CONFIRMED and executions not in bounds:
-        return "unmet", f"{times(executions, 'execution')}, {bounds_in_words(bounds)}"
+        return "unmet", f"{count_or_no(executions, 'execution')}, {bounds_in_words(bounds)}"
     return None
 
 

@@ -48,7 +48,7 @@ _ENDED = sum(_BITS[point] for point in _ENDINGS)
 #: Announced from a thread of its own, so that another point of the process may be written before it.
 _BESIDE = _BITS["lease_lost"]
 _MAIN_LINE = ("received", "claimed", "started", "effect_begun", "effect_done", "completed", "returned")
-#: Faults that kill no process of the history. Those of the broker, and of a connection at a place, do not either.
+#: Faults that kill no process of the history. Those of the broker, and of a connection at one request, do not either.
 _UNSEEN = frozenset({"slow", "lost-response", "double-publish", "publisher-crash", "hostile", "database-kill"})
 _CLOCK = "clock-jump"
 #: Faults that last: their victim has gone on when they end, and are reported.
@@ -177,7 +177,7 @@ class Evidence:
             self._record_load_kill(kill, event)
             return
         parts = set(what.split(" + "))
-        # "cut-publish" is a fault of a connection at the place "publish".
+        # "cut-publish" is a fault of a connection that disturbs the request "publish".
         unseen = {part for part in parts if part in _UNSEEN or part.rpartition("-")[0] in _OF_CONNECTION}
         if parts == unseen or what.startswith("broker-"):
             if what != self.fault:

@@ -64,6 +64,6 @@ def bounds_in_words(bounds: Bounds) -> str:
     return f"exactly {bounds.least} promised" if bounds.least == bounds.most else f"at most {bounds.most} promised"
 
 
-def times(count: int, what: str) -> str:
+def count_or_no(count: int, what: str) -> str:
     """``no effect``, ``1 effect``, ``2 effects``."""
     return f"{count or 'no'} {what}{'' if count <= 1 else 's'}"

@@ -13,7 +13,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.conf import settings
 from tasks_demo.core.exceptions import InvalidSetting, LedgerUnavailable
 from tasks_demo.core.wording import counted, first_line
-from tasks_demo.ledger.reading import State, read_books
+from tasks_demo.ledger.reading import BooksState, read_books
 from tasks_demo.ledger.rollups import fold
 from tasks_demo.management.arguments import Exit, seconds
 from tasks_demo.management.base import PackageCommand
@@ -61,7 +61,7 @@ class Command(PackageCommand):
         if failed:
             raise CommandError(f"{counted(len(failed), 'book')} could not be read.", returncode=Exit.BROKEN)
 
-    def _read(self, seconds: float) -> list[State]:
+    def _read(self, seconds: float) -> list[BooksState]:
         try:
             states = read_books()
             fold(seconds)
@@ -72,7 +72,7 @@ class Command(PackageCommand):
             ) from error
 
 
-def trouble_of(state: State) -> str:
+def trouble_of(state: BooksState) -> str:
     """Return the message about books that cannot be read."""
     since = f" since {clock.aware(state.since):%Y-%m-%d %H:%M:%S %Z}" if state.since else ""
     what = f"The books {state.name!r} cannot be read{since}: {state.trouble.rstrip('. ')}."

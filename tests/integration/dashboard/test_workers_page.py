@@ -177,7 +177,7 @@ def test_search_of_a_worker_that_reports_no_more_is_remembered(
     staff: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     append(life("t", "published", "received", "started"))
-    long_ago = clock.moment(time.time() - 2 * held_jobs.SETTLED_SECONDS)
+    long_ago = clock.from_epoch(time.time() - 2 * held_jobs.SETTLED_SECONDS)
     dead, just_now = worker(row("w1@test", seen_at=long_ago).pk), worker(row("w2@test", held=["t"]).pk)
     assert dead
     assert just_now

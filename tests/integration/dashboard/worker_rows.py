@@ -31,7 +31,7 @@ def row(name: str = "w1@test", process: Process | None = None, **fields: Any) ->
         "host": "host-1",
         "pool": "prefork, 2",
         "queues": ["celery"],
-        "started_at": clock.moment(START - 5),
+        "started_at": clock.from_epoch(START - 5),
         "seen_at": timezone.now(),
         # Its last report was before everything that the ledger has now.
         "last_event": (Event.objects.order_by("id").values_list("id", flat=True).first() or 1) - 1,
@@ -42,4 +42,4 @@ def row(name: str = "w1@test", process: Process | None = None, **fields: Any) ->
 def elsewhere(name: str, silent: float, **fields: Any) -> WorkerProcess:
     """A worker of another machine that last reported ``silent`` seconds ago."""
     process = Process("another-boot/pid:[1]", 4711, "100", "")
-    return row(name, process, seen_at=clock.moment(time.time() - silent), **fields)
+    return row(name, process, seen_at=clock.from_epoch(time.time() - silent), **fields)

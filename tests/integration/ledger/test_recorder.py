@@ -213,7 +213,7 @@ def test_recorder_takes_whatever_a_driver_raises_for_the_ledgers_failure(
         raise error("unexpected")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks_demo.core.clock.adapted", fall)
+        patch.setattr("tasks_demo.core.clock.for_driver", fall)
         with pytest.raises(LedgerUnavailable, match="unexpected"):
             store.append([row("started", "t")])
     store.append([row("started", "t")])

@@ -190,7 +190,7 @@ def test_rollups_forget_what_was_pruned() -> None:
     append([row for number in range(5) for row in everything(number)], ok("new"))
     folded()
     before = rollups.totals()
-    assert prune(clock.stored(datetime.now(UTC) - timedelta(days=1))).tallies > 1
+    assert prune(clock.for_column(datetime.now(UTC) - timedelta(days=1))).tallies > 1
     assert 0 < sum(row["task_ids"] for row in rollups.totals()) < sum(row["task_ids"] for row in before)
     folded()
     assert Tally.objects.filter(task_id="old-and-open").exists()

@@ -92,7 +92,7 @@ def test_reporting_takes_a_hard_time_limit_for_an_end(worker: Worker, task: str)
     until(lambda: current_app.AsyncResult(found.task_id).state == "FAILURE", "the result")
 
 
-def test_reporting_takes_no_hard_time_limit_for_an_end_that_requeues(worker: Worker) -> None:
+def test_reporting_does_not_record_an_end_for_a_hard_time_limit_that_requeues(worker: Worker) -> None:
     task_id = publish("outbox_tasks.back", **LIMITS)
     until(lambda: row(task_id).started_at, "the first start")
     first = row(task_id).started_at

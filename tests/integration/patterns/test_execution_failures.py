@@ -280,9 +280,7 @@ def test_inside_a_transaction_of_somebody_else_nothing_is_run_or_counted(
 
 
 @pytest.mark.parametrize("pattern", ["acks_late", "outbox"])
-def test_execution_copy_that_ends_takes_back_its_own_attempt_and_not_that_of_another_that_runs(
-    environment: Failing, pattern: str
-) -> None:
+def test_ended_copy_removes_only_its_own_attempt(environment: Failing, pattern: str) -> None:
     folder, first = environment.job(pattern, gate=True)
     until(lambda: executions(folder) == 1, "the first copy")
     operation = folder.rpartition("/")[2].partition("-")[0]

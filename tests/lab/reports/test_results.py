@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks_demo.lab.management.commands.results import beside_other_patterns, outside, progress, read, write
+from tasks_demo.lab.management.commands.results import (
+    merged_with_other_patterns,
+    progress,
+    read,
+    relier_measurements,
+    write,
+)
 from tasks_demo.lab.plan.outcomes import Prediction
 from tasks_demo.lab.reports.results import as_page, undetected
 from tests.lab.reports.results import built, good, story
@@ -17,7 +23,7 @@ CONTROL = {("acks_late", "kill-main", "", "redis"): Prediction("broken", "A cont
 
 def test_results_page_in_the_docs_is_made_from_the_results_in_the_docs() -> None:
     assert (PROJECT / "docs/results.md").read_text(encoding="utf-8") == as_page(
-        read(PROJECT / "docs/results"), outside(PROJECT / "docs/results")
+        read(PROJECT / "docs/results"), relier_measurements(PROJECT / "docs/results")
     )
 
 
@@ -106,7 +112,7 @@ def test_soaks_of_one_pattern_on_several_brokers_are_side_by_side() -> None:
 def test_soak_of_one_pattern_leaves_those_of_others_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "reliable-soak.json.gz"
     for pattern in ("acks_late", "inbox", "acks_late"):
-        write(file, beside_other_patterns(file, [soaked(pattern)]))
+        write(file, merged_with_other_patterns(file, [soaked(pattern)]))
     assert read(tmp_path) == {("reliable", "soak"): [soaked("inbox"), soaked("acks_late")]}
 
 

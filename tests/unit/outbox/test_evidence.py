@@ -9,8 +9,8 @@ from tasks_demo.outbox.evidence import (
     Evidence,
     Life,
     Location,
-    State,
-    lives,
+    RowState,
+    is_alive,
     lost,
     must_ask_workers,
     next_look,
@@ -87,26 +87,26 @@ def test_workers_are_asked_only_where_their_answer_decides() -> None:
 @pytest.mark.parametrize(
     ("state", "generation", "alive", "runs"),
     [
-        (State(False, "", OPEN), 0, False, True),
+        (RowState(False, "", OPEN), 0, False, True),
         # Begun by a living worker; by a dead one.
-        (State(False, "w", 0), 0, True, False),
-        (State(False, "w", 0), 0, False, True),
+        (RowState(False, "w", 0), 0, True, False),
+        (RowState(False, "w", 0), 0, False, True),
         # A retry or deferral may begin before the body that published it is marked.
-        (State(False, "w", 0), 1, True, True),
-        (State(False, "", 0), 1, False, True),
+        (RowState(False, "w", 0), 1, True, True),
+        (RowState(False, "", 0), 1, False, True),
         # A second copy of the first must not start a second chain of retries; neither may an older copy from a later chain.
-        (State(False, "", 0), 0, False, False),
-        (State(False, "", 2), 1, False, False),
-        (State(False, "w", 2), 1, True, False),
+        (RowState(False, "", 0), 0, False, False),
+        (RowState(False, "", 2), 1, False, False),
+        (RowState(False, "w", 2), 1, True, False),
         # Ended; revoked or expired before it began; a retry(throw=False), after which the body returned.
-        (State(True, "w", 0), 0, False, False),
-        (State(True, "", OPEN), 0, False, False),
-        (State(True, "", OPEN), 1, False, False),
-        (State(True, "w", 0), 1, False, True),
+        (RowState(True, "w", 0), 0, False, False),
+        (RowState(True, "", OPEN), 0, False, False),
+        (RowState(True, "", OPEN), 1, False, False),
+        (RowState(True, "w", 0), 1, False, True),
     ],
 )
 def test_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
-    state: State, generation: int, alive: bool, runs: bool
+    state: RowState, generation: int, alive: bool, runs: bool
 ) -> None:
     assert (refusal(state, generation, alive) == "") is runs
 
@@ -123,7 +123,7 @@ def test_copy_runs_unless_its_job_has_ended_is_running_or_goes_on_elsewhere(
     ],
 )
 def test_holder_counts_as_alive_by_its_process_or_its_reports(life: Life, silent: float, alive: bool) -> None:
-    assert lives(life, silent, lease=60, unfinished=7200) is alive
+    assert is_alive(life, silent, lease=60, unfinished=7200) is alive
 
 
 def test_looks_become_rarer_with_age_and_publications_within_bounds() -> None:

@@ -131,7 +131,7 @@ def test_execution_passes_on_what_ends_the_process(kind: type[BaseException]) ->
     assert ended(Job(ends=raises(error))) is error
 
 
-def test_execution_in_eager_mode_the_caller_is_told_what_it_was() -> None:
+def test_execution_in_eager_mode_raises_the_original_error_to_the_caller() -> None:
     error = Odd()
     assert ended(Job(ends=raises(error), eager=True)) is error
 

@@ -79,7 +79,7 @@ def test_address_of_sentinels_is_read_as_stock_kombu_reads_it(address: str) -> N
 
 
 @pytest.mark.parametrize("address", ["sentinel://a:1;sentinel://b:2/3", "sentinel://a:1/1;sentinel://b:2/3"])
-def test_address_of_sentinels_with_another_database_than_stock_kombu_would_use_is_refused(address: str) -> None:
+def test_sentinel_address_is_refused_if_stock_kombu_would_use_another_database(address: str) -> None:
     with pytest.raises(InvalidSetting, match="the first address"):
         _ = Connection(f"reliable+{address}").transport
 

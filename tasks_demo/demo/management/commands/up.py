@@ -116,7 +116,7 @@ def _check_nothing_runs(embedded: Mapping[str, Callable[[], bool]], port: int) -
 
 def _worker_has_reported(since: float) -> Callable[[], bool]:
     """Return a function that tells whether a worker that started since then has reported to the ledger."""
-    later = WorkerProcess.objects.filter(started_at__gte=clock.moment(since), stopped_at=None)
+    later = WorkerProcess.objects.filter(started_at__gte=clock.from_epoch(since), stopped_at=None)
 
     def has_reported() -> bool:
         try:

@@ -28,7 +28,7 @@ from tasks_demo.management.arguments import Exit
 from tasks_demo.management.base import PackageCommand, output_failed
 
 if TYPE_CHECKING:
-    from tasks_demo.lab.engine.runner import Outcome
+    from tasks_demo.lab.engine.runner import RunResult
 
 #: What is written into files of the user's choice.
 WRITTEN = ("json", "junit", "markdown", "html", "events")
@@ -167,7 +167,7 @@ class Command(PackageCommand):
                     returncode=Exit.USAGE,
                 ) from error
 
-    def _report(self, outcome: Outcome, options: dict[str, Any]) -> int:
+    def _report(self, outcome: RunResult, options: dict[str, Any]) -> int:
         result = outcome.result
         writers: list[tuple[str | Path | None, Callable[[], str]]] = [
             (options["json"], lambda: report.as_json(result)),

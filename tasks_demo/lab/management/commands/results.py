@@ -89,15 +89,15 @@ class Command(PackageCommand):
                 documents.append(known.get(seed) or self._measure(part, options, seed))
                 if options["more"] and seed not in known:
                     known[seed] = documents[-1]
-                    write(file, beside_other_patterns(file, [known[number] for number in sorted(known)]))
+                    write(file, merged_with_other_patterns(file, [known[number] for number in sorted(known)]))
                 if len(documents) < seeds:
                     self.stderr.write(progress(part, documents, seeds))
             short += undetected(documents)
             if not options["more"]:
-                write(file, beside_other_patterns(file, documents) if part == "soak" else documents)
+                write(file, merged_with_other_patterns(file, documents) if part == "soak" else documents)
             for file in (settings.STATE_DIR / "results").glob(f"{_name(part, options)}-*.json"):
                 file.unlink()
-        (options["docs"] / "results.md").write_text(as_page(read(kept), outside(kept)), encoding="utf-8")
+        (options["docs"] / "results.md").write_text(as_page(read(kept), relier_measurements(kept)), encoding="utf-8")
         for sentence in short:
             self.stderr.write(sentence)
         sys.exit(Exit.BROKEN if short else Exit.OK)
@@ -164,8 +164,8 @@ def _manage(*arguments: str, state: Path | None = None, log: Path | None = None)
 
 def _name(part: str, options: dict[str, Any]) -> str:
     """What the files of a part's single results begin with."""
-    of = f"-{options['pattern'] or SOAKED}" if part == "soak" else ""
-    return f"{part}{of}-{options['name'] or options['broker']}"
+    pattern_suffix = f"-{options['pattern'] or SOAKED}" if part == "soak" else ""
+    return f"{part}{pattern_suffix}-{options['name'] or options['broker']}"
 
 
 def of_pattern(file: Path, pattern: str | None) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def of_pattern(file: Path, pattern: str | None) -> list[dict[str, Any]]:
     return [document for document in known if pattern in (None, document["cells"][0]["pattern"])]
 
 
-def beside_other_patterns(file: Path, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged_with_other_patterns(file: Path, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """These documents, and those of other patterns that the file holds."""
     mine = documents[0]["cells"][0]["pattern"]
     return [document for document in of_pattern(file, None) if document["cells"][0]["pattern"] != mine] + documents
@@ -201,8 +201,8 @@ def write(file: Path, documents: list[dict[str, Any]]) -> None:
     file.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def outside(folder: Path) -> list[dict[str, Any]]:
-    """What the program for relier printed: one line for each seed."""
+def relier_measurements(folder: Path) -> list[dict[str, Any]]:
+    """The measurements of relier, one for each seed."""
     file = folder / "relier.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 

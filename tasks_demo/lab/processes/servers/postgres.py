@@ -39,13 +39,13 @@ class PostgresServer(EmbeddedServer):
         self._binaries = binaries()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-        self._as_somebody: list[str] = []
+        self._as_nobody: list[str] = []
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             ids = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
             # The change of user removes what makes the server end with us: set it again.
-            self._as_somebody = ["setpriv", *ids, "--pdeathsig=KILL"]
+            self._as_nobody = ["setpriv", *ids, "--pdeathsig=KILL"]
         self._initdb()
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class PostgresServer(EmbeddedServer):
 
     def _initdb(self) -> None:
         arguments = ["--auth=trust", f"--username={USER}", "--no-sync", f"--pgdata={self.folder / 'data'}"]
-        command = [*self._as_somebody, str(self._binaries / "initdb"), *arguments]
+        command = [*self._as_nobody, str(self._binaries / "initdb"), *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=self.folder, env=self._environment, timeout=_INITDB_SECONDS, check=False
         )  # fmt: skip
@@ -63,7 +63,7 @@ class PostgresServer(EmbeddedServer):
 
     def _spawn(self) -> Process:
         options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}"]
-        command = [*self._as_somebody, str(self._binaries / "postgres"), "-D", str(self.folder / "data"), *options]
+        command = [*self._as_nobody, str(self._binaries / "postgres"), "-D", str(self.folder / "data"), *options]
         return spawn(command, log=self.log, env=self._environment, cwd=self.folder)
 
     def kill(self) -> None:

@@ -43,19 +43,21 @@ def test_cells_of_all_hold_every_pattern_under_every_fault() -> None:
     everything = {(name, fault) for name in PROMISES for fault in Fault if fault not in without}
     # The inbox job calls no bank: there is no response to lose. It alone commits its effect, and three claim their operation.
     impossible = {
-        *((name, fault) for name, fault in everything if fault.place == "commit" and name != "inbox"),
+        *((name, fault) for name, fault in everything if fault.disturbed_request == "commit" and name != "inbox"),
         *(
             (name, fault)
             for name, fault in everything
-            if fault.place == "claim" and name in {"acks_early", "acks_late", "inbox"}
+            if fault.disturbed_request == "claim" and name in {"acks_early", "acks_late", "inbox"}
         ),
     }
     assert {(cell.pattern, cell.fault) for cell in make()} == everything - {("inbox", Fault.LOST_RESPONSE)} - impossible
 
 
 def test_victim_at_a_place_is_held_before_the_request_is_made() -> None:
-    for cell in make(faults=[fault for fault in Fault if fault.place in {"commit", "claim"}]):
-        assert set(cell.victims.values()) == {Point.EFFECT_DONE if cell.fault.place == "commit" else Point.RECEIVED}
+    for cell in make(faults=[fault for fault in Fault if fault.disturbed_request in {"commit", "claim"}]):
+        assert set(cell.victims.values()) == {
+            Point.EFFECT_DONE if cell.fault.disturbed_request == "commit" else Point.RECEIVED
+        }
 
 
 def test_healthy_control_has_no_victims_and_every_other_cell_has() -> None:

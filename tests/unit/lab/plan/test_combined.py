@@ -11,7 +11,7 @@ import pytest
 from tasks_demo.core.semantics import PROMISES
 from tasks_demo.lab.plan.brokers import KINDS
 from tasks_demo.lab.plan.cells import Cell, applies, points_of
-from tasks_demo.lab.plan.combined import OF_A_CONNECTION, OF_A_PROCESS, Combined, explained, parse
+from tasks_demo.lab.plan.combined import OF_A_CONNECTION, OF_A_PROCESS, Combined, description, parse
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.options import FAULTS, OptionRefused, cells_for
 from tasks_demo.lab.plan.predictions import prediction
@@ -42,7 +42,7 @@ def test_pair_is_the_same_in_either_order_and_with_any_spaces(pair: Combined) ->
 @pytest.mark.parametrize("name", FAULTS)
 def test_single_fault_is_not_a_pair(name: str) -> None:
     assert parse(name) is Fault(name)
-    assert explained(name) == Fault(name).explained
+    assert description(name) == Fault(name).description
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_single_fault_is_not_a_pair(name: str) -> None:
         ("poison + cut", "these two cannot be combined"),
         (
             "database-kill + kill-main",
-            "database-kill happens once in a cell, and at no job of its own. One of kill-child",
+            "database-kill is injected once in a cell, and not at a particular job. One of kill-child",
         ),
         (
             "clock-jump + kill-main",
             "clock-jump is known to have happened by what its victim does next, in the wrong time",
         ),
-        ("broker-full + kill-main", "broker-full happens once in a cell"),
+        ("broker-full + kill-main", "broker-full is injected once in a cell"),
         ("out-of-memory + kill-main", "these two cannot be combined. One of "),
         ("hostile + double-publish", "these two cannot be combined"),
     ],
@@ -134,5 +134,5 @@ def test_pair_is_open_where_one_of_the_two_may_break_the_promise() -> None:
 
 
 def test_explanation_of_a_pair_names_both_and_of_an_unknown_one_nothing() -> None:
-    assert explained("kill-main + cut").count("; and at the same moment: ") == 1
-    assert explained("earthquake") == ""
+    assert description("kill-main + cut").count("; and at the same moment: ") == 1
+    assert description("earthquake") == ""

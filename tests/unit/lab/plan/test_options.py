@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tasks_demo.lab.plan.cells import MOST_TASKS, Cell
+from tasks_demo.lab.plan.disturbed_requests import why_never
 from tasks_demo.lab.plan.faults import Fault
 from tasks_demo.lab.plan.options import FAULTS, PATTERNS, POINTS, OptionRefused, cells_for
-from tasks_demo.lab.plan.places import why_never
 from tasks_demo.lab.plan.project_task import Call, ProjectTask
 
 NOTHING = dict.fromkeys(("pattern", "fault", "point", "tasks", "kills", "work", "clicks"))

@@ -82,7 +82,7 @@ def test_disturbed_connection_costs_nothing_on_our_transport_and_a_delay_nowhere
 def test_disturbed_publication_never_loses_a_job_and_doubles_it_only_where_nothing_compares_messages(
     pattern: str,
 ) -> None:
-    for fault in (fault for fault in Fault if fault.place == "publish"):
+    for fault in (fault for fault in Fault if fault.disturbed_request == "publish"):
         for broker in KINDS:
             found = prediction(pattern, fault, broker=broker)
             assert "lost" in found.excluded
@@ -91,14 +91,14 @@ def test_disturbed_publication_never_loses_a_job_and_doubles_it_only_where_nothi
 
 
 def test_disturbed_commit_has_one_effect() -> None:
-    for fault in (fault for fault in Fault if fault.place == "commit"):
+    for fault in (fault for fault in Fault if fault.disturbed_request == "commit"):
         found = prediction("inbox", fault)
         assert (found.outcome, found.excluded) == ("held", {"lost", "duplicated"})
 
 
 def test_claim_without_an_answer_costs_claim_first_its_job_and_nothing_else() -> None:
     for pattern in ("claim_first", "outbox", "dedup_lock"):
-        for fault in (fault for fault in Fault if fault.place == "claim"):
+        for fault in (fault for fault in Fault if fault.disturbed_request == "claim"):
             found = prediction(pattern, fault)
             lost = (pattern, fault) == ("claim_first", Fault.CUT_CLAIM)
             assert (found.outcome, found.required) == ("held", {"lost"} if lost else set())

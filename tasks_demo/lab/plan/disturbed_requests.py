@@ -5,9 +5,9 @@ from __future__ import annotations
 from tasks_demo.core.lifecycle import Point
 from tasks_demo.lab.plan.faults import Fault
 
-#: Where the victim of a fault of this place is held until its proxy waits for the request. A publisher's is not held.
+#: Where the victim of a fault that disturbs this request is held until its proxy waits for it. A publisher is not held.
 HELD_AT = {"commit": Point.EFFECT_DONE, "claim": Point.RECEIVED}
-#: Patterns whose jobs make the request of a place, and what the others do not do; a place that is not here: all.
+#: Patterns whose jobs make the request, and what the others do not do; a request that is not here: all make it.
 _MADE_BY = {
     "commit": (("inbox",), "commits no effect"),
     "claim": (("claim_first", "outbox", "dedup_lock"), "makes no claim of its own"),
@@ -16,12 +16,12 @@ _MADE_BY = {
 
 def uses_database(pattern: str, fault: Fault) -> bool:
     """Whether it is a request to the database of the jobs' tables."""
-    return fault.place == "commit" or (fault.place == "claim" and pattern != "dedup_lock")
+    return fault.disturbed_request == "commit" or (fault.disturbed_request == "claim" and pattern != "dedup_lock")
 
 
 def why_never(pattern: str, fault: Fault) -> str:
     """What the demo's job of this pattern does not do, so that the fault cannot happen to it; "" if it can."""
     if fault is Fault.LOST_RESPONSE:
         return "calls no bank" if pattern == "inbox" else ""
-    patterns, missing = _MADE_BY.get(fault.place, ((pattern,), ""))
+    patterns, missing = _MADE_BY.get(fault.disturbed_request, ((pattern,), ""))
     return "" if pattern in patterns else missing
