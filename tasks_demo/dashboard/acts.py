@@ -60,7 +60,7 @@ class Preview:
     """What an act would do: to which rows now, to how many later, and to how many it cannot be done and why."""
 
     rows: list[Any]
-    left: int = 0
+    remaining: int = 0
     more: bool = False
     refused: list[tuple[int, str]] = field(default_factory=list)
 
@@ -92,7 +92,7 @@ class Result:
 
     done: int = 0
     changed: int = 0
-    left: int = 0
+    remaining: int = 0
     errors: list[str] = field(default_factory=list)
     refused: int = 0
     stopped: str = ""
@@ -102,7 +102,7 @@ class Result:
         parts = [f"{counted(self.done, act.noun)} {act.done}"]
         parts += [f"{self.refused} refused"] if self.refused else []
         parts += [f"{self.changed} left alone, because changed meanwhile"] if self.changed else []
-        parts += [f"{self.left} left: do it again for these"] if self.left else []
+        parts += [f"{self.remaining} left: do it again for these"] if self.remaining else []
         return f"{', '.join(parts)}."
 
 
@@ -111,7 +111,7 @@ def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
     result, until = Result(), time.monotonic() + SECONDS
     for number, row in enumerate(rows):
         if time.monotonic() > until:
-            result.left = len(rows) - number
+            result.remaining = len(rows) - number
             break
         try:
             if act.carry_out(row, by, why):
@@ -119,7 +119,7 @@ def carry_out(act: Act, rows: Sequence[Any], *, by: str, why: str) -> Result:
             else:
                 result.changed += 1
         except EnvironmentNotReady as error:
-            result.stopped, result.left = str(error), len(rows) - number
+            result.stopped, result.remaining = str(error), len(rows) - number
             break
         except DeliveryError as error:
             result.refused += 1
@@ -133,10 +133,10 @@ def confirmation(
     """Return the context of the page that shows what the act would do. Changes nothing."""
     if not request.user.has_perm(act.permission):
         raise PermissionDenied
-    sure = {
+    selection = {
         "act": name,
         "ids": [row.pk for row in found.rows],
-        "left": found.left,
+        "left": found.remaining,
         "filter": request.GET.urlencode()[:2000],
         "token": uuid.uuid4().hex,
         "user": str(request.user.pk),
@@ -148,7 +148,7 @@ def confirmation(
         "named": found.rows[:MOST_NAMED],
         "filter": shown(", ".join(f"{key} = {value}" for key, value in request.GET.items()), 500),
         "button": f"{act.verb}: {counted(len(found.rows), act.noun)}",
-        "sure": signing.dumps(sure, salt=_SALT, compress=True),
+        "sure": signing.dumps(selection, salt=_SALT, compress=True),
         "address": address,
         "error": no_reason,
     }
@@ -157,17 +157,17 @@ def confirmation(
 def opened(request: HttpRequest, acts: dict[str, Act]) -> tuple[Act, dict[str, Any]] | None:
     """Return the act that this form confirms and what it fixed; None, with a message, if the form is too old or was changed."""
     try:
-        sure = signing.loads(request.POST.get("sure", ""), salt=_SALT, max_age=VALID_SECONDS)
-        act = acts[sure["act"]]
+        selection = signing.loads(request.POST.get("sure", ""), salt=_SALT, max_age=VALID_SECONDS)
+        act = acts[selection["act"]]
     except (signing.BadSignature, KeyError):
         messages.error(request, "This form is too old or was changed. Nothing was done. Choose again.")
         return None
-    if not request.user.has_perm(act.permission) or sure["user"] != str(request.user.pk):
+    if not request.user.has_perm(act.permission) or selection["user"] != str(request.user.pk):
         raise PermissionDenied
-    return act, sure
+    return act, selection
 
 
-def why_of(request: HttpRequest) -> str:
+def typed_reason(request: HttpRequest) -> str:
     """Return the reason that was typed; empty: none."""
     return request.POST.get("why", "").strip().replace("\0", "")[:2000]
 
@@ -175,7 +175,7 @@ def why_of(request: HttpRequest) -> str:
 def perform(
     request: HttpRequest,
     act: Act,
-    sure: dict[str, Any],
+    selection: dict[str, Any],
     rows: Sequence[Any],
     about: type[Model],
     more: Callable[[], str] = str,
@@ -186,18 +186,18 @@ def perform(
 
     ``about``, ``pk``: the model that the log names, and the row if it is a single one. ``more``: what else the log keeps.
     """
-    what = f"{act.verb}: {counted(len(sure['ids']), act.noun)}"
-    entry = audit.begin(request, about, what, sure["token"], pk=pk)
+    what = f"{act.verb}: {counted(len(selection['ids']), act.noun)}"
+    entry = audit.begin(request, about, what, selection["token"], pk=pk)
     if entry is None:
         messages.warning(request, "This form was sent before. It has acted once; nothing more was done.")
         return
-    why = why_of(request)
+    why = typed_reason(request)
     result = carry_out(act, rows, by=request.user.get_username(), why=why)
-    result.changed += len(sure["ids"]) - len(rows)  # gone, or changed, meanwhile
-    result.left += sure["left"]
+    result.changed += len(selection["ids"]) - len(rows)  # gone, or changed, meanwhile
+    result.remaining += selection["left"]
     said = result.sentence(act)
-    kept = f"{said} Why: {why} Filter: {sure['filter'] or 'none'}. {more()} {result.stopped}".strip()
-    audit.finish(entry, kept, sure["token"])
+    kept = f"{said} Why: {why} Filter: {selection['filter'] or 'none'}. {more()} {result.stopped}".strip()
+    audit.finish(entry, kept, selection["token"])
     level = messages.SUCCESS if result.done else messages.WARNING
     messages.add_message(request, level, f"{said[0].upper()}{said[1:]} {shown(more(), 1000)}".strip())
     for error in [*result.errors[:MOST_ERRORS], *filter(None, [result.stopped])]:
@@ -249,16 +249,16 @@ class ActingAdmin(RecordsAdmin):
         found = opened(request, self.acts)
         if found is None:
             return HttpResponseRedirect(self._address("changelist"))
-        act, sure = found
-        rows = self.get_queryset(request).filter(pk__in=sure["ids"])
-        if not why_of(request):
-            return self.ask(request, rows, sure["act"], no_reason=True)
-        single = sure["ids"][0] if len(sure["ids"]) == 1 else None
-        perform(request, act, sure, list(rows.order_by("pk")), rows.model, pk=single)
+        act, selection = found
+        rows = self.get_queryset(request).filter(pk__in=selection["ids"])
+        if not typed_reason(request):
+            return self.ask(request, rows, selection["act"], no_reason=True)
+        single = selection["ids"][0] if len(selection["ids"]) == 1 else None
+        perform(request, act, selection, list(rows.order_by("pk")), rows.model, pk=single)
         if single is not None:
             return HttpResponseRedirect(self._address("change", single))
         back = self._address("changelist")
-        return HttpResponseRedirect(f"{back}?{sure['filter']}" if sure["filter"] else back)
+        return HttpResponseRedirect(f"{back}?{selection['filter']}" if selection["filter"] else back)
 
     def _address(self, page: str, *args: Any) -> str:
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{page}"

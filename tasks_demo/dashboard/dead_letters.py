@@ -18,7 +18,7 @@ from tasks_demo.core import clock
 from tasks_demo.core.exceptions import EnvironmentNotReady
 from tasks_demo.core.wording import counted, shown
 from tasks_demo.dashboard import needs, screens
-from tasks_demo.dashboard.acts import MOST_AT_ONCE, Act, Preview, confirmation, opened, perform, why_of
+from tasks_demo.dashboard.acts import MOST_AT_ONCE, Act, Preview, confirmation, opened, perform, typed_reason
 from tasks_demo.quarantine.dead_letters import DeadLetters, death_count, parts, shown_id
 from tasks_demo.records.models import Parked
 from tasks_demo.transport import DeadLetter
@@ -90,11 +90,11 @@ def _posted(request: HttpRequest, admin_site: AdminSite, letters: DeadLetters, a
         found = opened(request, acts)
         if found is None:
             return HttpResponseRedirect(address)
-        act, sure = found
-        if why_of(request):
-            perform(request, act, sure, [Row(token) for token in sure["ids"]], Parked)
+        act, selection = found
+        if typed_reason(request):
+            perform(request, act, selection, [Row(token) for token in selection["ids"]], Parked)
             return HttpResponseRedirect(address)
-        name, tokens = sure["act"], sure["ids"]
+        name, tokens = selection["act"], selection["ids"]
     else:
         name = next((one for one in acts if one in request.POST), "")
         if not name or not request.user.has_perm(acts[name].permission):

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from tasks_demo.core.wording import shown as printable
 from tasks_demo.dashboard import screens
-from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, preview, why_of
+from tasks_demo.dashboard.acts import Act, confirmation, opened, perform, preview, typed_reason
 from tasks_demo.dashboard.keyset import Tallies
 from tasks_demo.dashboard.pages import of_outcome
 from tasks_demo.ledger.models import Event, Tally
@@ -40,12 +40,12 @@ def view(request: HttpRequest, admin_site: AdminSite, **kwargs: Any) -> HttpResp
             found = opened(request, {"again": act})
             if found is None:
                 return HttpResponseRedirect(address)
-            _, sure = found
-            rows = Tally.objects.filter(pk__in=sure["ids"], outcome__in=CHOICES)
-            if why_of(request):
-                single = sure["ids"][0] if len(sure["ids"]) == 1 else None
+            _, selection = found
+            rows = Tally.objects.filter(pk__in=selection["ids"], outcome__in=CHOICES)
+            if typed_reason(request):
+                single = selection["ids"][0] if len(selection["ids"]) == 1 else None
                 new = lambda: f"New task IDs: {', '.join(made)}." if made else ""  # noqa: E731
-                perform(request, act, sure, list(rows.order_by("pk")), Tally, new, pk=single)
+                perform(request, act, selection, list(rows.order_by("pk")), Tally, new, pk=single)
                 return HttpResponseRedirect(address)
         elif "all" in request.POST:
             rows = tallies

@@ -44,7 +44,7 @@ class Cell:
     label: str
     value: int
     query: str
-    loud: bool
+    needs_attention: bool
     unknown: bool
 
 
@@ -82,9 +82,9 @@ def _row(pattern: str, task: str | None, counts: dict[str, Any]) -> Row:
             label=f"{group} {short}".strip(),
             value=counts[name],
             query="" if task == "" or not PARAMETERS.issuperset(parameters) else urlencode({**selected, **parameters}),
-            loud=loud and counts[name] > 0,
+            needs_attention=needs_attention and counts[name] > 0,
             unknown=name == "effects_0" and not counts["booked"] and counts[name] == counts["task_ids"],
         )
-        for name, (group, short, parameters, loud) in COLUMNS.items()
+        for name, (group, short, parameters, needs_attention) in COLUMNS.items()
     ]
     return Row(pattern, task, promise(pattern) if task is None else "", cells)

@@ -27,7 +27,7 @@ from tasks_demo.dashboard.latest import latest
 from tasks_demo.dashboard.refresh import freshness
 from tasks_demo.dashboard.search import all_matching, matching
 from tasks_demo.dashboard.tables import ReadOnlyAdmin
-from tasks_demo.dashboard.task_page import loud, task_page
+from tasks_demo.dashboard.task_page import counts_needing_attention, task_page
 from tasks_demo.dashboard.times import time_element
 from tasks_demo.ledger.models import Tally
 from tasks_demo.ledger.queries import RECENT, gaps
@@ -179,11 +179,11 @@ class TallyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="executions")
     def executions_n(self, tally: Tally) -> SafeString:
-        return _number(tally.executions, stressed="executions" in loud(tally))
+        return _number(tally.executions, stressed="executions" in counts_needing_attention(tally))
 
     @admin.display(description="effects")
     def effects_n(self, tally: Tally) -> SafeString:
-        return _number(tally.effects, stressed="effects" in loud(tally))
+        return _number(tally.effects, stressed="effects" in counts_needing_attention(tally))
 
     @admin.display(description="suppressed")
     def suppressed_n(self, tally: Tally) -> int:

@@ -25,11 +25,11 @@ MOST_SIBLINGS = 10
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One count with its name. ``loud``: it deserves attention."""
+    """One count with its name. ``needs_attention``: it deserves attention."""
 
     name: str
     value: int
-    loud: bool
+    needs_attention: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,12 @@ def _counts(tally: Tally) -> list[Count]:
     others = ("deferred", "fenced", "failed", "faults")
     shown = [*always, *(name for name in others if getattr(tally, name))]
     return [
-        Count(named(getattr(tally, name), *COUNTS[name]), getattr(tally, name), name in loud(tally)) for name in shown
+        Count(named(getattr(tally, name), *COUNTS[name]), getattr(tally, name), name in counts_needing_attention(tally))
+        for name in shown
     ]
 
 
-def loud(tally: Tally) -> frozenset[str]:
+def counts_needing_attention(tally: Tally) -> frozenset[str]:
     """Return the names of counts that deserve attention. Empty for a task whose pattern promises nothing."""
     if tally.pattern not in PROMISES:
         return frozenset()

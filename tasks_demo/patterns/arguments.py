@@ -24,22 +24,22 @@ NAMED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.K
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class BoundArguments:
     """The arguments of one call by name."""
 
-    named: dict[str, Any]
-    given: dict[str, Any]  # ``named`` without those that equal their default
-    rest: Sequence[Any]
-    extra: dict[str, Any]
-    rest_name: str | None = None  # the name of ``*rest``, where the body has it
+    by_name: dict[str, Any]
+    non_default: dict[str, Any]  # ``by_name`` without those that equal their default
+    var_positional: Sequence[Any]  # ``*args``
+    var_keyword: dict[str, Any]  # ``**kwargs``
+    var_positional_name: str | None = None  # the name of ``*args``, where the body has it
     models: Models | None = None  # of a task with ``pydantic=True``
 
     def digest(self, task: str) -> str:
         """Return the digest of task name and arguments, see ``tasks_demo.core.digest``. Raises ArgumentsNotJson."""
-        given = self.given if self.models is None else self.models.validated(self.given)
-        # A positional-only parameter may share its name with one of **extra.
-        named = {f"*{name}" if name in self.extra else name: value for name, value in given.items()}
-        return digest(task, self.rest, {**named, **self.extra})
+        given = self.non_default if self.models is None else self.models.validated(self.non_default)
+        # A positional-only parameter may share its name with one of ``**kwargs``.
+        named = {f"*{name}" if name in self.var_keyword else name: value for name, value in given.items()}
+        return digest(task, self.var_positional, {**named, **self.var_keyword})
 
 
 class Parameters:
@@ -54,9 +54,9 @@ class Parameters:
         self._positional = (*only, *either)
         self._by_keyword = frozenset((*either, *kinds.get(Parameter.KEYWORD_ONLY, [])))
         self.names = frozenset((*only, *self._by_keyword))
-        #: Names of ``*rest`` and ``**extra`` where the body has them.
-        self.rest = next(iter(kinds.get(Parameter.VAR_POSITIONAL, [])), None)
-        self.extra = next(iter(kinds.get(Parameter.VAR_KEYWORD, [])), None)
+        #: Names of ``*args`` and ``**kwargs`` where the body has them.
+        self.var_positional_name = next(iter(kinds.get(Parameter.VAR_POSITIONAL, [])), None)
+        self.var_keyword_name = next(iter(kinds.get(Parameter.VAR_KEYWORD, [])), None)
         self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
         self._required = [name for name in (*only, *either, *self._by_keyword) if name not in self._defaults]
 
@@ -64,11 +64,11 @@ class Parameters:
     def _texts(self) -> dict[str, str | None]:
         return {name: _text(value) for name, value in self._defaults.items()}
 
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
         """Return the arguments by name. Raises TypeError for arguments that the body does not take."""
         given = dict(zip(self._positional, args, strict=False))
         rest = list(args[len(self._positional) :])
-        if rest and self.rest is None:
+        if rest and self.var_positional_name is None:
             raise TypeError(f"takes {len(self._positional)} positional arguments but {len(args)} were given")
         extra: dict[str, Any] = {}
         for name, value in kwargs.items():
@@ -76,7 +76,7 @@ class Parameters:
                 if name in given:
                     raise TypeError(f"got multiple values for argument {name!r}")
                 given[name] = value
-            elif self.extra is None:
+            elif self.var_keyword_name is None:
                 raise TypeError(f"got an unexpected keyword argument {name!r}")
             else:
                 extra[name] = value
@@ -84,7 +84,9 @@ class Parameters:
             if name not in given:
                 raise TypeError(f"missing the required argument {name!r}")
         different = {name: value for name, value in given.items() if not self._is_default(name, value)}
-        return Bound({**self._defaults, **given}, different, rest, extra, self.rest, self._models)
+        return BoundArguments(
+            {**self._defaults, **given}, different, rest, extra, self.var_positional_name, self._models
+        )
 
     def _is_default(self, name: str, value: Any) -> bool:
         if name not in self._defaults:
@@ -98,7 +100,7 @@ class Parameters:
         return text is not None and text == _text(value)
 
 
-def bind(bodies: Sequence[Parameters], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Bound:
+def bind(bodies: Sequence[Parameters], args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
     """Bind the arguments to the first of these signatures that accepts them. Raises the TypeError of the first if none does."""
     refused: TypeError | None = None
     for parameters in bodies:
@@ -108,7 +110,7 @@ def bind(bodies: Sequence[Parameters], args: Sequence[Any], kwargs: Mapping[str,
             refused = refused or error
     if refused:
         raise refused
-    return Bound({}, {}, args, dict(kwargs))
+    return BoundArguments({}, {}, args, dict(kwargs))
 
 
 class Operation:
@@ -127,32 +129,32 @@ class Operation:
 
     def missing(self, body: Parameters) -> str | None:
         """Return the first parameter that the function requires and the body does not have; None if it can be called."""
-        known = {*body.names, body.rest}
-        if body.extra is not None or body.rest is not None:
+        known = {*body.names, body.var_positional_name}
+        if body.var_keyword_name is not None or body.var_positional_name is not None:
             return None
         for each in self._parameters or ():
             if each.kind in NAMED and each.default is Parameter.empty and each.name not in known:
                 return each.name
         return None
 
-    def __call__(self, bound: Bound) -> Any:
+    def __call__(self, bound: BoundArguments) -> Any:
         """Call the function with each argument by name, defaults included, and ``*rest`` as a tuple named ``rest``.
 
         A function without ``**`` gets only the arguments that it names. Parameters that the body does not have take the values of
         ``*rest``, one by one. Raises what the function raises.
         """
-        values = {**bound.extra, **bound.named}
-        if bound.rest_name is not None:
-            values.setdefault(bound.rest_name, tuple(bound.rest))
+        values = {**bound.var_keyword, **bound.by_name}
+        if bound.var_positional_name is not None:
+            values.setdefault(bound.var_positional_name, tuple(bound.var_positional))
         if self._parameters is None:
             return self.function(**values)
         positional: list[Any] = []
         keywords: dict[str, Any] = {}
-        unnamed = iter(bound.rest)
+        unnamed = iter(bound.var_positional)
         for each in self._parameters:
             if each.kind is Parameter.VAR_POSITIONAL:
                 positional += unnamed
-                values.pop(bound.rest_name or "", None)
+                values.pop(bound.var_positional_name or "", None)
             elif each.kind in NAMED:
                 by_position = self._by_position and each.kind is not Parameter.KEYWORD_ONLY
                 if each.name in values:

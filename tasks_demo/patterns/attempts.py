@@ -80,14 +80,14 @@ class Counted:
     def __init__(self, alias: str = "", key: tuple[str, int] | None = None, line: str = "") -> None:
         self.alias, self.key, self.line = alias, key, line
         #: Taken back in the transaction of the body, which has been committed if the body's end was a return.
-        self.taken_back = False
+        self.is_taken_back = False
 
 
 @contextmanager
 def count_attempt(task: Any, body: Any) -> Iterator[Counted]:
     """Count this delivery while the ``body`` (an Execution) runs. Costs two small commits; ``max_attempts`` None: nothing.
 
-    A pattern with a transaction around the body may take the attempt back in that transaction (``TAKE_BACK``, ``taken_back``),
+    A pattern with a transaction around the body may take the attempt back in that transaction (``TAKE_BACK``, ``is_taken_back``),
     which saves the second commit.
 
     If the attempts are used up, the message is parked and Unfinished raised, so that Celery acknowledges it and the worker
@@ -124,7 +124,7 @@ def count_attempt(task: Any, body: Any) -> Iterator[Counted]:
         _uncount(alias, key, line, over=body.begun and not _is_redelivered(error))
         raise
     # Not in a finally: SystemExit and the like end the process, which counts as a death.
-    if not counted.taken_back:
+    if not counted.is_taken_back:
         _uncount(alias, key, line, over=True)
 
 

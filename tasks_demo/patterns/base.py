@@ -17,7 +17,7 @@ from tasks_demo.core.lifecycle import Subject, about, described
 from tasks_demo.core.semantics import PROMISES, Promise
 from tasks_demo.leases.keys import validate_operation
 from tasks_demo.patterns import declarations
-from tasks_demo.patterns.arguments import Bound, Operation, Parameters, bind, parameters_of
+from tasks_demo.patterns.arguments import BoundArguments, Operation, Parameters, bind, parameters_of
 from tasks_demo.patterns.operation_header import operation_of_delivery
 from tasks_demo.patterns.publishing import check_options_of_call, encodable, prepared
 from tasks_demo.patterns.requeue import requeue_original
@@ -249,7 +249,7 @@ class PatternTask(DjangoTask):  # type: ignore[type-arg]
 
     # -- arguments and operation key --------------------------------------------------------------------------------------
 
-    def bound(self, args: Any, kwargs: Any) -> Bound:
+    def bound(self, args: Any, kwargs: Any) -> BoundArguments:
         """Return the arguments of a call by name. Raises TypeError for arguments that the body does not take."""
         try:
             return bind(self._parameters, args or (), kwargs or {})

@@ -131,11 +131,11 @@ def _complete(entry: InboxEntry, alias: str, result: str | None, attempt: Counte
         mine = [entry.operation, entry.transaction_id]
         parameters = [*mine, *(counted or ("", -1, "")), result, moment]
         _, found = execute(alias, _COMPLETE_ON_POSTGRESQL, parameters)
-        attempt.taken_back = found == [(True,)]
+        attempt.is_taken_back = found == [(True,)]
         return bool(found)
     execute(alias, _COMPLETE, [result, moment, entry.operation])
     if counted is not None:
-        attempt.taken_back = execute(alias, TAKE_BACK, counted)[0] > 0
+        attempt.is_taken_back = execute(alias, TAKE_BACK, counted)[0] > 0
     return True
 
 

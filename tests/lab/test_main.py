@@ -37,7 +37,7 @@ def test_task_that_is_acknowledged_late_and_its_forgotten_setting(plain: Plain) 
     assert "lost 2 of 3 jobs" in again.out
 
 
-def test_task_that_is_acknowledged_late_loses_a_job_in_a_black_hole_while_its_worker_lives(plain: Plain) -> None:
+def test_late_acknowledged_task_loses_a_job_in_a_black_hole(plain: Plain) -> None:
     done, result = plain.result(
         "--task", "shop.charge_late", "--args", "orders.jsonl", "--effects", "shop.app:charges", "--fault", "black-hole",
         "--point", "fetched", "--kills", "1", code=1,

@@ -104,7 +104,7 @@ def test_lab_without_a_usable_state_folder_is_exit_4_and_a_sentence(plain: Plain
         assert f"The state folder {state} (STATE_DIR) cannot be used: {why}. Nothing was run." in done.sentence()
 
 
-def test_import_that_ends_with_an_error_or_ctrl_c_is_code_4_or_130_and_a_sentence(plain: Plain) -> None:
+def test_import_that_fails_or_is_interrupted_exits_with_4_or_130_and_a_sentence(plain: Plain) -> None:
     (plain.folder / "needy.py").write_text("import os\nSECRET_KEY = os.environ['NOBODY_SETS_THIS']\n")
     (plain.folder / "leaves.py").write_text("raise SystemExit('usage: leaves')\n")
     (plain.folder / "slow.py").write_text("raise KeyboardInterrupt  # Ctrl-C while it is imported\n")

@@ -94,7 +94,7 @@ def _errors(said: str, *texts: str) -> bool:
     return any("ERROR" in line and all(text in line for text in texts) for line in said.splitlines())
 
 
-def test_statement_of_ours_is_for_the_tenant_that_the_backend_sets_when_a_cursor_is_made(bookshop: Bookshop) -> None:
+def test_own_statement_is_for_the_tenant_that_the_backend_sets(bookshop: Bookshop) -> None:
     databases = {"default": {}, "tenants": {"ENGINE": "tests.integration.core.tenants_like", "NAME": ":memory:"}}
     before = (
         "from django.db import connections\nfrom tasks_demo.core.databases import execute\nseen = []\n"

@@ -50,7 +50,7 @@ def test_offsets_count_from_the_first_event() -> None:
     assert "SIGKILL" in fault.what
 
 
-def test_fault_that_missed_is_no_kill() -> None:
+def test_fault_that_missed_is_not_a_kill() -> None:
     rows = ok("t")
     miss = {"what": "kill-child", "point": "started", "pid": 101, "landed": False, "why": "it was gone"}
     append(rows, [event("fault", 33, task_id="t", operation="t", pattern="acks_late", detail=miss)])

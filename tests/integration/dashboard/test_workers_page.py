@@ -79,7 +79,7 @@ def test_dead_worker_whose_job_is_done_needs_nobody() -> None:
     assert [many for _, many in dead_with_unresolved_jobs()] == [1]
 
 
-def test_workers_page_searches_a_newly_dead_worker_once_and_sees_the_ends_of_its_jobs_at_once(
+def test_workers_page_searches_a_newly_dead_worker_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(held_jobs, "RECENT_SECONDS", 3600.0)

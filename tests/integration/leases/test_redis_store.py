@@ -149,7 +149,7 @@ def test_redis_store_flushed_script_is_loaded_again(client: Any, store: RedisLea
     assert store.release(claimed(store, operation + "b"))
 
 
-def test_redis_store_copy_of_a_claim_that_was_under_way_for_too_long_gives_its_first_holder_nothing(
+def test_redis_store_late_copy_of_a_claim_gives_its_first_holder_nothing(
     client: Any, brief: RedisLeaseStore, operation: str
 ) -> None:
     """The token is granted again with a new fence; a worker that relies on the first grant learns that it is lost."""

@@ -98,7 +98,7 @@ def test_redis_store_claim_whose_reply_is_lost_is_asked_again_with_the_same_toke
     assert (record[b"owner"].decode(), int(record[b"fence"]), record[b"attempt"]) == (lease.owner, lease.fence, b"1")
 
 
-def test_redis_store_when_the_second_reply_is_lost_too_the_claim_fails_and_the_operation_stays_held(
+def test_redis_store_claim_fails_and_stays_held_if_the_second_reply_is_lost_too(
     own_redis: RedisServer, wire: Wire
 ) -> None:
     wire.spoilt = [LOST, LOST]

@@ -127,7 +127,7 @@ def test_books_that_hang_are_given_up_and_asked_again_when_they_have_answered(se
     assert [state.trouble for state in read_books()] == ["", ""]
 
 
-def test_books_that_are_no_books_are_a_sentence_and_keep_nobody(settings: Settings) -> None:
+def test_invalid_books_are_reported_in_a_sentence_and_do_not_stop_others(settings: Settings) -> None:
     settings.TASKS_DEMO_BOOKS = {"wrong": "tasks_demo.core.conf.Settings", "payments": f"{HERE}.Payments"}
     payments, wrong = read_books()
     assert payments.trouble == ""
@@ -158,7 +158,7 @@ class ReadAgain(Payments):
 
 
 @pytest.mark.parametrize("days_ago", [None, 40], ids=["at no known time", "40 days ago"])
-def test_entry_that_was_pruned_is_not_copied_again_and_a_late_one_is_not_taken_for_it(
+def test_pruned_entry_is_not_copied_again_and_a_late_one_is(
     days_ago: int | None,
 ) -> None:
     at = 0.0 if days_ago is None else time.time() - days_ago * 86400
@@ -307,7 +307,7 @@ def test_recording_fails_no_body(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"key": 17}, {"operation": 17}, {"operation": "o", "source": object()}])
-def test_record_effect_of_what_is_no_text_fails_no_body(wrong: dict[str, Any]) -> None:
+def test_record_effect_of_a_value_that_is_not_text_does_not_fail_the_body(wrong: dict[str, Any]) -> None:
     assert record_effect(**{"operation": "order:1", **wrong}) is True
 
 

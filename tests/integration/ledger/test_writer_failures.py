@@ -77,7 +77,7 @@ def gap() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("point", [Point.PUBLISHED, Point.STARTED])
-def test_writer_first_waits_a_second_at_most_the_others_not_at_all_and_all_is_written_later(
+def test_writer_waits_a_second_at_most_and_writes_the_rest_later(
     point: Point, caplog: pytest.LogCaptureFixture
 ) -> None:
     with locked():
@@ -136,7 +136,7 @@ def test_process_that_ends_meanwhile_does_not_wait_for_long_and_says_what_is_los
 
 
 @pytest.mark.usefixtures("fresh")
-def test_effect_that_a_body_records_is_waited_for_a_second_at_most_and_written_later_once() -> None:
+def test_recorded_effect_is_waited_for_a_second_at_most_and_written_once() -> None:
     assert record_effect("order:1", key="before") is True
     with locked(), about(subject("t")):
         took = []
@@ -153,7 +153,7 @@ def test_effect_that_a_body_records_is_waited_for_a_second_at_most_and_written_l
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
 @pytest.mark.usefixtures("fresh")
-def test_gap_is_shown_by_the_doctor_on_the_list_and_on_the_pages_of_the_tasks_that_it_touches(
+def test_gap_is_shown_by_the_doctor_and_on_the_pages_of_its_tasks(
     admin_client: Client,
 ) -> None:
     reached(Point.RETURNED, subject("ended before"))

@@ -124,7 +124,7 @@ while len(looks) < 6 and row.get().publications == 1:
 """
 
 
-def test_outbox_claim_job_that_is_acknowledged_and_has_not_claimed_its_row_is_no_loss(
+def test_outbox_claim_acknowledged_job_without_a_claimed_row_is_not_lost(
     any_broker: Bookshop, worker: ShopWorker
 ) -> None:
     gate = any_broker.folder / "unclaimed"

@@ -213,9 +213,7 @@ for doom in (("collected", 3), ("sent", 2), ("marked", 1)):
 """
 
 
-def test_relay_killed_in_a_batch_repeats_only_what_it_had_not_marked_and_nothing_runs_twice(
-    place: Place, broker: RedisServer
-) -> None:
+def test_relay_killed_in_a_batch_repeats_only_unmarked_rows(place: Place, broker: RedisServer) -> None:
     sent = place.fill(40, task="tasks_demo.charge_inbox", arguments='[[], {"customer": "c", "amount": 5}]')
     # Jobs 0-9: killed when three of the first five are collected. 10-19: when the second five are sent. 20-29: when the first
     # five are marked.

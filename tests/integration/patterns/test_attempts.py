@@ -237,7 +237,7 @@ def test_attempts_are_not_bypassed_by_a_forged_header(diary: Path, forged: Any) 
 
 @pytest.mark.parametrize("base", [AcksLate, DedupLock])
 @pytest.mark.parametrize("limit", [0, -1, 2.0, "3", True])
-def test_attempts_refuse_a_limit_that_is_no_number_of_attempts(base: Any, limit: Any) -> None:
+def test_attempts_refuse_an_invalid_limit(base: Any, limit: Any) -> None:
     with pytest.raises(ContradictoryDeclaration, match="Write a whole number from 1, or None"):
         base.task(name="never.declared", max_attempts=limit)
     with pytest.raises(ContradictoryDeclaration, match="Write a whole number from 1, or None"):

@@ -106,7 +106,7 @@ def test_body_that_raised_is_not_run_again(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize(("table", "ledger"), [("tasks_demo_event", True), ("tasks_demo_records_claim", False)])
-def test_claim_first_without_its_ledger_or_its_claims_no_body_runs_and_the_job_is_requeued(
+def test_claim_first_without_its_ledger_or_claims_requeues_the_job(
     environment: Environment, table: str, ledger: bool
 ) -> None:
     operation, job = environment.fresh()

@@ -109,7 +109,7 @@ def test_pools_without_processes_have_the_same_ends(project: Bookshop, pool: str
         assert worker.alive()
 
 
-def test_execution_error_on_the_way_out_of_a_terminated_process_is_no_failure_of_its_job(
+def test_execution_error_of_a_terminated_process_is_not_a_failure_of_its_job(
     project: Bookshop, worker: ShopWorker
 ) -> None:
     jobs = [(name, "terminated") for name in LATE]

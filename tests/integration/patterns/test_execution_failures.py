@@ -191,7 +191,7 @@ def test_execution_copy_of_a_task_that_has_an_outcome_changes_nothing_and_starts
 
 
 @pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
-def test_execution_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_gives_it_and_goes_on(
+def test_execution_copy_of_a_task_killed_before_its_outcome_was_stored_stores_it(
     environment: Failing, pattern: str
 ) -> None:
     folder, first = environment.job(pattern)
@@ -209,9 +209,7 @@ def test_execution_copy_of_a_task_that_was_killed_before_its_outcome_was_stored_
 
 
 @pytest.mark.parametrize("pattern", ["claim_first", "dedup_lock", "inbox"])
-def test_mismatching_message_with_the_id_of_a_task_that_has_ended_does_not_make_it_a_failure(
-    environment: Failing, pattern: str
-) -> None:
+def test_mismatching_message_does_not_make_an_ended_task_a_failure(environment: Failing, pattern: str) -> None:
     folder, first = environment.job(pattern)
     assert first.get(timeout=20) == {"number": 1}
     operation = folder.rpartition("/")[2].partition("-")[0]
@@ -223,7 +221,7 @@ def test_mismatching_message_with_the_id_of_a_task_that_has_ended_does_not_make_
     assert "already used" in str(other.get(timeout=20, propagate=False))
 
 
-def test_execution_what_is_suppressed_or_held_says_so_in_the_log_with_task_id_and_operation(
+def test_execution_logs_suppressed_and_held_jobs_with_task_id_and_operation(
     environment: Failing,
 ) -> None:
     # a task of its own: equal lines about one task are limited per minute, and the worker serves this file's other tests
@@ -316,7 +314,7 @@ def test_execution_what_has_ended_leaves_no_attempt_of_a_process_that_died(envir
 LATE = [pattern.pattern for pattern in PATTERNS if pattern.acks_late and pattern.pattern != "inbox"]
 
 
-def test_execution_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_once_and_not_run_again(
+def test_execution_late_job_over_its_hard_limit_fails_once_and_is_acknowledged(
     environment: Failing,
 ) -> None:
     jobs = [environment.job(f"{pattern}.acknowledged", gate=True) for pattern in LATE]
@@ -327,7 +325,7 @@ def test_execution_late_job_that_exceeds_its_hard_limit_is_acknowledged_failed_o
     until(environment.idle, "every job acknowledged")
 
 
-def test_execution_late_job_may_be_requeued_by_its_hard_limit_until_its_attempts_are_used_up(
+def test_execution_late_job_can_be_requeued_by_its_hard_limit_until_parked(
     environment: Failing,
 ) -> None:
     jobs = [environment.job(f"{pattern}.requeued", gate=True) for pattern in LATE]

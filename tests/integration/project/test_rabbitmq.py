@@ -74,7 +74,7 @@ def test_project_refuses_a_broker_that_it_does_not_know(home: Home, env: dict[st
     assert "hid" not in done.err
 
 
-def test_project_on_rabbitmq_runs_what_a_killed_worker_held_at_once_and_the_doctor_is_content(site: Site) -> None:
+def test_project_on_rabbitmq_runs_the_jobs_of_a_killed_worker_at_once(site: Site) -> None:
     first, second = site.worker("first"), site.worker("second")
     with first:
         held = site.enqueue("inbox", "-n", "2", "--work", "10000")

@@ -106,7 +106,7 @@ def test_requeue_whose_sender_died_before_the_mark_runs_and_is_parked_once_more(
 
 
 @pytest.mark.usefixtures("worker")
-def test_requeue_of_a_copy_that_asks_for_a_retry_is_not_taken_for_an_old_one(diary: Path) -> None:
+def test_requeue_of_a_copy_that_retries_is_not_taken_for_an_old_one(diary: Path) -> None:
     sent = send("once", [str(diary)])
     row = parked(sent.id)
     copy = message_of(row)

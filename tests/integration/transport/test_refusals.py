@@ -62,7 +62,7 @@ def test_refusal_of_writes_is_a_lost_connection_to_commands_and_scripts(
         assert issubclass(WritesRefused, connection.connection_errors)
 
 
-def test_mistake_in_a_command_is_no_refusal(server: RedisServer) -> None:
+def test_mistake_in_a_command_is_not_a_refusal(server: RedisServer) -> None:
     with Connection(f"reliable+socket://{server.socket}") as connection:
         plain = connection.default_channel.plain()
         plain.set("text", "1")

@@ -259,7 +259,7 @@ def test_beat_of_the_others_watches_the_watcher_alone(client: Any) -> None:
     assert client.get(LEASE) == "other"
 
 
-def test_beat_takes_the_lease_of_a_watcher_that_is_no_owner_any_more(client: Any) -> None:
+def test_beat_takes_the_lease_of_a_watcher_that_is_no_longer_an_owner(client: Any) -> None:
     client.hset(OWNERS, "me", "w")
     client.set(LEASE, "gone")
     assert beat(client)[0] == "watcher"

@@ -16,7 +16,7 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_jump_at_the_end_of_the_last_job_is_noticed_by_its_victim_and_bodies_of_other_cells_can_sleep(
+def test_clock_jump_at_the_end_of_the_last_job_is_noticed_by_its_victim(
     home: Home,
 ) -> None:
     with_faketime()

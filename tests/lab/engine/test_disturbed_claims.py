@@ -38,7 +38,7 @@ def test_claim_without_an_answer_loses_a_job_of_claim_first_and_no_other(short: 
 
 
 @pytest.mark.skipif("DATABASE_URL" in os.environ, reason="the project of these tests is on PostgreSQL")
-def test_claim_of_a_lease_is_disturbed_without_postgresql_and_what_claims_in_sqlite_is_left_out(home: Home) -> None:
+def test_claim_of_a_lease_is_disturbed_without_postgresql(home: Home) -> None:
     done = home.manage("experiment", "--fault", "cut-claim", *OPTIONS, timeout=500)
     assert done.code == 0, done.out + done.err
     [cell] = json.loads(done.out)["cells"]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)
 FAULTS = ("cut-commit", "delay-commit", "black-hole-commit")
 
 
-def test_commit_without_an_answer_has_one_effect_whether_the_database_saw_it_or_not_and_tls_is_refused(
+def test_commit_without_an_answer_has_one_effect_and_tls_is_refused(
     short: Path,
 ) -> None:
     with own_postgres() as server:

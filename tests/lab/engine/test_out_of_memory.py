@@ -11,7 +11,7 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_memory_error_of_a_body_is_a_death_and_the_outbox_does_not_take_it_for_the_end_of_the_job(home: Home) -> None:
+def test_memory_error_of_a_body_is_a_death_and_not_the_end_of_its_outbox_job(home: Home) -> None:
     events = home.state / "events.jsonl"
     done = home.manage(
         "experiment", "--fault", "out-of-memory", "--pattern", "acks_early", "outbox", "dedup_lock", "--tasks", "4",

@@ -179,7 +179,7 @@ def test_html_has_a_heat_map_whose_cells_open_their_details() -> None:
     assert [tone for tone, _ in squares(as_predicted)] == ["broken"]
 
 
-def test_html_heat_map_orders_points_by_the_life_of_a_task_and_has_one_map_for_each_broker() -> None:
+def test_html_heat_map_orders_points_by_a_task_s_life_for_each_broker() -> None:
     [result] = check(story("dedup_lock", "kill-main", charged=1).end().events)
     cells = [
         CellResult(**{**vars(result), "point": point, "broker": broker})

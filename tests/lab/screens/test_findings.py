@@ -12,7 +12,7 @@ from tests.lab.reports.results import good
 pytestmark = pytest.mark.django_db
 
 
-def test_findings_page_describes_each_cell_of_a_small_result_and_the_surprises_of_a_large_one(
+def test_findings_page_describes_all_cells_or_only_the_surprises_of_a_large_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = good() | {"configuration": {"run": "0123456789", "plan": []}}

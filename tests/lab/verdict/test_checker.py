@@ -123,7 +123,7 @@ def test_checker_two_task_ids_of_one_operation_share_its_effects() -> None:
     expect(story.end(), "broken", "order 17: 2 effects")
 
 
-def test_checker_deferral_that_publishes_the_same_task_id_again_is_no_second_task() -> None:
+def test_checker_deferral_that_publishes_the_same_task_id_again_is_not_a_second_task() -> None:
     story = healthy("dedup_lock").published("a").delivered("a").say("suppressed", "a", 20)
     result = expect(story.end(), "held")
     assert (result.tasks, result.recovered) == (2, 1)

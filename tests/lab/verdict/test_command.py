@@ -44,7 +44,9 @@ def test_command_broken_promise_outranks_what_is_unknown(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "rubbish", "binary", "naive"])
-def test_command_file_that_is_no_history(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_refuses_a_file_that_is_not_a_history(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "events.jsonl"
     whole = text(healthy("naive" if damage == "naive" else "acks_late").end().events).encode()
     path.write_bytes({"truncated": whole[:-9], "rubbish": b"hello\n", "binary": b"\xff\x00\n", "naive": whole}[damage])

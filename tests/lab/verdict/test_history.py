@@ -121,7 +121,7 @@ def test_history_number_that_is_not_json_is_refused(number: str) -> None:
 
 
 @pytest.mark.parametrize("rubbish", ["\n", "null\n", "[]\n", "{\n", "[" * 100_000 + "\n", '{"seq":1} {}\n'])
-def test_line_that_is_no_object_is_refused(rubbish: str) -> None:
+def test_line_that_is_not_an_object_is_refused(rubbish: str) -> None:
     with pytest.raises(HistoryError, match=r"^line 1: "):
         read_text(rubbish)
 

@@ -56,7 +56,7 @@ def test_rate_interval_without_a_trial_is_refused() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(-1, 5), (0, -1)])
-def test_bounds_refuse_what_is_no_count(numbers: tuple[int, int]) -> None:
+def test_bounds_refuse_a_value_that_is_not_a_count(numbers: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="not a count"):
         upper_bound(*numbers)
 

@@ -56,7 +56,7 @@ def test_lifecycle_observer_is_told_once_however_often_it_is_registered() -> Non
     assert len(told) == 1
 
 
-def test_lifecycle_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_no_error() -> None:
+def test_lifecycle_ignored_observer_hears_nothing_and_ignoring_a_stranger_is_not_an_error() -> None:
     told: list[Reached] = []
     observe(told.append)
     ignore(told.append)
@@ -109,7 +109,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("point", list(Point))
-def test_lifecycle_error_of_an_observer_stops_a_job_before_its_body_and_at_no_other_point(
+def test_lifecycle_observer_error_stops_a_job_only_before_its_body(
     point: Point, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Reached] = []

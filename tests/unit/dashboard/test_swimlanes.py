@@ -54,7 +54,7 @@ def test_message_that_was_popped_and_not_recorded_is_nowhere() -> None:
     assert spans(lane(drawing, "broker").bars, "unacked") == []
 
 
-def test_kill_of_main_crosses_both_lanes_of_its_worker_and_one_of_the_child_only_its_own() -> None:
+def test_kill_of_main_crosses_both_lanes_and_a_kill_of_the_child_one() -> None:
     drawing = draw(KILLED)
     x = next(mark.x for mark in lane(drawing, "w1", "main").marks if mark.tone == "fault")
     assert [each.dead for each in drawing.lanes if each.dead] == [[(x, WIDTH - x)]] * 2

@@ -31,7 +31,7 @@ def fails(order: str) -> int:
         (lambda order: 1.0, r"it returned 1.0, "),
     ],
 )  # fmt: skip
-def test_count_that_fails_or_is_no_number_ends_the_run_with_a_sentence(count: Callable[..., Any], said: str) -> None:
+def test_count_that_fails_or_is_not_a_number_ends_the_run_with_a_sentence(count: Callable[..., Any], said: str) -> None:
     with pytest.raises(EnvironmentNotReady, match=rf"^The effects of \('a'\) could not be counted: .*{said}"):
         counted(count, Call(["a"]))
 

@@ -41,7 +41,7 @@ def test_sampling_keeps_a_task_id_of_a_small_share_in_a_larger_one() -> None:
 
 
 @pytest.mark.parametrize("given", [1.5, -0.1, "much", None, float("nan")])
-def test_sampling_refuses_what_is_no_share(given: Any) -> None:
+def test_sampling_refuses_an_invalid_share(given: Any) -> None:
     with pytest.raises(InvalidSetting, match=r"TASKS_DEMO_LEDGER_TASKS.*shop"):
         Sampling({"shop.*": given})
     with pytest.raises(ContradictoryDeclaration, match="share"):

@@ -19,7 +19,7 @@ def test_whole_number_in_range_is_taken(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "7 ", "1_000", "1.0", "1e3", "nan", "inf", "seven", "0x10", "१", "٣", "1\n"])
-def test_argument_that_is_no_plain_whole_number_is_refused(text: str) -> None:
+def test_argument_that_is_not_a_plain_whole_number_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"is not a whole number; --tasks is 1 to 1000000\."):
         parse(text)
 

@@ -102,7 +102,7 @@ def lambda_named(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     "make", [asynchronous, generator, async_generator, lambda: map(str, []), lambda: filter(None, [])]
 )
-def test_return_that_has_still_to_be_run_is_no_proof(make: Any) -> None:
+def test_returned_coroutine_or_generator_is_not_a_proof(make: Any) -> None:
     with pytest.raises(BodyNotRun, match="the work is not done"):
         finished(declared(body), make())
 

@@ -71,7 +71,7 @@ def test_eager_table_that_does_not_answer_is_an_error_at_once(app: Celery, patte
 
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("pattern", [ClaimFirst, Inbox], ids=lambda pattern: pattern.pattern)
-def test_eager_transaction_around_a_test_is_no_open_transaction(app: Celery, pattern: Any) -> None:
+def test_eager_transaction_around_a_test_is_not_an_open_transaction(app: Celery, pattern: Any) -> None:
     task, ran = declared(app, pattern, operation=lambda order: f"order {order}")
     assert task.delay(17).state == "SUCCESS"
     assert task.delay(17).state == "SUCCESS"

@@ -136,12 +136,12 @@ def test_execution_in_eager_mode_raises_the_original_error_to_the_caller() -> No
     assert ended(Job(ends=raises(error), eager=True)) is error
 
 
-def test_execution_outside_the_main_thread_no_interrupt_is_the_process_s() -> None:
+def test_execution_outside_the_main_thread_takes_an_interrupt_for_the_body_s() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert type(pool.submit(ended, Job(ends=raises(KeyboardInterrupt()))).result()) is BodyStopped
 
 
-def test_execution_error_on_the_way_out_of_a_terminated_process_is_none_of_the_job_s() -> None:
+def test_execution_error_of_a_terminated_process_is_not_the_job_s() -> None:
     def ends() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)

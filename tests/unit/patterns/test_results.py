@@ -36,7 +36,7 @@ def test_results_says_why(result: Any, why: str, settings: Any, caplog: pytest.L
     assert as_text(task, "x" * 98) == f'"{"x" * 98}"'
 
 
-def test_results_setting_that_is_no_size_is_named(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_setting_that_is_not_a_size_is_named(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.TASKS_DEMO_RESULT_MAX_BYTES = 0
     assert as_text(job(), 1) is None
     assert "could not be measured: TASKS_DEMO_RESULT_MAX_BYTES is 0" in caplog.text

@@ -138,7 +138,7 @@ def _says_what_runs_already_and_starts_nothing(up: Up, state: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
-def test_up_prints_how_to_log_in_says_when_it_runs_already_and_ends_by_ctrl_c(up: Up, tmp_path: Path) -> None:
+def test_up_prints_how_to_log_in_and_ends_by_ctrl_c(up: Up, tmp_path: Path) -> None:
     _answers(up, tmp_path)
     _says_how_to_log_in_as_its_last_lines(up, tmp_path)
     _says_what_runs_already_and_starts_nothing(up, tmp_path)

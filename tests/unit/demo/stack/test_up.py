@@ -46,7 +46,7 @@ def test_up_does_not_start_what_runs_elsewhere(settings: Settings, redis: bool, 
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "８０００"])
-def test_up_refuses_what_is_no_port(port: str) -> None:
+def test_up_refuses_an_invalid_port(port: str) -> None:
     with pytest.raises(CommandError, match="--port is 1 to 65535"):
         call_command("up", f"--port={port}")
 

@@ -46,7 +46,7 @@ def test_control_can_be_read_at_a_glance(file: Path) -> None:
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 40
 
 
-def test_controls_are_no_tasks_of_a_project_that_does_not_ask_for_them() -> None:
+def test_controls_are_not_tasks_of_a_project_that_does_not_ask_for_them() -> None:
     """Its system checks would refuse them."""
     assert len(controls.CONTROLS) == 9
     assert not [name for name in current_app.tasks if name.startswith("tasks_demo.lab.")]

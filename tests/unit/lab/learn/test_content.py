@@ -44,7 +44,7 @@ def test_case_of_a_cell_is_its_victim_alone() -> None:
     assert case.moments[1].worker == "w1"
 
 
-def test_cell_whose_kill_missed_is_no_case_nor_one_of_another_fault() -> None:
+def test_cell_whose_kill_missed_or_with_another_fault_is_not_a_case() -> None:
     missed = event(1, "fault", detail={**KILL, "landed": False})
     child = event(2, "fault", cell=("acks_late", "kill-child", "started", "redis"), detail=KILL)
     assert cases_of([missed, child]) == []
@@ -185,7 +185,7 @@ def test_learn_command_names_a_file_that_cannot_be_written(tmp_path: Path) -> No
         call_command("learn", out=tmp_path / "nowhere" / "learn.html")
 
 
-def test_learn_command_refuses_to_record_what_is_no_result(tmp_path: Path) -> None:
+def test_learn_command_refuses_to_record_an_invalid_result(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"cells": []}'):
         bad = tmp_path / "bad"
         bad.write_text(text)

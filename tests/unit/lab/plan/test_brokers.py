@@ -48,7 +48,7 @@ def test_kind_of_nothing_known_is_refused(broker: str, queue: str, said: str) ->
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_plan_names_its_broker_and_needs_the_outbox_only_where_a_fetched_message_can_be_lost(name: str) -> None:
+def test_plan_needs_the_outbox_only_where_a_fetched_message_can_be_lost(name: str) -> None:
     cells = plan(
         patterns=["inbox", "dedup_lock"], faults=[Fault.KILL_MAIN], points=["fetched", "started"], brokers=[name], seed=1,
         tasks=5, kills=1, work_ms=0,

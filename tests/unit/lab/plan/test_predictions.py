@@ -105,7 +105,7 @@ def test_claim_without_an_answer_costs_claim_first_its_job_and_nothing_else() ->
             assert found.excluded == {"lost", "duplicated"} - found.required
 
 
-def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis_while_its_worker_lives() -> None:
+def test_black_hole_where_a_message_is_recorded_loses_it_on_stock_redis() -> None:
     for pattern, outcome in (("acks_early", "open"), ("claim_first", "open"), ("acks_late", "broken")):
         found = prediction(pattern, "black-hole", "fetched")
         assert (found.outcome, found.required) == (outcome, {"lost"})

@@ -23,7 +23,7 @@ def test_run_folder_names_sort_by_time() -> None:
      "../20260102T000000-seed1-0123456789", "20260102T000000-seed-1-0123456789", "20260102T000000-seed1-012345678G"],
     ids=ascii,
 )  # fmt: skip
-def test_run_folder_name_is_no_other_text(text: str) -> None:
+def test_run_folder_name_is_told_from_other_text(text: str) -> None:
     assert not is_run_name(text)
 
 
