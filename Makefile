@@ -61,7 +61,7 @@ demo: $(RUNTIME) ## Kill real workers under three patterns and on two brokers, a
 	@$(EMBEDDED) $(PY) manage.py experiment --pattern acks_early --pattern acks_late --pattern dedup_lock \
 		--fault none --fault kill-child --fault kill-main --tasks 100 --seed 1
 	@echo
-	@echo "The same kill of main, when it has fetched a job: Redis by Celery's stock transport, and by the transport of this project."
+	@echo "The same kill of main, when it has fetched a job: Redis by Celery's stock transport, and by the reliable transport."
 	@$(EMBEDDED) $(PY) manage.py experiment --pattern acks_late --fault kill-main --point fetched --broker redis reliable \
 		--tasks 20 --kills 5 --seed 1
 	@echo
@@ -99,7 +99,7 @@ campaign: $(DEVELOPMENT) ## 10,000 kills of main at all points of four patterns;
 soak: $(DEVELOPMENT) ## 1,000,000 jobs and 500 random kills of main under load; SOAK_ARGS="--pattern outbox --seeds 10"; resumed, on another day with SOAK_ARGS=--more; into docs/results.md. An hour or more
 	@$(EMBEDDED) $(PY) manage.py results --part soak --seeds 50 --broker $(BROKER) $(SOAK_ARGS)
 
-transport-trials: $(DEVELOPMENT) ## Kill, cut off and fail over what the Redis transport stands on; TRIALS="recovery host". About half an hour
+transport-trials: $(DEVELOPMENT) ## Kill, cut off and fail over what the reliable transport stands on; TRIALS="recovery host". About half an hour
 	@$(EMBEDDED) $(PY) -m tests.integration.transport.trials $(TRIALS)
 
 screenshots: $(DEVELOPMENT) ## Take the pictures of docs/images again, of a real run; needs chromium

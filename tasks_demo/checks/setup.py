@@ -236,7 +236,7 @@ def transport_of(url: str) -> str | None:
 
 
 def is_on_redis(url: str) -> bool:
-    """Return whether the broker at this URL is a Redis server, by kombu's transports or by ours."""
+    """Return whether the broker at this URL is a Redis server, by kombu's transports or by the reliable transport."""
     return transport_of(url) in ON_REDIS
 
 

@@ -115,7 +115,7 @@ class BodyStopped(DeliveryError, RuntimeError):
     """The body was ended by a BaseException such as asyncio.CancelledError. The job has failed."""
 
 
-# -- the Redis transport --------------------------------------------------------------------------------------------------
+# -- the reliable transport --------------------------------------------------------------------------------------------------
 
 
 class OwnerFenced(DeliveryError, ConnectionError):

@@ -1,4 +1,4 @@
-"""The screen of the dead letters: what the Redis transport has set aside, and how to requeue or discard it."""
+"""The screen of the dead letters: what the reliable transport has set aside, and how to requeue or discard it."""
 
 from __future__ import annotations
 

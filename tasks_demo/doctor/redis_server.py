@@ -28,7 +28,7 @@ NEARLY_FULL = 0.9
 MOST_SCANNED = 20_000
 #: Prefix of the description of a queue that has our key prefix but is not in our settings.
 UNKNOWN_QUEUE = "a queue that is not in our settings: "
-#: Celery's keys with any prefix (kombu/transport/redis.py, our own transport, celery/backends/base.py).
+#: Celery's keys with any prefix (kombu/transport/redis.py, the reliable transport, celery/backends/base.py).
 OF_CELERY = re.compile(
     r"(?P<prefix>.*?)(?:_kombu\.binding(?:_permanent)?\.(?P<queue>.+)|_kombu\.binding_deadlines|_kombu\.claims\..+|unacked(?:_index|_mutex)?|celery-task(?:set)?-meta-.+|chord-unlock-.+)",
     re.DOTALL,

@@ -1,7 +1,7 @@
 """Searches the broker and the workers for copies that were published and have not begun.
 
 - Redis shows everything: the queue's lists, the hash of messages delivered and not acknowledged, and the dead letters. A message
-  held by a consumer of our own transport is requeued when that consumer dies. Whether one delivered by stock kombu will be is not
+  held by an owner of the reliable transport is requeued when that owner dies. Whether one delivered by stock kombu will be is not
   known.
 - RabbitMQ tells an AMQP client how many ready messages and consumers a queue has. It tells neither which messages these are nor
   how many are unacknowledged. A queue without messages and consumers holds nothing.

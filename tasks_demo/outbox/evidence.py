@@ -61,7 +61,7 @@ class Location(Enum):
     QUEUED = "queued"  # waiting in its queue
     UNACKED = "unacked"  # delivered to a worker and not acknowledged
     KEPT = (
-        "kept"  # held by a consumer of our own transport, which hands it out again when that one dies; or a dead letter
+        "kept"  # held by an owner of the reliable transport, which redelivers it when the owner dies; or a dead letter
     )
     ABSENT = "absent"  # the broker has no copy
     UNKNOWN = "unknown"  # this broker cannot tell

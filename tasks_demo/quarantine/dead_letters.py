@@ -1,4 +1,4 @@
-"""The dead letters of the Redis transport, listed and decided like parked messages.
+"""The dead letters of the reliable transport, listed and decided like parked messages.
 
 They are in the broker until somebody decides. The decision is a row of the parked messages, with a copy of the message.
 ``requeue`` does **not** guarantee that row: a crash between Redis and the commit leaves none. Nor does a discard whose reply is

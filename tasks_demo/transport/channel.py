@@ -21,8 +21,8 @@ from tasks_demo.transport.address import sentinel_database, tcp_parameters
 from tasks_demo.transport.claims import QueueToClaim, claim_command, claimed
 from tasks_demo.transport.heartbeat import drop_socket
 from tasks_demo.transport.keys import Keys, Lists
+from tasks_demo.transport.local_owner import Broker, LocalOwner, local_owner_for
 from tasks_demo.transport.lua import Client, Part, script
-from tasks_demo.transport.member import Broker, Member, member_for
 from tasks_demo.transport.messages import Item, read
 from tasks_demo.transport.options import Options
 from tasks_demo.transport.publishing import Publishing
@@ -48,12 +48,12 @@ class _Flight:
 
 
 class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
-    """A channel of the reliable transport. ``member`` is None until it consumes with acknowledgements."""
+    """A channel of the reliable transport. ``owner`` is None until it consumes with acknowledgements."""
 
     QoS = QoS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.member: Member | None = None
+        self.owner: LocalOwner | None = None
         self._flight: _Flight | None = None
         #: Whether to wait for a marker before the next claim.
         self._wait = False
@@ -87,15 +87,15 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
             self._plain_client = redis.Redis(connection_pool=self.pool)
         return self._plain_client
 
-    def _join(self) -> Member:
+    def _join(self) -> LocalOwner:
         """This process as an owner of messages; a new owner if the last one was declared dead."""
-        if self.member is None or self.member.lost:
+        if self.owner is None or self.owner.lost:
             parameters = self._connparams()
             address = (
                 *(parameters.get(name) for name in ("path", "host", "port", "db")),
                 getattr(self, "master_name", None), self.global_keyprefix, self.unacked_key,
             )  # fmt: skip
-            self.member = member_for(
+            self.owner = local_owner_for(
                 address,
                 lambda: Broker(
                     self.keys,
@@ -106,7 +106,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                     self.visibility_timeout,
                 ),
             )
-        return self.member
+        return self.owner
 
     def is_known(self, owner: str) -> bool:
         """Whether an owner lives, or its messages are being requeued."""
@@ -137,16 +137,16 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send a claim, with a wait before it if the last one found nothing more."""
-        member = self.member
-        if member is None:
+        owner = self.owner
+        if owner is None:
             super()._brpop_start(timeout)
             return
         queues = self._queues(self._queue_cycle.consume(len(self.active_queues)))
         want = self._credit()
-        if not queues or want < 1 or not member.may_claim or monotonic() < self.not_before:
+        if not queues or want < 1 or not owner.may_claim or monotonic() < self.not_before:
             return
-        number = next(member.claims.numbers)
-        keys, args = claim_command(self.keys, self.lists, member.owner, number, want, queues)
+        number = next(owner.claims.numbers)
+        keys, args = claim_command(self.keys, self.lists, owner.name, number, want, queues)
         commands: list[tuple[Part, ...]] = [("EVALSHA", script("claim").sha, len(keys), *keys, *args)]
         if self._wait:
             if timeout is None:
@@ -156,31 +156,31 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self._flight = _Flight(number, queues, self._wait)
-        member.claims.flights.add(number)
+        owner.claims.flights.add(number)
         with contextlib.suppress(Empty), self.reconnecting(connection, reads=False):
             connection.send_packed_command(connection.pack_commands(commands))
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the reply of a claim and deliver the messages. Raises Empty if there are none."""
-        flight, member = self._flight, self.member
-        if flight is None or member is None:
+        flight, owner = self._flight, self.owner
+        if flight is None or owner is None:
             return bool(super()._brpop_read(**options))
         connection = self.client.connection
         try:
             woken, reply = self._replies(connection, flight)
             if reply[0] == b"fenced":
-                raise member.fence()
+                raise owner.fence()
             self._wait = int(reply[0]) == 0
             if flight.waits and woken is None and len(reply) > 1:
                 self._stock_seen = monotonic()
-            items = self._take(member, flight, reply)
+            items = self._take(owner, flight, reply)
         finally:
-            self._end_flight(member)
+            self._end_flight(owner)
             self._in_poll = None
             self._flush_brpop_reauth()
         if not items:
             raise Empty
-        self._deliver_all(member, items)
+        self._deliver_all(owner, items)
         return True
 
     def _replies(self, connection: Any, flight: _Flight) -> tuple[Any, list[Any]]:
@@ -195,13 +195,13 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
             self._wait = False
         raise Empty
 
-    def _take(self, member: Member, flight: _Flight, reply: list[Any]) -> list[tuple[Item, bool]]:
+    def _take(self, owner: LocalOwner, flight: _Flight, reply: list[Any]) -> list[tuple[Item, bool]]:
         """Record what was claimed, before anything else can fail."""
-        items = claimed(member.owner, flight.number, flight.queues, reply)
-        member.claims.held |= {item.token: item for item, recorded in items if recorded}
+        items = claimed(owner.name, flight.number, flight.queues, reply)
+        owner.claims.held |= {item.token: item for item, recorded in items if recorded}
         return items
 
-    def _deliver_all(self, member: Member, items: list[tuple[Item, bool]]) -> None:
+    def _deliver_all(self, owner: LocalOwner, items: list[tuple[Item, bool]]) -> None:
         items.reverse()
         try:
             while items:
@@ -210,16 +210,16 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
                     break  # no more consumed from
                 items.pop()
                 self._queue_cycle.rotate(item.queue)
-                message = self._decoded(member, item, recorded)
+                message = self._decoded(owner, item, recorded)
                 if message is not None:
                     if recorded:
                         self.qos.append(message, item.token)
                     self._receivers[item.queue][0](message)
         finally:
             if items:
-                member.claims.requeue([item for item, recorded in items if recorded], mark=False)
+                owner.claims.requeue([item for item, recorded in items if recorded], mark=False)
 
-    def _decoded(self, member: Member, item: Item, recorded: bool) -> Any:
+    def _decoded(self, owner: LocalOwner, item: Item, recorded: bool) -> Any:
         """Decode the message. Returns None if it is not valid; it is then dead-lettered, or dropped under no_ack."""
         try:
             payload = read(item.raw)
@@ -228,7 +228,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  # whatever was put on the queue, the worker goes on
             reason = f"not a message: {error or type(error).__name__}"
         if recorded:
-            member.claims.dead_letter(item, reason)
+            owner.claims.dead_letter(item, reason)
         else:
             logger.error(
                 "An item of the queue %r was dropped: %s. It is lost, because this consumer does not acknowledge messages "
@@ -242,35 +242,35 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
         """Take one message without waiting; None if there is none."""
         if no_ack or not self.ack_emulation:
             return super().basic_get(queue, no_ack=no_ack, **kwargs)
-        member = self._join()
-        if not member.may_claim:
+        owner = self._join()
+        if not owner.may_claim:
             return None
-        flight = _Flight(next(member.claims.numbers), [(queue, False)], waits=False)
-        keys, args = claim_command(self.keys, self.lists, member.owner, flight.number, 1, flight.queues)
-        member.claims.flights.add(flight.number)
+        flight = _Flight(next(owner.claims.numbers), [(queue, False)], waits=False)
+        keys, args = claim_command(self.keys, self.lists, owner.name, flight.number, 1, flight.queues)
+        owner.claims.flights.add(flight.number)
         try:
             reply = script("claim").run(self.plain(), keys, args)
             if reply[0] == b"fenced":
-                raise member.fence()
-            items = self._take(member, flight, reply)
+                raise owner.fence()
+            items = self._take(owner, flight, reply)
         finally:
-            member.claims.flights.discard(flight.number)
+            owner.claims.flights.discard(flight.number)
         for item, _ in items:
-            message = self._decoded(member, item, recorded=True)
+            message = self._decoded(owner, item, recorded=True)
             if message is not None:
                 self.qos.append(message, item.token)
                 return message
         return None
 
-    def _end_flight(self, member: Member | None) -> None:
+    def _end_flight(self, owner: LocalOwner | None) -> None:
         """Expect no reply to the claim in flight. If it was executed nevertheless, the audit requeues what it took."""
         flight, self._flight = self._flight, None
-        if flight is not None and member is not None:
-            member.claims.flights.discard(flight.number)
+        if flight is not None and owner is not None:
+            owner.claims.flights.discard(flight.number)
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         if self._in_poll is connection:
-            self._end_flight(self.member)
+            self._end_flight(self.owner)
         super()._on_connection_disconnect(connection)
 
     def _after_fork(self) -> None:
@@ -282,7 +282,7 @@ class Channel(Publishing, Reconnecting, _Channel):  # type: ignore[misc]
     def close(self) -> None:
         if self._flight is not None and self._in_poll:
             # Nothing is lost: what this claim still takes is requeued by the audit, or when the process leaves.
-            self._end_flight(self.member)
+            self._end_flight(self.owner)
             self._in_poll.disconnect()
             self._in_poll = None
         super().close()

@@ -36,7 +36,7 @@ class QoS(_QoS):  # type: ignore[misc]
         if owner_of(delivery_tag) is None:
             super().append(message, delivery_tag)
             return
-        self._claims[delivery_tag] = self.channel.member.claims
+        self._claims[delivery_tag] = self.channel.owner.claims
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:

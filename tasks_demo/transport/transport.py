@@ -26,8 +26,8 @@ class Poller(_Poller):  # type: ignore[misc]
 
     def on_poll_start(self) -> None:
         for channel in self._channels:
-            if channel.member is not None and channel.active_queues:
-                _ = channel.member.may_claim
+            if channel.owner is not None and channel.active_queues:
+                _ = channel.owner.may_claim
         super().on_poll_start()
 
     def _register(self, channel: Any, client: Any, type: str) -> None:

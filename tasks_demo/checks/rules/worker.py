@@ -90,7 +90,7 @@ def deduplicates_nothing(setup: Setup) -> Iterator[Finding]:
 @rule("W008")
 def prefetches_behind_long_task(setup: Setup) -> Iterator[Finding]:
     prefetch = setup.prefetch
-    # Our own transport for Redis claims up to the prefetch limit at once, whatever this setting says.
+    # The reliable transport claims up to the prefetch limit at once, whatever this setting says.
     alone = setup.conf.get("worker_disable_prefetch") and setup.transport in STOCK_REDIS
     if prefetch == 1 or alone:
         return

@@ -70,7 +70,7 @@ def add_options(parser: CommandParser) -> None:
         type=filled,
         metavar="NAME|ADDRESS",
         nargs="+",
-        help="redis (the default: REDIS_URL, or an embedded one, by stock kombu), reliable (the same by our own transport), "
+        help="redis (the default: REDIS_URL, or an embedded one, by stock kombu), reliable (the same by the reliable transport), "
         "rabbitmq (BROKER_URL, or this machine's), redis-plus (celery-redis-plus, on a Redis 7); several: each cell on each; "
         "or one address",
     )

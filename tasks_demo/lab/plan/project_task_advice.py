@@ -15,8 +15,8 @@ _BY_BROKER = {
     Fault.BROKER_FLUSH: f"FLUSHALL deleted the queued messages. {_OUTBOX}",
 }
 _POPPED = (
-    "Redis had popped the message, and its worker had not recorded it. The transport of this package (reliable+redis://) does "
-    "both in one step, and an outbox (tasks_demo.outbox) publishes it again"
+    "Redis had popped the message, and its worker had not recorded it. The reliable transport of this package "
+    "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
 )
 _KILLS_CHILD = {"kill-child", "poison"}
 _RECOGNISES_COPIES = {"claim_first", "dedup_lock", "inbox"}
@@ -62,8 +62,8 @@ def _of_loss(cell: Cell, project_task: ProjectTask) -> list[str]:
     said = []
     if _disturbed(cell):
         said.append(
-            "The connection ended between Redis popping the message and the worker recording it. The transport of this package "
-            "(reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
+            "The connection ended between Redis popping the message and the worker recording it. The reliable transport of this "
+            "package (reliable+redis://) does both in one step, and an outbox (tasks_demo.outbox) publishes it again"
         )
     if cell.fault.of_broker:
         said.append(_BY_BROKER.get(cell.fault, _POPPED))
@@ -96,8 +96,8 @@ def _of_duplicates(cell: Cell, project_task: ProjectTask) -> list[str]:
     if Fault.CLOCK_JUMP in cell.faults:
         return [
             "kombu's Redis transport reads the clock of a worker to say which messages are overdue, and redelivers the messages "
-            "of running jobs. The transport of this package (reliable+redis://) does not; ClaimFirst, DedupLock and Inbox refuse "
-            "the copy"
+            "of running jobs. The reliable transport of this package (reliable+redis://) does not; ClaimFirst, "
+            "DedupLock and Inbox refuse the copy"
         ]
     repeated = cell.fault.disturbed_request == "publish"
     if (repeated or _disturbed(cell) or cell.fault.of_broker) and project_task.pattern not in _RECOGNISES_COPIES:

@@ -29,7 +29,7 @@ LEASE_SECONDS = 1.5
 #: How long an outage of the broker lasts.
 OUTAGE_SECONDS = 2.0
 #: How much later what is delayed arrives, each way, and how long a delay and a black hole last. Longer than a request and its
-#: reply; shorter than the 15 s in which our transport takes a silent worker for dead, and than a lease of stock Redis.
+#: reply; shorter than the 15 s in which the reliable transport takes a silent worker for dead, and than a lease of stock Redis.
 LATENCY_SECONDS = 2.0
 DISTURBED_SECONDS: dict[Fault, float] = {Fault.DELAY: 7.0, Fault.BLACK_HOLE: 2.0, Fault.CLOCK_JUMP: 2.0}
 #: Maximum time for a request to be made, and for its answer to be at the proxy that cuts there, seconds.

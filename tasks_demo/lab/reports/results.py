@@ -45,7 +45,7 @@ _SOAK_HEAD = (
 )  # fmt: skip
 BROKERS = (
     "The same soak, further down the page, of the same pattern on different brokers: *redis* is kombu's stock "
-    "transport, *reliable* the transport of this project on the same Redis, *rabbitmq* has quorum queues and publisher "
+    "transport, *reliable* the reliable transport of this package on the same Redis, *rabbitmq* has quorum queues and publisher "
     "confirms, and *redis-plus* is celery-redis-plus on a Redis 7, its workers on Python 3.13. The lab sets a "
     "visibility timeout of 10 s for *redis* (by default 3,600 s) and *redis-plus* (by default 300 s; it looks for what "
     "is due every 60 s, and when a worker starts); the other two have none. Speeds are of different days and of "

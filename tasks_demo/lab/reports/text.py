@@ -63,7 +63,7 @@ _FAULTS = {
 #: Brokers in a sentence.
 BROKERS = {
     "redis": "stock Redis",
-    "reliable": "our Redis transport",
+    "reliable": "Redis by the reliable transport",
     "redis-plus": "Redis by celery-redis-plus",
     "rabbitmq-quorum": "RabbitMQ (quorum queues)",
     "rabbitmq-classic": "RabbitMQ (classic queues)",

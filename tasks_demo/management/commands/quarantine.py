@@ -1,4 +1,4 @@
-"""``manage.py quarantine``: list, show, requeue or discard parked messages, and the dead letters of the Redis transport."""
+"""``manage.py quarantine``: list, show, requeue or discard parked messages, and the dead letters of the reliable transport."""
 
 from __future__ import annotations
 

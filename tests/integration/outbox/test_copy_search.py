@@ -1,4 +1,4 @@
-"""Where the broker has a copy: by stock kombu and by our own transport, on one Redis."""
+"""Where the broker has a copy: by stock kombu and by the reliable transport, on one Redis."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_search_broker_reports_what_a_consumer_holds_as_kept_on_our_own_transpor
         assert got.headers["id"] == ids["delivered"]
         found = search_broker(connection, QUEUE, queue_state(connection, QUEUE), list(ids.values()))
         got.ack()
-        if member := getattr(queue.channel, "member", None):
-            member.leave()
-            atexit.unregister(member.leave)
+        if owner := getattr(queue.channel, "owner", None):
+            owner.leave()
+            atexit.unregister(owner.leave)
         queue.close()
     assert found == {
         ids["queued"]: Location.QUEUED,

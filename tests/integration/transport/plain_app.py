@@ -71,8 +71,8 @@ def _hold(*_: Any, **__: Any) -> None:
         signal.pause()
 
 
-def _hold_with_messages(self: Any, member: Any, flight: Any, reply: list[Any]) -> Any:
-    return _hold() if len(reply) > 1 else _take(self, member, flight, reply)
+def _hold_with_messages(self: Any, owner: Any, flight: Any, reply: list[Any]) -> Any:
+    return _hold() if len(reply) > 1 else _take(self, owner, flight, reply)
 
 
 _take = channel.Channel._take

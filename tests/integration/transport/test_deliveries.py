@@ -152,7 +152,7 @@ def test_queues_priorities_and_a_key_prefix_are_as_in_kombu(environment: Environ
         again = connection.default_channel.basic_get("one")
         assert again.headers["redelivered"] is True
         again.reject()
-        connection.default_channel.member.leave()
+        connection.default_channel.owner.leave()
     assert not environment.redis.keys("unacked*")
     assert environment.redis.hlen("shop:unacked") == 0
 

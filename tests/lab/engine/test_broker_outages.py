@@ -1,5 +1,5 @@
-"""The cell's own Redis is emptied, full, a replica, or has a full disk while jobs run: what stock kombu and our transport make of
-it."""
+"""The cell's own Redis is emptied, full, a replica, or has a full disk while jobs run: by stock kombu and by the reliable
+transport."""
 
 from __future__ import annotations
 

@@ -41,6 +41,6 @@ def test_demo_loses_each_fetched_job_on_stock_redis_and_none_on_the_transport(ho
     assert rows["redis"][-1], done.out
     assert (rows["redis"][-1], rows["reliable"][-1]) == ("broken", "held")
     assert "acks_late on stock Redis lost 5 of 20 charges" in done.out
-    assert "acks_late on our Redis transport charged all 20 exactly once" in done.out
+    assert "acks_late on Redis by the reliable transport charged all 20 exactly once" in done.out
     assert done.out.count("5/5") == 2, "every kill was injected"
     assert "Everything was as predicted in 2 cells." in done.out

@@ -25,7 +25,7 @@ Build = Callable[[], Celery]
 #: Nothing listens there: a check that connects fails.
 REDIS = "redis://:secret@127.0.0.1:1/0"
 AMQP = "amqp://guest@127.0.0.1:1//"
-#: Our own transport for Redis.
+#: The reliable transport.
 RELIABLE = f"reliable+{REDIS}"
 #: A safe RabbitMQ configuration: with publisher confirms.
 RABBIT: dict[str, Any] = {"broker_url": AMQP, "broker_transport_options": {"confirm_publish": True}}
@@ -147,7 +147,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     ),
     (
         "W001",
-        "our own transport for Redis redelivers nothing that a living worker holds",
+        "the reliable transport redelivers nothing that a living worker holds",
         lambda: shop(quarantined(), task_time_limit=900),
         lambda: shop(quarantined(), task_time_limit=900, broker_url=RELIABLE),
     ),
@@ -205,7 +205,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     ),
     (
         "W002",
-        "our own transport for Redis keeps a message for as long as it waits",
+        "the reliable transport keeps a message for as long as it waits",
         lambda: shop({}, beat_schedule=beat(7200)),
         lambda: shop({}, beat_schedule=beat(7200), broker_url=RELIABLE),
     ),
@@ -340,7 +340,7 @@ CAUSES: list[tuple[str, str, Build, Build]] = [
     ),
     (
         "W008",
-        "our own transport for Redis takes several messages at once, although prefetching is disabled",
+        "the reliable transport takes several messages at once, although prefetching is disabled",
         lambda: shop(quarantined(), broker_url=RELIABLE, worker_prefetch_multiplier=4, worker_disable_prefetch=True),
         lambda: shop(quarantined(), worker_prefetch_multiplier=4, worker_disable_prefetch=True),
     ),

@@ -47,7 +47,7 @@ def waits(age: float = HOUR, publications: int = 1, **known: object) -> Evidence
         (waits(broker=Location.UNACKED, overtaken=True), False),
         (waits(broker=Location.UNACKED), False),
         (waits(broker=Location.UNACKED, idle=True, workers=False), True),
-        # Held by our own transport, or set aside by it: it comes back when its holder dies, or when a person says so.
+        # Held by the reliable transport, or set aside by it: it comes back when its holder dies, or when a person says so.
         (waits(7 * DAY, broker=Location.KEPT, overtaken=True, idle=True, begun=True, workers=False), False),
         # RabbitMQ: prefetch causes a little overtaking.
         (waits(overtaken=True, workers=True), False),

@@ -1,4 +1,4 @@
-"""The broker of the demo project: its Redis by our transport, or by stock kombu."""
+"""The broker of the demo project: its Redis by the reliable transport, or by stock kombu."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ MEASURED_IN = {
 class Command(PackageCommand):
     help = (
         "Measure the budgets: worker start, kills per second, recovery of a killed job, throughput of the ledger and of "
-        "every pattern, the delay of the outbox, the Redis transport beside kombu's, the pages of the dashboard, "
+        "every pattern, the delay of the outbox, the reliable transport beside kombu's, the pages of the dashboard, "
         "what open dashboards cost a worker. "
         "Everything runs on an embedded Redis and scratch databases. Exit codes: "
         "0 measured (a missed budget is shown, not an error), 2 usage, 4 the machine is not ready, 130 interrupted."

@@ -131,7 +131,7 @@ class RedisLane:
         self.client.lpush(f"{self.prefix}{_LISTS[0]}", text)
 
     def withdraw(self) -> bool:
-        """Nothing: what stock kombu has popped and cannot read, it has not recorded; our transport makes a dead letter of it."""
+        """Does nothing: stock kombu has no record of what it popped and cannot read; the reliable transport dead-letters it."""
         return False
 
     def dead_letters(self) -> int:

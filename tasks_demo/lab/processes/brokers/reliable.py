@@ -1,4 +1,4 @@
-"""Redis by our own transport: the keys, and the evidence of what the server holds, are those of ``redis.py``."""
+"""Redis by the reliable transport: the keys, and the evidence of what the server holds, are those of ``redis.py``."""
 
 from __future__ import annotations
 

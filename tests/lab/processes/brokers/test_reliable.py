@@ -1,4 +1,4 @@
-"""Experiments on Redis by our own transport: nothing that a main process has fetched is lost."""
+"""Experiments on Redis by the reliable transport: nothing that a main process has fetched is lost."""
 
 from __future__ import annotations
 

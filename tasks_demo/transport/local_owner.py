@@ -1,4 +1,4 @@
-"""This process as a consumer of one broker: one owner, its claims and its heartbeat, for all channels."""
+"""This process as an owner of messages of one broker: its name, its claims and its heartbeat, for all channels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SOCKET_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """What a member needs to know of its broker; a channel may be closed long before its member ends."""
+    """What an owner needs to know of its broker; a channel may be closed long before its owner ends."""
 
     keys: Keys
     options: Options
@@ -40,21 +40,21 @@ class Broker:
     visibility_timeout: float
 
 
-class Member:
+class LocalOwner:
     """Lives as long as its process, or until it is declared dead: a connection that breaks does not end it."""
 
     def __init__(self, broker: Broker) -> None:
         self.pid = os.getpid()
         self.keys = broker.keys
         self.options = broker.options
-        self.owner = new_owner()
+        self.name = new_owner()
         redelivery = Redelivery(broker.keys, broker.lists, broker.options.delivery_limit)
         acks, self._pool = broker.pools
         for pool in broker.pools:
             _bound(pool, min(_SOCKET_SECONDS, broker.options.heartbeat_timeout / 3))
-        self._pool.connection_kwargs |= {"client_name": self.owner, "health_check_interval": 0}
+        self._pool.connection_kwargs |= {"client_name": self.name, "health_check_interval": 0}
         client = redis.Redis(connection_pool=acks)
-        self.claims = Claims(self.owner, broker.keys, client, redelivery, broker.connection_errors)
+        self.claims = Claims(self.name, broker.keys, client, redelivery, broker.connection_errors)
         self._heartbeat = Heartbeat(self.claims, redelivery, broker.options, self._connect, broker.visibility_timeout)
         when_forked(self._forget)
         atexit.register(self.leave)
@@ -100,23 +100,23 @@ def _bound(pool: redis.ConnectionPool, seconds: float) -> None:
         pool.connection_kwargs["socket_connect_timeout"] = seconds
 
 
-_members: dict[tuple[object, ...], Member] = {}
+_local_owners: dict[tuple[object, ...], LocalOwner] = {}
 _lock = threading.Lock()
 
 
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
-    _members.clear()
+    _local_owners.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def member_for(address: tuple[object, ...], broker: Callable[[], Broker]) -> Member:
-    """The member of this process for a broker, or a new one if there is none or it was declared dead."""
+def local_owner_for(address: tuple[object, ...], broker: Callable[[], Broker]) -> LocalOwner:
+    """The owner that this process is for a broker; a new one if there is none, or if it was declared dead."""
     with _lock:
-        member = _members.get(address)
-        if member is None or member.lost:
-            member = _members[address] = Member(broker())
-        return member
+        owner = _local_owners.get(address)
+        if owner is None or owner.lost:
+            owner = _local_owners[address] = LocalOwner(broker())
+        return owner
