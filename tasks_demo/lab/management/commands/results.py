@@ -34,7 +34,7 @@ EXPERIMENTS = {
     "soak": "--load 2000 --tasks 20000 --kills 10",
 }
 #: On RabbitMQ publishing waits for confirms, so that jobs without work would leave nothing in flight.
-SOAK_ON_RABBITMQ = "--work 40"
+SOAK_ON_RABBITMQ = "--work 15"
 ONE_SEED = ("matrix", "points")
 #: Measured when nothing else is asked for. Each of the others takes longer than all of these together.
 DEFAULT = [part for part in PARTS if part not in {"campaign", "soak"}]
