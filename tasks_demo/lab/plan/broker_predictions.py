@@ -63,13 +63,13 @@ def during_outage(pattern: str, full: bool) -> Prediction:
     return predict(pattern, f"{why} The second finds the operation completed.")
 
 
-def after_redis_kill_on_own_transport(pattern: str) -> Prediction:
+def after_redis_kill_on_reliable_transport(pattern: str) -> Prediction:
     """Killed, and started again on its file; with the reliable transport."""
     why = "The claim of a message is in the file: an undelivered message is delivered again when Redis is back."
     return predict(pattern, why, lost=False)
 
 
-def during_outage_on_own_transport(pattern: str) -> Prediction:
+def during_outage_on_reliable_transport(pattern: str) -> Prediction:
     """With the reliable transport."""
     why = "The worker keeps running, and acknowledges its finished jobs once Redis accepts writes."
     return predict(pattern, why, lost=False, twice=False)

@@ -212,9 +212,9 @@ def prediction(
     if known is not None and fault in _TOO_LONG and not kind.times_out:
         known = _not_overtaken(pattern, _TOO_LONG[fault])
     if known is not None and fault in _OUTAGES and kind is not REDIS:
-        known = broker_predictions.during_outage_on_own_transport(pattern)
+        known = broker_predictions.during_outage_on_reliable_transport(pattern)
     if known is not None and fault in _KEPT and kind is not REDIS:
-        known = broker_predictions.after_redis_kill_on_own_transport(pattern)
+        known = broker_predictions.after_redis_kill_on_reliable_transport(pattern)
     if known is None:
         return Prediction("held", "Not measured before: a pattern is predicted to keep its promise.")
     return Prediction(known.outcome, known.why, frozenset(), known.excluded) if point else known

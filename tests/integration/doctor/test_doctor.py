@@ -34,7 +34,7 @@ def test_doctor_finds_a_safe_stack_well(home: Home, server: RedisServer) -> None
     assert seen.row("bank", "connections")["state"] == "warn"
 
 
-def test_doctor_knows_our_own_transport(home: Home, server: RedisServer) -> None:
+def test_doctor_knows_the_reliable_transport(home: Home, server: RedisServer) -> None:
     """It asks the Redis behind it, takes the transport's keys for ours, and expects no redelivery after a timeout."""
     url = f"reliable+socket://{server.socket}"
     with server.client() as client:

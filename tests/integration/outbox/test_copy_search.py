@@ -20,7 +20,7 @@ WANTED = ("queued", "delivered", "dead", "gone")
 @pytest.mark.parametrize(
     ("scheme", "delivered"), [("redis+socket://", Location.UNACKED), ("reliable+socket://", Location.KEPT)]
 )
-def test_search_broker_reports_what_a_consumer_holds_as_kept_on_our_own_transport_only(
+def test_search_broker_reports_what_a_consumer_holds_as_kept_on_the_reliable_transport_only(
     broker_client: Any, redis_url: str, scheme: str, delivered: Location
 ) -> None:
     ids = {name: f"{name}-{uuid.uuid4()}" for name in WANTED}

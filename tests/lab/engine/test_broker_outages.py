@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(600)
 JOBS = 12
 
 
-def test_outage_of_the_broker_may_repeat_jobs_on_stock_kombu_but_none_on_our_transport(home: Home) -> None:
+def test_outage_of_the_broker_may_repeat_jobs_on_stock_kombu_but_none_on_the_reliable_transport(home: Home) -> None:
     done = home.manage(
         "experiment", "--fault", "broker-flush", "broker-full", "broker-read-only", "broker-disk-full",
         "--pattern", "acks_early", "outbox",

@@ -36,7 +36,7 @@ def with_faketime() -> None:
         pytest.skip(str(error))
 
 
-def test_jump_repeats_jobs_on_stock_kombu_but_none_on_our_transport(home: Home) -> None:
+def test_jump_repeats_jobs_on_stock_kombu_but_none_on_the_reliable_transport(home: Home) -> None:
     with_faketime()
     events = home.state / "events.jsonl"
     done = home.manage(

@@ -11,7 +11,7 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_disturbed_connections_repeat_jobs_on_stock_kombu_but_none_on_our_transport(home: Home) -> None:
+def test_disturbed_connections_repeat_jobs_on_stock_kombu_but_none_on_the_reliable_transport(home: Home) -> None:
     events = home.state / "events.jsonl"
     done = home.manage(
         "experiment", "--fault", "cut", "black-hole", "delay", "kill-main + cut", "--pattern", "acks_late", "--broker", "redis",

@@ -13,7 +13,7 @@ from tests.support import Home
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_experiment_by_our_transport_loses_nothing_that_was_fetched(home: Home) -> None:
+def test_experiment_by_the_reliable_transport_loses_nothing_that_was_fetched(home: Home) -> None:
     """Stock kombu loses each victim here."""
     done = home.manage(
         "experiment", "--broker", "reliable", "--pattern", "acks_late", "--fault", "kill-main", "--point", "fetched",
@@ -33,7 +33,7 @@ def test_experiment_by_our_transport_loses_nothing_that_was_fetched(home: Home) 
         ("unix:///s.sock", "unix:///s.sock", "reliable+socket:///s.sock"),
     ],
 )
-def test_addresses_of_our_transport(given: str, redis: str, kombu: str) -> None:
+def test_addresses_of_the_reliable_transport(given: str, redis: str, kombu: str) -> None:
     broker = connect(KINDS["reliable"], given, "run")
     lane = broker.lane("cell", None)  # type: ignore[arg-type]
     assert (broker.url, lane.broker_url) == (redis, kombu)

@@ -67,7 +67,7 @@ def test_faults_at_all_points_show_what_the_single_points_show(pattern: str, fau
 
 
 @pytest.mark.parametrize("fault", [str(fault) for fault in Fault if fault.of_connection])
-def test_disturbed_connection_costs_nothing_on_our_transport_and_a_delay_nowhere(fault: str) -> None:
+def test_disturbed_connection_costs_nothing_on_the_reliable_transport_and_a_delay_nowhere(fault: str) -> None:
     for pattern in PROMISES:
         for point in ("", "mixed", *points_of(pattern, Fault(fault))):
             for broker in KINDS:
