@@ -1,4 +1,4 @@
-"""The brokers that a cell can run on, and what each does with the message of a worker that is gone. Pure."""
+"""The brokers that a cell can run on, and what each does with the message of a dead worker. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class BrokerKind:
     """What the predictions and the plan must know about a broker.
 
     :param family: the value of ``--broker`` that means it; ``schemes``: of its addresses; ``queue``: the value of ``--queue``.
-    :param loses_fetched: a message is gone if its worker dies between fetching and recording it.
+    :param loses_fetched: a message is lost if its worker dies between fetching and recording it.
     :param times_out: a message that stays unacknowledged for the visibility timeout is delivered again, though its worker lives.
     :param sweep_seconds: seconds between two searches for the messages of dead workers; 0: at once.
     """

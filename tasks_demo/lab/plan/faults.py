@@ -156,7 +156,7 @@ class Fault(StrEnum):
             Fault.BROKER_KILL: "SIGKILL to the cell's RabbitMQ node while jobs run and are queued, and a restart",
             Fault.BROKER_KILL_ALWAYS: "SIGKILL to the cell's Redis while jobs are queued, and a restart; appendfsync always",
             Fault.BROKER_KILL_EVERYSEC: "the same with appendfsync everysec",
-            Fault.BROKER_KILL_OFF: "the same without append-only file: what was queued is gone",
+            Fault.BROKER_KILL_OFF: "the same without append-only file: the queued messages are lost",
             Fault.BROKER_FLUSH: "FLUSHALL on the cell's Redis while jobs are queued",
             Fault.BROKER_FULL: "the cell's Redis has no memory left for some seconds while jobs run: it refuses what needs more",
             Fault.BROKER_READ_ONLY: "the cell's Redis is a replica for some seconds while jobs run, as in a failover",
