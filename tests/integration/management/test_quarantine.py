@@ -19,7 +19,7 @@ from tests.integration.quarantine.poison_worker import records
 from tests.support import Home
 
 __all__ = ["records"]
-pytestmark = pytest.mark.usefixtures("records")
+pytestmark = pytest.mark.usefixtures("records", "redis_url")
 
 COMMAND = "quarantine"
 SILENT = "redis+socket:///nobody/listens/here.sock"
