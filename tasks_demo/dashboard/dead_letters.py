@@ -159,7 +159,10 @@ _looked = needs.AnswerCache[int](10.0)
 
 
 def waiting(request: HttpRequest, admin_site: AdminSite) -> Sequence[needs.Need]:
-    """Tell how many dead letters there are. Asks Redis at most every ten seconds; a silent one is told of elsewhere."""
+    """Return the number of dead letters as an entry. Asks Redis at most every ten seconds.
+
+    Another entry reports a Redis that does not answer.
+    """
     if not _is_on_redis():
         return []
     count = _looked.get(_count, place=str(current_app.conf.broker_read_url))

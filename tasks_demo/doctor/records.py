@@ -165,5 +165,5 @@ def _parked(setup: Setup) -> Iterator[Finding]:
         seen = (
             f"{counted(many, 'message')} without a decision, the first since {since:%Y-%m-%d %H:%M} UTC ({first.task})"
         )
-        option = "" if alias == router.db_for_write(Parked) else f" --database {alias}"
+        option = "" if alias == router.db_for_write(Parked) else f" --using {alias}"
         yield warn(PART, f"parked in {alias}", seen, f"See `python manage.py quarantine{option}`, or the admin.")

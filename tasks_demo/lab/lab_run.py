@@ -159,7 +159,7 @@ def run(
         pytest.fail(f"kill={kill!r} and fault={fault!r}: write one of them.", pytrace=False)
     if not isinstance(task, Task):
         name = getattr(task, "__name__", repr(task))
-        pytest.fail(f"{name} is no Celery task: give delivery_lab what @app.task returned.", pytrace=False)
+        pytest.fail(f"{name} is not a Celery task: pass delivery_lab what @app.task returned.", pytrace=False)
     for what, value in (("jobs", jobs), ("kills", kills)):
         if value is not None and value < 1:
             without = ", or kill=None for a run without faults" if what == "kills" else ""

@@ -1,8 +1,8 @@
 """Connections that break are opened again without a word to Celery.
 
 Celery answers a connection error by dropping every job that it has not begun, and by losing track of some that it has. Nothing
-of that is needed here, because the claims of this process outlive its connections. If Redis stays away, the new connection
-fails, and Celery gets that error.
+of that is needed here, because the claims of this process outlive its connections. If Redis still does not answer, the new
+connection fails, and Celery gets that error.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_delivery_lab_says_what_it_cannot_do(home: Path) -> None:
     for said in (
         "The effects of ('a') could not be counted: it returned None, and has to return a whole number from 0.",
         "args[1] cannot be sent as JSON: Object of type bytes is not JSON serializable.",
-        "broken is no Celery task: give delivery_lab what @app.task returned.",
+        "broken is not a Celery task: pass delivery_lab what @app.task returned.",
         "kills=0: write a number from 1, or kill=None for a run without faults.",
         "args=[] has no call, so there is no job.",
     ):

@@ -29,7 +29,7 @@ _PORTS = {"redis": 6379, "redis-plus": 6379, "amqp": 5672, "postgresql": 5432}
 _REQUESTS = {"commit": b"COMMIT"}
 _CHUNK = 65536
 _POLL_SECONDS = 0.01
-#: Maximum time for the proxy's own thread to do what it is told, seconds.
+#: Maximum time for the proxy's own thread to carry out a request, seconds.
 _ANSWER_SECONDS = 30.0
 #: An answer after which the client sends the same request again: Redis does not know the script.
 _SENT_AGAIN = b"-NOSCRIPT"

@@ -33,7 +33,7 @@ from tasks_demo.lab.processes.specs import WorkerSpec
 
 #: Maximum time to wait for the imports, or for a fork, on a busy machine, seconds.
 REPLY_SECONDS = 60.0
-#: So many ended workers are left unreaped: their pids, which are the IDs of their groups, are then nobody else's.
+#: Maximum number of ended workers left unreaped: their pids, which are the IDs of their groups, are then nobody else's.
 _UNREAPED = 100
 
 

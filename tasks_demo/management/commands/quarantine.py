@@ -61,7 +61,7 @@ class Command(PackageCommand):
         parser.add_argument("--why", default="", metavar="TEXT", help="the reason, stored with the decision")
         parser.add_argument("--json", action="store_true", help="one JSON document instead of a table or sentences")
         parser.add_argument(
-            "--database",
+            "--using",
             choices=sorted(connections),
             default=router.db_for_write(Parked),
             help="the database of the parked messages, for tasks that declare `using`",
@@ -69,7 +69,7 @@ class Command(PackageCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         act, task_ids = options["act"], options["task_ids"]
-        self._rows = Parked.objects.using(options["database"])
+        self._rows = Parked.objects.using(options["using"])
         if any("\0" in text or not text.isprintable() for text in task_ids):
             raise CommandError("A task ID has printable characters only.", returncode=Exit.USAGE)
         if act == "list" and task_ids:

@@ -49,7 +49,7 @@ class Command(PackageCommand):
         parser.add_argument("--once", action="store_true", help="publish the messages that are due now, and exit")
         parser.add_argument("--batch", type=whole("--batch", 1, 1000), help="messages per batch, default 100")
         parser.add_argument(
-            "--interval", type=seconds, metavar="S", help="pause between two looks if no commit wakes it, default 0.5 s"
+            "--interval", type=seconds, metavar="S", help="polling interval when no commit wakes it, default 0.5 s"
         )
         parser.add_argument("--using", choices=sorted(connections), metavar="ALIAS", help="database of the outbox")
         parser.add_argument(
@@ -88,7 +88,7 @@ class Command(PackageCommand):
         current_app.loader.import_default_modules()
         if why := unsupported(using or router.db_for_write(OutboxMessage)):
             raise CommandError(
-                f"There cannot be an outbox: {why}. Name its database with --using, or correct the router.",
+                f"This database cannot hold an outbox: {why}. Name its database with --using, or correct the router.",
                 returncode=Exit.NOT_READY,
             )
         relay = Relay(using=using, batch=batch or 100, interval=interval or 0.5, reconcile=not no_reconcile)

@@ -120,7 +120,7 @@ def test_overview_names_what_needs_a_person(admin_client: Client) -> None:
     for model in (Parked, OutboxMessage):  # other tests commit some
         model.objects.all().delete()
     (needed,) = re.findall(r'<section class="needs".*?</section>', shown(admin_client), re.DOTALL)
-    assert "Nothing. Looked at: broken promises, workers, books, parked messages, outbox, settings, " in needed
+    assert "Nothing. Checked: broken promises, workers, books, parked messages, outbox, settings, " in needed
     append(lost("broken"))
     lying()
     cache.set("tasks_demo.doctor", (1.0, [("Redis", "answers", "fail", "<b>silent</b>", "start it")]))

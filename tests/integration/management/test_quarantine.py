@@ -167,10 +167,10 @@ def test_quarantine_by_itself_and_without_its_tables(home: Home) -> None:
     listed = home.manage("quarantine", "--json")
     assert (listed.code, json.loads(listed.out)) == (4, []), "no Redis runs here"
     assert "did not list or decide its dead letters" in listed.sentence()
-    unknown = home.manage("quarantine", "--database", "nowhere")
+    unknown = home.manage("quarantine", "--using", "nowhere")
     assert (unknown.code, unknown.out) == (2, "")
     assert "nowhere" in unknown.sentence()
-    elsewhere = home.manage("quarantine", "--database", "bank")
+    elsewhere = home.manage("quarantine", "--using", "bank")
     assert elsewhere.code == 4, "that database has none of these tables"
     elsewhere.sentence()
     name = "SHOP_DATABASE_URL"

@@ -1,4 +1,4 @@
-"""A project that stores no results: further copies of a job are suppressed all the same, and not put back again and again."""
+"""A project that stores no results: further copies of a job are still suppressed, and are not requeued repeatedly."""
 
 from __future__ import annotations
 

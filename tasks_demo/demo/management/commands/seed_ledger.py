@@ -66,7 +66,7 @@ class Command(PackageCommand):
 
     def _check(self, using: str) -> None:
         if why := databases.unsupported(using):
-            raise CommandError(f"There cannot be a ledger: {why}.", returncode=Exit.USAGE)
+            raise CommandError(f"This database cannot hold a ledger: {why}.", returncode=Exit.USAGE)
         if Tally._meta.db_table not in connections[using].introspection.table_names():
             raise CommandError(
                 f"The database {using} has no ledger: name another one with --using, or run "

@@ -84,12 +84,13 @@ class Command(PackageCommand):
             )
         except (ValueError, KeyError, TypeError, IndexError, HistoryError) as error:
             raise CommandError(
-                f"No history and result of one experiment: {type(error).__name__}: {error}. Nothing was written.",
+                f"EVENTS and RESULT are not the history and the result of one experiment: "
+                f"{type(error).__name__}: {error}. Nothing was written.",
                 returncode=Exit.USAGE,
             ) from error
         if not cases:
             raise CommandError(
-                "No kill of a main process was injected in it. Nothing was written.", returncode=Exit.USAGE
+                "The history contains no injected kill of a main process. Nothing was written.", returncode=Exit.USAGE
             )
         write(recording)
         self.stderr.write(f"Wrote {counted(len(cases), 'case')} to {FILE}.\n")
@@ -105,7 +106,8 @@ class Command(PackageCommand):
                 others = others_of(read(file))
         except (ValueError, KeyError, TypeError, IndexError, HistoryError) as error:
             raise CommandError(
-                f"No history and result of one experiment: {type(error).__name__}: {error}. Nothing was written.",
+                f"EVENTS and RESULT are not the history and the result of one experiment: "
+                f"{type(error).__name__}: {error}. Nothing was written.",
                 returncode=Exit.USAGE,
             ) from error
         if not others:
