@@ -122,7 +122,7 @@ LONGEST = (
     "integration/outbox/test_relay_processes.py",
     "integration/docs/test_snippets.py",
     "integration/doctor/test_other_projects.py",
-    "integration/testing/test_testing_package.py",
+    "integration/testing/test_other_projects.py",
     "integration/patterns/test_base.py",
     "integration/patterns/test_attempts.py",
     "integration/demo/test_payment_scenario.py",

@@ -150,7 +150,7 @@ def test_executions_and_effects_are_within_the_promise(aimed: Ran, cell: tuple[s
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_lab_is_not_blind(aimed: Ran, cell: tuple[str, str, str]) -> None:
+def test_every_death_leaves_the_predicted_trace(aimed: Ran, cell: tuple[str, str, str]) -> None:
     """Where a death must leave a trace, every victim shows it."""
     pattern, _, point = cell
     seen = aimed.cells[cell]

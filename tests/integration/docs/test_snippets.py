@@ -29,7 +29,7 @@ PROJECTS = {
     "README.md": "test_readme_adoption.py",
     "docs/how-to/adopt.md": "test_readme_adoption.py",
     "docs/how-to/metrics.md": "../metrics/test_metrics.py",
-    "docs/how-to/testing.md": "../testing/test_testing_package.py",
+    "docs/how-to/testing.md": "../testing/test_other_projects.py",
     "docs/how-to/test-your-own-tasks.md": "../../lab/test_pytest_plugin.py",
     "docs/tutorial/test-a-task.md": "../../lab/test_pytest_plugin.py",
 }

@@ -79,7 +79,7 @@ def test_result_that_cannot_be_serialised_is_none_and_its_job_is_done(
 
 
 @pytest.mark.parametrize("pattern", ["dedup_lock", "inbox"])
-def test_after_such_a_result_the_operation_is_completed(environment: Failing, pattern: str) -> None:
+def test_operation_is_completed_after_a_result_that_cannot_be_stored(environment: Failing, pattern: str) -> None:
     folder, sent = environment.job(pattern, result="KeyError")
     sent.get(timeout=30, propagate=False)
     operation = folder.rpartition("/")[2].partition("-")[0]

@@ -37,7 +37,7 @@ def test_more_kills_than_were_planned() -> None:
     expect(killed("acks_late").end(planned_kills=0), "unknown", "1 kill injected, 0 planned")
 
 
-def test_kill_in_a_healthy_control() -> None:
+def test_kill_in_a_healthy_control_makes_it_unknown() -> None:
     story = Story("acks_late").published("a").begun("a").killed("a", what="kill-main").ran("a", 30)
     expect(story.end(planned_kills=0), "unknown", "1 kill injected, 0 planned")
 
@@ -83,12 +83,12 @@ def test_kill_of_somebody_who_was_not_there(case: str) -> None:
 
 
 @pytest.mark.parametrize("child", [None, "20", True])
-def test_kill_without_a_victim_process(child: object) -> None:
+def test_kill_without_a_victim_process_is_refuted(child: object) -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a", child_pid=child).ran("a", 30)
     assert "no execution of it was open" in judged(story.end()).reasons[0]
 
 
-def test_kill_anywhere_in_the_body() -> None:
+def test_kill_at_an_unnamed_point_must_be_within_a_body() -> None:
     story = Story("acks_late", "kill-main").published("a").begun("a").killed("a", point="").ran("a", 30)
     expect(story.end(), "held")
     story = Story("acks_late", "kill-main").published("a").say("claimed", "a", 20).killed("a", point="").ran("a", 30)

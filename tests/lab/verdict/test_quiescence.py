@@ -7,7 +7,7 @@ import pytest
 from tests.lab.verdict.histories import Story, expect, healthy, judged, killed
 
 
-def test_quiescence_no_end() -> None:
+def test_history_without_an_end_is_unknown() -> None:
     result = expect(healthy(), "unknown", "the history ends before the cell was quiescent")
     assert (result.unresolved, result.seed, result.bound_95) == (2, None, 1.0)
     assert result.duration_s == len(healthy().events) - 1
@@ -15,17 +15,17 @@ def test_quiescence_no_end() -> None:
 
 @pytest.mark.parametrize("what", ["queued", "unacked", "running", "workers", "deferred"])
 @pytest.mark.parametrize("value", [1, -1, None, "0", False, 0.5])
-def test_quiescence_not_quiescent(what: str, value: object) -> None:
+def test_cell_that_is_not_quiescent_is_unknown(what: str, value: object) -> None:
     result = expect(healthy().end(**{what: value}), "unknown", f"not quiescent: {what} is")
     assert result.unresolved == 2
 
 
-def test_quiescence_not_quiescent_for_a_reason() -> None:
+def test_cell_that_is_not_quiescent_says_why() -> None:
     expect(healthy().end(reason="3 tasks still running"), "unknown", "not quiescent: 3 tasks still running")
 
 
 @pytest.mark.parametrize("value", [False, None, 1, "yes"])
-def test_quiescence_books_not_read(value: object) -> None:
+def test_unread_books_make_a_cell_unknown(value: object) -> None:
     expect(healthy().end(books_read=value), "unknown", "the books were not read")
 
 

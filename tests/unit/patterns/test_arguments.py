@@ -83,7 +83,7 @@ def test_task_class_has_the_parameters_of_its_run() -> None:
     assert {task.digest(args, kwargs) for args, kwargs in SPELLINGS} == {task.digest((1,), {})}
 
 
-def test_positional_only_variadic_and_extra_arguments() -> None:
+def test_positional_only_variadic_and_extra_arguments_are_digested_by_value() -> None:
     def body(a: Any, /, b: Any = 2, *rest: Any, c: Any = 3, **extra: Any) -> None: ...
 
     task = declared(body)

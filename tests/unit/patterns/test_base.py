@@ -429,7 +429,7 @@ def test_job_published_in_a_transaction_is_named_once_a_place(base: Any, caplog:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.django_db(transaction=True)
-def test_setting_makes_it_an_error_or_nothing(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_publish_in_transaction_setting_raises_or_is_silent(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     task = declared(body)
     settings.TASKS_DEMO_PUBLISH_IN_TRANSACTION = "error"
     with transaction.atomic(), pytest.raises(PublishedInTransaction, match=f"{__file__}.*Nothing was published"):

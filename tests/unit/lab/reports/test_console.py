@@ -20,19 +20,19 @@ def printed(encoding: str = "utf-8", **options: bool) -> str:
 
 
 @pytest.mark.parametrize("columns", ["", "20", "80"])
-def test_pipe_has_no_width(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_on_a_pipe_does_not_wrap(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert "x" * 300 in printed()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "iso8859-2", "cp1252"])
-def test_encoding_that_does_not_know_a_character_gets_another(encoding: str) -> None:
+def test_console_replaces_a_character_that_the_encoding_lacks(encoding: str) -> None:
     shown = printed(encoding)
     assert "- -> x" in shown or "– -> ×" in shown or "- -> ×" in shown
     assert "?" not in shown
 
 
-def test_colour_is_asked_for_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_colours_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in printed()
     assert "\x1b[31m" in printed(force_color=True)
