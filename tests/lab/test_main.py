@@ -90,7 +90,7 @@ def test_confirmation_that_a_publisher_never_gets_makes_two_messages_and_both_ru
         assert (cell["published"], cell["kills"]) == (3, {"planned": 1, "landed": 1}), cell
     assert (
         done.out.count(
-            "publishes again what was not confirmed (task_publish_retry): a second message. ClaimFirst refuses it"
+            "publishes an unconfirmed message again (task_publish_retry): a second message. ClaimFirst refuses it"
         )
         == 2
     )
