@@ -138,9 +138,9 @@ SPEED = {
     "acks_early": ("1.16", "3 ms"),
     "claim_first": ("1.11", "3 ms"),
     "acks_late": ("1", "3 ms"),
-    "outbox": ("0.56", "343 ms"),
+    "outbox": ("0.86", "6 ms"),
     "dedup_lock": ("1.02", "3 ms"),
-    "inbox": ("0.74", "3 ms"),
+    "inbox": ("0.88", "3 ms"),
 }
 
 
