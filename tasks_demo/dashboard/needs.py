@@ -70,9 +70,8 @@ class AnswerCache(Generic[T]):
         answer = ask()
         with self._storing:
             recent = {each: kept for each, kept in self._known.items() if began - kept[0] <= self._seconds}
-            if (
-                place not in recent or recent[place][0] <= began
-            ):  # else somebody has asked later, and was answered sooner
+            # Somebody may have asked later and been answered sooner.
+            if place not in recent or recent[place][0] <= began:
                 recent[place] = (began, answer)
             self._known = recent
         return answer

@@ -62,7 +62,7 @@ class Table:
         due = self.rows().filter(finished_at=None, due_at__lte=Now()).order_by("due_at", "id")
         sqlite = connections[self.using].vendor == "sqlite"
         # Read without a lock first: an idle relay takes none, and on SQLite workers do not wait while rows are loaded.
-        seen: list[Any] = list(due.annotate(taken_at=Now())[: most if sqlite else 1])
+        seen: list[Any] = list(due[: most if sqlite else 1])
         if not seen:
             return [], 0.0
         # durable: inside another transaction, the relay would publish rows that may be rolled back.
@@ -70,9 +70,12 @@ class Table:
             if sqlite:
                 # Write first: SQLite may refuse to upgrade a transaction that began as a reader.
                 self.rows().filter(id=-1).update(failures=0)
+                # Another relay may have taken some meanwhile. The lease of the others begins here, after the wait for the lock.
                 same = self.rows().filter(id__in=[row.id for row in seen], finished_at=None)
-                unchanged = set(same.values_list("id", "due_at"))
-                rows = [row for row in seen if (row.id, row.due_at) in unchanged]
+                now = {(id, due_at): at for id, due_at, at in same.annotate(at=Now()).values_list("id", "due_at", "at")}
+                rows = [row for row in seen if (row.id, row.due_at) in now]
+                for row in rows:
+                    row.taken_at = now[row.id, row.due_at]
             else:
                 rows = list(due.select_for_update(skip_locked=True).annotate(taken_at=Now())[:most])
             waited = (rows[0].taken_at - rows[0].due_at).total_seconds() if rows else 0.0
